@@ -1,0 +1,35 @@
+# Two commands on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: venv demo test check format clean
+
+venv: .venv/.ready
+
+# torch comes first and pinned: a plain `torch` would bring another release, on Linux with gigabytes of CUDA packages
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/unimixer demo --out demo --overwrite
+
+test: venv
+	$(BIN)/pytest
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

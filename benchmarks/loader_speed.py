@@ -1,0 +1,52 @@
+"""Rows a second of the loader alone, and of training on the same store in the same process: one row of CSV each.
+
+    python benchmarks/loader_speed.py stores/kuairand-pure recipes/kuairand-unimixer-lite.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from unimixer import Loader, Store, train
+from unimixer.training.config import load_recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe, [f"store={arguments.store}"])
+    loader = Loader(
+        Store(arguments.store),
+        "train",
+        batch_size=recipe.training.batch_size,
+        shuffle=True,
+        num_workers=arguments.workers,
+    )
+    speeds = []
+    for epoch in range(arguments.repeats):
+        start = time.perf_counter()
+        rows = sum(len(batch) for batch in loader.batches(epoch))
+        speeds.append(rows / (time.perf_counter() - start))
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(recipe, folder=Path(folder) / "run", quiet=True)
+        training = (run.result or {})["samples_per_second"]
+        waits = [line["data_wait"] for line in run.history() if line["kind"] == "train"]
+    print("benchmark,batch_size,workers,threads,loader_rows_per_second,training_rows_per_second,ratio,data_wait")
+    print(
+        f"loader,{recipe.training.batch_size},{arguments.workers},{torch.get_num_threads()},{median(speeds):.0f},"
+        f"{training:.0f},{median(speeds) / training:.1f},{median(waits):.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

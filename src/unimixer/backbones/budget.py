@@ -1,0 +1,108 @@
+"""From a number of parameters to a size, for any model that has one dial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from unimixer.backbones.base import Backbone
+from unimixer.backbones.registry import backbone_class, build_backbone, check_options
+from unimixer.errors import UnimixerError, check_positive
+
+SCAN = 48
+"""Sizes tried on either side of the crossing, where rounding makes counts jump."""
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def solve_size(
+    count: Callable[[float], int], params: int, *, low: float = 1.0, high: float = 65536.0, tolerance: float = 0.02
+) -> float:
+    """The size whose parameter count is nearest to ``params``.
+
+    Bisection finds where a roughly monotone count crosses the budget, a scan around it the nearest count.
+
+    Args:
+        count: parameters of a model of this size.
+        params: the budget.
+        low: smallest size.
+        high: largest size.
+        tolerance: largest relative miss.
+
+    Raises:
+        UnimixerError: with the nearest counts that can be reached, where none is within the tolerance.
+
+    Example:
+        >>> round(solve_size(lambda size: round(size) ** 2, 10_000))
+        100
+    """
+    check_positive(params=params, low=low, high=high)
+    seen: dict[float, int] = {}
+
+    def counted(size: float) -> int:
+        if size not in seen:
+            seen[size] = count(size)
+        return seen[size]
+
+    def best() -> float:
+        return min(seen, key=lambda size: abs(seen[size] - params))
+
+    below, above = low, low
+    while counted(above) < params and above < high:
+        below, above = above, min(above * 2, high)
+    while above / below > 1 + 1e-4 and abs(counted(best()) - params) > tolerance / 20 * params:
+        middle = math.sqrt(below * above)
+        below, above = (middle, above) if counted(middle) < params else (below, middle)
+    if abs(counted(best()) - params) > tolerance * params:
+        for step in range(-SCAN, SCAN + 1):
+            counted(min(max(below * (1 + 0.3 * step / SCAN), low), high))
+    if abs(counted(best()) - params) > tolerance * params:
+        smaller = max((n for n in seen.values() if n < params), default=None)
+        larger = min((n for n in seen.values() if n > params), default=None)
+        reach = " and ".join(f"{n:,}" for n in (smaller, larger) if n is not None)
+        raise UnimixerError(f"params={params:,} cannot be met within {tolerance:.0%}; the nearest counts are {reach}")
+    return best()
+
+
+def fit_budget(
+    name: str, *, params: int, num_tokens: int, token_dim: int | None = None, tolerance: float = 0.02, **options: Any
+) -> Backbone:
+    """Build the backbone whose number of parameters is nearest to a budget.
+
+    Args:
+        name: as in the registry.
+        params: dense parameters of the backbone alone.
+        num_tokens: T.
+        token_dim: D, where the tokenizer fixes it.
+        tolerance: largest relative miss.
+        options: further options of the backbone.
+
+    Example:
+        >>> model = fit_budget("rankmixer", params=1_000_000, num_tokens=16)
+        >>> abs(count_parameters(model) / 1_000_000 - 1) < 0.02
+        True
+    """
+    check_options(name, options)
+    check_positive(num_tokens=num_tokens, params=params)
+    cls = backbone_class(name)
+
+    def arguments(size: float) -> dict[str, Any]:
+        found = cls.dimensions(size, num_tokens=num_tokens, token_dim=token_dim, **options)
+        return {"num_tokens": num_tokens, **found, **options}
+
+    def count(size: float) -> int:
+        with torch.device("meta"):
+            return count_parameters(build_backbone(name, **arguments(size)))
+
+    try:
+        size = solve_size(count, params, tolerance=tolerance)
+    except UnimixerError as error:
+        raise UnimixerError(f"backbone {name!r} with num_tokens={num_tokens}: {error}") from None
+    return build_backbone(name, **arguments(size))

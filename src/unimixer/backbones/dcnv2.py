@@ -1,0 +1,117 @@
+"""DCNv2: explicit feature crosses beside, or below, a deep network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unimixer.backbones.base import Backbone
+from unimixer.backbones.mlp import hidden_layers
+from unimixer.errors import check_choice, check_positive
+
+
+class CrossLayer(nn.Module):
+    r"""One cross, :math:`x_{l+1} = x_0 \odot (W x_l + b) + x_l`, with :math:`W = U V^T` in low rank.
+
+    DCN V2 (arXiv:2008.13535), "cross layer".
+
+    Shape:
+        - x_0, x: ``(B, L)``; output: ``(B, L)``
+
+    Example:
+        >>> CrossLayer(8, rank=2)(torch.ones(3, 8), torch.ones(3, 8)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(self, length: int, rank: int | None = None) -> None:
+        super().__init__()
+        self.linear: nn.Module
+        if rank is None:
+            self.linear = nn.Linear(length, length)
+        else:
+            check_positive(cross_rank=rank)
+            self.linear = nn.Sequential(nn.Linear(length, rank, bias=False), nn.Linear(rank, length))
+
+    def forward(self, x_0: Tensor, x: Tensor) -> Tensor:
+        """Cross x with the input of the network."""
+        output: Tensor = torch.addcmul(x, x_0, self.linear(x).to(x.dtype))
+        return output
+
+
+class DCNv2(Backbone):
+    r"""Cross layers and a deep network on the flattened tokens.
+
+    DCN V2 (arXiv:2008.13535). ``"parallel"`` concatenates both outputs, the usual choice; ``"stacked"`` feeds the
+    crosses into the network. The final linear layer of the paper is the task tower here.
+
+    Args:
+        num_tokens: T, one token a field.
+        token_dim: D.
+        num_crosses: cross layers.
+        cross_rank: rank of their weights, None for full rank.
+        hidden_dims: widths of the deep network.
+        structure: ``"parallel"`` or ``"stacked"``.
+        batch_norm: in the deep network.
+        dropout: in the deep network.
+
+    Shape:
+        - tokens: ``(B, T, D)``
+        - output: ``(B, T * D + hidden_dims[-1])`` in parallel, ``(B, hidden_dims[-1])`` stacked
+
+    Example:
+        >>> DCNv2(num_tokens=4, token_dim=16, hidden_dims=(32, 8))(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 72])
+    """
+
+    family: ClassVar[str] = "cross"
+    default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
+    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        token_dim: int,
+        num_crosses: int = 3,
+        cross_rank: int | None = None,
+        hidden_dims: Sequence[int] = (512, 512, 512),
+        structure: str = "parallel",
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        check_choice("structure", structure, ("parallel", "stacked"))
+        length = num_tokens * token_dim
+        deep_dim = hidden_dims[-1] if hidden_dims else (length if structure == "stacked" else 0)
+        out_dim = deep_dim if structure == "stacked" else length + deep_dim
+        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=out_dim)
+        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_crosses=num_crosses)
+        self.structure = structure
+        self.crosses = nn.ModuleList(CrossLayer(length, cross_rank) for _ in range(num_crosses))
+        self.deep = hidden_layers(length, hidden_dims, batch_norm=batch_norm, dropout=dropout) if hidden_dims else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Cross and transform."""
+        self.check_tokens(tokens)
+        x_0 = crossed = tokens.flatten(1)
+        for cross in self.crosses:
+            crossed = cross(x_0, crossed)
+        if self.deep is None:
+            return crossed
+        if self.structure == "stacked":
+            stacked: Tensor = self.deep(crossed)
+            return stacked
+        deep = self.deep(x_0)
+        return torch.cat([crossed, deep.to(crossed.dtype)], dim=-1)
+
+    @classmethod
+    def dimensions(
+        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Three hidden layers of ``size``; crosses of rank ``size / 2``, of full rank where that is no larger."""
+        token_dim = 16 if token_dim is None else token_dim
+        rank = max(1, round(size / 2))
+        cross_rank = rank if rank < num_tokens * token_dim / 2 else None
+        return {"token_dim": token_dim, "hidden_dims": (max(1, round(size)),) * 3, "cross_rank": cross_rank}

@@ -1,0 +1,77 @@
+"""The plain deep network on flattened tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from unimixer.backbones.base import Backbone
+from unimixer.errors import UnimixerError, check_positive
+
+
+def hidden_layers(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool, dropout: float) -> nn.Sequential:
+    """Linear layers with ReLU, each with optional batch norm before and dropout after the ReLU."""
+    if not 0 <= dropout < 1:
+        raise UnimixerError(f"dropout={dropout} must be at least 0 and less than 1")
+    layers: list[nn.Module] = []
+    for out_dim in hidden_dims:
+        check_positive(hidden_dims=out_dim)
+        layers += [nn.Linear(in_dim, out_dim)]
+        layers += [nn.BatchNorm1d(out_dim)] if batch_norm else []
+        layers += [nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        in_dim = out_dim
+    return nn.Sequential(*layers)
+
+
+class MLP(Backbone):
+    """Flatten the tokens, then hidden layers with ReLU.
+
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        hidden_dims: widths of the hidden layers.
+        batch_norm: normalise over the batch before every ReLU.
+        dropout: share of activations dropped after every ReLU.
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, hidden_dims[-1])``
+
+    Example:
+        >>> MLP(num_tokens=4, token_dim=16, hidden_dims=(32, 8))(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 8])
+    """
+
+    family: ClassVar[str] = "mlp"
+    default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
+    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        token_dim: int,
+        hidden_dims: Sequence[int] = (512, 512, 512),
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        if not hidden_dims:
+            raise UnimixerError("hidden_dims is empty; an MLP needs at least one hidden layer, such as [512]")
+        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=hidden_dims[-1])
+        check_positive(num_tokens=num_tokens, token_dim=token_dim)
+        self.layers = hidden_layers(num_tokens * token_dim, hidden_dims, batch_norm=batch_norm, dropout=dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Flatten and run the layers."""
+        self.check_tokens(tokens)
+        output: Tensor = self.layers(tokens.flatten(1))
+        return output
+
+    @classmethod
+    def dimensions(
+        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Three hidden layers of ``size``; tokens are as wide as the embedding, 16 where that is not given."""
+        return {"token_dim": 16 if token_dim is None else token_dim, "hidden_dims": (max(1, round(size)),) * 3}

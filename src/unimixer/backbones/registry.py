@@ -1,0 +1,57 @@
+"""All backbones by the names of their papers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from unimixer.backbones.base import Backbone
+from unimixer.backbones.dcnv2 import DCNv2
+from unimixer.backbones.mlp import MLP
+from unimixer.backbones.rankmixer import RankMixer
+from unimixer.backbones.unimixer import UniMixer, UniMixerLite
+from unimixer.errors import UnimixerError, unknown
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "unimixer": UniMixer,
+    "unimixer-lite": UniMixerLite,
+    "rankmixer": RankMixer,
+    "dcnv2": DCNv2,
+    "mlp": MLP,
+}
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The class of a name."""
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    return BACKBONES[name]
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise for an option that the backbone of this name does not have."""
+    known = backbone_class(name).options()
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of backbone {name!r}:", option, known)
+
+
+def build_backbone(name: str, **options: Any) -> Backbone:
+    """Build a backbone from plain keyword arguments.
+
+    Raises:
+        UnimixerError: unknown name or option (with the nearest one), missing option, invalid value.
+
+    Example:
+        >>> build_backbone("rankmixer", num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 4, 16])
+    """
+    check_options(name, options)
+    cls = backbone_class(name)
+    for option, parameter in cls.options().items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise UnimixerError(f"backbone {name!r} needs the option {option!r}")
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise UnimixerError(f"backbone {name!r}: an option has a value of the wrong type: {error}") from error

@@ -1,0 +1,185 @@
+"""UniMixer and UniMixing-Lite: learned mixing and per-token SwiGLU."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from unimixer.backbones.base import Backbone, nearest_multiple
+from unimixer.blocks import build_ffn, build_norm, build_stream
+from unimixer.errors import check_divisible, check_positive
+from unimixer.mixing import Mixing, UniMixing, UniMixingLite
+from unimixer.mixing.start import rule_heads
+
+MIXING_SHARE = 0.75
+"""Largest share of a block's parameters that its mixing may take before the rule starts with fewer heads."""
+
+
+class UniMixer(Backbone):
+    r"""A stack of learned token mixing and per-token SwiGLU.
+
+    .. math:: O = \mathrm{RMSNorm}(X + \mathrm{UniMixing}(X)), \qquad
+              X' = \mathrm{RMSNorm}(O + \mathrm{SwiGLU}(O))
+
+    arXiv:2604.00590, with three defaults of our own that measure better on short logs: the mixing starts from the rule
+    of TokenMixer at a low constant temperature, and residuals are post-norm; ``residual="siamese"`` is the paper's.
+
+    Args:
+        num_tokens: T.
+        token_dim: D; with ``init="rule"`` and one head a token a multiple of ``num_tokens * block_size``.
+        num_blocks: blocks of one mixing and one FFN.
+        hidden_dim: hidden width of the FFN (default: ``expansion * token_dim``).
+        expansion: ratio of hidden to token width.
+        block_size: width of a block of the mixing; independent of T and D but for the start.
+        rank: None for UniMixing with full matrices, else the rank of UniMixing-Lite.
+        num_basis: basis matrices of UniMixing-Lite.
+        num_heads: heads of the starting rule (default T).
+        init: ``"rule"``, ``"identity"`` or ``"random"``.
+        init_scale: see :class:`~unimixer.mixing.UniMixing`.
+        temperature: of Sinkhorn, at the start.
+        symmetric: constrain mixing matrices to be symmetric.
+        doubly_stochastic: constrain them by Sinkhorn scaling.
+        local: ``"doubly_stochastic"``, ``"shared"`` or ``"free"``.
+        ffn: ``"swiglu"`` or ``"gelu"``.
+        norm: ``"rms"`` or ``"layer"``.
+        residual: ``"post"``, ``"pre"`` or ``"siamese"``.
+        siamese_scale: ``"none"``, ``"sublayer"`` or ``"official"``; this and the next two belong to ``"siamese"``.
+        siamese_input_norm: normalise the sum of both streams.
+        siamese_readout: ``"sum"``, ``"sum_norm"`` or ``"x"``.
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+
+    Example:
+        >>> UniMixer(num_tokens=4, token_dim=16, hidden_dim=32)(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 4, 16])
+    """
+
+    family: ClassVar[str] = "mixer"
+    default_tokenizer: ClassVar[Literal["chunk", "field"]] = "chunk"
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int = 16,
+        token_dim: int = 64,
+        num_blocks: int = 2,
+        hidden_dim: int | None = None,
+        expansion: float = 2.0,
+        block_size: int = 4,
+        rank: int | None = None,
+        num_basis: int = 4,
+        num_heads: int | None = None,
+        init: str = "rule",
+        init_scale: float = 1.0,
+        temperature: float = 0.1,
+        symmetric: bool = True,
+        doubly_stochastic: bool = True,
+        local: str = "doubly_stochastic",
+        ffn: str = "swiglu",
+        norm: str = "rms",
+        residual: str = "post",
+        siamese_scale: str = "none",
+        siamese_input_norm: bool = False,
+        siamese_readout: str = "sum",
+    ) -> None:
+        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
+        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, block_size=block_size)
+        if init == "rule" and num_heads is None:
+            check_divisible("token_dim", token_dim, by="num_tokens * block_size", divisor=num_tokens * block_size)
+            num_heads = num_tokens
+        hidden_dim = max(1, round(expansion * token_dim)) if hidden_dim is None else hidden_dim
+
+        def build_mixing() -> Mixing:
+            options: dict[str, Any] = {
+                "num_heads": num_heads,
+                "init": init,
+                "init_scale": init_scale,
+                "temperature": temperature,
+                "symmetric": symmetric,
+                "doubly_stochastic": doubly_stochastic,
+                "local": local,
+            }
+            if rank is None:
+                return UniMixing(num_tokens * token_dim, block_size, **options)
+            return UniMixingLite(num_tokens * token_dim, block_size, rank=rank, num_basis=num_basis, **options)
+
+        blocks = [(build_mixing(), build_ffn(ffn, num_tokens, token_dim, hidden_dim)) for _ in range(num_blocks)]
+        self.stack = build_stream(
+            residual,
+            blocks,
+            token_dim,
+            lambda width: build_norm(norm, width),
+            scale=siamese_scale,
+            input_norm=siamese_input_norm,
+            readout=siamese_readout,
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Run the stack."""
+        self.check_tokens(tokens)
+        output: Tensor = self.stack(tokens)
+        return output
+
+    @classmethod
+    def dimensions(
+        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Width near ``size``; the hidden width takes up rounding and the mixing's own parameters.
+
+        A block gets the parameters of an FFN with ``token_dim * hidden_dim = expansion * size**2``. The rule moves
+        whole blocks, so D is a multiple of ``num_tokens * block_size``: a small model gets narrow FFNs, and not fewer
+        heads, with which tokens meet more slowly. Heads are halved only where the matrices of full UniMixing, at least
+        ``num_tokens**4`` numbers, would not leave room for the FFN; ``num_heads`` fixes them.
+        """
+        block_size = int(options.get("block_size", 4))
+        rule = options.get("init", "rule") == "rule"
+        matrices = 2 if options.get("ffn", "swiglu") == "gelu" else 3
+        budget = matrices * num_tokens * float(options.get("expansion", 2.0)) * size**2
+
+        def with_heads(heads: int) -> tuple[int, int]:
+            """Width, and parameters of the mixing."""
+            width = token_dim or nearest_multiple(size, _step(heads, num_tokens, block_size) if rule else block_size)
+            return width, cls._mixing_parameters(num_tokens * width, block_size, options)
+
+        heads = int(options.get("num_heads") or num_tokens)
+        if rule and token_dim is not None and "num_heads" not in options:
+            heads = rule_heads(num_tokens, num_tokens * token_dim, block_size)
+        width, mixing = with_heads(heads)
+        while rule and "num_heads" not in options and heads % 2 == 0 and mixing > MIXING_SHARE * budget:
+            heads //= 2
+            width, mixing = with_heads(heads)
+        hidden_dim = max(1, round((budget - mixing) / (matrices * num_tokens * width)))
+        return {"token_dim": width, "hidden_dim": hidden_dim} | ({"num_heads": heads} if rule else {})
+
+    @classmethod
+    def _mixing_parameters(cls, length: int, block_size: int, options: dict[str, Any]) -> int:
+        local = str(options.get("local", "doubly_stochastic"))
+        default = cls.options()["rank"].default
+        rank = options.get("rank", default)
+        if rank is None:
+            return UniMixing.num_parameters(length, block_size, local=local)
+        num_basis = int(options.get("num_basis", 4))
+        return UniMixingLite.num_parameters(length, block_size, rank=rank, num_basis=num_basis, local=local)
+
+
+def _step(num_heads: int, num_tokens: int, block_size: int) -> int:
+    """The smallest D such that ``num_heads**2 * block_size`` divides ``num_tokens * D``."""
+    wanted = num_heads**2 * block_size
+    return next(dim for dim in range(1, wanted + 1) if num_tokens * dim % wanted == 0)
+
+
+class UniMixerLite(UniMixer):
+    """:class:`UniMixer` with UniMixing-Lite: rank and basis by default.
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+
+    Example:
+        >>> UniMixerLite(num_tokens=4, token_dim=16, rank=8)(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 4, 16])
+    """
+
+    def __init__(self, *, rank: int = 16, num_basis: int = 4, **options: Any) -> None:
+        super().__init__(rank=rank, num_basis=num_basis, **options)

@@ -1,0 +1,39 @@
+"""Normalisation over the width of a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from unimixer import ops
+from unimixer.errors import check_choice
+
+
+class RMSNorm(nn.RMSNorm):
+    """:class:`torch.nn.RMSNorm` with statistics in float32 whatever the autocast.
+
+    Shape:
+        - x: ``(..., D)``; output: the shape and dtype of x
+
+    Example:
+        >>> RMSNorm(2)(torch.tensor([3.0, 4.0]))
+        tensor([0.8485, 1.1314], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, token_dim: int, eps: float = 1e-6) -> None:
+        super().__init__(token_dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return ops.rms_norm(x, self.weight, self.eps or 0.0)
+
+
+NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+
+
+def build_norm(name: str, token_dim: int) -> nn.Module:
+    """A norm by name: ``"rms"`` or ``"layer"``."""
+    check_choice("norm", name, tuple(NORMS))
+    norm: nn.Module = NORMS[name](token_dim)
+    return norm

@@ -1,0 +1,106 @@
+"""Layers with their own weights for every token, held as (T, in, out)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimixer import ops
+from unimixer.errors import check_choice, check_positive, check_shape
+
+
+def _slices(*shape: int, fan_in: int) -> nn.Parameter:
+    """Uniform in +-1/sqrt(fan_in) of ONE slice; initialisers read a wrong fan-in off a stacked tensor."""
+    bound = fan_in**-0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+class PerTokenLinear(nn.Module):
+    r"""Token t goes through its own linear map, :math:`y_t = x_t W_t + b_t`.
+
+    Every slice starts like ``nn.Linear``, uniform in :math:`\pm 1 / \sqrt{in}`.
+
+    Shape:
+        - tokens: ``(B, T, in)``; output: ``(B, T, out)``
+
+    Example:
+        >>> PerTokenLinear(num_tokens=4, in_dim=6, out_dim=3)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 3])
+    """
+
+    def __init__(self, num_tokens: int, in_dim: int, out_dim: int, *, bias: bool = True) -> None:
+        super().__init__()
+        check_positive(num_tokens=num_tokens, in_dim=in_dim, out_dim=out_dim)
+        self.weight = _slices(num_tokens, in_dim, out_dim, fan_in=in_dim)
+        self.bias = _slices(num_tokens, out_dim, fan_in=in_dim) if bias else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Apply every token's map."""
+        check_shape("tokens", tokens, (None, *self.weight.shape[:2]))
+        return ops.per_token_linear(tokens, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return "num_tokens={}, in_dim={}, out_dim={}".format(*self.weight.shape)
+
+
+class PerTokenFFN(nn.Module):
+    r"""Two layers with GELU, own weights for every token: :math:`\mathrm{GELU}(x_t W_1^t + b_1^t) W_2^t + b_2^t`.
+
+    RankMixer (arXiv:2507.15551), "per-token FFN".
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+
+    Example:
+        >>> PerTokenFFN(num_tokens=4, token_dim=6, hidden_dim=24)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 6])
+    """
+
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up = PerTokenLinear(num_tokens, token_dim, hidden_dim)
+        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Apply every token's two layers."""
+        output: Tensor = self.down(F.gelu(self.up(tokens)))
+        return output
+
+
+class PerTokenSwiGLU(nn.Module):
+    r"""A gated layer with own weights for every token.
+
+    .. math:: p(o_i) = W_{down}^i \left( (W_{up}^i o_i + b_{up}^i) \odot
+              \mathrm{Swish}(W_{gate}^i o_i + b_{gate}^i) \right) + b_{down}^i
+
+    arXiv:2604.00590, "per-token SwiGLU". Up and gate are one fused weight, up first.
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+
+    Example:
+        >>> PerTokenSwiGLU(num_tokens=4, token_dim=6, hidden_dim=12)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 6])
+    """
+
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up_gate = PerTokenLinear(num_tokens, token_dim, 2 * hidden_dim)
+        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Apply every token's gated layer."""
+        up, gate = self.up_gate(tokens).chunk(2, dim=-1)
+        output: Tensor = self.down(ops.swiglu(up, gate))
+        return output
+
+
+FFNS: dict[str, type[PerTokenFFN | PerTokenSwiGLU]] = {"gelu": PerTokenFFN, "swiglu": PerTokenSwiGLU}
+
+
+def build_ffn(name: str, num_tokens: int, token_dim: int, hidden_dim: int) -> nn.Module:
+    """A per-token FFN by name: ``"gelu"`` or ``"swiglu"``."""
+    check_choice("ffn", name, tuple(FFNS))
+    return FFNS[name](num_tokens, token_dim, hidden_dim)

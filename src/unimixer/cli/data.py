@@ -1,0 +1,178 @@
+"""``unimixer data``: from raw files to an encoded store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit, table
+
+app = typer.Typer(help="Prepare raw impression logs.", no_args_is_help=True)
+
+
+@app.command("init")
+def init(
+    source: Annotated[Path, typer.Option("--from", help="A Parquet or CSV file with one impression a row.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Schema file to write (default: standard output).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a commented schema with inferred kinds, to read and correct.
+
+    Example: unimixer data init --from log.parquet --out schema.yaml
+    """
+    from unimixer.data.infer import infer_schema
+    from unimixer.errors import UnimixerError
+    from unimixer.files import write_text
+
+    text = infer_schema(source)
+    if out is not None:
+        if out.exists():
+            raise UnimixerError(f"{out} exists; choose another --out")
+        write_text(out, text)
+
+    def show() -> None:
+        print(text if out is None else f"wrote {out}; read it, then: unimixer data prepare {out} --raw {source}")
+
+    emit({"schema": text, "file": out}, as_json, show)
+
+
+@app.command("prepare")
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")
+    ] = None,
+    raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit vocabularies on the training part and write the encoded store.
+
+    Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
+    """
+    from unimixer.data.adapters import open_raw
+    from unimixer.data.prepare import prepare as write_store
+    from unimixer.data.store import find_store
+    from unimixer.settings import override
+
+    started = time.perf_counter()
+    given = override({}, options or [])
+    tables = open_raw(source, raw, **given)
+    target = out or find_store(tables.schema.name)
+    origin = {"source": source, "raw": None if raw is None else str(raw), "options": given}
+    store = write_store(tables, target, overwrite=overwrite, origin=origin)
+    seconds = time.perf_counter() - started
+    counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}
+
+    def show() -> None:
+        rows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+        print(f"{target}: {rows} rows in {seconds:.1f} s")
+
+    emit({"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}, as_json, show)
+
+
+@app.command("describe")
+def describe(
+    folder: Annotated[Path, typer.Argument(metavar="STORE", help="A prepared store.")],
+    as_json: Json = False,
+) -> None:
+    """Show fields, cardinalities, unknown and missing rates, and label rates of every split.
+
+    Example: unimixer data describe stores/kuairand-pure
+    """
+    from unimixer.data.describe import describe_store
+    from unimixer.data.store import Store, find_store
+
+    facts = describe_store(Store(find_store(str(folder))))
+
+    def show() -> None:
+        print(f"{facts['name']}  (content {facts['hash']})")
+        labels, splits, best = facts["labels"], facts["splits"], facts["best_auc"] or {}
+        table(
+            "splits",
+            [
+                "split",
+                "rows",
+                "from",
+                "to",
+                *labels,
+                *(f"best AUC {label}" for label in labels if best),
+            ],
+            [
+                [
+                    s["split"],
+                    f"{s['rows']:,}",
+                    s["from"],
+                    s["to"],
+                    *(f"{r:.4f}" for r in s["label_rates"]),
+                    *(
+                        f"{best[s['split']][label]:.4f}" if label in best[s["split"]] else ""
+                        for label in labels
+                        if best
+                    ),
+                ]
+                for s in splits
+            ],
+            left=1,
+        )
+        columns = [
+            "field",
+            "kind",
+            "domain",
+            "table",
+            "rows of table",
+            "missing (train)",
+            "unknown (validation)",
+            "unknown (test)",
+            "mean length",
+        ]
+        table(
+            "fields",
+            columns,
+            [
+                [
+                    f[c]
+                    for c in (
+                        "field",
+                        "kind",
+                        "domain",
+                        "table",
+                        "num_embeddings",
+                        "missing",
+                        "unknown_validation",
+                        "unknown_test",
+                        "mean_length",
+                    )
+                ]
+                for f in facts["fields"]
+            ],
+            left=4,
+        )
+
+    emit(facts, as_json, show)
+
+
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A public data set, for example movielens-1m.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to put it in.")] = Path("data"),
+    url: Annotated[str | None, typer.Option("--url", help="A mirror instead of the official address.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a public data set from its official address: resumed where it stopped, checked, unpacked.
+
+    Example: unimixer data fetch movielens-1m --out data
+    """
+    from unimixer.data.fetch import fetch as download
+
+    folder = download(name, out, url=url)
+    emit(
+        {"folder": str(folder)},
+        as_json,
+        lambda: print(f"{folder}\nnext: unimixer data prepare {name} --raw {folder}", file=sys.stdout),
+    )

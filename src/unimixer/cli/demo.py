@@ -1,0 +1,87 @@
+"""``unimixer demo``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit, markdown, table
+
+HELP = """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
+
+Example: unimixer demo --out demo"""
+
+MODELS = ("unimixer-lite", "rankmixer", "mlp")
+MADE = {"store", "runs", "demo.png", "demo.md"}
+"""All that a demo leaves; a folder with anything else in it is not replaced."""
+COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the reachable", "samples/s")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("demo"),
+    rows: Annotated[int, typer.Option("--rows", help="Impressions of the world.")] = 200_000,
+    params: Annotated[str, typer.Option("--params", help="Dense parameters of every model.")] = "300K",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the world and of the training.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.api import prepare, train
+    from unimixer.errors import MissingExtraError, UnimixerError
+    from unimixer.files import write_text
+    from unimixer.pictures import draw_runs
+
+    if out.exists():
+        if not overwrite:
+            raise UnimixerError(f"{out} exists; choose another --out, or pass --overwrite to replace it")
+        strangers = {path.name for path in out.iterdir()} - MADE if out.is_dir() else {out.name}
+        if strangers:
+            raise UnimixerError(f"{out} holds {min(strangers)!r}, which no demo made; choose another --out")
+        shutil.rmtree(out)
+    print(f"1/3  a synthetic world of {rows:,} impressions", file=sys.stderr)
+    store = prepare("synthetic", out / "store", rows=rows, seed=seed)
+    print("2/3  training, one pass over the log each", file=sys.stderr)
+    runs = {}
+    for model in MODELS:
+        print(f"     {model}", file=sys.stderr)
+        recipe = {
+            "name": f"demo-{model}",
+            "store": str(out / "store"),
+            "model": {"backbone": model, "dense_params": params},
+            # a short log: small batches and quick tables
+            "optimizer": {"sparse_lr": 0.005},
+            "training": {"seed": seed, "batch_size": 256},
+        }
+        runs[model] = train(recipe, folder=out / "runs" / model)
+    print("3/3  drawing", file=sys.stderr)
+    picture: Path | None = out / "demo.png"
+    try:
+        draw_runs(runs, out / "demo.png", task="click", matrices_of="unimixer-lite")
+    except MissingExtraError as error:
+        picture = None
+        print(f"     no picture: {error}", file=sys.stderr)
+    results = {model: run.result or {} for model, run in runs.items()}
+    table_rows = [_row(model, result) for model, result in results.items()]
+    write_text(out / "demo.md", markdown(COLUMNS, table_rows) + "\n")
+    reachable = next(iter(results.values()))["best_reachable_auc"]["test"]["click"]
+    title = f"{store.manifest['name']} world, test part: no model can rank better than AUC {reachable:.4f}"
+
+    def show() -> None:
+        table(title, COLUMNS, table_rows)
+        print(f"picture: {picture or 'none'}   table: {out / 'demo.md'}   runs: {out / 'runs'}")
+
+    emit({"out": str(out), "best_reachable_auc": reachable, "models": results}, as_json, show)
+
+
+def _row(model: str, result: dict[str, object]) -> list[str]:
+    test, reachable = result["test"], result["best_reachable_auc"]
+    assert isinstance(test, dict)
+    assert isinstance(reachable, dict)
+    click = test["click"]
+    share = (click["auc"] - 0.5) / (reachable["test"]["click"] - 0.5)
+    speed, parameters = result["samples_per_second"], result["dense_parameters"]
+    return [model, f"{parameters:,}", f"{click['auc']:.4f}", f"{click['uauc']:.4f}", f"{share:.1%}", f"{speed:,.0f}"]

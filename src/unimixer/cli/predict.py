@@ -1,0 +1,46 @@
+"""``unimixer predict``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit
+
+HELP = """Score raw rows of users and items seen or unseen, in their order, streamed.
+
+Example: unimixer predict RUN --input candidates.parquet --output scores.parquet --keep user_id"""
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    input_file: Annotated[Path, typer.Option("--input", help="Raw rows: Parquet or CSV.")],
+    output: Annotated[Path, typer.Option("--output", help="Scores, one row an input row: Parquet or CSV.")],
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", help="Input column to copy in front of the scores.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.data.readers import read_chunks
+    from unimixer.errors import UnimixerError
+    from unimixer.inference import Predictor, is_csv, write_predictions
+
+    if output.exists() and not overwrite:
+        raise UnimixerError(f"{output} exists; choose another --output, or pass --overwrite")
+    is_csv(output)  # refuse a name of no known kind before any work
+    predictor = Predictor(run, device=device)
+    started = time.perf_counter()
+    rows = write_predictions(predictor, read_chunks([input_file]), output, keep or ())
+    seconds = time.perf_counter() - started
+    values = {"output": str(output), "rows": rows, "seconds": round(seconds, 3), "tasks": list(predictor.tasks)}
+    emit(
+        values,
+        as_json,
+        lambda: print(f"{output}: {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)"),
+    )

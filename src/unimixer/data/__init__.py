@@ -1,0 +1,1 @@
+"""From raw logs to the encoded store and the streaming loader."""

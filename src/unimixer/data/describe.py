@@ -1,0 +1,121 @@
+"""A prepared store in numbers: fields, cardinalities, missing and unknown rates, label rates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from unimixer.data.schema import SPLITS
+from unimixer.data.store import SplitSummary, Store
+from unimixer.data.values import zone
+from unimixer.features.spec import FeatureSpec
+from unimixer.metrics import auc
+
+
+def describe_store(store: Store) -> dict[str, Any]:
+    """Plain facts for a table or for JSON."""
+    schema, spec = store.transform.schema, store.transform.spec
+    summaries = {split: store.summary(split) for split in SPLITS}
+    best = {split: best_reachable(store, split) for split in SPLITS}
+    return {
+        "name": store.manifest["name"],
+        "hash": store.hash,
+        "origin": store.manifest["origin"],
+        "labels": list(schema.label_names),
+        "splits": [
+            {
+                "split": split,
+                "rows": s.rows,
+                "from": _time(s.first_time, store),
+                "to": _time(s.last_time, store),
+                "label_rates": [p / s.rows for p in s.positives],
+            }
+            for split, s in summaries.items()
+        ],
+        "best_auc": best if best["test"] else None,
+        "users": len(store.transform.users) - 2,
+        "items": len(store.transform.items) - 2,
+        "fields": _id_fields(spec, summaries) + _dense_fields(spec, summaries) + _sequence_fields(store, summaries),
+    }
+
+
+def best_reachable(store: Store, split: str) -> dict[str, float] | None:
+    """AUC of the true probabilities, where a simulator wrote them; None for real data.
+
+    A label that has one class only in this split has no AUC and is left out.
+    """
+    truths, labels = [], []
+    for part in store.parts(split):
+        if part.truth is None or part.labels is None:
+            return None
+        truths.append(part.truth.copy())
+        labels.append(part.labels.copy())
+    truth, drawn = np.concatenate(truths), np.concatenate(labels)
+    return {
+        name: auc(truth[:, i], drawn[:, i])
+        for i, name in enumerate(store.transform.schema.label_names)
+        if 0 < drawn[:, i].sum(dtype=np.int64) < len(drawn)
+    }
+
+
+def _field(name: str, kind: str, domain: str, **values: Any) -> dict[str, Any]:
+    columns = ("table", "num_embeddings", "missing", "unknown_validation", "unknown_test", "mean_length")
+    return {"field": name, "kind": kind, "domain": domain, **dict.fromkeys(columns), **values}
+
+
+def _id_fields(spec: FeatureSpec, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    return [
+        _field(
+            f.name,
+            "id",
+            f.domain,
+            table=f.table,
+            num_embeddings=spec.tables[f.table],
+            missing=_share(summaries["train"].missing[i], summaries["train"]),
+            unknown_validation=_share(summaries["validation"].out_of_vocabulary[i], summaries["validation"]),
+            unknown_test=_share(summaries["test"].out_of_vocabulary[i], summaries["test"]),
+        )
+        for i, f in enumerate(spec.ids)
+    ]
+
+
+def _dense_fields(spec: FeatureSpec, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    first = len(spec.ids)
+    return [
+        _field(
+            f.name,
+            "number" if f.width == 1 else f"vector of {f.width}",
+            f.domain,
+            missing=_share(summaries["train"].missing[first + i], summaries["train"]),
+        )
+        for i, f in enumerate(spec.dense)
+    ]
+
+
+def _sequence_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    spec, groups = store.transform.spec, list(store.transform.spec_groups)
+    train = summaries["train"]
+    return [
+        _field(
+            f.name,
+            "sequence",
+            f.domain,
+            table=f.table,
+            num_embeddings=spec.tables[f.table],
+            mean_length=round(train.lengths[groups.index(f.group)] / train.rows, 2),
+        )
+        for f in spec.sequences
+    ]
+
+
+def _share(count: int, summary: SplitSummary) -> str:
+    return f"{count / summary.rows:.2%}"
+
+
+def _time(millis: int, store: Store) -> str:
+    keys = store.transform.schema.keys
+    if keys.time is None:
+        return f"row {millis:,}"
+    return f"{datetime.fromtimestamp(millis / 1000, zone(keys.timezone)):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,285 @@
+"""One pass over the log that learns the transform: vocabularies and numeric statistics from the training part only."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from unimixer.data import values
+from unimixer.data.arrays import Ragged
+from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
+from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex
+from unimixer.data.layout import features_of, is_id
+from unimixer.data.numeric import NumericFit
+from unimixer.data.schema import (
+    OOV_ID,
+    ORIGIN_OF_DOMAIN,
+    SPLITS,
+    Feature,
+    History,
+    Origin,
+    QuantileSplit,
+    Schema,
+)
+from unimixer.data.splits import Sample, Splitter
+from unimixer.data.tables import Chunk, RawTables
+from unimixer.data.transform import Transform, empty_entities
+from unimixer.data.vocabulary import Counter, Vocabulary
+from unimixer.errors import UnimixerError, nearest
+from unimixer.progress import progress_bar
+
+Events = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
+
+
+def resolve(tables: RawTables) -> Schema:
+    """Name the origin of every feature: the entity table of its domain where it has the column, else the log."""
+    schema = tables.schema
+    first = next(tables.impressions(), None)
+    if first is None:
+        raise UnimixerError(f"{schema.name}: the log has no rows")
+    keys = schema.keys
+    columns: dict[Origin, set[str]] = {
+        "impressions": set(first.frame.columns),
+        "users": set() if keys.user is None else {keys.user, *(tables.users.frame.columns if tables.users else ())},
+        "items": set() if keys.item is None else {keys.item, *(tables.items.frame.columns if tables.items else ())},
+    }
+    needed = [keys.user, keys.item, keys.time, schema.weight]
+    needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]
+    for name in filter(None, [*needed, *(h.event for h in schema.histories)]):
+        values.column(first, name)
+    for history in schema.histories:
+        if history.snapshot is not None and (tables.users is None or history.snapshot not in columns["users"]):
+            near = nearest(history.snapshot, columns["users"]) if tables.users else ""
+            raise UnimixerError(f"history {history.name!r}: the users table has no column {history.snapshot!r}{near}")
+    features = tuple(_with_origin(f, columns, keys.time) for f in schema.features)
+    return schema.model_copy(update={"features": features})
+
+
+def _with_origin(feature: Feature, columns: dict[Origin, set[str]], time: str | None) -> Feature:
+    if feature.transform in ("hour", "weekday") and feature.source is None:
+        if time is None:
+            raise UnimixerError(
+                f"feature {feature.name!r}: transform {feature.transform!r} needs keys.time or a source"
+            )
+        feature = feature.model_copy(update={"source": time})
+    if feature.transform in ("hour", "weekday"):
+        feature = feature.model_copy(update={"origin": "impressions"})  # every event has a time; an entity may not
+    wanted: Origin = "items" if feature.history is not None else feature.origin or ORIGIN_OF_DOMAIN[feature.domain]
+    fixed = feature.history is not None or feature.origin is not None
+    choices: list[Origin] = [wanted] if fixed else list(dict.fromkeys((wanted, "impressions")))
+    for origin in choices:
+        if feature.column in columns[origin]:
+            return feature.model_copy(update={"origin": origin})
+    known = sorted(set().union(*(columns[o] for o in choices)))
+    tables = " or ".join(choices)
+    raise UnimixerError(
+        f"feature {feature.name!r}: no column {feature.column!r} in {tables}{nearest(feature.column, known)}"
+    )
+
+
+class Fit:
+    """Gathers what one pass over the log says, then builds the transform."""
+
+    def __init__(self, tables: RawTables, schema: Schema, splitter: Splitter) -> None:
+        self.schema, self.splitter = schema, splitter
+        self.users = EntityLog(tables.users, schema.keys.user)
+        self.items = EntityLog(tables.items, schema.keys.item)
+        self.counters: dict[str, Counter] = {}
+        self.samples: dict[str, Sample] = {}
+        self.events: dict[str, list[Events]] = {h.name: [] for h in schema.histories}
+        self.columns: set[str] = set()
+        self.rows, self.span = np.zeros(len(SPLITS), dtype=np.int64), (np.inf, -np.inf)
+        # gives the texts of features before anything is fitted
+        self.unfitted = Transform(schema, {}, {}, empty_entities(), empty_entities())
+        for history in schema.histories:
+            if history.snapshot is not None:
+                self._add_snapshot(history, history.snapshot)
+
+    def _add_snapshot(self, history: History, column: str) -> None:
+        """Events from before the log; they also count for the vocabularies of the items, being older than training."""
+        assert self.users.table is not None
+        feature = Feature(
+            name=column, kind="sequence", domain="user", max_length=history.max_length, separator=history.separator
+        )
+        lists = values.as_lists(self.users.table, feature)
+        lengths = lists.list.len().to_numpy()
+        users = np.repeat(np.arange(FIRST_ROW, FIRST_ROW + len(lengths), dtype=np.int32), lengths)
+        items = self.items.rows_of(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
+        self.items.train_counts += np.bincount(items, minlength=len(self.items.index))
+        self.events[history.name].append((users, items, np.full(len(users), BEFORE_THE_LOG)))
+
+    def add(self, chunk: Chunk, first_row: int) -> None:
+        """Read one chunk of the log; ``first_row`` rows came before it."""
+        times = values.as_time(chunk, self.schema.keys, first_row)
+        split = self.splitter(times, first_row)
+        train = split == 0
+        kept = pl.Series(train)
+        self.columns |= set(chunk.frame.columns)
+        self.rows += np.bincount(split, minlength=len(SPLITS))
+        if len(times):
+            self.span = min(self.span[0], int(times.min())), max(self.span[1], int(times.max()))
+        rows = {}
+        for name, entities in (("users", self.users), ("items", self.items)):
+            found = entities.rows(chunk)
+            if found is not None:
+                entities.train_counts += np.bincount(found[train], minlength=len(entities.index))
+                rows[name] = found
+        for feature in self.unfitted.features("impressions"):
+            if feature.kind == "sequence":
+                lists = values.as_lists(chunk, feature).filter(kept)
+                self._counter(feature).add(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
+            elif feature.kind == "numeric":
+                self._sample(feature).add(values.as_number(chunk, feature.column, feature.missing)[train])
+            elif feature.kind == "categorical":
+                self._counter(feature).add(self.unfitted.texts(feature, chunk).filter(kept))
+        for history in self.schema.histories:
+            # impressions without a user or an item are nobody's past
+            happened = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW)
+            if history.event is not None:
+                happened &= values.as_number(chunk, history.event) == 1
+            self.events[history.name].append((rows["users"][happened], rows["items"][happened], times[happened]))
+
+    def finish(self) -> Transform:
+        """Fit numeric statistics, then vocabularies, then encode the entity tables and histories."""
+        self.splitter.check(self.rows.tolist(), self.span, self.schema)
+        tables: dict[Origin, EntityLog] = {"users": self.users, "items": self.items}
+        chunks = {origin: entities.chunk() for origin, entities in tables.items()}
+        for origin, entities in tables.items():
+            for feature in self.unfitted.features(origin):
+                if feature.kind == "numeric":
+                    numbers = values.as_number(chunks[origin], feature.column, feature.missing)
+                    self._sample(feature).add(_resample(numbers, entities.train_counts[FIRST_ROW:]))
+        numerics = {
+            f.name: NumericFit.fit(f, self.samples[f.name].values) for f in self.schema.features if f.kind == "numeric"
+        }
+        for origin, entities in tables.items():
+            for feature in [
+                f for f in self.schema.features if f.origin == origin and f.kind in ("categorical", "sequence")
+            ]:
+                self._count_entities(feature, chunks[origin], entities.train_counts[FIRST_ROW:])
+        return self._encode(chunks, numerics, self._vocabularies(numerics))
+
+    def _count_entities(self, feature: Feature, chunk: Chunk, counts: NDArray[np.int64]) -> None:
+        if feature.kind == "sequence" and feature.history is None:
+            lists = values.as_lists(chunk, feature)
+            texts = lists.filter(lists.list.len() > 0).explode().cast(pl.String)
+            self._counter(feature).add(texts, np.repeat(counts, lists.list.len().to_numpy()))
+        elif feature.history is None or not self._counted_as_item(feature):
+            self._counter(feature).add(self.unfitted.texts(feature, chunk), counts)
+
+    def _counted_as_item(self, feature: Feature) -> bool:
+        """Whether an item's own feature counts the same column for the same table already."""
+        return any(
+            f.history is None
+            and f.origin == "items"
+            and f.column == feature.column
+            and f.table_name == feature.table_name
+            for f in self.schema.features
+        )
+
+    def _vocabularies(self, numerics: dict[str, NumericFit]) -> dict[str, Vocabulary]:
+        policies: dict[str, Feature] = {}
+        for feature in self.schema.features:
+            if is_id(feature) or feature.kind == "sequence":
+                chosen = policies.setdefault(feature.table_name, feature)
+                if _decides(feature) > _decides(chosen):
+                    policies[feature.table_name] = feature
+        fitted = {}
+        for name, feature in policies.items():
+            if feature.transform == "bucketise":
+                buckets = [str(i) for i in range(len(numerics[feature.name].edges) + 1)]
+                fitted[name] = Vocabulary(pl.Series("text", buckets, dtype=pl.String))
+            else:
+                fitted[name] = Vocabulary.fit(self.counters[name], feature.vocabulary)
+        return fitted
+
+    def _encode(
+        self, chunks: dict[Origin, Chunk], numerics: dict[str, NumericFit], vocabularies: dict[str, Vocabulary]
+    ) -> Transform:
+        fitted = Transform(self.schema, vocabularies, numerics, empty_entities(), empty_entities())
+        encoded = {o: _encode_entities(fitted, o, self._of(o), chunks[o]) for o in chunks}
+        histories = {}
+        for history in self.schema.histories:
+            users, items, times = (np.concatenate(parts) for parts in zip(*self.events[history.name], strict=True))
+            histories[history.name] = HistoryIndex.build(
+                users, items, times, num_users=len(self.users.index), max_length=history.max_length
+            )
+        keys = {self.schema.keys.user, self.schema.keys.item}
+        read = {f.column for o in chunks for f in features_of(self.schema, o)}
+        doubled = frozenset((read & self.columns) - keys)
+        return Transform(self.schema, vocabularies, numerics, encoded["users"], encoded["items"], histories, doubled)
+
+    def _of(self, origin: Origin) -> EntityLog:
+        return self.users if origin == "users" else self.items
+
+    def _counter(self, feature: Feature) -> Counter:
+        return self.counters.setdefault(feature.table_name, Counter())
+
+    def _sample(self, feature: Feature) -> Sample:
+        return self.samples.setdefault(feature.name, Sample(seed=len(self.samples)))
+
+
+def fit(tables: RawTables, schema: Schema) -> tuple[Transform, Splitter]:
+    """Learn the transform and the borders between the parts from a resolved schema."""
+    splitter = Splitter.fit(schema, _times(tables, schema) if isinstance(schema.split, QuantileSplit) else None)
+    gathered, first_row = Fit(tables, schema, splitter), 0
+    with progress_bar("fitting vocabularies", tables.num_rows) as advance:
+        for chunk in tables.impressions():
+            gathered.add(chunk, first_row)
+            first_row += chunk.frame.height
+            advance(chunk.frame.height)
+    return gathered.finish(), splitter
+
+
+def _times(tables: RawTables, schema: Schema) -> NDArray[np.float64]:
+    """A sample of the event times."""
+    sample, first_row = Sample(), 0
+    with progress_bar("reading times", tables.num_rows) as advance:
+        for chunk in tables.impressions():
+            sample.add(values.as_time(chunk, schema.keys, first_row).astype(np.float64))
+            first_row += chunk.frame.height
+            advance(chunk.frame.height)
+    return sample.values
+
+
+def _decides(feature: Feature) -> int:
+    """How much a feature has to say on the vocabulary of a table that several share."""
+    return 2 * (feature.name == feature.table_name) + ("vocabulary" in feature.model_fields_set)
+
+
+def _resample(numbers: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each entity's number as often as the entity occurs, scaled down where that would be too many."""
+    scale = max(1, int(counts.sum()) // 2_000_000)
+    return np.repeat(numbers, (counts + scale - 1) // scale)
+
+
+def _encode_entities(fitted: Transform, origin: Origin, entities: EntityLog, chunk: Chunk) -> EntityTable:
+    """Encode all entities and put the rows of the missing and of the unknown entity in front."""
+    ids, dense, lists = fitted.encode_table(origin, chunk) if entities.key else _nothing()
+    features = [f for f in fitted.features(origin) if is_id(f)]
+    shown = fitted.history_features() if origin == "items" and entities.key else []
+    history_ids = [fitted.id_column(f, chunk) for f in shown]
+    n = len(ids)
+    stacked = np.stack(history_ids, axis=1) if shown else np.empty((n, 0), dtype=np.int32)
+    return EntityTable(
+        index=entities.index,
+        ids=np.concatenate([_special_rows(features, entities.key), ids]),
+        dense=np.concatenate([np.full((FIRST_ROW, dense.shape[1]), np.nan, dtype=np.float32), dense]),
+        lists={
+            name: Ragged(r.values, np.concatenate([np.zeros(FIRST_ROW, dtype=np.int64), r.offsets]))
+            for name, r in lists.items()
+        },
+        history_ids=np.concatenate([_special_rows(shown, entities.key), stacked]),
+    )
+
+
+def _special_rows(features: list[Feature], key: str | None) -> NDArray[np.int32]:
+    """Row 0: everything missing. Row 1: the key is out-of-vocabulary, everything else missing."""
+    rows = np.zeros((FIRST_ROW, len(features)), dtype=np.int32)
+    rows[1] = [OOV_ID if f.column == key else 0 for f in features]
+    return rows
+
+
+def _nothing() -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Ragged]]:
+    return np.empty((0, 0), dtype=np.int32), np.empty((0, 0), dtype=np.float32), {}

@@ -1,0 +1,67 @@
+"""Who met which item when: causal histories, looked up by user and time, the same way in training and in serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.data.arrays import Ragged
+
+BEFORE_THE_LOG = np.iinfo(np.int64).min
+"""Time of the events of a snapshot: earlier than every impression."""
+AFTER_THE_LOG = np.iinfo(np.int64).max
+"""Time of new rows where the log has no times: later than every impression."""
+
+
+@dataclass(frozen=True)
+class HistoryIndex:
+    """Events of every user, oldest first.
+
+    Shape:
+        - items: one list a user row, each entry a row of the items table
+        - times: the same lists, event times in ms
+    """
+
+    items: Ragged
+    times: Ragged
+    max_length: int
+
+    @classmethod
+    def build(
+        cls,
+        users: NDArray[np.int32],
+        items: NDArray[np.int32],
+        times: NDArray[np.int64],
+        *,
+        num_users: int,
+        max_length: int,
+    ) -> HistoryIndex:
+        """Sort events by user and time; events of one user at one time keep their order."""
+        order = np.lexsort((times, users))
+        counts = np.bincount(users, minlength=num_users)
+        offsets = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return cls(Ragged(items[order], offsets), Ragged(times[order], offsets), max_length)
+
+    def windows(self, users: NDArray[np.int32], times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Start and length, (n, 2), of the last ``max_length`` events strictly earlier than each time.
+
+        An event at the very time of the impression is not seen: it may be the impression itself.
+        """
+        offsets = self.items.offsets
+        first, last = offsets[users], offsets[users + 1]
+        low, high = first.copy(), last.copy()
+        # binary search in all rows at once, each inside its user's events
+        while True:
+            open_ = low < high
+            if not open_.any():
+                break
+            middle = (low + high) // 2
+            earlier = np.zeros(len(low), dtype=bool)
+            earlier[open_] = self.times.values[middle[open_]] < times[open_]
+            low = np.where(open_ & earlier, middle + 1, low)
+            high = np.where(open_ & ~earlier, middle, high)
+        start = np.maximum(first, low - self.max_length)
+        return np.stack([start, low - start], axis=1)

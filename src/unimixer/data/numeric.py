@@ -1,0 +1,56 @@
+"""Numbers to inputs of the model: what a numeric feature learns from the training part, and how it is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from unimixer.data.schema import Feature
+from unimixer.errors import UnimixerError
+
+
+@dataclass(frozen=True)
+class NumericFit:
+    """What a numeric feature learned from the training part."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    edges: tuple[float, ...] = ()
+    """Quantiles between buckets (``transform: bucketise``)."""
+
+    @classmethod
+    def fit(cls, feature: Feature, sample: NDArray[np.float64]) -> NumericFit:
+        """Moments, or quantiles between buckets, of the known values of the training part."""
+        if not len(sample):
+            raise UnimixerError(
+                f"feature {feature.name!r}: column {feature.column!r} has no number in the training part; "
+                "leave the feature out"
+            )
+        if feature.transform == "bucketise":
+            levels = np.linspace(0, 1, feature.num_buckets + 1)[1:-1]
+            return cls(edges=tuple(float(e) for e in np.unique(np.quantile(sample, levels))))
+        values = _log(sample) if "log" in feature.transform else sample
+        mean, std = float(values.mean()), float(values.std())
+        # a constant column has a spread of rounding errors, by which nothing must be divided
+        return cls(mean=mean, std=std if std > 1e-12 * abs(mean) else 1.0)
+
+    def apply(self, feature: Feature, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transformed values; NaN stays NaN."""
+        if "log" in feature.transform:
+            numbers = _log(numbers)
+        if "standardise" in feature.transform:
+            numbers = (numbers - self.mean) / self.std
+        return numbers
+
+    def bucket(self, numbers: NDArray[np.float64]) -> pl.Series:
+        """The bucket of every number as text, null where missing."""
+        buckets = pl.Series(np.searchsorted(np.asarray(self.edges), numbers, side="right")).cast(pl.String)
+        return pl.select(pl.when(pl.Series(np.isnan(numbers))).then(None).otherwise(buckets)).to_series()
+
+
+def _log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sign and logarithm: sign(x) log(1 + |x|)."""
+    return np.sign(numbers) * np.log1p(np.abs(numbers))

@@ -1,0 +1,224 @@
+"""The schema: what the columns of a log mean. Typed, frozen, written in YAML, and free of any model choice."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from unimixer.errors import nearest
+from unimixer.settings import Settings, load_yaml, parse
+
+Domain = Literal["user", "item", "behaviour", "context"]
+Origin = Literal["impressions", "users", "items"]
+ORIGIN_OF_DOMAIN: dict[str, Origin] = {"user": "users", "item": "items", "context": "impressions"}
+
+PADDING_ID = 0
+"""Row 0 of every embedding table: padding, or a value that is missing."""
+OOV_ID = 1
+"""Row 1 of every embedding table: a value that the vocabulary does not know."""
+FIRST_ID = 2
+"""First row that a known value can have."""
+
+
+class Keys(Settings):
+    """Columns of the impression log that say who saw what and when."""
+
+    user: str | None = None
+    """Column of the user's key; without it there is no UAUC and no history."""
+    item: str | None = None
+    time: str | None = None
+    """Column of the event time; without it the order of the rows is the time."""
+    time_format: str = "ms"
+    """``s``, ``ms``, ``us`` for integer epochs, or a strptime format such as ``%y%m%d%H``."""
+    timezone: str = "UTC"
+    """Zone in which days and hours are counted."""
+
+
+class Label(Settings):
+    """A binary outcome of the impression."""
+
+    name: str
+    source: str | None = None
+    """Column that it is read from (default: the name)."""
+    threshold: float | None = None
+    """The label is ``source >= threshold``; without it the column must hold 0 and 1 only."""
+    probability: str | None = None
+    """Column with the true probability, where a simulator knows it: the best reachable AUC follows from it."""
+
+
+class Vocabulary(Settings):
+    """How values become rows of an embedding table."""
+
+    policy: Literal["vocab", "hash"] = "vocab"
+    min_count: PositiveInt = 1
+    """Values seen fewer times in the training part become out-of-vocabulary."""
+    max_size: PositiveInt | None = None
+    """Keep only the most frequent values."""
+    num_buckets: PositiveInt | None = None
+    """Number of hash buckets (``policy: hash``)."""
+
+    @model_validator(mode="after")
+    def _buckets_go_with_hash(self) -> Vocabulary:
+        if (self.policy == "hash") != (self.num_buckets is not None):
+            raise ValueError("num_buckets goes with policy 'hash', and only with it")
+        return self
+
+
+class Feature(Settings):
+    """One input of the model."""
+
+    name: str
+    kind: Literal["categorical", "numeric", "sequence", "embedding"]
+    domain: Domain
+    source: str | None = None
+    """Column that it is read from (default: the name)."""
+    origin: Origin | None = None
+    """Table of that column (default: users for domain user, items for domain item, else impressions)."""
+    table: str | None = None
+    """Embedding table; features that name the same one share it (default: the name)."""
+    vocabulary: Vocabulary = Vocabulary()
+    transform: Literal["none", "log", "standardise", "log_standardise", "bucketise", "hour", "weekday"] = "none"
+    """Numeric: log is sign(x) log(1 + |x|); bucketise turns quantiles into ids. Categorical: hour, weekday of time."""
+    num_buckets: PositiveInt = 16
+    """Number of quantile buckets (``transform: bucketise``)."""
+    history: str | None = None
+    """Sequence of the user's past items (a name in ``histories``); ``source`` is then a column of the items."""
+    separator: str | None = None
+    """Sequence column of text: what stands between two values."""
+    max_length: PositiveInt = 50
+    """Longest sequence that is kept (the last values of a list column)."""
+    width: PositiveInt | None = None
+    """Width of a pretrained vector (``kind: embedding``)."""
+    missing: tuple[str, ...] = ("",)
+    """Texts that mean a missing value."""
+
+    @property
+    def column(self) -> str:
+        """The raw column."""
+        return self.source or self.name
+
+    @property
+    def table_name(self) -> str:
+        """The embedding table."""
+        return self.table or self.name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Feature:
+        numeric = ("log", "standardise", "log_standardise", "bucketise")
+        allowed = {"numeric": ("none", *numeric), "categorical": ("none", "hour", "weekday")}.get(self.kind, ("none",))
+        if self.transform not in allowed:
+            raise ValueError(
+                f"feature {self.name!r}: transform {self.transform!r} does not fit kind {self.kind!r}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+        if (self.kind == "embedding") != (self.width is not None):
+            raise ValueError(f"feature {self.name!r}: width goes with kind 'embedding', and only with it")
+        if self.history is not None and (self.kind != "sequence" or self.domain != "behaviour"):
+            raise ValueError(f"feature {self.name!r}: history goes with kind 'sequence' and domain 'behaviour'")
+        if self.domain == "behaviour" and self.history is None:
+            raise ValueError(f"feature {self.name!r}: domain 'behaviour' needs the name of a history")
+        return self
+
+
+class History(Settings):
+    """The items that a user met before an impression, oldest first, strictly earlier than it."""
+
+    name: str
+    event: str | None = None
+    """Column of the log that must be 1 for an impression to enter (default: every impression enters)."""
+    snapshot: str | None = None
+    """List column of the users table with item keys from before the log, oldest first."""
+    separator: str | None = None
+    """Snapshot of text: what stands between two item keys."""
+    max_length: PositiveInt = 50
+
+
+class DateSplit(Settings):
+    """Rows before ``validation`` train, rows before ``test`` validate, the rest tests."""
+
+    by: Literal["date"] = "date"
+    validation: date
+    test: date
+
+
+class QuantileSplit(Settings):
+    """The same by quantiles of time."""
+
+    by: Literal["quantile"] = "quantile"
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class RandomSplit(Settings):
+    """At random; mixes past and future, so it must be asked for. The numbers are shares of the rows."""
+
+    by: Literal["random"] = "random"
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    seed: int = 0
+
+
+Split = Annotated[DateSplit | QuantileSplit | RandomSplit, Field(discriminator="by")]
+SPLITS = ("train", "validation", "test")
+
+
+class Schema(Settings):
+    """Everything that turns a raw log into tensors."""
+
+    name: str
+    keys: Keys = Keys()
+    labels: tuple[Label, ...]
+    weight: str | None = None
+    """Column of sample weights."""
+    split: Split = QuantileSplit()
+    histories: tuple[History, ...] = ()
+    features: tuple[Feature, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Schema:
+        for what, names in (
+            ("feature", [f.name for f in self.features]),
+            ("label", [label.name for label in self.labels]),
+            ("history", [h.name for h in self.histories]),
+        ):
+            twice = {n for n in names if names.count(n) > 1}
+            if twice:
+                raise ValueError(f"{what} {min(twice)!r} is declared twice")
+        if not self.labels or not self.features:
+            raise ValueError("a schema needs at least one label and one feature")
+        histories = [h.name for h in self.histories]
+        for feature in self.features:
+            if feature.kind == "sequence" and feature.history is None and feature.name in histories:
+                raise ValueError(f"feature {feature.name!r} has the name of a history; rename one of them")
+            if feature.history is not None and feature.history not in histories:
+                raise ValueError(
+                    f"feature {feature.name!r}: unknown history {feature.history!r}"
+                    f"{nearest(feature.history, histories)}"
+                )
+        if self.histories and (self.keys.user is None or self.keys.item is None):
+            raise ValueError("histories need keys.user and keys.item")
+        outcomes = {label.source or label.name for label in self.labels}
+        for feature in self.features:
+            if (
+                feature.column in outcomes
+                and feature.history is None
+                and (feature.origin or "impressions") == "impressions"
+            ):
+                raise ValueError(
+                    f"feature {feature.name!r} reads {feature.column!r}, which is a label: "
+                    "an outcome is never a feature"
+                )
+        return self
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(label.name for label in self.labels)
+
+
+def load_schema(path: Path) -> Schema:
+    """Read a schema file."""
+    return parse(Schema, load_yaml(path), where=str(path))

@@ -1,0 +1,188 @@
+"""The encoded store: a transform and memory-mapped parts of encoded impressions, checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimixer.data.arrays import checksum, read_arrays, write_arrays
+from unimixer.data.rows import Rows
+from unimixer.data.schema import OOV_ID, PADDING_ID, SPLITS
+from unimixer.data.transform import FORMAT, Transform
+from unimixer.errors import UnimixerError, unknown
+
+PART_ROWS = 131_072
+"""Impressions in one file."""
+
+
+@dataclass
+class SplitSummary:
+    """What a part of the data holds; counts, so that parts can be added up."""
+
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    first_time: int = 0
+    last_time: int = 0
+    positives: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    """Impressions without a value, for every id field, then every dense field."""
+    out_of_vocabulary: list[int] = field(default_factory=list)
+    """Impressions with an unknown value, for every id field."""
+    lengths: list[int] = field(default_factory=list)
+    """Total length of every sequence group."""
+
+
+class PartWriter:
+    """Writes the encoded impressions of one split as files of ``PART_ROWS`` rows and keeps the summary."""
+
+    def __init__(self, folder: Path, split: str, transform: Transform) -> None:
+        self.summary = SplitSummary()
+        self._folder, self._split, self._transform = folder, split, transform
+        self._buffer: list[Rows] = []
+        self._buffered = 0
+        (folder / split).mkdir()
+
+    def add(self, rows: Rows) -> None:
+        """Append rows."""
+        if len(rows):
+            self._buffer.append(rows)
+            self._buffered += len(rows)
+        while self._buffered >= PART_ROWS:
+            self._flush(PART_ROWS)
+
+    def close(self) -> SplitSummary:
+        """Write what is left."""
+        if self._buffered:
+            self._flush(self._buffered)
+        return self.summary
+
+    def _flush(self, count: int) -> None:
+        rows = Rows.concatenate(self._buffer)
+        part, rest = rows.take(np.arange(count)), rows.take(np.arange(count, len(rows)))
+        self._buffer, self._buffered = ([rest] if len(rest) else []), len(rest)
+        name = f"{self._split}/part-{len(self.summary.parts):05d}.arrow"
+        path = self._folder / name
+        write_arrays(path, part.columns())
+        self.summary.parts.append({"file": name, "rows": count, "bytes": path.stat().st_size, "crc32": checksum(path)})
+        self._describe(part)
+
+    def _describe(self, rows: Rows) -> None:
+        summary, batch = self.summary, self._transform.batch(rows)
+        assert rows.labels is not None
+        ids, dense = batch.ids.numpy(), batch.dense.numpy()
+        starts = np.cumsum([0, *(f.width for f in self._transform.spec.dense)])[:-1]
+        missing = [*(ids == PADDING_ID).sum(0), *np.isnan(dense[:, starts]).sum(0)]
+        summary.first_time = (
+            int(rows.times.min()) if not summary.rows else min(summary.first_time, int(rows.times.min()))
+        )
+        summary.last_time = int(rows.times.max()) if not summary.rows else max(summary.last_time, int(rows.times.max()))
+        summary.rows += len(rows)
+        summary.positives = _add(summary.positives, rows.labels.sum(0, dtype=np.int64))
+        summary.missing = _add(summary.missing, missing)
+        summary.out_of_vocabulary = _add(summary.out_of_vocabulary, (ids == OOV_ID).sum(0))
+        summary.lengths = _add(summary.lengths, [len(v) for v in batch.values.values()])
+
+
+def _add(total: list[int], more: Any) -> list[int]:
+    return [int(a) + int(b) for a, b in zip(total or [0] * len(more), more, strict=True)]
+
+
+def write_manifest(folder: Path, summaries: dict[str, SplitSummary], facts: dict[str, Any]) -> None:
+    """Describe all files of a store; the hash names its content."""
+    content = hashlib.sha256((folder / "transform" / "transform.json").read_bytes())
+    for summary in summaries.values():
+        for part in summary.parts:
+            content.update(part["crc32"].encode())
+    manifest = {
+        "format": FORMAT,
+        "hash": content.hexdigest()[:16],
+        **facts,
+        "splits": {name: asdict(summary) for name, summary in summaries.items()},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def find_store(name: str) -> Path:
+    """Folder of prepared data: a path, or a name below ``$UNIMIXER_STORES`` (default ``stores``)."""
+    path = Path(name).expanduser()
+    below = Path(os.environ.get("UNIMIXER_STORES", "stores")) / name
+    if path.exists() or len(path.parts) > 1 or path.is_absolute():
+        return path
+    return below
+
+
+class Store:
+    """A prepared data set on disk.
+
+    Args:
+        folder: what ``unimixer data prepare`` wrote.
+
+    Raises:
+        UnimixerError: if the folder is not a store, or a file is missing, truncated or damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        try:
+            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if self.manifest["format"] != FORMAT:
+                raise UnimixerError(
+                    f"{path}: format {self.manifest['format']}, this version reads {FORMAT}; prepare the data again"
+                )
+            self._summaries = {name: SplitSummary(**self.manifest["splits"][name]) for name in SPLITS}
+            parts = [(part["file"], part["bytes"]) for s in self._summaries.values() for part in s.parts]
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnimixerError(
+                f"{self.folder} is not a prepared store (no manifest.json); make one with: unimixer data prepare"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise UnimixerError(f"{path}: damaged ({error!r}); prepare the data again") from None
+        self._verified: set[str] = set()
+        for name, expected in parts:
+            file = self.folder / name
+            if not file.exists():
+                raise UnimixerError(f"{file} is missing; prepare the data again")
+            if (size := file.stat().st_size) != expected:
+                raise UnimixerError(
+                    f"{file} has {size} bytes, expected {expected}: truncated or changed; prepare the data again"
+                )
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The fitted transform."""
+        return Transform.load(self.folder / "transform")
+
+    @property
+    def hash(self) -> str:
+        """Names the content: equal hashes, equal data."""
+        return str(self.manifest["hash"])
+
+    def summary(self, split: str) -> SplitSummary:
+        """Counts of one split."""
+        if split not in self._summaries:
+            raise unknown("split", split, SPLITS)
+        return self._summaries[split]
+
+    def part(self, split: str, number: int) -> Rows:
+        """Memory-map one part; its checksum is verified the first time."""
+        part = self.summary(split).parts[number]
+        path = self.folder / part["file"]
+        if part["file"] not in self._verified:
+            if checksum(path) != part["crc32"]:
+                raise UnimixerError(f"{path}: damaged (checksum differs); prepare the data again")
+            self._verified.add(part["file"])
+        return Rows.from_columns(read_arrays(path))
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        """All parts in order."""
+        for number in range(len(self.summary(split).parts)):
+            yield self.part(split, number)

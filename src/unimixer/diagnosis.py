@@ -1,0 +1,56 @@
+"""What the machine and the installation can do, found by looking."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from typing import Any
+
+import torch
+
+from unimixer.training.run import commit, versions
+
+EXTRAS = {
+    "report": ("matplotlib",),
+    "track": ("tensorboard",),
+}
+"""Packages that each extra brings."""
+
+
+def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
+    """Versions, hardware, extras and places; with ``benchmark`` the float32 matrix-multiply rate."""
+    facts: dict[str, Any] = {f"{name} version": found for name, found in versions().items()}
+    facts["commit"] = commit()
+    facts["python"] = platform.python_version()
+    facts["platform"] = platform.platform()
+    facts["cpu cores"] = os.cpu_count()
+    facts["torch threads"] = torch.get_num_threads()
+    facts["cuda"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    facts["C++ compiler (torch.compile)"] = (
+        shutil.which("g++") or shutil.which("c++") or "none: compile=true cannot work"
+    )
+    for extra, packages in EXTRAS.items():
+        missing = [p for p in packages if importlib.util.find_spec(p) is None]
+        facts[f"extra [{extra}]"] = f"missing: pip install 'unimixer[{extra}]'" if missing else "installed"
+    facts["stores"] = os.environ.get("UNIMIXER_STORES", "stores")
+    facts["runs"] = os.environ.get("UNIMIXER_RUNS", "runs")
+    free = shutil.disk_usage(".").free
+    facts["free disk here"] = f"{free / 2**30:.0f} GiB"
+    if benchmark:
+        facts["float32 matrix multiply"] = f"{matmul_rate() / 1e9:.0f} GFLOP/s"
+    return facts
+
+
+def matmul_rate(size: int = 1024, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of square float32 matrix products, the best of many."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    torch.mm(a, b)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,1 @@
+"""From a batch of ids and numbers to embeddings and tokens."""

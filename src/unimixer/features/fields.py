@@ -1,0 +1,180 @@
+"""A batch to one vector per impression: every field's embedding, in the order of the semantic domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unimixer.errors import UnimixerError, check_choice, check_shape
+from unimixer.features.batch import Batch
+from unimixer.features.embedding import EmbeddingTables
+from unimixer.features.numeric import NumericEmbedding, VectorProjection
+from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
+from unimixer.features.spec import FeatureSpec, SequenceField
+
+DOMAINS = ("user", "item", "behaviour", "context")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a field stands in the vector E."""
+
+    name: str
+    domain: str
+    width: int
+
+
+class FieldEmbedding(nn.Module):
+    r"""Embeds all fields and concatenates them: user, item, behaviour, context.
+
+    .. math:: E = [\, e_1 \,\Vert\, \dots \,\Vert\, e_F \,]
+
+    arXiv:2604.00590, features to tokens. ``pieces`` lists the fields in the order of E.
+
+    Args:
+        spec: shapes of the encoded data.
+        embedding_dim: width of every field, unless ``embedding_dims`` names its table.
+        embedding_dims: widths of single tables.
+        sequence_encoder: ``mean``, ``target_attention`` or ``transformer``. Sequences that have no counterpart among
+            the candidate's fields are pooled by their mean whatever the encoder.
+
+    Shape:
+        - output: ``(B, out_dim)``
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        *,
+        embedding_dim: int = 16,
+        embedding_dims: Mapping[str, int] | None = None,
+        sequence_encoder: str = "mean",
+        init_std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        check_choice("sequence_encoder", sequence_encoder, SEQUENCE_ENCODERS)
+        self.spec, self.embedding_dim = spec, embedding_dim
+        self.tables = EmbeddingTables(
+            spec.tables, embedding_dim=embedding_dim, embedding_dims=embedding_dims, init_std=init_std
+        )
+        self._id_width = {f.name: self.tables.width[f.table] for f in spec.ids}
+        self.id_widths = sorted(set(self._id_width.values()))
+        for width in self.id_widths:
+            columns = [i for i, f in enumerate(spec.ids) if self._id_width[f.name] == width]
+            shifts = [self.tables.first_row(spec.ids[i].table) for i in columns]
+            self.register_buffer(f"columns_{width}", torch.tensor(columns), persistent=False)
+            self.register_buffer(f"shifts_{width}", torch.tensor(shifts), persistent=False)
+        limits = torch.tensor([spec.tables[f.table] for f in spec.ids], dtype=torch.int32)
+        self.limits: Tensor
+        self.register_buffer("limits", limits, persistent=False)
+        scalars = [f for f in spec.dense if f.width == 1]
+        self.numeric = NumericEmbedding(len(scalars), embedding_dim) if scalars else None
+        # lists, because names of fields and histories need not be names that a module can have
+        self._vector_names = [f.name for f in spec.dense if f.width > 1]
+        self.vectors = nn.ModuleList(VectorProjection(f.width, embedding_dim) for f in spec.dense if f.width > 1)
+        self.encoders, self._encoder_of = nn.ModuleList(), dict[str, int]()
+        if sequence_encoder != "mean":
+            kind = TargetAttention if sequence_encoder == "target_attention" else SmallTransformer
+            for group, fields in spec.groups.items():
+                matched = self._matched(fields)
+                if matched:
+                    width = sum(self.tables.width[f.table] for f in fields)
+                    self._encoder_of[group] = len(self.encoders)
+                    self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
+        widths = {f.name: (f.domain, self._id_width[f.name]) for f in spec.ids}
+        widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
+        widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in spec.sequences}
+        order = sorted(widths, key=lambda name: DOMAINS.index(widths[name][0]))
+        self.pieces = tuple(Piece(name, *widths[name]) for name in order)
+        self.out_dim = sum(piece.width for piece in self.pieces)
+
+    def _matched(self, fields: tuple[SequenceField, ...]) -> list[int]:
+        """Columns of an event's vector whose field has a counterpart among the candidate's fields."""
+        matched, start = [], 0
+        for field in fields:
+            width = self.tables.width[field.table]
+            if field.target is not None and self._id_width[field.target] == width:
+                matched += list(range(start, start + width))
+            start += width
+        return matched
+
+    def check(self, batch: Batch) -> None:
+        """Raise if an id lies outside its table: in packed tables it would read another field's row."""
+        check_shape("batch.ids", batch.ids, (None, len(self.spec.ids)))
+        check_shape("batch.dense", batch.dense, (None, self.spec.dense_width))
+        if len(batch) == 0:
+            return
+        high, low = batch.ids.amax(0), batch.ids.amin(0)
+        if bool((high >= self.limits).any()) or bool((low < 0).any()):
+            column = int(((high >= self.limits) | (low < 0)).int().argmax())
+            wrong = (batch.ids[:, column] >= self.limits[column]) | (batch.ids[:, column] < 0)
+            row = int(wrong.int().argmax())
+            raise _out_of_range(self.spec.ids[column].name, int(batch.ids[row, column]), int(self.limits[column]), row)
+        for group, fields in self.spec.groups.items():
+            for column, field in enumerate(fields):
+                values = batch.values[group][:, column]
+                if values.numel() and (int(values.max()) >= self.spec.tables[field.table] or int(values.min()) < 0):
+                    wrong = (values >= self.spec.tables[field.table]) | (values < 0)
+                    at = int(wrong.int().argmax())
+                    row = int(torch.searchsorted(batch.offsets[group], at, right=True)) - 1
+                    raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
+
+    def forward(self, batch: Batch) -> Tensor:
+        found: dict[str, Tensor] = {}
+        for width in self.id_widths:
+            columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
+            every = len(columns) == batch.ids.shape[1]
+            ids = batch.ids if every else batch.ids[:, columns]
+            vectors = self.tables.of_width(width)(ids + shifts)
+            names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
+            found |= dict(zip(names, vectors.unbind(1), strict=True))
+        found |= self._dense(batch)
+        for group, fields in self.spec.groups.items():
+            found |= self._sequences(group, fields, batch, found)
+        return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
+
+    def _dense(self, batch: Batch) -> dict[str, Tensor]:
+        parts = torch.split(batch.dense, [f.width for f in self.spec.dense], dim=1)
+        columns = dict(zip([f.name for f in self.spec.dense], parts, strict=True))
+        found: dict[str, Tensor] = {
+            name: projection(columns[name]) for name, projection in zip(self._vector_names, self.vectors, strict=True)
+        }
+        if self.numeric is not None:
+            names = [f.name for f in self.spec.dense if f.width == 1]
+            vectors: Tensor = self.numeric(torch.cat([columns[name] for name in names], dim=1))
+            found |= dict(zip(names, vectors.unbind(1), strict=True))
+        return found
+
+    def _sequences(
+        self, group: str, fields: tuple[SequenceField, ...], batch: Batch, found: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        values, offsets = batch.values[group], batch.offsets[group]
+        if group not in self._encoder_of:
+            return {
+                field.name: self.tables.of_width(self.tables.width[field.table]).mean(
+                    values[:, column].long() + self.tables.first_row(field.table), offsets
+                )
+                for column, field in enumerate(fields)
+            }
+        widths = [self.tables.width[field.table] for field in fields]
+        events = torch.cat(
+            [
+                self.tables.of_width(width)(values[:, column] + self.tables.first_row(field.table))
+                for column, (field, width) in enumerate(zip(fields, widths, strict=True))
+            ],
+            dim=1,
+        )
+        targets = [f.target for f, w in zip(fields, widths, strict=True) if f.target and self._id_width[f.target] == w]
+        target = torch.cat([found[name] for name in targets], dim=1)
+        pooled: Tensor = self.encoders[self._encoder_of[group]](events, offsets, target)
+        return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
+
+
+def _out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:
+    return UnimixerError(
+        f"batch, row {row}: {name}={value} is out of range: its table has rows 0 to {limit - 1}; "
+        "encode the data with the transform that the model was built for"
+    )

@@ -1,0 +1,76 @@
+"""The shapes that the encoded data has: what a Ranker needs to know of a schema, and all that it knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class IdField:
+    """A categorical feature: one column of ``Batch.ids``."""
+
+    name: str
+    domain: str
+    table: str
+
+
+@dataclass(frozen=True)
+class DenseField:
+    """A numeric feature (width 1) or a pretrained vector: neighbouring columns of ``Batch.dense``; NaN is missing."""
+
+    name: str
+    domain: str
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class SequenceField:
+    """A variable number of ids: one column of ``Batch.values[group]``."""
+
+    name: str
+    domain: str
+    table: str
+    group: str
+    """Fields of one group have the same lengths (the same history) and share their offsets."""
+    max_length: int
+    target: str | None = None
+    """The id field of the candidate that this sequence is compared with in target attention."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Order and tables of all fields; columns of the batch stand in this order."""
+
+    ids: tuple[IdField, ...]
+    dense: tuple[DenseField, ...]
+    sequences: tuple[SequenceField, ...]
+    tables: dict[str, int]
+    """Number of rows of every embedding table, padding and out-of-vocabulary rows included."""
+    labels: tuple[str, ...]
+
+    @property
+    def groups(self) -> dict[str, tuple[SequenceField, ...]]:
+        """Sequence fields by group, in order; the position in the tuple is the column of ``Batch.values``."""
+        names = dict.fromkeys(field.group for field in self.sequences)
+        return {name: tuple(f for f in self.sequences if f.group == name) for name in names}
+
+    @property
+    def dense_width(self) -> int:
+        """Columns of ``Batch.dense``."""
+        return sum(field.width for field in self.dense)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the run folder and the bundle."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> FeatureSpec:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            ids=tuple(IdField(**f) for f in values["ids"]),
+            dense=tuple(DenseField(**f) for f in values["dense"]),
+            sequences=tuple(SequenceField(**f) for f in values["sequences"]),
+            tables=dict(values["tables"]),
+            labels=tuple(values["labels"]),
+        )

@@ -1,0 +1,155 @@
+"""From the vector E to T tokens of width D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimixer.blocks import PerTokenLinear
+from unimixer.errors import UnimixerError, check_choice, check_positive
+from unimixer.features.fields import DOMAINS, Piece
+
+TOKENIZERS = ("chunk", "semantic", "random", "field")
+
+
+class ChunkTokenizer(nn.Module):
+    r"""Cuts E into T equal pieces and gives each its own linear layer.
+
+    .. math:: x_i = W_i\, E[d(i-1) : di] + b_i
+
+    arXiv:2604.00590, features to tokens. E is padded with zeros to a multiple of T. With ``permutation`` the fields
+    are laid out in another fixed order first (RankUp, arXiv:2604.17878: a random order of fields).
+
+    Shape:
+        - E: ``(B, E)``; output: ``(B, T, D)``
+    """
+
+    def __init__(
+        self, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        check_positive(num_tokens=num_tokens, token_dim=token_dim)
+        width = sum(piece.width for piece in pieces)
+        self.num_tokens, self.piece_dim = num_tokens, -(-width // num_tokens)
+        self.padding = self.piece_dim * num_tokens - width
+        self.linear = PerTokenLinear(num_tokens, self.piece_dim, token_dim)
+        self.order: Tensor | None
+        self.register_buffer("order", None if generator is None else _shuffled(pieces, generator))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        if self.order is not None:
+            embedded = embedded[:, self.order]
+        padded = F.pad(embedded, (0, self.padding))
+        tokens: Tensor = self.linear(padded.reshape(-1, self.num_tokens, self.piece_dim))
+        return tokens
+
+
+def _shuffled(pieces: Sequence[Piece], generator: torch.Generator) -> Tensor:
+    """Columns of E with the fields in a random order, each field's columns together."""
+    starts = _starts(pieces)
+    order = torch.randperm(len(pieces), generator=generator, device="cpu").tolist()
+    return torch.tensor([column for i in order for column in range(starts[i], starts[i + 1])])
+
+
+def _starts(pieces: Sequence[Piece]) -> list[int]:
+    """First column of every piece in E, and the width of E."""
+    return [0, *accumulate(piece.width for piece in pieces)]
+
+
+class SemanticTokenizer(nn.Module):
+    r"""One token a group of fields of one domain, by its own two-layer MLP, and a global token from all fields.
+
+    .. math:: x_0 = \mathrm{MLP}_g(E), \qquad x_t = \mathrm{MLP}_t([\, e_f : f \in G_t \,])
+
+    TokenMixer-Large (arXiv:2602.06563). The source groups by hand; here the T - 1 groups are shared out over the
+    domains in proportion to their widths, at least one each, and cut between fields. The activation (SiLU) and the
+    hidden width (D) are ours: the source does not state them.
+
+    Shape:
+        - E: ``(B, E)``; output: ``(B, T, D)``, the global token first
+    """
+
+    def __init__(self, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int) -> None:
+        super().__init__()
+        groups = semantic_groups(pieces, num_tokens - 1)
+        starts = _starts(pieces)
+        columns = [[c for i in group for c in range(starts[i], starts[i + 1])] for group in groups]
+        widest = max(len(c) for c in columns)
+        # column E (one past the end) is a zero that pads the groups to one width
+        table = torch.tensor([c + [starts[-1]] * (widest - len(c)) for c in columns])
+        self.columns: Tensor
+        self.register_buffer("columns", table, persistent=False)
+        self.hidden = PerTokenLinear(len(groups), widest, token_dim)
+        with torch.no_grad():  # each group by its own fan-in
+            self.hidden.weight.mul_(torch.tensor([(widest / len(c)) ** 0.5 for c in columns]).view(-1, 1, 1))
+        self.output = PerTokenLinear(len(groups), token_dim, token_dim)
+        self.global_token = nn.Sequential(nn.Linear(starts[-1], token_dim), nn.SiLU(), nn.Linear(token_dim, token_dim))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        groups = F.pad(embedded, (0, 1))[:, self.columns]
+        tokens: Tensor = self.output(F.silu(self.hidden(groups)))
+        return torch.cat([self.global_token(embedded).unsqueeze(1), tokens], dim=1)
+
+
+def semantic_groups(pieces: Sequence[Piece], num_groups: int) -> list[list[int]]:
+    """Share groups out over the domains by width (largest remainder), then cut each domain between its fields."""
+    domains = [d for d in DOMAINS if any(p.domain == d for p in pieces)]
+    members = {d: [i for i, p in enumerate(pieces) if p.domain == d] for d in domains}
+    if not len(domains) <= num_groups <= len(pieces):
+        raise UnimixerError(
+            f"num_tokens={num_groups + 1} does not fit the semantic tokenizer: with {len(domains)} domains and "
+            f"{len(pieces)} fields it must lie between {len(domains) + 1} and {len(pieces) + 1}"
+        )
+    counts = dict.fromkeys(domains, 1)
+    width = {d: sum(pieces[i].width for i in members[d]) for d in domains}
+    for _ in range(num_groups - len(domains)):
+        open_ = [d for d in domains if counts[d] < len(members[d])]
+        counts[max(open_, key=lambda d: width[d] / counts[d])] += 1
+    groups = []
+    for domain in domains:
+        fields, count = members[domain], counts[domain]
+        groups += [fields[len(fields) * g // count : len(fields) * (g + 1) // count] for g in range(count)]
+    return groups
+
+
+class FieldTokenizer(nn.Module):
+    r"""One token a field: its embedding as it is, or through its own linear layer where D differs from its width.
+
+    Shape:
+        - E: ``(B, F * width)``; output: ``(B, F, D)``
+    """
+
+    def __init__(self, pieces: Sequence[Piece], *, token_dim: int) -> None:
+        super().__init__()
+        widths = {piece.width for piece in pieces}
+        if len(widths) > 1:
+            raise UnimixerError(
+                f"the field tokenizer needs fields of one width, found {sorted(widths)}; drop embedding_dims, "
+                "or choose another tokenizer"
+            )
+        self.num_tokens, self.width = len(pieces), widths.pop()
+        same = self.width == token_dim
+        self.linear: nn.Module = nn.Identity() if same else PerTokenLinear(self.num_tokens, self.width, token_dim)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        tokens: Tensor = self.linear(embedded.reshape(-1, self.num_tokens, self.width))
+        return tokens
+
+
+def build_tokenizer(
+    name: str, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
+) -> nn.Module:
+    """Make a tokenizer by name; ``generator`` draws the order of the ``random`` one."""
+    check_choice("tokenizer", name, TOKENIZERS)
+    if name == "semantic":
+        return SemanticTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim)
+    if name == "field":
+        return FieldTokenizer(pieces, token_dim=token_dim)
+    if name == "random":
+        generator = generator or torch.Generator().manual_seed(0)
+        return ChunkTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim, generator=generator)
+    return ChunkTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim)

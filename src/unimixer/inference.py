@@ -1,0 +1,126 @@
+"""Scores for new rows with a finished run: the same transform, the same model, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as parquet
+import torch
+
+from unimixer.data.readers import PARQUET_SUFFIXES
+from unimixer.data.tables import Chunk
+from unimixer.data.values import column
+from unimixer.errors import UnimixerError
+from unimixer.files import atomic_file
+from unimixer.training.model import load_ranker, pick_device
+from unimixer.training.run import RunFolder
+
+SCORE_ROWS = 4_096
+
+
+class Predictor:
+    """The best model of a run with its transform.
+
+    Rows need the keys and the context columns of the schema; features of users and items come from the tables that
+    the run keeps, unless the rows bring columns of their own. Users and items never seen are allowed: they are
+    out-of-vocabulary.
+
+    Args:
+        run: a run folder with best weights.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, run: Path | str, *, device: str = "auto") -> None:
+        folder = RunFolder(run)
+        self.device = pick_device(device)
+        self.transform = folder.transform
+        self.model = load_ranker(folder, device=self.device)
+        self.tasks = tuple(folder.recipe.tasks)
+        self._autocast = folder.recipe.training.precision == "bfloat16"
+
+    def logits(self, chunk: Chunk) -> torch.Tensor:
+        """Logits ``(rows, tasks)`` in the order of the rows."""
+        pieces = [torch.empty(0, len(self.tasks))]
+        for start in range(0, chunk.frame.height, SCORE_ROWS):
+            rows = Chunk(chunk.frame.slice(start, SCORE_ROWS), chunk.source, chunk.first_row + start)
+            batch = self.transform.raw_batch(rows).to(self.device)
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+                pieces.append(self.model(batch).float().cpu())
+        return torch.cat(pieces)
+
+    def predict(self, chunk: Chunk) -> pl.DataFrame:
+        """Probabilities, one column a task, in the order of the rows."""
+        scores = torch.sigmoid(self.logits(chunk)).numpy()
+        return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
+
+
+def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Path, keep: Sequence[str] = ()) -> int:
+    """Stream scores to Parquet or CSV (by the file's ending) with the kept input columns in front.
+
+    Args:
+        predictor: the model.
+        chunks: raw rows.
+        output: file to write; it appears when it is whole.
+        keep: columns of the rows to copy.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        UnimixerError: the ending is unknown, a kept column is missing or has the name of a task, a row is malformed.
+    """
+    csv = is_csv(output)
+    check_kept(keep, predictor.tasks)
+    rows = 0
+
+    def frames() -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for chunk in chunks:
+            rows += chunk.frame.height
+            kept = [column(chunk, name) for name in keep]
+            nested = next((series for series in kept if csv and series.dtype.is_nested()), None)
+            if nested is not None:
+                raise UnimixerError(
+                    f"column {nested.name!r} holds lists, which CSV cannot; write {output.stem}.parquet"
+                )
+            yield pl.DataFrame([*kept, *predictor.predict(chunk).get_columns()])
+
+    with atomic_file(output) as temporary:
+        _write(frames(), temporary, csv=csv)
+    return rows
+
+
+def is_csv(output: Path) -> bool:
+    """Whether scores are written as CSV; raises for an ending that is neither that nor Parquet."""
+    ending = output.suffix.lower()
+    if ending not in (".csv", *PARQUET_SUFFIXES):
+        raise UnimixerError(f"{output}: scores are written as Parquet or CSV; let the name end with .parquet or .csv")
+    return ending == ".csv"
+
+
+def check_kept(keep: Sequence[str], tasks: Sequence[str]) -> None:
+    """Raise for a kept column that is named twice, or like a score."""
+    for name in keep:
+        if name in tasks:
+            raise UnimixerError(f"cannot keep column {name!r}: the scores of task {name!r} take its name; rename it")
+        if list(keep).count(name) > 1:
+            raise UnimixerError(f"column {name!r} is kept twice; name it once")
+
+
+def _write(frames: Iterator[pl.DataFrame], path: Path, *, csv: bool) -> None:
+    if csv:
+        with path.open("wb") as file:
+            for number, frame in enumerate(frames):
+                frame.write_csv(file, include_header=number == 0)
+        return
+    writer: parquet.ParquetWriter | None = None
+    try:
+        for frame in frames:
+            table = frame.to_arrow()
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,75 @@
+"""What every metric takes: columns of scores, labels and users, checked once and brought to one form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.errors import UnimixerError
+
+Scores = NDArray[np.float32] | NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """An array from an array, a list, or a tensor on any device (torch is not imported for it)."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()  # numpy has no bfloat16
+        values = values.numpy()
+    return np.asarray(values)
+
+
+def as_scores(values: Any, name: str = "scores") -> Scores:
+    """Scores as float32 where they are at most that wide, else as float64; ``-0.0`` and ``0.0`` become one value."""
+    array = as_array(values)
+    if array.dtype.kind not in "fiub":
+        raise UnimixerError(f"{name} are {array.dtype}, expected numbers")
+    narrow = array.dtype == np.float32 or array.dtype == np.float16
+    scores: Scores = array.astype(np.float32) if narrow else array.astype(np.float64)
+    if np.isnan(scores).any():
+        raise UnimixerError(
+            f"{name}, {_place(np.isnan(scores))}: nan is not a score; a model that diverged gives it, "
+            "so lower the learning rate or look for missing values among its inputs"
+        )
+    scores += 0.0
+    return scores
+
+
+def as_labels(values: Any, name: str = "labels") -> Labels:
+    """Labels as booleans."""
+    array = as_array(values)
+    labels: Labels = array == 1
+    wrong = ~labels & (array != 0)
+    if wrong.any():
+        raise UnimixerError(
+            f"{name}, {_place(wrong)}: {array[wrong].flat[0]!s} is not a label; labels are 0 or 1, "
+            "so give Label.threshold or map the values first"
+        )
+    return labels
+
+
+def check_columns(scores: NDArray[Any], **others: NDArray[Any]) -> None:
+    """Raise unless all are flat, equally long and not empty."""
+    for name, array in {"scores": scores, **others}.items():
+        if array.ndim != 1 or len(array) != len(scores):
+            raise UnimixerError(f"{name} has shape {array.shape}, expected ({scores.size},): one value a row")
+    if not len(scores):
+        raise UnimixerError("no rows: a metric needs at least one")
+
+
+def check_both_classes(labels: Labels, what: str = "AUC", name: str = "label") -> None:
+    """Raise where all labels are equal."""
+    if labels.all() or not labels.any():
+        raise UnimixerError(
+            f"{what} needs both classes: {name} is {int(labels[0])} in all {len(labels):,} rows; "
+            "evaluate more rows or leave the task out"
+        )
+
+
+def _place(wrong: NDArray[np.bool_]) -> str:
+    where = [int(axis) for axis in np.argwhere(wrong)[0]]
+    return f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")

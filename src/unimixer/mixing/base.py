@@ -1,0 +1,46 @@
+"""What every mixing is: a map of flattened tokens that can give its equivalent matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unimixer.errors import UnimixerError
+
+
+class Mixing(nn.Module):
+    """Base of all mixings of an embedding of length L = T * D.
+
+    The convention, everywhere: ``mixing(x).flatten(1) == x.flatten(1) @ mixing.mixing_matrix(x).T``.
+
+    A subclass implements :meth:`mix` on ``(B, L)``. One whose pattern does not depend on its input may leave
+    :meth:`mixing_matrix` as it is, but a matrix from the formula is the better test.
+
+    Shape:
+        - x: ``(B, T, D)`` or ``(B, L)``
+        - output: the shape of x
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens, flattened or not."""
+        flat = x.flatten(1)
+        if flat.shape[-1] != self.length:
+            raise UnimixerError(
+                f"{type(self).__name__} was built for length={self.length}, got x of shape {tuple(x.shape)}, "
+                f"which has length {flat.shape[-1]}; num_tokens * token_dim must equal the length"
+            )
+        return self.mix(flat).view(x.shape)
+
+    def mix(self, x_BL: Tensor) -> Tensor:
+        """Mix flattened tokens ``(B, L)``."""
+        raise NotImplementedError
+
+    def mixing_matrix(self, x: Tensor | None = None) -> Tensor:
+        """The equivalent matrix ``(L, L)``, or ``(B, L, L)`` where it depends on x; for tests and pictures only."""
+        parameter = next(self.parameters(), torch.empty(0))
+        with torch.no_grad():
+            return self.forward(torch.eye(self.length, dtype=parameter.dtype, device=parameter.device)).T

@@ -1,0 +1,48 @@
+"""UniMixing: local mixing inside every block of the flattened tokens, then global mixing between the blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor, einsum
+
+
+def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
+    r"""Mix the N blocks of width b of a flattened embedding, without ever building the L x L matrix.
+
+    .. math:: H = [x_1 W_B^1; \dots; x_N W_B^N], \qquad out = W_G H
+
+    arXiv:2604.00590, "UniMixing". One local matrix for all blocks is given as ``(1, b, b)``.
+
+    Shape:
+        - x_BL: ``(B, L)``, ``L = N * b``
+        - global_NN: ``(N, N)``; local_Nbb: ``(N, b, b)`` or ``(1, b, b)``
+        - output: ``(B, L)``
+
+    Example:
+        >>> unimixing(torch.arange(4.0).view(1, 4), torch.eye(2).flip(0), torch.eye(2).expand(2, 2, 2))
+        tensor([[2., 3., 0., 1.]])
+    """
+    num_blocks, block_size = global_NN.shape[0], local_Nbb.shape[-1]
+    # Blocks first and contiguous: one batched product for the local part, one large product for the global part.
+    blocks_NBb = x_BL.reshape(-1, num_blocks, block_size).transpose(0, 1).contiguous()
+    local_Nbb = local_Nbb.expand(num_blocks, block_size, block_size)
+    mixed_NBb = (global_NN @ blocks_NBb.bmm(local_Nbb).flatten(1)).view(num_blocks, -1, block_size)
+    return mixed_NBb.transpose(0, 1).flatten(1)
+
+
+def unimixing_matrix(global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
+    r"""The generalised Kronecker product :math:`W_G \otimes \{W_B^i\}`, the definition behind :func:`unimixing`.
+
+    Returned as M with ``unimixing(x) == x @ M.T``. The paper multiplies rows, :math:`x_n W_B^n`, hence block (m, n) of
+    M, which multiplies a column, is :math:`W_G[m, n] (W_B^n)^T` (for symmetric local matrices there is no difference).
+
+    Shape:
+        - output: ``(L, L)``
+
+    Example:
+        >>> unimixing_matrix(torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.ones(2, 1, 1))
+        tensor([[0., 2.],
+                [1., 0.]])
+    """
+    num_blocks, block_size = global_NN.shape[0], local_Nbb.shape[-1]
+    local_Nbb = local_Nbb.expand(num_blocks, block_size, block_size)
+    return einsum("mn,nij->mjni", global_NN, local_Nbb).flatten(2).flatten(0, 1)

@@ -1,0 +1,118 @@
+"""A recipe: everything that decides a training run, as one small YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unimixer.settings import Settings, load_yaml, override, parse
+
+_UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
+
+
+def _count(value: object) -> object:
+    """Numbers may be written 800K or 1.5M."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMbB])", value) if isinstance(value, str) else None
+    return round(float(match[1]) * _UNITS[match[2]]) if match else value
+
+
+Count = Annotated[PositiveInt, BeforeValidator(_count)]
+
+
+class ModelConfig(Settings):
+    """Arguments of the Ranker; nothing here depends on the data or the machine."""
+
+    backbone: str = "unimixer-lite"
+    dense_params: Count | None = None
+    """Dense-parameter budget that chooses the size (within 2%)."""
+    size: PositiveFloat | None = None
+    """The backbone's dial, instead of a budget."""
+    num_tokens: PositiveInt = 16
+    tokenizer: Literal["chunk", "semantic", "random", "field"] | None = None
+    embedding_dim: PositiveInt = 16
+    embedding_dims: dict[str, PositiveInt] = Field(default_factory=dict)
+    embedding_init_std: PositiveFloat = 0.01
+    sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
+    readout: Literal["mean", "flatten"] = "mean"
+    tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the backbone, see ``unimixer models``."""
+
+
+class TemperatureConfig(Settings):
+    """Temperature of learned mixing matrices over the run."""
+
+    schedule: Literal["constant", "linear", "two-stage"] = "constant"
+    """linear: max(start - (start - end) step / steps, end). two-stage: a run at ``start``, then one at ``end``."""
+    start: PositiveFloat = 1.0
+    end: PositiveFloat = 0.1
+    """The temperature of a constant schedule, and the last one of the others."""
+
+
+class OptimizerConfig(Settings):
+    """How parameters move."""
+
+    dense: Literal["adam", "adamw"] = "adam"
+    dense_lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled, for ``adamw``."""
+    sparse: Literal["adam", "rowwise_adagrad"] = "adam"
+    sparse_lr: PositiveFloat = 1e-3
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear growth of both rates."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """Decay of both rates to zero at the end of the run."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient of the dense parameters."""
+
+
+class TrainingConfig(Settings):
+    """The loop."""
+
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 512
+    accumulate: PositiveInt = 1
+    """Batches per optimizer step."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_steps: PositiveInt | None = None
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations (default: four a run)."""
+    early_stopping: PositiveInt | None = None
+    """Stop after this many evaluations without improvement."""
+    monitor: str | None = None
+    """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc`` or ``TASK.log_loss`` (default: the first task's AUC)."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints (default: at every evaluation)."""
+    keep_checkpoints: PositiveInt = 2
+    log_every: PositiveInt = 20
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    """Compile the dense part with torch.compile."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    num_workers: NonNegativeInt = 1
+    threads: PositiveInt | None = None
+    """Threads of torch (default: torch's own choice)."""
+
+
+class Recipe(Settings):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    store: str
+    """Prepared data: a path, or a name below the folder ``$UNIMIXER_STORES`` (default: ``stores``)."""
+    tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Labels to learn and their loss weights (default: every label of the schema, weight 1)."""
+    model: ModelConfig = ModelConfig()
+    temperature: TemperatureConfig = TemperatureConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides such as ``training.seed=1``."""
+    return parse(Recipe, override(load_yaml(Path(path)), overrides), where=str(path))

@@ -1,0 +1,242 @@
+"""The training loop: one pass after another over the batches, resumable at any step."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unimixer.data.describe import best_reachable
+from unimixer.data.loader import Loader
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.features.batch import Batch
+from unimixer.files import atomic_file
+from unimixer.metrics import TaskMetrics
+from unimixer.progress import Bar, progress_bar
+from unimixer.ranker import count_dense, table_parameters
+from unimixer.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    remove_leftovers,
+    save_checkpoint,
+    save_weights,
+)
+from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
+from unimixer.training.model import build_ranker, monitor, pick_device, warm_start, with_tasks
+from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
+from unimixer.training.run import RunFolder
+from unimixer.training.schedule import temperature
+from unimixer.training.step import TrainStep
+from unimixer.training.stop import stop_signals
+from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
+
+
+@dataclass
+class TrainState:
+    """Where a run stands; with the checkpoint's tensors it decides everything that follows."""
+
+    step: int = 0
+    """Optimizer steps taken."""
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch taken."""
+    best: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    seconds: float = 0.0
+    """Training time without evaluations and checkpoints."""
+    samples: int = 0
+
+
+class Trainer:
+    """Trains the model of a run folder on its store.
+
+    Args:
+        run: a folder made by :meth:`RunFolder.create`.
+        store: the prepared data.
+        start_from: run whose best weights are the starting point, unless there is a checkpoint already.
+        quiet: say nothing on standard error.
+    """
+
+    def __init__(self, run: RunFolder, store: Store, *, start_from: Path | None = None, quiet: bool = False) -> None:
+        self.run, self.store, self.recipe, self.quiet = run, store, run.recipe, quiet
+        config = self.recipe.training
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.tasks = tuple(self.recipe.tasks)
+        for split in ("train", "validation", "test"):
+            check_tasks(store, split, self.tasks)
+        self.device = pick_device(config.device)
+        self.checkpoints = run.folder / "checkpoints"
+        torch.manual_seed(config.seed)
+        random.seed(config.seed)
+        self.model = build_ranker(self.recipe.model, with_tasks(store.transform.spec, self.tasks))
+        if start_from is not None and latest_checkpoint(self.checkpoints) is None:
+            warm_start(self.model, start_from)
+        self.model.to(self.device).train()
+        self.loader = Loader(
+            store, "train", batch_size=config.batch_size, shuffle=True, seed=config.seed, num_workers=config.num_workers
+        )
+        per_epoch = -(-len(self.loader) // config.accumulate)
+        self.total_steps = min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
+        self.evaluate_every = config.evaluate_every or max(1, -(-self.total_steps // 4))
+        self.checkpoint_every = config.checkpoint_every or self.evaluate_every
+        columns = task_columns(store, self.tasks)
+        self.step = TrainStep(
+            self.model, self.recipe, columns, total_steps=self.total_steps, checkpoints=self.checkpoints
+        )
+        self.state = TrainState()
+
+    # ---- the run --------------------------------------------------------------------------------------------------
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end, from the newest checkpoint if there is one; return the result."""
+        remove_leftovers(self.run.folder)
+        checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is not None:
+            values = load_checkpoint(checkpoint, model=self.model, optimizers=self.step.optimizers)
+            self.state = TrainState(**values)
+        self.run.forget_after(self.state.step)
+        total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.accumulate
+        rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
+        with stop_signals() as stopped, progress_bar("training", rows) as advance:
+            advance(self.state.samples)
+            self.tracker = Tracker(self.run, advance, next_step=self.state.step + 1, quiet=self.quiet)
+            try:
+                self._train(advance, stopped)
+                return self._finish(stopped)
+            finally:
+                self.tracker.close()
+
+    def _train(self, advance: Bar, stopped: threading.Event) -> None:
+        config, state = self.recipe.training, self.state
+        running, clock = RunningAUC(), Clock(state.seconds)
+        meter = Meter(clock)
+        for group, waited in self._groups():
+            outcome = self.step(group, state.step)
+            running.add(outcome.logits, outcome.labels)
+            rows = len(outcome.labels)
+            state.step += 1
+            state.samples += rows
+            advance(rows)
+            meter.add(rows, outcome.loss, waited)
+            last, stop = state.step == self.total_steps, stopped.is_set()
+            if state.step % config.log_every == 0 or last:
+                tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
+                self.tracker.steps({"step": state.step, **meter.report(), "auc": running.value(), "temperature": tau})
+            with clock.stopped():
+                state.seconds = clock.seconds
+                if state.step % self.evaluate_every == 0 or last:
+                    self._evaluate()
+                if state.step % self.checkpoint_every == 0 or last or stop:
+                    self._checkpoint()
+            if stop:
+                raise self._stopped()
+        if self._out_of_patience() and state.step < self.total_steps:
+            self.tracker.say(f"stopped early: no gain in {config.early_stopping} evaluations")
+
+    def _groups(self) -> Iterator[tuple[list[Batch], float]]:
+        """Batches of one optimizer step each and the seconds spent waiting for them.
+
+        The position in the state is that after the step, so that a checkpoint written there continues with the next.
+        """
+        config, state = self.recipe.training, self.state
+        for epoch in range(state.epoch, config.epochs):
+            start = state.batch if epoch == state.epoch else 0
+            batches = self.loader.batches(epoch, start)
+            group: list[Batch] = []
+            waited = 0.0
+            while state.step < self.total_steps and not self._out_of_patience():
+                before = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - before
+                if batch is not None:
+                    group.append(batch)
+                if group and (batch is None or len(group) == config.accumulate):
+                    start += len(group)
+                    state.epoch, state.batch = (epoch, start) if start < len(self.loader) else (epoch + 1, 0)
+                    yield group, waited
+                    group, waited = [], 0.0
+                if batch is None:
+                    break
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.training.early_stopping
+        return patience is not None and self.state.evaluations_without_gain >= patience
+
+    def _stopped(self) -> UnimixerError:
+        command = f"unimixer train --resume {shlex.quote(str(self.run.outer))}"
+        return UnimixerError(f"stopped at step {self.state.step}; continue with: {command}")
+
+    # ---- evaluation and checkpoints -------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        self._check_parameters()
+        state, (task, metric) = self.state, monitor(self.recipe)
+        metrics = self._measure("validation")
+        value = getattr(metrics[task], metric)
+        if value is None:
+            raise UnimixerError(
+                f"training.monitor={task}.{metric} cannot be measured: no user has both labels; monitor {task}.auc"
+            )
+        better = state.best is None or (value < state.best if metric == "log_loss" else value > state.best)
+        state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+        if better:
+            state.best, state.best_step = value, state.step
+            with atomic_file(self.run.best_weights) as path:
+                save_weights(path, self.model)
+        self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
+
+    def _measure(self, split: str) -> dict[str, TaskMetrics]:
+        precision = self.recipe.training.precision
+        return evaluate_model(self.model, self.store, split, self.tasks, device=self.device, precision=precision)
+
+    def _check_parameters(self) -> None:
+        """What is not finite is never written."""
+        broken = first_nonfinite_parameter(self.model)
+        if broken is not None:
+            raise diverged(self.state.step, f"parameter {broken!r} is not finite after it", self.checkpoints)
+
+    def _checkpoint(self) -> None:
+        self._check_parameters()
+        save_checkpoint(
+            self.checkpoints,
+            model=self.model,
+            optimizers=self.step.optimizers,
+            state=asdict(self.state),
+            keep=self.recipe.training.keep_checkpoints,
+        )
+
+    def _finish(self, stopped: threading.Event) -> dict[str, Any]:
+        """Measure the best weights on validation and test."""
+        load_weights(self.run.best_weights, self.model)
+        state = self.state
+        metrics = {}
+        for split in ("validation", "test"):
+            metrics[split] = self._measure(split)
+            if stopped.is_set():
+                raise self._stopped()
+        self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
+        reachable = {split: best_reachable(self.store, split) for split in metrics}
+        result = {
+            "steps": state.step,
+            "best_step": state.best_step,
+            "samples": state.samples,
+            "seconds": round(state.seconds, 3),
+            "samples_per_second": round(state.samples / state.seconds, 1) if state.seconds else None,
+            "dense_parameters": count_dense(self.model),
+            "table_parameters": sum(p.numel() for p in table_parameters(self.model)),
+            **{split: as_json(values) for split, values in metrics.items()},
+            "best_reachable_auc": reachable if reachable["test"] else None,
+        }
+        self.run.write_json("result.json", result)
+        return result

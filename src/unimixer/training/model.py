@@ -1,0 +1,107 @@
+"""From a recipe to a Ranker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from unimixer.errors import UnimixerError, unknown
+from unimixer.features.spec import FeatureSpec
+from unimixer.ranker import Ranker, size_for_budget
+from unimixer.training.checkpoint import load_weights, read_weights
+from unimixer.training.config import ModelConfig, Recipe
+from unimixer.training.run import RunFolder
+
+
+def build_ranker(config: ModelConfig, spec: FeatureSpec) -> Ranker:
+    """A freshly initialised model; the caller seeds torch."""
+    return Ranker(spec, **config.model_dump(exclude={"dense_params"}))
+
+
+def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
+    """Turn a budget into a size and name the tasks, so that a run says exactly what it is."""
+    for task in recipe.tasks:
+        if task not in spec.labels:
+            raise unknown("task", task, spec.labels)
+    tasks = recipe.tasks or dict.fromkeys(spec.labels, 1.0)
+    model = recipe.model
+    if model.dense_params is not None:
+        arguments = model.model_dump(exclude={"dense_params"})
+        size = size_for_budget(with_tasks(spec, tuple(tasks)), dense_params=model.dense_params, **arguments)
+        model = model.model_copy(update={"size": size, "dense_params": None})
+    resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
+    monitor(resolved)
+    return resolved
+
+
+def monitor(recipe: Recipe) -> tuple[str, str]:
+    """Task and metric by which the best weights are chosen."""
+    name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
+    task, _, metric = name.rpartition(".")
+    known = [f"{t}.{m}" for t in recipe.tasks for m in ("auc", "uauc", "gauc", "log_loss")]
+    if name not in known:
+        raise unknown("training.monitor", name, known)
+    return task, metric
+
+
+def with_tasks(spec: FeatureSpec, tasks: tuple[str, ...]) -> FeatureSpec:
+    """The same inputs with some of the labels."""
+    return replace(spec, labels=tasks)
+
+
+def load_ranker(run: RunFolder, *, device: torch.device | str = "cpu") -> Ranker:
+    """The best weights of a run, ready to score."""
+    recipe, weights = run.recipe, best_weights(run)
+    model = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
+    load_weights(weights, model)
+    return model.to(device).eval()
+
+
+def best_weights(run: RunFolder) -> Path:
+    """File of the best weights.
+
+    Raises:
+        UnimixerError: if the run has not been evaluated yet.
+    """
+    if not run.best_weights.exists():
+        raise UnimixerError(
+            f"{run.folder} has no best weights yet; continue it with: unimixer train --resume {run.folder}"
+        )
+    return run.best_weights
+
+
+def warm_start(model: Ranker, source: Path) -> None:
+    """Begin from the best weights of another run of the same model and data."""
+    load_weights(best_weights(RunFolder(source)), model)
+
+
+def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = None) -> None:
+    """Build the model without memory, so that what cannot be built is refused before a run folder is made.
+
+    Raises:
+        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model.
+    """
+    pick_device(recipe.training.device)
+    with torch.device("meta"):
+        model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
+    if start_from is not None:
+        read_weights(best_weights(start_from), model)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a run; ``auto`` takes CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UnimixerError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnimixerError(f"device {name!r}: this machine or this build of torch has no CUDA; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnimixerError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0")
+    return device

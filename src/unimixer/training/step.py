@@ -1,0 +1,116 @@
+"""One optimizer step: scores, loss, gradients and update, over as many batches as the recipe accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unimixer.features.batch import Batch
+from unimixer.mixing import set_temperature
+from unimixer.ranker import Ranker, dense_parameters
+from unimixer.training.config import Recipe
+from unimixer.training.nonfinite import diverged, first_nonfinite_module
+from unimixer.training.optimizers import build_optimizers
+from unimixer.training.schedule import rate, temperature
+
+
+class Outcome(NamedTuple):
+    """What a step saw, before it learned from it."""
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class TrainStep:
+    """Takes optimizer steps of a model.
+
+    Args:
+        model: on its device, in training mode.
+        recipe: resolved.
+        columns: columns of the recipe's tasks among the labels of a batch.
+        total_steps: of the whole run; the schedules end there.
+        checkpoints: folder with checkpoints, for the message of a run that diverged.
+    """
+
+    def __init__(self, model: Ranker, recipe: Recipe, columns: Tensor, *, total_steps: int, checkpoints: Path) -> None:
+        self.model, self.recipe, self.columns = model, recipe, columns
+        self.total_steps, self.checkpoints = total_steps, checkpoints
+        self.device = next(model.parameters()).device
+        self.optimizers = build_optimizers(model, recipe.optimizer)
+        self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
+        self.score = torch.compile(model.score) if recipe.training.compile else model.score
+
+    def __call__(self, group: Sequence[Batch], step: int) -> Outcome:
+        """Take step number ``step``, counted from 0, on batches whose rows all weigh as if they were one batch."""
+        config = self.recipe
+        factor = rate(config.optimizer, step, self.total_steps)
+        for optimizer in self.optimizers.values():
+            for entry in optimizer.param_groups:
+                entry["lr"] = entry["base_lr"] * factor
+            optimizer.zero_grad(set_to_none=True)
+        set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
+        total_weight = max(sum(map(weight_of, group)), 1e-12)
+        outcomes = [self._gradients(batch, total_weight, step) for batch in group]
+        if config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.optimizer.clip_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        if len(outcomes) == 1:
+            return outcomes[0]
+        losses, logits, labels = zip(*outcomes, strict=True)
+        return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels))
+
+    def _gradients(self, batch: Batch, total_weight: float, step: int) -> Outcome:
+        if self.device.type == "cpu":
+            self.model.embedding.check(batch)
+        batch = batch.to(self.device)
+        assert batch.labels is not None
+        labels = batch.labels[:, self.columns]
+        bfloat16 = self.recipe.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            logits = self.score(self.model.embedding(batch)).float()
+        loss = task_loss(logits, labels, self.task_weights, batch.weights, total_weight)
+        self._check_finite(loss, batch, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return Outcome(loss.detach(), logits.detach(), labels)
+
+    def _check_finite(self, loss: Tensor, batch: Batch, step: int) -> None:
+        """Stop at a loss that is not finite; a GPU is asked only where a step is logged, to keep steps in flight."""
+        number = step + 1
+        if self.device.type != "cpu" and number % self.recipe.training.log_every and number != self.total_steps:
+            return
+        if not bool(loss.detach().isfinite()):
+            where = first_nonfinite_module(self.model, batch)
+            detail = f"the first module with an output that is not finite is {where!r}"
+            if where is None:
+                detail = "every module's output is finite, so look at the sample weights and task weights"
+            raise diverged(number, f"the loss is not finite; {detail}", self.checkpoints)
+
+
+def task_loss(
+    logits: Tensor, labels: Tensor, task_weights: Tensor, weights: Tensor | None, total_weight: float
+) -> Tensor:
+    r"""Binary cross-entropy, summed over tasks by their weights, averaged over rows by theirs.
+
+    .. math::
+        \mathcal{L} = \frac{1}{\Omega} \sum_b \omega_b \sum_k \lambda_k \,
+            \bigl(\log(1 + e^{z_{bk}}) - y_{bk} z_{bk}\bigr)
+
+    with :math:`\Omega` the weight of all rows of the step, so that accumulated batches add up to the loss of one.
+
+    Shape:
+        - logits, labels: ``(B, tasks)``; task_weights: ``(tasks,)``; weights: ``(B,)``, or None where all are 1
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") @ task_weights
+    return (losses if weights is None else losses * weights).sum() / total_weight
+
+
+def weight_of(batch: Batch) -> float:
+    """Total weight of a batch: its rows, where they have no weights."""
+    return float(len(batch)) if batch.weights is None else float(batch.weights.sum())

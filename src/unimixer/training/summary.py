@@ -1,0 +1,93 @@
+"""Runs side by side: mean and spread over the seeds of each recipe."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from unimixer.errors import UnimixerError
+from unimixer.training.run import RunFolder
+
+METRICS = ("validation.auc", "validation.uauc", "test.auc", "test.uauc")
+INDIFFERENT = (
+    *("name", "store", "training.seed", "training.device", "training.num_workers", "training.threads"),
+    *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
+)
+"""Keys of a recipe in which two runs of one row may differ; a store is told by the hash of its content."""
+
+
+def finished_runs(folders: Iterable[Path]) -> list[RunFolder]:
+    """All finished runs below some folders; first stages of two-stage runs are parts of their run."""
+    found: dict[Path, RunFolder] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise UnimixerError(f"{folder}: no such folder; runs are made by: unimixer train")
+        for path in sorted(folder.rglob("config.yaml")):
+            run = RunFolder(path.parent)
+            if run.result is not None and run.outer == run.folder:
+                found.setdefault(run.folder.resolve(), run)
+    return list(found.values())
+
+
+def summarise_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """One row a recipe and task.
+
+    Runs that differ in more than their seed, or in their data, are never averaged together: where they share a name,
+    the keys that differ are shown behind it. Of several runs of one seed the last one counts.
+    """
+    rows = []
+    for name, runs in _groups(finished_runs(folders)):
+        results = [run.result or {} for run in runs]
+        for task in results[0]["test"]:
+            row: dict[str, Any] = {
+                "recipe": name,
+                "task": task,
+                "seeds": len(runs),
+                "dense parameters": f"{results[0]['dense_parameters']:,}",
+                "samples/s": f"{mean(r['samples_per_second'] for r in results):,.0f}",
+            }
+            for metric in METRICS:
+                split, key = metric.split(".")
+                values = [r[split][task][key] for r in results if r[split][task][key] is not None]
+                row[f"{split} {key.upper()}"] = spread(values)
+            rows.append(row)
+    return rows
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation, to the fourth decimal."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{mean(values):.4f} ± {stdev(values):.4f}"
+
+
+def _groups(runs: list[RunFolder]) -> list[tuple[str, list[RunFolder]]]:
+    """Runs of one recipe on one data set, one a seed, by a name that tells groups apart."""
+    settings: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+    groups: dict[tuple[str, str], dict[int, RunFolder]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: run.environment["created"]):
+        recipe = run.recipe
+        own = {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if key not in INDIFFERENT}
+        own["data"] = run.environment["data"]["hash"]
+        settings[recipe.name][str(own)] = own
+        groups[recipe.name, str(own)][recipe.training.seed] = run
+    named = []
+    for (name, key), seeds in groups.items():
+        alike = settings[name].values()
+        differing = {k: v for k, v in settings[name][key].items() if len({other.get(k) for other in alike}) > 1}
+        label = " ".join([name, *(f"{k}={v}" for k, v in differing.items())])
+        named.append((label, [seeds[seed] for seed in sorted(seeds)]))
+    return sorted(named, key=lambda group: group[0])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted keys, as text."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat

@@ -1,0 +1,144 @@
+"""Who hears about a run: the metrics file, TensorBoard where it is installed, and the person at the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from unimixer.metrics import TaskMetrics, auc
+from unimixer.progress import Bar
+from unimixer.training.run import RunFolder
+
+WINDOW_ROWS = 20_000
+"""The AUC shown during training is that of the last rows, each scored before it was learned from."""
+
+
+class Clock:
+    """Seconds of training; it stands still in evaluations and checkpoints, and goes on where a killed run stopped."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._since = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._since
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the clock stand still."""
+        before = self.seconds
+        yield
+        self._since = time.perf_counter() - before
+
+
+class Meter:
+    """Mean loss, speed and waiting since the last report."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._restart()
+
+    def _restart(self) -> None:
+        self._begin, self._rows, self._waited = self._clock.seconds, 0, 0.0
+        self._losses: list[torch.Tensor] = []
+
+    def add(self, rows: int, loss: torch.Tensor, waited: float) -> None:
+        """Add a step."""
+        self._rows += rows
+        self._waited += waited
+        self._losses.append(loss)
+
+    def report(self) -> dict[str, float]:
+        """Numbers of the steps so far; the next report begins here."""
+        loss = float(
+            torch.stack(self._losses).mean()
+        )  # on a GPU this waits for the steps, so it stands before the time
+        seconds = self._clock.seconds - self._begin
+        values = {
+            "loss": loss,
+            "samples_per_second": self._rows / seconds,
+            "data_wait": min(1.0, self._waited / seconds),
+        }
+        self._restart()
+        return values
+
+
+class RunningAUC:
+    """AUC of the first task over a sliding window of predictions."""
+
+    def __init__(self) -> None:
+        self._parts: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+        self._rows = 0
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add the first task's column of a batch."""
+        self._parts.append((logits[:, 0], labels[:, 0]))
+        self._rows += len(logits)
+        while self._rows - len(self._parts[0][0]) >= WINDOW_ROWS:
+            self._rows -= len(self._parts.popleft()[0])
+
+    def value(self) -> float | None:
+        """None while the window has one class only."""
+        logits = torch.cat([part[0] for part in self._parts]).cpu().numpy()
+        labels = torch.cat([part[1] for part in self._parts]).cpu().numpy()
+        if not np.isfinite(logits).all() or labels.min() == labels.max():
+            return None
+        return auc(logits, labels)
+
+
+class Tracker:
+    """Writes what a run reports."""
+
+    def __init__(self, run: RunFolder, advance: Bar, *, next_step: int = 1, quiet: bool = False) -> None:
+        self._run, self._advance, self._quiet = run, advance, quiet
+        self._events: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        # TensorBoard hides what a killed process wrote of steps that are taken again
+        self._events = SummaryWriter(str(run.folder), purge_step=next_step)
+
+    def steps(self, values: dict[str, Any]) -> None:
+        """Report progress since the last call."""
+        self._run.log({"kind": "train", **values})
+        self._scalars("train", values)
+        shown = [f"loss {values['loss']:.4f}"]
+        if values["auc"] is not None:
+            shown.append(f"AUC {values['auc']:.4f}")
+        shown.append(f"{values['samples_per_second']:,.0f} samples/s, {values['data_wait']:.0%} waiting for data")
+        self._advance(0, "  ".join(shown))
+
+    def evaluation(self, step: int, split: str, metrics: dict[str, TaskMetrics], note: str = "") -> None:
+        """Report an evaluation."""
+        for task, values in metrics.items():
+            numbers = {k: v for k, v in vars(values).items() if v is not None}
+            self._run.log({"kind": split, "step": step, "task": task, **numbers})
+            self._scalars(f"{split}/{task}", {"step": step, **numbers})
+            users = "" if values.uauc is None else f"  UAUC {values.uauc:.4f}"
+            place = f"step {step:>7,}  {split:<10} {task:<12}"
+            self.say(f"{place} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._events is not None:
+            self._events.close()
+
+    def _scalars(self, prefix: str, values: dict[str, Any]) -> None:
+        if self._events is not None:
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(f"{prefix}/{name}", value, values["step"])

@@ -1,0 +1,182 @@
+"""Every verb: an example in its help, one JSON object where asked, one sentence where it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from tiny import tiny_values
+
+from unimixer.cli import main
+from unimixer.training.run import RunFolder
+from unimixer.training.step import TrainStep
+
+VERBS = (
+    *("demo", "models", "train", "evaluate", "predict", "runs", "doctor"),
+    *("data init", "data prepare", "data describe", "data fetch", "config show"),
+)
+Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_has_an_example(verb: str, cli: Cli) -> None:
+    done = cli(*verb.split(), "--help")
+    assert done.code == 0
+    assert "Example" in done.out
+    assert f"unimixer {verb}" in " ".join(done.out.replace("│", " ").split())
+    assert "--json" in done.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["config"]])
+def test_without_a_verb_the_help_is_shown(arguments: list[str], cli: Cli) -> None:
+    assert "Usage: unimixer" in cli(*arguments).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'? (see: unimixer --help)"),
+        (["train", "--bogus"], "No such option: --bogus (see: unimixer train --help)"),
+        (["predict", "RUN"], "Missing option '--input' (see: unimixer predict --help)"),
+        (["data", "describe"], "Missing argument 'STORE' (see: unimixer data describe --help)"),
+        (["demo", "--rows", "many"], "Invalid value for '--rows':"),
+        (["train"], "give a recipe to start a run, or --resume RUN to continue one"),
+        (["train", "r.yaml"], "r.yaml: no such file"),
+        (["train", "--resume", "nothing"], "nothing is not a run folder (no config.yaml)"),
+        (["evaluate", "nothing"], "nothing is not a run folder (no config.yaml)"),
+        (["predict", "nothing", "--input", "a.csv", "--output", "b.csv"], "nothing is not a run folder"),
+        (
+            ["predict", "nothing", "--input", "a.csv", "--output", "b.json"],
+            "b.json: scores are written as Parquet or CSV",
+        ),
+        (["runs", "nothing"], "nothing: no such folder"),
+        (["models", "unimixer-light"], "unknown model 'unimixer-light'; did you mean 'unimixer-lite'?"),
+        (["config", "show", "nothing.yaml"], "nothing.yaml: no such file"),
+        (["data", "prepare", "kuairand-pur"], "'kuairand-pur'"),
+        (["data", "prepare", "synthetic", "rovs=3"], "unknown option 'rovs'; did you mean 'rows'?"),
+        (["data", "prepare", "synthetic", "rows"], "override 'rows': expected key=value"),
+        (["data", "describe", "nothing"], "stores/nothing is not a prepared store"),
+        (["data", "init", "--from", "nothing.csv"], "nothing.csv: no such"),
+        (["data", "fetch", "nothing"], "nothing"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_exit_code_2(arguments: list[str], message: str, cli: Cli) -> None:
+    done = cli(*arguments)
+    assert message in done.error
+    assert done.out == ""
+    assert message in cli(*arguments, "--json").json["error"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.batchsize=3", "recipe.yaml: unknown key 'training.batchsize'; did you mean 'batch_size'?"),
+        ("tasks.clik=1", "unknown task 'clik'; did you mean 'is_click'?"),
+        ("model.backbone=unimixerr", "unknown model 'unimixerr'; did you mean 'unimixer'?"),
+        ("model.options.rnak=3", "'rnak'; did you mean 'rank'?"),
+        ("training.device=cuda:99", "device 'cuda:99': this machine"),
+        ("training.monitor=click.auc", "did you mean 'is_click.auc'?"),
+        ("seed", "override 'seed': expected key=value, for example training.seed=1"),
+        ("store=nowhere", "stores/nowhere is not a prepared store"),
+    ],
+)
+def test_a_recipe_that_cannot_train_is_one_sentence_and_leaves_no_folder(
+    override: str, message: str, cli: Cli, recipe: Path, tmp_path: Path
+) -> None:
+    assert message in cli("train", recipe, override, "--run", tmp_path / "run").error
+    assert not (tmp_path / "run").exists()
+
+
+def test_yaml_that_is_none_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("name: [tiny\nstore: }")
+    assert cli("train", "bad.yaml").error.startswith("bad.yaml: not valid YAML")
+    (tmp_path / "bad.yaml").write_text("- a\n- b")
+    assert "expected a mapping of keys to values, found list" in cli("config", "show", "bad.yaml").error
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe")
+    assert "not valid YAML" in cli("train", "bad.yaml").error
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *args: object, **kwargs: object) -> str:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cli("train", recipe).error == f"[Errno 13] Permission denied: '{recipe}'"
+
+
+def test_nan_in_training_ends_with_one_sentence_and_code_2(
+    cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    original = TrainStep.__call__
+
+    def broken(self: TrainStep, *args: Any) -> Any:
+        with torch.no_grad():
+            next(self.model.backbone.parameters()).fill_(float("nan"))
+        return original(self, *args)
+
+    monkeypatch.setattr(TrainStep, "__call__", broken)
+    error = cli("train", recipe, "--run", "run").error
+    assert error.startswith("step 1: the loss is not finite; the first module with an output that is not finite is 'ba")
+
+
+def test_a_damaged_checkpoint_is_one_sentence(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    (newest / "model.safetensors").write_bytes(b"\x00" * 64)
+    error = cli("train", "--resume", "run").error
+    assert "damaged (" in error
+    assert f"remove run/checkpoints/{newest.name}, and --resume continues from the checkpoint before it" in error
+    shutil.rmtree(newest)
+    assert cli("train", "--resume", "run", "--json").json["test"] == (toy_run.result or {})["test"]
+
+
+def test_ctrl_c_outside_training_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unimixer.diagnosis.diagnose", interrupted)
+    assert cli("doctor") == (130, "", "error: interrupted\n")
+
+
+def test_a_closed_pipe_is_no_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(**options: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("unimixer.diagnosis.diagnose", closed)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code in (1, 141)
+
+
+def test_the_main_path_runs_as_a_person_would_run_it(raw_folder: Path, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("unimixer")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_values("toy", "training.max_steps=2")))
+
+    def run(*arguments: object) -> Any:
+        command = [str(program), *map(str, arguments), "--json"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    prepared = run("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
+    assert prepared["store"] == "stores/toy"
+    trained = run("train", "recipe.yaml", "training.seed=4")
+    measured = run("evaluate", trained["run"])
+    assert measured["tasks"] == trained["test"]
+    rows = raw_folder / "impressions.parquet"
+    written = run("predict", trained["run"], "--input", rows, "--output", "scores.csv", "--keep", "user_id")
+    assert written["rows"] == pl.read_parquet(rows).height == pl.read_csv(tmp_path / "scores.csv").height
+    assert Path(trained["run"]).name.endswith("-seed4")

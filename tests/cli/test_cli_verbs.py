@@ -1,0 +1,252 @@
+"""What the verbs print and write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from toy import toy_frames, toy_tables
+
+from unimixer.backbones import BACKBONES
+from unimixer.data.prepare import prepare
+from unimixer.data.store import Store
+from unimixer.settings import load_yaml, parse
+from unimixer.training.config import Recipe, load_recipe
+from unimixer.training.run import RunFolder
+
+Cli = Callable[..., Any]
+LOG = toy_frames()[0]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Raw rows to score."""
+    path = tmp_path / "rows.parquet"
+    LOG.tail(50).write_parquet(path)
+    return path
+
+
+# ---- config --------------------------------------------------------------------------------------------------------
+
+
+def test_config_show_prints_what_loads_as_the_same_recipe(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    done = cli("config", "show", recipe, "training.seed=7", "optimizer.dense_lr=1e-4")
+    (tmp_path / "shown.yaml").write_text(done.out)
+    expected = load_recipe(recipe, ["training.seed=7", "optimizer.dense_lr=1e-4"])
+    assert load_recipe(tmp_path / "shown.yaml") == expected
+    assert expected.optimizer.dense_lr == 1e-4
+    assert cli("config", "show", "shown.yaml").out == done.out
+    values = cli("config", "show", recipe, "training.seed=7", "optimizer.dense_lr=1e-4", "--json").json
+    assert parse(Recipe, values, where="json") == expected
+
+
+def test_config_show_reads_a_run(cli: Cli, toy_run: RunFolder) -> None:
+    assert yaml.safe_load(cli("config", "show", toy_run.folder).out) == load_yaml(toy_run.folder / "config.yaml")
+
+
+# ---- models and doctor ---------------------------------------------------------------------------------------------
+
+
+def test_models_lists_every_backbone(cli: Cli) -> None:
+    assert [row["name"] for row in cli("models", "--json").json["models"]] == list(BACKBONES)
+    assert all(name in cli("models").out for name in BACKBONES)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_models_shows_the_options_of_one(name: str, cli: Cli) -> None:
+    assert cli("models", name, "--json").json["options"].keys() == BACKBONES[name].options().keys()
+    assert f"options of {name}" in cli("models", name).out
+
+
+def test_doctor_works_without_optional_packages(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("matplotlib", "tensorboard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    done = cli("doctor", "--json")
+    assert done.code == 0
+    assert done.json["extra [report]"] == "missing: pip install 'unimixer[report]'"
+    assert "torch version" in cli("doctor", "--benchmark").out
+
+
+# ---- train ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_prints_its_result_for_people_and_for_programs(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    people = cli("train", recipe, "--run", "a")
+    assert people.code == 0
+    assert "is_click" in people.out
+    assert "dense and" in people.out
+    assert "validation" in people.err
+    program = cli("train", recipe, "--run", "b", "--json").json
+    assert program["run"] == "b"
+    assert program == {"run": "b", **json.loads((tmp_path / "b" / "result.json").read_text())}
+
+
+def test_train_takes_the_store_from_the_command_line(cli: Cli, recipe: Path, toy_folder: Path) -> None:
+    elsewhere = cli("train", recipe, "store=nowhere", "--data", toy_folder, "--run", "a", "--json").json
+    assert elsewhere["steps"] == 1
+
+
+def test_train_finds_a_store_by_its_name(
+    cli: Cli, recipe: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMIXER_STORES", str(toy_folder.parent))
+    assert cli("train", recipe, "--data", toy_folder.name, "--run", "a").code == 0
+    assert RunFolder("a").recipe.store == str(toy_folder.resolve())
+
+
+def test_an_existing_run_is_refused_and_a_finished_one_resumes_at_once(cli: Cli, recipe: Path) -> None:
+    first = cli("train", recipe, "--run", "a", "--json").json
+    assert cli("train", recipe, "--run", "a").error.endswith("continue it with: unimixer train --resume a")
+    assert cli("train", "--resume", "a", "--json").json == first
+
+
+def test_resume_takes_no_changes(cli: Cli, recipe: Path) -> None:
+    assert "give a recipe to start a run, or --resume RUN" in cli("train", recipe, "--resume", "a").error
+    assert "--resume takes no overrides" in cli("train", "--resume", "a", "--run", "b").error
+
+
+def test_a_warm_start_is_written_down(cli: Cli, recipe: Path, toy_run: RunFolder) -> None:
+    assert cli("train", recipe, "--run", "a", "--warm-start", toy_run.folder).code == 0
+    assert RunFolder("a").warm_start == toy_run.folder.resolve()
+    assert "another model" in cli("train", recipe, "model.size=12", "--warm-start", toy_run.folder).error
+
+
+# ---- evaluate and predict ------------------------------------------------------------------------------------------
+
+
+def test_evaluate_measures_a_split_and_a_file(cli: Cli, toy_run: RunFolder, rows: Path, toy_folder: Path) -> None:
+    for split in ("validation", "test"):
+        values = cli("evaluate", toy_run.folder, "--split", split, "--json").json
+        assert values == {"run": str(toy_run.folder), "on": split, "tasks": (toy_run.result or {})[split]}
+    assert cli("evaluate", toy_run.folder, "--input", rows, "--json").json["tasks"]["is_click"]["num_rows"] == 50
+    assert "is_click" in cli("evaluate", toy_run.folder, "--data", toy_folder).out
+    assert "unknown split 'tset'" in cli("evaluate", toy_run.folder, "--split", "tset").error
+
+
+def test_evaluate_refuses_other_data(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    prepare(toy_tables(seed=1), tmp_path / "other")
+    assert "evaluate other data as raw rows, with --input" in cli("evaluate", toy_run.folder, "--data", "other").error
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_predict_writes_scores_in_the_order_of_the_rows(
+    ending: str, cli: Cli, toy_run: RunFolder, rows: Path, tmp_path: Path
+) -> None:
+    arguments = ("predict", toy_run.folder, "--input", rows, "--output", f"s.{ending}", "--keep", "user_id")
+    assert f"s.{ending}: 50 rows in" in cli(*arguments, "--keep", "item_id").out
+    found = pl.read_parquet("s.parquet") if ending == "parquet" else pl.read_csv("s.csv")
+    assert found.columns == ["user_id", "item_id", "is_click", "long_view"]
+    assert found["user_id"].to_list() == LOG.tail(50)["user_id"].to_list()
+    assert f"s.{ending} exists; choose another --output, or pass --overwrite" in cli(*arguments).error
+    values = cli(*arguments, "--overwrite", "--json").json
+    assert (values["rows"], values["tasks"]) == (50, ["is_click", "long_view"])
+
+
+def test_predict_that_fails_leaves_no_file(cli: Cli, toy_run: RunFolder, rows: Path, tmp_path: Path) -> None:
+    pl.read_parquet(rows).drop("item_id").write_parquet(tmp_path / "short.parquet")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    error = cli("predict", toy_run.folder, "--input", "short.parquet", "--output", "s.csv").error
+    assert error.startswith("short.parquet: missing column 'item_id'")
+    arguments = ("predict", toy_run.folder, "--output", "s.csv", "--input")
+    assert "no such file" in cli(*arguments, "none.csv").error
+    assert "take its name; rename it" in cli(*arguments, rows, "--keep", "is_click").error
+    assert "device 'cuda:99'" in cli(*arguments, rows, "--device", "cuda:99").error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_prints_mean_and_spread_over_seeds(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [cli("train", recipe, f"training.seed={seed}", "--json").json for seed in (0, 1)]
+    aucs = [run["test"]["is_click"]["auc"] for run in found]
+    mean, deviation = sum(aucs) / 2, abs(aucs[0] - aucs[1]) / 2**0.5
+    row = cli("runs", "--json").json["rows"][0]
+    assert (row["recipe"], row["seeds"], row["test AUC"]) == ("tiny", 2, f"{mean:.4f} ± {deviation:.4f}")
+    assert f"{mean:.4f} ± {deviation:.4f}" in cli("runs", "runs/tiny").out
+    table = cli("runs", "--markdown").out.splitlines()
+    assert table[0].startswith("| recipe | task | seeds |")
+    assert table[1].startswith("| --- | --- | ---: |")
+    assert len(table) == 4
+    assert cli("runs", "--markdown", "--json").json["rows"][0] == row
+    shutil.move("runs", "elsewhere")
+    monkeypatch.setenv("UNIMIXER_RUNS", "elsewhere")
+    assert cli("runs", "--json").json["rows"][0] == row
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_data_prepare_says_what_it_wrote(cli: Cli, raw_folder: Path) -> None:
+    arguments = ("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
+    first = cli(*arguments, "--out", "here", "--json").json
+    assert first["hash"] == Store("here").hash
+    assert "here exists" in cli(*arguments, "--out", "here").error
+    assert "rows in" in cli(*arguments, "--out", "here", "--overwrite").out
+    assert cli(*arguments, "--json").json["store"] == "stores/toy"
+
+
+def test_data_describe_shows_fields_and_splits(cli: Cli, toy_store: Store) -> None:
+    facts = cli("data", "describe", toy_store.folder, "--json").json
+    assert facts["hash"] == toy_store.hash
+    shown = cli("data", "describe", toy_store.folder).out
+    assert all(field["field"] in shown for field in facts["fields"])
+    assert "best AUC" not in shown
+
+
+def test_data_describe_shows_the_best_auc_of_a_simulated_world(cli: Cli) -> None:
+    assert cli("data", "prepare", "synthetic", "rows=2000", "users=50", "items=50", "--out", "w").code == 0
+    shown = cli("data", "describe", "w").out
+    assert "best AUC click" in shown
+    assert "best AUC like" in shown
+
+
+def test_data_init_writes_a_schema_that_prepares(cli: Cli, raw_folder: Path, tmp_path: Path) -> None:
+    log = raw_folder / "impressions.parquet"
+    printed = cli("data", "init", "--from", log)
+    assert yaml.safe_load(printed.out)["features"]
+    assert "read it, then: unimixer data prepare s.yaml" in cli("data", "init", "--from", log, "--out", "s.yaml").out
+    assert (tmp_path / "s.yaml").read_text() == printed.out.removesuffix("\n")
+    assert "s.yaml exists; choose another --out" in cli("data", "init", "--from", log, "--out", "s.yaml").error
+    values = cli("data", "init", "--from", log, "--json").json
+    assert yaml.safe_load(values["schema"]) == yaml.safe_load(printed.out)
+
+
+# ---- demo ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("demo", "--rows", "2000", "--params", "100K")
+    first = cli(*arguments, "--json").json
+    assert set(first["models"]) == {"unimixer-lite", "rankmixer", "mlp"}
+    assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "demo" / "demo.md").read_text().splitlines()) == 5
+    assert "demo exists; choose another --out, or pass --overwrite" in cli(*arguments).error
+    # without the report extra, on the same runs, there is no picture and nothing else is missing
+    kept = (tmp_path / "demo").rename(tmp_path / "kept")
+    (tmp_path / "demo").mkdir()
+    monkeypatch.setattr("unimixer.api.prepare", lambda *_, **__: Store(kept / "store"))
+    monkeypatch.setattr("unimixer.api.train", lambda *_, folder, **__: RunFolder(kept / "runs" / folder.name))
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    again = cli(*arguments, "--overwrite")
+    assert "no picture: drawing needs optional packages: pip install 'unimixer[report]'" in again.err
+    assert "picture: none" in again.out
+    assert (tmp_path / "demo" / "demo.md").read_text() == (kept / "demo.md").read_text()
+
+
+def test_the_demo_never_replaces_what_it_did_not_make(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    error = cli("demo", "--out", "home", "--overwrite").error
+    assert error == "home holds 'thesis.tex', which no demo made; choose another --out"
+    assert (tmp_path / "home" / "thesis.tex").exists()

@@ -1,0 +1,43 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_recipe
+from toy import toy_tables
+
+from unimixer.data.prepare import prepare
+from unimixer.data.store import Store
+from unimixer.training.run import RunFolder
+from unimixer.training.train import train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers in whatever order the tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the prepared small world; tests must not change it."""
+    folder = tmp_path_factory.mktemp("stores") / "toy"
+    prepare(toy_tables(), folder)
+    return folder
+
+
+@pytest.fixture
+def toy_store(toy_folder: Path) -> Store:
+    """The small world, prepared and freshly opened."""
+    return Store(toy_folder)
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run on the small world; tests must not change it."""
+    return train(tiny_recipe(toy_folder), folder=tmp_path_factory.mktemp("runs") / "toy", quiet=True)

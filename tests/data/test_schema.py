@@ -1,0 +1,80 @@
+"""The schema refuses what cannot mean anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import SCHEMA, toy_schema
+
+from unimixer.data.schema import DateSplit, QuantileSplit, load_schema
+from unimixer.errors import UnimixerError
+from unimixer.settings import dump_yaml
+
+
+def feature(**values: Any) -> dict[str, Any]:
+    return {"features": [{"name": "x", "kind": "categorical", "domain": "user", **values}]}
+
+
+def test_a_schema_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(dump_yaml(toy_schema()), encoding="utf-8")
+    assert load_schema(path) == toy_schema()
+    path.write_text(path.read_text().replace("labels:", "lables:"))
+    with pytest.raises(UnimixerError, match=r"toy\.yaml: unknown key 'lables'; did you mean 'labels'\?"):
+        load_schema(path)
+
+
+def test_the_split_is_by_quantiles_of_time_unless_another_is_asked_for() -> None:
+    assert isinstance(toy_schema().split, DateSplit)
+    rest = {key: value for key, value in SCHEMA.items() if key != "split"}
+    assert type(toy_schema().model_validate(rest).split) is QuantileSplit
+
+
+def test_a_feature_reads_the_column_and_the_table_of_its_name_unless_told_otherwise() -> None:
+    plain, named = toy_schema(
+        features=[
+            {"name": "a", "kind": "categorical", "domain": "user"},
+            {"name": "b", "kind": "categorical", "domain": "user", "source": "c", "table": "t"},
+        ]
+    ).features
+    assert (plain.column, plain.table_name) == ("a", "a")
+    assert (named.column, named.table_name) == ("c", "t")
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    (feature(transform="log"), "transform 'log' does not fit kind 'categorical'; allowed: none, hour, weekday"),
+    (feature(kind="numeric", transform="hour"), "does not fit kind 'numeric'; allowed: none, log, standardise"),
+    (feature(kind="embedding"), "width goes with kind 'embedding', and only with it"),
+    (feature(width=3), "width goes with kind 'embedding', and only with it"),
+    (feature(history="clicks"), "history goes with kind 'sequence' and domain 'behaviour'"),
+    (feature(kind="sequence", domain="behaviour"), "domain 'behaviour' needs the name of a history"),
+    (
+        feature(kind="sequence", domain="behaviour", history="clicsk"),
+        "unknown history 'clicsk'; did you mean 'clicks'?",
+    ),
+    (feature(kind="sequence", name="clicks"), "feature 'clicks' has the name of a history; rename one of them"),
+    (feature(source="is_click"), "feature 'x' reads 'is_click', which is a label: an outcome is never a feature"),
+    (feature(domain="context", source="watch_s"), "reads 'watch_s', which is a label"),
+    (feature(vocabulary={"policy": "hash"}), "num_buckets goes with policy 'hash', and only with it"),
+    (feature(vocabulary={"num_buckets": 8}), "num_buckets goes with policy 'hash', and only with it"),
+    ({"features": []}, "a schema needs at least one label and one feature"),
+    ({"labels": []}, "a schema needs at least one label and one feature"),
+    ({"features": SCHEMA["features"][:1] * 2}, "feature 'user_id' is declared twice"),
+    ({"labels": [{"name": "a"}, {"name": "a", "source": "b"}]}, "label 'a' is declared twice"),
+    ({"keys": {"user": "user_id"}}, "histories need keys.user and keys.item"),
+    ({"split": {"by": "random", "validation": 1.5}}, "split.validation=1.5: input should be less than 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES, ids=[m[:50] for _, m in MISTAKES])
+def test_a_contradiction_is_one_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnimixerError) as error:
+        toy_schema(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_outcome_column_of_the_users_table_may_be_a_feature() -> None:
+    toy_schema(features=[{"name": "x", "kind": "numeric", "domain": "user", "source": "watch_s", "origin": "users"}])

@@ -1,0 +1,86 @@
+"""Vocabularies: row 0 is missing, row 1 unknown, the rest follow by falling count."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimixer.data import vocabulary
+from unimixer.data.schema import Vocabulary as Policy
+from unimixer.data.vocabulary import Counter, Vocabulary
+
+
+def series(texts: list[str | None]) -> pl.Series:
+    return pl.Series("text", texts, dtype=pl.String)
+
+
+def counted(*chunks: list[str | None]) -> Counter:
+    counter = Counter()
+    for chunk in chunks:
+        counter.add(series(chunk))
+    return counter
+
+
+def fitted(texts: list[str | None], **policy: object) -> list[str]:
+    return Vocabulary.fit(counted(texts), Policy.model_validate(policy)).texts.to_list()
+
+
+def test_values_stand_by_falling_count_and_equal_counts_by_the_text() -> None:
+    assert fitted(["b", "c", "a", "c", None, "d", "d"]) == ["c", "d", "a", "b"]
+
+
+def test_rare_values_and_values_beyond_the_size_are_left_out() -> None:
+    texts: list[str | None] = ["a", "a", "a", "b", "b", "c"]
+    assert fitted(texts, min_count=2) == ["a", "b"]
+    assert fitted(texts, max_size=1) == ["a"]
+    assert fitted(texts, min_count=4) == []
+
+
+def test_missing_is_row_0_unknown_row_1_and_known_values_follow() -> None:
+    table = Vocabulary(series(["c", "a"]))
+    assert table.lookup(series([None, "zzz", "c", "a", "c"])).tolist() == [0, 1, 2, 3, 2]
+    assert table.num_embeddings == 4
+    assert table.lookup(series([])).tolist() == []
+
+
+def test_an_empty_vocabulary_knows_missing_and_unknown() -> None:
+    table = Vocabulary.fit(Counter(), Policy())
+    assert table.num_embeddings == 2
+    assert table.lookup(series([None, "a"])).tolist() == [0, 1]
+
+
+def test_weights_count_a_value_so_many_times_and_0_leaves_it_out() -> None:
+    counter = Counter()
+    counter.add(series(["a", "b", "c", "b"]), np.array([1, 2, 0, 3]))
+    assert dict(counter.counts().sort("text").iter_rows()) == {"a": 1, "b": 5}
+
+
+@given(st.lists(st.none() | st.sampled_from("abcd"), max_size=30), st.integers(1, 7))
+def test_counts_do_not_depend_on_the_chunks(texts: list[str | None], size: int) -> None:
+    whole = counted(texts).counts().sort("text")
+    pieces = counted(*(texts[i : i + size] for i in range(0, len(texts), size))).counts().sort("text")
+    assert whole.equals(pieces)
+
+
+def test_counts_are_merged_while_they_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = counted(["a", "b"], ["a"])
+    monkeypatch.setattr(vocabulary, "MERGE_AT", 2)
+    counter.add(series(["c"]))
+    assert len(counter._parts) == 1
+    assert dict(counter.counts().iter_rows()) == {"a": 2, "b": 1, "c": 1}
+
+
+def test_a_hash_is_the_same_on_every_machine() -> None:
+    table = Vocabulary(num_buckets=1000)
+    assert table.lookup(series(["user_1", "ü", None])).tolist() == [42, 527, 0]
+    assert table.num_embeddings == 1002
+
+
+@given(st.lists(st.text(max_size=8), max_size=20), st.integers(1, 50))
+def test_a_hash_stays_inside_its_table_and_off_the_first_two_rows(texts: list[str], num_buckets: int) -> None:
+    rows = Vocabulary.fit(Counter(), Policy(policy="hash", num_buckets=num_buckets)).lookup(series(list(texts)))
+    assert all(2 <= row < 2 + num_buckets for row in rows)
+    assert len(set(zip(texts, rows, strict=True))) == len(set(texts))  # one text, one row

@@ -1,0 +1,168 @@
+"""Files: a write happens whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from unimixer.errors import UnimixerError
+from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename moves nothing between disks
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "store"
+    with atomic_folder(path) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("1")
+        assert not path.exists()
+    assert (path / "sub" / "a").read_text() == "1"
+    assert names(path.parent) == ["store"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_folder(tmp_path / "store") as temporary:
+            (temporary / "a").write_text("1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_an_existing_folder_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.mkdir()
+    (path / "old").write_text("1")
+    with (
+        pytest.raises(UnimixerError, match="store exists; choose another folder, or pass --overwrite"),
+        atomic_folder(path),
+    ):
+        pass
+    with atomic_folder(path, overwrite=True) as temporary:
+        (temporary / "new").write_text("2")
+        assert names(path) == ["old"]
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["store"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+
+    def race() -> None:
+        with atomic_folder(path):
+            path.mkdir()
+            (path / "theirs").write_text("1")
+
+    with pytest.raises(UnimixerError, match="store exists"):
+        race()
+    assert names(path) == ["theirs"]
+    assert names(tmp_path) == ["store"]
+
+
+def test_a_failed_replacement_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store"
+    path.mkdir()
+    (path / "old").write_text("1")
+    rename = Path.rename
+
+    def refuse(source: Path, target: Path) -> Path:
+        if source.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, "full")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UnimixerError, match="the disk is full"), atomic_folder(path, overwrite=True):
+        pass
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["store"]
+
+
+def test_what_a_killed_process_with_our_number_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / f".store.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "rest").write_text("1")
+    with atomic_folder(tmp_path / "store") as temporary:
+        (temporary / "a").write_text("2")
+    assert names(tmp_path / "store") == ["a"]
+    assert names(tmp_path) == ["store"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with (
+        pytest.raises(UnimixerError, match="taken is a file, expected a folder"),
+        atomic_folder(tmp_path / "taken", overwrite=overwrite),
+    ):
+        pass
+    for path in (tmp_path / "taken" / "store", tmp_path / "taken" / "deep" / "store"):
+        with pytest.raises(UnimixerError, match="a part of the path is a file"), atomic_folder(path):
+            pass
+        with pytest.raises(UnimixerError, match="a part of the path is a file"):
+            write_text(path, "text")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "permission denied"), (errno.EROFS, "read-only")],
+)
+def test_a_refusal_of_the_system_is_one_sentence(number: int, reason: str) -> None:
+    with (
+        pytest.raises(UnimixerError, match=f"out: cannot write: .*{reason}; nothing half-written"),
+        disk_errors(Path("out")),
+    ):
+        raise OSError(number, "x")
+
+
+def test_an_error_that_is_no_refusal_passes_unchanged() -> None:
+    with pytest.raises(ConnectionError), disk_errors(Path("out")):
+        raise ConnectionError
+
+
+def test_a_linked_folder_has_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "a" / "sub").mkdir(parents=True)
+    (tmp_path / "a" / "sub" / "x").write_text("1")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "sub" / "x").read_text() == "1"
+
+
+def test_a_folder_is_copied_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_a_linked_folder_has_the_same_files(tmp_path)

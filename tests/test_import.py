@@ -1,0 +1,87 @@
+"""What an import costs and brings, and what is public."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import unimixer
+
+PUBLIC = [
+    "BACKBONES",
+    "Batch",
+    "FeatureSpec",
+    "Loader",
+    "Predictor",
+    "Ranker",
+    "Recipe",
+    "RunFolder",
+    "Store",
+    "UnimixerError",
+    "build_backbone",
+    "prepare",
+    "train",
+]
+HEAVY = ("torch", "numpy", "pydantic", "polars", "pyarrow", "yaml", "typer", "rich", "sklearn", "scipy", "matplotlib")
+SCRIPT = """
+import json, sys
+seen = {{}}
+for statement in {statements!r}:
+    exec(statement)
+    seen[statement] = [name for name in {heavy!r} if name in sys.modules]
+print(json.dumps(seen))
+"""
+
+
+def loaded(*statements: str) -> Any:
+    """Heavy packages that are loaded after each of some statements, run one after the other in a fresh Python."""
+    script = SCRIPT.format(statements=statements, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_public_names_are_pinned() -> None:
+    assert unimixer.__all__ == PUBLIC
+    assert dir(unimixer) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_can_be_imported_and_has_a_docstring(name: str) -> None:
+    value = getattr(unimixer, name)
+    assert name == "BACKBONES" or value.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'unimixer' has no attribute 'nothing'"):
+        unimixer.nothing  # noqa: B018
+
+
+def test_the_package_alone_loads_nothing_heavy_and_the_model_needs_torch_alone() -> None:
+    rooms = ("unimixer.ops", "unimixer.mixing", "unimixer.blocks", "unimixer.backbones", "unimixer.ranker")
+    model = [f"import {room}" for room in rooms]
+    names = [f"from unimixer import {name}" for name in ("Ranker", "FeatureSpec", "Batch", "build_backbone")]
+    seen = loaded("import unimixer", "from unimixer import UnimixerError", "import torch", *model, *names)
+    assert seen["import unimixer"] == []
+    assert seen["from unimixer import UnimixerError"] == []
+    for statement in (*model, *names):
+        assert seen[statement] == seen["import torch"], statement
+
+
+def test_help_does_not_load_torch() -> None:
+    call = "import contextlib, io, unimixer.cli\nwith contextlib.redirect_stdout(io.StringIO()):\n  "
+    helped = [
+        f"{call}\n  try: unimixer.cli.main({arguments})\n  except SystemExit as error: assert not error.code, error"
+        for arguments in (["--help"], ["train", "--help"], ["data", "prepare", "--help"])
+    ]
+    for packages in loaded(*helped).values():
+        assert set(packages) <= {"typer", "rich", "pydantic"}  # typer looks at pydantic by itself
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "unimixer", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "Usage: unimixer" in done.stdout

@@ -1,0 +1,209 @@
+"""The ranker: any backbone on any tokens, at any budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from unimixer.backbones import BACKBONES
+from unimixer.data.loader import Loader
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.features.batch import Batch
+from unimixer.features.sequence import SEQUENCE_ENCODERS
+from unimixer.features.spec import FeatureSpec
+from unimixer.features.tokenizers import TOKENIZERS
+from unimixer.ranker import Ranker, TaskTowers, count_dense, dense_parameters, size_for_budget, table_parameters
+
+SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
+
+
+@pytest.fixture(scope="module")
+def store(toy_folder: Any) -> Store:
+    return Store(toy_folder)
+
+
+@pytest.fixture(scope="module")
+def spec(store: Store) -> FeatureSpec:
+    return store.transform.spec
+
+
+@pytest.fixture(scope="module")
+def batch(store: Store) -> Batch:
+    return next(Loader(store, "train", batch_size=32, shuffle=True).batches())
+
+
+def build(spec: FeatureSpec, **options: Any) -> Ranker:
+    torch.manual_seed(0)
+    return Ranker(spec, **{**SMALL, **options})
+
+
+def variants() -> Iterator[Any]:
+    for name in BACKBONES:
+        yield pytest.param({"backbone": name}, id=name)
+    for encoder in SEQUENCE_ENCODERS:
+        yield pytest.param({"sequence_encoder": encoder}, id=encoder)
+    for tokenizer in TOKENIZERS:
+        num_tokens = 6 if tokenizer == "semantic" else 4
+        yield pytest.param({"tokenizer": tokenizer, "num_tokens": num_tokens}, id=tokenizer)
+    yield pytest.param({"readout": "flatten"}, id="flatten")
+    yield pytest.param({"tower_hidden_dims": ()}, id="linear towers")
+    yield pytest.param({"embedding_dims": {"user_id": 4, "category": 2}}, id="widths")
+    yield pytest.param({"backbone": "mlp", "tokenizer": "chunk"}, id="mlp on chunks")
+
+
+VARIANTS = list(variants())
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_every_variant_scores_and_every_parameter_learns(
+    spec: FeatureSpec, batch: Batch, options: dict[str, Any]
+) -> None:
+    ranker = build(spec, **options)
+    logits = ranker(batch)
+    assert logits.shape == (32, 2)
+    assert batch.labels is not None
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels).backward()
+    for name, parameter in ranker.named_parameters():
+        assert parameter.grad is not None, name
+        gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        assert gradient.isfinite().all(), name
+        assert gradient.any(), name
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_a_row_scores_alike_alone_and_in_a_batch(spec: FeatureSpec, store: Store, options: dict[str, Any]) -> None:
+    ranker = build(spec, **options).eval()
+    with torch.no_grad():
+        together = ranker(next(Loader(store, "test", batch_size=5).batches()))
+        alone = [ranker(b) for b in islice(Loader(store, "test", batch_size=1).batches(), 5)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_saved_weights_give_equal_logits_in_another_model(
+    spec: FeatureSpec, batch: Batch, options: dict[str, Any]
+) -> None:
+    one = build(spec, **options).eval()
+    torch.manual_seed(1)
+    other = Ranker(spec, **{**SMALL, **options}).eval()
+    with torch.no_grad():
+        assert not torch.equal(one(batch), other(batch))
+        other.load_state_dict(one.state_dict())
+        assert torch.equal(one(batch), other(batch))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_model_overfits_one_batch(spec: FeatureSpec, batch: Batch, name: str) -> None:
+    ranker = build(spec, backbone=name, embedding_init_std=0.1)
+    dense = torch.optim.Adam(dense_parameters(ranker), lr=0.01)
+    sparse = torch.optim.SparseAdam(table_parameters(ranker), lr=0.05)
+    assert batch.labels is not None
+    for _ in range(60):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(ranker(batch), batch.labels)
+        for optimizer in (dense, sparse):
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in (dense, sparse):
+            optimizer.step()
+    assert loss < 0.1
+
+
+def test_the_same_seed_gives_the_same_model(spec: FeatureSpec, batch: Batch) -> None:
+    assert torch.equal(build(spec)(batch), build(spec)(batch))
+
+
+# ---- parameters and budgets --------------------------------------------------
+
+
+def test_dense_parameters_are_all_but_the_tables(spec: FeatureSpec) -> None:
+    ranker = build(spec)
+    tables = sum(p.numel() for p in table_parameters(ranker))
+    assert tables == 8 * sum(spec.tables.values())
+    assert count_dense(ranker) + tables == sum(p.numel() for p in ranker.parameters())
+    assert {id(p) for p in dense_parameters(ranker)}.isdisjoint(id(p) for p in table_parameters(ranker))
+
+
+BUDGETS = [(None, 400_000), *((tokenizer, 60_000) for tokenizer in TOKENIZERS)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("tokenizer", "budget"), BUDGETS)
+def test_a_budget_is_met_within_2_percent(spec: FeatureSpec, name: str, tokenizer: str | None, budget: int) -> None:
+    arguments: dict[str, Any] = {"backbone": name, "tokenizer": tokenizer, "num_tokens": 8, "embedding_dim": 8}
+    if (name, tokenizer) == ("rankmixer", "field"):
+        arguments["options"] = {"token_dim": 13}  # T must divide D
+    size = size_for_budget(spec, dense_params=budget, **arguments)
+    assert abs(count_dense(Ranker(spec, size=size, **arguments)) / budget - 1) <= 0.02
+
+
+def test_a_budget_counts_given_options(spec: FeatureSpec) -> None:
+    arguments: dict[str, Any] = {"backbone": "unimixer", "num_tokens": 4, "embedding_dim": 8}
+    sizes = [
+        size_for_budget(spec, dense_params=60_000, options={"num_blocks": blocks}, **arguments) for blocks in (1, 4)
+    ]
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+@pytest.mark.parametrize("name", ["unimixer", "unimixer-lite", "rankmixer"])
+def test_options_of_the_backbone_are_kept_beside_a_size(spec: FeatureSpec, name: str) -> None:
+    one, three = (count_dense(build(spec, backbone=name, options={"num_blocks": blocks})) for blocks in (1, 3))
+    assert three > 1.5 * one
+    wide = build(spec, backbone=name, options={"token_dim": 64})
+    assert wide.backbone.token_dim == 64
+
+
+def test_a_field_token_has_the_width_of_the_tables_unless_the_options_say_otherwise(spec: FeatureSpec) -> None:
+    assert build(spec, backbone="mlp", size=None).backbone.token_dim == 8
+    for size in (None, 16):
+        ranker = build(spec, backbone="mlp", size=size, options={"token_dim": 5})
+        assert ranker.backbone.token_dim == 5
+        assert ranker.backbone.num_tokens == len(ranker.embedding.pieces) == 13
+
+
+def test_field_tokens_that_a_mixer_cannot_cut_are_named_and_may_be_wider(spec: FeatureSpec) -> None:
+    with pytest.raises(UnimixerError, match="token_dim=8 must be divisible by num_tokens=13; the nearest valid"):
+        build(spec, backbone="rankmixer", tokenizer="field")
+    ranker = build(spec, backbone="rankmixer", tokenizer="field", options={"token_dim": 26})
+    assert (ranker.backbone.num_tokens, ranker.backbone.token_dim) == (13, 26)
+
+
+def test_a_budget_that_cannot_be_met_is_named(spec: FeatureSpec) -> None:
+    with pytest.raises(UnimixerError, match="params=10 cannot be met within 2%; the nearest count"):
+        size_for_budget(spec, dense_params=10, num_tokens=4, embedding_dim=8)
+    with pytest.raises(UnimixerError, match="give size or dense_params, not both"):
+        size_for_budget(spec, dense_params=10_000, size=3)
+
+
+# ---- towers and errors -------------------------------------------------------
+
+
+def test_a_tower_is_an_mlp_of_its_own() -> None:
+    towers = TaskTowers(6, 3, (5, 4))
+    readout = torch.randn(7, 6)
+    logits = towers(readout)
+    assert logits.shape == (7, 3)
+    for task in range(3):
+        first, _, second, _, last = towers.towers[task]  # type: ignore[misc]
+        silu = torch.nn.functional.silu
+        torch.testing.assert_close(logits[:, task], last(silu(second(silu(first(readout)))))[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "unimixr"}, "unknown model 'unimixr'; did you mean 'unimixer'"),
+        ({"readout": "max"}, "readout='max' is not one of mean, flatten"),
+        ({"tokenizer": "chunky"}, "tokenizer='chunky' is not one of chunk"),
+        ({"options": {"num_block": 2}}, "option of backbone 'unimixer-lite': 'num_block'; did you mean 'num_blocks'"),
+        ({"options": {"num_tokens": 2}}, "num_tokens is an argument of the Ranker itself"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_one(spec: FeatureSpec, options: dict[str, Any], message: str) -> None:
+    for size in (None, 16):
+        with pytest.raises(UnimixerError, match=message):
+            build(spec, **{**options, "size": size})

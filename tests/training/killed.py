@@ -1,0 +1,69 @@
+"""Training in a process of its own that is killed at a place which the test chooses.
+
+The place is a call of the code under test: the process sends itself SIGKILL in the middle of its n-th call, which is
+what a kill from outside does, at a moment that does not depend on the machine's speed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unimixer.settings import parse
+from unimixer.training import checkpoint, loop, step
+from unimixer.training.config import Recipe
+from unimixer.training.run import RunFolder
+from unimixer.training.train import resume, train
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "step": (step.TrainStep, "__call__"),
+    "evaluation": (loop, "evaluate_model"),
+    "best weights": (loop, "save_weights"),
+    "checkpoint": (checkpoint, "_save"),
+    "checkpoint's end": (loop, "save_checkpoint"),
+    "log": (RunFolder, "log"),
+    "final weights": (loop, "load_weights"),
+    "result": (RunFolder, "write_json"),
+}
+"""Function or method by the name of the place."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["unimixer.training.train", "torch.utils.tensorboard", "torch._dynamo"])
+
+
+def train_killed(values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None = None) -> None:
+    """Train until call number ``call`` of ``place``, or go on with a run that was killed before."""
+    process = _context.Process(target=_child, args=(values, folder, place, call, start_from))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL, f"the process ended by itself with {process.exitcode}"
+
+
+def _child(values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None) -> None:
+    owner, name = PLACES[place]
+    setattr(owner, name, _deadly(getattr(owner, name), call, half_a_line=place == "log"))
+    if folder.exists():
+        resume(folder, quiet=True)
+    else:
+        train(parse(Recipe, values, where="recipe"), folder=folder, start_from=start_from, quiet=True)
+
+
+def _deadly(function: Callable[..., Any], call: int, *, half_a_line: bool) -> Callable[..., Any]:
+    count = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == call and half_a_line:
+            with (args[0].folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write('{"kind": "train", "st')
+        result = None if count == call and half_a_line else function(*args, **kwargs)
+        if count == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return wrapped

@@ -1,0 +1,164 @@
+"""Checkpoints come back bit for bit, and damaged or foreign ones are refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unimixer.errors import UnimixerError
+from unimixer.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_weights,
+    remove_leftovers,
+    save_checkpoint,
+    save_weights,
+)
+
+
+def small(width: int = 3, *, name: str = "linear") -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({name: nn.Linear(width, 2), "norm": nn.BatchNorm1d(2)})
+
+
+def optimizers_of(model: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    return {"dense": torch.optim.Adam(model.parameters(), fused=True), "other": torch.optim.SGD(model.parameters())}
+
+
+def moved(model: nn.Module, optimizers: dict[str, torch.optim.Optimizer], steps: int = 2) -> None:
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizers["dense"].step()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = small()
+    optimizers = optimizers_of(model)
+    moved(model, optimizers)
+    return save_checkpoint(tmp_path, model=model, optimizers=optimizers, state={"step": 7, "best": 0.1}, keep=2)
+
+
+def test_weights_optimizers_state_and_random_numbers_come_back(saved: Path) -> None:
+    expected = torch.rand(3), random.random()
+    model = small()
+    optimizers = optimizers_of(model)
+    assert load_checkpoint(saved, model=model, optimizers=optimizers) == {"step": 7, "best": 0.1}
+    assert (torch.equal(torch.rand(3), expected[0]), random.random()) == (True, expected[1])
+    twin = small()
+    others = optimizers_of(twin)
+    torch.manual_seed(0)
+    small()
+    moved(twin, others)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(optimizers["dense"].state.values(), others["dense"].state.values(), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_buffers_are_weights_too(tmp_path: Path) -> None:
+    model, other = small(), small()
+    model.get_buffer("norm.running_mean").fill_(5.0)
+    save_weights(tmp_path / "w.safetensors", model)
+    load_weights(tmp_path / "w.safetensors", other)
+    assert torch.equal(other.get_buffer("norm.running_mean"), torch.full((2,), 5.0))
+
+
+def test_the_newest_checkpoint_is_that_of_the_last_step(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    model = small()
+    for step in (9, 10, 100):
+        save_checkpoint(tmp_path, model=model, optimizers={}, state={"step": step}, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000000010", "step-000000100"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-000000100"
+
+
+def test_half_written_checkpoints_do_not_count_and_are_removed(saved: Path) -> None:
+    half = saved.with_name(".step-000000009.123.tmp")
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (saved.parent / ".metrics.jsonl.77.tmp").write_text("half")
+    assert latest_checkpoint(saved.parent) == saved
+    remove_leftovers(saved.parent)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_write_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path, model=small(), optimizers={}, state={"step": 1, "bad": object()}, keep=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, small())
+    with pytest.raises(
+        UnimixerError, match=r"'linear\.weight' has shape \(2, 3\), this model needs \(2, 4\): it belongs"
+    ):
+        load_weights(path, small(4))
+    with pytest.raises(UnimixerError, match=r"has no 'other\.weight': it belongs to another model"):
+        load_weights(path, small(name="other"))
+    model = small()
+    del model["norm"]  # type: ignore[operator]
+    with pytest.raises(UnimixerError, match=r"holds 'norm\.bias', which this model does not have"):
+        load_weights(path, model)
+
+
+def test_weights_are_checked_against_a_model_without_memory(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", small())
+    with torch.device("meta"):
+        model = small()
+    assert read_weights(tmp_path / "w.safetensors", model)["linear.weight"].shape == (2, 3)
+    assert model.get_parameter("linear.weight").is_meta
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x10  # inside the numbers: the file keeps its form
+    path.write_bytes(bytes(data))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random.safetensors"])
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_a_damaged_file_is_refused_with_the_way_to_the_checkpoint_before(name: str, damage: Any, saved: Path) -> None:
+    damage(saved / name)
+    model = small()
+    with pytest.raises(UnimixerError, match=rf"{name}: damaged \(.*\); remove {saved}, and --resume continues"):
+        load_checkpoint(saved, model=model, optimizers=optimizers_of(model))
+
+
+@pytest.mark.parametrize("text", ["", "{", "\udcff"])
+def test_a_damaged_state_is_refused(text: str, saved: Path) -> None:
+    (saved / "state.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UnimixerError, match=r"state\.json: damaged"):
+        load_checkpoint(saved, model=small(), optimizers={})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
+def test_a_missing_file_is_refused(name: str, saved: Path) -> None:
+    (saved / name).unlink()
+    model = small()
+    with pytest.raises(UnimixerError, match=f"{name}: no such file"):
+        load_checkpoint(saved, model=model, optimizers=optimizers_of(model))
+
+
+def test_nothing_is_pickled(saved: Path) -> None:
+    names = {path.name for path in saved.iterdir()}
+    assert names == {"model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
+    assert json.loads((saved / "state.json").read_text())["step"] == 7

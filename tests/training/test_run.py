@@ -1,0 +1,124 @@
+"""The run folder: never shared, complete, and readable after a kill."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_recipe
+
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.training import run as training_run
+from unimixer.training.config import Recipe
+from unimixer.training.run import RunFolder, commit, environment, runs_folder, versions
+
+
+def run_in(folder: Path | None, store: Store) -> RunFolder:
+    return RunFolder.create(folder, tiny_recipe(store.folder), store)
+
+
+def test_a_new_folder_has_recipe_environment_and_transform(toy_store: Store, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_store)
+    assert run.recipe == tiny_recipe(toy_store.folder)
+    assert run.environment["data"]["hash"] == toy_store.hash
+    assert run.environment["seed"] == 0
+    assert run.transform.spec == toy_store.transform.spec
+    assert (run.result, run.history(), run.warm_start) == (None, [], None)
+
+
+def test_an_existing_folder_is_refused_with_the_command_that_continues_it(toy_store: Store, tmp_path: Path) -> None:
+    run_in(tmp_path / "run", toy_store)
+    with pytest.raises(UnimixerError, match=rf"run exists; choose another --run, or .* --resume {tmp_path}/run$"):
+        run_in(tmp_path / "run", toy_store)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("keep")
+    with pytest.raises(UnimixerError, match="mine exists"):
+        run_in(tmp_path / "mine", toy_store)
+    assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(
+    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMIXER_RUNS", str(tmp_path / "runs"))
+    folders = [run_in(None, toy_store).folder for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert {folder.parent for folder in folders} == {runs_folder() / "tiny"}
+
+
+def test_a_name_that_another_process_takes_meanwhile_is_left_to_it(
+    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMIXER_RUNS", str(tmp_path))
+    taken: list[Path] = []
+
+    def slow(recipe: Recipe, store: Store) -> dict[str, Any]:
+        if not taken:
+            (temporary,) = (tmp_path / "tiny").iterdir()
+            taken.append(temporary.with_name(temporary.name[1:].split(".")[0]))
+            taken[0].mkdir()
+            (taken[0] / "config.yaml").write_text("theirs")
+        return environment(recipe, store)
+
+    monkeypatch.setattr(training_run, "environment", slow)
+    run = run_in(None, toy_store)
+    assert run.folder == taken[0].with_name(f"{taken[0].name}-2")
+    assert (taken[0] / "config.yaml").read_text() == "theirs"
+    assert len(list((tmp_path / "tiny").iterdir())) == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnimixerError, match=r"is not a run folder \(no config\.yaml\)"):
+        RunFolder(tmp_path)
+
+
+def test_lines_are_logged_and_a_half_one_is_passed_over(toy_store: Store, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_store)
+    for step in (1, 2, 3):
+        run.log({"kind": "train", "step": step})
+    run.log({"kind": "test", "step": 1})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    assert [line["step"] for line in run.history()] == [1, 2, 3, 1]
+    run.forget_after(2)
+    assert (run.folder / "metrics.jsonl").read_text().splitlines() == [
+        '{"kind": "train", "step": 1}',
+        '{"kind": "train", "step": 2}',
+    ]
+
+
+def test_a_run_trains_in_one_process_at_a_time(toy_store: Store, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_store)
+    with run.lock(), pytest.raises(UnimixerError, match="run is being trained by another process"):
+        RunFolder(run.folder).lock().__enter__()
+    with run.lock():
+        pass
+
+
+def test_a_stage_knows_the_run_that_it_is_a_part_of(toy_store: Store, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_store)
+    stage = run_in(run.folder / "warm-up", toy_store)
+    assert (run.outer, stage.outer) == (run.folder, run.folder)
+
+
+def test_the_environment_says_what_numbers_depend_on(toy_store: Store) -> None:
+    facts = environment(tiny_recipe(toy_store.folder, "training.threads=2"), toy_store)
+    assert facts["threads"] == 2
+    assert facts["versions"]["torch"] == versions()["torch"] != "not installed"
+    assert {"created", "command", "seed", "commit", "python", "platform", "device"} <= facts.keys()
+    json.dumps(facts)
+
+
+def test_the_commit_is_none_outside_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
+
+
+def test_threads_create_runs_side_by_side(toy_store: Store, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda name: run_in(tmp_path / name, toy_store), "ab"))
+    assert [run.folder.name for run in runs] == ["a", "b"]

@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM end a run with a checkpoint and one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tiny import tiny_recipe
+
+from unimixer.errors import UnimixerError
+from unimixer.settings import dump_yaml
+from unimixer.training.checkpoint import latest_checkpoint
+from unimixer.training.run import RunFolder
+from unimixer.training.step import TrainStep
+from unimixer.training.stop import stop_signals
+from unimixer.training.train import resume, train
+
+
+def test_the_first_signal_asks_and_the_second_acts_at_once() -> None:
+    with stop_signals() as stopped:
+        assert not stopped.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_signal_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_thread_trains_without_signal_handlers() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with stop_signals() as stopped:
+            seen.append(stopped.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_sigterm_and_sigint_leave_a_checkpoint_and_the_command_that_continues(toy_folder: Path, tmp_path: Path) -> None:
+    overrides = ("training.epochs=4000", "training.batch_size=32", "training.evaluate_every=100000")
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(dump_yaml(tiny_recipe(toy_folder, *overrides)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ExitStack() as started:
+        processes = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            run = tmp_path / f"a run {number.name}"
+            command = [sys.executable, "-m", "unimixer", "train", str(recipe), "--run", str(run)]
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            processes[number] = run, started.enter_context(process)
+            started.callback(process.kill)
+        for number, (run, process) in processes.items():
+            deadline = time.monotonic() + 60
+            while process.poll() is None and not (run.exists() and RunFolder(run).history()):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            checkpoint = latest_checkpoint(run / "checkpoints")
+            assert checkpoint is not None, err
+            step = int(checkpoint.name.removeprefix("step-"))
+            assert process.returncode == 2
+            assert out == ""
+            assert err == f"error: stopped at step {step}; continue with: unimixer train --resume '{run}'\n"
+
+
+def test_a_run_stopped_in_its_first_stage_is_continued_as_a_whole(toy_folder: Path, tmp_path: Path) -> None:
+    original = TrainStep.__call__
+
+    def interrupted(self: TrainStep, *args: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    recipe = tiny_recipe(toy_folder, "temperature.schedule=two-stage", "training.max_steps=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", interrupted)
+        with pytest.raises(UnimixerError, match=rf"stopped at step 1; .* --resume {tmp_path}/run$"):
+            train(recipe, folder=tmp_path / "run", quiet=True)
+    assert (resume(tmp_path / "run", quiet=True).result or {})["steps"] == 3

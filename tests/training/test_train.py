@@ -1,0 +1,224 @@
+"""Whole runs: warm starts, two stages, data that moved, and what is refused before there is a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tiny import tensors_of, tiny_recipe
+from toy import tables_of, toy_frames, toy_schema, toy_tables
+
+from unimixer.data.prepare import prepare
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.mixing import ConstrainedMixing
+from unimixer.training.loop import Trainer
+from unimixer.training.model import load_ranker, resolve
+from unimixer.training.run import RunFolder
+from unimixer.training.train import WARM_UP, resume, train
+
+
+@pytest.fixture(scope="module")
+def finished(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return train(tiny_recipe(toy_folder, "training.max_steps=4"), folder=folder, quiet=True)
+
+
+def test_a_warm_start_begins_with_the_best_weights_of_its_source(
+    finished: RunFolder, toy_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(toy_folder, "training.seed=9", "training.max_steps=1")
+    started = train(recipe, folder=tmp_path / "run", start_from=finished.folder, quiet=True)
+    assert started.warm_start == finished.folder.resolve()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    trainer = Trainer(started, Store(toy_folder), start_from=started.warm_start, quiet=True)
+    best = tensors_of(finished.folder / "best")
+    own = trainer.model.state_dict()
+    assert len(best) == len(own)
+    assert all(torch.equal(own[name.split(":")[1]], tensor) for name, tensor in best.items())
+
+
+def test_a_warm_start_is_not_needed_once_there_is_a_checkpoint(
+    finished: RunFolder, toy_folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(finished.folder, source)
+    run = train(tiny_recipe(toy_folder), folder=tmp_path / "run", start_from=source, quiet=True)
+    expected = run.result
+    (run.folder / "result.json").unlink()
+    shutil.rmtree(source)
+    again = resume(run.folder, quiet=True).result
+    assert again is not None
+    assert expected is not None
+    assert again["test"] == expected["test"]
+
+
+def test_two_stages_train_at_the_start_and_then_at_the_end_temperature(toy_folder: Path, tmp_path: Path) -> None:
+    overrides = ("temperature={schedule: two-stage, start: 0.9, end: 0.2}", "training.max_steps=2")
+    run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
+    for folder, tau in ((run, 0.2), (RunFolder(run.folder / WARM_UP), 0.9)):
+        assert {line["temperature"] for line in folder.history() if line["kind"] == "train"} == {tau}
+        mixings = [m for m in load_ranker(folder).modules() if isinstance(m, ConstrainedMixing)]
+        assert mixings
+        assert all(float(m.temperature) == pytest.approx(tau) for m in mixings)
+
+
+def test_a_budget_becomes_a_size_and_labels_become_tasks(toy_folder: Path, tmp_path: Path) -> None:
+    overrides = ("model.size=null", "model.dense_params=6K", "training.max_steps=1")
+    run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
+    assert run.recipe.model.dense_params is None
+    assert run.recipe.tasks == {"is_click": 1.0, "long_view": 1.0}
+    assert (run.result or {})["dense_parameters"] == pytest.approx(6_000, rel=0.02)
+
+
+def test_one_task_of_two_is_trained_alone(toy_folder: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(toy_folder, "tasks={long_view: 1.0}", "training.max_steps=1")
+    run = train(recipe, folder=tmp_path / "run", quiet=True)
+    assert list((run.result or {})["test"]) == ["long_view"]
+
+
+def one_class_store(folder: Path) -> Store:
+    """A store whose second label is 0 in all rows of the validation part."""
+    log, users, items = toy_frames()
+    late = pl.col("time_ms") > log["time_ms"].quantile(0.5)
+    log = log.with_columns(pl.when(late).then(0.0).otherwise("watch_s").alias("watch_s"))
+    return prepare(tables_of(toy_schema(), log, users, items), folder)
+
+
+def test_a_label_of_one_class_stops_its_task_and_no_other(tmp_path: Path) -> None:
+    store = one_class_store(tmp_path / "store")
+    with pytest.raises(UnimixerError, match=r"label 'long_view' is 0 in all .* rows of the validation part"):
+        train(tiny_recipe(store.folder), folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    run = train(
+        tiny_recipe(store.folder, "tasks={is_click: 1.0}", "training.max_steps=1"), folder=tmp_path / "run", quiet=True
+    )
+    assert run.result is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks={clik: 1.0}", r"unknown task 'clik'; did you mean 'is_click'\?"),
+        (
+            "training.monitor=is_click.aucc",
+            r"unknown training\.monitor 'is_click\.aucc'; did you mean 'is_click\.auc'\?",
+        ),
+        ("training.device=cuda:99", "device 'cuda:99': this machine"),
+        ("training.device=tpu", "device 'tpu' is not known; use auto, cpu, cuda or cuda:N"),
+        ("training.device=mps", "device 'mps' is not known"),
+        ("model.backbone=unimixer-light", r"unknown model 'unimixer-light'; did you mean 'unimixer-lite'\?"),
+        ("model.options.rang=3", r"unknown option of backbone 'unimixer-lite': 'rang'; did you mean 'rank'\?"),
+        ("model.embedding_dims.nothing=3", r"unknown table .*'nothing'; known: category"),
+        ("model.dense_params=5K", "give size or dense_params, not both"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(
+    override: str, message: str, toy_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnimixerError, match=message):
+        train(tiny_recipe(toy_folder, override), folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_start_from_another_model_is_refused_before_there_is_a_folder(
+    finished: RunFolder, toy_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(toy_folder, "model.embedding_dim=6")
+    with pytest.raises(UnimixerError, match=r"best/model\.safetensors: .* belongs to another model"):
+        train(recipe, folder=tmp_path / "run", start_from=finished.folder, quiet=True)
+    with pytest.raises(UnimixerError, match="is not a run folder"):
+        train(recipe, folder=tmp_path / "run", start_from=tmp_path, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_start_from_a_run_without_best_weights_says_how_to_get_them(toy_folder: Path, tmp_path: Path) -> None:
+    source = RunFolder.create(tmp_path / "source", tiny_recipe(toy_folder), Store(toy_folder)).folder
+    with pytest.raises(UnimixerError, match=rf"no best weights yet; continue it with: .* --resume {source}"):
+        train(tiny_recipe(toy_folder), folder=tmp_path / "run", start_from=source, quiet=True)
+
+
+def test_a_monitor_over_users_is_refused_where_the_schema_has_none(tmp_path: Path) -> None:
+    schema: dict[str, Any] = {
+        "keys": {"item": "item_id", "time": "time_ms"},
+        "histories": [],
+        "split": {"by": "quantile"},
+        "features": [{"name": "tab", "kind": "categorical", "domain": "context"}],
+    }
+    store = prepare(toy_tables(**schema), tmp_path / "store")
+    overrides = ("model.num_tokens=1", "training.max_steps=1", "model.backbone=mlp", "model.options={}")
+    with pytest.raises(UnimixerError, match=r"is_click\.uauc needs users, and the schema names no keys\.user"):
+        train(
+            tiny_recipe(store.folder, "training.monitor=is_click.uauc", *overrides), folder=tmp_path / "r", quiet=True
+        )
+    run = train(tiny_recipe(store.folder, *overrides), folder=tmp_path / "run", quiet=True)
+    assert (run.result or {})["test"]["is_click"]["uauc"] is None
+
+
+def unfinished(store: Path, folder: Path) -> RunFolder:
+    opened = Store(store)
+    return RunFolder.create(folder, resolve(tiny_recipe(store, "training.max_steps=2"), opened.transform.spec), opened)
+
+
+def test_a_run_resumes_on_a_store_that_moved(toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "old")
+    run = unfinished(tmp_path / "old", tmp_path / "run")
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(UnimixerError, match="old is not a prepared store"):
+        resume(run.folder, quiet=True)
+    assert resume(run.folder, store=tmp_path / "new", quiet=True).result is not None
+
+
+def test_a_run_does_not_resume_on_other_data(toy_folder: Path, tmp_path: Path) -> None:
+    run = unfinished(toy_folder, tmp_path / "run")
+    other = prepare(toy_tables(seed=1), tmp_path / "other")
+    expected = rf"other has content {other.hash}, the run began with {Store(toy_folder).hash}; resume on the same data"
+    with pytest.raises(UnimixerError, match=expected):
+        resume(run.folder, store=other.folder, quiet=True)
+
+
+def test_a_truncated_store_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "store")
+    part = next((tmp_path / "store" / "train").iterdir())
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UnimixerError, match="truncated or changed; prepare the data again"):
+        train(tiny_recipe(tmp_path / "store"), folder=tmp_path / "run", quiet=True)
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(toy_folder: Path, tmp_path: Path) -> None:
+    run = unfinished(toy_folder, tmp_path / "run")
+    with run.lock(), pytest.raises(UnimixerError, match="is being trained by another process"):
+        resume(run.folder, quiet=True)
+
+
+def test_quiet_says_nothing_and_otherwise_evaluations_are_told(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(toy_folder, "training.max_steps=1")
+    train(recipe, folder=tmp_path / "a", quiet=True)
+    assert capsys.readouterr() == ("", "")
+    train(recipe, folder=tmp_path / "b")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split()[2:4] for line in err.splitlines()] == [
+        ["validation", "is_click"],
+        ["validation", "long_view"],
+        ["test", "is_click"],
+        ["test", "long_view"],
+    ]
+
+
+def test_sample_weights_of_the_store_reach_the_loss(tmp_path: Path) -> None:
+    log, users, items = toy_frames()
+    losses = []
+    for name, weight in (("plain", np.ones(log.height)), ("clicks", log["is_click"].to_numpy() * 5.0)):
+        weighted = log.with_columns(pl.Series("w", weight))
+        store = prepare(tables_of(toy_schema(weight="w"), weighted, users, items), tmp_path / name)
+        run = train(tiny_recipe(store.folder, "training.max_steps=8"), folder=tmp_path / f"run-{name}", quiet=True)
+        losses.append((run.result or {})["test"]["is_click"]["calibration"])
+    assert losses[1] > losses[0]  # where only clicks count, everything looks like a click
