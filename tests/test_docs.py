@@ -1,4 +1,4 @@
-"""README and guides run as written: every python block, every command behind a dollar sign, in a folder of their own."""
+"""README and guides run as written: every python block and every command behind a dollar sign, in an empty folder."""
 
 import os
 import re
@@ -21,8 +21,8 @@ def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     for language, text in blocks:
-        commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-        for command in [[sys.executable, "-c", text]] if language == "python" else [["bash", "-ec", c] for c in commands]:
+        shell = [["bash", "-ec", line[2:]] for line in text.splitlines() if line.startswith("$ ")]
+        for command in [[sys.executable, "-c", text]] if language == "python" else shell:
             done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, f"{page}: {text}\n{done.stdout}\n{done.stderr}"
 

@@ -161,6 +161,15 @@ def test_rows_that_do_not_fit_are_one_sentence_and_leave_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_malformed_row_far_down_is_named_by_its_number(predictor: Predictor) -> None:
+    many = pl.concat([LOG] * 3)
+    position = many["position"].cast(pl.String).to_list()
+    position[5_000] = "front"
+    rows = Chunk(many.with_columns(position=pl.Series(position)), "new.csv", first_row=11)
+    with pytest.raises(UnimixerError, match=r"^new\.csv, row 5011: position='front' is not a number"):
+        predictor.logits(rows)
+
+
 @pytest.mark.parametrize(
     ("keep", "name", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unimixer.data import values
 from unimixer.data.entities import KeyIndex
@@ -13,7 +14,7 @@ from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
 from unimixer.inference import Predictor
 from unimixer.metrics import MetricAccumulator, TaskMetrics
-from unimixer.training.evaluation import evaluate_model
+from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
 
@@ -60,6 +61,6 @@ def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[
             # unseen users are users too: number them as they come
             texts = values.as_text(values.column(chunk, schema.keys.user))
             keys.add(texts)
-            users = keys.lookup(texts).astype(np.int64)
+            users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
         accumulator.update(logits, classes, users)
     return accumulator.compute()

@@ -50,8 +50,9 @@ class Predictor:
                 pieces.append(self.model(batch).float().cpu())
         return torch.cat(pieces)
 
-    def predict(self, chunk: Chunk) -> pl.DataFrame:
+    def predict(self, rows: Chunk | pl.DataFrame) -> pl.DataFrame:
         """Probabilities, one column a task, in the order of the rows."""
+        chunk = Chunk(rows, "rows") if isinstance(rows, pl.DataFrame) else rows
         scores = torch.sigmoid(self.logits(chunk)).numpy()
         return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
 

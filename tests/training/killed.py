@@ -45,23 +45,25 @@ def train_killed(values: dict[str, Any], folder: Path, place: str, call: int, st
 
 def _child(values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None) -> None:
     owner, name = PLACES[place]
-    setattr(owner, name, _deadly(getattr(owner, name), call, half_a_line=place == "log"))
+    setattr(owner, name, _deadly(getattr(owner, name), call, place))
     if folder.exists():
         resume(folder, quiet=True)
     else:
         train(parse(Recipe, values, where="recipe"), folder=folder, start_from=start_from, quiet=True)
 
 
-def _deadly(function: Callable[..., Any], call: int, *, half_a_line: bool) -> Callable[..., Any]:
+def _deadly(function: Callable[..., Any], call: int, place: str) -> Callable[..., Any]:
+    """The function, which kills the process at the end of a call; of ``log`` and ``result`` at its beginning."""
     count = 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
         count += 1
-        if count == call and half_a_line:
+        if count == call and place == "log":
             with (args[0].folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write('{"kind": "train", "st')
-        result = None if count == call and half_a_line else function(*args, **kwargs)
+        if count < call or place not in ("log", "result"):
+            result = function(*args, **kwargs)
         if count == call:
             os.kill(os.getpid(), signal.SIGKILL)
         return result

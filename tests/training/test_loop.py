@@ -192,6 +192,15 @@ def test_weights_that_are_not_finite_are_never_written(
     assert (tmp_path / "run" / "best").exists() == (step == 8)
 
 
+def test_a_checkpoint_between_evaluations_is_checked_too(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, "embedding.tables.packed.4.weight", step=3, row=0)
+    with pytest.raises(UnimixerError, match=r"^step 3: parameter .* there is no checkpoint yet"):
+        train(tiny_recipe(toy_folder, "training.checkpoint_every=3"), folder=tmp_path / "run", quiet=True)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
 def test_a_rate_far_too_high_ends_in_one_sentence(toy_folder: Path, tmp_path: Path) -> None:
     overrides = ("optimizer.dense_lr=1e6", "optimizer.sparse_lr=1e6", "model.backbone=mlp", "model.options={}")
     with pytest.raises(UnimixerError, match=r"^step \d+: the loss is not finite; the first module .* is '[a-z]"):

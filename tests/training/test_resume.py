@@ -17,8 +17,11 @@ from unimixer.training.config import Recipe
 from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP, resume, train
 
-ACCUMULATED = ("training.accumulate=2", "training.epochs=2", "temperature.schedule=linear", "training.seed=5")
-"""Fourteen steps: the last batch of an epoch is a group of its own, and both epochs end between checkpoints."""
+ACCUMULATED = (
+    *("training.accumulate=3", "training.epochs=2", "training.evaluate_every=3", "temperature.schedule=linear"),
+    "training.seed=5",
+)
+"""Eight steps: the last batch of an epoch is a group of its own, and both epochs end between evaluations."""
 THREADED = (
     *("training.num_workers=2", "training.epochs=2", "optimizer.sparse=rowwise_adagrad", "optimizer.decay=cosine"),
     *("optimizer.warmup_steps=3", "training.checkpoint_every=3"),
@@ -60,11 +63,10 @@ def test_a_run_killed_at_a_random_step_resumes_bit_for_bit(
     overrides: tuple[str, ...], seed: int, toy_folder: Path, tmp_path: Path, whole: Any
 ) -> None:
     steps = facts_of(whole(overrides))["steps"]
-    first_checkpoint = 4 if overrides is ACCUMULATED else 3
-    low, high = [(1, first_checkpoint - 1), (first_checkpoint + 1, steps), (1, steps)][seed]
+    low, high = [(1, 3), (4, steps), (1, steps)][seed]  # before the first checkpoint, after it, anywhere
     step = random.Random(seed).randint(low, high)
     train_killed(tiny_values(toy_folder, *overrides), tmp_path / "run", "step", step)
-    assert (latest_checkpoint(tmp_path / "run" / "checkpoints") is None) == (step <= first_checkpoint)
+    assert (latest_checkpoint(tmp_path / "run" / "checkpoints") is None) == (step <= 3)
     assert_same_end(resume(tmp_path / "run", quiet=True), whole(overrides))
 
 
@@ -76,8 +78,9 @@ def test_a_run_killed_at_a_random_step_resumes_bit_for_bit(
         ("checkpoint", 1),  # before the first checkpoint is whole
         ("checkpoint", 5),  # the second one, between weights and optimizers
         ("checkpoint's end", 2),
-        ("log", 6),  # in the middle of a line
-        ("log", 16),  # in the middle of the line of an evaluation
+        ("log", 7),  # in the middle of a line
+        ("log", 10),  # in the middle of the line of an evaluation
+        ("log", 16),  # of the test
         ("final weights", 1),
         ("evaluation", 5),  # of the best weights
         ("result", 1),
@@ -112,6 +115,7 @@ def test_a_run_that_was_to_stop_early_takes_no_further_step_when_resumed(
 ) -> None:
     uninterrupted = whole(EARLY)
     steps = facts_of(uninterrupted)["steps"]
+    assert steps < 40 - 8  # four epochs of ten steps: it did stop early
     call = 1 if place == "final weights" else steps // 2
     train_killed(tiny_values(toy_folder, *EARLY), tmp_path / "run", place, call)
     assert_same_end(resume(tmp_path / "run", quiet=True), uninterrupted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,8 +36,17 @@ def runs(
     from unimixer.training.summary import summarise_runs
 
     summaries = summarise_runs(folders or [runs_folder()])
-    rows = [[s[column] for column in COLUMNS] for s in summaries]
     if as_markdown and not as_json:
-        print(markdown(COLUMNS, rows, left=2))
-        return
-    emit({"rows": summaries}, as_json, lambda: table("mean ± standard deviation over seeds", COLUMNS, rows, left=2))
+        print(markdown(COLUMNS, _rows(summaries), left=2))
+    else:
+        show_summary(summaries, as_json)
+
+
+def show_summary(summaries: list[dict[str, Any]], as_json: bool) -> None:
+    """Print a summary of runs."""
+    title = "mean ± standard deviation over seeds"
+    emit({"rows": summaries}, as_json, lambda: table(title, COLUMNS, _rows(summaries), left=2))
+
+
+def _rows(summaries: list[dict[str, Any]]) -> list[list[Any]]:
+    return [[summary[column] for column in COLUMNS] for summary in summaries]

@@ -11,7 +11,7 @@ from unimixer.cli.output import Json, emit, table
 
 HELP = """Train a recipe on a prepared store, or continue an interrupted run.
 
-Examples: unimixer train recipes/kuairand-unimixer-lite.yaml training.seed=1 · unimixer train --resume RUN"""
+Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN"""
 
 
 def train(
@@ -21,11 +21,17 @@ def train(
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Store to train on, instead of the recipe's.")] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Run folder to make (default: runs/NAME/TIME-SEED).")
+        Path | None,
+        typer.Option(
+            "--run", help="Run folder to make (default: runs/NAME/TIME-SEED); of several seeds, the folder above."
+        ),
     ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Run folder to continue.")] = None,
     warm_start: Annotated[
         Path | None, typer.Option("--warm-start", help="Run whose best weights to start from.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Train this many runs, with seeds 0, 1, ... and compare them.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -38,17 +44,36 @@ def train(
     if (recipe is None) == (resume is None):
         raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     if resume is not None:
-        if overrides or run or warm_start:
+        if overrides or run or warm_start or seeds:
             raise UnimixerError(
-                "a run continues with the recipe it began with: --resume takes no overrides, --run or --warm-start"
+                "a run continues with the recipe it began with: "
+                "--resume takes no overrides, --run, --warm-start or --seeds"
             )
         finished = continue_run(resume, store=None if data is None else Path(data))
     else:
         assert recipe is not None
         changes = [*(overrides or []), *([] if data is None else [f"store={data}"])]
+        if seeds is not None:
+            _train_seeds(recipe, changes, seeds, run, warm_start, as_json=as_json)
+            return
         finished = train_recipe(load_recipe(recipe, changes), folder=run, start_from=warm_start)
     result = finished.result or {}
     emit({"run": str(finished.folder), **result}, as_json, lambda: show_result(str(finished.folder), result))
+
+
+def _train_seeds(
+    recipe: Path, changes: list[str], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
+) -> None:
+    """One run a seed, then mean and spread."""
+    from unimixer.cli.runs import show_summary
+    from unimixer.training.config import load_recipe
+    from unimixer.training.summary import summarise_runs
+    from unimixer.training.train import train as train_recipe
+
+    recipes = [load_recipe(recipe, [*changes, f"training.seed={seed}"]) for seed in range(seeds)]
+    folders = [None if folder is None else folder / f"seed{seed}" for seed in range(seeds)]
+    finished = [train_recipe(r, folder=f, start_from=warm_start) for r, f in zip(recipes, folders, strict=True)]
+    show_summary(summarise_runs([run.folder for run in finished]), as_json)
 
 
 def show_result(title: str, result: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unimixer.data.entities import MISSING_ROW
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import check_labels
 from unimixer.data.store import Store
@@ -34,10 +35,23 @@ def evaluate_model(
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(batch.to(device)).float().cpu()
             assert batch.labels is not None
-            accumulator.update(logits, batch.labels[:, columns], batch.users if with_users else None)
+            assert batch.users is not None
+            users = user_keys(batch.users, accumulator.num_rows) if with_users else None
+            accumulator.update(logits, batch.labels[:, columns], users)
             advance(len(batch))
     model.train(was_training)
     return accumulator.compute()
+
+
+def user_keys(users: torch.Tensor, first: int) -> torch.Tensor:
+    """Keys by which UAUC groups: an impression without a user is a user of its own, and so left out.
+
+    Args:
+        users: rows of the user table ``(B,)``.
+        first: impressions before these, so that no two share a key.
+    """
+    alone = -1 - torch.arange(first, first + len(users))
+    return torch.where(users == MISSING_ROW, alone, users)
 
 
 def check_tasks(store: Store, split: str, tasks: Sequence[str]) -> None:
