@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unimixer.training.model import compiler
 from unimixer.training.run import commit, versions
 
 EXTRAS = {
@@ -29,9 +30,7 @@ def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
     facts["cpu cores"] = os.cpu_count()
     facts["torch threads"] = torch.get_num_threads()
     facts["cuda"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    facts["C++ compiler (torch.compile)"] = (
-        shutil.which("g++") or shutil.which("c++") or "none: compile=true cannot work"
-    )
+    facts["C++ compiler (torch.compile)"] = compiler() or "none: compile=true cannot work"
     for extra, packages in EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
         facts[f"extra [{extra}]"] = f"missing: pip install 'unimixer[{extra}]'" if missing else "installed"

@@ -126,6 +126,15 @@ def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(
     assert not (tmp_path / "run").exists()
 
 
+def test_compile_without_a_compiler_is_refused_before_there_is_a_folder(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UnimixerError, match=r"needs a C\+\+ compiler .* install g\+\+ or leave compile out"):
+        train(tiny_recipe(toy_folder, "training.compile=true"), folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_warm_start_from_another_model_is_refused_before_there_is_a_folder(
     finished: RunFolder, toy_folder: Path, tmp_path: Path
 ) -> None:

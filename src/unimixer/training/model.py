@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,13 +83,23 @@ def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = N
     """Build the model without memory, so that what cannot be built is refused before a run folder is made.
 
     Raises:
-        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model.
+        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model, no compiler.
     """
-    pick_device(recipe.training.device)
+    device = pick_device(recipe.training.device)
+    if recipe.training.compile and device.type == "cpu" and compiler() is None:
+        raise UnimixerError(
+            "training.compile needs a C++ compiler on this device and none was found; install g++ or leave compile out"
+        )
     with torch.device("meta"):
         model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
     if start_from is not None:
         read_weights(best_weights(start_from), model)
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would use for a CPU."""
+    named = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, [named] if named else ["g++", "c++", "clang++"])), None)
 
 
 def pick_device(name: str) -> torch.device:
