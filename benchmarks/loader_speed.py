@@ -1,6 +1,6 @@
 """Rows a second of the loader alone, and of training on the same store in the same process: one row of CSV each.
 
-    python benchmarks/loader_speed.py stores/kuairand-pure recipes/kuairand-unimixer-lite.yaml
+python benchmarks/loader_speed.py stores/kuairand-pure recipes/kuairand-unimixer-lite.yaml
 """
 
 from __future__ import annotations

@@ -83,3 +83,14 @@ def test_a_run_trained_on_a_gpu_is_evaluated_where_there_is_none(toy_run: RunFol
     found = as_json(evaluate_run(tmp_path / "run", "test", device="cpu"))
     assert found == (toy_run.result or {})["test"]
     json.dumps(found)
+
+
+def test_splits_joined_by_a_plus_are_measured_as_one(toy_run: RunFolder, toy_store: Store) -> None:
+    single = [evaluate_run(toy_run.folder, split) for split in ("validation", "test")]
+    both = evaluate_run(toy_run.folder, "validation+test")
+    for task, values in both.items():
+        assert values.num_rows == sum(part[task].num_rows for part in single)
+        losses = sum(part[task].log_loss * part[task].num_rows for part in single)
+        assert values.log_loss == pytest.approx(losses / values.num_rows, rel=1e-9)
+    with pytest.raises(UnimixerError, match="unknown split 'tset'; did you mean 'test'"):
+        evaluate_run(toy_run.folder, "validation+tset")

@@ -26,7 +26,7 @@ def evaluate_run(
 
     Args:
         run: a run folder with best weights.
-        split: ``train``, ``validation`` or ``test``.
+        split: ``train``, ``validation`` or ``test``, or several joined by ``+``.
         store: the store, where it moved since the training.
         device: ``auto``, ``cpu`` or ``cuda``.
 

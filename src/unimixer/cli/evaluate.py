@@ -17,7 +17,7 @@ Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RU
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test",
     data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", help="Raw labelled rows (Parquet or CSV) instead of a split.")

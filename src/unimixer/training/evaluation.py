@@ -22,25 +22,34 @@ EVALUATION_BATCH = 4_096
 def evaluate_model(
     model: Ranker, store: Store, split: str, tasks: tuple[str, ...], *, device: torch.device, precision: str = "float32"
 ) -> dict[str, TaskMetrics]:
-    """Metrics of every task on one split."""
-    check_tasks(store, split, tasks)
-    loader = Loader(store, split, batch_size=EVALUATION_BATCH)
-    columns = task_columns(store, tasks)
-    with_users = store.transform.schema.keys.user is not None
-    accumulator = MetricAccumulator(tasks, with_users=with_users)
+    """Metrics of every task on one split, or on the union of several, named ``validation+test``."""
+    splits = split.split("+")
+    for part in splits:
+        check_tasks(store, part, tasks)
+    accumulator = MetricAccumulator(tasks, with_users=store.transform.schema.keys.user is not None)
     was_training = model.training
     model.eval()
+    for part in splits:
+        _score(model, store, part, accumulator, device=device, precision=precision)
+    model.train(was_training)
+    return accumulator.compute()
+
+
+def _score(
+    model: Ranker, store: Store, split: str, metrics: MetricAccumulator, *, device: torch.device, precision: str
+) -> None:
+    """Add the logits of one split to the metrics."""
+    loader = Loader(store, split, batch_size=EVALUATION_BATCH)
+    columns = task_columns(store, metrics.tasks)
     with torch.no_grad(), progress_bar(f"evaluating {split}", loader.num_rows) as advance:
         for batch in loader.batches():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(batch.to(device)).float().cpu()
             assert batch.labels is not None
             assert batch.users is not None
-            users = user_keys(batch.users, accumulator.num_rows) if with_users else None
-            accumulator.update(logits, batch.labels[:, columns], users)
+            users = user_keys(batch.users, metrics.num_rows) if metrics.with_users else None
+            metrics.update(logits, batch.labels[:, columns], users)
             advance(len(batch))
-    model.train(was_training)
-    return accumulator.compute()
 
 
 def user_keys(users: torch.Tensor, first: int) -> torch.Tensor:

@@ -1,0 +1,35 @@
+"""Finished runs on validation and test days taken together: mean ± standard deviation over seeds, as Markdown.
+
+python benchmarks/held_out_days.py runs
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+from unimixer.cli.output import markdown
+from unimixer.evaluation import evaluate_run
+from unimixer.training.summary import finished_runs, spread
+
+COLUMNS = ("recipe", "task", "seeds", "AUC", "UAUC")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    found = defaultdict(list)
+    for run in finished_runs(arguments.folders):
+        for task, values in evaluate_run(run.folder, "validation+test").items():
+            found[run.recipe.name, task].append(values)
+    rows = []
+    for (recipe, task), seeds in sorted(found.items()):
+        uauc = [v.uauc for v in seeds if v.uauc is not None]
+        rows.append([recipe, task, len(seeds), spread([v.auc for v in seeds]), spread(uauc)])
+    print(markdown(COLUMNS, rows, left=2))
+
+
+if __name__ == "__main__":
+    main()
