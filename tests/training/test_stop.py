@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,6 +22,14 @@ from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep
 from unimixer.training.stop import stop_signals
 from unimixer.training.train import resume, train
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell starts background jobs with Ctrl-C ignored, and tests inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_signal_asks_and_the_second_acts_at_once() -> None:
