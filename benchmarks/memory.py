@@ -1,7 +1,8 @@
 """Peak memory of training and prediction against the number of rows: one row of CSV a case.
 
-Every case runs in a process of its own, so that its peak is its own. The validation and test parts have the same
-number of rows in all cases: exact AUC keeps every score that it measures. Example:
+Every case runs in a process of its own, so that its peak is its own. Two things must not change with the rows: the
+held-out parts, because exact AUC keeps every score that it measures, and the length of a history (10 events, which
+every user has), because a longer log of the same users means longer histories and so larger batches. Example:
 
     python benchmarks/memory.py --rows 1000000 10000000
 """
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 HELD_OUT = 50_000
+HISTORY_LENGTH = 10
 
 
 def prepare(rows: int, folder: Path) -> None:
@@ -26,7 +28,8 @@ def prepare(rows: int, folder: Path) -> None:
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
     split = QuantileSplit(validation=1 - 2 * HELD_OUT / rows, test=1 - HELD_OUT / rows)
-    schema = tables.schema.model_copy(update={"split": split})
+    histories = tuple(h.model_copy(update={"max_length": HISTORY_LENGTH}) for h in tables.schema.histories)
+    schema = tables.schema.model_copy(update={"split": split, "histories": histories})
     write(type(tables)(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder / "store")
 
 
