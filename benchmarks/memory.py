@@ -1,8 +1,8 @@
 """Peak memory of training and prediction against the number of rows: one row of CSV a case.
 
 Every case runs in a process of its own, so that its peak is its own. Two things must not change with the rows: the
-held-out parts, because exact AUC keeps every score that it measures, and the length of a history (10 events, which
-every user has), because a longer log of the same users means longer histories and so larger batches. Example:
+held-out parts, because exact AUC keeps every score that it measures, and the length of a history (``--history`` events,
+which every user has), because a longer log of the same users means longer histories and so larger batches. Example:
 
     python benchmarks/memory.py --rows 1000000 10000000
 """
@@ -18,22 +18,21 @@ import time
 from pathlib import Path
 
 HELD_OUT = 50_000
-HISTORY_LENGTH = 10
 
 
-def prepare(rows: int, folder: Path) -> None:
+def prepare(rows: int, folder: Path, history: int) -> None:
     from unimixer.data.adapters import open_raw
     from unimixer.data.prepare import prepare as write
     from unimixer.data.schema import QuantileSplit
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
     split = QuantileSplit(validation=1 - 2 * HELD_OUT / rows, test=1 - HELD_OUT / rows)
-    histories = tuple(h.model_copy(update={"max_length": HISTORY_LENGTH}) for h in tables.schema.histories)
+    histories = tuple(h.model_copy(update={"max_length": history}) for h in tables.schema.histories)
     schema = tables.schema.model_copy(update={"split": split, "histories": histories})
     write(type(tables)(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder / "store")
 
 
-def raw_file(rows: int, folder: Path) -> None:
+def raw_file(rows: int, folder: Path, _history: int) -> None:
     import pyarrow.parquet as pq
 
     from unimixer.data.adapters import open_raw
@@ -47,7 +46,7 @@ def raw_file(rows: int, folder: Path) -> None:
     writer.close()
 
 
-def train(_rows: int, folder: Path) -> None:
+def train(_rows: int, folder: Path, _history: int) -> None:
     import unimixer
 
     recipe = {
@@ -59,7 +58,7 @@ def train(_rows: int, folder: Path) -> None:
     unimixer.train(recipe, folder=folder / "run", quiet=True)
 
 
-def predict(_rows: int, folder: Path) -> None:
+def predict(_rows: int, folder: Path, _history: int) -> None:
     from unimixer.data.readers import read_chunks
     from unimixer.inference import Predictor, write_predictions
 
@@ -72,11 +71,12 @@ STEPS = {"prepare": prepare, "raw_file": raw_file, "train": train, "predict": pr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--history", type=int, default=10)
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        STEPS[arguments.step](arguments.rows[0], arguments.folder)
+        STEPS[arguments.step](arguments.rows[0], arguments.folder, arguments.history)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     print("benchmark,step,rows,peak_mb,seconds,rows_per_second")
@@ -84,6 +84,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for step in STEPS:
                 command = [sys.executable, __file__, "--step", step, "--rows", str(rows), "--folder", folder]
+                command += ["--history", str(arguments.history)]
                 start = time.perf_counter()
                 peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
                 seconds = time.perf_counter() - start
