@@ -10,7 +10,7 @@ import torch
 
 from unimixer.errors import MissingExtraError
 from unimixer.files import atomic_file
-from unimixer.mixing import ConstrainedMixing
+from unimixer.mixing import MatrixMixing
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder
 
@@ -43,7 +43,7 @@ def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_
 def mixing_matrices(run: RunFolder) -> dict[str, torch.Tensor]:
     """The learned matrices between blocks of a trained run, by the name of the layer."""
     model = load_ranker(run)
-    found = [module for module in model.backbone.modules() if isinstance(module, ConstrainedMixing)]
+    found = [module for module in model.backbone.modules() if isinstance(module, MatrixMixing)]
     with torch.no_grad():
         return {f"layer {number}": mixing.weights()[0] for number, mixing in enumerate(found, start=1)}
 

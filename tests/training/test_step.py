@@ -14,7 +14,7 @@ from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.mixing import ConstrainedMixing
+from unimixer.mixing import MatrixMixing
 from unimixer.ranker import dense_parameters
 from unimixer.training.model import build_ranker, resolve
 from unimixer.training.step import TrainStep, task_loss, weight_of
@@ -115,7 +115,7 @@ def test_the_rates_and_the_temperature_follow_their_schedules(toy_store: Store) 
         step([batch], number)
         assert step.optimizers["dense"].param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - number / 4))
         assert step.optimizers["sparse"].param_groups[0]["lr"] == pytest.approx(1e-2 * (1 - number / 4))
-        mixings = [module for module in step.model.modules() if isinstance(module, ConstrainedMixing)]
+        mixings = [module for module in step.model.modules() if isinstance(module, MatrixMixing)]
         assert [float(m.temperature) for m in mixings] == [pytest.approx(1 - 0.9 * number / 4)] * len(mixings)
         assert mixings
 

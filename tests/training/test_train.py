@@ -16,7 +16,7 @@ from toy import tables_of, toy_frames, toy_schema, toy_tables
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
-from unimixer.mixing import ConstrainedMixing
+from unimixer.mixing import MatrixMixing
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker, resolve
 from unimixer.training.run import RunFolder
@@ -63,7 +63,7 @@ def test_two_stages_train_at_the_start_and_then_at_the_end_temperature(toy_folde
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     for folder, tau in ((run, 0.2), (RunFolder(run.folder / WARM_UP), 0.9)):
         assert {line["temperature"] for line in folder.history() if line["kind"] == "train"} == {tau}
-        mixings = [m for m in load_ranker(folder).modules() if isinstance(m, ConstrainedMixing)]
+        mixings = [m for m in load_ranker(folder).modules() if isinstance(m, MatrixMixing)]
         assert mixings
         assert all(float(m.temperature) == pytest.approx(tau) for m in mixings)
 

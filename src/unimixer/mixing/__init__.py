@@ -1,19 +1,62 @@
 """Mixings of the paper's one form: a pattern inside blocks and a pattern between blocks."""
 
+from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
-from unimixer.mixing.constrained import ConstrainedMixing, set_temperature
-from unimixer.mixing.fixed import FixedMixing, frozen
+from unimixer.mixing.constrained import Constrained, set_temperature
+from unimixer.mixing.conversions import converted_state, expanded, from_rule
+from unimixer.mixing.factorization import FactorizationMixing
+from unimixer.mixing.fixed import FixedGlobal, FixedLocal, fixed_mixing, frozen
+from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
+from unimixer.mixing.hardened import SparseGlobal, hardened, nearest_permutation
+from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.lite import UniMixingLite
+from unimixer.mixing.local_patterns import (
+    BlockLinear,
+    CompositeLinear,
+    ConstantValues,
+    IdentityLocal,
+    Local,
+    SharedLinear,
+)
 from unimixer.mixing.token_mixing import TokenMixing
+from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing
 
 __all__ = [
-    "ConstrainedMixing",
-    "FixedMixing",
+    "BasisLocal",
+    "BlockLinear",
+    "CallableGlobal",
+    "CompositeLinear",
+    "ConstantValues",
+    "Constrained",
+    "DoublyStochasticLocal",
+    "FactorizationMixing",
+    "FixedGlobal",
+    "FixedLocal",
+    "FullGlobal",
+    "Global",
+    "GramMatrix",
+    "IdentityGlobal",
+    "IdentityLocal",
+    "LearnedGlobal",
+    "Local",
+    "LowRankGlobal",
+    "MatrixMixing",
     "Mixing",
+    "Permutation",
+    "SharedLinear",
+    "SoftmaxAttention",
+    "SparseGlobal",
     "TokenMixing",
     "UniMixing",
     "UniMixingLite",
+    "Unified",
+    "converted_state",
+    "expanded",
+    "fixed_mixing",
+    "from_rule",
     "frozen",
+    "hardened",
+    "nearest_permutation",
     "set_temperature",
 ]

@@ -1,4 +1,4 @@
-"""What UniMixing and UniMixing-Lite share: constraints on raw matrices, the temperature, the cache of the weights."""
+"""Constraints on raw matrices, the temperature, and the cache of what they give."""
 
 from __future__ import annotations
 
@@ -8,102 +8,71 @@ import torch
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.errors import check_choice, check_divisible, check_positive
-from unimixer.mixing.base import Mixing
-
-LOCALS = ("doubly_stochastic", "shared", "free")
+from unimixer.errors import check_positive
 
 
-class ConstrainedMixing(Mixing):
-    r"""A learned mixing whose matrices are symmetric, doubly stochastic, and as sparse as the temperature makes them.
+class Constrained(nn.Module):
+    r"""Learned matrices that are symmetric, doubly stochastic, and as sparse as the temperature makes them.
 
     .. math:: \tilde W = (W + W^T) / 2, \qquad \bar W = \mathrm{Sinkhorn}(\tilde W / \tau)
 
-    arXiv:2604.00590, "UniMixing". One temperature for the global and the local matrices (the paper is silent). It is a
-    buffer, saved with the weights; :func:`set_temperature` changes it.
+    arXiv:2604.00590, "UniMixing". The temperature is a buffer, saved with the weights; :func:`set_temperature` changes
+    it, the same for global and local matrices (the paper is silent).
 
-    In evaluation mode, and where no gradient is recorded, the constrained weights are computed once and cached, with
+    In evaluation mode, and where no gradient is recorded, the constrained matrices are computed once and cached, with
     a copy of the values that they follow from: a change of parameters or temperature, by whatever means, is seen
     (version counters miss fused optimizers). The cache is never saved, moved or copied.
     """
 
     temperature: Tensor
 
-    def __init__(
-        self,
-        length: int,
-        block_size: int,
-        *,
-        temperature: float,
-        symmetric: bool,
-        doubly_stochastic: bool,
-        local: str,
-    ) -> None:
-        super().__init__(length)
-        check_divisible("length", length, by="block_size", divisor=block_size)
+    def __init__(self, *, temperature: float, symmetric: bool, doubly_stochastic: bool) -> None:
+        super().__init__()
         check_positive(temperature=temperature)
-        check_choice("local", local, LOCALS)
-        self.block_size, self.num_blocks_mixed = block_size, length // block_size
-        self.symmetric, self.doubly_stochastic, self.local = symmetric, doubly_stochastic, local
+        self.symmetric, self.doubly_stochastic = symmetric, doubly_stochastic
         self.register_buffer("temperature", torch.tensor(float(temperature)))
-        self._cache: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
+        self._cache: tuple[list[Tensor], Tensor] | None = None
 
-    def raw_weights(self) -> tuple[Tensor, Tensor]:
-        """The raw global matrix ``(N, N)`` and local matrices ``(N, b, b)``, ``(1, b, b)`` where they are shared."""
+    def raw(self) -> Tensor:
+        """The matrices before their constraints, ``(..., n, n)``."""
         raise NotImplementedError
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """The global and local weights after their constraints, from the cache where that is allowed."""
+    def matrices(self) -> Tensor:
+        """The matrices after their constraints, from the cache where that is allowed."""
         recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         if self.training or recorded or torch.compiler.is_compiling():
-            return self._constrained()
+            return self._constrain(self.raw())
         sources = [*self.parameters(), self.temperature]
         cache = self._cache
         if cache is None or not all(map(_same, cache[0], sources)):
             with torch.inference_mode(False), torch.no_grad():
-                cache = self._cache = [source.clone() for source in sources], self._constrained()
+                cache = self._cache = [source.clone() for source in sources], self._constrain(self.raw())
         return cache[1]
-
-    def _constrained(self) -> tuple[Tensor, Tensor]:
-        raw_global, raw_local = self.raw_weights()
-        return self._constrain(raw_global), raw_local if self.local == "free" else self._constrain(raw_local)
 
     def _constrain(self, raw: Tensor) -> Tensor:
         if self.doubly_stochastic:
             return ops.sinkhorn(raw, tau=self.temperature, symmetric=self.symmetric)
         return (raw + raw.mT) / 2 if self.symmetric else raw
 
-    def mix(self, x_BL: Tensor) -> Tensor:
-        """Mix flattened tokens."""
-        global_NN, local_Nbb = self.weights()
-        return ops.unimixing(x_BL, global_NN.to(x_BL.dtype), local_Nbb.to(x_BL.dtype))
+    def constraints(self) -> str:
+        """The constraints in words."""
+        words = {"doubly stochastic": self.doubly_stochastic, "symmetric": self.symmetric}
+        return ", ".join(word for word, holds in words.items() if holds) or "unconstrained"
 
-    def mixing_matrix(self, x: Tensor | None = None) -> Tensor:
-        """The generalised Kronecker product of the current weights."""
-        with torch.no_grad():
-            return ops.unimixing_matrix(*self.weights())
-
-    def train(self, mode: bool = True) -> ConstrainedMixing:
+    def train(self, mode: bool = True) -> Constrained:
         """Switch the mode; training drops the cache."""
         if mode:
             self._cache = None
         super().train(mode)
         return self
 
-    def _apply(self, fn: Any, recurse: bool = True) -> ConstrainedMixing:
+    def _apply(self, fn: Any, recurse: bool = True) -> Constrained:
         self._cache = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
-
-    def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
-        return (
-            f"length={self.length}, block_size={self.block_size}, symmetric={self.symmetric}, "
-            f"doubly_stochastic={self.doubly_stochastic}, local={self.local!r}"
-        )
 
 
 def _same(kept: Tensor, current: Tensor) -> bool:
@@ -112,7 +81,7 @@ def _same(kept: Tensor, current: Tensor) -> bool:
 
 
 def set_temperature(module: nn.Module, tau: float) -> None:
-    """Set the temperature of every constrained mixing inside a module; their caches are dropped.
+    """Set the temperature of every constrained matrix inside a module; their caches are dropped.
 
     Example:
         >>> from unimixer.mixing import UniMixing
@@ -123,6 +92,6 @@ def set_temperature(module: nn.Module, tau: float) -> None:
     """
     check_positive(temperature=tau)
     for part in module.modules():
-        if isinstance(part, ConstrainedMixing):
+        if isinstance(part, Constrained):
             part.temperature.fill_(tau)
             part._cache = None

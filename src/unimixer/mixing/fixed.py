@@ -1,60 +1,91 @@
-"""Learned mixings with their constraints worked out once: what an exported or served model contains."""
+"""Learned patterns with their constraints worked out once: what an exported or served model contains."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from unimixer import ops
-from unimixer.mixing.base import Mixing
-from unimixer.mixing.constrained import ConstrainedMixing
+from unimixer.mixing.constrained import Constrained
+from unimixer.mixing.global_patterns import Global
+from unimixer.mixing.local_patterns import Local
+from unimixer.mixing.unified import MatrixMixing
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class FixedMixing(Mixing):
-    """UniMixing with constant weights: two products, nothing to normalise.
+class FixedLocal(Local):
+    """Constant matrices inside blocks, ``(N, b, c)`` or ``(1, b, c)``."""
+
+    weight: Tensor
+
+    def __init__(self, num_blocks: int, weight: Tensor, pattern: str = "constant") -> None:
+        super().__init__()
+        self.num_blocks, (_, self.in_dim, self.out_dim), self.pattern = num_blocks, weight.shape, pattern
+        self.register_buffer("weight", weight.detach().clone())
+
+    def matrices(self) -> Tensor:
+        """The constant."""
+        return self.weight
+
+
+class FixedGlobal(Global):
+    """A constant matrix between blocks, ``(M, N)``."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, pattern: str = "constant") -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.register_buffer("weight", weight.detach().clone())
+
+    def weights(self, blocks: Tensor | None = None) -> Tensor:
+        """The constant."""
+        return self.weight.unsqueeze(0)
+
+
+def fixed_mixing(global_NN: Tensor, local_Nbb: Tensor) -> MatrixMixing:
+    """A mixing of constant matrices.
 
     Shape:
-        - x: ``(B, T, D)`` or ``(B, L)``; output: the shape of x
+        - global_NN: ``(N, N)``; local_Nbb: ``(N, b, b)``, or ``(1, b, b)`` for all blocks
 
     Example:
-        >>> FixedMixing(torch.eye(2).flip(0), torch.ones(1, 1, 1))(torch.tensor([[1.0, 2.0]]))
+        >>> fixed_mixing(torch.eye(2).flip(0), torch.ones(1, 1, 1))(torch.tensor([[1.0, 2.0]]))
         tensor([[2., 1.]])
     """
-
-    global_weight: Tensor
-    local_weight: Tensor
-
-    def __init__(self, global_weight: Tensor, local_weight: Tensor) -> None:
-        super().__init__(global_weight.shape[0] * local_weight.shape[-1])
-        self.register_buffer("global_weight", global_weight.detach().clone())
-        self.register_buffer("local_weight", local_weight.detach().clone())
-
-    def mix(self, x_BL: Tensor) -> Tensor:
-        """Mix flattened tokens."""
-        return ops.unimixing(x_BL, self.global_weight.to(x_BL.dtype), self.local_weight.to(x_BL.dtype))
-
-    def mixing_matrix(self, x: Tensor | None = None) -> Tensor:
-        """The generalised Kronecker product of the weights."""
-        return ops.unimixing_matrix(self.global_weight, self.local_weight)
+    return MatrixMixing(FixedLocal(global_NN.shape[-1], local_Nbb), FixedGlobal(global_NN))
 
 
 def frozen(module: ModuleT) -> ModuleT:
-    """A copy of a module, in evaluation mode, in which every constrained mixing is a :class:`FixedMixing`.
+    """A copy of a module, in evaluation mode, in which every constrained pattern is a constant.
 
     Outputs are equal. Use it before ONNX, AOTInductor or any other form that leaves Python: the operator that solves
     for the weights exists in Python only.
     """
+    return replaced(module, Constrained, _constant)
+
+
+def replaced(module: ModuleT, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> ModuleT:
+    """A copy of a module, in evaluation mode, in which every part of one kind is what ``make`` makes of it."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
-        if isinstance(module, ConstrainedMixing):
-            return FixedMixing(*module.weights()).eval()  # type: ignore[return-value]
+        if isinstance(module, kind):
+            return make(module).eval()  # type: ignore[return-value]
         for parent in list(module.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, ConstrainedMixing):
-                    setattr(parent, name, FixedMixing(*child.weights()).eval())
+                if isinstance(child, kind):
+                    setattr(parent, name, make(child).eval())
     return module
+
+
+def _constant(pattern: nn.Module) -> nn.Module:
+    assert isinstance(pattern, Constrained)
+    matrices = pattern.matrices()
+    if isinstance(pattern, Local):
+        return FixedLocal(pattern.num_blocks, matrices, pattern.pattern)
+    assert isinstance(pattern, Global)
+    return FixedGlobal(matrices, pattern.pattern)

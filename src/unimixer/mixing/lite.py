@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from unimixer.errors import check_positive
-from unimixer.mixing.constrained import ConstrainedMixing
-from unimixer.mixing.start import block_permutation, low_rank_permutation
-
-MARGIN = 1.2
-"""Rule and identity starts: raw units, times ``init_scale``, between the permutation and the best other entry."""
-NOISE = 0.02
-"""Standard deviation of what a start from a permutation does not use; small, but free to learn."""
+from unimixer.errors import check_choice, check_divisible
+from unimixer.mixing.learned import BasisLocal, LowRankGlobal
+from unimixer.mixing.start import block_permutation
+from unimixer.mixing.unified import MatrixMixing
+from unimixer.mixing.unimixing import LOCALS
 
 
-class UniMixingLite(ConstrainedMixing):
+class UniMixingLite(MatrixMixing):
     r"""UniMixing with few parameters: :math:`2 N r + n_b b^2 + N n_b` instead of :math:`N^2 + N b^2`.
 
     .. math:: \bar W_G = \mathrm{Sinkhorn}(A_G B_G), \qquad
               \bar W_B^i = \mathrm{Sinkhorn}(\textstyle\sum_l \omega_l^i Z_l)
 
-    arXiv:2604.00590, "UniMixing-Lite"; symmetry and temperature enter as in UniMixing. After Sinkhorn the global matrix
-    is close to full rank again. The start from the rule is exact in a low rank, see
-    :func:`unimixer.mixing.start.low_rank_permutation`, and the first basis matrix is a sharp identity.
+    arXiv:2604.00590, "UniMixing-Lite"; symmetry and temperature enter as in UniMixing.
 
     Args:
         length: T * D.
@@ -33,7 +25,7 @@ class UniMixingLite(ConstrainedMixing):
         rank: r; to start from a permutation of N blocks it must be at least 3.
         num_basis: number of basis matrices.
         num_heads: as in UniMixing.
-        init: ``"rule"``, ``"identity"`` or ``"random"``.
+        init: ``"rule"``, ``"identity"``, ``"random"``, or a permutation of the blocks.
         init_scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
         temperature: 1.0 is no temperature.
         symmetric: constrain to symmetric matrices.
@@ -42,8 +34,8 @@ class UniMixingLite(ConstrainedMixing):
 
     Shape:
         - x: ``(B, T, D)`` or ``(B, L)``; output: the shape of x
-        - parameters: ``global_left`` ``(N, r)``, ``global_right`` ``(r, N)``, ``basis`` ``(num_basis, b, b)``,
-          ``coefficients`` ``(N, num_basis)``
+        - parameters: ``global_.left`` ``(N, r)``, ``global_.right`` ``(r, N)``, ``local.basis`` ``(num_basis, b, b)``,
+          ``local.coefficients`` ``(N, num_basis)``
 
     Example:
         >>> mixing = UniMixingLite(length=4 * 16, block_size=2, rank=8, num_basis=2, num_heads=4)
@@ -59,56 +51,24 @@ class UniMixingLite(ConstrainedMixing):
         rank: int = 16,
         num_basis: int = 4,
         num_heads: int | None = None,
-        init: str = "rule",
+        init: str | Tensor = "rule",
         init_scale: float = 1.0,
         temperature: float = 0.1,
         symmetric: bool = True,
         doubly_stochastic: bool = True,
         local: str = "doubly_stochastic",
     ) -> None:
-        super().__init__(
-            length,
-            block_size,
-            temperature=temperature,
-            symmetric=symmetric,
-            doubly_stochastic=doubly_stochastic,
-            local=local,
-        )
-        check_positive(rank=rank, num_basis=num_basis)
-        self.rank, self.num_basis = rank, num_basis
-        num_blocks, num_local = self.num_blocks_mixed, 1 if local == "shared" else self.num_blocks_mixed
-        self.global_left = nn.Parameter(torch.empty(num_blocks, rank))
-        self.global_right = nn.Parameter(torch.empty(rank, num_blocks))
-        self.basis = nn.Parameter(torch.empty(num_basis, block_size, block_size))
-        self.coefficients = nn.Parameter(torch.empty(num_local, num_basis))
+        check_divisible("length", length, by="block_size", divisor=block_size)
+        check_choice("local", local, LOCALS)
         permutation = block_permutation(init, length, block_size, num_heads)
-        with torch.no_grad():
-            self._start(permutation, init_scale)
-
-    def _start(self, permutation: Tensor | None, scale: float) -> None:
-        if permutation is None:  # the product of two factors, and the sum over the basis, have standard deviation scale
-            factor = math.sqrt(scale / math.sqrt(self.rank))
-            self.global_left.normal_(std=factor)
-            self.global_right.normal_(std=factor)
-            self.basis.normal_(std=scale)
-            self.coefficients.normal_(std=self.num_basis**-0.5)
-        else:
-            left, right = low_rank_permutation(permutation, self.rank, MARGIN * scale)
-            for whole, used in ((self.global_left, left), (self.global_right.mT, right.mT)):
-                whole.normal_(std=NOISE)
-                whole[:, : used.shape[1]] = used
-            self.basis.normal_(std=NOISE)
-            self.coefficients.normal_(std=NOISE)
-            self.basis[0] = torch.eye(self.block_size) * MARGIN * scale
-            self.coefficients[:, 0] = 1.0
-        if self.local == "free":
-            self.basis[0] = torch.eye(self.block_size)
-            self.coefficients[:, 0] = 1.0
-
-    def raw_weights(self) -> tuple[Tensor, Tensor]:
-        """The low-rank product and the sums over the basis."""
-        with torch.autocast(self.basis.device.type, enabled=False):  # they go into an exponential
-            return self.global_left @ self.global_right, torch.einsum("nl,lij->nij", self.coefficients, self.basis)
+        num_blocks = length // block_size
+        constraints = {"temperature": temperature, "symmetric": symmetric, "doubly_stochastic": doubly_stochastic}
+        between = LowRankGlobal(num_blocks, rank, permutation, scale=init_scale, **constraints)  # type: ignore[arg-type]
+        identity = permutation is not None
+        inside = BasisLocal(
+            num_blocks, block_size, num_basis, local, identity=identity, scale=init_scale, **constraints
+        )
+        super().__init__(inside, between)
 
     @staticmethod
     def num_parameters(

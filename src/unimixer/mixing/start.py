@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from unimixer import ops
-from unimixer.errors import UnimixerError, check_choice
+from unimixer.errors import UnimixerError, check_choice, check_shape
 
 STARTS = ("rule", "identity", "random")
 
 
-def block_permutation(init: str, length: int, block_size: int, num_heads: int | None) -> Tensor | None:
+def block_permutation(init: str | Tensor, length: int, block_size: int, num_heads: int | None) -> Tensor | None:
     """The permutation of blocks that a mixing starts from, ``out block i = block permutation[i]``; None for random.
 
-    The rule splits the embedding into H pieces of H heads, and a block must lie inside a head.
+    The rule splits the embedding into H pieces of H heads, and a block must lie inside a head. A tensor is the
+    permutation itself.
     """
-    check_choice("init", init, STARTS)
     num_blocks = length // block_size
+    if isinstance(init, Tensor):
+        check_shape("init", init, (num_blocks,))
+        return init
+    check_choice("init", init, STARTS)
     if init == "random":
         return None
     if init == "identity":

@@ -6,15 +6,19 @@ from torch import Tensor
 
 from unimixer import ops
 from unimixer.errors import check_divisible, check_shape
-from unimixer.mixing.base import Mixing
+from unimixer.mixing.global_patterns import Permutation
+from unimixer.mixing.local_patterns import IdentityLocal
+from unimixer.mixing.unified import Unified
 
 
-class TokenMixing(Mixing):
+class TokenMixing(Unified):
     r"""Parameter-free token mixing: output token :math:`h` gathers head :math:`h` of every input token.
 
     .. math:: s_h = [\, x_1^{(h)} \,\Vert\, \dots \,\Vert\, x_T^{(h)} \,], \qquad h = 1, \dots, H
 
-    RankMixer (arXiv:2507.15551), "multi-head token mixing". Where ``H = T`` the operation is its own inverse.
+    RankMixer (arXiv:2507.15551), "multi-head token mixing". One block is one head of one token, so there are T H of
+    them. Where ``H = T`` the operation is its own inverse; in general it is undone by the mixing of H tokens of width
+    T D / H with T heads, :meth:`inverse` ("revert" in TokenMixer-Large, arXiv:2602.06563).
 
     Shape:
         - x: ``(B, T, D)`` or ``(B, T * D)``, with D divisible by H
@@ -27,11 +31,12 @@ class TokenMixing(Mixing):
     """
 
     def __init__(self, num_tokens: int, token_dim: int, num_heads: int | None = None) -> None:
-        super().__init__(num_tokens * token_dim)
-        self.num_heads = num_tokens if num_heads is None else num_heads
-        self.num_tokens, self.token_dim = num_tokens, token_dim
+        heads = num_tokens if num_heads is None else num_heads
         name = "num_heads=num_tokens" if num_heads is None else "num_heads"
-        check_divisible("token_dim", token_dim, by=name, divisor=self.num_heads)
+        check_divisible("token_dim", token_dim, by=name, divisor=heads)
+        slices = ops.token_mixing_permutation(num_tokens, heads, heads)
+        super().__init__(IdentityLocal(num_tokens * heads, token_dim // heads), Permutation(slices))
+        self.num_tokens, self.token_dim, self.num_heads = num_tokens, token_dim, heads
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens, flattened or not."""
@@ -44,9 +49,9 @@ class TokenMixing(Mixing):
         """Mix flattened tokens."""
         return ops.token_mixing(x_BL.reshape(-1, self.num_tokens, self.token_dim), self.num_heads).flatten(1)
 
-    def mixing_matrix(self, x: Tensor | None = None) -> Tensor:
-        """The permutation matrix."""
-        return ops.permutation_matrix(ops.token_mixing_permutation(self.num_tokens, self.token_dim, self.num_heads))
+    def inverse(self) -> TokenMixing:
+        """The mixing that puts every number back: ``mixing.inverse()(mixing(x)) == x``."""
+        return TokenMixing(self.num_heads, self.length // self.num_heads, self.num_tokens)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unimixer.mixing.constrained import ConstrainedMixing
-from unimixer.mixing.start import block_permutation, permutation_logits
+from unimixer.errors import check_choice, check_divisible
+from unimixer.mixing.learned import DoublyStochasticLocal, LearnedGlobal
+from unimixer.mixing.start import block_permutation
+from unimixer.mixing.unified import MatrixMixing
+
+LOCALS = ("doubly_stochastic", "shared", "free")
 
 
-class UniMixing(ConstrainedMixing):
+class UniMixing(MatrixMixing):
     r"""Learned token mixing: a matrix inside every block, then one matrix between the blocks.
 
     .. math:: out = \bar W_G\, [x_1 \bar W_B^1; \dots; x_N \bar W_B^N]
 
     arXiv:2604.00590, "UniMixing". The paper is silent on the start: ``init="rule"`` starts from the permutation of
-    TokenMixer (symmetric, since H = T there), ``"identity"`` from no mixing, ``"random"`` from normal numbers.
+    TokenMixer (symmetric, since H = T there), ``"identity"`` from no mixing, ``"random"`` from normal numbers, and a
+    tensor from that permutation of the blocks; one that is not its own inverse needs ``symmetric=False``.
 
     Args:
         length: T * D.
@@ -31,7 +35,7 @@ class UniMixing(ConstrainedMixing):
 
     Shape:
         - x: ``(B, T, D)`` or ``(B, L)``; output: the shape of x
-        - parameters: ``global_logits`` ``(N, N)``; ``local_logits`` ``(N, b, b)``, ``(1, b, b)`` where shared
+        - parameters: ``global_.logits`` ``(N, N)``; ``local.logits`` ``(N, b, b)``, ``(1, b, b)`` where shared
 
     Example:
         >>> mixing = UniMixing(length=4 * 16, block_size=2, num_heads=4)
@@ -45,38 +49,24 @@ class UniMixing(ConstrainedMixing):
         block_size: int,
         *,
         num_heads: int | None = None,
-        init: str = "rule",
+        init: str | Tensor = "rule",
         init_scale: float = 1.0,
         temperature: float = 0.1,
         symmetric: bool = True,
         doubly_stochastic: bool = True,
         local: str = "doubly_stochastic",
     ) -> None:
-        super().__init__(
-            length,
-            block_size,
-            temperature=temperature,
-            symmetric=symmetric,
-            doubly_stochastic=doubly_stochastic,
-            local=local,
-        )
+        check_divisible("length", length, by="block_size", divisor=block_size)
+        check_choice("local", local, LOCALS)
         permutation = block_permutation(init, length, block_size, num_heads)
-        num_blocks, num_local = self.num_blocks_mixed, 1 if local == "shared" else self.num_blocks_mixed
-        self.global_logits = nn.Parameter(torch.empty(num_blocks, num_blocks))
-        self.local_logits = nn.Parameter(torch.empty(num_local, block_size, block_size))
-        with torch.no_grad():
-            if permutation is None:
-                self.global_logits.normal_(std=init_scale)
-                self.local_logits.normal_(std=init_scale)
-            else:
-                self.global_logits.copy_(permutation_logits(permutation, init_scale))
-                self.local_logits.copy_(torch.eye(block_size) * init_scale)
-            if local == "free":  # not a logit: the identity itself
-                self.local_logits.copy_(torch.eye(block_size))
-
-    def raw_weights(self) -> tuple[Tensor, Tensor]:
-        """The parameters."""
-        return self.global_logits, self.local_logits
+        num_blocks = length // block_size
+        constraints = {"temperature": temperature, "symmetric": symmetric, "doubly_stochastic": doubly_stochastic}
+        between = LearnedGlobal(num_blocks, permutation, scale=init_scale, **constraints)  # type: ignore[arg-type]
+        identity = permutation is not None
+        inside = DoublyStochasticLocal(
+            num_blocks, block_size, local, identity=identity, scale=init_scale, **constraints
+        )
+        super().__init__(inside, between)
 
     @staticmethod
     def num_parameters(length: int, block_size: int, *, local: str = "doubly_stochastic") -> int:

@@ -4,8 +4,10 @@ from unimixer.ops.mixing import unimixing, unimixing_matrix
 from unimixer.ops.per_token import per_token_linear, rms_norm, swiglu
 from unimixer.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from unimixer.ops.token_mixing import permutation_matrix, token_mixing, token_mixing_permutation
+from unimixer.ops.unified import block_diagonal, unified_matrix, weigh
 
 __all__ = [
+    "block_diagonal",
     "per_token_linear",
     "permutation_matrix",
     "rms_norm",
@@ -14,6 +16,8 @@ __all__ = [
     "swiglu",
     "token_mixing",
     "token_mixing_permutation",
+    "unified_matrix",
     "unimixing",
     "unimixing_matrix",
+    "weigh",
 ]

@@ -52,6 +52,6 @@ def permutation_matrix(permutation: Tensor) -> Tensor:
                 [1., 0.]])
     """
     length = permutation.numel()
-    matrix = torch.zeros(length, length)
-    matrix[torch.arange(length), permutation] = 1.0
+    matrix = torch.zeros(length, length, device=permutation.device)
+    matrix[torch.arange(length, device=permutation.device), permutation] = 1.0
     return matrix

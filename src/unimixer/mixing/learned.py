@@ -1,0 +1,231 @@
+"""The learned patterns of UniMixing and UniMixing-Lite, under their constraints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from unimixer.errors import check_positive
+from unimixer.mixing.constrained import Constrained
+from unimixer.mixing.global_patterns import Global
+from unimixer.mixing.local_patterns import Local
+from unimixer.mixing.start import low_rank_permutation, permutation_logits
+
+MARGIN = 1.2
+"""Low-rank starts: raw units, times ``scale``, between the permutation and the best other entry."""
+NOISE = 0.02
+"""Standard deviation of what a low-rank start from a permutation does not use; small, but free to learn."""
+
+
+class _ConstrainedGlobal(Constrained, Global):
+    rank: int | None = None
+
+    @property
+    def pattern(self) -> str:  # type: ignore[override]
+        """The pattern in words."""
+        size = "full" if self.rank is None else "low rank"
+        return f"learned, {self.constraints()}, {size}"
+
+    def weights(self, blocks: Tensor | None = None) -> Tensor:
+        """The constrained matrix ``(1, N, N)``."""
+        return self.matrices().unsqueeze(0)
+
+
+class LearnedGlobal(_ConstrainedGlobal):
+    r"""A full matrix between blocks, :math:`\bar W_G = \mathrm{Sinkhorn}(W_G / \tau)`: UniMixing.
+
+    Args:
+        num_blocks: N.
+        permutation: where to start, out block i = block ``permutation[i]``; None for random numbers.
+        scale: the raw value on the permutation, 0 elsewhere; or the standard deviation of random numbers.
+        temperature: see :class:`~unimixer.mixing.Constrained`, like the next two.
+        symmetric: constrain to symmetric matrices.
+        doubly_stochastic: constrain by Sinkhorn scaling.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        permutation: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        temperature: float = 0.1,
+        symmetric: bool = True,
+        doubly_stochastic: bool = True,
+    ) -> None:
+        super().__init__(temperature=temperature, symmetric=symmetric, doubly_stochastic=doubly_stochastic)
+        if permutation is None:
+            start = torch.empty(num_blocks, num_blocks).normal_(std=scale)
+        else:
+            start = permutation_logits(permutation, scale)
+        self.logits = nn.Parameter(start)
+
+    def raw(self) -> Tensor:
+        """The parameter."""
+        return self.logits
+
+
+class LowRankGlobal(_ConstrainedGlobal):
+    r"""A matrix between blocks from two thin ones, :math:`\mathrm{Sinkhorn}(A B / \tau)`: UniMixing-Lite.
+
+    After Sinkhorn the matrix is close to full rank again. The start from a permutation is exact in a low rank, see
+    :func:`unimixer.mixing.start.low_rank_permutation`.
+
+    Args:
+        num_blocks: N.
+        rank: r; to start from a permutation at least 3.
+        permutation: as in :class:`LearnedGlobal`, like all that follow.
+        scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
+        temperature: see :class:`~unimixer.mixing.Constrained`.
+        symmetric: constrain to symmetric matrices.
+        doubly_stochastic: constrain by Sinkhorn scaling.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        rank: int,
+        permutation: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        temperature: float = 0.1,
+        symmetric: bool = True,
+        doubly_stochastic: bool = True,
+    ) -> None:
+        super().__init__(temperature=temperature, symmetric=symmetric, doubly_stochastic=doubly_stochastic)
+        check_positive(rank=rank)
+        self.rank = rank
+        self.left = nn.Parameter(torch.empty(num_blocks, rank))
+        self.right = nn.Parameter(torch.empty(rank, num_blocks))
+        # the product of random factors has standard deviation `scale`
+        std = math.sqrt(scale / math.sqrt(rank)) if permutation is None else NOISE
+        with torch.no_grad():
+            self.left.normal_(std=std)
+            if permutation is None:
+                self.right.normal_(std=std)
+            else:
+                left, right = low_rank_permutation(permutation, rank, MARGIN * scale)
+                self.right.mT.normal_(std=std)
+                self.left[:, : left.shape[1]] = left
+                self.right[: right.shape[0]] = right
+
+    def raw(self) -> Tensor:
+        """The product of the factors."""
+        with torch.autocast(self.left.device.type, enabled=False):  # it goes into an exponential
+            return self.left @ self.right
+
+
+class _ConstrainedLocal(Constrained, Local):
+    kind: str
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        kind: str,
+        *,
+        temperature: float = 0.1,
+        symmetric: bool = True,
+        doubly_stochastic: bool = True,
+    ) -> None:
+        free = kind == "free"
+        super().__init__(
+            temperature=temperature,
+            symmetric=symmetric and not free,
+            doubly_stochastic=doubly_stochastic and not free,
+        )
+        self.num_blocks, self.in_dim, self.out_dim, self.kind = num_blocks, block_size, block_size, kind
+        self.num_matrices = 1 if kind == "shared" else num_blocks
+
+    @property
+    def pattern(self) -> str:  # type: ignore[override]
+        """The pattern in words."""
+        return f"{self.constraints()}, {'shared' if self.kind == 'shared' else 'own for every block'}"
+
+
+class DoublyStochasticLocal(_ConstrainedLocal):
+    r"""A constrained matrix for every block, :math:`\bar W_B^i = \mathrm{Sinkhorn}(W_B^i / \tau)`: UniMixing.
+
+    Args:
+        num_blocks: N.
+        block_size: b.
+        kind: ``"doubly_stochastic"``: one matrix a block; ``"shared"``: one for all; ``"free"``: one a block, without
+            constraints.
+        identity: start from the identity, else from random numbers.
+        scale: the raw value on the diagonal, or the standard deviation of random numbers.
+        constraints: temperature and flags of :class:`~unimixer.mixing.Constrained`.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        kind: str = "doubly_stochastic",
+        *,
+        identity: bool = True,
+        scale: float = 1.0,
+        **constraints: float,
+    ) -> None:
+        super().__init__(num_blocks, block_size, kind, **constraints)  # type: ignore[arg-type]
+        start = torch.empty(self.num_matrices, block_size, block_size)
+        if kind == "free":  # not a logit: the identity itself
+            start.copy_(torch.eye(block_size))
+        elif identity:
+            start.copy_(torch.eye(block_size) * scale)
+        else:
+            start.normal_(std=scale)
+        self.logits = nn.Parameter(start)
+
+    def raw(self) -> Tensor:
+        """The parameter."""
+        return self.logits
+
+
+class BasisLocal(_ConstrainedLocal):
+    r"""Matrices from a shared basis, :math:`\mathrm{Sinkhorn}(\sum_l \omega_l^i Z_l / \tau)`: UniMixing-Lite.
+
+    The first basis matrix starts as a sharp identity.
+
+    Args:
+        num_blocks: N.
+        block_size: b.
+        num_basis: basis matrices.
+        kind: as in :class:`DoublyStochasticLocal`; ``"shared"`` gives all blocks the same coefficients.
+        identity: start from the identity, else from random numbers.
+        scale: multiplies the margin of the identity, or is the standard deviation of random sums.
+        constraints: temperature and flags of :class:`~unimixer.mixing.Constrained`.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_basis: int,
+        kind: str = "doubly_stochastic",
+        *,
+        identity: bool = True,
+        scale: float = 1.0,
+        **constraints: float,
+    ) -> None:
+        super().__init__(num_blocks, block_size, kind, **constraints)  # type: ignore[arg-type]
+        check_positive(num_basis=num_basis)
+        self.basis = nn.Parameter(torch.empty(num_basis, block_size, block_size))
+        self.coefficients = nn.Parameter(torch.empty(self.num_matrices, num_basis))
+        with torch.no_grad():
+            self.basis.normal_(std=NOISE if identity else scale)
+            self.coefficients.normal_(std=NOISE if identity else num_basis**-0.5)
+            if identity or kind == "free":
+                self.basis[0] = torch.eye(block_size) * (1.0 if kind == "free" else MARGIN * scale)
+                self.coefficients[:, 0] = 1.0
+
+    @property
+    def pattern(self) -> str:  # type: ignore[override]
+        """The pattern in words."""
+        return f"{super().pattern}, composed of a shared basis"
+
+    def raw(self) -> Tensor:
+        """The sums over the basis."""
+        with torch.autocast(self.basis.device.type, enabled=False):  # they go into an exponential
+            return torch.einsum("nl,lij->nij", self.coefficients, self.basis)

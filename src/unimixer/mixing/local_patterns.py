@@ -1,0 +1,161 @@
+"""Patterns inside blocks: what happens to a block of the embedding before blocks meet."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unimixer import ops
+from unimixer.errors import check_positive
+
+
+class Local(nn.Module):
+    r"""Base of local patterns: block n becomes :math:`x_n W_B^n`, a row times a matrix of its own.
+
+    A subclass sets ``num_blocks`` N, ``in_dim`` b, ``out_dim`` c and ``pattern``, and gives :meth:`matrices`.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, c)``
+    """
+
+    num_blocks: int
+    in_dim: int
+    out_dim: int
+    pattern: str
+    """The pattern in words, for tables."""
+
+    def matrices(self) -> Tensor:
+        """One matrix a block, ``(N, b, c)``, or ``(1, b, c)`` where all blocks share it."""
+        raise NotImplementedError
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Transform every block."""
+        matrices = self.matrices().to(blocks.dtype)
+        return ops.per_token_linear(blocks, matrices.expand(self.num_blocks, self.in_dim, self.out_dim))
+
+    def matrix(self) -> Tensor:
+        """The map of the whole embedding that this is, ``(N, c, N * b)``: block-diagonal."""
+        return ops.block_diagonal(self.matrices().expand(self.num_blocks, self.in_dim, self.out_dim))
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"num_blocks={self.num_blocks}, in_dim={self.in_dim}, out_dim={self.out_dim}"
+
+
+class IdentityLocal(Local):
+    """Blocks as they are: the local pattern of TokenMixer."""
+
+    pattern = "identity"
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        super().__init__()
+        check_positive(num_blocks=num_blocks, block_size=block_size)
+        self.num_blocks, self.in_dim, self.out_dim = num_blocks, block_size, block_size
+
+    def matrices(self) -> Tensor:
+        """The identity."""
+        return torch.eye(self.in_dim).unsqueeze(0)
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Return the blocks."""
+        return blocks
+
+
+class SharedLinear(Local):
+    r"""One matrix for all blocks, :math:`x_n W`: the values, queries and keys of self-attention."""
+
+    pattern = "linear, shared"
+
+    def __init__(self, num_blocks: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim)
+        self.num_blocks, self.in_dim, self.out_dim = num_blocks, in_dim, out_dim
+        self.weight = nn.Parameter(torch.empty(in_dim, out_dim).uniform_(-(in_dim**-0.5), in_dim**-0.5))
+
+    def matrices(self) -> Tensor:
+        """The matrix."""
+        return self.weight.unsqueeze(0)
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """One product for all blocks."""
+        return blocks @ self.weight
+
+
+class BlockLinear(Local):
+    r"""A matrix for every block, :math:`x_n W^n`: the projections of heterogeneous attention."""
+
+    pattern = "linear, own for every block"
+
+    def __init__(self, num_blocks: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim)
+        self.num_blocks, self.in_dim, self.out_dim = num_blocks, in_dim, out_dim
+        # every slice by its own fan-in: initialisers read a wrong one off a stacked tensor
+        self.weight = nn.Parameter(torch.empty(num_blocks, in_dim, out_dim).uniform_(-(in_dim**-0.5), in_dim**-0.5))
+
+    def matrices(self) -> Tensor:
+        """The matrices."""
+        return self.weight
+
+
+class CompositeLinear(Local):
+    r"""All blocks are projected together: :math:`[q_1 \dots q_N] = \mathrm{vec}(X) W`, in low rank :math:`W = L R`.
+
+    HiFormer (arXiv:2311.05884), "composite projection". Not local: every output block already depends on all blocks,
+    so :meth:`matrices` does not exist and :meth:`matrix` is full.
+
+    Args:
+        num_blocks: N.
+        in_dim: b.
+        out_dim: c.
+        rank: None for a full matrix of ``N b * N c`` numbers, else ``rank * N (b + c)``.
+    """
+
+    def __init__(self, num_blocks: int, in_dim: int, out_dim: int, rank: int | None = None) -> None:
+        super().__init__()
+        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim)
+        self.num_blocks, self.in_dim, self.out_dim, self.rank = num_blocks, in_dim, out_dim, rank
+        length, out_length = num_blocks * in_dim, num_blocks * out_dim
+        self.projection: nn.Module
+        if rank is None:
+            self.projection = nn.Linear(length, out_length, bias=False)
+        else:
+            check_positive(rank=rank)
+            self.projection = nn.Sequential(
+                nn.Linear(length, rank, bias=False), nn.Linear(rank, out_length, bias=False)
+            )
+        self.pattern = f"linear of all blocks together{'' if rank is None else ', low rank'}"
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Project the whole embedding."""
+        projected: Tensor = self.projection(blocks.flatten(1))
+        return projected.view(-1, self.num_blocks, self.out_dim)
+
+    def matrix(self) -> Tensor:
+        """The map of the whole embedding, ``(N, c, N * b)``."""
+        layers = self.projection if isinstance(self.projection, nn.Sequential) else [self.projection]
+        product = torch.linalg.multi_dot([layer.weight for layer in reversed(list(layers))]) if self.rank else None
+        full: Tensor = self.projection.weight if product is None else product  # type: ignore[assignment]
+        return full.view(self.num_blocks, self.out_dim, -1)
+
+
+class ConstantValues(Local):
+    r"""Values that do not come from the embedding at all, :math:`Y`: the local pattern of factorization machines.
+
+    Wukong (arXiv:2403.02545), "optimised FM": :math:`X X^T Y`.
+
+    Shape:
+        - values: ``(N, c)``; blocks: ``(B, N, b)``; output: ``(B, N, c)``
+    """
+
+    pattern = "a learned projection that does not come from X"
+
+    def __init__(self, num_blocks: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim)
+        self.num_blocks, self.in_dim, self.out_dim = num_blocks, in_dim, out_dim
+        self.values = nn.Parameter(torch.empty(num_blocks, out_dim).uniform_(-(num_blocks**-0.5), num_blocks**-0.5))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """The values, whatever the blocks."""
+        return self.values.expand(blocks.shape[0], -1, -1)
