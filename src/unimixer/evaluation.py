@@ -14,6 +14,8 @@ from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
 from unimixer.inference import Predictor
 from unimixer.metrics import MetricAccumulator, TaskMetrics
+from unimixer.mixing import MatrixMixing, hardened
+from unimixer.training.convert import ScoreChange, score_change
 from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
@@ -34,16 +36,52 @@ def evaluate_run(
         UnimixerError: if the store has other content than the run was trained on.
     """
     folder = RunFolder(run)
-    opened = Store(find_store(str(store or folder.recipe.store)))
-    expected = folder.environment["data"]["hash"]
+    opened, place, recipe = store_of(folder, store), pick_device(device), folder.recipe
+    model = load_ranker(folder, device=place)
+    return evaluate_model(model, opened, split, tuple(recipe.tasks), device=place, precision=recipe.training.precision)
+
+
+def evaluate_hardened(
+    run: Path | str, form: str, split: str, *, store: Path | None = None
+) -> tuple[dict[str, TaskMetrics], ScoreChange]:
+    """Metrics of a run whose learned mixings were made hard, and how far its scores moved.
+
+    Args:
+        run: a run folder with best weights.
+        form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.hardened`.
+        split: as in :func:`evaluate_run`, one only.
+        store: the store, where it moved since the training.
+    """
+    folder = RunFolder(run)
+    opened, model = store_of(folder, store), load_ranker(folder)
+    if not any(isinstance(part, MatrixMixing) for part in model.modules()):
+        raise UnimixerError(
+            f"{folder.folder} is a {folder.recipe.model.backbone}: it has no learned mixing to harden; "
+            "unimixer and unimixer-lite have"
+        )
+    hard = hardened(model, form)
+    change = score_change(model, hard, opened, split)
+    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), device=torch.device("cpu")), change
+
+
+def store_of(run: RunFolder, folder: Path | None = None) -> Store:
+    """The store that a run was trained on.
+
+    Args:
+        run: the run.
+        folder: where the store is, if it moved since the training.
+
+    Raises:
+        UnimixerError: if it has other content.
+    """
+    opened = Store(find_store(str(folder or run.recipe.store)))
+    expected = run.environment["data"]["hash"]
     if opened.hash != expected:
         raise UnimixerError(
             f"{opened.folder} has content {opened.hash}, the run was trained on {expected}; "
             "evaluate other data as raw rows, with --input"
         )
-    place, recipe = pick_device(device), folder.recipe
-    model = load_ranker(folder, device=place)
-    return evaluate_model(model, opened, split, tuple(recipe.tasks), device=place, precision=recipe.training.precision)
+    return opened
 
 
 def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[str, TaskMetrics]:

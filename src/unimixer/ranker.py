@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone, solve_size
 from unimixer.backbones.registry import check_options
+from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_choice, unknown
 from unimixer.features.batch import Batch
+from unimixer.features.events import SEQUENCES, EventEmbedding, EventGroup, SequenceTokens
 from unimixer.features.fields import FieldEmbedding
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import build_tokenizer
@@ -43,8 +45,11 @@ class TaskTowers(nn.Module):
         return torch.cat([tower(readout) for tower in self.towers], dim=1)
 
 
-class Ranker(nn.Module):
+class Ranker(Transient):
     """Scores impressions. Knows no paths, no device and no optimizer.
+
+    Where the backbone gives intermediate tokens, each has task towers of its own that run in training alone; the loop
+    adds a loss on :meth:`pop_auxiliary_logits`, and on :func:`~unimixer.blocks.pop_penalties` where there are any.
 
     Args:
         spec: shapes of the encoded data.
@@ -54,6 +59,14 @@ class Ranker(nn.Module):
         tokenizer: ``chunk``, ``semantic``, ``random`` or ``field`` (default: what the backbone's paper uses).
         embedding_dim: width of the embedding tables, unless ``embedding_dims`` names a table.
         sequence_encoder: ``mean``, ``target_attention`` or ``transformer``.
+        sequences: where behaviour sequences enter. ``pooled``: into the vector E, by the sequence encoder. ``tokens``:
+            as tokens of their own behind those of the tokenizer, see
+            :class:`~unimixer.features.events.SequenceTokens`; ``num_tokens`` counts both (with the ``field`` tokenizer
+            they come on top). ``cross_attention``: every block of the backbone attends to the events (MixFormer), see
+            :class:`~unimixer.blocks.CrossAttention`; for backbones with the option ``sequence_dim``. In the latter two
+            E is without behaviour sequences.
+        sequence_tokens: tokens of a sequence, for ``tokens``.
+        sequence_dim: width of an event inside the stack (default: the widest event as embedded).
         readout: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         options: keyword arguments of the backbone.
@@ -62,6 +75,9 @@ class Ranker(nn.Module):
         - input: :class:`~unimixer.features.batch.Batch` of B impressions
         - output: logits ``(B, tasks)``
     """
+
+    transient = ("auxiliary_logits",)
+    auxiliary_logits: list[Tensor] | None = None
 
     def __init__(
         self,
@@ -75,12 +91,16 @@ class Ranker(nn.Module):
         embedding_dims: Mapping[str, int] | None = None,
         embedding_init_std: float = 0.01,
         sequence_encoder: str = "mean",
+        sequences: str = "pooled",
+        sequence_tokens: int = 2,
+        sequence_dim: int | None = None,
         readout: str = "mean",
         tower_hidden_dims: Sequence[int] = (64,),
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_choice("readout", readout, READOUTS)
+        check_choice("sequences", sequences, SEQUENCES)
         if backbone not in BACKBONES:
             raise unknown("model", backbone, BACKBONES)
         self.spec, self.readout = spec, readout
@@ -90,30 +110,104 @@ class Ranker(nn.Module):
             embedding_dims=embedding_dims,
             sequence_encoder=sequence_encoder,
             init_std=embedding_init_std,
+            pool_behaviour=sequences == "pooled",
         )
         tokenizer = tokenizer or BACKBONES[backbone].default_tokenizer
-        pieces = self.embedding.pieces
-        fields = tokenizer == "field"
-        num_tokens = len(pieces) if fields else num_tokens
-        given = _backbone_arguments(backbone, size, num_tokens, embedding_dim if fields else None, dict(options or {}))
-        self.backbone = build_backbone(backbone, **given)
-        self.tokenizer = build_tokenizer(tokenizer, pieces, num_tokens=num_tokens, token_dim=self.backbone.token_dim)
-        tokens_out = self.backbone.readout == "tokens"
-        width = self.backbone.out_dim
-        if tokens_out and readout == "flatten":
-            width = self.backbone.num_tokens * self.backbone.token_dim
+        pieces, groups = self.embedding.pieces, self.embedding.event_groups
+        width = _event_width(sequences, sequence_dim, backbone, groups, options or {})
+        options = {**(options or {}), **({"sequence_dim": width} if sequences == "cross_attention" else {})}
+        fields, appended = tokenizer == "field", sequence_tokens * len(groups) if sequences == "tokens" else 0
+        num_tokens = len(pieces) + appended if fields else num_tokens
+        given = _backbone_arguments(backbone, size, num_tokens, embedding_dim if fields else None, options)
+        self.backbone_arguments, self.backbone = given, build_backbone(backbone, **given)
+        own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
+        try:
+            self.tokenizer = build_tokenizer(tokenizer, pieces, num_tokens=own, token_dim=token_dim)
+        except UnimixerError as error:
+            note = f" ({appended} of num_tokens={num_tokens} are those of sequences)" if appended else ""
+            raise UnimixerError(f"{error}{note}") from None
+        self.events: EventEmbedding | None = None
+        self.sequence_tokens: SequenceTokens | None = None
+        if sequences == "cross_attention":
+            self.events = EventEmbedding(groups, width)
+        elif sequences == "tokens":
+            self.sequence_tokens = SequenceTokens(groups, width, num_tokens=sequence_tokens, token_dim=token_dim)
+        of_tokens = self.backbone.token_dim * (self.backbone.num_tokens if readout == "flatten" else 1)
+        width = of_tokens if self.backbone.readout == "tokens" else self.backbone.out_dim
         self.towers = TaskTowers(width, len(spec.labels), tower_hidden_dims)
+        self.auxiliary_towers = nn.ModuleList(
+            TaskTowers(of_tokens, len(spec.labels), tower_hidden_dims) for _ in range(self.backbone.num_auxiliary)
+        )
 
-    def score(self, embedded: Tensor) -> Tensor:
-        """The dense part, from the vector E to logits: ``(B, E)`` to ``(B, tasks)``."""
-        hidden: Tensor = self.backbone(self.tokenizer(embedded))
-        if self.backbone.readout == "tokens":
-            hidden = hidden.mean(1) if self.readout == "mean" else hidden.flatten(1)
-        logits: Tensor = self.towers(hidden)
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The tables' part, a batch to what :meth:`score` takes: E, and where E is without them the histories."""
+        return (self.embedding(batch), *self.embedding.histories(batch))
+
+    def score(self, embedded: Tensor, *histories: Tensor) -> Tensor:
+        """The dense part, what :meth:`embed` gives to logits.
+
+        Shape:
+            - embedded: ``(B, E)``; histories: none, or padded events ``(B, L, E_g)`` and lengths ``(B,)`` of each group
+            - output: ``(B, tasks)``
+        """
+        tokens = self.tokenizer(embedded)
+        if self.sequence_tokens is not None:
+            tokens = torch.cat([tokens, self.sequence_tokens(histories).to(tokens.dtype)], dim=1)
+        hidden: Tensor = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
+        logits: Tensor = self.towers(self._read(hidden) if self.backbone.readout == "tokens" else hidden)
+        if len(self.auxiliary_towers):
+            self._score_intermediates()
+        return logits
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1) if self.readout == "mean" else tokens.flatten(1)
+
+    def _score_intermediates(self) -> None:
+        """Keep the logits of the backbone's intermediate tokens for the loss; outside training there are none."""
+        intermediates, self.backbone.intermediates = self.backbone.intermediates, None
+        self.auxiliary_logits = None
+        if self.records and intermediates is not None:
+            pairs = zip(self.auxiliary_towers, intermediates, strict=True)
+            self.auxiliary_logits = [tower(self._read(tokens)) for tower, tokens in pairs]
+
+    def pop_auxiliary_logits(self) -> list[Tensor]:
+        """Collect and clear the logits ``(B, tasks)`` of the intermediate tokens of the last training forward."""
+        logits, self.auxiliary_logits = self.auxiliary_logits or [], None
         return logits
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.score(self.embedding(batch))
+        return self.score(*self.embed(batch))
+
+
+def _event_width(
+    sequences: str, sequence_dim: int | None, backbone: str, groups: Sequence[EventGroup], options: Mapping[str, Any]
+) -> int:
+    """Width of events inside the stack; raises where the way chosen for sequences cannot be gone."""
+    if "sequence_dim" in options:
+        raise UnimixerError("options: sequence_dim is an argument of the Ranker itself; leave it out of the options")
+    if sequences == "pooled":
+        if sequence_dim is not None:
+            raise UnimixerError(f"sequence_dim={sequence_dim} has no use with sequences='pooled'; leave it out")
+        return 0
+    if not groups:
+        raise UnimixerError(f"sequences={sequences!r}: the data has no behaviour sequence; use sequences='pooled'")
+    able = [name for name, kind in BACKBONES.items() if "sequence_dim" in kind.options()]
+    if sequences == "cross_attention" and backbone not in able:
+        raise UnimixerError(
+            f"sequences='cross_attention': backbone {backbone!r} has no blocks that attend to events; those of "
+            f"{', '.join(able)} do; sequences='tokens' goes with every backbone"
+        )
+    return max(group.width for group in groups) if sequence_dim is None else sequence_dim
+
+
+def _own_tokens(num_tokens: int, appended: int) -> int:
+    """Tokens that the tokenizer makes."""
+    if num_tokens <= appended:
+        raise UnimixerError(
+            f"num_tokens={num_tokens} leaves no token for the fields: sequences take {appended}; num_tokens must be at "
+            f"least {appended + 1}, or sequence_tokens lower"
+        )
+    return num_tokens - appended
 
 
 def _backbone_arguments(

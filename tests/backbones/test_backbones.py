@@ -27,6 +27,15 @@ T, D = 4, 16
 SMALL: dict[str, dict[str, Any]] = {
     "dcnv2": {"hidden_dims": (24, 12), "num_crosses": 2},
     "mlp": {"hidden_dims": (24, 12)},
+    "fm": {"num_factors": 16},
+    "deepfm": {"hidden_dims": (24, 12)},
+    "dlrm": {"bottom_dims": (24,), "top_dims": (24, 12)},
+    "finalmlp": {"first_dims": (24, 12), "second_dims": (16,), "gate_dims": (12,)},
+    "masknet": {"block_dims": (24, 12)},
+    "autoint": {"attention_dim": 16, "num_layers": 2},
+    "wukong": {"num_factorized": 4, "num_linear": 4, "num_projections": 5, "hidden_dims": (24,), "head_dims": (12,)},
+    "dhen": {"num_outputs": 3, "dot_dims": (24,), "head_dims": (12,)},
+    "rankelastor": {"expansion": 2.0},
 }
 NAMES = pytest.mark.parametrize("name", list(BACKBONES))
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -34,9 +43,38 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("unimixer", {"residual": "siamese", "init": "random"}),
     ("unimixer-lite", {"residual": "siamese", "siamese_input_norm": True, "siamese_readout": "sum_norm"}),
     ("unimixer-lite", {"residual": "pre", "symmetric": False, "local": "free"}),
+    ("unimixer-lite", {"residual": "siamese", "siamese_readout": "x", "norm": "layer", "ffn": "gelu"}),
+    ("unimixer", {"ffn": "relu-moe", "local": "shared"}),
     ("rankmixer", {"ffn": "swiglu", "residual": "pre", "norm": "rms"}),
+    ("rankmixer", {"ffn": "topk-moe", "ffn_options": {"num_experts": 5, "num_active": 3}, "residual": "pre"}),
+    ("unimixer", {"ffn": "relu-moe", "ffn_options": {"combine": "mean", "expert": "swiglu"}}),
+    ("unimixer-lite", {"ffn": "topk-moe"}),
+    ("rankmixer", {"ffn": "relu-moe", "ffn_options": {"num_experts": 4}}),
+    ("tokenmixer-large", {"num_blocks": 4, "num_heads": 8}),
+    ("tokenmixer-large", {"residual": "inner", "num_heads": 2, "ffn": "gelu", "norm": "layer"}),
+    ("tokenmixer-large", {"ffn": "topk-moe", "ffn_options": {"num_experts": 4, "num_active": 3}, "hidden_dim": 32}),
+    ("transformer", {"residual": "siamese", "norm": "rms"}),
+    ("hetero-attention", {"value_width": "full", "ffn": "swiglu", "residual": "siamese"}),
+    ("hiformer", {"num_task_tokens": 2, "residual": "pre", "value_rank": 5, "output_projection": False}),
+    ("hiformer", {"rank": None, "num_task_tokens": 1, "num_blocks": 1}),
+    ("fat", {"num_basis": 6, "top_k": 3, "modulation_per_head": True, "residual": "block"}),
+    ("fat", {"modulation": "none", "scaled": False, "output_projection": True, "residual": "pre"}),
+    ("hhft", {"rank": None, "residual": "siamese", "norm": "rms"}),
     ("dcnv2", {"structure": "stacked", "cross_rank": 3, "batch_norm": True}),
     ("mlp", {"batch_norm": True, "dropout": 0.1}),
+    ("fm", {"num_factors": 20, "first_order": False}),
+    ("deepfm", {"batch_norm": True, "num_factors": 3}),
+    ("dlrm", {"bottom": False, "self_interaction": True}),
+    ("finalmlp", {"first_context": (0, 2), "second_context": (3,), "batch_norm": True}),
+    ("finalmlp", {"gate": False, "num_heads": 4}),
+    ("masknet", {"structure": "parallel", "hidden_dims": (12,), "ratio": 0.25}),
+    ("autoint", {"scaled": True, "residual": "identity", "mlp_hidden_dims": (24, 12)}),
+    ("wukong", {"fm": "full", "pooling": "mean"}),
+    ("wukong", {"fm": "attentive", "num_compressed": 2, "attentive_dims": (8,), "num_linear": 2}),
+    ("dhen", {"modules": ("dcn", "convolution", "linear"), "cross_rank": 6}),
+    ("dhen", {"ensemble": "sum", "num_outputs": 4, "num_heads": 2}),
+    ("rankelastor", {"mixing": "paper", "ffn": "paper"}),
+    ("rankelastor", {"ffn_dims": (24, 16), "num_layers": 1}),
 ]
 EVERY = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 
@@ -64,7 +102,13 @@ def test_output_has_the_shape_that_the_backbone_states(name: str, options: dict[
     assert pooled(backbone, tokens(2)).shape == (2, backbone.out_dim)
     assert (backbone.num_tokens, backbone.token_dim) == (T, D)
     assert backbone.family
-    assert backbone.default_tokenizer in ("chunk", "field")
+    assert backbone.default_tokenizer in ("chunk", "semantic", "field")
+
+
+@EVERY
+def test_the_closed_formula_counts_every_parameter(name: str, options: dict[str, Any]) -> None:
+    arguments = {"num_tokens": T, "token_dim": D, **SMALL.get(name, {}), **options}
+    assert BACKBONES[name].formula(**arguments) == count_parameters(small(name, **options))
 
 
 @EVERY
@@ -149,7 +193,7 @@ def test_parameters_grow_smoothly_with_the_dial(name: str) -> None:
 def test_options_reach_the_fitted_backbone() -> None:
     backbone = fit_budget("unimixer-lite", params=400_000, num_tokens=16, rank=8, expansion=3.0, residual="siamese")
     assert count_parameters(backbone) == pytest.approx(400_000, rel=0.02)
-    assert any(p.shape[-1] == 8 for n, p in backbone.named_parameters() if n.endswith("global_left"))
+    assert any(p.shape[-1] == 8 for n, p in backbone.named_parameters() if n.endswith("global_.left"))
 
 
 def test_a_budget_out_of_reach_names_the_nearest_counts() -> None:

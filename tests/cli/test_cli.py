@@ -21,7 +21,7 @@ from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep
 
 VERBS = (
-    *("demo", "models", "train", "evaluate", "predict", "runs", "doctor"),
+    *("demo", "models", "train", "evaluate", "inspect", "predict", "runs", "doctor"),
     *("data init", "data prepare", "data describe", "data fetch", "config show"),
 )
 Cli = Callable[..., Any]

@@ -250,3 +250,23 @@ def test_the_demo_never_replaces_what_it_did_not_make(cli: Cli, tmp_path: Path) 
     error = cli("demo", "--out", "home", "--overwrite").error
     assert error == "home holds 'thesis.tex', which no demo made; choose another --out"
     assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_convert_writes_a_recipe_that_trains_on(cli: Cli, recipe: Path) -> None:
+    assert cli("train", recipe, "model.backbone=rankmixer", "model.options={}", "--run", "rule").code == 0
+    done = cli("convert", "rule", "--to", "unimixer-lite", "--out", "lite.yaml", "--json")
+    assert done.json["change"]["max_logit_difference"] < 1e-4
+    assert done.json["next"] == "unimixer train lite.yaml --warm-start rule"
+    assert (
+        "lite.yaml exists; choose another --out"
+        in cli("convert", "rule", "--to", "unimixer", "--out", "lite.yaml").error
+    )
+    assert cli("train", "lite.yaml", "--warm-start", "rule", "--run", "lite").code == 0
+    assert "cannot be converted to 'fm'" in cli("convert", "rule", "--to", "fm").error
+
+
+def test_evaluate_hardens_on_request(cli: Cli, toy_run: RunFolder) -> None:
+    done = cli("evaluate", toy_run.folder, "--harden", "permutation", "--json")
+    assert set(done.json["tasks"]) == {"test", "test, permutation"}
+    assert "in the probability" in cli("evaluate", toy_run.folder, "--harden", "top-2").out
+    assert "leave --input out" in cli("evaluate", toy_run.folder, "--harden", "top-2", "--input", "x.csv").error

@@ -135,7 +135,7 @@ def test_heterogeneous_attention(num_tokens: int, heads: int, head_dim: int, wid
         assert attention.modulation is not None  # FAT: a number for every ordered pair of fields times the logit
         # modulating the logit of query i is scaling the keys that it meets
         rows = [
-            attend([q], [w * k for w, k in zip(attention.modulation[i], keys, strict=True)], values, heads)
+            attend([q], [w * k for w, k in zip(attention.modulation[0, i], keys, strict=True)], values, heads)
             for i, q in enumerate(queries)
         ]
         return torch.cat(rows)

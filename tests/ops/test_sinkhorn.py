@@ -164,12 +164,27 @@ def test_reference_of_symmetric_scores_is_exactly_symmetric() -> None:
     assert worst_sum(plan) < 1e-4
 
 
-def test_not_a_number_ends_and_stays_visible() -> None:
-    assert sinkhorn(torch.full((3, 3), math.nan), symmetric=True).isnan().all()
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_not_a_number_ends_and_stays_visible_in_its_own_matrix(bad: float, symmetric: bool) -> None:
+    logits = normal(3, 5, 5)
+    logits[1, 0, 2] = bad
+    plan = sinkhorn(logits, tau=0.1, symmetric=symmetric)
+    for axis in (-1, -2):
+        assert plan[1].sum(axis).isnan().all()
+    assert worst_sum(plan[::2]) < 1e-4
 
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(UnimixerError, match=r"logits has shape \(2, 3\), expected square matrices"):
         sinkhorn(torch.zeros(2, 3))
+    with pytest.raises(UnimixerError, match=r"logits has shape \(0, 0\), expected square matrices"):
+        sinkhorn(torch.zeros(0, 0))
+    with pytest.raises(UnimixerError, match=r"logits has dtype torch.int64, expected floating point"):
+        sinkhorn(torch.zeros(2, 2, dtype=torch.int64))
     with pytest.raises(UnimixerError, match="tau=0 must be greater than 0"):
         sinkhorn(torch.zeros(2, 2), tau=0)
+    with pytest.raises(UnimixerError, match="max_iterations=0 must be greater than 0"):
+        sinkhorn(torch.zeros(2, 2), max_iterations=0)
+    with pytest.raises(UnimixerError, match="tolerance=-1 must not be negative"):
+        sinkhorn(torch.zeros(2, 2), tolerance=-1)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from unimixer.errors import check_shape
+from unimixer.blocks.auxiliary import Transient
+from unimixer.errors import UnimixerError, check_shape
+from unimixer.mixing import Mixing
 
 
-class Backbone(nn.Module):
+class Backbone(Transient):
     """Base of all backbones. A new one is one file with a subclass and one line in ``registry.py``.
 
     A subclass takes plain keyword arguments, ``num_tokens`` and ``token_dim`` among them, passes both up, implements
     :meth:`forward` and :meth:`dimensions`, and sets ``family`` and ``default_tokenizer``. One that flattens its tokens
-    sets ``readout`` to ``"vector"`` and passes ``out_dim``.
+    sets ``readout`` to ``"vector"`` and passes ``out_dim``. One that wants losses on intermediate tokens sets
+    ``num_auxiliary`` and, in every forward, ``self.intermediates``: that many tensors ``(B, T, D)`` where
+    ``self.records`` holds, None elsewhere. One whose blocks attend to events has the
+    constructor's argument ``sequence_dim``, sets the attribute of that name and takes ``(tokens, events, event_mask)``.
 
     Shape:
         - tokens: ``(B, T, D)``
@@ -24,9 +29,20 @@ class Backbone(nn.Module):
 
     family: ClassVar[str]
     """Kind of model, for reports: mixer, cross, mlp, ..."""
-    default_tokenizer: ClassVar[Literal["chunk", "field"]]
-    """``"chunk"``: the concatenated embedding cut into T pieces; ``"field"``: one token a field, as wide as it is."""
+    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]]
+    """``"chunk"``: the concatenated embedding cut into T pieces; ``"semantic"``: groups of one domain and a global
+    token; ``"field"``: one token a field, as wide as it is."""
     readout: ClassVar[Literal["tokens", "vector"]] = "tokens"
+    local_pattern: ClassVar[str] = "none"
+    """What happens inside blocks, in words, for a backbone without a :class:`~unimixer.mixing.Mixing`."""
+    global_pattern: ClassVar[str] = "none"
+    """What happens between blocks, likewise."""
+    transient: ClassVar[tuple[str, ...]] = ("intermediates",)
+    num_auxiliary: int = 0
+    """Intermediate tokens that join the training loss, each through a tower of its own."""
+    intermediates: list[Tensor] | None = None
+    sequence_dim: int | None = None
+    """Width C of the events that blocks attend to; without it ``forward`` takes tokens alone."""
 
     def __init__(self, *, num_tokens: int, token_dim: int, out_dim: int | None = None) -> None:
         super().__init__()
@@ -37,9 +53,27 @@ class Backbone(nn.Module):
         """Transform tokens."""
         raise NotImplementedError
 
+    def patterns(self) -> tuple[str, str]:
+        """What happens inside blocks and between them, in words: those of the mixings inside, first use first."""
+        mixings = [module for module in self.modules() if isinstance(module, Mixing)]
+        local = dict.fromkeys(mixing.local_pattern for mixing in mixings)
+        between = dict.fromkeys(mixing.global_pattern for mixing in mixings)
+        return "; ".join(local) or self.local_pattern, "; ".join(between) or self.global_pattern
+
     def check_tokens(self, tokens: Tensor) -> None:
         """Raise unless tokens have the shape that this backbone was built for."""
         check_shape("tokens", tokens, (None, self.num_tokens, self.token_dim))
+
+    def check_events(self, events: Tensor | None, event_mask: Tensor | None) -> None:
+        """Raise unless events ``(B, S, C)`` and their mask ``(B, S)`` are given where this backbone reads them."""
+        if events is None and event_mask is None and self.sequence_dim is None:
+            return
+        if self.sequence_dim is None:
+            raise UnimixerError("this backbone reads no events; build it with sequence_dim, or pass tokens alone")
+        if events is None or event_mask is None:
+            raise UnimixerError(f"sequence_dim={self.sequence_dim}: pass tokens, events and event_mask")
+        check_shape("events", events, (None, None, self.sequence_dim))
+        check_shape("event_mask", event_mask, (None, None))
 
     @classmethod
     def dimensions(
@@ -53,6 +87,11 @@ class Backbone(nn.Module):
             token_dim: D where the tokenizer fixes it; the dial then sets hidden widths only.
             options: further arguments that the constructor will get; they win over what the dial would set.
         """
+        raise NotImplementedError
+
+    @classmethod
+    def formula(cls, **arguments: Any) -> int:
+        """The number of parameters by the closed formula, from the constructor's arguments."""
         raise NotImplementedError
 
     @classmethod

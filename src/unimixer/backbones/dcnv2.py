@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones.base import Backbone
-from unimixer.backbones.mlp import hidden_layers
+from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.errors import check_choice, check_positive
 
 
@@ -105,6 +105,16 @@ class DCNv2(Backbone):
             return stacked
         deep = self.deep(x_0)
         return torch.cat([crossed, deep.to(crossed.dtype)], dim=-1)
+
+    @classmethod
+    def formula(cls, **arguments: Any) -> int:
+        r"""Crosses of :math:`L^2 + L`, in low rank :math:`2 L r + L`, and the deep network's, with :math:`L = T D`."""
+        given = {name: option.default for name, option in cls.options().items()} | arguments
+        length, rank = int(given["num_tokens"]) * int(given["token_dim"]), given["cross_rank"]
+        cross = length**2 + length if rank is None else 2 * length * int(rank) + length
+        return int(given["num_crosses"]) * cross + count_hidden(
+            length, given["hidden_dims"], batch_norm=given["batch_norm"]
+        )
 
     @classmethod
     def dimensions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -24,6 +25,16 @@ def hidden_layers(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool, 
         layers += [nn.Dropout(dropout)] if dropout else []
         in_dim = out_dim
     return nn.Sequential(*layers)
+
+
+def count_hidden(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool) -> int:
+    r"""Parameters of :func:`hidden_layers`: the sum of :math:`(n + 1) m`, and :math:`2 m` with batch norm.
+
+    Example:
+        >>> count_hidden(4, (3, 2), batch_norm=True)  # 5 * 3 + 6 + 4 * 2 + 4
+        33
+    """
+    return sum((n + 1) * m + 2 * m * int(batch_norm) for n, m in pairwise((in_dim, *hidden_dims)))
 
 
 class MLP(Backbone):
@@ -68,6 +79,13 @@ class MLP(Backbone):
         self.check_tokens(tokens)
         output: Tensor = self.layers(tokens.flatten(1))
         return output
+
+    @classmethod
+    def formula(cls, **arguments: Any) -> int:
+        """The hidden layers' parameters."""
+        given = {name: option.default for name, option in cls.options().items()} | arguments
+        length = int(given["num_tokens"]) * int(given["token_dim"])
+        return count_hidden(length, given["hidden_dims"], batch_norm=given["batch_norm"])
 
     @classmethod
     def dimensions(

@@ -5,19 +5,49 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from unimixer.backbones.autoint import AutoInt
 from unimixer.backbones.base import Backbone
 from unimixer.backbones.dcnv2 import DCNv2
+from unimixer.backbones.deepfm import DeepFM
+from unimixer.backbones.dhen import DHEN
+from unimixer.backbones.dlrm import DLRM
+from unimixer.backbones.fat import FAT
+from unimixer.backbones.finalmlp import FinalMLP
+from unimixer.backbones.fm import FM
+from unimixer.backbones.hetero_attention import HeteroAttention
+from unimixer.backbones.hhft import HHFT
+from unimixer.backbones.hiformer import HiFormer
+from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
+from unimixer.backbones.rankelastor import RankElastor
 from unimixer.backbones.rankmixer import RankMixer
+from unimixer.backbones.tokenmixer_large import TokenMixerLarge
+from unimixer.backbones.transformer import Transformer
 from unimixer.backbones.unimixer import UniMixer, UniMixerLite
+from unimixer.backbones.wukong import Wukong
 from unimixer.errors import UnimixerError, unknown
 
 BACKBONES: dict[str, type[Backbone]] = {
     "unimixer": UniMixer,
     "unimixer-lite": UniMixerLite,
     "rankmixer": RankMixer,
+    "tokenmixer-large": TokenMixerLarge,
+    "transformer": Transformer,
+    "hetero-attention": HeteroAttention,
+    "hiformer": HiFormer,
+    "fat": FAT,
+    "hhft": HHFT,
     "dcnv2": DCNv2,
     "mlp": MLP,
+    "fm": FM,
+    "deepfm": DeepFM,
+    "dlrm": DLRM,
+    "finalmlp": FinalMLP,
+    "masknet": MaskNet,
+    "autoint": AutoInt,
+    "wukong": Wukong,
+    "dhen": DHEN,
+    "rankelastor": RankElastor,
 }
 
 

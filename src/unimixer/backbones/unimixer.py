@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from unimixer.backbones.base import Backbone, nearest_multiple
-from unimixer.blocks import build_ffn, build_norm, build_stream
+from unimixer.blocks import (
+    build_ffn,
+    build_norm,
+    build_stream,
+    ffn_matrices,
+    ffn_parameters,
+    matched_hidden,
+    sensible_ffn,
+)
+from unimixer.blocks.cross_attention import attention_parameters, build_attention
+from unimixer.blocks.residual import Block, count_norms
 from unimixer.errors import check_divisible, check_positive
 from unimixer.mixing import Mixing, UniMixing, UniMixingLite
 from unimixer.mixing.start import rule_heads
@@ -41,15 +52,22 @@ class UniMixer(Backbone):
         symmetric: constrain mixing matrices to be symmetric.
         doubly_stochastic: constrain them by Sinkhorn scaling.
         local: ``"doubly_stochastic"``, ``"shared"`` or ``"free"``.
-        ffn: ``"swiglu"`` or ``"gelu"``.
+        ffn: ``"swiglu"``, ``"gelu"``, ``"relu-moe"`` or ``"topk-moe"``.
+        ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
         norm: ``"rms"`` or ``"layer"``.
         residual: ``"post"``, ``"pre"`` or ``"siamese"``.
         siamese_scale: ``"none"``, ``"sublayer"`` or ``"official"``; this and the next two belong to ``"siamese"``.
         siamese_input_norm: normalise the sum of both streams.
         siamese_readout: ``"sum"``, ``"sum_norm"`` or ``"x"``.
+        sequence_dim: width of events that a third sublayer between mixing and FFN attends to, see
+            :class:`~unimixer.blocks.CrossAttention` (default: there is none; ``Ranker(sequences="cross_attention")``
+            sets it).
+        sequence_head_dim: width of its queries, keys and values (default: D).
+        sequence_hidden_dim: hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none.
 
     Shape:
-        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+        - tokens: ``(B, T, D)``; with ``sequence_dim`` also events ``(B, S, C)`` and their mask ``(B, S)``
+        - output: ``(B, T, D)``
 
     Example:
         >>> UniMixer(num_tokens=4, token_dim=16, hidden_dim=32)(torch.zeros(2, 4, 16)).shape
@@ -78,11 +96,15 @@ class UniMixer(Backbone):
         doubly_stochastic: bool = True,
         local: str = "doubly_stochastic",
         ffn: str = "swiglu",
+        ffn_options: Mapping[str, Any] | None = None,
         norm: str = "rms",
         residual: str = "post",
         siamese_scale: str = "none",
         siamese_input_norm: bool = False,
         siamese_readout: str = "sum",
+        sequence_dim: int | None = None,
+        sequence_head_dim: int | None = None,
+        sequence_hidden_dim: int | None = None,
     ) -> None:
         super().__init__(num_tokens=num_tokens, token_dim=token_dim)
         check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, block_size=block_size)
@@ -105,7 +127,14 @@ class UniMixer(Backbone):
                 return UniMixing(num_tokens * token_dim, block_size, **options)
             return UniMixingLite(num_tokens * token_dim, block_size, rank=rank, num_basis=num_basis, **options)
 
-        blocks = [(build_mixing(), build_ffn(ffn, num_tokens, token_dim, hidden_dim)) for _ in range(num_blocks)]
+        self.sequence_dim = sequence_dim
+
+        def build_block() -> Block:
+            mixing = build_mixing()
+            attention = build_attention(num_tokens, token_dim, sequence_dim, sequence_head_dim, sequence_hidden_dim)
+            return mixing, *attention, build_ffn(ffn, num_tokens, token_dim, hidden_dim, ffn_options)
+
+        blocks = [build_block() for _ in range(num_blocks)]
         self.stack = build_stream(
             residual,
             blocks,
@@ -116,11 +145,35 @@ class UniMixer(Backbone):
             readout=siamese_readout,
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, event_mask: Tensor | None = None) -> Tensor:
         """Run the stack."""
         self.check_tokens(tokens)
-        output: Tensor = self.stack(tokens)
+        self.check_events(events, event_mask)
+        output: Tensor = self.stack(tokens, events, event_mask)
         return output
+
+    @classmethod
+    def formula(cls, **arguments: Any) -> int:
+        r"""A block's mixing, T FFNs and norms.
+
+        UniMixing has :math:`N^2 + N b^2` parameters, UniMixing-Lite :math:`2 N r + n_b b^2 + N n_b`, with
+        :math:`N = T D / b`; FFN, norm and attention to events as in RankMixer.
+        """
+        given = {name: option.default for name, option in cls.options().items()} | arguments
+        num_tokens, token_dim, num_blocks = (int(given[key]) for key in ("num_tokens", "token_dim", "num_blocks"))
+        hidden_dim = given["hidden_dim"] or max(1, round(given["expansion"] * token_dim))
+        mixing = cls._mixing_parameters(num_tokens * token_dim, int(given["block_size"]), given)
+        ffn = ffn_parameters(given["ffn"], num_tokens, token_dim, hidden_dim, given["ffn_options"])
+        attention = attention_parameters(num_tokens, token_dim, given)
+        norms = count_norms(
+            given["residual"],
+            num_blocks,
+            attention=given["sequence_dim"] is not None,
+            input_norm=given["siamese_input_norm"],
+            readout=given["siamese_readout"],
+        )
+        norm = token_dim * (1 + (given["norm"] == "layer"))
+        return int(num_blocks * (mixing + ffn + attention) + norms * norm)
 
     @classmethod
     def dimensions(
@@ -128,14 +181,16 @@ class UniMixer(Backbone):
     ) -> dict[str, Any]:
         """Width near ``size``; the hidden width takes up rounding and the mixing's own parameters.
 
-        A block gets the parameters of an FFN with ``token_dim * hidden_dim = expansion * size**2``. The rule moves
-        whole blocks, so D is a multiple of ``num_tokens * block_size``: a small model gets narrow FFNs, and not fewer
-        heads, with which tokens meet more slowly. Heads are halved only where the matrices of full UniMixing, at least
-        ``num_tokens**4`` numbers, would not leave room for the FFN; ``num_heads`` fixes them.
+        A block, its attention to events included, gets the parameters of an FFN with
+        ``token_dim * hidden_dim = expansion * size**2``. The rule moves whole blocks, so D is a multiple of
+        ``num_tokens * block_size``: a small model gets narrow FFNs, and not fewer heads, with which tokens meet more
+        slowly. Heads are halved only where the matrices of full UniMixing, at least ``num_tokens**4`` numbers, or the
+        attention would not leave room for the FFN, or its experts; ``num_heads`` fixes them.
         """
         block_size = int(options.get("block_size", 4))
         rule = options.get("init", "rule") == "rule"
-        matrices = 2 if options.get("ffn", "swiglu") == "gelu" else 3
+        ffn, ffn_options = options.get("ffn", "swiglu"), options.get("ffn_options")
+        matrices = ffn_matrices(ffn, ffn_options)
         budget = matrices * num_tokens * float(options.get("expansion", 2.0)) * size**2
 
         def with_heads(heads: int) -> tuple[int, int]:
@@ -147,10 +202,18 @@ class UniMixer(Backbone):
         if rule and token_dim is not None and "num_heads" not in options:
             heads = rule_heads(num_tokens, num_tokens * token_dim, block_size)
         width, mixing = with_heads(heads)
-        while rule and "num_heads" not in options and heads % 2 == 0 and mixing > MIXING_SHARE * budget:
+
+        def crowded() -> bool:
+            least = sensible_ffn(ffn, num_tokens, width, ffn_options)
+            attention = attention_parameters(num_tokens, width, options)
+            return mixing > MIXING_SHARE * budget or mixing + attention + least > budget
+
+        while rule and "num_heads" not in options and heads % 2 == 0 and crowded():
             heads //= 2
             width, mixing = with_heads(heads)
-        hidden_dim = max(1, round((budget - mixing) / (matrices * num_tokens * width)))
+        attention = attention_parameters(num_tokens, width, options)
+        hidden = (budget - mixing - attention) / (matrices * num_tokens * width)
+        hidden_dim = matched_hidden(ffn, num_tokens, width, hidden, ffn_options)
         return {"token_dim": width, "hidden_dim": hidden_dim} | ({"num_heads": heads} if rule else {})
 
     @classmethod

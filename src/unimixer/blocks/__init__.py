@@ -1,22 +1,47 @@
-"""What stands around a mixing: per-token layers, norms, residual streams, the temperature's schedule."""
+"""What stands around a mixing: per-token layers and mixtures of experts, norms, residual streams, the temperature."""
 
+from unimixer.blocks.auxiliary import Auxiliary, Transient, after_step, pop_penalties, pop_statistics
+from unimixer.blocks.cross_attention import CrossAttention
+from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
+from unimixer.blocks.initial import small_ffn_init_, small_init_
+from unimixer.blocks.mix_revert import MixRevert
+from unimixer.blocks.moe import PerTokenExperts, PerTokenRouter
 from unimixer.blocks.norms import RMSNorm, build_norm
-from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU, build_ffn
+from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
+from unimixer.blocks.relu_moe import ReLUMoE
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
 from unimixer.blocks.temperature import constant_temperature, linear_temperature
+from unimixer.blocks.topk_moe import TopKMoE
 
 __all__ = [
+    "Auxiliary",
+    "CrossAttention",
+    "MixRevert",
+    "PerTokenExperts",
     "PerTokenFFN",
     "PerTokenLinear",
+    "PerTokenRouter",
     "PerTokenSwiGLU",
     "PostNorm",
     "PreNorm",
     "RMSNorm",
+    "ReLUMoE",
     "Siamese",
+    "TopKMoE",
+    "Transient",
     "UniMixerBlock",
+    "after_step",
     "build_ffn",
     "build_norm",
     "build_stream",
     "constant_temperature",
+    "ffn_matrices",
+    "ffn_parameters",
     "linear_temperature",
+    "matched_hidden",
+    "pop_penalties",
+    "pop_statistics",
+    "sensible_ffn",
+    "small_ffn_init_",
+    "small_init_",
 ]

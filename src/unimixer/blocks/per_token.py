@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.errors import check_choice, check_positive, check_shape
+from unimixer.errors import check_positive, check_shape
 
 
 def _slices(*shape: int, fan_in: int) -> nn.Parameter:
@@ -48,7 +48,7 @@ class PerTokenLinear(nn.Module):
 class PerTokenFFN(nn.Module):
     r"""Two layers with GELU, own weights for every token: :math:`\mathrm{GELU}(x_t W_1^t + b_1^t) W_2^t + b_2^t`.
 
-    RankMixer (arXiv:2507.15551), "per-token FFN".
+    RankMixer (arXiv:2507.15551), "per-token FFN". ``bias=False`` drops :math:`b_1` and :math:`b_2`.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -58,10 +58,15 @@ class PerTokenFFN(nn.Module):
         torch.Size([2, 4, 6])
     """
 
-    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int) -> None:
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.up = PerTokenLinear(num_tokens, token_dim, hidden_dim)
-        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim)
+        self.up = PerTokenLinear(num_tokens, token_dim, hidden_dim, bias=bias)
+        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim, bias=bias)
+
+    @staticmethod
+    def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> int:
+        r"""Parameters: :math:`T (2 D H + H + D)`, without biases :math:`T \cdot 2 D H`."""
+        return num_tokens * (2 * token_dim * hidden_dim + (hidden_dim + token_dim if bias else 0))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's two layers."""
@@ -75,7 +80,8 @@ class PerTokenSwiGLU(nn.Module):
     .. math:: p(o_i) = W_{down}^i \left( (W_{up}^i o_i + b_{up}^i) \odot
               \mathrm{Swish}(W_{gate}^i o_i + b_{gate}^i) \right) + b_{down}^i
 
-    arXiv:2604.00590, "per-token SwiGLU". Up and gate are one fused weight, up first.
+    arXiv:2604.00590, "per-token SwiGLU". Up and gate are one fused weight, up first. ``bias=False`` drops all biases,
+    as TokenMixer-Large (arXiv:2602.06563) does.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -85,22 +91,18 @@ class PerTokenSwiGLU(nn.Module):
         torch.Size([2, 4, 6])
     """
 
-    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int) -> None:
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.up_gate = PerTokenLinear(num_tokens, token_dim, 2 * hidden_dim)
-        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim)
+        self.up_gate = PerTokenLinear(num_tokens, token_dim, 2 * hidden_dim, bias=bias)
+        self.down = PerTokenLinear(num_tokens, hidden_dim, token_dim, bias=bias)
+
+    @staticmethod
+    def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> int:
+        r"""Parameters: :math:`T (3 D H + 2 H + D)`, without biases :math:`T \cdot 3 D H`."""
+        return num_tokens * (3 * token_dim * hidden_dim + (2 * hidden_dim + token_dim if bias else 0))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's gated layer."""
         up, gate = self.up_gate(tokens).chunk(2, dim=-1)
         output: Tensor = self.down(ops.swiglu(up, gate))
         return output
-
-
-FFNS: dict[str, type[PerTokenFFN | PerTokenSwiGLU]] = {"gelu": PerTokenFFN, "swiglu": PerTokenSwiGLU}
-
-
-def build_ffn(name: str, num_tokens: int, token_dim: int, hidden_dim: int) -> nn.Module:
-    """A per-token FFN by name: ``"gelu"`` or ``"swiglu"``."""
-    check_choice("ffn", name, tuple(FFNS))
-    return FFNS[name](num_tokens, token_dim, hidden_dim)

@@ -1,4 +1,8 @@
-"""Residual streams: how the blocks of a mixer, each a mixing and an FFN, are joined into a stack."""
+"""Residual streams: how the blocks of a mixer, each a mixing and an FFN, are joined into a stack.
+
+A block may have a third sublayer between the two, a :class:`~unimixer.blocks.cross_attention.CrossAttention` to a
+sequence of events; the events then go through the stack beside the tokens, refined a layer at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +11,53 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from unimixer.blocks.cross_attention import CrossAttention
 from unimixer.blocks.norms import RMSNorm
 from unimixer.errors import check_choice, unknown
 
-Block = tuple[nn.Module, nn.Module]
+Block = tuple[nn.Module, ...]
+"""A mixing and an FFN, or these with a :class:`~unimixer.blocks.cross_attention.CrossAttention` between them."""
 Norm = Callable[[int], nn.Module]
 
 
 class UniMixerBlock(nn.Module):
     r"""A block without its outer residual: :math:`O = \mathrm{Norm}(X + \mathrm{Mixing}(X))`, then the FFN of O.
 
-    arXiv:2604.00590, "UniMixer block".
+    arXiv:2604.00590, "UniMixer block". With an attention to events, in the habit of the mixing before it,
+    :math:`Z = \mathrm{Norm}(O + \mathrm{Attention}(O, E))` enters the FFN.
 
     Shape:
-        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
     """
 
-    def __init__(self, mixing: nn.Module, ffn: nn.Module, norm: nn.Module) -> None:
+    def __init__(
+        self,
+        mixing: nn.Module,
+        ffn: nn.Module,
+        norm: nn.Module,
+        attention: nn.Module | None = None,
+        attention_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.mixing, self.ffn, self.norm = mixing, ffn, norm
+        self.attention, self.attention_norm = attention, attention_norm
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Mix, normalise, transform."""
-        output: Tensor = self.ffn(self.norm(tokens + self.mixing(tokens)))
+        hidden = self.norm(tokens + self.mixing(tokens))
+        if self.attention is not None and self.attention_norm is not None:
+            hidden = self.attention_norm(hidden + self.attention(hidden, events, mask))
+        output: Tensor = self.ffn(hidden)
         return output
 
 
 class PostNorm(nn.Module):
     r"""Normalise after every addition: :math:`S = N(X + Mix(X))`, :math:`X' = N(S + FFN(S))`.
 
-    RankMixer (arXiv:2507.15551), "block".
+    RankMixer (arXiv:2507.15551), "block". An attention to events is a third sublayer like the others.
 
     Shape:
-        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
     """
 
     def __init__(self, blocks: Sequence[Block], token_dim: int, norm: Norm = RMSNorm) -> None:
@@ -47,18 +65,24 @@ class PostNorm(nn.Module):
         self.sublayers = nn.ModuleList(sublayer for block in blocks for sublayer in block)
         self.norms = nn.ModuleList(norm(token_dim) for _ in self.sublayers)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Run the stack."""
         for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
-            tokens = norm(tokens + sublayer(tokens))
+            if isinstance(sublayer, CrossAttention):
+                events = sublayer.refine(events)
+                tokens = norm(tokens + sublayer(tokens, events, mask))
+            else:
+                tokens = norm(tokens + sublayer(tokens))
         return tokens
 
 
 class PreNorm(nn.Module):
     r"""Normalise the input of every sublayer: :math:`X' = X + F(N(X))`; one norm at the end.
 
+    An attention to events is a third sublayer like the others (MixFormer, arXiv:2602.14110, has this stream).
+
     Shape:
-        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
     """
 
     def __init__(self, blocks: Sequence[Block], token_dim: int, norm: Norm = RMSNorm) -> None:
@@ -67,10 +91,14 @@ class PreNorm(nn.Module):
         self.norms = nn.ModuleList(norm(token_dim) for _ in self.sublayers)
         self.final_norm = norm(token_dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Run the stack."""
         for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
-            tokens = tokens + sublayer(norm(tokens))
+            if isinstance(sublayer, CrossAttention):
+                events = sublayer.refine(events)
+                tokens = tokens + sublayer(norm(tokens), events, mask)
+            else:
+                tokens = tokens + sublayer(norm(tokens))
         output: Tensor = self.final_norm(tokens)
         return output
 
@@ -85,7 +113,7 @@ class Siamese(nn.Module):
     SiameseNorm itself (arXiv:2602.08064) and of public code; placing of norms follows arXiv:2604.00590 throughout.
 
     Args:
-        blocks: pairs of a mixing and an FFN.
+        blocks: pairs of a mixing and an FFN, or with an attention to events between the two.
         token_dim: width D.
         norm: builds a norm from the width.
         scale: :math:`s_l`: ``"none"`` is 1, ``"sublayer"`` is :math:`1 / \sqrt{l + 1}` (as published, l from 0),
@@ -94,7 +122,7 @@ class Siamese(nn.Module):
         readout: ``"sum"`` is :math:`X + N(Y)`, ``"sum_norm"`` normalises that sum, ``"x"`` drops Y.
 
     Shape:
-        - tokens: ``(B, T, D)``; output: ``(B, T, D)``
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
     """
 
     def __init__(
@@ -111,7 +139,7 @@ class Siamese(nn.Module):
         check_choice("scale", scale, ("none", "sublayer", "official"))
         check_choice("readout", readout, ("sum", "sum_norm", "x"))
         self.readout = readout
-        self.blocks = nn.ModuleList(UniMixerBlock(mixing, ffn, norm(token_dim)) for mixing, ffn in blocks)
+        self.blocks = nn.ModuleList(_joined(block, lambda: norm(token_dim)) for block in blocks)
         self.x_norms = nn.ModuleList(norm(token_dim) for _ in blocks)
         self.y_norms = nn.ModuleList(norm(token_dim) for _ in blocks)
         self.input_norms = nn.ModuleList(norm(token_dim) if input_norm else nn.Identity() for _ in blocks)
@@ -120,17 +148,27 @@ class Siamese(nn.Module):
         divisor = {"none": 0, "sublayer": 1, "official": 2}[scale]
         self.scales = [1 / math.sqrt(divisor * (index + 1) or 1) for index in range(len(blocks))]
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Run both streams."""
         x = y = tokens
         parts = zip(self.blocks, self.x_norms, self.y_norms, self.input_norms, self.scales, strict=True)
         for block, x_norm, y_norm, input_norm, scale in parts:
-            update = block(input_norm(x + y_norm(y)))
+            if isinstance(block, UniMixerBlock) and isinstance(block.attention, CrossAttention):
+                events = block.attention.refine(events)
+            update = block(input_norm(x + y_norm(y)), events, mask)
             x, y = x_norm(x + scale * update), y + update
         if self.final_y_norm is not None:
             x = x + self.final_y_norm(y)
         output: Tensor = self.final_norm(x)
         return output
+
+
+def _joined(block: Block, norm: Callable[[], nn.Module]) -> UniMixerBlock:
+    """The sublayers of a block as one module, each but the FFN with a norm."""
+    mixing, *attention, ffn = block
+    if not attention:
+        return UniMixerBlock(mixing, ffn, norm())
+    return UniMixerBlock(mixing, ffn, norm(), attention[0], norm())
 
 
 STREAMS: dict[str, type[nn.Module]] = {"post": PostNorm, "pre": PreNorm, "siamese": Siamese}
@@ -152,3 +190,18 @@ def build_stream(
     if residual not in STREAMS:
         raise unknown("residual", residual, STREAMS)
     return STREAMS[residual](blocks, token_dim, norm)
+
+
+def count_norms(
+    residual: str, num_blocks: int, *, attention: bool = False, input_norm: bool = False, readout: str = "sum"
+) -> int:
+    """Norms of a stream by the closed formula; the arguments are those of :func:`build_stream`.
+
+    Example:
+        >>> count_norms("post", 2), count_norms("siamese", 2)
+        (4, 7)
+    """
+    sublayers = 3 if attention else 2
+    if residual == "siamese":  # every sublayer but the FFN, the two streams, the input; then the read-out
+        return num_blocks * (sublayers - 1 + 2 + input_norm) + {"x": 0, "sum": 1, "sum_norm": 2}[readout]
+    return num_blocks * sublayers + (residual == "pre")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from unimixer.cli import config, data, demo, doctor, evaluate, models, predict, runs, train
+from unimixer.cli import config, convert, data, demo, doctor, evaluate, inspect, models, predict, runs, train
 from unimixer.errors import UnimixerError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("demo", help=demo.HELP)(demo.demo)
 app.command("models", help=models.HELP)(models.models)
 app.command("train", help=train.HELP)(train.train)
 app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
+app.command("convert", help=convert.HELP)(convert.convert)
+app.command("inspect", help=inspect.HELP)(inspect.inspect)
 app.command("predict", help=predict.HELP)(predict.predict)
 app.command("runs", help=runs.HELP)(runs.runs)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,45 @@ def evaluate(
     input_file: Annotated[
         Path | None, typer.Option("--input", help="Raw labelled rows (Parquet or CSV) instead of a split.")
     ] = None,
+    harden: Annotated[
+        str | None,
+        typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
+    from unimixer.errors import UnimixerError
     from unimixer.evaluation import evaluate_file, evaluate_run
     from unimixer.training.evaluation import as_json as plain
 
+    if harden is not None:
+        if input_file is not None:
+            raise UnimixerError("--harden measures on a split of the store; leave --input out")
+        _evaluate_hardened(run, harden, split, data, as_json=as_json)
+        return
     if input_file is not None:
         name, metrics = str(input_file), evaluate_file(run, input_file, device=device)
     else:
         name, metrics = split, evaluate_run(run, split, store=data, device=device)
     values = plain(metrics)
     emit({"run": str(run), "on": name, "tasks": values}, as_json, lambda: show_metrics(str(run), {name: values}))
+
+
+def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, as_json: bool) -> None:
+    """Metrics before and after, and the change of the scores."""
+    from unimixer.evaluation import evaluate_hardened, evaluate_run
+    from unimixer.training.evaluation import as_json as plain
+
+    hard, change = evaluate_hardened(run, form, split, store=data)
+    values = {split: plain(evaluate_run(run, split, store=data, device="cpu")), f"{split}, {form}": plain(hard)}
+
+    def show() -> None:
+        show_metrics(str(run), values)
+        print(
+            f"scores of {change.rows:,} rows move by at most {change.max_logit_difference:.3g}, by "
+            f"{change.mean_logit_difference:.3g} on average, in the logit; "
+            f"by at most {change.max_probability_difference:.3g} in the probability"
+        )
+
+    emit({"run": str(run), "form": form, "tasks": values, "change": asdict(change)}, as_json, show)

@@ -24,14 +24,17 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left")
+    grid = Table()
     for number, name in enumerate(columns):
         grid.add_column(name, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
     console = Console()
     # in a pipe there is no width to fit into: give the table all it needs
-    Console(width=None if console.is_terminal else 200).print(grid)
+    printer = Console(width=None if console.is_terminal else 200)
+    if title is not None:  # on its own: a title inside a narrow table would be folded
+        printer.print(title, style="italic", highlight=False)
+    printer.print(grid)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimixer.errors import UnimixerError, check_choice, check_shape
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables
+from unimixer.features.events import EventGroup, pad_events
 from unimixer.features.numeric import NumericEmbedding, VectorProjection
 from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
 from unimixer.features.spec import FeatureSpec, SequenceField
@@ -40,6 +41,8 @@ class FieldEmbedding(nn.Module):
         embedding_dims: widths of single tables.
         sequence_encoder: ``mean``, ``target_attention`` or ``transformer``. Sequences that have no counterpart among
             the candidate's fields are pooled by their mean whatever the encoder.
+        pool_behaviour: put behaviour sequences into E, pooled. Otherwise :meth:`histories` gives their events, and E
+            has what is left. A group of sequences is behaviour if one of its fields has that domain.
 
     Shape:
         - output: ``(B, out_dim)``
@@ -53,6 +56,7 @@ class FieldEmbedding(nn.Module):
         embedding_dims: Mapping[str, int] | None = None,
         sequence_encoder: str = "mean",
         init_std: float = 0.01,
+        pool_behaviour: bool = True,
     ) -> None:
         super().__init__()
         check_choice("sequence_encoder", sequence_encoder, SEQUENCE_ENCODERS)
@@ -75,10 +79,16 @@ class FieldEmbedding(nn.Module):
         # lists, because names of fields and histories need not be names that a module can have
         self._vector_names = [f.name for f in spec.dense if f.width > 1]
         self.vectors = nn.ModuleList(VectorProjection(f.width, embedding_dim) for f in spec.dense if f.width > 1)
+        behaviour = {} if pool_behaviour else {g: f for g, f in spec.groups.items() if _is_behaviour(f)}
+        self._pooled = {group: fields for group, fields in spec.groups.items() if group not in behaviour}
+        self.event_groups = tuple(
+            EventGroup(group, sum(self.tables.width[f.table] for f in fields), fields[0].max_length)
+            for group, fields in behaviour.items()
+        )
         self.encoders, self._encoder_of = nn.ModuleList(), dict[str, int]()
         if sequence_encoder != "mean":
             kind = TargetAttention if sequence_encoder == "target_attention" else SmallTransformer
-            for group, fields in spec.groups.items():
+            for group, fields in self._pooled.items():
                 matched = self._matched(fields)
                 if matched:
                     width = sum(self.tables.width[f.table] for f in fields)
@@ -86,10 +96,13 @@ class FieldEmbedding(nn.Module):
                     self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
         widths = {f.name: (f.domain, self._id_width[f.name]) for f in spec.ids}
         widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
-        widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in spec.sequences}
+        pooled = [f for f in spec.sequences if f.group in self._pooled]
+        widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in pooled}
         order = sorted(widths, key=lambda name: DOMAINS.index(widths[name][0]))
         self.pieces = tuple(Piece(name, *widths[name]) for name in order)
         self.out_dim = sum(piece.width for piece in self.pieces)
+        if behaviour and not self.pieces:
+            raise UnimixerError("no field is left beside the behaviour sequences; use sequences='pooled'")
 
     def _matched(self, fields: tuple[SequenceField, ...]) -> list[int]:
         """Columns of an event's vector whose field has a counterpart among the candidate's fields."""
@@ -132,9 +145,29 @@ class FieldEmbedding(nn.Module):
             names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
             found |= dict(zip(names, vectors.unbind(1), strict=True))
         found |= self._dense(batch)
-        for group, fields in self.spec.groups.items():
+        for group, fields in self._pooled.items():
             found |= self._sequences(group, fields, batch, found)
         return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
+
+    def histories(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Events of the behaviour sequences that are not in E: for each group padded events and lengths.
+
+        Shape:
+            - output: ``(B, L, E)`` and ``(B,)`` a group, as :func:`~unimixer.features.events.pad_events` gives them
+        """
+        found: list[Tensor] = []
+        for group in self.event_groups:
+            events = self._events(self.spec.groups[group.name], batch.values[group.name])
+            found += pad_events(events, batch.offsets[group.name], group.max_length)
+        return tuple(found)
+
+    def _events(self, fields: tuple[SequenceField, ...], values: Tensor) -> Tensor:
+        """Vectors of a group's events: the embeddings of its fields, one after the other."""
+        vectors = [
+            self.tables.of_width(self.tables.width[f.table])(values[:, column] + self.tables.first_row(f.table))
+            for column, f in enumerate(fields)
+        ]
+        return torch.cat(vectors, dim=1)
 
     def _dense(self, batch: Batch) -> dict[str, Tensor]:
         parts = torch.split(batch.dense, [f.width for f in self.spec.dense], dim=1)
@@ -160,17 +193,15 @@ class FieldEmbedding(nn.Module):
                 for column, field in enumerate(fields)
             }
         widths = [self.tables.width[field.table] for field in fields]
-        events = torch.cat(
-            [
-                self.tables.of_width(width)(values[:, column] + self.tables.first_row(field.table))
-                for column, (field, width) in enumerate(zip(fields, widths, strict=True))
-            ],
-            dim=1,
-        )
+        events = self._events(fields, values)
         targets = [f.target for f, w in zip(fields, widths, strict=True) if f.target and self._id_width[f.target] == w]
         target = torch.cat([found[name] for name in targets], dim=1)
         pooled: Tensor = self.encoders[self._encoder_of[group]](events, offsets, target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
+
+
+def _is_behaviour(fields: tuple[SequenceField, ...]) -> bool:
+    return any(field.domain == "behaviour" for field in fields)
 
 
 def _out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:

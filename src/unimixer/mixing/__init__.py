@@ -2,10 +2,14 @@
 
 from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
+from unimixer.mixing.basis_linear import BasisLinear, materialised
+from unimixer.mixing.compression import Compression, RectangularGlobal
 from unimixer.mixing.constrained import Constrained, set_temperature
 from unimixer.mixing.conversions import converted_state, expanded, from_rule
-from unimixer.mixing.factorization import FactorizationMixing
+from unimixer.mixing.convolution import Convolution
+from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
 from unimixer.mixing.fixed import FixedGlobal, FixedLocal, fixed_mixing, frozen
+from unimixer.mixing.full import FullMixing
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
 from unimixer.mixing.hardened import SparseGlobal, hardened, nearest_permutation
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
@@ -23,17 +27,22 @@ from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing
 
 __all__ = [
+    "AttentiveValues",
+    "BasisLinear",
     "BasisLocal",
     "BlockLinear",
     "CallableGlobal",
     "CompositeLinear",
+    "Compression",
     "ConstantValues",
     "Constrained",
+    "Convolution",
     "DoublyStochasticLocal",
     "FactorizationMixing",
     "FixedGlobal",
     "FixedLocal",
     "FullGlobal",
+    "FullMixing",
     "Global",
     "GramMatrix",
     "IdentityGlobal",
@@ -44,6 +53,7 @@ __all__ = [
     "MatrixMixing",
     "Mixing",
     "Permutation",
+    "RectangularGlobal",
     "SharedLinear",
     "SoftmaxAttention",
     "SparseGlobal",
@@ -51,12 +61,14 @@ __all__ = [
     "UniMixing",
     "UniMixingLite",
     "Unified",
+    "UnitValues",
     "converted_state",
     "expanded",
     "fixed_mixing",
     "from_rule",
     "frozen",
     "hardened",
+    "materialised",
     "nearest_permutation",
     "set_temperature",
 ]

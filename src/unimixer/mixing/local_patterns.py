@@ -24,6 +24,11 @@ class Local(nn.Module):
     pattern: str
     """The pattern in words, for tables."""
 
+    @property
+    def out_blocks(self) -> int:
+        """Blocks of the output: N, unless the pattern says otherwise."""
+        return self.num_blocks
+
     def matrices(self) -> Tensor:
         """One matrix a block, ``(N, b, c)``, or ``(1, b, c)`` where all blocks share it."""
         raise NotImplementedError
@@ -99,7 +104,7 @@ class BlockLinear(Local):
 
 
 class CompositeLinear(Local):
-    r"""All blocks are projected together: :math:`[q_1 \dots q_N] = \mathrm{vec}(X) W`, in low rank :math:`W = L R`.
+    r"""All blocks are projected together: :math:`[q_1 \dots q_M] = \mathrm{vec}(X) W`, in low rank :math:`W = L R`.
 
     HiFormer (arXiv:2311.05884), "composite projection". Not local: every output block already depends on all blocks,
     so :meth:`matrices` does not exist and :meth:`matrix` is full.
@@ -108,14 +113,21 @@ class CompositeLinear(Local):
         num_blocks: N.
         in_dim: b.
         out_dim: c.
-        rank: None for a full matrix of ``N b * N c`` numbers, else ``rank * N (b + c)``.
+        rank: None for a full matrix of ``N b * M c`` numbers, else ``rank * (N b + M c)``.
+        out_blocks: M (default: N); fewer are the queries of some tokens alone.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, M, c)``
     """
 
-    def __init__(self, num_blocks: int, in_dim: int, out_dim: int, rank: int | None = None) -> None:
+    def __init__(
+        self, num_blocks: int, in_dim: int, out_dim: int, rank: int | None = None, *, out_blocks: int | None = None
+    ) -> None:
         super().__init__()
-        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim)
+        self._out_blocks = num_blocks if out_blocks is None else out_blocks
+        check_positive(num_blocks=num_blocks, in_dim=in_dim, out_dim=out_dim, out_blocks=self._out_blocks)
         self.num_blocks, self.in_dim, self.out_dim, self.rank = num_blocks, in_dim, out_dim, rank
-        length, out_length = num_blocks * in_dim, num_blocks * out_dim
+        length, out_length = num_blocks * in_dim, self._out_blocks * out_dim
         self.projection: nn.Module
         if rank is None:
             self.projection = nn.Linear(length, out_length, bias=False)
@@ -126,17 +138,22 @@ class CompositeLinear(Local):
             )
         self.pattern = f"linear of all blocks together{'' if rank is None else ', low rank'}"
 
+    @property
+    def out_blocks(self) -> int:
+        """Blocks of the output, M."""
+        return self._out_blocks
+
     def forward(self, blocks: Tensor) -> Tensor:
         """Project the whole embedding."""
         projected: Tensor = self.projection(blocks.flatten(1))
-        return projected.view(-1, self.num_blocks, self.out_dim)
+        return projected.view(-1, self.out_blocks, self.out_dim)
 
     def matrix(self) -> Tensor:
-        """The map of the whole embedding, ``(N, c, N * b)``."""
+        """The map of the whole embedding, ``(M, c, N * b)``."""
         layers = self.projection if isinstance(self.projection, nn.Sequential) else [self.projection]
         product = torch.linalg.multi_dot([layer.weight for layer in reversed(list(layers))]) if self.rank else None
         full: Tensor = self.projection.weight if product is None else product  # type: ignore[assignment]
-        return full.view(self.num_blocks, self.out_dim, -1)
+        return full.view(self.out_blocks, self.out_dim, -1)
 
 
 class ConstantValues(Local):

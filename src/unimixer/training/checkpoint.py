@@ -62,11 +62,11 @@ def load_checkpoint(
     """
     state = _load_state(checkpoint / "state.json")
     load_weights(checkpoint / "model.safetensors", model)
-    tensors = _load(checkpoint / "optimizer.safetensors")
+    tensors = load_tensors(checkpoint / "optimizer.safetensors")
     for name, optimizer in optimizers.items():
         prefix = f"{name}."
         _restore(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    _set_random(_load(checkpoint / "random.safetensors"))
+    _set_random(load_tensors(checkpoint / "random.safetensors"))
     return state
 
 
@@ -86,7 +86,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a file, which must be those of the model; the model, which may be on ``meta``, is not changed."""
-    tensors, own = _load(path), model.state_dict()
+    tensors, own = load_tensors(path), model.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
             raise UnimixerError(f"{path}: has no {name!r}: it belongs to another model")
@@ -107,7 +107,8 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(plain, path, metadata={"crc32": _checksum(plain)})
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, whose checksum must be right."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -37,6 +37,12 @@ class ModelConfig(Settings):
     embedding_dims: dict[str, PositiveInt] = Field(default_factory=dict)
     embedding_init_std: PositiveFloat = 0.01
     sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
+    sequences: Literal["pooled", "tokens", "cross_attention"] = "pooled"
+    """Where behaviour sequences enter: the vector of all fields, tokens of their own, or every block by attention."""
+    sequence_tokens: PositiveInt = 2
+    """Tokens of a sequence, for ``tokens``."""
+    sequence_dim: PositiveInt | None = None
+    """Width of an event inside the stack (default: the widest event as embedded)."""
     readout: Literal["mean", "flatten"] = "mean"
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -89,6 +95,8 @@ class TrainingConfig(Settings):
     """Steps between checkpoints (default: at every evaluation)."""
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 20
+    auxiliary_weight: NonNegativeFloat = 0.1
+    """Weight of the loss on each of a backbone's intermediate tokens, where it has any."""
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     """Compile the dense part with torch.compile."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from unimixer.blocks import pop_statistics
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
@@ -132,7 +133,8 @@ class Trainer:
             last, stop = state.step == self.total_steps, stopped.is_set()
             if state.step % config.log_every == 0 or last:
                 tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
-                self.tracker.steps({"step": state.step, **meter.report(), "auc": running.value(), "temperature": tau})
+                values = {**meter.report(), "auc": running.value(), "temperature": tau, **pop_statistics(self.model)}
+                self.tracker.steps({"step": state.step, **values})
             with clock.stopped():
                 state.seconds = clock.seconds
                 if state.step % self.evaluate_every == 0 or last:

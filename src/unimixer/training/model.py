@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
+from unimixer.mixing import converted_state
 from unimixer.ranker import Ranker, size_for_budget
-from unimixer.training.checkpoint import load_weights, read_weights
+from unimixer.training.checkpoint import load_tensors, load_weights
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.run import RunFolder
 
@@ -75,8 +77,25 @@ def best_weights(run: RunFolder) -> Path:
 
 
 def warm_start(model: Ranker, source: Path) -> None:
-    """Begin from the best weights of another run of the same model and data."""
-    load_weights(best_weights(RunFolder(source)), model)
+    """Begin from the best weights of another run on the same data, of the same model or one with other mixings."""
+    model.load_state_dict(starting_weights(RunFolder(source), model))
+
+
+def starting_weights(source: RunFolder, model: Ranker) -> dict[str, Tensor]:
+    """Best weights of a run for a model that may differ in its mixings: a RankMixer's start a UniMixer.
+
+    Raises:
+        UnimixerError: if the models differ in more than that; the message names the first tensor that does not fit.
+    """
+    path = best_weights(source)
+    tensors = load_tensors(path)
+    try:
+        return converted_state(tensors, model)
+    except UnimixerError as error:
+        raise UnimixerError(
+            f"{path}: {error}: it belongs to another model or other data; "
+            f"for a recipe whose sizes fit: unimixer convert {source.folder} --to unimixer-lite"
+        ) from None
 
 
 def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = None) -> None:
@@ -93,7 +112,7 @@ def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = N
     with torch.device("meta"):
         model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
     if start_from is not None:
-        read_weights(best_weights(start_from), model)
+        starting_weights(start_from, model)
 
 
 def compiler() -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unimixer.blocks import after_step, pop_penalties
 from unimixer.features.batch import Batch
 from unimixer.mixing import set_temperature
 from unimixer.ranker import Ranker, dense_parameters
@@ -23,6 +24,7 @@ class Outcome(NamedTuple):
     """What a step saw, before it learned from it."""
 
     loss: Tensor
+    """Of the tasks alone, without penalties and auxiliary losses, so that curves of different models compare."""
     logits: Tensor
     labels: Tensor
 
@@ -56,17 +58,19 @@ class TrainStep:
             optimizer.zero_grad(set_to_none=True)
         set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
         total_weight = max(sum(map(weight_of, group)), 1e-12)
-        outcomes = [self._gradients(batch, total_weight, step) for batch in group]
+        total_rows = sum(map(len, group))
+        outcomes = [self._gradients(batch, total_weight, len(batch) / total_rows, step) for batch in group]
         if config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
+        after_step(self.model)  # processes that train together pass the sum over them as `reduce`
         if len(outcomes) == 1:
             return outcomes[0]
         losses, logits, labels = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels))
 
-    def _gradients(self, batch: Batch, total_weight: float, step: int) -> Outcome:
+    def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> Outcome:
         if self.device.type == "cpu":
             self.model.embedding.check(batch)
         batch = batch.to(self.device)
@@ -74,11 +78,21 @@ class TrainStep:
         labels = batch.labels[:, self.columns]
         bfloat16 = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            logits = self.score(self.model.embedding(batch)).float()
+            logits = self.score(*self.model.embed(batch)).float()
         loss = task_loss(logits, labels, self.task_weights, batch.weights, total_weight)
-        self._check_finite(loss, batch, step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = loss + self._extra_loss(batch, labels, total_weight, share)
+        self._check_finite(total, batch, step)
+        total.backward()  # type: ignore[no-untyped-call]
         return Outcome(loss.detach(), logits.detach(), labels)
+
+    def _extra_loss(self, batch: Batch, labels: Tensor, total_weight: float, share: float) -> Tensor | float:
+        """What modules add to the loss of a batch: that of intermediate tokens, and penalties by its share of rows."""
+        penalty = pop_penalties(self.model)
+        extra: Tensor | float = 0.0 if penalty is None else share * penalty
+        for logits in self.model.pop_auxiliary_logits():
+            loss = task_loss(logits.float(), labels, self.task_weights, batch.weights, total_weight)
+            extra = extra + self.recipe.training.auxiliary_weight * loss
+        return extra
 
     def _check_finite(self, loss: Tensor, batch: Batch, step: int) -> None:
         """Stop at a loss that is not finite; a GPU is asked only where a step is logged, to keep steps in flight."""

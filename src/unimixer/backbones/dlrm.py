@@ -1,0 +1,114 @@
+"""DLRM: dot products of all pairs of fields, then a deep network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from unimixer.backbones.base import Backbone
+from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.errors import check_positive
+
+
+def pairs_of(count: int, *, self_interaction: bool = False) -> list[tuple[int, int]]:
+    """All pairs i > j of ``count`` vectors, row after row; also i = j where they interact with themselves.
+
+    Example:
+        >>> pairs_of(3)
+        [(1, 0), (2, 0), (2, 1)]
+    """
+    return [(i, j) for i in range(count) for j in range(i + int(self_interaction))]
+
+
+class DLRM(Backbone):
+    r"""Dot products of distinct pairs among the tokens and one dense vector z, beside z, into a top network.
+
+    .. math:: v = (z, x_1, \dots, x_T), \quad z = \mathrm{MLP}_{bottom}(\cdot), \qquad
+              r = \mathrm{MLP}_{top}\big( [\, z \Vert \{\, v_i^\top v_j : i > j \,\} \,] \big)
+
+    DLRM (arXiv:1906.00091). There z comes from the numeric features; a backbone sees tokens and does not know which of
+    them were numeric, so here z is the bottom network of all tokens, flattened (our choice). Both networks end in ReLU,
+    as in public code; the final linear layer of the paper is the task tower here.
+
+    Args:
+        num_tokens: T, one token a field.
+        token_dim: D, also the width of z.
+        bottom_dims: hidden widths of the bottom network, before its last layer of width D.
+        top_dims: widths of the top network; empty gives its input.
+        bottom: False has no z: the flattened tokens stand beside the dot products instead.
+        self_interaction: also multiply every vector with itself.
+        batch_norm: in both networks.
+        dropout: in the top network.
+
+    Shape:
+        - tokens: ``(B, T, D)``; output: ``(B, top_dims[-1])``
+
+    Example:
+        >>> DLRM(num_tokens=4, token_dim=16, bottom_dims=(32,), top_dims=(32, 8))(torch.zeros(2, 4, 16)).shape
+        torch.Size([2, 8])
+    """
+
+    family: ClassVar[str] = "fm"
+    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
+    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
+    global_pattern: ClassVar[str] = "dot products of all pairs of tokens; dense layers across all tokens"
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        token_dim: int,
+        bottom_dims: Sequence[int] = (64, 64, 64),
+        top_dims: Sequence[int] = (64, 64, 64),
+        bottom: bool = True,
+        self_interaction: bool = False,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        check_positive(num_tokens=num_tokens, token_dim=token_dim)
+        length = num_tokens * token_dim
+        pairs = pairs_of(num_tokens + int(bottom), self_interaction=self_interaction)
+        width = len(pairs) + (token_dim if bottom else length)
+        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=top_dims[-1] if top_dims else width)
+        dims = (*bottom_dims, token_dim)
+        self.bottom = hidden_layers(length, dims, batch_norm=batch_norm, dropout=0.0) if bottom else None
+        self.top = hidden_layers(width, top_dims, batch_norm=batch_norm, dropout=dropout)
+        # where the pairs lie in the flattened matrix of all dot products
+        columns = torch.tensor([i * (num_tokens + int(bottom)) + j for i, j in pairs], dtype=torch.long)
+        self.columns: Tensor
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Multiply the pairs and run the networks."""
+        self.check_tokens(tokens)
+        flat = tokens.flatten(1)
+        beside, vectors = flat, tokens
+        if self.bottom is not None:
+            beside = self.bottom(flat)
+            vectors = torch.cat([beside.unsqueeze(1).to(tokens.dtype), tokens], dim=1)
+        dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)[:, self.columns]
+        output: Tensor = self.top(torch.cat([beside, dots.to(beside.dtype)], dim=-1))
+        return output
+
+    @classmethod
+    def formula(cls, **arguments: Any) -> int:
+        r"""Bottom from T D to D, top from :math:`D + (T + 1) T / 2` (no z: :math:`T D + T (T - 1) / 2`)."""
+        given = {name: option.default for name, option in cls.options().items()} | arguments
+        num_tokens, token_dim, norm = int(given["num_tokens"]), int(given["token_dim"]), bool(given["batch_norm"])
+        length, vectors, beside, bottom = num_tokens * token_dim, num_tokens, num_tokens * token_dim, 0
+        if given["bottom"]:
+            vectors, beside = num_tokens + 1, token_dim
+            bottom = count_hidden(length, (*given["bottom_dims"], token_dim), batch_norm=norm)
+        dots = vectors * (vectors - 1) // 2 + vectors * int(given["self_interaction"])
+        return bottom + count_hidden(beside + dots, given["top_dims"], batch_norm=norm)
+
+    @classmethod
+    def dimensions(
+        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Three layers of ``size`` in both networks."""
+        dims = (max(1, round(size)),) * 3
+        return {"token_dim": 16 if token_dim is None else token_dim, "bottom_dims": dims, "top_dims": dims}

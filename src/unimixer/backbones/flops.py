@@ -1,0 +1,91 @@
+"""Floating-point operations of a backbone for one example, counted without computing anything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from unimixer.backbones.base import Backbone
+from unimixer.errors import check_positive
+
+Shape = Sequence[int]
+
+
+def count_flops(backbone: Backbone, *, batch_size: int = 1) -> int:
+    r"""FLOPs of a forward pass for one example, in evaluation mode: two for every multiply-add of a matrix product.
+
+    .. math:: c = \frac{F(2 n) - F(n)}{n}, \qquad F(n) = \text{FLOPs of a batch of } n \text{ rows}
+
+    The difference leaves out what is done once a step whatever the batch: solving Sinkhorn, multiplying the factors of
+    a low-rank matrix, anything else that follows from parameters alone. The products with the constrained matrices are
+    in. Element-wise work, norms, activations and softmax are not counted, as usual, so a plain factorization machine
+    has none; a mixture of experts counts the experts that are computed, which is all of them. Training takes about
+    three times as much.
+
+    Shapes are followed through a copy without memory, so the backbone may be huge, or on the meta device. The copy
+    pretends to be on a CPU: on the meta device itself torch refuses autocast regions, which learned mixings have.
+
+    Args:
+        backbone: any backbone; it is not changed.
+        batch_size: n; the result does not depend on it.
+
+    Example:
+        >>> from unimixer.backbones import RankMixer
+        >>> count_flops(RankMixer(num_tokens=4, token_dim=16, hidden_dim=64, num_blocks=2))  # 2 * 4 * 2 * (2 * 16 * 64)
+        32768
+    """
+    check_positive(batch_size=batch_size)
+    once, twice = _forward_flops(backbone, batch_size), _forward_flops(backbone, 2 * batch_size)
+    return (twice - once) // batch_size
+
+
+def _forward_flops(backbone: Backbone, rows: int) -> int:
+    mode = FakeTensorMode()
+    with torch.no_grad(), mode:
+        hollow = copy.deepcopy(backbone, _without_memory(backbone)).eval()
+        tokens = torch.empty(rows, backbone.num_tokens, backbone.token_dim, device="cpu")
+        with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
+            hollow(tokens)
+    return int(counter.get_total_flops())
+
+
+def _without_memory(module: nn.Module) -> dict[int, Any]:
+    """What :func:`copy.deepcopy` shall take for every parameter and buffer."""
+    found: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        hollow = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        parameter = isinstance(tensor, nn.Parameter)
+        found[id(tensor)] = nn.Parameter(hollow, requires_grad=tensor.requires_grad) if parameter else hollow
+    return found
+
+
+def _vector(matrix: Shape, vector: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+def _added_vector(added: Shape, matrix: Shape, vector: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+def _dot(left: Shape, right: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * left[0]
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (width + value[-1])
+
+
+_MISSING: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mv: _vector,
+    torch.ops.aten.addmv: _added_vector,
+    torch.ops.aten.dot: _dot,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
+"""Products that torch's counter passes over."""

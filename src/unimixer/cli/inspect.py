@@ -1,0 +1,67 @@
+"""``unimixer inspect``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit, table
+
+HELP = """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
+
+Writes pictures, a page that needs no network, and the numbers as JSON.
+
+Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look"""
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None,
+    temperatures: Annotated[
+        str, typer.Option("--temperatures", help="At which to solve for the matrices, beside the trained one.")
+    ] = "1,0.3,0.1,0.05",
+    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation",
+    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
+    as_json: Json = False,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.errors import MissingExtraError
+    from unimixer.inspection import inspect_run, write_inspection
+    from unimixer.inspection.matrices import parse_temperatures
+    from unimixer.inspection.page import check_free
+    from unimixer.inspection.tables import (
+        ATTENTION_COLUMNS,
+        RANK_COLUMNS,
+        SHORT_COLUMNS,
+        attention_rows,
+        rank_rows,
+        short_rows,
+    )
+    from unimixer.pictures import draw_inspection
+
+    folder = run / "inspection" if out is None else out
+    check_free(folder, overwrite=overwrite)
+    found = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)
+    try:
+        pictures = draw_inspection(found)
+    except MissingExtraError as error:
+        pictures = {}
+        print(f"no pictures: {error}", file=sys.stderr)
+    files = write_inspection(found, pictures, folder, overwrite=overwrite)
+
+    def show() -> None:
+        if found.mixings:
+            table("learned mixing as trained, and its change from the start", SHORT_COLUMNS, short_rows(found))
+        if found.attention:
+            table("attention", ATTENTION_COLUMNS, attention_rows(found))
+        table(f"rank of tokens, {found.rows:,} rows of {split}", RANK_COLUMNS, rank_rows(found), left=3)
+        for note in found.notes:
+            print(note)
+        print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")
+
+    emit({"out": str(folder), "files": [path.name for path in files], **found.as_json()}, as_json, show)

@@ -1,0 +1,185 @@
+"""Mixing matrices as numbers: learned ones at any temperature, how sharp they are, how far from their start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimixer import ops
+from unimixer.errors import UnimixerError
+from unimixer.mixing import Constrained, FullGlobal, Unified, nearest_permutation
+
+LARGEST_LOCAL = 64
+"""Local matrices of a layer that go into the numbers, evenly spaced over the blocks."""
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How far matrices are from a permutation and from the flat average; means over a stack of matrices."""
+
+    size: int
+    """Rows of a matrix."""
+    row_maximum: float
+    """Mean of the largest entry of every row: 1 for a permutation, 1 / N for a flat matrix."""
+    row_entropy: float | None
+    """Mean entropy of rows in nats, divided by log N: 0 and 1. None where entries may be negative."""
+    to_permutation: float
+    """Distance to the nearest permutation, divided by the norm of a permutation, sqrt(N); at most about sqrt(2)."""
+    to_flat: float
+    """Distance to the matrix of 1 / N, likewise; sqrt(1 - 1 / N) for a permutation."""
+    row_error: float
+    """Largest distance of a row sum from one."""
+
+
+@dataclass(frozen=True)
+class LearnedMixing:
+    """The learned matrices of one mixing, before their constraints."""
+
+    place: str
+    mixing: Unified
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether the temperature changes the global matrix."""
+        part = self.mixing.global_
+        return isinstance(part, Constrained) and part.doubly_stochastic
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature that the weights were saved with."""
+        part = self.mixing.global_
+        return part.temperature.item() if isinstance(part, Constrained) and self.has_temperature else None
+
+    @torch.no_grad()
+    def raw(self) -> Tensor:
+        """The learned numbers behind the global matrix: what a symmetric constraint keeps of them, before Sinkhorn."""
+        part = self.mixing.global_
+        if not isinstance(part, Constrained):
+            return self.between()
+        raw = part.raw()
+        return (raw + raw.mT) / 2 if part.symmetric else raw
+
+    def between(self, tau: float | None = None) -> Tensor:
+        """The global matrix ``(N, N)`` at a temperature, or as it is."""
+        part = self.mixing.global_
+        return at_temperature(part, tau) if isinstance(part, Constrained) else part.weights()[0].detach()
+
+    def inside(self, tau: float | None = None) -> Tensor | None:
+        """The local matrices ``(n, b, b)``, or None where nothing happens inside blocks."""
+        part = self.mixing.local
+        return at_temperature(part, tau) if isinstance(part, Constrained) else None
+
+
+def learned_mixings(module: nn.Module) -> list[LearnedMixing]:
+    """All mixings whose global matrix is learned, square, and the same for every input."""
+    found = [(name, part) for name, part in module.named_modules() if isinstance(part, Unified)]
+    return [LearnedMixing(n, part) for n, part in found if isinstance(part.global_, Constrained | FullGlobal)]
+
+
+@torch.no_grad()
+def at_temperature(part: Constrained, tau: float | None = None) -> Tensor:
+    """The constrained matrices, solved again from the raw ones at a temperature; the module stays as it is.
+
+    Example:
+        >>> from unimixer.mixing import UniMixing
+        >>> part = UniMixing(length=8, block_size=2, init="identity", temperature=0.1).global_
+        >>> [round(at_temperature(part, tau).amax().item(), 2) for tau in (0.05, 1.0, 100.0)]
+        [1.0, 0.48, 0.25]
+    """
+    if tau is None or not part.doubly_stochastic:
+        return part.matrices().detach().clone()
+    return ops.sinkhorn(part.raw(), tau=tau, symmetric=part.symmetric).detach()
+
+
+def sharpness(matrices: Tensor) -> Sharpness:
+    """Numbers of square matrices ``(N, N)``, or means of those of many, ``(n, N, N)``.
+
+    Example:
+        >>> found = sharpness(torch.eye(4).flip(0))
+        >>> found.row_maximum, found.row_entropy, found.to_permutation, round(found.to_flat, 4)
+        (1.0, 0.0, 0.0, 0.866)
+    """
+    stack = matrices.detach().double().reshape(-1, *matrices.shape[-2:])
+    stack = stack[evenly(len(stack), LARGEST_LOCAL)]
+    size = stack.shape[-1]
+    entropy = row_entropy(stack)
+    return Sharpness(
+        size=size,
+        row_maximum=stack.amax(-1).mean().item(),
+        row_entropy=None if entropy is None else entropy.mean().item(),
+        to_permutation=distance(stack, torch.stack([_permutation(matrix) for matrix in stack])),
+        to_flat=distance(stack, torch.full_like(stack, 1 / size)),
+        row_error=(stack.sum(-1) - 1).abs().max().item(),
+    )
+
+
+def row_entropy(matrices: Tensor) -> Tensor | None:
+    """Entropy of every row, divided by that of a flat one; None where rows are no distributions."""
+    if bool((matrices < -1e-6).any()) or bool(((matrices.sum(-1) - 1).abs() > 0.01).any()):
+        return None
+    entropy: Tensor = torch.special.entr(matrices.clamp(min=0)).sum(-1)
+    return entropy / math.log(max(2, matrices.shape[-1]))
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    r"""Mean over matrices of :math:`\|A - B\|_F / \sqrt{N}`."""
+    difference = first.double() - second.double()
+    norms: Tensor = torch.linalg.matrix_norm(difference) / math.sqrt(first.shape[-1])
+    return norms.mean().item()
+
+
+def relative_change(now: Tensor, before: Tensor) -> float:
+    r"""Norm of the difference by the norm of the start, :math:`\|A - A_0\|_F / \|A_0\|_F`."""
+    change: Tensor = torch.linalg.norm(now - before) / torch.linalg.norm(before).clamp(min=1e-12)
+    return change.item()
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` indices, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> evenly(10, 4), evenly(2, 4)
+        ([0, 3, 6, 9], [0, 1])
+    """
+    if count <= most:
+        return list(range(count))
+    return [round(index * (count - 1) / max(1, most - 1)) for index in range(most)]
+
+
+def parse_temperatures(text: str) -> list[float]:
+    """Positive numbers with commas between them, largest first and each once.
+
+    Example:
+        >>> parse_temperatures("0.1, 1,0.3")
+        [1.0, 0.3, 0.1]
+    """
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or any(not 0 < value < math.inf for value in found):
+        raise UnimixerError(f"temperatures={text!r} must be numbers greater than 0 with commas between, such as 1,0.1")
+    return sorted(set(found), reverse=True)
+
+
+def shrunk(matrix: Tensor, most: int) -> Tensor:
+    """A matrix of at most ``most`` rows and columns in which every square shows its strongest entry.
+
+    Example:
+        >>> shrunk(torch.eye(4)[[1, 0, 3, 2]], most=2)
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    factor = -(-max(matrix.shape) // most)
+    if factor == 1:
+        return matrix
+    high, low = (F.max_pool2d(sign * matrix[None], factor, ceil_mode=True)[0] for sign in (1, -1))
+    return torch.where(high >= low, high, -low)
+
+
+def _permutation(matrix: Tensor) -> Tensor:
+    return ops.permutation_matrix(nearest_permutation(matrix)).to(matrix)

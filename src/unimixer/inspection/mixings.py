@@ -1,0 +1,143 @@
+"""Learned mixings of a trained model at several temperatures, and how far they moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimixer.inspection.matrices import LearnedMixing, Sharpness, distance, evenly, relative_change, sharpness
+from unimixer.progress import progress_bar
+
+SHOWN_LOCALS = 3
+"""Local matrices of a layer that are kept for pictures, evenly spaced over the blocks."""
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """The matrices of one mixing, solved at one temperature."""
+
+    temperature: float | None
+    """None for matrices that have no temperature."""
+    trained: bool
+    """Whether this is the temperature that the weights were saved with."""
+    between: Sharpness
+    inside: Sharpness | None
+    global_matrix: Tensor
+    """``(N, N)``"""
+    local_matrices: Tensor | None
+    """``(k, b, b)``, of the blocks ``MixingReport.shown_blocks``."""
+
+    @property
+    def words(self) -> str:
+        """The temperature, for titles."""
+        if self.temperature is None:
+            return "no temperature"
+        return f"temperature {self.temperature:g}{' (trained)' if self.trained else ''}"
+
+
+@dataclass(frozen=True)
+class MixingReport:
+    """A learned mixing at several temperatures, largest first."""
+
+    place: str
+    num_blocks: int
+    block_size: int
+    temperature: float | None
+    change: float | None
+    """Distance of the global matrix from its start, both at the trained temperature, divided by sqrt(N)."""
+    raw_change: float | None
+    """Distance of the learned numbers behind the global matrix from their start, divided by the norm of the start."""
+    local_change: float | None
+    shown_blocks: list[int]
+    at: list[AtTemperature]
+
+    @property
+    def trained(self) -> AtTemperature:
+        """The matrices as the model uses them."""
+        return next(found for found in self.at if found.trained)
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers without the matrices."""
+        kept = (
+            "place",
+            "num_blocks",
+            "block_size",
+            "temperature",
+            "change",
+            "raw_change",
+            "local_change",
+            "shown_blocks",
+        )
+        numbers = ("temperature", "trained", "between", "inside")
+        at = [{key: value for key, value in _plain(found).items() if key in numbers} for found in self.at]
+        return {**{key: getattr(self, key) for key in kept}, "at": at}
+
+
+@torch.no_grad()
+def look_at_matrices(
+    learned: Sequence[LearnedMixing], starts: Sequence[LearnedMixing], temperatures: Sequence[float]
+) -> list[MixingReport]:
+    """Solve every learned mixing at every temperature and measure it.
+
+    Args:
+        learned: mixings of the trained model.
+        starts: the same mixings before training, or none.
+        temperatures: beside the trained one.
+    """
+    before = {start.place: start for start in starts}
+    with progress_bar("solving", len(learned) * (len(temperatures) + 1), unit="matrices") as advance:
+        found = []
+        for layer in learned:
+            own = None if layer.temperature is None else float(f"{layer.temperature:.6g}")
+            taus: list[float | None] = [None]
+            if own is not None:
+                taus = [*sorted({*temperatures, own}, reverse=True)]
+            at = []
+            for tau in taus:
+                at.append(_at(layer, tau, trained=tau == own))
+                advance(1)
+            found.append(_mixing_report(layer, before.get(layer.place), own, at))
+    return found
+
+
+def _at(layer: LearnedMixing, tau: float | None, *, trained: bool) -> AtTemperature:
+    between, inside = layer.between(tau), layer.inside(tau)
+    return AtTemperature(
+        temperature=tau,
+        trained=trained,
+        between=sharpness(between),
+        inside=None if inside is None else sharpness(inside),
+        global_matrix=between,
+        local_matrices=None if inside is None else inside[evenly(len(inside), SHOWN_LOCALS)],
+    )
+
+
+def _mixing_report(
+    layer: LearnedMixing, start: LearnedMixing | None, own: float | None, at: list[AtTemperature]
+) -> MixingReport:
+    inside, before = layer.inside(own), None if start is None else start.inside(own)
+    return MixingReport(
+        place=layer.place,
+        num_blocks=layer.mixing.num_blocks_mixed,
+        block_size=layer.mixing.block_size,
+        temperature=own,
+        change=None if start is None else distance(layer.between(own), start.between(own)),
+        raw_change=None if start is None else relative_change(layer.raw(), start.raw()),
+        local_change=None if inside is None or before is None else distance(inside, before),
+        shown_blocks=[] if inside is None else evenly(len(inside), SHOWN_LOCALS),
+        at=at,
+    )
+
+
+def _plain(found: AtTemperature) -> dict[str, Any]:
+    inside = None if found.inside is None else asdict(found.inside)
+    return {
+        "temperature": found.temperature,
+        "trained": found.trained,
+        "between": asdict(found.between),
+        "inside": inside,
+    }

@@ -1,0 +1,110 @@
+"""From a finished run to the recipe of another model that starts with the same scores."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unimixer.backbones import BACKBONES
+from unimixer.data.loader import Loader
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.progress import progress_bar
+from unimixer.ranker import Ranker
+from unimixer.training.config import ModelConfig, Recipe
+from unimixer.training.evaluation import EVALUATION_BATCH
+from unimixer.training.model import build_ranker, load_ranker, starting_weights, with_tasks
+from unimixer.training.run import RunFolder
+
+TARGETS = {"rankmixer": ("unimixer", "unimixer-lite"), "unimixer-lite": ("unimixer",)}
+"""What each backbone can become without a change of its scores."""
+INIT_SCALE = 2.0
+"""Raw value of a converted rule; at the temperature of 0.1 every other entry of a row is exp(-20)."""
+BLOCK_SIZE = 4
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """How far the scores of two models are from each other, over all rows and tasks."""
+
+    rows: int
+    max_logit_difference: float
+    mean_logit_difference: float
+    max_probability_difference: float
+
+
+def converted_recipe(run: RunFolder, to: str) -> Recipe:
+    """The recipe of a model that ``train(recipe, start_from=run)`` starts with the scores of this run.
+
+    A RankMixer becomes a UniMixer that starts from the rule, with the same FFNs, norms and residuals; a UniMixing-Lite
+    becomes a full UniMixer.
+
+    Raises:
+        UnimixerError: if the run's backbone cannot become this one.
+    """
+    recipe = run.recipe
+    backbone = recipe.model.backbone
+    if to not in TARGETS.get(backbone, ()):
+        ways = "; ".join(f"{source} to {' or '.join(targets)}" for source, targets in TARGETS.items())
+        raise UnimixerError(f"a {backbone} cannot be converted to {to!r}; what can be: {ways}")
+    with torch.device("meta"):
+        source = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
+    arguments = {**_defaults(backbone), **source.backbone_arguments}
+    num_tokens, token_dim = arguments.pop("num_tokens"), arguments["token_dim"]
+    arguments["hidden_dim"] = arguments["hidden_dim"] or max(1, round(arguments["expansion"] * token_dim))
+    if backbone == "rankmixer":
+        head = token_dim // num_tokens
+        block_size = max(size for size in range(1, min(BLOCK_SIZE, head) + 1) if head % size == 0)
+        arguments |= {"num_heads": num_tokens, "block_size": block_size, "init_scale": INIT_SCALE}
+    known = BACKBONES[to].options()
+    options = {name: value for name, value in arguments.items() if name in known and name not in ("rank", "expansion")}
+    model = recipe.model.model_copy(
+        update={
+            "backbone": to,
+            "size": None,
+            "tokenizer": recipe.model.tokenizer or BACKBONES[backbone].default_tokenizer,
+            "options": {name: value for name, value in options.items() if value != _default(known[name])},
+        }
+    )
+    return recipe.model_copy(update={"name": f"{recipe.name}-as-{to}", "model": model})
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return parameter.default
+
+
+def _defaults(backbone: str) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in BACKBONES[backbone].options().items()}
+
+
+def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
+    """The run's best weights in a model of another backbone, ready to score."""
+    converted = build_ranker(model, with_tasks(run.transform.spec, tuple(run.recipe.tasks)))
+    converted.load_state_dict(starting_weights(run, converted))
+    return converted.eval()
+
+
+def conversion_change(run: RunFolder, recipe: Recipe, store: Store, split: str = "validation") -> ScoreChange:
+    """How far the scores move when the run's weights go into the model of another recipe."""
+    return score_change(load_ranker(run), converted_ranker(run, recipe.model), store, split)
+
+
+def score_change(before: Ranker, after: Ranker, store: Store, split: str) -> ScoreChange:
+    """Score every row of a split with two models of the same store."""
+    loader = Loader(store, split, batch_size=EVALUATION_BATCH)
+    largest = largest_probability = total = 0.0
+    count = 0
+    with torch.no_grad(), progress_bar(f"comparing scores on {split}", loader.num_rows) as advance:
+        for batch in loader.batches():
+            first, second = before(batch).float(), after(batch).float()
+            difference = (first - second).abs()
+            largest = max(largest, difference.max().item())
+            probabilities = (first.sigmoid() - second.sigmoid()).abs()
+            largest_probability = max(largest_probability, probabilities.max().item())
+            total += difference.double().sum().item()
+            count += difference.numel()
+            advance(len(batch))
+    return ScoreChange(loader.num_rows, largest, total / max(count, 1), largest_probability)

@@ -1,0 +1,132 @@
+"""``unimixer inspect``: files, table, JSON, and one sentence where it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_recipe
+
+from unimixer.training.run import RunFolder
+from unimixer.training.train import train
+
+Cli = Callable[..., Any]
+ALL = {"inspect.html", "inspect.json", "global.png", "local.png", "effective-rank.png", "temperature.png"}
+
+
+@pytest.fixture(scope="module")
+def attention_run(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    recipe = tiny_recipe(
+        toy_folder,
+        "model.backbone=transformer",
+        "model.size=8",
+        "model.options={num_blocks: 1, num_heads: 2}",
+        "training.max_steps=1",
+    )
+    return train(recipe, folder=tmp_path_factory.mktemp("attention") / "run", quiet=True)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_inspect_writes_pictures_a_page_and_numbers(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    done = cli("inspect", toy_run.folder, "--out", "look", "--rows", "50", "--temperatures", "1,0.2", "--json")
+    assert names(tmp_path / "look") == ALL == set(done.json["files"])
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "look").glob("*.png"))
+    kept = json.loads((tmp_path / "look" / "inspect.json").read_text())
+    assert {**kept, "out": "look", "files": done.json["files"]} == done.json
+    (mixing,) = kept["mixings"]
+    assert [at["temperature"] for at in mixing["at"]] == [1.0, 0.2, 0.1]
+    assert all(rank["rows"] == kept["rows"] == 50 for rank in kept["effective_rank"])
+    for rank in kept["effective_rank"]:
+        assert rank["share"] == rank["mean"] / min(rank["num_tokens"], rank["token_dim"])
+    assert kept["flops"] > 0
+
+
+def test_inspect_shows_a_short_table(cli: Cli, toy_run: RunFolder) -> None:
+    done = cli("inspect", toy_run.folder, "--out", "look", "--rows", "50")
+    assert done.code == 0
+    for words in ("row maximum", "raw change", "effective rank", "tokens out", "page: look/inspect.html"):
+        assert words in done.out
+    assert "the start is drawn again with seed 0" in done.out
+
+
+def test_what_is_there_is_replaced_only_if_asked_and_other_files_stay(
+    cli: Cli, toy_run: RunFolder, attention_run: RunFolder, tmp_path: Path
+) -> None:
+    arguments = ("--rows", "20", "--out", "look")
+    (tmp_path / "look").mkdir()
+    (tmp_path / "look" / "thesis.tex").write_text("years of work")
+    assert cli("inspect", toy_run.folder, *arguments).code == 0
+    before = (tmp_path / "look" / "inspect.html").read_bytes()
+    error = cli("inspect", toy_run.folder, *arguments).error
+    assert error == "look/inspect.html exists; choose another --out, or pass --overwrite to replace it"
+    assert (tmp_path / "look" / "inspect.html").read_bytes() == before
+    assert cli("inspect", attention_run.folder, *arguments, "--overwrite").code == 0
+    expected = {"thesis.tex", "inspect.html", "inspect.json", "attention.png", "effective-rank.png"}
+    assert names(tmp_path / "look") == expected
+    assert "is a file, expected a folder" in cli("inspect", toy_run.folder, "--out", "look/thesis.tex").error
+
+
+def test_a_model_without_learned_mixing_still_has_ranks_and_attention(cli: Cli, attention_run: RunFolder) -> None:
+    done = cli("inspect", attention_run.folder, "--out", "look", "--rows", "30")
+    assert "transformer has no learned mixing matrices" in done.out
+    assert "row maximum" in done.out
+    values = cli("inspect", attention_run.folder, "--out", "look", "--rows", "30", "--overwrite", "--json").json
+    assert values["mixings"] == []
+    (attention,) = values["attention"]
+    assert (attention["heads"], attention["blocks"], attention["rows"]) == (2, 2, 30)
+    assert 0.5 <= attention["row_maximum"] <= 1
+    assert {rank["kind"] for rank in values["effective_rank"]} == {"tokens", "mixing", "FFN", "norm"}
+
+
+def test_the_default_folder_is_inside_the_run(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.folder, tmp_path / "run")
+    assert cli("inspect", "run", "--rows", "10").code == 0
+    assert names(tmp_path / "run" / "inspection") == ALL
+
+
+def test_without_matplotlib_the_page_and_the_numbers_are_written(
+    cli: Cli, toy_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = cli("inspect", toy_run.folder, "--out", "look", "--rows", "10")
+    assert "no pictures: drawing needs optional packages: pip install 'unimixer[report]'" in done.err
+    assert names(tmp_path / "look") == {"inspect.html", "inspect.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "0"], "rows=0 must be greater than 0"),
+        (["--split", "valid"], "unknown split 'valid'"),
+        (["--temperatures", "1,zero"], "temperatures='1,zero' must be numbers greater than 0"),
+        (["--data", "/nowhere"], "if it moved, say where with --data"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    arguments: list[str], message: str, cli: Cli, toy_run: RunFolder, tmp_path: Path
+) -> None:
+    assert message in cli("inspect", toy_run.folder, "--out", "look", *arguments).error
+    assert names(tmp_path) == set()
+
+
+def test_a_run_without_best_weights_or_store_says_what_to_do(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.folder, tmp_path / "run")
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    store = toy_run.recipe.store
+    (tmp_path / "run" / "config.yaml").write_text(config.replace(store, "/gone"))
+    error = cli("inspect", "run").error
+    assert error.startswith("run was trained on the store /gone, and /gone is none (no manifest.json)")
+    assert cli("inspect", "run", "--data", store, "--rows", "10").code == 0
+    shutil.rmtree(tmp_path / "run" / "best")
+    assert "has no best weights yet; continue it with" in cli("inspect", "run", "--out", "x").error
+    assert "nothing is not a run folder" in cli("inspect", "nothing").error

@@ -1,0 +1,56 @@
+"""``unimixer models``: the table of all backbones, readable on a narrow terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from unimixer.backbones import BACKBONES, build_backbone, count_parameters
+from unimixer.backbones.flops import count_flops
+from unimixer.backbones.overview import overview
+
+Cli = Callable[..., Any]
+
+
+def test_the_table_says_patterns_and_costs_of_the_default_size(cli: Cli) -> None:
+    rows = {row["name"]: row for row in cli("models", "--json").json["models"]}
+    assert list(rows) == list(BACKBONES)
+    rankmixer = build_backbone("rankmixer", num_tokens=16)
+    row = rows["rankmixer"]
+    assert (row["local_pattern"], row["global_pattern"]) == rankmixer.patterns() == ("identity", "fixed permutation")
+    assert (row["parameters"], row["flops"]) == (count_parameters(rankmixer), count_flops(rankmixer))
+    assert (row["family"], row["tokenizer"]) == ("mixer", "chunk")
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_the_terminal_and_folds_no_name_or_number(
+    width: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", cli("models").out)
+    assert max(map(len, shown.splitlines())) <= width
+    for name in ("unimixer-lite", "rankmixer", "mlp"):
+        found = overview(name)
+        assert f"│ {name} " in shown
+        assert f" {found.parameters:,} │" in shown
+        assert f" {found.flops:,} │" in shown
+
+
+def test_a_pipe_gets_one_line_a_model(cli: Cli) -> None:
+    lines = [line for line in cli("models").out.splitlines() if line.startswith("│ rankmixer ")]
+    assert len(lines) == 1
+    assert "fixed permutation" in lines[0]
+    assert "1,059,328" in lines[0]
+
+
+def test_one_model_shows_its_patterns_and_options(cli: Cli) -> None:
+    shown = cli("models", "unimixer").out
+    assert "local pattern:  doubly stochastic, symmetric, own for every block" in shown
+    assert "global pattern: learned, doubly stochastic, symmetric, full" in shown
+    values = cli("models", "unimixer", "--json").json
+    assert values["global_pattern"] == "learned, doubly stochastic, symmetric, full"
+    assert values["options"]["temperature"] == 0.1
