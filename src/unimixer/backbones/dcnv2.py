@@ -69,6 +69,7 @@ class DCNv2(Backbone):
     family: ClassVar[str] = "cross"
     default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
     readout: ClassVar[Literal["tokens", "vector"]] = "vector"
+    global_pattern: ClassVar[str] = "crosses of all tokens with the input; dense layers across all tokens"
 
     def __init__(
         self,

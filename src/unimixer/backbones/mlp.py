@@ -58,6 +58,7 @@ class MLP(Backbone):
     family: ClassVar[str] = "mlp"
     default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
     readout: ClassVar[Literal["tokens", "vector"]] = "vector"
+    global_pattern: ClassVar[str] = "dense layers across all tokens"
 
     def __init__(
         self,
