@@ -7,7 +7,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
     *("errors", "files", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
-    *("metrics", "data", "training", "inference", "evaluation", "inspection", "pictures", "diagnosis", "api", "cli"),
+    *("metrics", "data", "training", "inference", "evaluation", "inspection", "pictures", "diagnosis", "api"),
+    *("bench", "cli"),
 )
 """A module may import what stands before it, and what stands in its own room."""
 

@@ -1,0 +1,34 @@
+"""A prepared synthetic world for the benchmarks that need data."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from unimixer.data.adapters import open_raw
+from unimixer.data.prepare import prepare
+from unimixer.data.store import Store
+from unimixer.data.tables import RawTables
+
+
+def world(rows: int) -> RawTables:
+    """The easy world, drawn from its own seed."""
+    return open_raw("synthetic", None, rows=rows, users=max(100, rows // 20), items=max(100, rows // 50))
+
+
+def world_store(folder: Path, rows: int, *, history: int = 50) -> Store:
+    """A store of that many impressions whose histories have at most ``history`` events."""
+    tables = world(rows)
+    limits = tuple(found.model_copy(update={"max_length": history}) for found in tables.schema.histories)
+    schema = tables.schema.model_copy(update={"histories": limits})
+    with no_bars():
+        return prepare(RawTables(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder)
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep what runs inside from drawing a bar of its own below that of the benchmarks."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

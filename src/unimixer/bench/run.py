@@ -1,0 +1,153 @@
+"""Runs benchmarks: inputs, gate, rounds, rows."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from unimixer.bench.base import Benchmark, Case, Work, setting
+from unimixer.bench.ceilings import Ceiling, ceilings
+from unimixer.bench.gate import prepare_all
+from unimixer.bench.machine import Machine, describe_machine
+from unimixer.bench.results import OK, Row, save_rows
+from unimixer.bench.timing import Samples, interleave, peak_megabytes, spread
+from unimixer.errors import UnimixerError, check_positive, unknown
+from unimixer.progress import progress_bar
+from unimixer.training.model import pick_device
+
+REPEATS = 7
+
+
+def run_benchmarks(
+    benchmarks: Sequence[Benchmark],
+    *,
+    cases: str = "small",
+    repeats: int = REPEATS,
+    threads: int | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> list[Row]:
+    """Run some benchmarks; rows are saved case by case.
+
+    Args:
+        benchmarks: entries of the registry.
+        cases: ``small``, ``all``, or a pattern of names of cases such as ``*N=256*``.
+        repeats: rounds of every case; a slow one stops after three.
+        threads: of torch; None leaves its choice.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        out: folder of the result files; None saves nothing.
+
+    Raises:
+        UnimixerError: repeats or threads below 1, a pattern that no case has, a device that is not there.
+    """
+    check_positive(repeats=repeats)
+    place = pick_device(device)
+    chosen = [(benchmark, case) for benchmark in benchmarks for case in select_cases(benchmark, cases)]
+    found: list[Row] = []
+    with torch_threads(threads), progress_bar("benchmarks", len(chosen), unit="cases") as advance:
+        machine = describe_machine(place)
+        for benchmark, case in chosen:
+            advance(0, f"{benchmark.name} {case.name}")
+            rows = list(run_case(benchmark, case, machine, repeats=repeats, device=place))
+            if out is not None:
+                save_rows(out, benchmark.name, rows)
+            found += rows
+            advance(1)
+    return found
+
+
+def select_cases(benchmark: Benchmark, pattern: str) -> list[Case]:
+    """The cases of a benchmark that are meant by ``small``, ``all``, or a pattern."""
+    if pattern == "all":
+        return list(benchmark.cases)
+    if pattern == "small":
+        return [case for case in benchmark.cases if case.small]
+    found = [case for case in benchmark.cases if fnmatch.fnmatchcase(case.name, pattern)]
+    if not found:
+        known = ["small", "all", *(case.name for case in benchmark.cases)]
+        raise unknown(f"cases of benchmark {benchmark.name!r}:", pattern, known)
+    return found
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Torch with a number of threads, and with its former one afterwards."""
+    if threads is None:
+        yield
+        return
+    check_positive(threads=threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_case(
+    benchmark: Benchmark, case: Case, machine: Machine, *, repeats: int, device: torch.device
+) -> Iterator[Row]:
+    """The rows of one case, one an implementation."""
+
+    def row(name: str, status: str) -> Row:
+        return Row(benchmark.name, case.name, name, status, threads=torch.get_num_threads(), **asdict(machine))
+
+    if device.type not in benchmark.devices:
+        for name in benchmark.implementations:
+            yield row(name, f"skipped: measures {' and '.join(benchmark.devices)} only")
+        return
+    with setting(benchmark, case, device) as place:
+        try:
+            inputs, work = benchmark.inputs(case, place), benchmark.work(case)
+        except (UnimixerError, ImportError, TypeError) as error:  # an older version lacks what the case needs
+            for name in benchmark.implementations:
+                yield row(name, f"failed: {' '.join(str(error).split())}")
+            return
+        try:
+            passed, refused = prepare_all(benchmark, inputs)
+            bounds = ceilings(work, device) if passed else {}
+            runs = {name: prepared.run for name, prepared in passed.items()}
+            peaks = {name: peak_megabytes(run, device) if benchmark.memory else None for name, run in runs.items()}
+            bare = {name: bound.run for name, bound in bounds.items()}
+            samples = interleave(runs, bare, repeats=repeats, device=device)
+            for name in benchmark.implementations:
+                if name in refused:
+                    yield row(name, refused[name])
+                else:
+                    values = measured(name, benchmark.reference, samples, work, bounds)
+                    yield Row(**{**asdict(row(name, OK)), **values, "peak_mb": peaks[name]})
+        finally:
+            if "torch._dynamo" in sys.modules:
+                torch.compiler.reset()
+
+
+def measured(
+    name: str, reference: str, samples: Samples, work: Work, bounds: dict[str, Ceiling]
+) -> dict[str, float | None]:
+    """Medians and spreads of one implementation; ratios are taken round by round, before the median."""
+    seconds = samples.runs[name]
+    typical = median(seconds)
+    found: dict[str, float | None] = {
+        "repeats": len(seconds),
+        "seconds": typical,
+        "spread": spread(seconds),
+        "speedup": median(r / s for r, s in zip(samples.runs[reference], seconds, strict=True)),
+        "gflops": work.flops / typical / 1e9 or None,
+        "rows_per_second": work.rows / typical or None,
+    }
+    for ceiling, bound in bounds.items():
+        shares = [ratio * bound.of_case / bound.amount for ratio in samples.ratios(name, ceiling)]
+        found[f"{ceiling}_share"], found[f"{ceiling}_share_spread"] = median(shares), spread(shares)
+        rate = bound.amount / median(samples.ceilings[name, ceiling]) / 1e9
+        if ceiling == "sgemm":
+            found["sgemm_gflops"] = rate
+        elif ceiling == "bandwidth":
+            found["bandwidth_gbytes"] = rate
+    return found
