@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from unimixer.errors import UnimixerError
-from unimixer.features.embedding import EmbeddingTables, PackedEmbedding
+from unimixer.features.embedding import EmbeddingTables, PackedEmbedding, merge_rows
 
 TABLES = {"a": 5, "b": 3, "c": 7}
 
@@ -73,6 +73,74 @@ def test_no_values_at_all_give_zeros(packed: PackedEmbedding) -> None:
     assert torch.equal(
         packed.mean(torch.zeros(0, dtype=torch.long), torch.zeros(4, dtype=torch.long)), torch.zeros(3, 4)
     )
+
+
+LOOKUPS = {
+    "rows met by both": ([[0, 2], [14, 2], [7, 0]], [3, 3, 9, 2, 2, 2], [0, 2, 2, 5, 6, 6]),
+    "no bags": ([[0, 2], [14, 2]], [], [0]),
+    "empty bags": ([[1]], [], [0, 0, 0]),
+    "no single rows": ([[], []], [1, 1, 4], [0, 1, 3]),
+    "nothing": ([[], []], [], [0]),
+}
+
+
+@pytest.mark.parametrize("case", LOOKUPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_joint_lookup_is_forward_and_mean_with_their_gradient(
+    packed: PackedEmbedding, case: str, dtype: torch.dtype
+) -> None:
+    rows, bags, offsets = (torch.tensor(part, dtype=torch.long) for part in LOOKUPS[case])
+    packed = packed.to(dtype)
+    plain, joint = (packed(rows), packed.mean(bags, offsets)), packed.lookup(rows, bags, offsets)
+    gradients = []
+    for (vectors, means), generator in ((plain, torch.Generator()), (joint, torch.Generator())):
+        assert torch.equal(vectors, plain[0])
+        assert torch.equal(means, plain[1])
+        generator.manual_seed(1)
+        packed.zero_grad()
+        loss = sum(
+            (part * torch.randn(part.shape, generator=generator, dtype=dtype)).sum() for part in (vectors, means)
+        )
+        loss.backward()  # type: ignore[union-attr]
+        gradients.append(packed.weight.grad)
+    expected, merged = gradients
+    assert expected is not None
+    assert merged is not None
+    torch.testing.assert_close(merged.to_dense(), expected.to_dense())
+    assert merged._indices()[0].tolist() == sorted({*rows.flatten().tolist(), *bags.tolist()})  # each row once
+
+
+def test_merged_rows_are_what_a_loop_adds_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, source = (torch.randint(0, high, (500,), generator=generator) for high in (60, 40))
+    gradients = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    expected = torch.zeros(100, 3, dtype=torch.float64)
+    for row, line in zip(rows.tolist(), source.tolist(), strict=True):
+        expected[row] += gradients[line]
+    merged = merge_rows(rows, source, gradients, num_rows=100)
+    assert merged.is_coalesced()
+    torch.testing.assert_close(merged.to_dense(), expected)
+    assert torch.equal(merged.indices()[0], rows.unique())
+    wide = merge_rows(rows + 2**40, source, gradients, num_rows=2**41)  # more rows than 32 bits count
+    assert torch.equal(wide.indices(), merged.indices() + 2**40)
+    assert torch.equal(wide.values(), merged.values())
+
+
+def test_a_lookup_under_export_is_its_definition(packed: PackedEmbedding) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.packed = packed
+
+        def forward(self, rows: torch.Tensor, bags: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.packed.lookup(rows, bags, offsets)
+
+    inputs = torch.tensor([[0, 2], [14, 2]]), torch.tensor([3, 3, 9]), torch.tensor([0, 2, 2, 3])
+    program = torch.export.export(Both(), inputs)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.embedding.default" in called
+    for got, expected in zip(program.module()(*inputs), packed.lookup(*inputs), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_tables_of_one_width_are_one_weight() -> None:

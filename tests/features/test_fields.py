@@ -14,6 +14,7 @@ from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
+from unimixer.features.embedding import PackedEmbedding
 from unimixer.features.fields import DOMAINS, FieldEmbedding
 from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
@@ -90,6 +91,34 @@ def test_every_field_is_embedded_by_its_own_table(dims: dict[str, int]) -> None:
     torch.testing.assert_close(found["age"][1], 2 * module.numeric.weight[1] + module.numeric.bias[1])
     projection = module.vectors[0]
     torch.testing.assert_close(found["type"][0], projection.linear(torch.tensor([1.0, 2, 3])))  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("dims", [{}, {"hour": 2}, {"user": 6, "item": 2, "tag": 6}, {"tag": 3}], ids=str)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+def test_one_merged_lookup_is_a_lookup_for_every_field(
+    dims: dict[str, int], encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if encoder != "mean":
+        dims = {**dims, "hour": 2}  # the heads of the transformer divide the width of an event
+    found = []
+    for merged in (True, False):
+        if not merged:
+            monkeypatch.setattr(
+                PackedEmbedding, "lookup", lambda self, rows, bags, offsets: (self(rows), self.mean(bags, offsets))
+            )
+        module = build(embedding_dims=dims, sequence_encoder=encoder)
+        embedded = module(batch())
+        (embedded * torch.arange(embedded.numel()).view_as(embedded).cos()).sum().backward()
+        gradients = {n: p.grad.to_dense() for n, p in module.named_parameters() if p.grad is not None}
+        found.append((embedded, gradients))
+    assert torch.equal(found[0][0], found[1][0])
+    assert (
+        found[0][1].keys()
+        == found[1][1].keys()
+        == dict(build(embedding_dims=dims, sequence_encoder=encoder).named_parameters()).keys()
+    )
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name])
 
 
 def test_fields_that_share_a_table_share_its_gradient() -> None:

@@ -41,6 +41,10 @@ def all_rows(steps: int = 30) -> list[torch.Tensor]:
     return [torch.randperm(ROWS, generator=generator) for _ in range(steps)]
 
 
+def sparse(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, (ROWS, WIDTH), check_invariants=True)
+
+
 def test_row_sparse_adam_is_sparse_adam() -> None:
     own = trajectory(lambda p: RowSparseAdam(p, lr=0.1, eps=1e-12), some_rows())
     torch_s = trajectory(lambda p: torch.optim.SparseAdam(p, lr=0.1, eps=1e-12), some_rows())
@@ -82,6 +86,30 @@ def test_gradients_of_a_row_met_several_times_are_merged_before_the_update(rule:
             optimizer.step()
     torch.testing.assert_close(twice, once)
     assert bool((twice[2] < 1).all())
+
+
+@pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])
+@pytest.mark.parametrize("order", ["merged", "shuffled", "halves"])
+def test_a_gradient_merged_in_the_backward_moves_rows_as_one_merged_here(rule: Any, order: str) -> None:
+    """``halves`` is what accumulated batches leave: two merged gradients, one after the other."""
+    generator = torch.Generator().manual_seed(3)
+    ends = []
+    for form in ("coalesced", order):
+        weight = nn.Parameter(torch.ones(ROWS, WIDTH, dtype=torch.float64))
+        optimizer = rule([weight], lr=0.1)
+        generator.manual_seed(3)
+        for rows in some_rows(5):
+            values = torch.randn(len(rows), WIDTH, generator=generator, dtype=torch.float64)
+            gradient = sparse(rows, values)
+            if form in ("coalesced", "merged"):
+                gradient = gradient.coalesce()
+            elif form == "halves":
+                first, second = (sparse(rows[half], values[half]).coalesce() for half in (slice(4), slice(4, None)))
+                gradient = first + second
+            weight.grad = gradient
+            optimizer.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])

@@ -3,12 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unimixer.errors import check_positive, unknown
+from unimixer.features.sequence import owners
+
+
+def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
+    r"""Add up what every row of a table receives, in time and memory that follow the batch and not the table.
+
+    .. math:: G_u = \sum_{i :\, r_i = u} g_{s_i}
+
+    One sort brings the places of a row together. Their sum is then a bag of lines of ``gradients``, added where they
+    stand: the V vectors of a batch are never written out. A sum has the order of the batch.
+
+    Shape:
+        - rows, source: ``(V,)``, the row :math:`r_i` and the line :math:`s_i` of ``gradients`` that it receives
+        - gradients: ``(N, dim)``
+        - output: sparse ``(num_rows, dim)``, coalesced, of the U rows met
+
+    Example:
+        >>> rows, source = torch.tensor([7, 2, 7]), torch.tensor([0, 0, 1])
+        >>> merged = merge_rows(rows, source, torch.tensor([[1.0], [10.0]]), num_rows=9)
+        >>> merged.indices().tolist(), merged.values().tolist()
+        ([[2, 7]], [[1.0], [11.0]])
+    """
+    keys = rows.int() if num_rows <= torch.iinfo(torch.int32).max else rows  # narrow keys sort faster
+    ordered, order = torch.sort(keys, stable=True)
+    met, counts = torch.unique_consecutive(ordered, return_counts=True)
+    offsets = F.pad(counts.cumsum(0), (1, 0))
+    merged = F.embedding_bag(source.index_select(0, order), gradients, offsets, mode="sum", include_last_offset=True)
+    shape = (num_rows, gradients.shape[1])
+    return torch.sparse_coo_tensor(met.long().unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
+
+
+class _Lookup(torch.autograd.Function):
+    """Vectors of single rows and means of bags of them, whose backward merges the gradients of both once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows, bags, offsets)
+        ctx.num_rows = weight.shape[0]
+        vectors = F.embedding(rows, weight)
+        return vectors, F.embedding_bag(bags, weight, offsets, mode="mean", include_last_offset=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor, of_means: Tensor) -> tuple[Tensor | None, ...]:
+        rows, bags, offsets = ctx.saved_tensors
+        shares = of_means / offsets.diff().clamp(min=1).unsqueeze(1)
+        single = torch.arange(rows.numel(), device=rows.device)
+        gradient = merge_rows(
+            torch.cat([rows.flatten(), bags]),
+            torch.cat([single, owners(offsets, bags.shape[0]) + rows.numel()]),
+            torch.cat([of_rows.flatten(0, -2), shares]),
+            ctx.num_rows,
+        )
+        return gradient, None, None, None
 
 
 class PackedEmbedding(nn.Module):
@@ -16,7 +72,8 @@ class PackedEmbedding(nn.Module):
 
     .. math:: e = W[o_k + i]
 
-    Gradients are row-sparse: a step costs what the batch touches, whatever the number of rows.
+    Gradients are row-sparse: a step costs what the batch touches, whatever the number of rows. :meth:`lookup` is what
+    a model calls; :meth:`forward` and :meth:`mean` define it.
 
     Shape:
         - weight: ``(sum of num_embeddings, embedding_dim)``
@@ -40,6 +97,13 @@ class PackedEmbedding(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Vectors of packed rows: ``(...)`` to ``(..., embedding_dim)``."""
         return F.embedding(rows, self.weight, sparse=True)
+
+    def lookup(self, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` of ``rows`` and :meth:`mean` of ``bags``, with one gradient that meets every row once."""
+        if torch.compiler.is_compiling():  # a graph is traced through the definition
+            return self(rows), self.mean(bags, offsets)
+        vectors, means = _Lookup.apply(self.weight, rows, bags, offsets)  # type: ignore[no-untyped-call]
+        return vectors, means
 
     def mean(self, rows: Tensor, offsets: Tensor) -> Tensor:
         """Mean vector of each bag of packed rows, zero for an empty one: ``(V,)`` and ``(N + 1,)`` to ``(N, dim)``."""

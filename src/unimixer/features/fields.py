@@ -65,12 +65,6 @@ class FieldEmbedding(nn.Module):
             spec.tables, embedding_dim=embedding_dim, embedding_dims=embedding_dims, init_std=init_std
         )
         self._id_width = {f.name: self.tables.width[f.table] for f in spec.ids}
-        self.id_widths = sorted(set(self._id_width.values()))
-        for width in self.id_widths:
-            columns = [i for i, f in enumerate(spec.ids) if self._id_width[f.name] == width]
-            shifts = [self.tables.first_row(spec.ids[i].table) for i in columns]
-            self.register_buffer(f"columns_{width}", torch.tensor(columns), persistent=False)
-            self.register_buffer(f"shifts_{width}", torch.tensor(shifts), persistent=False)
         limits = torch.tensor([spec.tables[f.table] for f in spec.ids], dtype=torch.int32)
         self.limits: Tensor
         self.register_buffer("limits", limits, persistent=False)
@@ -94,6 +88,13 @@ class FieldEmbedding(nn.Module):
                     width = sum(self.tables.width[f.table] for f in fields)
                     self._encoder_of[group] = len(self.encoders)
                     self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
+        self._means = [f for g, fields in self._pooled.items() if g not in self._encoder_of for f in fields]
+        self.widths = sorted({*self._id_width.values(), *(self.tables.width[f.table] for f in self._means)})
+        for width in self.widths:
+            columns = [i for i, f in enumerate(spec.ids) if self._id_width[f.name] == width]
+            shifts = [self.tables.first_row(spec.ids[i].table) for i in columns]
+            self.register_buffer(f"columns_{width}", torch.tensor(columns, dtype=torch.long), persistent=False)
+            self.register_buffer(f"shifts_{width}", torch.tensor(shifts, dtype=torch.long), persistent=False)
         widths = {f.name: (f.domain, self._id_width[f.name]) for f in spec.ids}
         widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
         pooled = [f for f in spec.sequences if f.group in self._pooled]
@@ -136,17 +137,18 @@ class FieldEmbedding(nn.Module):
                     raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
 
     def forward(self, batch: Batch) -> Tensor:
-        found: dict[str, Tensor] = {}
-        for width in self.id_widths:
+        found, rows = self._dense(batch), batch.ids.shape[0]
+        for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == batch.ids.shape[1]
             ids = batch.ids if every else batch.ids[:, columns]
-            vectors = self.tables.of_width(width)(ids + shifts)
+            means = [f for f in self._means if self.tables.width[f.table] == width]
+            vectors, pooled = self.tables.of_width(width).lookup(ids + shifts, *self._bags(means, batch))
             names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
             found |= dict(zip(names, vectors.unbind(1), strict=True))
-        found |= self._dense(batch)
-        for group, fields in self._pooled.items():
-            found |= self._sequences(group, fields, batch, found)
+            found |= dict(zip([f.name for f in means], pooled.view(len(means), rows, width).unbind(0), strict=True))
+        for group in self._encoder_of:
+            found |= self._encoded(group, batch, found)
         return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
 
     def histories(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -181,22 +183,26 @@ class FieldEmbedding(nn.Module):
             found |= dict(zip(names, vectors.unbind(1), strict=True))
         return found
 
-    def _sequences(
-        self, group: str, fields: tuple[SequenceField, ...], batch: Batch, found: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        values, offsets = batch.values[group], batch.offsets[group]
-        if group not in self._encoder_of:
-            return {
-                field.name: self.tables.of_width(self.tables.width[field.table]).mean(
-                    values[:, column].long() + self.tables.first_row(field.table), offsets
-                )
-                for column, field in enumerate(fields)
-            }
+    def _bags(self, fields: list[SequenceField], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Packed rows of some sequences, one field after the other, and the offsets of the B bags of each."""
+        start, rows, offsets = 0, [], []
+        for field in fields:
+            values, ends = batch.values[field.group], batch.offsets[field.group]
+            column = self._pooled[field.group].index(field)
+            rows.append(values[:, column].long() + self.tables.first_row(field.table))
+            offsets.append(ends[:-1] + start)
+            start += values.shape[0]
+        nothing = batch.ids.new_zeros(1, dtype=torch.long)
+        return torch.cat([nothing[:0], *rows]), torch.cat([*offsets, nothing + start])
+
+    def _encoded(self, group: str, batch: Batch, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A group of sequences through its encoder."""
+        fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
-        events = self._events(fields, values)
+        events = self._events(fields, batch.values[group])
         targets = [f.target for f, w in zip(fields, widths, strict=True) if f.target and self._id_width[f.target] == w]
         target = torch.cat([found[name] for name in targets], dim=1)
-        pooled: Tensor = self.encoders[self._encoder_of[group]](events, offsets, target)
+        pooled: Tensor = self.encoders[self._encoder_of[group]](events, batch.offsets[group], target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
+from unimixer.features.embedding import merge_rows
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
 
@@ -49,14 +50,23 @@ class RowSparse(torch.optim.Optimizer):
                     continue
                 if not weight.grad.is_sparse:
                     raise UnimixerError(f"{type(self).__name__} needs row-sparse gradients (embedding tables)")
-                gradient = weight.grad.coalesce()
-                self._update(weight, gradient.indices()[0], gradient.values(), self.state[weight], group)
+                rows, gradient = _merged(weight.grad)
+                self._update(weight, rows, gradient, self.state[weight], group)
         return loss
 
     def _update(
         self, weight: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
         raise AssertionError("a subclass defines the update")
+
+
+def _merged(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows met, each once, and their gradients; what a backward has merged already is recognised by its order."""
+    rows, values = gradient._indices()[0], gradient._values()
+    if not bool((rows[1:] > rows[:-1]).all()):
+        gradient = merge_rows(rows, torch.arange(len(rows), device=rows.device), values, gradient.shape[0])
+        rows, values = gradient._indices()[0], gradient._values()
+    return rows, values
 
 
 class RowSparseAdam(RowSparse):
@@ -89,10 +99,11 @@ class RowSparseAdam(RowSparse):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
-        first = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        state["exp_avg"][rows] = first
-        state["exp_avg_sq"][rows] = second
+        first = state["exp_avg"].index_select(0, rows).lerp_(gradient, 1 - beta1)
+        second = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
+        second.addcmul_(gradient, gradient, value=1 - beta2)
+        state["exp_avg"].index_copy_(0, rows, first)
+        state["exp_avg_sq"].index_copy_(0, rows, second)
         scale = (1 - beta2**step) ** 0.5
         denominator = second.sqrt_().add_(group["eps"] * scale)
         weight.index_add_(0, rows, first.div_(denominator), alpha=-group["lr"] * scale / (1 - beta1**step))
@@ -114,6 +125,6 @@ class RowWiseAdagrad(RowSparse):
     ) -> None:
         if not state:
             state["sum"] = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-        total = state["sum"][rows].add_(gradient.square().mean(1))
-        state["sum"][rows] = total
+        total = state["sum"].index_select(0, rows).add_(gradient.square().mean(1))
+        state["sum"].index_copy_(0, rows, total)
         weight.index_add_(0, rows, gradient / total.sqrt_().add_(group["eps"]).unsqueeze(1), alpha=-group["lr"])
