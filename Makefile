@@ -19,13 +19,13 @@ demo: venv
 	$(BIN)/unimixer demo --out demo --overwrite
 
 test: venv
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 format: venv
 	$(BIN)/ruff format .

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from unimixer import ops
 from unimixer.backbones.base import Backbone, nearest_multiple
 from unimixer.blocks import (
     build_ffn,
@@ -149,8 +150,8 @@ class UniMixer(Backbone):
         """Run the stack."""
         self.check_tokens(tokens)
         self.check_events(events, event_mask)
-        output: Tensor = self.stack(tokens, events, event_mask)
-        return output
+        output: Tensor = self.stack(ops.batch_last(tokens), events, event_mask)
+        return ops.batch_first(output)
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:

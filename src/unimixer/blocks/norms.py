@@ -29,7 +29,23 @@ class RMSNorm(nn.RMSNorm):
         return ops.rms_norm(x, self.weight, self.eps or 0.0)
 
 
-NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+class LayerNorm(nn.LayerNorm):
+    """:class:`torch.nn.LayerNorm` that leaves batch-last tokens as they lie in memory.
+
+    Shape:
+        - x: ``(..., D)``; output: the shape of x
+
+    Example:
+        >>> LayerNorm(2)(torch.tensor([3.0, 5.0])).detach().round()
+        tensor([-1.,  1.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
 
 
 def build_norm(name: str, token_dim: int) -> nn.Module:

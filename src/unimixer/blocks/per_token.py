@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimixer import ops
 from unimixer.errors import check_positive, check_shape
+from unimixer.ops import kernels
 
 
 def _slices(*shape: int, fan_in: int) -> nn.Parameter:
@@ -70,8 +70,8 @@ class PerTokenFFN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's two layers."""
-        output: Tensor = self.down(F.gelu(self.up(tokens)))
-        return output
+        check_shape("tokens", tokens, (None, *self.up.weight.shape[:2]))
+        return ops.per_token_ffn(tokens, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
 
 
 class PerTokenSwiGLU(nn.Module):
@@ -103,6 +103,8 @@ class PerTokenSwiGLU(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's gated layer."""
-        up, gate = self.up_gate(tokens).chunk(2, dim=-1)
-        output: Tensor = self.down(ops.swiglu(up, gate))
-        return output
+        check_shape("tokens", tokens, (None, *self.up_gate.weight.shape[:2]))
+        if kernels.chosen(tokens):
+            output: Tensor = self.down(kernels.per_token_swiglu(tokens, self.up_gate.weight, self.up_gate.bias))
+            return output
+        return ops.per_token_ffn(tokens, self.up_gate.weight, self.up_gate.bias, self.down.weight, self.down.bias)

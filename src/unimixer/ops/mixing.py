@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, einsum
+
+from unimixer.ops import kernels
 
 
 def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
@@ -21,12 +24,14 @@ def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
         >>> unimixing(torch.arange(4.0).view(1, 4), torch.eye(2).flip(0), torch.eye(2).expand(2, 2, 2))
         tensor([[2., 3., 0., 1.]])
     """
+    if kernels.chosen(x_BL, block=local_Nbb.shape[-1]):
+        return kernels.unimixing(x_BL, global_NN, local_Nbb)
     num_blocks, block_size = global_NN.shape[0], local_Nbb.shape[-1]
-    # Blocks first and contiguous: one batched product for the local part, one large product for the global part.
-    blocks_NBb = x_BL.reshape(-1, num_blocks, block_size).transpose(0, 1).contiguous()
+    # Samples last: a block is then b whole rows, and neither product needs a copy of batch-last tokens.
+    blocks_NbB = x_BL.T.contiguous().view(num_blocks, block_size, -1)
     local_Nbb = local_Nbb.expand(num_blocks, block_size, block_size)
-    mixed_NBb = (global_NN @ blocks_NBb.bmm(local_Nbb).flatten(1)).view(num_blocks, -1, block_size)
-    return mixed_NBb.transpose(0, 1).flatten(1)
+    mixed = global_NN @ torch.bmm(local_Nbb.mT, blocks_NbB).flatten(1)
+    return mixed.view(-1, blocks_NbB.shape[-1]).T
 
 
 def unimixing_matrix(global_NN: Tensor, local_Nbb: Tensor) -> Tensor:

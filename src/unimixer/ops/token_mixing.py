@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import check_divisible
+from unimixer.ops.layout import is_batch_last, plain
 
 
 def token_mixing(x_BTD: Tensor, num_heads: int) -> Tensor:
@@ -24,6 +25,9 @@ def token_mixing(x_BTD: Tensor, num_heads: int) -> Tensor:
         tensor([[[0, 2],
                  [1, 3]]])
     """
+    if not plain(x_BTD) and is_batch_last(x_BTD):  # heads are whole rows
+        heads_THdB = x_BTD.permute(1, 2, 0).view(x_BTD.shape[1], num_heads, -1, x_BTD.shape[0])
+        return heads_THdB.transpose(0, 1).flatten(1, 2).permute(2, 0, 1)
     heads_BTHd = x_BTD.reshape(*x_BTD.shape[:-1], num_heads, x_BTD.shape[-1] // num_heads)
     return heads_BTHd.transpose(1, 2).flatten(2)
 

@@ -27,6 +27,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unimixer.ops import kernels
+
 PLAIN_STEPS = 4
 """Plain scaling steps before the first Newton step."""
 ROUGH = 0.7
@@ -50,6 +52,8 @@ SMALLEST_LOG = -60.0
 )
 def solve(scores: Tensor, symmetric: bool, tolerance: float, max_iterations: int) -> Tensor:
     """The doubly stochastic scaling of ``exp(scores)``; ``scores`` must be symmetric if ``symmetric`` is said."""
+    if kernels.chosen(scores, matrix=scores.shape[-1]) and scores.dtype == torch.float32:
+        return kernels.sinkhorn_scaling(scores, symmetric, tolerance, max_iterations)
     return scale(scores, symmetric, tolerance, max_iterations)[0]
 
 

@@ -1,4 +1,4 @@
-"""Per-token arithmetic: a linear map with its own weights for every token, the gate of SwiGLU, RMS normalisation."""
+"""Per-token arithmetic by plain operations: a linear map with its own weights for every token, gates, two layers."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def swiglu(up: Tensor, gate: Tensor) -> Tensor:
     return up * F.silu(gate)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    r"""Divide by the root mean square over the last axis: :math:`x / \sqrt{\mathrm{mean}(x^2) + \epsilon} \cdot w`.
-
-    The statistics are float32 (or wider) whatever the input; the result has the dtype of the input.
-
-    Example:
-        >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)
-        tensor([0.8485, 1.1314])
-    """
-    wide = x if x.dtype == torch.float64 else x.float()
-    weight = None if weight is None else weight.to(wide.dtype)
-    return F.rms_norm(wide, (x.shape[-1],), weight, eps).to(x.dtype)
+def per_token_ffn_reference(
+    x_BTD: Tensor,
+    up_TDU: Tensor,
+    up_bias_TU: Tensor | None,
+    down_THD: Tensor,
+    down_bias_TD: Tensor | None,
+) -> Tensor:
+    """The definition of :func:`unimixer.ops.per_token_ffn`, and its form under a compiler."""
+    wide = per_token_linear(x_BTD, up_TDU, up_bias_TU)
+    gated = up_TDU.shape[-1] == 2 * down_THD.shape[-2]
+    hidden = swiglu(*wide.chunk(2, dim=-1)) if gated else F.gelu(wide)
+    return per_token_linear(hidden, down_THD, down_bias_TD)

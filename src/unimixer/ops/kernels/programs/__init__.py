@@ -1,0 +1,1 @@
+"""The kernels themselves, in Triton: imported at their first use, because Triton is optional."""

@@ -1,0 +1,48 @@
+"""Normalisation over the width of a token: ``reference`` defines it, ``fused`` runs on batch-last tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unimixer.ops.layout import is_batch_last, plain
+from unimixer.ops.norm.fused import NormFunction
+from unimixer.ops.norm.reference import layer_norm_reference, rms_norm_reference
+
+__all__ = ["layer_norm", "layer_norm_reference", "rms_norm", "rms_norm_reference"]
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    r"""Divide by the root mean square over the last axis: :math:`x / \sqrt{\mathrm{mean}(x^2) + \epsilon} \cdot w`.
+
+    The statistics are float32 (or wider) whatever the input; the result has the dtype of the input.
+
+    Example:
+        >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)
+        tensor([0.8485, 1.1314])
+    """
+    if weight is not None and _fits(x, weight):
+        return _apply(x, weight, None, eps, False)
+    return rms_norm_reference(x, weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    r"""Subtract the mean and divide by the deviation: :math:`(x - m) / \sqrt{\mathrm{var}(x) + \epsilon} \cdot w + b`.
+
+    Example:
+        >>> layer_norm(torch.tensor([3.0, 5.0]), eps=0.0)
+        tensor([-1.,  1.])
+    """
+    if weight is not None and _fits(x, weight):
+        return _apply(x, weight, bias, eps, True)
+    return layer_norm_reference(x, weight, bias, eps)
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    same = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+    return not plain(x) and x.dim() == 3 and same and is_batch_last(x)
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+    output: Tensor = NormFunction.apply(x, weight, bias, eps, centred)  # type: ignore[no-untyped-call]
+    return output
