@@ -155,6 +155,7 @@ def test_a_stack_gives_the_same_in_both_layouts(
     backbone = build_backbone(name, num_tokens=4, token_dim=16, **options).double()
     x, cotangent = torch.randn(2, BATCH, 4, 16, dtype=torch.float64)
     results = []
+    monkeypatch.setattr(layout, "FRESH_BYTES", 0)
     for smallest in (layout.SMALLEST_BATCH, BATCH + 1):
         monkeypatch.setattr(layout, "SMALLEST_BATCH", smallest)
         entering = x.clone().requires_grad_()
@@ -163,3 +164,11 @@ def test_a_stack_gives_the_same_in_both_layouts(
         results.append([output, *torch.autograd.grad(output, [entering, *backbone.parameters()], cotangent)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_a_stack_that_gains_by_large_activations_alone_keeps_small_ones_as_they_are() -> None:
+    x = torch.zeros(BATCH, 4, 16)
+    widest = layout.FRESH_BYTES // (4 * BATCH)
+    assert layout.batch_last(x, widest - 1) is x
+    assert layout.is_batch_last(layout.batch_last(x, widest))
+    assert layout.is_batch_last(layout.batch_last(x))

@@ -79,6 +79,7 @@ class RankMixer(Backbone):
         check_divisible("token_dim", token_dim, by="num_tokens", divisor=num_tokens)
         hidden_dim = max(1, round(expansion * token_dim)) if hidden_dim is None else hidden_dim
         self.sequence_dim = sequence_dim
+        self.widest = num_tokens * hidden_dim * (2 if ffn == "swiglu" else 1)
 
         def build_block() -> Block:
             ffn_module = build_ffn(ffn, num_tokens, token_dim, hidden_dim, ffn_options)
@@ -92,7 +93,7 @@ class RankMixer(Backbone):
         """Run the stack."""
         self.check_tokens(tokens)
         self.check_events(events, event_mask)
-        output: Tensor = self.stack(ops.batch_last(tokens), events, event_mask)
+        output: Tensor = self.stack(ops.batch_last(tokens, self.widest), events, event_mask)
         return ops.batch_first(output)
 
     @classmethod

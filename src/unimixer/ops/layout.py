@@ -16,16 +16,25 @@ from torch import Tensor
 SMALLEST_BATCH = 64
 """Smaller batches stay as they are: rows would be too short to pay for two transpositions."""
 
+FRESH_BYTES = 2**25
+"""Tensors over 32 MB are returned to the system by the C library and come back as zeroed pages at every use."""
+
 
 def plain(x: Tensor) -> bool:
     """Whether only plain operations may touch x: compiled or exported, under autocast, or not on a CPU."""
     return torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
 
 
-def batch_last(x: Tensor) -> Tensor:
+def batch_last(x: Tensor, widest: int | None = None) -> Tensor:
     """The same tensor with its samples next to each other in memory, where eager kernels on a CPU gain by it.
 
     Its gradient comes back contiguous.
+
+    Args:
+        x: tokens.
+        widest: numbers of a sample in the widest activation of a stack whose mixing does not gain by the layout
+            itself. Measured on two cores at T=16, D=64: without fresh pages to save, RankMixer took 1.2 to 1.9 times as
+            long in it; at 33 MB it was 1.2 times, at 67 MB 1.8 times as fast. Learned mixing gains at any size.
 
     Shape:
         - x: ``(B, ...)``; output: the shape of x
@@ -37,6 +46,8 @@ def batch_last(x: Tensor) -> Tensor:
         (32, 8, 1)
     """
     if plain(x) or x.shape[0] < SMALLEST_BATCH or is_batch_last(x):
+        return x
+    if widest is not None and x.shape[0] * widest * x.element_size() < FRESH_BYTES:
         return x
     laid: Tensor = _Layout.apply(x, True)  # type: ignore[no-untyped-call]
     return laid
