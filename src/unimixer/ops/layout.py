@@ -33,8 +33,8 @@ def batch_last(x: Tensor, widest: int | None = None) -> Tensor:
     Args:
         x: tokens.
         widest: numbers of a sample in the widest activation of a stack whose mixing does not gain by the layout
-            itself. Measured on two cores at T=16, D=64: without fresh pages to save, RankMixer took 1.2 to 1.9 times as
-            long in it; at 33 MB it was 1.2 times, at 67 MB 1.8 times as fast. Learned mixing gains at any size.
+            itself: without fresh pages to save RankMixer is up to twice as slow in it, with them up to 1.8 times as
+            fast; learned mixing gains or loses nothing at any size (``benchmarks/layout.py``).
 
     Shape:
         - x: ``(B, ...)``; output: the shape of x
