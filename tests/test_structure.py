@@ -5,10 +5,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
-    *("errors", "files", "progress", "settings"),
+    *("errors", "files", "allocator", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
     *("metrics", "data", "training", "inference", "evaluation", "inspection", "pictures", "diagnosis", "api"),
-    *("bench", "cli"),
+    *("bench", "study", "cli"),
 )
 """A module may import what stands before it, and what stands in its own room."""
 

@@ -282,7 +282,7 @@ def test_cross_network_alone_and_stacked() -> None:
         (
             "unimixer",
             {"token_dim": 70},
-            "token_dim=70 must be divisible by num_tokens * block_size=64; the nearest valid token_dim is 64 or 128",
+            "token_dim=70 must be divisible by num_tokens=16; the nearest valid token_dim is 64 or 80",
         ),
         ("unimixer", {"num_blocks": 0}, "num_blocks=0 must be greater than 0"),
         ("unimixer", {"residual": "sandwich"}, "unknown residual 'sandwich'"),

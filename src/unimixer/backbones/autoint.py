@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones.base import Backbone, nearest_multiple
 from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_divisible, check_positive
 from unimixer.mixing import SharedLinear, SoftmaxAttention, Unified
 
@@ -64,7 +65,7 @@ class InteractingLayer(nn.Module):
         return F.relu(mixed if self.residual is None else mixed + self.residual(tokens))
 
 
-class AutoInt(Backbone):
+class AutoInt(Recomputing, Backbone):
     r"""Interacting layers on one token a field, flattened; AutoInt+ adds a deep network beside them.
 
     .. math:: Z_{l+1} = \mathrm{ReLU}\big( \Vert_h\, \mathrm{softmax}(q^h k^{hT})\, v^h + Z_l W_{res} \big), \qquad
@@ -132,7 +133,10 @@ class AutoInt(Backbone):
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend layer after layer; beside it, the deep network."""
         self.check_tokens(tokens)
-        interactions: Tensor = self.layers(tokens).flatten(1)
+        hidden = tokens
+        for layer in self.layers:
+            hidden = self.run(layer, hidden)
+        interactions = hidden.flatten(1)
         if self.deep is None:
             return interactions
         deep = self.deep(tokens.flatten(1))

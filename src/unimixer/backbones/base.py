@@ -21,6 +21,8 @@ class Backbone(Transient):
     ``num_auxiliary`` and, in every forward, ``self.intermediates``: that many tensors ``(B, T, D)`` where
     ``self.records`` holds, None elsewhere. One whose blocks attend to events has the
     constructor's argument ``sequence_dim``, sets the attribute of that name and takes ``(tokens, events, event_mask)``.
+    One that runs blocks itself, and not a stream of :func:`~unimixer.blocks.build_stream`, inherits
+    :class:`~unimixer.blocks.Recomputing` as well and passes them through ``run``.
 
     Shape:
         - tokens: ``(B, T, D)``

@@ -23,9 +23,15 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def solve_size(
-    count: Callable[[float], int], params: int, *, low: float = 1.0, high: float = 65536.0, tolerance: float = 0.02
+    count: Callable[[float], int],
+    params: int,
+    *,
+    low: float = 1.0,
+    high: float = 65536.0,
+    tolerance: float = 0.02,
+    what: str = "params",
 ) -> float:
-    """The size whose parameter count is nearest to ``params``.
+    """The size whose parameter count, or any other cost that grows with it, is nearest to ``params``.
 
     Bisection finds where a roughly monotone count crosses the budget, a scan around it the nearest count.
 
@@ -35,6 +41,7 @@ def solve_size(
         low: smallest size.
         high: largest size.
         tolerance: largest relative miss.
+        what: name of the budget, for the message.
 
     Raises:
         UnimixerError: with the nearest counts that can be reached, where none is within the tolerance.
@@ -67,7 +74,7 @@ def solve_size(
         smaller = max((n for n in seen.values() if n < params), default=None)
         larger = min((n for n in seen.values() if n > params), default=None)
         reach = " and ".join(f"{n:,}" for n in (smaller, larger) if n is not None)
-        raise UnimixerError(f"params={params:,} cannot be met within {tolerance:.0%}; the nearest counts are {reach}")
+        raise UnimixerError(f"{what}={params:,} cannot be met within {tolerance:.0%}; the nearest counts are {reach}")
     return best()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones.base import Backbone
 from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_positive
 
 
@@ -41,7 +42,7 @@ class CrossLayer(nn.Module):
         return output
 
 
-class DCNv2(Backbone):
+class DCNv2(Recomputing, Backbone):
     r"""Cross layers and a deep network on the flattened tokens.
 
     DCN V2 (arXiv:2008.13535). ``"parallel"`` concatenates both outputs, the usual choice; ``"stacked"`` feeds the
@@ -98,7 +99,7 @@ class DCNv2(Backbone):
         self.check_tokens(tokens)
         x_0 = crossed = tokens.flatten(1)
         for cross in self.crosses:
-            crossed = cross(x_0, crossed)
+            crossed = self.run(cross, x_0, crossed)
         if self.deep is None:
             return crossed
         if self.structure == "stacked":

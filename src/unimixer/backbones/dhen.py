@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unimixer.backbones.base import Backbone
 from unimixer.backbones.dcnv2 import CrossLayer
 from unimixer.backbones.mlp import count_hidden, hidden_layers
-from unimixer.blocks import PostNorm
+from unimixer.blocks import PostNorm, Recomputing
 from unimixer.errors import UnimixerError, check_choice, check_divisible, check_positive, unknown
 from unimixer.mixing import Compression, Convolution, FactorizationMixing, SharedLinear, SoftmaxAttention, Unified
 
@@ -111,7 +111,7 @@ class DHENLayer(nn.Module):
         return output
 
 
-class DHEN(Backbone):
+class DHEN(Recomputing, Backbone):
     r"""A deep stack of ensembles of interaction modules.
 
     .. math:: X_{l+1} = \mathrm{LN}\big( \mathrm{Ensemble}_i\, \mathrm{Interaction}_i(X_l) +
@@ -196,7 +196,9 @@ class DHEN(Backbone):
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack and the final network."""
         self.check_tokens(tokens)
-        output: Tensor = self.head(self.layers(tokens).flatten(1))
+        for layer in self.layers:
+            tokens = self.run(layer, tokens)
+        output: Tensor = self.head(tokens.flatten(1))
         return output
 
     @classmethod

@@ -15,7 +15,7 @@ from unimixer.backbones.attention import (
     check_sizes,
     hidden_width,
 )
-from unimixer.blocks import PerTokenLinear, build_norm
+from unimixer.blocks import PerTokenLinear, Recomputing, build_norm
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.mixing import BasisLinear, BlockLinear, Local
 
@@ -165,7 +165,7 @@ class FAT(AttentionBackbone):
         return super().formula(**arguments)
 
 
-class BlockResidual(nn.Module):
+class BlockResidual(Recomputing):
     r"""One residual around attention and FFN together: :math:`Z' = Z + \mathrm{FFN}(N(\mathrm{Attn}(Z)))`.
 
     A reading of FAT (arXiv:2511.12081).
@@ -182,5 +182,5 @@ class BlockResidual(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack."""
         for block in self.blocks:
-            tokens = tokens + block(tokens)
+            tokens = tokens + self.run(block, tokens)
         return tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,17 +42,42 @@ def count_flops(backbone: Backbone, *, batch_size: int = 1) -> int:
         32768
     """
     check_positive(batch_size=batch_size)
-    once, twice = _forward_flops(backbone, batch_size), _forward_flops(backbone, 2 * batch_size)
+
+    def tokens(rows: int) -> tuple[torch.Tensor, ...]:
+        return (torch.empty(rows, backbone.num_tokens, backbone.token_dim, device="cpu"),)
+
+    return flops_a_row(backbone, tokens, batch_size=batch_size)
+
+
+def flops_a_row(
+    module: nn.Module,
+    inputs: Callable[[int], tuple[torch.Tensor, ...]],
+    *,
+    method: str = "forward",
+    batch_size: int = 1,
+    hollow: bool = True,
+) -> int:
+    """The same for any module: FLOPs of one row, by the difference between two batches.
+
+    Args:
+        module: any module; it is not changed.
+        inputs: makes the arguments of a batch with so many rows, on the CPU.
+        method: which of the module's methods to count.
+        batch_size: rows of the smaller batch.
+        hollow: follow shapes through a copy without memory; a method that reads numbers needs False, and then runs.
+    """
+    once, twice = (_batch_flops(module, inputs, rows, method, hollow) for rows in (batch_size, 2 * batch_size))
     return (twice - once) // batch_size
 
 
-def _forward_flops(backbone: Backbone, rows: int) -> int:
-    mode = FakeTensorMode()
-    with torch.no_grad(), mode:
-        hollow = copy.deepcopy(backbone, _without_memory(backbone)).eval()
-        tokens = torch.empty(rows, backbone.num_tokens, backbone.token_dim, device="cpu")
+def _batch_flops(
+    module: nn.Module, inputs: Callable[[int], tuple[torch.Tensor, ...]], rows: int, method: str, hollow: bool
+) -> int:
+    with torch.no_grad(), FakeTensorMode() if hollow else nullcontext():
+        copied = copy.deepcopy(module, _without_memory(module) if hollow else None).eval()
+        arguments = inputs(rows)
         with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
-            hollow(tokens)
+            getattr(copied, method)(*arguments)
     return int(counter.get_total_flops())
 
 

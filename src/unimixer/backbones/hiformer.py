@@ -14,7 +14,7 @@ from unimixer.backbones.attention import (
     check_sizes,
     hidden_width,
 )
-from unimixer.blocks import build_ffn, build_norm
+from unimixer.blocks import Recomputing, build_ffn, build_norm
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.mixing import BlockLinear, CompositeLinear
 
@@ -159,7 +159,7 @@ class HiFormer(AttentionBackbone):
         return super().formula(**arguments)
 
 
-class TaskBlock(nn.Module):
+class TaskBlock(Recomputing):
     r"""The last block, for the last S tokens alone: attention to all tokens, and an FFN.
 
     Its output is that of an ordinary block at those S tokens, in a residual stream that normalises after additions (two
@@ -176,6 +176,10 @@ class TaskBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend from the task tokens and transform them."""
+        output: Tensor = self.run(self._transform, tokens)
+        return output
+
+    def _transform(self, tokens: Tensor) -> Tensor:
         tasks = tokens[:, -self.num_task_tokens :]
         if self.pre:
             tasks = tasks + self.attention(self.norms[0](tokens))

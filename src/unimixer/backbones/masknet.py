@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones.base import Backbone
 from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.blocks import Recomputing
 from unimixer.errors import UnimixerError, check_choice, check_positive
 
 
@@ -75,7 +76,7 @@ def mask_width(in_dim: int, ratio: float) -> int:
     return max(1, round(ratio * in_dim))
 
 
-class MaskNet(Backbone):
+class MaskNet(Recomputing, Backbone):
     r"""Masked layers one after the other, or side by side.
 
     MaskNet (arXiv:2102.07619). ``"serial"``: the first block masks the normalised embeddings, every later one the
@@ -142,9 +143,9 @@ class MaskNet(Backbone):
         embeddings, hidden = tokens.flatten(1), self.norm(tokens).flatten(1)
         if self.serial:
             for block in self.blocks:
-                hidden = block(embeddings, hidden)
+                hidden = self.run(block, embeddings, hidden)
         else:
-            hidden = torch.cat([block(embeddings, hidden) for block in self.blocks], dim=-1)
+            hidden = torch.cat([self.run(block, embeddings, hidden) for block in self.blocks], dim=-1)
         output: Tensor = self.hidden(hidden)
         return output
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimixer import ops
 from unimixer.backbones.base import Backbone
-from unimixer.blocks import PerTokenLinear, RMSNorm
+from unimixer.blocks import PerTokenLinear, Recomputing, RMSNorm
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.mixing import FullMixing
 
@@ -164,7 +164,7 @@ class ResidualGatedFFN(nn.Module):
         return output
 
 
-class RankElastor(Backbone):
+class RankElastor(Recomputing, Backbone):
     r"""RankMixer's frame with a full matrix in place of the shuffle and gated per-token FFNs.
 
     .. math:: M = \mathrm{LN}((W + I)\, \mathrm{vec}(X)), \qquad
@@ -232,8 +232,9 @@ class RankElastor(Backbone):
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack."""
         self.check_tokens(tokens)
-        output: Tensor = self.layers(tokens)
-        return output
+        for layer in self.layers:
+            tokens = self.run(layer, tokens)
+        return tokens
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:

@@ -22,10 +22,11 @@ from unimixer.blocks import (
 )
 from unimixer.blocks.initial import SMALL_DOWN
 from unimixer.blocks.mix_revert import check_heads, largest_heads, placement
+from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import UnimixerError, check_positive
 
 
-class TokenMixerLarge(Backbone):
+class TokenMixerLarge(Recomputing, Backbone):
     r"""A deep stack of mixing and reverting.
 
     .. math:: Y = X + \mathrm{Revert}(p_1(\mathrm{Mix}(N(X)))), \qquad X' = Y + p_2(N(Y))
@@ -128,7 +129,7 @@ class TokenMixerLarge(Backbone):
         self.check_tokens(tokens)
         kept: dict[int, Tensor] = {}
         for index, (block, earlier) in enumerate(zip(self.blocks, self.joined, strict=True)):
-            tokens = block(tokens if earlier is None else tokens + kept[earlier])
+            tokens = self.run(block, tokens if earlier is None else tokens + kept[earlier])
             if index in self.joined or index in self.auxiliary_after:
                 kept[index] = tokens
         self.intermediates = None

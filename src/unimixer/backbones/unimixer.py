@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,8 @@ from unimixer.errors import check_divisible, check_positive
 from unimixer.mixing import Mixing, UniMixing, UniMixingLite
 from unimixer.mixing.start import rule_heads
 
+NARROWEST_BLOCK = 4
+"""Least width of a block where none is given, as far as the heads of the rule allow."""
 MIXING_SHARE = 0.75
 """Largest share of a block's parameters that its mixing may take before the rule starts with fewer heads."""
 
@@ -36,14 +39,18 @@ class UniMixer(Backbone):
 
     arXiv:2604.00590, with three defaults of our own that measure better on short logs: the mixing starts from the rule
     of TokenMixer at a low constant temperature, and residuals are post-norm; ``residual="siamese"`` is the paper's.
+    A block of the mixing is by default as wide as a head of that rule, :math:`b = D / T`, the widest that can express
+    it: the size of the matrix between blocks, :math:`T^2`, then does not depend on D.
 
     Args:
         num_tokens: T.
-        token_dim: D; with ``init="rule"`` and one head a token a multiple of ``num_tokens * block_size``.
+        token_dim: D; with ``init="rule"`` and one head a token a multiple of ``num_tokens``, and of
+            ``num_tokens * block_size`` where that is given.
         num_blocks: blocks of one mixing and one FFN.
         hidden_dim: hidden width of the FFN (default: ``expansion * token_dim``).
         expansion: ratio of hidden to token width.
-        block_size: width of a block of the mixing; independent of T and D but for the start.
+        block_size: width b of a block of the mixing; any divisor of T D, with ``init="rule"`` of the width of a head
+            (default: D / T, or 4 where that is less; with other heads the largest that divides both).
         rank: None for UniMixing with full matrices, else the rank of UniMixing-Lite.
         num_basis: basis matrices of UniMixing-Lite.
         num_heads: heads of the starting rule (default T).
@@ -86,7 +93,7 @@ class UniMixer(Backbone):
         num_blocks: int = 2,
         hidden_dim: int | None = None,
         expansion: float = 2.0,
-        block_size: int = 4,
+        block_size: int | None = None,
         rank: int | None = None,
         num_basis: int = 4,
         num_heads: int | None = None,
@@ -108,10 +115,16 @@ class UniMixer(Backbone):
         sequence_hidden_dim: int | None = None,
     ) -> None:
         super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, block_size=block_size)
+        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks)
+        if block_size is not None:
+            check_positive(block_size=block_size)
         if init == "rule" and num_heads is None:
-            check_divisible("token_dim", token_dim, by="num_tokens * block_size", divisor=num_tokens * block_size)
+            if block_size is None:
+                check_divisible("token_dim", token_dim, by="num_tokens", divisor=num_tokens)
+            else:
+                check_divisible("token_dim", token_dim, by="num_tokens * block_size", divisor=num_tokens * block_size)
             num_heads = num_tokens
+        block_size = block_size or _block_size(num_tokens, token_dim, init, num_heads)
         hidden_dim = max(1, round(expansion * token_dim)) if hidden_dim is None else hidden_dim
 
         def build_mixing() -> Mixing:
@@ -163,7 +176,10 @@ class UniMixer(Backbone):
         given = {name: option.default for name, option in cls.options().items()} | arguments
         num_tokens, token_dim, num_blocks = (int(given[key]) for key in ("num_tokens", "token_dim", "num_blocks"))
         hidden_dim = given["hidden_dim"] or max(1, round(given["expansion"] * token_dim))
-        mixing = cls._mixing_parameters(num_tokens * token_dim, int(given["block_size"]), given)
+        length = num_tokens * token_dim
+        heads = given["num_heads"] or num_tokens
+        block_size = given["block_size"] or _block_size(num_tokens, token_dim, given["init"], heads)
+        mixing = cls._mixing_parameters(length, int(block_size), given)
         ffn = ffn_parameters(given["ffn"], num_tokens, token_dim, hidden_dim, given["ffn_options"])
         attention = attention_parameters(num_tokens, token_dim, given)
         norms = count_norms(
@@ -184,24 +200,27 @@ class UniMixer(Backbone):
 
         A block, its attention to events included, gets the parameters of an FFN with
         ``token_dim * hidden_dim = expansion * size**2``. The rule moves whole blocks, so D is a multiple of
-        ``num_tokens * block_size``: a small model gets narrow FFNs, and not fewer heads, with which tokens meet more
-        slowly. Heads are halved only where the matrices of full UniMixing, at least ``num_tokens**4`` numbers, or the
-        attention would not leave room for the FFN, or its experts; ``num_heads`` fixes them.
+        ``num_tokens * block_size``, with blocks of at least 4: a small model gets narrow FFNs, and not fewer heads,
+        with which tokens meet more slowly. Heads are halved only where the matrices of full UniMixing, at least
+        ``num_tokens**4`` numbers, or the attention would not leave room for the FFN, or its experts; ``num_heads``
+        fixes them.
         """
-        block_size = int(options.get("block_size", 4))
-        rule = options.get("init", "rule") == "rule"
+        init = options.get("init", "rule")
+        rule = init == "rule"
+        narrowest = int(options.get("block_size") or NARROWEST_BLOCK)
         ffn, ffn_options = options.get("ffn", "swiglu"), options.get("ffn_options")
         matrices = ffn_matrices(ffn, ffn_options)
         budget = matrices * num_tokens * float(options.get("expansion", 2.0)) * size**2
 
         def with_heads(heads: int) -> tuple[int, int]:
             """Width, and parameters of the mixing."""
-            width = token_dim or nearest_multiple(size, _step(heads, num_tokens, block_size) if rule else block_size)
-            return width, cls._mixing_parameters(num_tokens * width, block_size, options)
+            width = token_dim or nearest_multiple(size, _step(heads, num_tokens, narrowest) if rule else narrowest)
+            block_size = options.get("block_size") or _block_size(num_tokens, width, init, heads)
+            return width, cls._mixing_parameters(num_tokens * width, int(block_size), options)
 
         heads = int(options.get("num_heads") or num_tokens)
         if rule and token_dim is not None and "num_heads" not in options:
-            heads = rule_heads(num_tokens, num_tokens * token_dim, block_size)
+            heads = rule_heads(num_tokens, num_tokens * token_dim, narrowest)
         width, mixing = with_heads(heads)
 
         def crowded() -> bool:
@@ -226,6 +245,13 @@ class UniMixer(Backbone):
             return UniMixing.num_parameters(length, block_size, local=local)
         num_basis = int(options.get("num_basis", 4))
         return UniMixingLite.num_parameters(length, block_size, rank=rank, num_basis=num_basis, local=local)
+
+
+def _block_size(num_tokens: int, token_dim: int, init: str, num_heads: int | None) -> int:
+    """Width of a block where none is given; a head of the rule is ``T D / num_heads**2`` wide."""
+    length = num_tokens * token_dim
+    head = length // num_heads**2 if init == "rule" and num_heads else length
+    return max(1, math.gcd(head, max(NARROWEST_BLOCK, token_dim // num_tokens)))
 
 
 def _step(num_heads: int, num_tokens: int, block_size: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones.base import Backbone
 from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_positive
 from unimixer.mixing import AttentiveValues, Compression, FactorizationMixing
 
@@ -84,7 +85,7 @@ class WukongLayer(nn.Module):
         return output
 
 
-class Wukong(Backbone):
+class Wukong(Recomputing, Backbone):
     r"""A stack of factorization machines: layer l holds interactions of orders 1 to :math:`2^l`.
 
     .. math:: X_{l+1} = \mathrm{LN}\big( [\, \mathrm{FMB}(X_l) \Vert \mathrm{LCB}(X_l) \,] + W_{res} X_l \big)
@@ -162,7 +163,9 @@ class Wukong(Backbone):
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack and the final network."""
         self.check_tokens(tokens)
-        rows = self.layers(tokens)
+        rows = tokens
+        for layer in self.layers:
+            rows = self.run(layer, rows)
         output: Tensor = self.head(rows.mean(1) if self.pooling == "mean" else rows.flatten(1))
         return output
 

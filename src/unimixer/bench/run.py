@@ -12,6 +12,7 @@ from statistics import median
 
 import torch
 
+from unimixer.allocator import keep_freed_memory
 from unimixer.bench.base import Benchmark, Case, Work, setting
 from unimixer.bench.ceilings import Ceiling, ceilings
 from unimixer.bench.gate import prepare_all
@@ -48,6 +49,7 @@ def run_benchmarks(
         UnimixerError: repeats or threads below 1, a pattern that no case has, a device that is not there.
     """
     check_positive(repeats=repeats)
+    keep_freed_memory()  # as in training
     place = pick_device(device)
     chosen = [(benchmark, case) for benchmark in benchmarks for case in select_cases(benchmark, cases)]
     found: list[Row] = []

@@ -8,6 +8,7 @@ from unimixer.blocks.mix_revert import MixRevert
 from unimixer.blocks.moe import PerTokenExperts, PerTokenRouter
 from unimixer.blocks.norms import RMSNorm, build_norm
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
+from unimixer.blocks.recompute import Recomputing, recompute_activations
 from unimixer.blocks.relu_moe import ReLUMoE
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
 from unimixer.blocks.temperature import constant_temperature, linear_temperature
@@ -26,6 +27,7 @@ __all__ = [
     "PreNorm",
     "RMSNorm",
     "ReLUMoE",
+    "Recomputing",
     "Siamese",
     "TopKMoE",
     "Transient",
@@ -41,6 +43,7 @@ __all__ = [
     "matched_hidden",
     "pop_penalties",
     "pop_statistics",
+    "recompute_activations",
     "sensible_ffn",
     "small_ffn_init_",
     "small_init_",

@@ -38,8 +38,12 @@ class Transient(nn.Module):
         """Whether a forward is one of training: in training mode, with gradients, and not on its way to an export."""
         return self.training and torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
+    def transients(self) -> set[str]:
+        """The names of all such attributes, inherited ones included."""
+        return {name for cls in type(self).__mro__ for name in vars(cls).get("transient", ())}
+
     def __getstate__(self) -> dict[str, Any]:
-        names = {name for cls in type(self).__mro__ for name in vars(cls).get("transient", ())}
+        names = self.transients()
         return {name: value for name, value in self.__dict__.items() if name not in names}
 
 

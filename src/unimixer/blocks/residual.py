@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks.cross_attention import CrossAttention
 from unimixer.blocks.norms import RMSNorm
+from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import check_choice, unknown
 
 Block = tuple[nn.Module, ...]
@@ -51,7 +52,7 @@ class UniMixerBlock(nn.Module):
         return output
 
 
-class PostNorm(nn.Module):
+class PostNorm(Recomputing):
     r"""Normalise after every addition: :math:`S = N(X + Mix(X))`, :math:`X' = N(S + FFN(S))`.
 
     RankMixer (arXiv:2507.15551), "block". An attention to events is a third sublayer like the others.
@@ -68,15 +69,20 @@ class PostNorm(nn.Module):
     def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Run the stack."""
         for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
-            if isinstance(sublayer, CrossAttention):
-                events = sublayer.refine(events)
-                tokens = norm(tokens + sublayer(tokens, events, mask))
-            else:
-                tokens = norm(tokens + sublayer(tokens))
+            tokens, events = self.run(self._add, sublayer, norm, tokens, events, mask)
         return tokens
 
+    @staticmethod
+    def _add(
+        sublayer: nn.Module, norm: nn.Module, tokens: Tensor, events: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(sublayer, CrossAttention):
+            events = sublayer.refine(events)
+            return norm(tokens + sublayer(tokens, events, mask)), events
+        return norm(tokens + sublayer(tokens)), events
 
-class PreNorm(nn.Module):
+
+class PreNorm(Recomputing):
     r"""Normalise the input of every sublayer: :math:`X' = X + F(N(X))`; one norm at the end.
 
     An attention to events is a third sublayer like the others (MixFormer, arXiv:2602.14110, has this stream).
@@ -94,16 +100,21 @@ class PreNorm(nn.Module):
     def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Run the stack."""
         for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
-            if isinstance(sublayer, CrossAttention):
-                events = sublayer.refine(events)
-                tokens = tokens + sublayer(norm(tokens), events, mask)
-            else:
-                tokens = tokens + sublayer(norm(tokens))
+            tokens, events = self.run(self._add, sublayer, norm, tokens, events, mask)
         output: Tensor = self.final_norm(tokens)
         return output
 
+    @staticmethod
+    def _add(
+        sublayer: nn.Module, norm: nn.Module, tokens: Tensor, events: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(sublayer, CrossAttention):
+            events = sublayer.refine(events)
+            return tokens + sublayer(norm(tokens), events, mask), events
+        return tokens + sublayer(norm(tokens)), events
 
-class Siamese(nn.Module):
+
+class Siamese(Recomputing):
     r"""Two streams, X like post-norm and Y like pre-norm, :math:`X_0 = Y_0` = input.
 
     .. math:: O_l = \mathrm{Block}(X_l + N(Y_l)), \quad X_{l+1} = N(X_l + s_l O_l), \quad Y_{l+1} = Y_l + O_l;
@@ -153,14 +164,28 @@ class Siamese(nn.Module):
         x = y = tokens
         parts = zip(self.blocks, self.x_norms, self.y_norms, self.input_norms, self.scales, strict=True)
         for block, x_norm, y_norm, input_norm, scale in parts:
-            if isinstance(block, UniMixerBlock) and isinstance(block.attention, CrossAttention):
-                events = block.attention.refine(events)
-            update = block(input_norm(x + y_norm(y)), events, mask)
-            x, y = x_norm(x + scale * update), y + update
+            norms = (x_norm, y_norm, input_norm)
+            x, y, events = self.run(self._update, block, norms, scale, x, y, events, mask)
         if self.final_y_norm is not None:
             x = x + self.final_y_norm(y)
         output: Tensor = self.final_norm(x)
         return output
+
+    @staticmethod
+    def _update(
+        block: nn.Module,
+        norms: tuple[nn.Module, nn.Module, nn.Module],
+        scale: float,
+        x: Tensor,
+        y: Tensor,
+        events: Tensor | None,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        x_norm, y_norm, input_norm = norms
+        if isinstance(block, UniMixerBlock) and isinstance(block.attention, CrossAttention):
+            events = block.attention.refine(events)
+        update = block(input_norm(x + y_norm(y)), events, mask)
+        return x_norm(x + scale * update), y + update, events
 
 
 def _joined(block: Block, norm: Callable[[], nn.Module]) -> UniMixerBlock:

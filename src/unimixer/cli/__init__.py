@@ -8,7 +8,22 @@ from collections.abc import Sequence
 
 import typer
 
-from unimixer.cli import bench, config, convert, data, demo, doctor, evaluate, inspect, models, predict, runs, train
+from unimixer.cli import (
+    ablate,
+    bench,
+    compare,
+    config,
+    convert,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    inspect,
+    models,
+    predict,
+    runs,
+    train,
+)
 from unimixer.errors import UnimixerError
 
 app = typer.Typer(
@@ -29,6 +44,8 @@ app.command("convert", help=convert.HELP)(convert.convert)
 app.command("inspect", help=inspect.HELP)(inspect.inspect)
 app.command("predict", help=predict.HELP)(predict.predict)
 app.command("runs", help=runs.HELP)(runs.runs)
+app.command("compare", help=compare.HELP)(compare.compare)
+app.command("ablate", help=ablate.HELP)(ablate.ablate)
 app.command("bench", help=bench.HELP)(bench.bench)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)
 

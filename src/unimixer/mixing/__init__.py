@@ -12,6 +12,7 @@ from unimixer.mixing.fixed import FixedGlobal, FixedLocal, fixed_mixing, frozen
 from unimixer.mixing.full import FullMixing
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
 from unimixer.mixing.hardened import SparseGlobal, hardened, nearest_permutation
+from unimixer.mixing.hold import constrained_once
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.lite import UniMixingLite
 from unimixer.mixing.local_patterns import (
@@ -62,6 +63,7 @@ __all__ = [
     "UniMixingLite",
     "Unified",
     "UnitValues",
+    "constrained_once",
     "converted_state",
     "expanded",
     "fixed_mixing",

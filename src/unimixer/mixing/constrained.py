@@ -22,6 +22,7 @@ class Constrained(nn.Module):
     In evaluation mode, and where no gradient is recorded, the constrained matrices are computed once and cached, with
     a copy of the values that they follow from: a change of parameters or temperature, by whatever means, is seen
     (version counters miss fused optimizers). The cache is never saved, moved or copied.
+    :func:`~unimixer.mixing.constrained_once` computes them once for several forwards of training.
     """
 
     temperature: Tensor
@@ -32,13 +33,16 @@ class Constrained(nn.Module):
         self.symmetric, self.doubly_stochastic = symmetric, doubly_stochastic
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self._cache: tuple[list[Tensor], Tensor] | None = None
+        self._held: Tensor | None = None
 
     def raw(self) -> Tensor:
         """The matrices before their constraints, ``(..., n, n)``."""
         raise NotImplementedError
 
     def matrices(self) -> Tensor:
-        """The matrices after their constraints, from the cache where that is allowed."""
+        """The matrices after their constraints: those that are held, or from the cache where that is allowed."""
+        if self._held is not None:
+            return self._held
         recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         if self.training or recorded or torch.compiler.is_compiling():
             return self._constrain(self.raw())
@@ -67,12 +71,12 @@ class Constrained(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Constrained:
-        self._cache = None
+        self._cache = self._held = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
+        return {**self.__dict__, "_cache": None, "_held": None}
 
 
 def _same(kept: Tensor, current: Tensor) -> bool:

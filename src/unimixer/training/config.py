@@ -64,6 +64,9 @@ class OptimizerConfig(Settings):
 
     dense: Literal["adam", "adamw"] = "adam"
     dense_lr: PositiveFloat = 1e-3
+    mixing_lr: PositiveFloat | None = None
+    """Rate of the raw parameters of constrained mixings (default: as all dense ones); Adam's eps is then 1e-15 for
+    them, because what a sharp Sinkhorn lets through of a gradient may be smaller than the usual 1e-8."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled, for ``adamw``."""
     sparse: Literal["adam", "rowwise_adagrad"] = "adam"
@@ -100,6 +103,8 @@ class TrainingConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     """Compile the dense part with torch.compile."""
+    checkpoint_activations: bool = False
+    """Compute the insides of blocks again in backward instead of remembering them: memory for time."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     num_workers: NonNegativeInt = 1

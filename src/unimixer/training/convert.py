@@ -23,7 +23,6 @@ TARGETS = {"rankmixer": ("unimixer", "unimixer-lite"), "unimixer-lite": ("unimix
 """What each backbone can become without a change of its scores."""
 INIT_SCALE = 2.0
 """Raw value of a converted rule; at the temperature of 0.1 every other entry of a row is exp(-20)."""
-BLOCK_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,7 @@ def converted_recipe(run: RunFolder, to: str) -> Recipe:
     num_tokens, token_dim = arguments.pop("num_tokens"), arguments["token_dim"]
     arguments["hidden_dim"] = arguments["hidden_dim"] or max(1, round(arguments["expansion"] * token_dim))
     if backbone == "rankmixer":
-        head = token_dim // num_tokens
-        block_size = max(size for size in range(1, min(BLOCK_SIZE, head) + 1) if head % size == 0)
-        arguments |= {"num_heads": num_tokens, "block_size": block_size, "init_scale": INIT_SCALE}
+        arguments |= {"num_heads": num_tokens, "init_scale": INIT_SCALE}
     known = BACKBONES[to].options()
     options = {name: value for name, value in arguments.items() if name in known and name not in ("rank", "expansion")}
     model = recipe.model.model_copy(

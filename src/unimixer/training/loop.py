@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from unimixer.allocator import keep_freed_memory
 from unimixer.blocks import pop_statistics
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
@@ -71,6 +72,7 @@ class Trainer:
     def __init__(self, run: RunFolder, store: Store, *, start_from: Path | None = None, quiet: bool = False) -> None:
         self.run, self.store, self.recipe, self.quiet = run, store, run.recipe, quiet
         config = self.recipe.training
+        keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.tasks = tuple(self.recipe.tasks)

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unimixer.blocks import recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.mixing import converted_state
 from unimixer.ranker import Ranker, size_for_budget
 from unimixer.training.checkpoint import load_tensors, load_weights
 from unimixer.training.config import ModelConfig, Recipe
+from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
 
 
@@ -102,7 +104,8 @@ def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = N
     """Build the model without memory, so that what cannot be built is refused before a run folder is made.
 
     Raises:
-        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model, no compiler.
+        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model, no compiler,
+            no blocks to checkpoint, a rate for mixings where there are none.
     """
     device = pick_device(recipe.training.device)
     if recipe.training.compile and device.type == "cpu" and compiler() is None:
@@ -111,8 +114,24 @@ def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = N
         )
     with torch.device("meta"):
         model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
+    checkpoint_activations(model, recipe)
+    dense_groups(model, recipe.optimizer)
     if start_from is not None:
         starting_weights(start_from, model)
+
+
+def checkpoint_activations(model: Ranker, recipe: Recipe) -> None:
+    """Let the backbone recompute its blocks in backward where the recipe says so.
+
+    Raises:
+        UnimixerError: if the backbone has no blocks, so that there would be nothing to save.
+    """
+    wanted = recipe.training.checkpoint_activations
+    if not recompute_activations(model.backbone, wanted) and wanted:
+        raise UnimixerError(
+            f"training.checkpoint_activations=true: backbone {recipe.model.backbone!r} has no blocks that could be "
+            f"computed again in backward; leave checkpoint_activations out"
+        )
 
 
 def compiler() -> str | None:

@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
 from unimixer.features.embedding import merge_rows
+from unimixer.mixing import Constrained
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
+
+MIXING_EPS = 1e-15
+"""Adam's eps for mixings with a rate of their own: from the rule at temperature 0.1 their gradients are about 5e-9."""
 
 
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
     """Adam for the dense parameters, a row-sparse rule for the tables; ``base_lr`` is the rate before its schedule."""
     dense: torch.optim.Optimizer
+    groups = dense_groups(model, config)
     if config.dense == "adamw":
-        dense = torch.optim.AdamW(
-            dense_parameters(model), lr=config.dense_lr, weight_decay=config.weight_decay, fused=True
-        )
+        dense = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True)
     else:
-        dense = torch.optim.Adam(dense_parameters(model), lr=config.dense_lr, fused=True)
+        dense = torch.optim.Adam(groups, lr=config.dense_lr, fused=True)
     rule = RowSparseAdam if config.sparse == "adam" else RowWiseAdagrad
     optimizers: dict[str, torch.optim.Optimizer] = {
         "dense": dense,
@@ -32,6 +35,28 @@ def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The dense parameters; those of constrained mixings apart where the recipe gives them a rate of their own."""
+    parameters = dense_parameters(model)
+    if config.mixing_lr is None:
+        return [{"params": parameters}]
+    parts = [part for part in model.modules() if isinstance(part, Constrained)]
+    mixing = {parameter for part in parts for parameter in part.parameters(recurse=False)}
+    if not mixing:
+        raise UnimixerError(
+            f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no constrained mixing; leave mixing_lr out"
+        )
+    return [
+        {"params": [parameter for parameter in parameters if parameter not in mixing]},
+        {
+            "params": [parameter for parameter in parameters if parameter in mixing],
+            "lr": config.mixing_lr,
+            "eps": MIXING_EPS,
+            "weight_decay": 0.0,
+        },
+    ]
 
 
 class RowSparse(torch.optim.Optimizer):

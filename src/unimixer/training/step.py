@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unimixer.blocks import after_step, pop_penalties
+from unimixer.blocks.recompute import compiled
 from unimixer.features.batch import Batch
-from unimixer.mixing import set_temperature
+from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker, dense_parameters
 from unimixer.training.config import Recipe
+from unimixer.training.model import checkpoint_activations
 from unimixer.training.nonfinite import diverged, first_nonfinite_module
 from unimixer.training.optimizers import build_optimizers
 from unimixer.training.schedule import rate, temperature
@@ -46,7 +48,8 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.optimizers = build_optimizers(model, recipe.optimizer)
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
-        self.score = torch.compile(model.score) if recipe.training.compile else model.score
+        checkpoint_activations(model, recipe)
+        self.score = compiled(model.score) if recipe.training.compile else model.score
 
     def __call__(self, group: Sequence[Batch], step: int) -> Outcome:
         """Take step number ``step``, counted from 0, on batches whose rows all weigh as if they were one batch."""
@@ -59,7 +62,8 @@ class TrainStep:
         set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
         total_weight = max(sum(map(weight_of, group)), 1e-12)
         total_rows = sum(map(len, group))
-        outcomes = [self._gradients(batch, total_weight, len(batch) / total_rows, step) for batch in group]
+        with constrained_once(self.model):
+            outcomes = [self._gradients(batch, total_weight, len(batch) / total_rows, step) for batch in group]
         if config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():

@@ -65,7 +65,7 @@ def build(model: Model, case: Case) -> Backbone:
     """The backbone of a case."""
     options = dict(model.options)
     if model.backbone.startswith("unimixer"):
-        options["block_size"] = case.sizes.get("b", min(4, case["D"] // case["T"]))
+        options["block_size"] = case.sizes.get("b")
     sizes = {"num_tokens": case["T"], "token_dim": case["D"], "expansion": case["expansion"]}
     return build_backbone(model.backbone, num_blocks=NUM_BLOCKS, **sizes, **options)
 
@@ -95,6 +95,7 @@ def cases(name: str) -> tuple[Case, ...]:
     ]
     if name.startswith("unimixer"):
         found += [Case.of(small=False, D=64, T=16, expansion=4, batch=2048, b=block) for block in (1, 2)]
+        found += [Case.of(small=False, D=256, T=16, expansion=2, batch=2048, b=4)]
     return tuple(found)
 
 

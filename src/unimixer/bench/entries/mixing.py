@@ -67,6 +67,7 @@ BENCHMARKS = (
             Case.of(L=1024, b=16, batch=512),
             Case.of(L=1024, b=64, batch=512),
             Case.of(L=1024, b=4, batch=128),
+            *(Case.of(small=False, L=length, b=4, batch=batch) for length in (32, 64, 128) for batch in (64, 2048)),
             Case.of(small=False, L=1024, b=4, batch=2048),
             Case.of(small=False, L=2048, b=4, batch=512),
             Case.of(small=False, L=4096, b=4, batch=512),

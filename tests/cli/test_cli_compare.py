@@ -1,0 +1,94 @@
+"""``unimixer compare`` and ``unimixer ablate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Cli = Callable[..., Any]
+
+SMALL = (
+    *("--params", "12K", "--seeds", "2", "--lr-grid", "1e-3", "--batch-size", "128", "--max-steps", "2", "--jobs", "1"),
+    *("--set", "model.num_tokens=4", "--set", "model.embedding_dim=4", "--set", "training.device=cpu"),
+)
+
+
+def test_a_dry_run_says_what_it_would_cost_and_leaves_nothing(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:
+    models = "rankmixer,unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+    arguments = ("compare", "--data", toy_folder, "--models", models, *SMALL, "--out", "study", "--dry-run")
+    done = cli(*arguments, "--json")
+    assert done.code == 0
+    values = done.json
+    assert (values["rows"], values["to_compute"], values["processes"], values["left_out"]) == (4, 4, 1, {})
+    assert [line["model"] for line in values["plan"]] == ["rankmixer", "lite"]
+    for line in values["plan"]:
+        assert line["budget"] == "12,000 parameters"
+        assert line["dense parameters"] == pytest.approx(12_000, rel=0.02)
+        assert line["samples/s"] > 0
+        assert line["seconds"] == pytest.approx(2 * line["seconds a row"], rel=0.05)
+    assert values["expected_seconds"] == pytest.approx(sum(line["seconds"] for line in values["plan"]), abs=1)
+    assert not (tmp_path / "study").exists()
+
+
+def test_compare_from_a_file_to_a_report_and_again_from_the_folder(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:
+    values = {
+        "data": [str(toy_folder)],
+        "models": ["rankmixer", {"backbone": "mlp", "label": "plain"}],
+        "params": ["12K"],
+        "seeds": 1,
+        "dense_lr": ["1e-3"],
+        "recipe": {"model.num_tokens": 4, "model.embedding_dim": 4, "training.max_steps": 2},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    done = cli("compare", "study.yaml", "--out", "out", "--jobs", "1")
+    assert done.code == 0, done
+    assert "2 of 2 rows to compute in 1 process, about " in done.out
+    assert "2 rows computed, 0 were there" in done.out
+    assert [line.partition(" ")[0] for line in done.err.splitlines()[:2]] == ["[1/2]", "[2/2]"]
+    for name in ("report.md", "report.html", "rows.csv", "rows.parquet"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    (tmp_path / "out" / "report.md").unlink()
+    again = cli("compare", "out", "--jobs", "1", "--json").json
+    assert (again["computed"], again["found"]) == (0, 2)
+    (tmp_path / "out" / "report.md").unlink()
+    only = cli("compare", "out", "--report-only", "--base", "plain", "--json").json
+    assert Path(only["report"]).exists()
+    assert (tmp_path / "out" / "report.md").exists()
+    other = cli("compare", "study.yaml", "--out", "out", "--lr-grid", "2e-3", "--jobs", "1")
+    assert other.error == "out: the study began with dense_lr=0.001, not 0.002; choose another --out"
+
+
+def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", toy_folder, "--out", "a", "--groups", "readout,depth", "--dry-run", "--seeds", "1")
+    small = ("--set", "model.num_tokens=4", "--max-steps", "1", "--params", "30K", "--jobs", "1")
+    done = cli("ablate", "--model", "rankmixer", *arguments, *small, "--json")
+    assert [line["model"] for line in done.json["plan"]] == [
+        *("rankmixer", "rankmixer: flatten read-out", "rankmixer: 1 block", "rankmixer: 4 blocks"),
+        "rankmixer: 8 blocks",
+    ]
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare",), "where to? give --out FOLDER, or the folder of a study that was begun"),
+        (("compare", "--out", "o"), "a study needs data: give --data STORE, or a study (YAML) that has them"),
+        (("compare", "--data", "x", "--models", "mlp", "--out", "o"), "study: a study needs a budget: --params 1M,4M"),
+        (("compare", "none.yaml", "--out", "o"), "none.yaml: no such file"),
+        (("compare", "--data", "x", "--models", "mpl", "--params", "1M", "--out", "o"), "unknown backbone 'mpl'"),
+        (("compare", "--data", "x", "--models", "mlp", "--params", "1M", "--out", "o"), "x is not a prepared store"),
+        (("compare", "o", "--report-only"), "o is not a study (no study.yaml)"),
+        (("ablate", "--data", "x", "--params", "1M"), "an ablation needs --data STORE and --out FOLDER"),
+        (("ablate", "--data", "x", "--out", "o", "--groups", "rang"), "unknown group 'rang'; did you mean 'rank'?"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    cli: Cli, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    assert message in cli(*arguments).error
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,54 @@
+"""A rate of their own for the raw parameters of constrained mixings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from killed import train_killed
+from tiny import assert_equal_tensors, tiny_values
+
+from unimixer.data.store import Store
+from unimixer.errors import UnimixerError
+from unimixer.mixing import Constrained
+from unimixer.settings import parse
+from unimixer.training.config import Recipe
+from unimixer.training.model import build_ranker, rehearse, resolve
+from unimixer.training.optimizers import MIXING_EPS, build_optimizers
+from unimixer.training.train import resume, train
+
+
+def recipe_of(store: Path, *overrides: str) -> Recipe:
+    return parse(Recipe, tiny_values(store, *overrides), where="recipe")
+
+
+def test_only_constrained_parameters_have_it(toy_folder: Path) -> None:
+    spec = Store(toy_folder).transform.spec
+    recipe = resolve(recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "optimizer.dense_lr=0.001"), spec)
+    model = build_ranker(recipe.model, spec)
+    rest, mixing = build_optimizers(model, recipe.optimizer)["dense"].param_groups
+    expected = {
+        id(parameter)
+        for part in model.modules()
+        if isinstance(part, Constrained)
+        for parameter in part.parameters(recurse=False)
+    }
+    assert expected
+    assert {id(parameter) for parameter in mixing["params"]} == expected
+    assert not expected & {id(parameter) for parameter in rest["params"]}
+    assert (rest["base_lr"], mixing["base_lr"], mixing["eps"]) == (0.001, 0.05, MIXING_EPS)
+
+
+def test_a_killed_run_ends_in_the_same_bits(toy_folder: Path, tmp_path: Path) -> None:
+    rate = "optimizer.mixing_lr=0.05"
+    whole = train(recipe_of(toy_folder, rate), folder=tmp_path / "whole", quiet=True)
+    train_killed(tiny_values(toy_folder, rate), tmp_path / "killed", "step", 2)
+    resumed = resume(tmp_path / "killed", quiet=True)
+    assert_equal_tensors(whole.folder / "best", resumed.folder / "best")
+
+
+def test_a_model_without_mixings_refuses_it(toy_folder: Path) -> None:
+    spec = Store(toy_folder).transform.spec
+    recipe = recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "model.backbone=mlp", "model.options={}")
+    with pytest.raises(UnimixerError, match=r"mixing_lr=0.05: this model has no constrained mixing; leave mixing_lr"):
+        rehearse(resolve(recipe, spec), spec)
