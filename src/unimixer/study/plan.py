@@ -21,7 +21,14 @@ OF_A_MODEL = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
     *("model.sequence_encoder", "model.readout", "model.tower_hidden_dims"),
     *("temperature.schedule", "temperature.start", "temperature.end"),
-    *("optimizer.dense", "optimizer.weight_decay", "optimizer.sparse", "optimizer.warmup_steps", "optimizer.decay"),
+    *(
+        "optimizer.dense",
+        "optimizer.weight_decay",
+        "optimizer.sparse",
+        "optimizer.mixing_lr",
+        "optimizer.warmup_steps",
+        "optimizer.decay",
+    ),
     *("optimizer.clip_norm", "training.auxiliary_weight"),
 )
 """Keys of a recipe that may differ between the models of a study; all others are the same for every model."""
