@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ("README.md", "docs/data.md", "docs/training.md", "docs/inspect.md", "docs/models.md", "docs/study.md")
+PAGES = (
+    "README.md",
+    "docs/data.md",
+    "docs/training.md",
+    "docs/inspect.md",
+    "docs/models.md",
+    "docs/study.md",
+    "docs/scaling.md",
+)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from small import LITE, small_study, small_values
 
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse
-from unimixer.study.plan import Study, Variant, load_study, parse_variant, read_plan, split_models, write_plan
+from unimixer.study.plan import Study, Variant, joined, load_study, parse_variant, read_plan, split_models, write_plan
 
 
 def variant(text: str) -> Variant:
@@ -135,3 +135,12 @@ def test_another_plan_in_the_same_folder_is_refused_by_its_first_difference(
     with pytest.raises(UnimixerError) as caught:
         write_plan(tmp_path, small_study("toy", **{"data": [{"path": "toy", "hash": "a"}], **changes}))
     assert message in str(caught.value)
+
+
+def test_what_is_judged_is_part_of_the_plan() -> None:
+    values = {"data": ["s"], "models": ["mlp"], "params": ["1M"], "judged_metrics": ["auc"], "judged_tasks": ["click"]}
+    study = parse(Study, values, where="study")
+    more = parse(Study, {**values, "judged_metrics": [], "seeds": 9}, where="study")
+    assert joined(study, more, Path("folder")).judged_metrics == ("auc",)
+    with pytest.raises(UnimixerError, match="unknown metric 'aucs'; did you mean 'auc'"):
+        parse(Study, {**values, "judged_metrics": ["aucs"]}, where="study")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from unimixer.backbones.base import Backbone
 from unimixer.errors import check_positive
 
 Shape = Sequence[int]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def count_flops(backbone: Backbone, *, batch_size: int = 1) -> int:
@@ -74,21 +75,29 @@ def _batch_flops(
     module: nn.Module, inputs: Callable[[int], tuple[torch.Tensor, ...]], rows: int, method: str, hollow: bool
 ) -> int:
     with torch.no_grad(), FakeTensorMode() if hollow else nullcontext():
-        copied = copy.deepcopy(module, _without_memory(module) if hollow else None).eval()
+        copied = (hollow_copy(module) if hollow else copy.deepcopy(module)).eval()
         arguments = inputs(rows)
-        with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
+        with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
             getattr(copied, method)(*arguments)
     return int(counter.get_total_flops())
 
 
-def _without_memory(module: nn.Module) -> dict[int, Any]:
-    """What :func:`copy.deepcopy` shall take for every parameter and buffer."""
+def hollow_copy(module: ModuleT) -> ModuleT:
+    """A copy whose parameters and buffers have shapes and no memory; to be called, and used, under a fake mode.
+
+    It pretends to be on a CPU, whatever device the module is on.
+
+    Example:
+        >>> with FakeTensorMode():
+        ...     print(hollow_copy(nn.Linear(10**6, 10**6))(torch.empty(2, 10**6)).shape)
+        torch.Size([2, 1000000])
+    """
     found: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         hollow = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         parameter = isinstance(tensor, nn.Parameter)
         found[id(tensor)] = nn.Parameter(hollow, requires_grad=tensor.requires_grad) if parameter else hollow
-    return found
+    return copy.deepcopy(module, found)
 
 
 def _vector(matrix: Shape, vector: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -103,15 +112,23 @@ def _dot(left: Shape, right: Shape, *_: Any, out_shape: Any = None, **__: Any) -
     return 2 * left[0]
 
 
+def _attention_again(
+    grad: Shape, query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (3 * width + 2 * value[-1])
+
+
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[-2] * (width + value[-1])
 
 
-_MISSING: dict[Any, Callable[..., int]] = {
+PRODUCTS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mv: _vector,
     torch.ops.aten.addmv: _added_vector,
     torch.ops.aten.dot: _dot,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_again,
 }
 """Products that torch's counter passes over."""

@@ -22,6 +22,7 @@ from unimixer.cli import (
     models,
     predict,
     runs,
+    scale,
     train,
 )
 from unimixer.errors import UnimixerError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(scale.app, name="scale")
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("models", help=models.HELP)(models.models)
 app.command("train", help=train.HELP)(train.train)

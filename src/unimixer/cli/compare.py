@@ -15,10 +15,13 @@ from unimixer.cli.studies import (
     Flops,
     Jobs,
     Json,
+    JudgedMetrics,
+    JudgedTasks,
     KeepRuns,
     MaxSteps,
     Out,
     Params,
+    Raw,
     ReportOnly,
     Seeds,
     SparseRates,
@@ -27,6 +30,7 @@ from unimixer.cli.studies import (
     common_recipe,
     given_values,
     machine,
+    question,
 )
 from unimixer.cli.studies import report_only as only_report
 
@@ -38,7 +42,7 @@ HELP = """Train models at equal budgets with several seeds and say what their di
 Every model has the same features, batches and steps, and its learning rate from one grid, chosen on validation with the
 first seed. What is done is never done again: the same call, or the folder alone, computes what is missing. Examples:
 unimixer compare --data STORE --models rankmixer,unimixer-lite,unimixer-lite:num_blocks=4 --params 1M --out FOLDER ·
-unimixer compare study.yaml --out FOLDER --dry-run · unimixer compare FOLDER · unimixer compare FOLDER --report-only"""
+unimixer compare study.yaml --raw FILES --out FOLDER · unimixer compare FOLDER [--report-only]"""
 
 
 def compare(
@@ -46,6 +50,7 @@ def compare(
         Path | None, typer.Argument(metavar="[STUDY]", help="A study (YAML), or the folder of one that was begun.")
     ] = None,
     data: Data = None,
+    raw: Raw = None,
     models: Annotated[
         list[str] | None,
         typer.Option("--models", help="BACKBONE[:OPTION=VALUE]..., separated by commas; label=NAME names one."),
@@ -56,6 +61,8 @@ def compare(
     base: Annotated[
         str | None, typer.Option("--base", help="Model that the others are compared with (default: the first).")
     ] = None,
+    tasks: JudgedTasks = None,
+    metrics: JudgedMetrics = None,
     out: Out = None,
     lr_grid: Annotated[
         str | None, typer.Option("--lr-grid", help="Dense learning rates to choose from (default 5e-4,1e-3,2e-3).")
@@ -73,16 +80,19 @@ def compare(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.study.plan import split_models
+    from unimixer.study.sources import prepare_missing
 
     if report_only:
-        only_report(study if out is None else out, base, as_json=as_json)
+        only_report(study if out is None else out, base, as_json=as_json, **question(tasks, metrics))
         return
     given = given_values(data=data, params=params, flops=flops, seeds=seeds, rates=lr_grid, sparse_lr=sparse_lr)
     if models:
         given["models"] = [model for text in models for model in split_models(text)]
     if base is not None:
         given["base"] = base
+    given |= {f"judged_{key}": value for key, value in question(tasks, metrics).items()}
     planned, folder = _study(study, out, given, common_recipe(settings, batch_size, max_steps))
+    prepare_missing(planned, raw)
     carry_out(planned, folder, machine(jobs, threads), dry_run=dry_run, keep_runs=keep_runs, as_json=as_json)
 
 

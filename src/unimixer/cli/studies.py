@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from unimixer.study import Machine, Planned, Study
 
 Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared store; may be given several times.")]
+Raw = Annotated[Path | None, typer.Option("--raw", help="Raw files of a study whose store is to be prepared first.")]
 Params = Annotated[str | None, typer.Option("--params", help="Budgets in dense parameters, met within 2%: 1M,4M.")]
+JudgedTasks = Annotated[
+    str | None,
+    typer.Option("--tasks", help="Tasks whose differences are judged (default: all); choose before looking."),
+]
+JudgedMetrics = Annotated[
+    str | None, typer.Option("--metrics", help="Metrics that are judged: auc,uauc (default: these, log_loss and ne).")
+]
 Flops = Annotated[str | None, typer.Option("--flops", help="Budgets in forward FLOPs a sample, met within 2%: 2M,8M.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of a model (default 5).")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the study; one that exists is continued.")]
@@ -35,7 +43,20 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, cost and ex
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="Tables and report of the rows that are there.")]
 KeepRuns = Annotated[bool, typer.Option("--keep-runs", help="Keep weights and checkpoints of finished rows.")]
 
-__all__ = ["BatchSize", "Common", "Data", "DryRun", "Flops", "Jobs", "Json", "KeepRuns", "MaxSteps", "Out", "Params"]
+__all__ = [
+    "BatchSize",
+    "Common",
+    "Data",
+    "DryRun",
+    "Flops",
+    "Jobs",
+    "Json",
+    "KeepRuns",
+    "MaxSteps",
+    "Out",
+    "Params",
+    "Raw",
+]
 __all__ += ["ReportOnly", "Seeds", "SparseRates", "Threads"]
 
 COLUMNS = (
@@ -61,6 +82,12 @@ def given_values(
     if seeds is not None:
         found["seeds"] = seeds
     return found
+
+
+def question(tasks: str | None, metrics: str | None) -> dict[str, list[str]]:
+    """What is judged, as far as it was given on the command line."""
+    given = {"tasks": tasks, "metrics": metrics}
+    return {key: _split(text) for key, text in given.items() if text is not None}
 
 
 def common_recipe(settings: Sequence[str] | None, batch_size: int | None, max_steps: int | None) -> dict[str, Any]:
@@ -131,14 +158,14 @@ def carry_out(
         raise typer.Exit(1)
 
 
-def report_only(folder: Path | None, base: str | None, *, as_json: bool) -> None:
+def report_only(folder: Path | None, base: str | None, *, as_json: bool, **question: Sequence[str]) -> None:
     """Tables and report from the rows of a folder."""
     from unimixer.errors import UnimixerError
     from unimixer.study import report_study
 
     if folder is None:
         raise UnimixerError("--report-only of which study? give its folder")
-    written = report_study(folder, base=base)
+    written = report_study(folder, base=base, **question)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))
 
 

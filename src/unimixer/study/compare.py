@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from unimixer.study.cases import Case, build_cases, open_stores
 from unimixer.study.estimate import Estimate, estimates, measure_speeds
 from unimixer.study.execute import Outcome, run_jobs, study_lock
 from unimixer.study.learning_rate import RateSearch, chosen_rates
-from unimixer.study.plan import Study, joined, read_plan, write_plan
+from unimixer.study.plan import JUDGED, Study, joined, read_plan, write_plan
 from unimixer.study.rows import OK, done_keys, is_study, read_row, write_tables
 from unimixer.study.scores import write_truth
 from unimixer.study.view import watching
@@ -143,10 +144,24 @@ def compute_study(
     return outcome
 
 
-def report_study(folder: Path, *, base: str | None = None) -> Path:
-    """Write the report of a study from its rows and scores; nothing is trained."""
+def report_study(
+    folder: Path, *, base: str | None = None, tasks: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Path:
+    """Write the report of a study from its rows and scores; nothing is trained.
+
+    Args:
+        folder: a study.
+        base: label of the model that the others are compared with (default, like the next two: the plan's).
+        tasks: tasks whose differences are judged.
+        metrics: metrics whose differences are judged.
+    """
     from unimixer.study.report import write_report
 
     plan = read_plan(folder)
     write_tables(folder)
-    return write_report(folder, base=base or plan.base)
+    return write_report(
+        folder,
+        base=base or plan.base,
+        tasks=tuple(tasks) or plan.judged_tasks or None,
+        metrics=tuple(metrics) or plan.judged_metrics or JUDGED,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from unimixer.errors import UnimixerError
 from unimixer.files import write_text
 from unimixer.study.cases import Case
-from unimixer.study.pool import Pool
+from unimixer.study.pool import MakeExecutor, Pool
 from unimixer.training.stop import stop_signals
 
 SPEEDS = "speeds.json"
@@ -51,7 +51,13 @@ def expected_seconds(case: Case, speed: Mapping[str, float]) -> float:
 
 
 def measure_speeds(
-    cases: Sequence[Case], folder: Path | None, *, workers: int, threads: int, log: Path
+    cases: Sequence[Case],
+    folder: Path | None,
+    *,
+    workers: int,
+    threads: int,
+    log: Path,
+    executor: MakeExecutor = Pool,
 ) -> dict[str, dict[str, float]]:
     """Samples a second of every case, by :func:`speed_key`, measured as the rows will run: side by side.
 
@@ -61,6 +67,7 @@ def measure_speeds(
         workers: processes side by side.
         threads: of each.
         log: file for what the processes print.
+        executor: makes what runs them.
     """
     path = None if folder is None else folder / SPEEDS
     known: dict[str, dict[str, float]] = {}
@@ -68,7 +75,7 @@ def measure_speeds(
         known = json.loads(path.read_text(encoding="utf-8"))
     waiting = {speed_key(case, workers, threads): case for case in cases}
     waiting = {key: case for key, case in waiting.items() if key not in known}
-    with Pool[str](workers=workers, threads=threads, log=log) as pool, stop_signals() as stopped:
+    with executor(workers=workers, threads=threads, log=log) as pool, stop_signals() as stopped:
         queued = list(waiting)
         while queued or pool.running:
             if stopped.is_set():

@@ -16,7 +16,7 @@ from typing import Any
 from unimixer.bench.machine import cpu_model
 from unimixer.errors import UnimixerError
 from unimixer.study.cases import Job, unique
-from unimixer.study.pool import Pool, Reply
+from unimixer.study.pool import Executor, MakeExecutor, Pool, Reply
 from unimixer.study.rows import FAILED, OK, Row, read_row, write_row
 from unimixer.study.view import Silent, View
 from unimixer.training.checkpoint import remove_leftovers
@@ -49,6 +49,7 @@ def run_jobs(
     expected: Mapping[str, float] | None = None,
     view: View | None = None,
     resume_with: str | None = None,
+    executor: MakeExecutor = Pool,
 ) -> Outcome:
     """Compute the rows of some jobs that a folder does not have yet.
 
@@ -63,6 +64,7 @@ def run_jobs(
         expected: seconds of a job by its key, for the time left.
         view: hears of progress.
         resume_with: command that continues, for the message when it is stopped.
+        executor: makes what runs the jobs: processes on this machine, unless it is told otherwise.
 
     Raises:
         UnimixerError: when stopped by Ctrl-C or SIGTERM; what is done is kept, and runs have checkpoints.
@@ -71,7 +73,7 @@ def run_jobs(
         remove_leftovers(folder)
         engine = _Engine(folder, keep_runs, follow, total, expected or {}, view or Silent(), workers)
         log = folder / "workers.log"
-        with stop_signals() as stopped, Pool[Job](workers=workers, threads=threads, log=log) as pool:
+        with stop_signals() as stopped, executor(workers=workers, threads=threads, log=log) as pool:
             engine.add(jobs)
             while engine.waiting or pool.running:
                 while engine.waiting and pool.free and not stopped.is_set():
@@ -88,7 +90,7 @@ def run_jobs(
         return engine.outcome
 
 
-def _drain(pool: Pool[Job], engine: _Engine) -> None:
+def _drain(pool: Executor[Job], engine: _Engine) -> None:
     """Let running rows write their checkpoints; a row that is just done counts."""
     pool.stop()
     waited = 0.0

@@ -16,6 +16,8 @@ from unimixer.settings import Settings, dump_yaml, load_yaml, parse, parse_scala
 from unimixer.training.config import Count
 
 PLAN = "study.yaml"
+JUDGED = ("auc", "uauc", "log_loss", "ne")
+"""Metrics whose differences can be judged."""
 
 OF_A_MODEL = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
@@ -135,6 +137,10 @@ class StoreRef(Settings):
     path: str
     name: str = ""
     hash: str = ""
+    source: str = ""
+    """Where there is no store yet: the data set (or schema file) that it is prepared from, see ``--raw``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of that data set."""
 
 
 def _store(value: object) -> object:
@@ -162,6 +168,11 @@ class Study(Settings):
     """The same for the embedding tables; more than one makes a grid."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Labels to learn and their weights (default: every label of a store, weight 1)."""
+    judged_tasks: tuple[str, ...] = ()
+    """Tasks whose differences are judged (default: all). Fewer comparisons need less evidence each; choose them
+    before looking."""
+    judged_metrics: tuple[str, ...] = ()
+    """Metrics whose differences are judged (default: AUC, UAUC, log loss and NE)."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of the recipe for every model, for example ``training.batch_size: 512``."""
     lenient: bool = False
@@ -175,6 +186,9 @@ class Study(Settings):
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise UnimixerError(f"two models are called {twice!r}; give one another name: BACKBONE:label=NAME")
+        for metric in self.judged_metrics:
+            if metric not in JUDGED:
+                raise unknown("metric", metric, JUDGED)
         for field in ("params", "flops", "dense_lr", "sparse_lr"):
             object.__setattr__(self, field, tuple(dict.fromkeys(getattr(self, field))))
         object.__setattr__(self, "base", self._base(labels))
@@ -267,6 +281,8 @@ def joined(old: Study, new: Study, folder: Path) -> Study:
         seeds=max(old.seeds, new.seeds),
         base=new.base if "base" in new.model_fields_set else old.base,
         lenient=old.lenient or new.lenient,
+        judged_tasks=new.judged_tasks or old.judged_tasks,
+        judged_metrics=new.judged_metrics or old.judged_metrics,
         **{field: getattr(old, field) for field in ("dense_lr", "sparse_lr", "tasks", "recipe")},
     )
 

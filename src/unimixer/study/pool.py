@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 Task = TypeVar("Task")
 
@@ -27,6 +27,39 @@ class Reply(Generic[Task]):
     """``row`` or ``speed``, or ``failed`` with one line."""
     died: bool = False
     """The process ended before it replied."""
+
+
+class Executor(Protocol[Task]):
+    """Where tasks run; a task is under way until :meth:`wait` has given its reply."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def running(self) -> list[Task]:
+        """Tasks under way."""
+
+    @property
+    def free(self) -> int:
+        """Tasks that could start now."""
+
+    def submit(self, task: Task, message: dict[str, Any]) -> None:
+        """Start a task; its message is what the worker gets."""
+
+    def wait(self, timeout: float) -> Reply[Task] | None:
+        """The next reply, or None when there is none in time."""
+
+    def stop(self) -> None:
+        """Ask running tasks to write a checkpoint and end."""
+
+
+class MakeExecutor(Protocol):
+    """Makes one; :class:`Pool` does for this machine."""
+
+    def __call__(self, *, workers: int, threads: int, log: Path) -> Executor[Any]: ...
 
 
 class Pool(Generic[Task]):

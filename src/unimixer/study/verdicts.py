@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError, unknown
 from unimixer.progress import progress_bar
+from unimixer.study.plan import JUDGED
 from unimixer.study.selection import Chosen, Place, Row, choose, find_base, is_finished, places_of, tasks_of
 from unimixer.study.statistics import LEVEL, REPLICATES, Difference, UserBootstrap, difference, holm
 from unimixer.study.weighted import HIGHER_IS_BETTER, LabelledRows, Values
@@ -20,7 +21,6 @@ from unimixer.study.weighted import HIGHER_IS_BETTER, LabelledRows, Values
 AHEAD, BEHIND, NOT_TOLD, BASE = "ahead", "behind", "not told apart", "base"
 ONE_SEED = "one seed: seed variation not covered"
 NO_SCORES = "no pair of seeds to compare"
-JUDGED = ("auc", "uauc", "log_loss", "ne")
 SCORES = "scores"
 
 

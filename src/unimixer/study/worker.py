@@ -103,17 +103,18 @@ def measure(task: dict[str, Any]) -> dict[str, float]:
     torch.manual_seed(0)
     model = build_ranker(recipe.model, with_tasks(store.transform.spec, tasks)).to(device).train()
     step = TrainStep(model, recipe, task_columns(store, tasks), total_steps=MOST_STEPS, checkpoints=Path())
-    batches = Loader(store, "train", batch_size=recipe.training.batch_size, shuffle=True).batches()
+    loader = Loader(store, "train", batch_size=recipe.training.batch_size, shuffle=True)
+    warm = min(WARM_STEPS, len(loader) - 1)  # a small store has no steps to spare
     rows, since = 0, time.perf_counter()
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(loader.batches()):
         step([batch], number)
         _wait(device)
-        if number < WARM_STEPS:
+        if number < warm:
             since = time.perf_counter()
             continue
         rows += len(batch)
         spent = time.perf_counter() - since
-        if number + 1 >= MOST_STEPS or (number >= WARM_STEPS + LEAST_STEPS and spent > MEASURED_SECONDS):
+        if number + 1 >= MOST_STEPS or (number >= warm + LEAST_STEPS and spent > MEASURED_SECONDS):
             break
     trained = rows / max(time.perf_counter() - since, 1e-9)
     return {"training": trained, "evaluation": _evaluation_speed(model, store, device)}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimixer.files import write_text
-from unimixer.study.plan import read_plan
+from unimixer.study.plan import JUDGED, read_plan
 from unimixer.study.report.figures import draw_figures
 from unimixer.study.report.markdown import markdown
 from unimixer.study.report.page import page
 from unimixer.study.rows import load_rows
 from unimixer.study.statistics import REPLICATES
-from unimixer.study.verdicts import JUDGED, judge
+from unimixer.study.verdicts import judge
 
 MARKDOWN, PAGE, FIGURES = "report.md", "report.html", "figures"
 

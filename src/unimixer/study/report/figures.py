@@ -31,12 +31,24 @@ def draw_figures(found: Judgement, folder: Path) -> list[Path]:
     """
     written = []
     for name, draw in _figures(found):
-        figure = draw()
-        for kind, facts in (("png", {}), ("svg", {"Date": None})):
-            with atomic_file(folder / f"{name}.{kind}") as path, _same_file_again():
-                figure.savefig(path, dpi=DPI, format=kind, metadata=facts)
-            figure.set_layout_engine("none")  # placed already; doing it again takes as long as drawing
-            written.append(folder / f"{name}.{kind}")
+        written += save_figure(draw(), folder / name)
+    return written
+
+
+def save_figure(figure: Any, path: Path) -> list[Path]:
+    """Write a figure as PNG and as SVG, the same numbers as the same files; return the two.
+
+    Args:
+        figure: of matplotlib.
+        path: without ending.
+    """
+    written = []
+    for kind, facts in (("png", {}), ("svg", {"Date": None})):
+        target = path.with_name(f"{path.name}.{kind}")
+        with atomic_file(target) as temporary, _same_file_again():
+            figure.savefig(temporary, dpi=DPI, format=kind, metadata=facts)
+        figure.set_layout_engine("none")  # placed already; doing it again takes as long as drawing
+        written.append(target)
     return written
 
 
@@ -74,7 +86,7 @@ def _grid(tables: list[Table], found: Judgement, draw: Callable[..., None], *, s
     rows = -(-len(tables) // columns) if len(metrics) == 1 else len(places)
     most = max(len(table.lines) for table in tables)
     size = (1.6 + 3.3 * columns, rows * (1.1 + 0.34 * most) + 0.4) if sharey else (5.4 * columns, 3.9 * rows)
-    figure = _figure_class()(figsize=size, layout="constrained")
+    figure = figure_class()(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey="row" if sharey else False)
     for axis in axes.flat:
         axis.axis("off")
@@ -86,7 +98,7 @@ def _grid(tables: list[Table], found: Judgement, draw: Callable[..., None], *, s
         axis.set_title(f"{table.place.words}\n{METRIC_NAMES[table.metric]} of {table.task}", fontsize="small")
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize="small")
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def _differences(axis: Any, table: Table, found: Judgement) -> None:
@@ -181,7 +193,7 @@ def _budgets(tables: list[Table], found: Judgement) -> Any:
     own = colours(found)
     rows = list(dict.fromkeys((t.place.store, t.place.store_hash, t.place.budget_kind, t.place.group) for t in tables))
     metrics = list(dict.fromkeys(table.metric for table in tables))
-    figure = _figure_class()(figsize=(1.6 + 3.6 * len(metrics), 3.4 * len(rows)), layout="constrained")
+    figure = figure_class()(figsize=(1.6 + 3.6 * len(metrics), 3.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(metrics), squeeze=False)
     for number, (store, digest, kind, group) in enumerate(rows):
         for column, metric in enumerate(metrics):
@@ -197,7 +209,7 @@ def _budgets(tables: list[Table], found: Judgement) -> Any:
             axis.grid(alpha=0.25)
             unit = "dense parameters" if kind == "params" else "FLOPs a sample"
             _name(axis, unit, f"{METRIC_NAMES[metric]} of {tables[0].task}")
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def _by_model(tables: list[Table], where: tuple[str, str, str], metric: str) -> Mapping[str, list[tuple[int, Line]]]:
@@ -215,7 +227,7 @@ def _name(axis: Any, x: str, y: str) -> None:
     axis.set_ylabel(y, fontsize="small")
 
 
-def _with_legend(figure: Any, axes: Any) -> Any:
+def with_legend(figure: Any, axes: Any) -> Any:
     """One legend for all panels, beside them."""
     named: dict[str, Any] = {}
     for axis in axes.flat:
@@ -226,7 +238,8 @@ def _with_legend(figure: Any, axes: Any) -> Any:
     return figure
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """The figure of the plotting library, which is an extra."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

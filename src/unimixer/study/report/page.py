@@ -124,7 +124,7 @@ def _parts(found: Judgement, title: str, csv: str) -> Iterator[str]:
     yield "<h2>How it was done, and how to read it</h2>"
     told = "".join(f"<dt>{escape(subject)}</dt><dd>{escape(words)}</dd>" for subject, words in method(found))
     yield f'<div class="card"><dl>{told}</dl></div>'
-    yield f"<h2>Rows</h2><p>Every run with all its numbers, one a line.</p><p>{_download(csv)}</p>"
+    yield f"<h2>Rows</h2><p>Every run with all its numbers, one a line.</p><p>{download(csv)}</p>"
     yield json_script("study", payload(found))
 
 
@@ -199,6 +199,7 @@ def _word(verdict: str) -> str:
     return Markup(f'<span class="word {kind}">{escape(verdict)}</span>')
 
 
-def _download(csv: str) -> str:
+def download(csv: str, name: str = "rows.csv") -> str:
+    """A button that saves a CSV which the page itself carries."""
     content = base64.b64encode(csv.encode("utf-8")).decode("ascii")
-    return f'<a class="button" download="rows.csv" href="data:text/csv;base64,{content}">Download rows.csv</a>'
+    return f'<a class="button" download="{name}" href="data:text/csv;base64,{content}">Download {name}</a>'

@@ -1,59 +1,20 @@
 """The part of the page that moves: choice of task and metric, plots, a table to sort. Plain JavaScript over plotly."""
 
-SCRIPT = r"""
-(() => {
-  "use strict";
+from unimixer.study.report.script_parts import script
+
+SCRIPT = script(r"""
   const data = JSON.parse(document.getElementById("study").textContent);
   const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const narrow = matchMedia("(max-width: 40rem)");
 
-  const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const metric = () => data.metrics.find(one => one.key === shown.metric);
   const colourOf = verdict => ({ ahead: css("--ahead"), behind: css("--behind") })[verdict] || css("--soft");
   const find = (place, task, key) =>
     data.tables.find(table => table.place === place && table.task === task && table.metric === key);
   const table = () => find(shown.place, shown.task, shown.metric);
   const sign = value => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(4);
-  const escapeText = text => {
-    const holder = document.createElement("span");
-    holder.textContent = text;
-    return holder.innerHTML;
-  };
-  const wrapped = text => text.length < 24 ? escapeText(text)
-    : escapeText(text.slice(0, text.lastIndexOf(" ", 24) + 1 || 24)) + "<br>"
-      + escapeText(text.slice(text.lastIndexOf(" ", 24) + 1 || 24));
-
-  function layout(more) {
-    const ink = css("--ink"), line = css("--line");
-    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, tickfont: { size: 12 } };
-    const { xaxis, yaxis, ...rest } = more;
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: ink, size: 12.5, family: "system-ui, sans-serif" },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: ink },
-      margin: { l: 8, r: 16, t: 30, b: 8 }, showlegend: false, hoverlabel: { align: "left" },
-      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
-    };
-  }
-  function plot(id, traces, more) {
-    const place = document.getElementById(id);
-    const empty = !traces.some(trace => trace.x.length);
-    place.closest("figure").hidden = empty;
-    if (empty) { Plotly.purge(place); return; }
-    const config = { responsive: true, displaylogo: false, displayModeBar: "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-      toImageButtonOptions: { format: "svg", filename: id } };
-    const { height, ...others } = more;
-    place.style.height = height + "px"; // not in the layout, where a resized window would lose it
-    Plotly.react(place, traces, layout(others), config);
-  }
   const rows = count => Math.max(210, 110 + 34 * count);
   const names = lines => ({ tickvals: [...lines.keys()], ticktext: lines.map(line => wrapped(line.variant)),
     showgrid: false, zeroline: false, range: [lines.length - 0.4, -0.6] });
-  const legend = () => ({ showlegend: true,
-    legend: { orientation: "h", y: -0.26, yanchor: "top", x: 0, font: { size: 11.5 }, itemwidth: 30 } });
-
   function differences() {
     const lines = table().lines.filter(line => line.compared);
     const traces = lines.map((line, index) => {
@@ -160,35 +121,11 @@ SCRIPT = r"""
       yaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
   }
 
-  let order = null;
   function draw_table() {
-    const one = table(), last = data.columns.length - 1, text = index => index === 0 || index === last;
-    const lines = one.lines.map(line => line.cells);
-    if (order) {
-      const value = cell => parseFloat(cell.replace(/,/g, "").replace("\u2212", "-").replace("<", ""));
-      const unit = cell => ({ K: 1e3, M: 1e6, B: 1e9 })[cell.slice(-1)] || 1;
-      lines.sort((a, b) => {
-        const [x, y] = [a[order.column], b[order.column]];
-        const [u, v] = [value(x) * unit(x), value(y) * unit(y)];
-        const by = text(order.column) ? x.localeCompare(y) : Number.isNaN(u) ? 1 : Number.isNaN(v) ? -1 : u - v;
-        return order.down && !Number.isNaN(u) && !Number.isNaN(v) ? -by : by;
-      });
-    }
-    const head = data.columns.map((name, index) => {
-      const sorted = order && order.column === index ? ` aria-sort="${order.down ? "descending" : "ascending"}"` : "";
-      return `<th${text(index) ? " class=text" : ""}${sorted}><button type="button">${escapeText(name)}</button></th>`;
-    });
-    const cell = (value, index) => {
-      const word = index === last ? `<span class="word ${["ahead", "behind"].includes(value) ? value : ""}">` : "";
-      return `<td${text(index) ? " class=text" : ""}>${word}${escapeText(value)}${word && "</span>"}</td>`;
-    };
-    const body = lines.map(line => `<tr>${line.map(cell).join("")}</tr>`);
-    const place = document.getElementById("table");
-    place.innerHTML = `<table><thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
-    place.querySelectorAll("th button").forEach((button, index) => button.addEventListener("click", () => {
-      order = { column: index, down: order && order.column === index ? !order.down : !text(index) };
-      draw_table();
-    }));
+    const one = table(), last = data.columns.length - 1;
+    const cell = (value, index) => index !== last ? escapeText(value)
+      : `<span class="word ${["ahead", "behind"].includes(value) ? value : ""}">${escapeText(value)}</span>`;
+    sortable("table", data.columns, one.lines.map(line => line.cells), index => index === 0 || index === last, cell);
     document.getElementById("table-caption").textContent = one.caption;
   }
   function draw() {
@@ -201,25 +138,8 @@ SCRIPT = r"""
     draw_table();
     [differences, seeds, budgets, search, speed].forEach(one => one());
   }
-  function choice(name, title, values) {
-    const group = document.createElement("fieldset");
-    group.className = "control";
-    group.hidden = values.length < 2;
-    group.innerHTML = `<legend>${title}</legend>` + values.map(([value, words], index) =>
-      `<label><input type="radio" name="${name}" value="${escapeText(String(value))}"${index ? "" : " checked"}>`
-      + `<span>${escapeText(words)}</span></label>`).join("");
-    group.addEventListener("change", event => {
-      const index = [...group.querySelectorAll("input")].indexOf(event.target);
-      shown[name] = values[index][0];
-      draw();
-    });
-    document.getElementById("controls").append(group);
-  }
-  choice("place", "data and budget", data.places.map((place, index) => [index, place.words]));
-  choice("task", "task", data.tasks.map(task => [task, task]));
-  choice("metric", "metric", data.metrics.map(one => [one.key, one.name]));
-  dark.addEventListener("change", draw);
-  narrow.addEventListener("change", draw);
-  draw();
-})();
-"""
+  choice(shown, "place", "data and budget", data.places.map((place, index) => [index, place.words]), draw);
+  choice(shown, "task", "task", data.tasks.map(task => [task, task]), draw);
+  choice(shown, "metric", "metric", data.metrics.map(one => [one.key, one.name]), draw);
+  redraw(draw);
+""")

@@ -1,0 +1,114 @@
+"""``unimixer scale advise``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit, table
+
+if TYPE_CHECKING:
+    from unimixer.scaling.advise import Advice, Budget
+
+HELP = """Say how big a model to buy: the best predicted AUC within a budget for serving or training on this machine.
+
+The laws are those of `scale fit` over parameters. For the folder of a sweep the latency of a request is measured here,
+at a few sizes of every model, and read off between them; a file of points needs a column latency_ms. Examples: unimixer
+scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 · unimixer scale advise points.csv --train-hours 12"""
+
+COLUMNS = (
+    *("model", "parameters", "predicted", "95% interval", "kept from growing by", "FLOPs", "ms", "cores", "hours"),
+    *("times the largest",),
+)
+RETURNS = (
+    *("doubling params", "doubling flops", "doubling latency_ms"),
+    *("per million params", "per MFLOP", "per ms"),
+)
+
+
+def advise(
+    points: Annotated[Path, typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a file of points.")],
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Longest time of a request.")] = None,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Rows of a request.")] = 500,
+    qps: Annotated[float | None, typer.Option("--qps", help="Requests a second, all cores together.")] = None,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="That serve (default: this machine's).")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of a request.")] = 1,
+    train_hours: Annotated[
+        float | None, typer.Option("--train-hours", help="Longest run, at the speed of the sweep.")
+    ] = None,
+    max_params: Annotated[str | None, typer.Option("--max-params", help="Most dense parameters: 64M.")] = None,
+    beyond: Annotated[
+        float, typer.Option("--beyond", help="Look at sizes up to so many times the largest that was trained.")
+    ] = 4.0,
+    form: Annotated[str | None, typer.Option("--form", help="As in scale fit.")] = None,
+    best_auc: Annotated[float | None, typer.Option("--best-auc", help="As in scale fit.")] = None,
+    base_auc: Annotated[float | None, typer.Option("--base-auc", help="As in scale fit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.bench.machine import cores as cores_here
+    from unimixer.scaling.advise import Budget
+    from unimixer.scaling.advise import advise as find
+    from unimixer.scaling.analysis import analyse
+    from unimixer.scaling.costs import costs_of
+    from unimixer.scaling.points import read_points
+    from unimixer.scaling.series import Reading
+    from unimixer.scaling.sizes import parse_sizes
+
+    most = None if max_params is None else float(parse_sizes(max_params)[0])
+    budget = Budget(
+        latency_ms=latency_ms,
+        qps=qps,
+        cores=cores or cores_here(),
+        threads=threads,
+        training_hours=train_hours,
+        params=most,
+    )
+    found = read_points(points)
+    fitted = analyse(found, reading=Reading(form=form, best_auc=best_auc, base_auc=base_auc))
+    costs = costs_of(found, points, candidates=candidates, threads=threads)
+    advice = find(fitted.laws, costs, budget, base_auc=base_auc or 0.0, beyond=beyond)
+    values = {
+        "candidates": candidates,
+        "budget": asdict(budget),
+        "advice": [asdict(one) for one in advice],
+        "warnings": fitted.warnings,
+    }
+    emit(values, as_json, lambda: _show(advice, budget, candidates, fitted.warnings))
+
+
+def _show(advice: list[Advice], budget: Budget, candidates: int, warnings: list[str]) -> None:
+    asked = {
+        "latency": budget.latency_ms and f"at most {budget.latency_ms:g} ms a request of {candidates} candidates",
+        "load": budget.qps and f"{budget.qps:g} requests a second on {budget.cores} cores at {budget.utilisation:.0%}",
+        "training": budget.training_hours and f"at most {budget.training_hours:g} h of training",
+        "size": budget.params and f"at most {budget.params:,.0f} parameters",
+    }
+    table("; ".join(str(text) for text in asked.values() if text), COLUMNS, [_cells(one) for one in advice])
+    bought = [one for one in advice if one.params is not None]
+    if not bought:
+        print("no model fits: even the smallest sizes that were trained are too expensive")
+        return
+    rows = [[one.model, *(_gain(one.returns.get(name)) for name in RETURNS)] for one in bought]
+    table("what more of it would add to the AUC", ("model", *RETURNS), rows)
+    best = bought[0]
+    far = ", which lies beyond the sizes that were trained" if best.beyond > 1 else ""
+    print(f"best: {best.model} with {best.params:,.0f} parameters{far}")
+    for text in warnings:
+        print(f"warning: {text}")
+
+
+def _cells(one: Advice) -> list[str]:
+    if one.params is None:
+        return [one.model, "-", "-", "-", f"{one.limit}, even at the smallest size", "-", "-", "-", "-", "-"]
+    interval = "-" if one.interval is None else f"{one.interval[0]:.4f} to {one.interval[1]:.4f}"
+    found = [one.costs.get(name) for name in ("flops", "latency_ms", "cores", "training_hours")]
+    shown = ["-" if value is None else f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}" for value in found]
+    return [one.model, f"{one.params:,.0f}", f"{one.auc:.4f}", interval, one.limit, *shown, f"{one.beyond:.2g}"]
+
+
+def _gain(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2g}"

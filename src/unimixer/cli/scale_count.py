@@ -1,0 +1,155 @@
+"""``unimixer scale count``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unimixer.cli.output import Json, emit, table
+from unimixer.cli.studies import Common
+
+if TYPE_CHECKING:
+    from unimixer.scaling.count import Cost
+    from unimixer.scaling.memory import Memory
+
+HELP = """Count what models cost, by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
+
+FLOPs are two for every multiply-add of a product: of scoring an example, and of training on it, forward and backward.
+With a store the whole ranker is counted, else the backbone alone. Examples: unimixer scale count rankmixer unimixer
+--params 1M --data STORE · unimixer scale count unimixer-lite:num_blocks=4 --params 8M --num-tokens 16"""
+
+COLUMNS = (
+    *("group", "dense parameters", "FLOPs, an example", "FLOPs, training on it"),
+    *("FLOPs, a batch", "FLOPs, a training step"),
+)
+MODELS = Annotated[list[str], typer.Argument(metavar="MODEL...", help="BACKBONE[:OPTION=VALUE]...", show_default=False)]
+
+
+def count(
+    models: MODELS,
+    params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None,
+    size: Annotated[float | None, typer.Option("--size", help="The dial, instead of a number of parameters.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Prepared store, for a whole ranker.")] = None,
+    num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512,
+    settings: Common = None,
+    as_json: Json = False,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.errors import UnimixerError
+    from unimixer.scaling.sizes import parse_sizes
+    from unimixer.settings import parse
+    from unimixer.study.plan import Variant, parse_variant, split_models
+
+    budgets = [] if params is None else parse_sizes(params)
+    if len(budgets) > 1:
+        raise UnimixerError(f"--params {params!r}: one number here; sizes in a row are for unimixer scale run")
+    if budgets and size is not None:
+        raise UnimixerError("give --params or --size, not both: the number of parameters chooses the size")
+    if data is None and settings:
+        raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data STORE as well")
+    found: dict[str, dict[str, Any]] = {}
+    for text in (name for one in models for name in split_models(one)):
+        variant = parse(Variant, parse_variant(text), where="model")
+        budget = budgets[0] if budgets else None
+        if data is None:
+            cost, memory = _backbone(variant, budget, size, num_tokens), None
+        else:
+            cost, memory = _ranker(variant, budget, size, data, batch_size, settings)
+        found[variant.label] = _values(cost, memory, batch_size)
+    emit({"batch_size": batch_size, "models": found}, as_json, lambda: _show(found, batch_size))
+
+
+def _backbone(variant: Any, budget: int | None, size: float | None, num_tokens: int) -> Cost:
+    """A backbone alone."""
+    import torch
+
+    from unimixer.backbones import build_backbone, fit_budget
+    from unimixer.backbones.registry import backbone_class
+    from unimixer.scaling.count import count_backbone
+
+    options = dict(variant.options)
+    with torch.device("meta"):
+        if budget is not None:
+            return count_backbone(fit_budget(variant.backbone, params=budget, num_tokens=num_tokens, **options))
+        if size is not None:
+            cls, width = backbone_class(variant.backbone), options.pop("token_dim", None)
+            options = {**cls.dimensions(size, num_tokens=num_tokens, token_dim=width, **options), **options}
+        else:
+            options.setdefault("token_dim", 64)
+        return count_backbone(build_backbone(variant.backbone, num_tokens=num_tokens, **options))
+
+
+def _ranker(
+    variant: Any, budget: int | None, size: float | None, data: str, batch_size: int, settings: list[str] | None
+) -> tuple[Cost, Memory]:
+    """A whole ranker on a store."""
+    import torch
+
+    from unimixer.cli.studies import common_recipe
+    from unimixer.data.loader import Loader
+    from unimixer.data.store import Store, find_store
+    from unimixer.ranker import dense_parameters
+    from unimixer.scaling.count import count_ranker
+    from unimixer.scaling.memory import estimate_memory
+    from unimixer.settings import override, parse
+    from unimixer.training.config import Recipe
+    from unimixer.training.model import build_ranker, resolve, with_tasks
+
+    changes = {**common_recipe(settings, None, None), **variant.recipe}
+    model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "size": size}
+    values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
+    recipe = parse(Recipe, override(values, [f"{key}={value}" for key, value in changes.items()]), where="recipe")
+    store = Store(find_store(data))
+    recipe = resolve(recipe, store.transform.spec)
+    spec = with_tasks(store.transform.spec, tuple(recipe.tasks))
+    reads = recipe.model.sequences != "pooled"  # such a model looks at numbers, so it needs memory
+    with torch.device("cpu" if reads else "meta"):
+        ranker = build_ranker(recipe.model, spec)
+    assert dense_parameters(ranker)
+    batch = next(iter(Loader(store, "train", batch_size=batch_size, num_workers=0).batches()))
+    memory = estimate_memory(ranker, batch, recipe.optimizer, precision=recipe.training.precision)
+    return count_ranker(ranker), memory
+
+
+def _values(cost: Cost, memory: Memory | None, batch_size: int) -> dict[str, Any]:
+    return {
+        "groups": {name: asdict(group) for name, group in cost.groups.items()},
+        "dense_parameters": cost.parameters,
+        "table_parameters": cost.table_parameters,
+        "flops_forward": cost.forward,
+        "flops_training": cost.training,
+        "flops_forward_batch": cost.forward_batch(batch_size),
+        "flops_training_batch": cost.training_batch(batch_size),
+        "memory_bytes": None if memory is None else {**asdict(memory), "total": memory.total},
+        "uncounted": list(cost.uncounted),
+    }
+
+
+def _show(found: dict[str, dict[str, Any]], batch_size: int) -> None:
+    for label, values in found.items():
+        rows = []
+        for name, group in values["groups"].items():
+            forward, training = group["forward"], group["training"]
+            cells = (
+                group["parameters"],
+                forward,
+                training,
+                forward * batch_size,
+                training * batch_size + group["step"],
+            )
+            rows.append([name, *(f"{cell:,}" for cell in cells)])
+        totals = ("dense_parameters", "flops_forward", "flops_training", "flops_forward_batch", "flops_training_batch")
+        rows.append(["all", *(f"{values[name]:,}" for name in totals)])
+        table(f"{label}, batches of {batch_size:,}", COLUMNS, rows)
+        if values["memory_bytes"] is not None:
+            parts = {name: f"{size / 2**20:,.1f} MB" for name, size in values["memory_bytes"].items()}
+            print(
+                f"memory of a training step: {parts.pop('total')}: parameters {parts['parameters']} "
+                f"({values['table_parameters']:,} numbers in tables), gradients {parts['gradients']}, "
+                f"optimizer {parts['optimizer']}, activations {parts['activations']}"
+            )
+        if values["uncounted"]:
+            print(f"not counted, because there is no formula for them: {', '.join(values['uncounted'])}")

@@ -1,0 +1,94 @@
+"""Numbers of a points file as people write them, and units that cannot be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unimixer.errors import UnimixerError, check_choice
+
+FACTORS = {"": 1.0, "1": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "%": 1e-2, "percent": 1e-2}
+UNITS = {"params": ("1", "K", "M", "B"), "flops": ("1", "K", "M", "G", "T"), "metric": ("1", "percent")}
+"""What may be said of a column."""
+SMALLEST = {"params": 1e3, "flops": 1e3}
+LARGEST = {"params": 1e13, "flops": 1e18}
+AUC, GAIN, ERROR = "auc", "gain", "error"
+METRICS = (AUC, GAIN, ERROR)
+"""What the metric of a file may be: an AUC, a difference of AUCs, or an error (1 - AUC, best - AUC, a log loss)."""
+
+
+def parse_units(text: str) -> dict[str, str]:
+    """Units of columns: ``params=M,flops=T,metric=percent``.
+
+    Example:
+        >>> parse_units("params=M,metric=%")
+        {'params': 'M', 'metric': 'percent'}
+    """
+    found = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        column, equals, unit = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise UnimixerError(f"--units {part!r}: expected COLUMN=UNIT, for example params=M or metric=percent")
+        check_choice("column of --units", column, tuple(UNITS))
+        unit = "percent" if unit == "%" else unit
+        check_choice(f"unit of {column}", unit, UNITS[column])
+        found[column] = unit
+    return found
+
+
+def parse_number(text: str) -> float:
+    """A cell: a number, with K, M, B, G, T or % behind it where people write so; ValueError for anything else.
+
+    Example:
+        >>> parse_number("135.5M"), parse_number("0.4752%"), parse_number("1e6")
+        (135500000.0, 0.004752, 1000000.0)
+    """
+    cell = text.strip()
+    if not cell:
+        return float("nan")
+    last = cell[-1]
+    if last in FACTORS and not last.isdigit():
+        return float(f"{float(cell[:-1]) * FACTORS[last]:.12g}")
+    return float(cell)
+
+
+def check_size(column: str, value: float, where: str, units: Mapping[str, str]) -> None:
+    """Raise where a number of parameters or FLOPs cannot be one."""
+    if not value > 0:
+        raise UnimixerError(f"{where}: {column}={value:g} must be greater than 0; a law of powers has no size 0")
+    if column not in SMALLEST:
+        return
+    if value < SMALLEST[column]:
+        unit = {"params": "M", "flops": "G"}[column]
+        raise UnimixerError(
+            f"{where}: {column}={value:g} is too few for a ranker, as if it were counted in millions or more; "
+            f"say so with --units {column}={unit} (units: {', '.join(UNITS[column])}), or write whole numbers"
+        )
+    if value > LARGEST[column]:
+        said = f" with --units {column}={units[column]}" if column in units else ""
+        raise UnimixerError(
+            f"{where}: {column}={value:g}{said} is too many; this row's unit is not that of the others, or it has none"
+        )
+
+
+def check_metric(kind: str, value: float, where: str) -> None:
+    """Raise where a metric cannot be what the file is said to hold."""
+    percent = "it looks like percent: give --units metric=percent, or divide the column by 100"
+    if kind == AUC and value > 1:
+        raise UnimixerError(f"{where}: metric={value:g} is no AUC, which lies between 0 and 1; {percent}")
+    if kind == AUC and value <= 0:
+        raise UnimixerError(f"{where}: metric={value:g} is no AUC, which lies between 0 and 1; correct the row")
+    if kind == GAIN and abs(value) > 0.5:
+        auc = "where the column holds AUCs, say --metric-is auc; else " if 0.5 < value <= 1 else ""
+        raise UnimixerError(f"{where}: metric={value:g} is no difference of AUCs, which is at most 0.5; {auc}{percent}")
+    if kind == GAIN and value <= 0:
+        raise UnimixerError(
+            f"{where}: metric={value:g}: a gain must be above 0, because the fit takes its logarithm; remove the row "
+            "(the base model itself is no point), or choose a lower base"
+        )
+    if kind == ERROR and value <= 0:
+        raise UnimixerError(
+            f"{where}: metric={value:g}: an error must be above 0, because the fit takes its logarithm; remove the "
+            "row, or, where it is best - AUC, take a higher best reachable AUC"
+        )
+    if kind == ERROR and value > 20:
+        raise UnimixerError(f"{where}: metric={value:g} is a very large error; {percent}")

@@ -1,0 +1,95 @@
+"""What the scripts of all pages share: colours of the page in plots, a table to sort, choices, light and dark."""
+
+from __future__ import annotations
+
+PARTS = r"""
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const narrow = matchMedia("(max-width: 40rem)");
+
+  const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const escapeText = text => {
+    const holder = document.createElement("span");
+    holder.textContent = text;
+    return holder.innerHTML;
+  };
+  const wrapped = text => text.length < 24 ? escapeText(text)
+    : escapeText(text.slice(0, text.lastIndexOf(" ", 24) + 1 || 24)) + "<br>"
+      + escapeText(text.slice(text.lastIndexOf(" ", 24) + 1 || 24));
+
+  function layout(more) {
+    const ink = css("--ink"), line = css("--line");
+    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, tickfont: { size: 12 } };
+    const { xaxis, yaxis, ...rest } = more;
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: ink, size: 12.5, family: "system-ui, sans-serif" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: ink },
+      margin: { l: 8, r: 16, t: 30, b: 8 }, showlegend: false, hoverlabel: { align: "left" },
+      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
+    };
+  }
+  function plot(id, traces, more) {
+    const place = document.getElementById(id);
+    const empty = !traces.some(trace => trace.x.length);
+    place.closest("figure").hidden = empty;
+    if (empty) { Plotly.purge(place); return; }
+    const config = { responsive: true, displaylogo: false, displayModeBar: "hover",
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      toImageButtonOptions: { format: "svg", filename: id } };
+    const { height, ...others } = more;
+    place.style.height = height + "px"; // not in the layout, where a resized window would lose it
+    Plotly.react(place, traces, layout(others), config);
+  }
+  const legend = () => ({ showlegend: true,
+    legend: { orientation: "h", y: -0.26, yanchor: "top", x: 0, font: { size: 11.5 }, itemwidth: 30 } });
+
+  const orders = new Map();
+  function sortable(id, columns, lines, text, shownCell) {
+    const order = orders.get(id), place = document.getElementById(id), rows = [...lines];
+    if (order) {
+      const value = cell => parseFloat(cell.replace(/,/g, "").replace("\u2212", "-").replace("<", ""));
+      const unit = cell => ({ K: 1e3, M: 1e6, B: 1e9 })[cell.slice(-1)] || 1;
+      rows.sort((a, b) => {
+        const [x, y] = [a[order.column], b[order.column]];
+        const [u, v] = [value(x) * unit(x), value(y) * unit(y)];
+        const by = text(order.column) ? x.localeCompare(y) : Number.isNaN(u) ? 1 : Number.isNaN(v) ? -1 : u - v;
+        return order.down && !Number.isNaN(u) && !Number.isNaN(v) ? -by : by;
+      });
+    }
+    const head = columns.map((name, index) => {
+      const sorted = order && order.column === index ? ` aria-sort="${order.down ? "descending" : "ascending"}"` : "";
+      return `<th${text(index) ? " class=text" : ""}${sorted}><button type="button">${escapeText(name)}</button></th>`;
+    });
+    const cell = (value, index) => `<td${text(index) ? " class=text" : ""}>${shownCell(value, index)}</td>`;
+    const body = rows.map(line => `<tr>${line.map(cell).join("")}</tr>`);
+    place.innerHTML = `<table><thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
+    place.querySelectorAll("th button").forEach((button, index) => button.addEventListener("click", () => {
+      orders.set(id, { column: index, down: order && order.column === index ? !order.down : !text(index) });
+      sortable(id, columns, lines, text, shownCell);
+    }));
+  }
+  function choice(shown, name, title, values, changed) {
+    const group = document.createElement("fieldset");
+    group.className = "control";
+    group.hidden = values.length < 2;
+    group.innerHTML = `<legend>${title}</legend>` + values.map(([value, words], index) =>
+      `<label><input type="radio" name="${name}" value="${escapeText(String(value))}"${index ? "" : " checked"}>`
+      + `<span>${escapeText(words)}</span></label>`).join("");
+    group.addEventListener("change", event => {
+      const index = [...group.querySelectorAll("input")].indexOf(event.target);
+      shown[name] = values[index][0];
+      changed();
+    });
+    document.getElementById("controls").append(group);
+  }
+  function redraw(draw) {
+    dark.addEventListener("change", draw);
+    narrow.addEventListener("change", draw);
+    draw();
+  }
+"""
+
+
+def script(own: str) -> str:
+    """A page's own script with these parts before it, in one scope."""
+    return f'\n(() => {{\n  "use strict";{PARTS}{own}}})();\n'

@@ -1,0 +1,44 @@
+"""From raw files to the stores of a study, where they are not there yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimixer.api import prepare
+from unimixer.data.store import find_store
+from unimixer.errors import UnimixerError
+from unimixer.study.plan import Study
+
+GENERATED = ("synthetic",)
+"""Data sets that need no files."""
+
+
+def prepare_missing(study: Study, raw: Path | None = None) -> list[Path]:
+    """Prepare the stores that a study names a source for and that do not exist; return their folders.
+
+    Args:
+        study: with ``source`` (and ``options``) at its data.
+        raw: folder, or file, with the raw data.
+
+    Raises:
+        UnimixerError: if files are needed and none were named, or more than one store is to be made of the same files.
+    """
+    missing = [data for data in study.data if data.source and not find_store(data.path).exists()]
+    from_files = [data for data in missing if data.source not in GENERATED]
+    if from_files and raw is None:
+        first = from_files[0]
+        raise UnimixerError(
+            f"{find_store(first.path)} does not exist; name the files of {first.source} that it is prepared from: "
+            f"--raw FOLDER"
+        )
+    if len(from_files) > 1:
+        names = " and ".join(data.path for data in from_files)
+        raise UnimixerError(
+            f"--raw is one folder, and {names} are both missing; prepare one with: unimixer data prepare"
+        )
+    made = []
+    for data in missing:
+        folder = find_store(data.path)
+        prepare(data.source, folder, raw=None if data.source in GENERATED else raw, **data.options)
+        made.append(folder)
+    return made
