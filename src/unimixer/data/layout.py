@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unimixer.data.schema import Feature, Origin, Schema
+from unimixer.features.request import RequestLayout
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
 
 ORIGINS: tuple[Origin, ...] = ("users", "items", "impressions")
@@ -52,4 +53,21 @@ def feature_spec(schema: Schema, tables: Mapping[str, int]) -> FeatureSpec:
         ),
         tables=dict(tables),
         labels=schema.label_names,
+    )
+
+
+def request_layout(schema: Schema) -> RequestLayout:
+    """What of a batch belongs to the user: the columns of the users table, their lists, and all histories.
+
+    Args:
+        schema: resolved.
+    """
+    users = features_of(schema, "users")
+    histories = [
+        history.name for history in schema.histories if any(f.history == history.name for f in schema.features)
+    ]
+    return RequestLayout(
+        user_ids=sum(is_id(f) for f in users),
+        user_dense=sum(f.width or 1 for f in users if is_dense(f)),
+        user_groups=(*histories, *(f.name for f in users if f.kind == "sequence")),
     )

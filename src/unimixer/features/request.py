@@ -1,0 +1,86 @@
+"""A ranking request: one user, many candidates, each with what is its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unimixer.errors import UnimixerError
+from unimixer.features.batch import Batch
+
+
+@dataclass(frozen=True)
+class RequestLayout:
+    """Which part of a batch belongs to the user and is the same for every candidate."""
+
+    user_ids: int
+    """Leading columns of ``Batch.ids``."""
+    user_dense: int
+    """Leading columns of ``Batch.dense``."""
+    user_groups: tuple[str, ...]
+    """Sequence groups: histories and lists of the user."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user and N candidates; :meth:`batch` is the same as an ordinary batch of N impressions.
+
+    Shape:
+        - user: a batch of one row, with the user's columns and groups alone
+        - candidates: a batch of N rows, with the columns and groups of items and context
+    """
+
+    user: Batch
+    candidates: Batch
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def batch(self) -> Batch:
+        """The user's part repeated for every candidate: what training would have seen."""
+        rows = len(self)
+        values = {name: found.repeat(rows, 1) for name, found in self.user.values.items()}
+        offsets = {
+            name: torch.arange(rows + 1, device=found.device) * int(found[1])
+            for name, found in self.user.offsets.items()
+        }
+        return Batch(
+            ids=torch.cat([self.user.ids.expand(rows, -1), self.candidates.ids], dim=1),
+            dense=torch.cat([self.user.dense.expand(rows, -1), self.candidates.dense], dim=1),
+            values={**values, **self.candidates.values},
+            offsets={**offsets, **self.candidates.offsets},
+        )
+
+    @classmethod
+    def of(cls, batch: Batch, layout: RequestLayout) -> Request:
+        """The inverse of :meth:`batch`, for a batch whose rows are all of one user at one time.
+
+        Raises:
+            UnimixerError: if the rows differ in what belongs to the user.
+        """
+        ids, dense = batch.ids[:, : layout.user_ids], batch.dense[:, : layout.user_dense]
+        one = (
+            len(batch) > 0
+            and bool((ids == ids[:1]).all())
+            and torch.allclose(dense, dense[:1], rtol=0, atol=0, equal_nan=True)
+        )
+        user_values, user_offsets = {}, {}
+        for name in layout.user_groups:
+            lengths = batch.offsets[name].diff()
+            first = batch.values[name][: int(lengths[0]) if len(lengths) else 0]
+            one = one and bool((lengths == lengths[:1]).all())
+            one = one and torch.equal(batch.values[name], first.repeat(len(batch), 1))
+            user_values[name], user_offsets[name] = first, batch.offsets[name][:2]
+        if not one:
+            raise UnimixerError("a request is one user at one time: the rows of this batch differ in the user's part")
+        own = [name for name in batch.values if name not in layout.user_groups]
+        return cls(
+            user=Batch(ids[:1], dense[:1], user_values, user_offsets),
+            candidates=Batch(
+                batch.ids[:, layout.user_ids :],
+                batch.dense[:, layout.user_dense :],
+                {name: batch.values[name] for name in own},
+                {name: batch.offsets[name] for name in own},
+            ),
+        )
