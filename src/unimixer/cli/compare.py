@@ -65,7 +65,7 @@ def compare(
     metrics: JudgedMetrics = None,
     out: Out = None,
     lr_grid: Annotated[
-        str | None, typer.Option("--lr-grid", help="Dense learning rates to choose from (default 5e-4,1e-3,2e-3).")
+        str | None, typer.Option("--lr-grid", help="Dense learning rates to choose from (default 1e-3,2e-3,4e-3).")
     ] = None,
     sparse_lr: SparseRates = None,
     batch_size: BatchSize = None,

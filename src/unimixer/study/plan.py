@@ -162,7 +162,7 @@ class Study(Settings):
     """Runs a model, with seeds 0, 1, ..."""
     base: str = ""
     """Label of the model that the others are compared with (default: the first)."""
-    dense_lr: tuple[PositiveFloat, ...] = Field(default=(5e-4, 1e-3, 2e-3), min_length=1)
+    dense_lr: tuple[PositiveFloat, ...] = Field(default=(1e-3, 2e-3, 4e-3), min_length=1)
     """Learning rates to choose from, on validation, with the first seed."""
     sparse_lr: tuple[PositiveFloat, ...] = Field(default=(1e-3,), min_length=1)
     """The same for the embedding tables; more than one makes a grid."""
