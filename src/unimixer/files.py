@@ -66,9 +66,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
             temporary.mkdir(parents=True)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
+            sync_files(temporary)
             _check_free(path, overwrite)
             if path.exists():
                 path.rename(old)
@@ -106,6 +104,13 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(a, b)
 
     shutil.copytree(source, target, copy_function=copy)
+
+
+def sync_files(folder: Path) -> None:
+    """Hand all files of a folder to the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
 
 
 def _sync(path: Path) -> None:

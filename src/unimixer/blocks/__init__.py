@@ -1,6 +1,13 @@
 """What stands around a mixing: per-token layers and mixtures of experts, norms, residual streams, the temperature."""
 
-from unimixer.blocks.auxiliary import Auxiliary, Transient, after_step, pop_penalties, pop_statistics
+from unimixer.blocks.auxiliary import (
+    Auxiliary,
+    Transient,
+    after_step,
+    forget_counts,
+    pop_penalties,
+    pop_statistics,
+)
 from unimixer.blocks.cross_attention import CrossAttention
 from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
 from unimixer.blocks.initial import small_ffn_init_, small_init_
@@ -33,6 +40,7 @@ __all__ = [
     "Transient",
     "UniMixerBlock",
     "after_step",
+    "forget_counts",
     "build_ffn",
     "build_norm",
     "build_stream",

@@ -179,6 +179,6 @@ class EmbeddingTables(nn.Module):
         return None
 
     @contextmanager
-    def once(self, batches: Sequence[Batch]) -> Iterator[None]:
+    def once(self, batches: Sequence[Batch], step: int = 0) -> Iterator[None]:
         """Inside, the batches may be embedded; tables that several processes share look all of them up at once."""
         yield

@@ -122,12 +122,17 @@ class RowSparseAdam(RowSparse):
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps)
 
+    def begin(self, weight: Tensor) -> None:
+        """Make the state of a weight."""
+        self.state[weight].update(
+            step=torch.tensor(0), exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight)
+        )
+
     def _update(
         self, weight: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
         if not state:
-            state["step"] = torch.tensor(0)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            self.begin(weight)
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
         first = state["exp_avg"].index_select(0, rows).lerp_(gradient, 1 - beta1)
