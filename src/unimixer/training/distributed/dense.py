@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unimixer.features.batch import Batch
 from unimixer.ranker import TABLES, Ranker
+from unimixer.training.distributed.plan import quietly
 from unimixer.training.distributed.world import World
 
 
@@ -59,7 +60,8 @@ def _parallel(scoring: nn.Module, ranker: Ranker) -> nn.Module:
     tables = [name for name, _ in scoring.named_parameters() if name.startswith(f"ranker.{TABLES}")]
     tables += [name for name, _ in scoring.named_buffers() if name.startswith(f"ranker.{TABLES}")]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scoring, tables)
-    parallel = DistributedDataParallel(scoring, broadcast_buffers=False)
+    with quietly():
+        parallel = DistributedDataParallel(scoring, broadcast_buffers=False)
     # a lambda, because DistributedDataParallel compares annotations, and those of this file are texts
     parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # type: ignore[no-untyped-call]
     return parallel

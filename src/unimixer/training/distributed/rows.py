@@ -45,6 +45,11 @@ class RowsOfRank(nn.Module):
         shift = torch.repeat_interleave(torch.tensor(starts), torch.tensor(counts))
         return F.embedding(ids.long() + shift, self.weight, sparse=True)
 
+    def flush(self) -> None:
+        """Nothing waits in a cache; TorchRec asks before it shows its state."""
+
+    purge = flush
+
     def part(self, table: int) -> tuple[int, int]:
         """First row and number of rows of a table in ``weight``."""
         tables = self.kernel.config.embedding_tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,7 @@ class ShardedTables(nn.Module):
         self.aliases = {name: f"table_{number}" for number, name in enumerate(self.num_embeddings)}
         self.columns: dict[int, list[Columns]] = columns_of(spec, self.width)
         self.world, self.device, self.rule = world, device, recipe.optimizer.sparse
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec asks it with every lookup
         with quietly():
             self.collections = build_collections(self, recipe)
             self.optimizer = build_optimizer(self, recipe.optimizer)
