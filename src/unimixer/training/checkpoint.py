@@ -66,12 +66,19 @@ def load_checkpoint(
         UnimixerError: if a file is missing or damaged, or is that of another model.
     """
     state = load_state(checkpoint / "state.json")
-    load_weights(checkpoint / "model.safetensors", model)
-    tensors = load_tensors(checkpoint / "optimizer.safetensors")
+    if (checkpoint / "tables.json").exists():  # several processes wrote it
+        from unimixer.training.distributed.alone import checkpoint_of_many
+
+        weights, tensors = checkpoint_of_many(checkpoint)
+        check_weights(checkpoint, weights, model.state_dict())
+        model.load_state_dict(weights)
+    else:
+        load_weights(checkpoint / "model.safetensors", model)
+        tensors = load_tensors(checkpoint / "optimizer.safetensors")
+        _set_random(load_tensors(checkpoint / "random.safetensors"))
     for name, optimizer in optimizers.items():
         prefix = f"{name}."
         restore_optimizer(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    _set_random(load_tensors(checkpoint / "random.safetensors"))
     return state
 
 

@@ -72,6 +72,11 @@ def best_weights(run: RunFolder) -> Path:
         UnimixerError: if the run has not been evaluated yet.
     """
     if not run.best_weights.exists():
+        if (run.folder / "best-sharded").exists():
+            raise UnimixerError(
+                f"{run.folder} was stopped before its weights were put together; do it with: "
+                f"unimixer consolidate {run.folder}"
+            )
         raise UnimixerError(
             f"{run.folder} has no best weights yet; continue it with: unimixer train --resume {run.folder}"
         )

@@ -11,6 +11,7 @@ from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
 from unimixer.training.config import Recipe
 from unimixer.training.distributed import World, agree, check_triple, launched, world_of
+from unimixer.training.distributed.alone import take_over
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, rehearse, resolve
@@ -102,6 +103,8 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
         raise UnimixerError(
             f"{opened.folder} has content {opened.hash}, the run began with {expected}; resume on the same data"
         )
+    if not launched():
+        take_over(run)
     with world_of(run.recipe.distributed.timeout) as world:
         agree(world, run.recipe, opened, folder=run.folder)
         return _continue(run, opened, quiet=quiet, world=world)

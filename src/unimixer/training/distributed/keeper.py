@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_file, sync_files
+from unimixer.files import sync_files
 from unimixer.ranker import Ranker
 from unimixer.training.checkpoint import (
     check_weights,
@@ -24,15 +24,12 @@ from unimixer.training.checkpoint import (
     restore_optimizer,
     save_tensors,
 )
+from unimixer.training.distributed.alone import BEST, consolidate
 from unimixer.training.distributed.start import take_rows
-from unimixer.training.distributed.storage import DESCRIPTION, describe, read_packed, read_tables, write_tables
+from unimixer.training.distributed.storage import DESCRIPTION, describe, read_tables, write_tables
 from unimixer.training.distributed.tables import ShardedTables
 from unimixer.training.distributed.world import World
 from unimixer.training.run import RunFolder
-
-BEST = "best-sharded"
-"""Folder, inside a run, of the best weights so far, until they are put together."""
-
 
 class Keeper:
     """Writes and reads a model whose tables are cut over processes.
@@ -137,13 +134,6 @@ def load_dense(model: Ranker, tensors: Mapping[str, Tensor]) -> None:
     """Copy what all processes have alike."""
     for name, own in dense_state(model).items():
         own.copy_(tensors[name])
-
-
-def consolidate(source: Path, target: Path) -> None:
-    """Weights that several processes wrote, as the file of one machine; needs memory for all tables."""
-    tensors = load_tensors(source / "model.safetensors")
-    with atomic_file(target) as path:
-        save_tensors(path, {**tensors, **read_packed(source)[0]})
 
 
 def _make(target: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,6 +153,7 @@ def _leave() -> None:
     if dist.is_initialized():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            gc.collect()  # sharded tensors hold on to the group
             dist.destroy_process_group()
 
 
