@@ -34,7 +34,7 @@ pytestmark = [needs_torchrec, pytest.mark.slow]
 SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.sparse_lr=1.0")
 ATTENTION = ("model.sequence_encoder=target_attention",)
 MIXTURE = (
-    "model.options={num_blocks: 1, rank: 4, block_size: 2, ffn: relu-moe, ffn_options: {num_experts: 2}}",
+    "model.options={num_blocks: 1, rank: 4, block_size: 2, ffn: relu-moe, ffn_options: {num_experts: 2, combine: mean}}",
     "optimizer.dense_lr=0.003",
 )
 SIX = ("distributed.data_shards=6",)
@@ -47,7 +47,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     ),
     "mixture": (*SIX, *MIXTURE),
     "events": (*SIX, *SGD, "model.sequences=tokens", "model.num_tokens=4", "distributed.sharding=table_wise"),
-    "uneven": ("distributed.data_shards=3", *SGD),
+    "uneven": ("distributed.data_shards=3", "training.batch_size=60", *SGD),
     "bfloat16": (*SIX, *SGD, "training.precision=bfloat16"),
 }
 COLUMNS = (
@@ -168,7 +168,7 @@ def test_several_processes_train_what_one_trains(name: str, processes: int, worl
 
 def test_shards_that_run_out_early_end_an_epoch_without_a_hang(world: Path) -> None:
     shards = [
-        [len(b) for b in Loader(Store(world / "store"), "train", batch_size=128, shards=[s], num_shards=3).batches()]
+        [len(b) for b in Loader(Store(world / "store"), "train", batch_size=60, shards=[s], num_shards=3).batches()]
         for s in range(3)
     ]
     assert any(sizes[-1] == 0 for sizes in shards)  # the last batch of "uneven": a rank has no rows for it
@@ -180,8 +180,9 @@ def test_what_a_run_of_several_processes_leaves_is_an_ordinary_run(world: Path) 
     run = RunFolder(world / "sgd-2")
     result = run.result or {}
     for split in ("validation", "test"):
-        again = {task: asdict(metrics) for task, metrics in evaluate_run(run.folder, split).items()}
-        assert again == result[split]
+        for task, metrics in evaluate_run(run.folder, split).items():
+            assert asdict(metrics) == pytest.approx(result[split][task], abs=1e-7)  # other batches, other rounding
+            assert metrics.auc == result[split][task]["auc"]
     assert Predictor(run.folder).tasks == ("is_click", "long_view")
     assert not (run.folder / "best-sharded").exists()
     assert not [path for path in run.folder.rglob("*") if path.suffix in (".distcp", ".pt", ".pkl", ".metadata")]

@@ -36,6 +36,8 @@ def main() -> None:
             results.append({"error": str(error)})
     path = Path(sys.argv[2]) / f"rank-{RANK}.json"
     path.write_text(json.dumps(results), encoding="utf-8")
+    if "error" in results[-1] and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        sys.exit(2)  # as the command line does, so that torchrun starts all again
 
 
 def do_train(values: dict[str, Any], folder: str, start: str | None = None, **acts: Any) -> str:

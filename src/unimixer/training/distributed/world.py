@@ -135,7 +135,9 @@ def _join(world: World, timeout: int) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        dist.init_process_group(
+            backend, store=_store(timeout), rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout)
+        )
     except (dist.DistError, RuntimeError) as error:
         text = " ".join(str(error).split())
         if "EADDRINUSE" in text or "address already in use" in text:
@@ -147,6 +149,16 @@ def _join(world: World, timeout: int) -> None:
             "start all of them, with the same address and a port that is theirs alone"
         ) from error
     atexit.register(_leave)
+
+
+def _store(timeout: int) -> dist.Store:
+    """Where the processes find each other's addresses.
+
+    torchrun's agent keeps one store over restarts, in which a process could meet the address of a dead one, so that
+    every start has names of its own.
+    """
+    store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _leave() -> None:
