@@ -67,7 +67,7 @@ def make_store(folder: Path, rows: int) -> Path:
     return prepare("synthetic", folder / "store", rows=rows, users=2_000, items=5_000).folder
 
 
-# ---- equality ---------------------------------------------------------------------------------------------------------
+# ---- equality ----
 
 
 def equality(folder: Path, rows: int) -> None:
@@ -112,7 +112,7 @@ def result(run: Path) -> dict[str, Any]:
     return values
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------
+# ---- memory ----
 
 
 def memory(rows: int, width: int) -> None:
@@ -141,7 +141,13 @@ def child_memory(rows: int, width: int) -> None:
     from unimixer.training.model import build_ranker
     from unimixer.training.step import TrainStep
 
-    spec = FeatureSpec((IdField("id", "item", "big"), IdField("tab", "context", "small")), (), (), {"big": rows, "small": 8}, ("click",))
+    spec = FeatureSpec(
+        (IdField("id", "item", "big"), IdField("tab", "context", "small")),
+        (),
+        (),
+        {"big": rows, "small": 8},
+        ("click",),
+    )
     model = {"backbone": "mlp", "num_tokens": 2, "embedding_dim": width, "size": 8}
     values = {"name": "big", "store": "none", "tasks": {"click": 1.0}, "model": model}
     values |= {"optimizer": {"sparse": "rowwise_adagrad"}, "distributed": {"sharding": "row_wise"}}
@@ -169,7 +175,9 @@ def child_memory(rows: int, width: int) -> None:
         owned = sum(len(shard) for name, _, shard in ranker.embedding.tables.local_shards() if name == "big")  # type: ignore[operator]
         said = {"rank": world.rank, "owned": f"{owned:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
         # one line at a time: both ranks write to one pipe
-        os.write(1, (json.dumps({**said, "grown": f"{after - before:.2f}", "step": f"{seconds * 1e3:.1f}"}) + "\n").encode())
+        os.write(
+            1, (json.dumps({**said, "grown": f"{after - before:.2f}", "step": f"{seconds * 1e3:.1f}"}) + "\n").encode()
+        )
 
 
 def resident() -> float:
@@ -178,7 +186,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e9
 
 
-# ---- a step -----------------------------------------------------------------------------------------------------------
+# ---- a step ----
 
 
 def step(folder: Path, rows: int) -> None:
@@ -227,7 +235,7 @@ def child_step(values: dict[str, Any], run: Path) -> None:
     os.write(1, f"{sorted(seconds[8:])[len(seconds[8:]) // 2]}\n".encode())  # the first steps warm up
 
 
-# ---- the model of cost ------------------------------------------------------------------------------------------------
+# ---- the model of cost ----
 
 
 def model(batch: int, fields: int, width: int, dense: float) -> None:
@@ -250,7 +258,15 @@ def model(batch: int, fields: int, width: int, dense: float) -> None:
         ms = [f"{1e3 * t:.2f}" for t in (compute, vectors + ids, gradients, total)]
         rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
     print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters\n")
-    columns = ["GPUs", "compute, ms", "vectors and ids, ms", "dense gradients, ms", "step, ms", "not computing", "samples/s"]
+    columns = [
+        "GPUs",
+        "compute, ms",
+        "vectors and ids, ms",
+        "dense gradients, ms",
+        "step, ms",
+        "not computing",
+        "samples/s",
+    ]
     table(columns, rows)
 
 

@@ -186,9 +186,7 @@ class FieldEmbedding(nn.Module):
             found += pad_events(events, batch.offsets[group.name], group.max_length)
         return tuple(found)
 
-    def _events(
-        self, fields: tuple[SequenceField, ...], values: Tensor, given: Mapping[str, Tensor] | None
-    ) -> Tensor:
+    def _events(self, fields: tuple[SequenceField, ...], values: Tensor, given: Mapping[str, Tensor] | None) -> Tensor:
         """Vectors of a group's events: the embeddings of its fields, one after the other."""
         if given is not None:
             return torch.cat([given[field.name] for field in fields], dim=1)

@@ -15,7 +15,7 @@ from unimixer.data.store import Store
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
-from unimixer.training.distributed.world import World
+from unimixer.training.distributed.world import ALONE, World
 
 EVALUATION_BATCH = 4_096
 
@@ -28,7 +28,7 @@ def evaluate_model(
     *,
     device: torch.device,
     precision: str = "float32",
-    world: World = World(),
+    world: World = ALONE,
 ) -> dict[str, TaskMetrics]:
     """Metrics of every task on one split, or on the union of several, named ``validation+test``.
 
@@ -87,7 +87,7 @@ def _score(
             advance(len(batch))
 
 
-def user_keys(users: torch.Tensor, first: int, world: World = World()) -> torch.Tensor:
+def user_keys(users: torch.Tensor, first: int, world: World = ALONE) -> torch.Tensor:
     """Keys by which UAUC groups: an impression without a user is a user of its own, and so left out.
 
     Args:

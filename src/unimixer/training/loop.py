@@ -32,7 +32,7 @@ from unimixer.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from unimixer.training.distributed.world import World
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, warm_start, with_tasks
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
@@ -81,7 +81,7 @@ class Trainer:
         *,
         start_from: Path | None = None,
         quiet: bool = False,
-        world: World = World(),
+        world: World = ALONE,
     ) -> None:
         self.run, self.store, self.recipe, self.quiet, self.world = run, store, run.recipe, quiet, world
         config = self.recipe.training
@@ -96,9 +96,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         random.seed(config.seed)
         tables = "meta" if world.distributed else None
-        self.model = build_ranker(
-            self.recipe.model, with_tasks(store.transform.spec, self.tasks), table_device=tables
-        )
+        self.model = build_ranker(self.recipe.model, with_tasks(store.transform.spec, self.tasks), table_device=tables)
         if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
             start_from = None
         self._place(start_from)
@@ -125,7 +123,7 @@ class Trainer:
         self.state = TrainState()
 
     def _place(self, start_from: Path | None) -> None:
-        """Bring the model to the device, its tables to the processes, and begin from a run's weights if there is one."""
+        """Bring the model to the device, its tables to the processes, and begin from a run's weights if given."""
         if self.world.distributed:
             from unimixer.training.distributed.start import warm_start_sharded
 
@@ -264,9 +262,7 @@ class Trainer:
         if self.keeper is not None:
             self.keeper.save_checkpoint(self.checkpoints, state, keep=keep)
             return
-        save_checkpoint(
-            self.checkpoints, model=self.model, optimizers=self.step.optimizers, state=state, keep=keep
-        )
+        save_checkpoint(self.checkpoints, model=self.model, optimizers=self.step.optimizers, state=state, keep=keep)
 
     def _load(self, checkpoint: Path) -> dict[str, Any]:
         if self.keeper is not None:

@@ -17,7 +17,7 @@ from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker, dense_parameters
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.dense import DenseParts
-from unimixer.training.distributed.world import World
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.model import checkpoint_activations
 from unimixer.training.nonfinite import diverged, first_nonfinite_module
 from unimixer.training.optimizers import build_optimizers
@@ -56,7 +56,7 @@ class TrainStep:
         *,
         total_steps: int,
         checkpoints: Path,
-        world: World = World(),
+        world: World = ALONE,
     ) -> None:
         self.model, self.recipe, self.columns, self.world = model, recipe, columns, world
         self.total_steps, self.checkpoints = total_steps, checkpoints
@@ -103,9 +103,7 @@ class TrainStep:
             self.model.embedding.check(batch)
         return batch.padded().to(self.device)
 
-    def _gradients(
-        self, batch: Batch, total_weight: float, share: float, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradients of a batch; its loss, its logits and its labels."""
         assert batch.labels is not None
         labels = batch.labels[:, self.columns]

@@ -14,7 +14,7 @@ import torch
 
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar
-from unimixer.training.distributed.world import World
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.run import RunFolder
 
 WINDOW_ROWS = 20_000
@@ -57,7 +57,7 @@ class Meter:
         self._waited += waited
         self._losses.append(loss)
 
-    def report(self, world: World = World()) -> dict[str, Any]:
+    def report(self, world: World = ALONE) -> dict[str, Any]:
         """Numbers of the steps so far, of all processes; the next report begins here."""
         loss = float(
             torch.stack(self._losses).mean()
@@ -98,7 +98,7 @@ class RunningAUC:
         while self._rows - len(self._parts[0][0]) >= WINDOW_ROWS:
             self._rows -= len(self._parts.popleft()[0])
 
-    def value(self, world: World = World()) -> float | None:
+    def value(self, world: World = ALONE) -> float | None:
         """None while the window has one class only; of several processes each has a window of its own."""
         window = (
             torch.cat([part[0] for part in self._parts]).cpu().numpy(),

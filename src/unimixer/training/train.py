@@ -62,9 +62,7 @@ def _with_shards(recipe: Recipe, world: World) -> Recipe:
     """The recipe with its number of data shards, which a run on several processes keeps wherever it goes on."""
     if not world.distributed or recipe.distributed.data_shards is not None:
         return recipe
-    return recipe.model_copy(
-        update={"distributed": recipe.distributed.model_copy(update={"data_shards": world.size})}
-    )
+    return recipe.model_copy(update={"distributed": recipe.distributed.model_copy(update={"data_shards": world.size})})
 
 
 def _started_again(folder: Path | None) -> bool:

@@ -20,7 +20,8 @@ SECONDS = 150
 """No launch may take longer; one that hangs fails."""
 
 needs_torchrec = pytest.mark.skipif(
-    importlib.util.find_spec("torchrec") is None, reason="torchrec is not installed: pip install 'unimixer[distributed]'"
+    importlib.util.find_spec("torchrec") is None,
+    reason="torchrec is not installed: pip install 'unimixer[distributed]'",
 )
 
 

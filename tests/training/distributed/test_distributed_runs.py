@@ -34,7 +34,8 @@ pytestmark = [needs_torchrec, pytest.mark.slow]
 SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.sparse_lr=1.0")
 ATTENTION = ("model.sequence_encoder=target_attention",)
 MIXTURE = (
-    "model.options={num_blocks: 1, rank: 4, block_size: 2, ffn: relu-moe, ffn_options: {num_experts: 2, combine: mean}}",
+    "model.options.ffn=relu-moe",
+    "model.options.ffn_options={num_experts: 2, combine: mean}",
     "optimizer.dense_lr=0.003",
 )
 SIX = ("distributed.data_shards=6",)
@@ -54,10 +55,18 @@ COLUMNS = (
     *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_every=2"),
     "distributed.tables={tab: row_wise, hour: table_wise}",
 )
-STARTS = {"grouped": ATTENTION, "mixture": MIXTURE[:1], "events": SCENARIOS["events"][-3:-1], "columns": COLUMNS[1:2]}
+STARTS = {"grouped": ATTENTION, "mixture": MIXTURE[:2], "events": SCENARIOS["events"][-3:-1], "columns": COLUMNS[1:2]}
 LOSS = {"sgd": 1e-6, "adam": 1e-5, "grouped": 1e-5, "mixture": 1e-5, "events": 1e-6, "uneven": 1e-6, "bfloat16": 2e-2}
 """Largest difference of the loss of any step from that of one process."""
-WEIGHTS = {"sgd": 1e-6, "adam": 2e-4, "grouped": 2e-4, "mixture": 2e-3, "events": 1e-6, "uneven": 1e-6, "bfloat16": 2e-2}
+WEIGHTS = {
+    "sgd": 1e-6,
+    "adam": 2e-4,
+    "grouped": 2e-4,
+    "mixture": 2e-3,
+    "events": 1e-6,
+    "uneven": 1e-6,
+    "bfloat16": 2e-2,
+}
 """The same for weights. Adam divides by the size of a gradient: where that is rounding noise, so is the direction."""
 STOPPED = 5
 """Step at which rank 1 of two is asked to stop."""

@@ -53,4 +53,3 @@ def check_shares(world: World, recipe: Recipe, store: Store) -> None:
             f"{store.folder} has {rows} training rows for {shards} shards: some processes would have no data; "
             "start fewer processes or prepare more data"
         )
-

@@ -59,11 +59,12 @@ def _parallel(scoring: nn.Module, ranker: Ranker) -> nn.Module:
 
     tables = [name for name, _ in scoring.named_parameters() if name.startswith(f"ranker.{TABLES}")]
     tables += [name for name, _ in scoring.named_buffers() if name.startswith(f"ranker.{TABLES}")]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scoring, tables)
+    ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(scoring, tables)
     with quietly():
         parallel = DistributedDataParallel(scoring, broadcast_buffers=False)
     # a lambda, because DistributedDataParallel compares annotations, and those of this file are texts
-    parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # type: ignore[no-untyped-call]
+    parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket))
     return parallel
 
 

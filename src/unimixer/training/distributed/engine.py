@@ -58,8 +58,8 @@ def build_collections(tables: ShardedTables, recipe: Recipe) -> nn.ModuleDict:
     assert group is not None
     environment = ShardingEnv.from_process_group(group)
     found = nn.ModuleDict()
-    for width, collection in whole.items():
-        found[width] = sharder.shard(collection, plan.plan[width], environment, tables.device)  # type: ignore[arg-type]
+    for name, collection in whole.items():
+        found[name] = sharder.shard(collection, plan.plan[name], environment, tables.device)
     return found
 
 
@@ -79,7 +79,7 @@ class FusedRule(torch.optim.Optimizer):
     """fbgemm's fused rule as the step knows an optimizer: it has rates, and its rows move in the backward pass."""
 
     def __init__(self, collections: nn.ModuleDict, lr: float) -> None:
-        self._fused = [collection.fused_optimizer for collection in collections.values()]
+        self._fused: list[Any] = [collection.fused_optimizer for collection in collections.values()]
         self._engines = [kernel.emb_module for _, _, kernel in kernels(collections)]
         # an optimizer wants a parameter: this one stands for rows that others hold
         super().__init__([nn.Parameter(torch.empty(0))], {"lr": lr})

@@ -31,6 +31,7 @@ from unimixer.training.distributed.tables import ShardedTables
 from unimixer.training.distributed.world import World
 from unimixer.training.run import RunFolder
 
+
 class Keeper:
     """Writes and reads a model whose tables are cut over processes.
 

@@ -43,9 +43,7 @@ def columns_of(spec: FeatureSpec, width: Mapping[str, int]) -> dict[int, list[Co
     """All fields that look something up, by the width of their tables."""
     ids = [(f.name, f.table, column, None) for column, f in enumerate(spec.ids)]
     lists = [
-        (f.name, f.table, column, group)
-        for group, fields in spec.groups.items()
-        for column, f in enumerate(fields)
+        (f.name, f.table, column, group) for group, fields in spec.groups.items() for column, f in enumerate(fields)
     ]
     found: dict[int, list[Columns]] = {}
     for number, (name, table, column, group) in enumerate([*ids, *lists]):

@@ -38,7 +38,7 @@ def wishes(config: DistributedConfig, optimizer: OptimizerConfig, tables: Mappin
     for name in config.tables:
         if name not in tables:
             raise unknown("table in distributed.tables", name, tables)
-    found = {}
+    found: dict[str, list[str]] = {}
     for name in tables:
         wish = config.tables.get(name, config.sharding)
         whole_rows = optimizer.sparse == "rowwise_adagrad"
@@ -83,7 +83,7 @@ def make_plan(
     )
     group = dist.group.WORLD
     assert group is not None
-    plan: ShardingPlan = planner.collective_plan(module, [sharder], group)  # type: ignore[list-item]
+    plan: ShardingPlan = planner.collective_plan(module, [sharder], group)
     return plan
 
 

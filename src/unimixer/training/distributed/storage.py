@@ -1,4 +1,4 @@
-"""Sharded tables on disk: torch.distributed.checkpoint in safetensors files, read by any number of ranks and any plan."""
+"""Sharded tables on disk: torch.distributed.checkpoint in safetensors files, for any number of ranks and any plan."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ _FUSED_NAMES = {
 
 def write_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> None:
     """Write weights, and the state of the optimizer; all processes take part, each writes what it owns."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with quietly():
-        writer = dcp.HuggingFaceStorageWriter(str(folder / FOLDER), save_distributed=True)
-        dcp.save(_tensors(tables, optimizer=optimizer), storage_writer=writer)
+        writer = HuggingFaceStorageWriter(str(folder / FOLDER), save_distributed=True)
+        save(_tensors(tables, optimizer=optimizer), storage_writer=writer)
 
 
 def describe(tables: ShardedTables) -> str:
@@ -49,12 +50,13 @@ def read_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> None
     Raises:
         UnimixerError: if the tables are those of another model.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     _check(folder, tables.num_embeddings, tables.width, tables.rule if optimizer else None)
     with quietly():
-        reader = dcp.HuggingFaceStorageReader(str(folder / FOLDER))
-        dcp.load(_tensors(tables, optimizer=optimizer), storage_reader=reader)
+        reader = HuggingFaceStorageReader(str(folder / FOLDER))
+        load(_tensors(tables, optimizer=optimizer), storage_reader=reader)
 
 
 def read_packed(folder: Path, *, optimizer: bool = False) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -63,7 +65,8 @@ def read_packed(folder: Path, *, optimizer: bool = False) -> tuple[dict[str, Ten
     Returns:
         Weights by their names in the state dict, and the optimizer's states, ``{name of weight: {name: tensor}}``.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     found = _read_description(folder)
     rows, width, names = found["rows"], found["width"], STATES[found["rule"]] if optimizer else ()
@@ -80,7 +83,7 @@ def read_packed(folder: Path, *, optimizer: bool = False) -> tuple[dict[str, Ten
         target[f"{name}.weight"] = weights[key][part]
         target |= {f"{name}.{state}": tensor[part] for state, tensor in states[key].items()}
     with quietly():
-        dcp.load(target, storage_reader=dcp.HuggingFaceStorageReader(str(folder / FOLDER)), no_dist=True)
+        load(target, storage_reader=HuggingFaceStorageReader(str(folder / FOLDER)), no_dist=True)
     return weights, states
 
 
@@ -102,7 +105,8 @@ def _tensors(tables: ShardedTables, *, optimizer: bool) -> dict[str, Any]:
 
 def _beside(tables: ShardedTables, name: str, state: str) -> Any:
     """A state of a table of :class:`RankAdam` as a sharded tensor that lies as its weight does."""
-    from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+    from torch.distributed._shard.sharded_tensor.shard import Shard
 
     place, optimizer = tables.places[name], tables.optimizer
     assert not isinstance(optimizer, FusedRule)

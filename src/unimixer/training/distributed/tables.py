@@ -1,4 +1,4 @@
-"""Embedding tables cut over processes by TorchRec, in the place of :class:`~unimixer.features.embedding.EmbeddingTables`."""
+"""Embedding tables cut over processes by TorchRec, in the place of those of one process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ShardedTables(nn.Module):
         self._ready: dict[int, dict[str, Tensor]] = {}
 
     def vectors(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Vectors by field of a batch; outside :meth:`once` they are looked up, which all processes must do together."""
+        """Vectors by field of a batch; outside :meth:`once` they are looked up, which all processes do together."""
         ready = self._ready.get(id(batch))
         if ready is not None:
             return ready

@@ -23,12 +23,14 @@ def check_triple(installed: Mapping[str, str] | None = None) -> None:
     """
     found = installed_versions() if installed is None else dict(installed)
     fbgemm = next((found[name] for name in FBGEMM if name in found), None)
-    if "torchrec" not in found or fbgemm is None:
-        raise MissingExtraError("training on several processes", "distributed")
     expected = expected_minor(found["torch"])
+    release = f"1.{expected[1]}.0"
+    if "torchrec" not in found or fbgemm is None:
+        raise MissingExtraError(
+            f"training on several processes (and then: pip install --no-deps torchrec=={release})", "distributed"
+        )
     wrong = [f"{n} {v}" for n, v in (("torchrec", found["torchrec"]), ("fbgemm", fbgemm)) if _minor(v) != expected]
     if wrong:
-        release = f"1.{expected[1]}.0"
         raise UnimixerError(
             f"torch {found['torch']} does not go with {' and '.join(wrong)}: torch 2.(X+5) needs torchrec 1.X and "
             f"fbgemm 1.X; pip install fbgemm-gpu-cpu=={release}, then pip install --no-deps torchrec=={release}"

@@ -94,6 +94,10 @@ class World:
         self.sums([0.0])
 
 
+ALONE = World()
+"""One process, of which the others are none."""
+
+
 def launched(environment: Mapping[str, str] | None = None) -> bool:
     """Whether torchrun, or something that sets the same variables, started this process."""
     found = os.environ if environment is None else environment
@@ -111,11 +115,14 @@ def world_of(timeout: int) -> Iterator[World]:
         UnimixerError: packages are missing or do not fit, the port is taken, the others do not come or are gone.
     """
     if not launched():
-        yield World()
+        yield ALONE
         return
     check_triple()
     world = World(
-        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), True, int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        int(os.environ["RANK"]),
+        int(os.environ["WORLD_SIZE"]),
+        True,
+        int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
     )
     if not dist.is_initialized():
         _join(world, timeout)
@@ -151,14 +158,17 @@ def _join(world: World, timeout: int) -> None:
     atexit.register(_leave)
 
 
-def _store(timeout: int) -> dist.Store:
+def _store(timeout: int) -> Any:
     """Where the processes find each other's addresses.
 
     torchrun's agent keeps one store over restarts, in which a process could meet the address of a dead one, so that
     every start has names of its own.
     """
-    store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))
-    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout))))
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _leave() -> None:
