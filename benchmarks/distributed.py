@@ -241,21 +241,21 @@ def child_step(values: dict[str, Any], run: Path) -> None:
 def model(batch: int, fields: int, width: int, dense: float) -> None:
     """Milliseconds of a step on many GPUs: a MODEL from bytes and link speeds, not a measurement.
 
-    Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; a rank sends
-    (W - 1) / W of what it looks up. Dense gradients: a ring sends 2 (W - 1) / W of their bytes. Inside a machine of 8
-    the link is NVLink, beyond it the network card. Compute: 6 operations a dense parameter and row.
+    Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; of W ranks,
+    W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
+    Dense gradients: a ring sends 2 (W - 1) / W of their bytes; between machines the 8 cards of each share them.
+    Compute: 6 operations a dense parameter and row. Gradients travel while backward, two thirds of it, runs.
     """
-    rows = []
+    rows: list[list[object]] = []
     for gpus in (8, 16, 32, 64, 128, 256, 512):
-        link = NVLINK if gpus <= 8 else NETWORK
         compute = 6 * dense * batch / FLOPS
-        away = (gpus - 1) / gpus
-        vectors = 2 * batch * fields * width * 4 * away / link
-        ids = batch * fields * 8 * away / link
-        gradients = 2 * dense * 4 * away / link
-        hidden = max(compute * 2 / 3, gradients)  # gradients travel while two thirds of the compute, backward, runs
-        total = compute / 3 + hidden + vectors + ids
-        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors + ids, gradients, total)]
+        near, far = min(gpus, 8) - 1, max(0, gpus - 8)
+        a_row = fields * (2 * width * 4 + 8)  # a vector forward, its gradient backward, an id
+        vectors = max(batch * a_row * near / gpus / NVLINK, batch * a_row * far / gpus / NETWORK)
+        ring = 2 * dense * 4
+        gradients = max(ring * 7 / 8 / NVLINK, ring * far / gpus / (8 * NETWORK))
+        total = compute / 3 + max(compute * 2 / 3, gradients) + vectors
+        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, gradients, total)]
         rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
     print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters\n")
     columns = [
