@@ -27,7 +27,7 @@ from unimixer.settings import dump_yaml, parse
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.alone import consolidate_run
 from unimixer.training.run import RunFolder
-from unimixer.training.train import resume, train
+from unimixer.training.train import WARM_UP, resume, train
 
 pytestmark = [needs_torchrec, pytest.mark.slow]
 
@@ -283,8 +283,10 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
 
 def test_the_command_line_says_one_thing(world: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(values(world, "training.max_steps=2")), encoding="utf-8")
+    two_stages = "temperature={schedule: two-stage, start: 0.9, end: 0.2}"
+    recipe.write_text(json.dumps(values(world, "training.max_steps=2", two_stages)), encoding="utf-8")
     done = torchrun(2, "-m", "--", "unimixer", "train", str(recipe), "--run", str(tmp_path / "run"), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2  # one object, of rank 0
     assert RunFolder(tmp_path / "run").recipe.distributed.data_shards == 2
+    assert (RunFolder(tmp_path / "run" / WARM_UP).result or {})["steps"] == 2

@@ -61,7 +61,11 @@ def make_plan(
     device: torch.device,
     batch_size: int,
 ) -> ShardingPlan:
-    """Let rank 0 plan and all agree to its plan; names of tables are those of the module."""
+    """Let rank 0 plan and all agree to its plan; names of tables are those of the module.
+
+    Raises:
+        UnimixerError: if columns of a table that must be cut by columns would fall on one rank twice.
+    """
     import torch.distributed as dist
     from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
     from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
@@ -84,7 +88,20 @@ def make_plan(
     group = dist.group.WORLD
     assert group is not None
     plan: ShardingPlan = planner.collective_plan(module, [sharder], group)
-    return plan
+    twice = _twice(plan)
+    if not twice:
+        return plan
+    # a file has one part of a table a rank, so such a table is cut by rows or not at all
+    rest = {n: [s for s in types if s != "column_wise" or n not in twice] for n, types in allowed.items()}
+    if not all(rest.values()):
+        raise UnimixerError("the planner puts two column shards of a table on one rank; choose row_wise for it")
+    return make_plan(module, sharder, rest, widths, world=world, device=device, batch_size=batch_size)
+
+
+def _twice(plan: ShardingPlan) -> set[str]:
+    """Tables of which a rank would get more than one part."""
+    parts = [(name, cut.ranks or []) for module in plan.plan.values() for name, cut in module.items()]
+    return {name for name, ranks in parts if len(set(ranks)) < len(ranks)}
 
 
 def _memory(device: torch.device) -> dict[str, Any]:
