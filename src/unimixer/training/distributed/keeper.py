@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
-from unimixer.files import sync_files
+from unimixer.files import replace_folder, sync_files
 from unimixer.ranker import Ranker
 from unimixer.training.checkpoint import (
     check_weights,
@@ -107,9 +107,7 @@ class Keeper:
             (temporary / DESCRIPTION).write_text(describe(self.tables), encoding="utf-8")
             rest(temporary)
             sync_files(temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.rename(target)
+            replace_folder(temporary, target)
 
         self.world.lead(end)
 
