@@ -60,25 +60,14 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     _check_free(path, overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         with disk_errors(path):
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
             temporary.mkdir(parents=True)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
+            sync_files(temporary)
             _check_free(path, overwrite)
-            if path.exists():
-                path.rename(old)
-            try:
-                temporary.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-        shutil.rmtree(old, ignore_errors=True)
+            replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,6 +95,27 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(a, b)
 
     shutil.copytree(source, target, copy_function=copy)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Give a whole folder its name; one that has the name stays until then, and comes back if that fails."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_files(folder: Path) -> None:
+    """Hand all files of a folder to the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
 
 
 def _sync(path: Path) -> None:

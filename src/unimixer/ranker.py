@@ -20,6 +20,8 @@ from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import build_tokenizer
 
 READOUTS = ("mean", "flatten")
+TABLES = "embedding.tables."
+"""Names of the parameters of embedding tables begin with this."""
 
 
 class TaskTowers(nn.Module):
@@ -70,6 +72,7 @@ class Ranker(Transient):
         readout: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         options: keyword arguments of the backbone.
+        table_device: where the embedding tables are made; on ``meta`` they take no memory.
 
     Shape:
         - input: :class:`~unimixer.features.batch.Batch` of B impressions
@@ -97,6 +100,7 @@ class Ranker(Transient):
         readout: str = "mean",
         tower_hidden_dims: Sequence[int] = (64,),
         options: Mapping[str, Any] | None = None,
+        table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         check_choice("readout", readout, READOUTS)
@@ -111,6 +115,7 @@ class Ranker(Transient):
             sequence_encoder=sequence_encoder,
             init_std=embedding_init_std,
             pool_behaviour=sequences == "pooled",
+            table_device=table_device,
         )
         tokenizer = tokenizer or BACKBONES[backbone].default_tokenizer
         pieces, groups = self.embedding.pieces, self.embedding.event_groups
@@ -233,8 +238,13 @@ def table_parameters(ranker: Ranker) -> list[nn.Parameter]:
 
 def dense_parameters(ranker: Ranker) -> list[nn.Parameter]:
     """Everything else: what a budget counts."""
-    tables = {id(p) for p in table_parameters(ranker)}
-    return [p for p in ranker.parameters() if id(p) not in tables]
+    return [p for name, p in ranker.named_parameters() if not name.startswith(TABLES)]
+
+
+def count_tables(ranker: Ranker) -> int:
+    """Numbers in the embedding tables, wherever they are kept."""
+    tables = ranker.embedding.tables
+    return sum(rows * tables.width[name] for name, rows in tables.num_embeddings.items())
 
 
 def count_dense(ranker: Ranker) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from unimixer.errors import UnimixerError
-from unimixer.training.optimizers import RowSparseAdam, RowWiseAdagrad
+from unimixer.training.optimizers import RowSparseAdam, RowSparseSGD, RowWiseAdagrad
 
 ROWS, WIDTH = 20, 3
 
@@ -74,7 +74,7 @@ def test_row_wise_adagrad_is_the_loop_over_rows() -> None:
     np.testing.assert_allclose(own[-1].numpy(), weight, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])
+@pytest.mark.parametrize("rule", [RowSparseAdam, RowSparseSGD, RowWiseAdagrad])
 def test_gradients_of_a_row_met_several_times_are_merged_before_the_update(rule: Any) -> None:
     twice = nn.Parameter(torch.ones(4, 2))
     once = nn.Parameter(torch.ones(4, 2))
@@ -88,7 +88,7 @@ def test_gradients_of_a_row_met_several_times_are_merged_before_the_update(rule:
     assert bool((twice[2] < 1).all())
 
 
-@pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])
+@pytest.mark.parametrize("rule", [RowSparseAdam, RowSparseSGD, RowWiseAdagrad])
 @pytest.mark.parametrize("order", ["merged", "shuffled", "halves"])
 def test_a_gradient_merged_in_the_backward_moves_rows_as_one_merged_here(rule: Any, order: str) -> None:
     """``halves`` is what accumulated batches leave: two merged gradients, one after the other."""
@@ -112,7 +112,7 @@ def test_a_gradient_merged_in_the_backward_moves_rows_as_one_merged_here(rule: A
     torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])
+@pytest.mark.parametrize("rule", [RowSparseAdam, RowSparseSGD, RowWiseAdagrad])
 def test_rows_that_are_not_met_do_not_move(rule: Any) -> None:
     moved = trajectory(lambda p: rule(p, lr=0.1), some_rows())
     start = trajectory(lambda p: rule(p, lr=0.0), some_rows())
@@ -125,7 +125,7 @@ def test_rows_that_are_not_met_do_not_move(rule: Any) -> None:
         assert torch.equal(moved[step, still], moved[step - 1, still])
 
 
-@pytest.mark.parametrize("rule", [RowSparseAdam, RowWiseAdagrad])
+@pytest.mark.parametrize("rule", [RowSparseAdam, RowSparseSGD, RowWiseAdagrad])
 def test_state_saved_and_loaded_continues_as_if_nothing_had_happened(rule: Any) -> None:
     whole = trajectory(lambda p: rule(p, lr=0.1), some_rows(10))
 
@@ -164,3 +164,14 @@ def test_a_parameter_without_gradient_is_passed_over() -> None:
     weight = nn.Parameter(torch.ones(5, 3))
     RowSparseAdam([weight]).step()
     assert torch.equal(weight, torch.ones(5, 3))
+
+
+def test_row_sparse_sgd_is_sgd_of_the_rows_met() -> None:
+    weight = nn.Parameter(torch.randn(9, 4))
+    dense = nn.Parameter(weight.detach().clone())
+    rows = torch.tensor([7, 2, 7])
+    for parameter, sparse in ((weight, True), (dense, False)):
+        torch.nn.functional.embedding(rows, parameter, sparse=sparse).pow(2).sum().backward()
+    RowSparseSGD([weight], lr=0.1).step()
+    torch.optim.SGD([dense], lr=0.1).step()
+    torch.testing.assert_close(weight, dense)

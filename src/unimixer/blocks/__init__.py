@@ -1,6 +1,13 @@
 """What stands around a mixing: per-token layers and mixtures of experts, norms, residual streams, the temperature."""
 
-from unimixer.blocks.auxiliary import Auxiliary, Transient, after_step, pop_penalties, pop_statistics
+from unimixer.blocks.auxiliary import (
+    Auxiliary,
+    Transient,
+    after_step,
+    forget_counts,
+    pop_penalties,
+    pop_statistics,
+)
 from unimixer.blocks.cross_attention import CrossAttention
 from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
 from unimixer.blocks.initial import small_ffn_init_, small_init_
@@ -39,6 +46,7 @@ __all__ = [
     "constant_temperature",
     "ffn_matrices",
     "ffn_parameters",
+    "forget_counts",
     "linear_temperature",
     "matched_hidden",
     "pop_penalties",

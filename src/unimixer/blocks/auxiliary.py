@@ -96,6 +96,13 @@ def pop_penalties(model: nn.Module) -> Tensor | None:
     return torch.stack(found).sum() if found else None
 
 
+def forget_counts(model: nn.Module) -> None:
+    """Let the counts of the last forward stand for no rows, as those of a row that pads an empty batch."""
+    for part in _parts(model):
+        if part.counts is not None:
+            part.counts = torch.zeros_like(part.counts)
+
+
 @torch.no_grad()
 def after_step(model: nn.Module, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
     """Let every module adapt to the step that was taken.

@@ -162,7 +162,7 @@ class ReLUMoE(Auxiliary):
         if self.totals is None:
             return
         active, gates = self.totals
-        self.statistics = {"active_ratio": active / gates, "penalty_coefficient": self.coefficient.clone()}
+        self.statistics = {"active_ratio": active / gates.clamp(min=1), "penalty_coefficient": self.coefficient.clone()}
         active, gates = self.totals if totals is None else totals
         factor = torch.where(active / gates > self.active_ratio, self.multiplier, 1 / self.multiplier)
         self.coefficient.mul_(factor).clamp_(*self.bounds)

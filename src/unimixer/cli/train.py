@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ from unimixer.cli.output import Json, emit, table
 
 HELP = """Train a recipe on a prepared store, or continue an interrupted run.
 
-Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN"""
+Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
+torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN"""
 
 
 def train(
@@ -58,6 +60,8 @@ def train(
             return
         finished = train_recipe(load_recipe(recipe, changes), folder=run, start_from=warm_start)
     result = finished.result or {}
+    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+        return
     emit({"run": str(finished.folder), **result}, as_json, lambda: show_result(str(finished.folder), result))
 
 
@@ -73,6 +77,8 @@ def _train_seeds(
     recipes = [load_recipe(recipe, [*changes, f"training.seed={seed}"]) for seed in range(seeds)]
     folders = [None if folder is None else folder / f"seed{seed}" for seed in range(seeds)]
     finished = [train_recipe(r, folder=f, start_from=warm_start) for r, f in zip(recipes, folders, strict=True)]
+    if os.environ.get("RANK", "0") != "0":
+        return
     show_summary(summarise_runs([run.folder for run in finished]), as_json)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.data.rows import Rows
+from unimixer.data.shards import Blocks, batch_share, blocks_of, deal
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
@@ -19,6 +21,9 @@ BLOCK_ROWS = 4_096
 WINDOW_BLOCKS = 32
 """Blocks that are shuffled together; memory holds a few windows whatever the number of rows."""
 
+Piece = tuple[Rows, NDArray[np.int64]]
+"""Rows of a window and the positions in it that make a batch."""
+
 
 class Loader:
     """Batches of one split.
@@ -27,51 +32,66 @@ class Loader:
     a window of blocks. The number of workers changes the speed and nothing else, and a position is just the number of
     batches that were taken, so a run continues where it stopped.
 
+    Where several processes share a split, its blocks are dealt to ``num_shards`` shards and each is shuffled by
+    itself; a batch takes its share of rows from every shard. A process reads some of the shards and gets that part of
+    each batch. All processes see equally many batches: a shard that ran out adds no rows to the last ones.
+
     Args:
         store: prepared data.
         split: ``train``, ``validation`` or ``test``.
-        batch_size: rows a batch; the last batch of an epoch may be smaller.
+        batch_size: rows a batch, over all shards; the last batches of an epoch may be smaller.
         shuffle: seeded block shuffle; otherwise the order of the log.
         seed: of the shuffle.
         num_workers: threads that assemble batches ahead of the consumer; 0 assembles them on demand.
+        shards: the shards to read.
+        num_shards: how many there are.
     """
 
     def __init__(
-        self, store: Store, split: str, *, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 1
+        self,
+        store: Store,
+        split: str,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_workers: int = 1,
+        shards: Sequence[int] = (0,),
+        num_shards: int = 1,
     ) -> None:
-        check_positive(batch_size=batch_size)
+        check_positive(batch_size=batch_size, num_shards=num_shards)
         if num_workers < 0:
             raise UnimixerError(f"num_workers={num_workers} must be 0 or more")
         self.store, self.split, self.batch_size = store, split, batch_size
         self.shuffle, self.seed, self.num_workers = shuffle, seed, num_workers
+        self.shards, self.num_shards = tuple(shards), num_shards
         self.transform = store.transform
-        parts = store.summary(split).parts
-        # (part, first row, last row) of every block
-        self._blocks = np.array(
-            [
-                (p, s, min(s + BLOCK_ROWS, part["rows"]))
-                for p, part in enumerate(parts)
-                for s in range(0, part["rows"], BLOCK_ROWS)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 3)
         self.num_rows = store.summary(split).rows
+        self._blocks = blocks_of(store.summary(split), self._block_rows())
+        self._dealt = deal(self._blocks, num_shards)
+        self._shares = [batch_share(batch_size, shard, num_shards) for shard in range(num_shards)]
+        lengths = [-(-_count(self._blocks[own]) // share) for own, share in zip(self._dealt, self._shares, strict=True)]
+        self._length = max(lengths)
+
+    def _block_rows(self) -> int:
+        """Rows of a block: few enough that shards of a small split are of nearly one size."""
+        return BLOCK_ROWS if self.num_shards == 1 else max(1, min(BLOCK_ROWS, self.num_rows // (8 * self.num_shards)))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-self.num_rows // self.batch_size)
+        return self._length
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from batch number ``start`` on."""
-        pieces = self._pieces(epoch, start)
+        steps = self._steps(epoch, start)
         if not self.num_workers:
-            yield from (self._assemble(rows, order) for rows, order in pieces)
+            yield from (self._assemble(pieces) for pieces in steps)
             return
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="unimixer-loader") as pool:
             ahead: deque[Future[Batch]] = deque()
             try:
-                for rows, order in pieces:
-                    ahead.append(pool.submit(self._assemble, rows, order))
+                for pieces in steps:
+                    ahead.append(pool.submit(self._assemble, pieces))
                     if len(ahead) > 2 * self.num_workers:
                         yield ahead.popleft().result()
                 while ahead:
@@ -80,14 +100,28 @@ class Loader:
                 for future in ahead:
                     future.cancel()
 
-    def _assemble(self, rows: Rows, order: NDArray[np.int64]) -> Batch:
-        return self.transform.batch(rows.take(order))
+    def _assemble(self, pieces: list[Piece]) -> Batch:
+        taken = [rows.take(order) for rows, order in pieces]
+        return self.transform.batch(taken[0] if len(taken) == 1 else Rows.concatenate(taken))
 
-    def _pieces(self, epoch: int, start: int) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
-        """Rows of a window and the positions in it that make a batch."""
-        order = self._block_order(epoch)
-        sizes = (self._blocks[order, 2] - self._blocks[order, 1]) if len(order) else np.zeros(0, dtype=np.int64)
-        skip = start * self.batch_size
+    def _steps(self, epoch: int, start: int) -> Iterator[list[Piece]]:
+        """What the shards read here give to each batch; a batch to which they give nothing has one piece of no rows."""
+        streams = [self._pieces(shard, epoch, start) for shard in self.shards]
+        nothing = np.empty(0, dtype=np.int64)
+        empty: Piece | None = None
+        for _ in range(start, self._length):
+            pieces = [piece for stream in streams for piece in islice(stream, 1)]
+            if not pieces:
+                empty = empty or (self._window(self._blocks[:1]), nothing)
+                pieces = [empty]
+            yield pieces
+
+    def _pieces(self, shard: int, epoch: int, start: int) -> Iterator[Piece]:
+        """The pieces of a shard, one a batch."""
+        share, blocks = self._shares[shard], self._blocks[self._dealt[shard]]
+        order = self._block_order(epoch, len(blocks), shard)
+        sizes = (blocks[order, 2] - blocks[order, 1]) if len(order) else np.zeros(0, dtype=np.int64)
+        skip = start * share
         left: Rows | None = None
         left_order = np.empty(0, dtype=np.int64)
         for number, first in enumerate(range(0, len(order), WINDOW_BLOCKS)):
@@ -96,35 +130,42 @@ class Loader:
             if skip >= count:
                 skip -= count
                 continue
-            rows, positions = self._window(window), self._row_order(epoch, number, count)[skip:]
+            rows, positions = self._window(blocks[window]), self._row_order(epoch, number, count, shard)[skip:]
             skip = 0
             if left is not None and len(left_order):
                 rows = Rows.concatenate([left.take(left_order), rows])
                 positions = np.concatenate([np.arange(len(left_order)), positions + len(left_order)])
-            full = len(positions) // self.batch_size * self.batch_size
-            for begin in range(0, full, self.batch_size):
-                yield rows, positions[begin : begin + self.batch_size]
+            full = len(positions) // share * share
+            for begin in range(0, full, share):
+                yield rows, positions[begin : begin + share]
             left, left_order = rows, positions[full:]
         if left is not None and len(left_order):
             yield left, left_order
 
-    def _window(self, blocks: NDArray[np.int64]) -> Rows:
+    def _window(self, blocks: Blocks) -> Rows:
         """Copy the rows of some blocks out of their parts; a part is unmapped again when its blocks are copied."""
         pieces: list[Rows] = []
         opened = -1
-        for block in blocks:
-            part, begin, end = self._blocks[block]
+        for part, begin, end in blocks:
             if part != opened:
                 rows, opened = self.store.part(self.split, int(part)), part
             pieces.append(rows.take(np.arange(begin, end)))
         return Rows.concatenate(pieces)
 
-    def _block_order(self, epoch: int) -> NDArray[np.int64]:
-        if not self.shuffle:
-            return np.arange(len(self._blocks))
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self._blocks))
-
-    def _row_order(self, epoch: int, window: int, count: int) -> NDArray[np.int64]:
+    def _block_order(self, epoch: int, count: int, shard: int = 0) -> NDArray[np.int64]:
         if not self.shuffle:
             return np.arange(count)
-        return np.random.default_rng((self.seed, epoch, window)).permutation(count)
+        return np.random.default_rng((self.seed, epoch, *self._stream(shard))).permutation(count)
+
+    def _row_order(self, epoch: int, window: int, count: int, shard: int = 0) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(count)
+        return np.random.default_rng((self.seed, epoch, window, *self._stream(shard))).permutation(count)
+
+    def _stream(self, shard: int) -> tuple[int, ...]:
+        """What tells the random numbers of a shard from those of others."""
+        return () if self.num_shards == 1 else (shard, self.num_shards, 0)
+
+
+def _count(blocks: Blocks) -> int:
+    return int((blocks[:, 2] - blocks[:, 1]).sum())

@@ -59,3 +59,22 @@ class Batch:
             flat[f"{group}.values"] = self.values[group]
             flat[f"{group}.offsets"] = self.offsets[group]
         return flat
+
+    def padded(self) -> Batch:
+        """The batch, or in place of one without rows a single row of weight 0 in which everything is missing.
+
+        Processes that train together take every step together: one that ran out of rows takes part with this row,
+        which adds exactly nothing to losses and gradients.
+        """
+        if len(self):
+            return self
+        ones = {n: self.ids.new_zeros(2, dtype=torch.long) for n in self.offsets}
+        return replace(
+            self,
+            ids=self.ids.new_zeros(1, *self.ids.shape[1:]),
+            dense=self.dense.new_full((1, *self.dense.shape[1:]), float("nan")),
+            offsets=ones,
+            labels=None if self.labels is None else self.labels.new_zeros(1, *self.labels.shape[1:]),
+            weights=self.dense.new_zeros(1),
+            users=None if self.users is None else self.users.new_zeros(1),
+        )

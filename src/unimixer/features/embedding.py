@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unimixer.errors import check_positive, unknown
+from unimixer.features.batch import Batch
 from unimixer.features.sequence import owners
 
 
@@ -79,7 +81,14 @@ class PackedEmbedding(nn.Module):
         - weight: ``(sum of num_embeddings, embedding_dim)``
     """
 
-    def __init__(self, tables: Mapping[str, int], embedding_dim: int, *, init_std: float = 0.01) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, int],
+        embedding_dim: int,
+        *,
+        init_std: float = 0.01,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
         self.embedding_dim, self.init_std = embedding_dim, init_std
         self.first_row: dict[str, int] = {}
@@ -87,7 +96,7 @@ class PackedEmbedding(nn.Module):
         for name, num_embeddings in tables.items():
             self.first_row[name] = total
             total += num_embeddings
-        self.weight = nn.Parameter(torch.empty(total, embedding_dim))
+        self.weight = nn.Parameter(torch.empty(total, embedding_dim, device=device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -117,6 +126,8 @@ class EmbeddingTables(nn.Module):
         tables: rows of every table.
         embedding_dim: width of every table that ``embedding_dims`` does not name.
         embedding_dims: widths of single tables.
+        init_std: standard deviation of the numbers drawn.
+        device: where they are made; on ``meta`` they take no memory, for whoever puts other tables in their place.
     """
 
     def __init__(
@@ -126,6 +137,7 @@ class EmbeddingTables(nn.Module):
         embedding_dim: int,
         embedding_dims: Mapping[str, int] | None = None,
         init_std: float = 0.01,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         check_positive(embedding_dim=embedding_dim)
@@ -134,12 +146,15 @@ class EmbeddingTables(nn.Module):
             if name not in tables:
                 raise unknown("table in embedding_dims", name, tables)
             check_positive(**{f"embedding_dims[{name!r}]": widths[name]})
-        self.num_embeddings = dict(tables)
+        self.num_embeddings, self.init_std = dict(tables), init_std
         self.width = {name: widths.get(name, embedding_dim) for name in tables}
         self.packed = nn.ModuleDict(
             {
                 str(width): PackedEmbedding(
-                    {n: rows for n, rows in tables.items() if self.width[n] == width}, width, init_std=init_std
+                    {n: rows for n, rows in tables.items() if self.width[n] == width},
+                    width,
+                    init_std=init_std,
+                    device=device,
                 )
                 for width in sorted(set(self.width.values()))
             }
@@ -154,3 +169,16 @@ class EmbeddingTables(nn.Module):
     def first_row(self, table: str) -> int:
         """First packed row of a table."""
         return self.of_width(self.width[table]).first_row[table]
+
+    def vectors(self, batch: Batch) -> Mapping[str, Tensor] | None:
+        """Vectors by field of a batch that were looked up elsewhere; None: the rows are here, look them up.
+
+        Tables that several processes share stand in the place of these and give
+        ``(B, width)`` for an id field and ``(V, width)`` for a sequence field.
+        """
+        return None
+
+    @contextmanager
+    def once(self, batches: Sequence[Batch], step: int = 0) -> Iterator[None]:
+        """Inside, the batches may be embedded; tables that several processes share look all of them up at once."""
+        yield

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unimixer.errors import UnimixerError, check_choice, check_shape
 from unimixer.features.batch import Batch
@@ -43,6 +44,7 @@ class FieldEmbedding(nn.Module):
             the candidate's fields are pooled by their mean whatever the encoder.
         pool_behaviour: put behaviour sequences into E, pooled. Otherwise :meth:`histories` gives their events, and E
             has what is left. A group of sequences is behaviour if one of its fields has that domain.
+        table_device: where the tables are made.
 
     Shape:
         - output: ``(B, out_dim)``
@@ -57,12 +59,17 @@ class FieldEmbedding(nn.Module):
         sequence_encoder: str = "mean",
         init_std: float = 0.01,
         pool_behaviour: bool = True,
+        table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         check_choice("sequence_encoder", sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
         self.tables = EmbeddingTables(
-            spec.tables, embedding_dim=embedding_dim, embedding_dims=embedding_dims, init_std=init_std
+            spec.tables,
+            embedding_dim=embedding_dim,
+            embedding_dims=embedding_dims,
+            init_std=init_std,
+            device=table_device,
         )
         self._id_width = {f.name: self.tables.width[f.table] for f in spec.ids}
         limits = torch.tensor([spec.tables[f.table] for f in spec.ids], dtype=torch.int32)
@@ -137,7 +144,15 @@ class FieldEmbedding(nn.Module):
                     raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
 
     def forward(self, batch: Batch) -> Tensor:
-        found, rows = self._dense(batch), batch.ids.shape[0]
+        found, given = self._dense(batch), self.tables.vectors(batch)
+        found |= self._looked_up(batch) if given is None else self._given(batch, given)
+        for group in self._encoder_of:
+            found |= self._encoded(group, batch, found, given)
+        return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
+
+    def _looked_up(self, batch: Batch) -> dict[str, Tensor]:
+        """Vectors of id fields and means of sequences, one lookup a width."""
+        found, rows = dict[str, Tensor](), batch.ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == batch.ids.shape[1]
@@ -147,9 +162,16 @@ class FieldEmbedding(nn.Module):
             names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
             found |= dict(zip(names, vectors.unbind(1), strict=True))
             found |= dict(zip([f.name for f in means], pooled.view(len(means), rows, width).unbind(0), strict=True))
-        for group in self._encoder_of:
-            found |= self._encoded(group, batch, found)
-        return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
+        return found
+
+    def _given(self, batch: Batch, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same of vectors that were looked up elsewhere."""
+        found = {field.name: given[field.name] for field in self.spec.ids}
+        for field in self._means:
+            events, offsets = given[field.name], batch.offsets[field.group]
+            places = torch.arange(len(events), device=events.device)
+            found[field.name] = F.embedding_bag(places, events, offsets, mode="mean", include_last_offset=True)
+        return found
 
     def histories(self, batch: Batch) -> tuple[Tensor, ...]:
         """Events of the behaviour sequences that are not in E: for each group padded events and lengths.
@@ -158,13 +180,16 @@ class FieldEmbedding(nn.Module):
             - output: ``(B, L, E)`` and ``(B,)`` a group, as :func:`~unimixer.features.events.pad_events` gives them
         """
         found: list[Tensor] = []
+        given = self.tables.vectors(batch) if self.event_groups else None
         for group in self.event_groups:
-            events = self._events(self.spec.groups[group.name], batch.values[group.name])
+            events = self._events(self.spec.groups[group.name], batch.values[group.name], given)
             found += pad_events(events, batch.offsets[group.name], group.max_length)
         return tuple(found)
 
-    def _events(self, fields: tuple[SequenceField, ...], values: Tensor) -> Tensor:
+    def _events(self, fields: tuple[SequenceField, ...], values: Tensor, given: Mapping[str, Tensor] | None) -> Tensor:
         """Vectors of a group's events: the embeddings of its fields, one after the other."""
+        if given is not None:
+            return torch.cat([given[field.name] for field in fields], dim=1)
         vectors = [
             self.tables.of_width(self.tables.width[f.table])(values[:, column] + self.tables.first_row(f.table))
             for column, f in enumerate(fields)
@@ -195,11 +220,13 @@ class FieldEmbedding(nn.Module):
         nothing = batch.ids.new_zeros(1, dtype=torch.long)
         return torch.cat([nothing[:0], *rows]), torch.cat([*offsets, nothing + start])
 
-    def _encoded(self, group: str, batch: Batch, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _encoded(
+        self, group: str, batch: Batch, found: Mapping[str, Tensor], given: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
         """A group of sequences through its encoder."""
         fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
-        events = self._events(fields, batch.values[group])
+        events = self._events(fields, batch.values[group], given)
         targets = [f.target for f, w in zip(fields, widths, strict=True) if f.target and self._id_width[f.target] == w]
         target = torch.cat([found[name] for name in targets], dim=1)
         pooled: Tensor = self.encoders[self._encoder_of[group]](events, batch.offsets[group], target)

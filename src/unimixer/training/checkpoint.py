@@ -29,15 +29,20 @@ def save_checkpoint(
 ) -> Path:
     """Write ``step-N`` atomically, then remove all but the newest ``keep`` checkpoints."""
     target = folder / f"step-{state['step']:09d}"
-    tensors = {f"{name}.{key}": value for name, o in optimizers.items() for key, value in _optimizer_tensors(o).items()}
+    tensors = {f"{name}.{key}": value for name, o in optimizers.items() for key, value in optimizer_tensors(o).items()}
     with atomic_folder(target, overwrite=True) as temporary:
         save_weights(temporary / "model.safetensors", model)
         _save(temporary / "optimizer.safetensors", tensors)
         _save(temporary / "random.safetensors", _random_tensors())
         (temporary / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
+    prune(folder, keep)
+    return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
-    return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -60,13 +65,20 @@ def load_checkpoint(
     Raises:
         UnimixerError: if a file is missing or damaged, or is that of another model.
     """
-    state = _load_state(checkpoint / "state.json")
-    load_weights(checkpoint / "model.safetensors", model)
-    tensors = load_tensors(checkpoint / "optimizer.safetensors")
+    state = load_state(checkpoint / "state.json")
+    if (checkpoint / "tables.json").exists():  # several processes wrote it
+        from unimixer.training.distributed.alone import checkpoint_of_many
+
+        weights, tensors = checkpoint_of_many(checkpoint)
+        check_weights(checkpoint, weights, model.state_dict())
+        model.load_state_dict(weights)
+    else:
+        load_weights(checkpoint / "model.safetensors", model)
+        tensors = load_tensors(checkpoint / "optimizer.safetensors")
+        _set_random(load_tensors(checkpoint / "random.safetensors"))
     for name, optimizer in optimizers.items():
         prefix = f"{name}."
-        _restore(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    _set_random(load_tensors(checkpoint / "random.safetensors"))
+        restore_optimizer(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return state
 
 
@@ -86,7 +98,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a file, which must be those of the model; the model, which may be on ``meta``, is not changed."""
-    tensors, own = load_tensors(path), model.state_dict()
+    tensors = load_tensors(path)
+    check_weights(path, tensors, model.state_dict())
+    return tensors
+
+
+def check_weights(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise unless the tensors of a file have the names and shapes of a model's own."""
     for name, tensor in own.items():
         if name not in tensors:
             raise UnimixerError(f"{path}: has no {name!r}: it belongs to another model")
@@ -98,13 +116,17 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     extra = sorted(set(tensors) - set(own))
     if extra:
         raise UnimixerError(f"{path}: holds {extra[0]!r}, which this model does not have: it belongs to another model")
-    return tensors
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors with the checksum of their values."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, path, metadata={"crc32": _checksum(plain)})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors with their checksum."""
+    _save(path, tensors)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -122,7 +144,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> dict[str, Any]:
+    """The loop's state of a checkpoint."""
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -149,12 +172,14 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimizer by the number of its parameter and the name of the state."""
     entries = optimizer.state_dict()["state"]
     return {f"{i}.{key}": torch.as_tensor(value) for i, entry in entries.items() for key, value in entry.items()}
 
 
-def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of :func:`optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)

@@ -62,14 +62,14 @@ class TemperatureConfig(Settings):
 class OptimizerConfig(Settings):
     """How parameters move."""
 
-    dense: Literal["adam", "adamw"] = "adam"
+    dense: Literal["adam", "adamw", "sgd"] = "adam"
     dense_lr: PositiveFloat = 1e-3
     mixing_lr: PositiveFloat | None = None
     """Rate of the raw parameters of constrained mixings (default: as all dense ones); Adam's eps is then 1e-15 for
     them, because what a sharp Sinkhorn lets through of a gradient may be smaller than the usual 1e-8."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled, for ``adamw``."""
-    sparse: Literal["adam", "rowwise_adagrad"] = "adam"
+    sparse: Literal["adam", "rowwise_adagrad", "sgd"] = "adam"
     sparse_lr: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 0
     """Steps of linear growth of both rates."""
@@ -112,6 +112,23 @@ class TrainingConfig(Settings):
     """Threads of torch (default: torch's own choice)."""
 
 
+Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]
+
+
+class DistributedConfig(Settings):
+    """How several processes share a run; one process alone uses ``data_shards`` and nothing else of it."""
+
+    data_shards: PositiveInt | None = None
+    """Parts that the training rows are dealt to; a batch takes its share of rows from each (default: one a process).
+    Batches depend on this number and not on the number of processes, so a run resumes on any number up to it."""
+    sharding: Sharding = "auto"
+    """How tables are cut; ``auto`` leaves every table to TorchRec's planner."""
+    tables: dict[str, Sharding] = Field(default_factory=dict)
+    """The same for single tables."""
+    timeout: PositiveInt = 300
+    """Seconds that a process waits for another one before it gives up."""
+
+
 class Recipe(Settings):
     """One run."""
 
@@ -124,6 +141,7 @@ class Recipe(Settings):
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,7 +23,7 @@ from unimixer.features.batch import Batch
 from unimixer.files import atomic_file
 from unimixer.metrics import TaskMetrics
 from unimixer.progress import Bar, progress_bar
-from unimixer.ranker import count_dense, table_parameters
+from unimixer.ranker import Ranker, count_dense, count_tables
 from unimixer.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -32,6 +32,7 @@ from unimixer.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, warm_start, with_tasks
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
@@ -40,6 +41,9 @@ from unimixer.training.schedule import temperature
 from unimixer.training.step import TrainStep
 from unimixer.training.stop import stop_signals
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
+
+if TYPE_CHECKING:
+    from unimixer.training.distributed.keeper import Keeper
 
 
 @dataclass
@@ -67,10 +71,19 @@ class Trainer:
         store: the prepared data.
         start_from: run whose best weights are the starting point, unless there is a checkpoint already.
         quiet: say nothing on standard error.
+        world: the processes that train it together; rank 0 writes the folder.
     """
 
-    def __init__(self, run: RunFolder, store: Store, *, start_from: Path | None = None, quiet: bool = False) -> None:
-        self.run, self.store, self.recipe, self.quiet = run, store, run.recipe, quiet
+    def __init__(
+        self,
+        run: RunFolder,
+        store: Store,
+        *,
+        start_from: Path | None = None,
+        quiet: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        self.run, self.store, self.recipe, self.quiet, self.world = run, store, run.recipe, quiet, world
         config = self.recipe.training
         keep_freed_memory()
         if config.threads is not None:
@@ -78,16 +91,25 @@ class Trainer:
         self.tasks = tuple(self.recipe.tasks)
         for split in ("train", "validation", "test"):
             check_tasks(store, split, self.tasks)
-        self.device = pick_device(config.device)
+        self.device = pick_device(config.device, world.local_rank if world.distributed else None)
         self.checkpoints = run.folder / "checkpoints"
         torch.manual_seed(config.seed)
         random.seed(config.seed)
-        self.model = build_ranker(self.recipe.model, with_tasks(store.transform.spec, self.tasks))
-        if start_from is not None and latest_checkpoint(self.checkpoints) is None:
-            warm_start(self.model, start_from)
-        self.model.to(self.device).train()
+        tables = "meta" if world.distributed else None
+        self.model = build_ranker(self.recipe.model, with_tasks(store.transform.spec, self.tasks), table_device=tables)
+        if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
+            start_from = None
+        self._place(start_from)
+        shards = self.recipe.distributed.data_shards or world.size
         self.loader = Loader(
-            store, "train", batch_size=config.batch_size, shuffle=True, seed=config.seed, num_workers=config.num_workers
+            store,
+            "train",
+            batch_size=config.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            shards=world.shards(shards),
+            num_shards=shards,
         )
         per_epoch = -(-len(self.loader) // config.accumulate)
         self.total_steps = min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
@@ -95,25 +117,40 @@ class Trainer:
         self.checkpoint_every = config.checkpoint_every or self.evaluate_every
         columns = task_columns(store, self.tasks)
         self.step = TrainStep(
-            self.model, self.recipe, columns, total_steps=self.total_steps, checkpoints=self.checkpoints
+            self.model, self.recipe, columns, total_steps=self.total_steps, checkpoints=self.checkpoints, world=world
         )
+        self.keeper = keeper_of(run, self.model, self.step.optimizers["dense"], world)
         self.state = TrainState()
+
+    def _place(self, start_from: Path | None) -> None:
+        """Bring the model to the device, its tables to the processes, and begin from a run's weights if given."""
+        if self.world.distributed:
+            from unimixer.training.distributed.start import warm_start_sharded
+
+            warm_start_sharded(self.model, self.recipe, start_from, world=self.world, device=self.device)
+        else:
+            if start_from is not None:
+                warm_start(self.model, start_from)
+            self.model.to(self.device)
+        self.model.train()
 
     # ---- the run --------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one; return the result."""
-        remove_leftovers(self.run.folder)
-        checkpoint = latest_checkpoint(self.checkpoints)
+        world = self.world
+        world.lead(lambda: remove_leftovers(self.run.folder))
+        checkpoint = world.lead(lambda: latest_checkpoint(self.checkpoints))
         if checkpoint is not None:
-            values = load_checkpoint(checkpoint, model=self.model, optimizers=self.step.optimizers)
-            self.state = TrainState(**values)
-        self.run.forget_after(self.state.step)
+            self.state = TrainState(**self._load(checkpoint))
+        world.lead(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.accumulate
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
         with stop_signals() as stopped, progress_bar("training", rows) as advance:
             advance(self.state.samples)
-            self.tracker = Tracker(self.run, advance, next_step=self.state.step + 1, quiet=self.quiet)
+            self.tracker = Tracker(
+                self.run, advance, next_step=self.state.step + 1, quiet=self.quiet, silent=not world.leader
+            )
             try:
                 self._train(advance, stopped)
                 return self._finish(stopped)
@@ -127,15 +164,15 @@ class Trainer:
         for group, waited in self._groups():
             outcome = self.step(group, state.step)
             running.add(outcome.logits, outcome.labels)
-            rows = len(outcome.labels)
             state.step += 1
-            state.samples += rows
-            advance(rows)
-            meter.add(rows, outcome.loss, waited)
-            last, stop = state.step == self.total_steps, stopped.is_set()
+            state.samples += outcome.rows
+            advance(outcome.rows)
+            meter.add(len(outcome.labels), outcome.loss, waited)
+            last, stop = state.step == self.total_steps, self._stop(stopped)
             if state.step % config.log_every == 0 or last:
                 tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
-                values = {**meter.report(), "auc": running.value(), "temperature": tau, **pop_statistics(self.model)}
+                auc, report = running.value(self.world), meter.report(self.world)
+                values = {**report, "auc": auc, "temperature": tau, **pop_statistics(self.model)}
                 self.tracker.steps({"step": state.step, **values})
             with clock.stopped():
                 state.seconds = clock.seconds
@@ -177,6 +214,10 @@ class Trainer:
         patience = self.recipe.training.early_stopping
         return patience is not None and self.state.evaluations_without_gain >= patience
 
+    def _stop(self, stopped: threading.Event) -> bool:
+        """Whether this process, or any that it trains with, was asked to stop."""
+        return self.world.sums([float(stopped.is_set())])[0] > 0
+
     def _stopped(self) -> UnimixerError:
         command = f"unimixer train --resume {shlex.quote(str(self.run.outer))}"
         return UnimixerError(f"stopped at step {self.state.step}; continue with: {command}")
@@ -196,13 +237,18 @@ class Trainer:
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
             state.best, state.best_step = value, state.step
-            with atomic_file(self.run.best_weights) as path:
-                save_weights(path, self.model)
+            if self.keeper is not None:
+                self.keeper.save_best()
+            else:
+                with atomic_file(self.run.best_weights) as path:
+                    save_weights(path, self.model)
         self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:
         precision = self.recipe.training.precision
-        return evaluate_model(self.model, self.store, split, self.tasks, device=self.device, precision=precision)
+        return evaluate_model(
+            self.model, self.store, split, self.tasks, device=self.device, precision=precision, world=self.world
+        )
 
     def _check_parameters(self) -> None:
         """What is not finite is never written."""
@@ -212,23 +258,31 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         self._check_parameters()
-        save_checkpoint(
-            self.checkpoints,
-            model=self.model,
-            optimizers=self.step.optimizers,
-            state=asdict(self.state),
-            keep=self.recipe.training.keep_checkpoints,
-        )
+        state, keep = asdict(self.state), self.recipe.training.keep_checkpoints
+        if self.keeper is not None:
+            self.keeper.save_checkpoint(self.checkpoints, state, keep=keep)
+            return
+        save_checkpoint(self.checkpoints, model=self.model, optimizers=self.step.optimizers, state=state, keep=keep)
+
+    def _load(self, checkpoint: Path) -> dict[str, Any]:
+        if self.keeper is not None:
+            return self.keeper.load_checkpoint(checkpoint)
+        return load_checkpoint(checkpoint, model=self.model, optimizers=self.step.optimizers)
 
     def _finish(self, stopped: threading.Event) -> dict[str, Any]:
         """Measure the best weights on validation and test."""
-        load_weights(self.run.best_weights, self.model)
+        if self.keeper is not None:
+            self.keeper.load_best()
+        else:
+            load_weights(self.run.best_weights, self.model)
         state = self.state
         metrics = {}
         for split in ("validation", "test"):
             metrics[split] = self._measure(split)
-            if stopped.is_set():
+            if self._stop(stopped):
                 raise self._stopped()
+        if self.keeper is not None:
+            self.keeper.finish()
         self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
         reachable = {split: best_reachable(self.store, split) for split in metrics}
         result = {
@@ -238,9 +292,20 @@ class Trainer:
             "seconds": round(state.seconds, 3),
             "samples_per_second": round(state.samples / state.seconds, 1) if state.seconds else None,
             "dense_parameters": count_dense(self.model),
-            "table_parameters": sum(p.numel() for p in table_parameters(self.model)),
+            "table_parameters": count_tables(self.model),
             **{split: as_json(values) for split, values in metrics.items()},
             "best_reachable_auc": reachable if reachable["test"] else None,
         }
-        self.run.write_json("result.json", result)
+        if self.world.distributed:
+            result["processes"] = self.world.size
+        self.world.lead(lambda: self.run.write_json("result.json", result))
         return result
+
+
+def keeper_of(run: RunFolder, model: Ranker, dense: torch.optim.Optimizer, world: World) -> Keeper | None:
+    """What writes and reads a model whose tables are cut over processes; None for a model of one process."""
+    if not world.distributed:
+        return None
+    from unimixer.training.distributed.keeper import Keeper
+
+    return Keeper(run, model, model.embedding.tables, dense, world)  # type: ignore[arg-type]

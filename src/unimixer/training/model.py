@@ -21,9 +21,9 @@ from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
 
 
-def build_ranker(config: ModelConfig, spec: FeatureSpec) -> Ranker:
-    """A freshly initialised model; the caller seeds torch."""
-    return Ranker(spec, **config.model_dump(exclude={"dense_params"}))
+def build_ranker(config: ModelConfig, spec: FeatureSpec, *, table_device: str | None = None) -> Ranker:
+    """A freshly initialised model; the caller seeds torch. Tables on ``meta`` are for others to take their place."""
+    return Ranker(spec, **config.model_dump(exclude={"dense_params"}), table_device=table_device)
 
 
 def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
@@ -72,6 +72,11 @@ def best_weights(run: RunFolder) -> Path:
         UnimixerError: if the run has not been evaluated yet.
     """
     if not run.best_weights.exists():
+        if (run.folder / "best-sharded").exists():
+            raise UnimixerError(
+                f"{run.folder} was stopped before its weights were put together; do it with: "
+                f"unimixer consolidate {run.folder}"
+            )
         raise UnimixerError(
             f"{run.folder} has no best weights yet; continue it with: unimixer train --resume {run.folder}"
         )
@@ -140,8 +145,10 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, [named] if named else ["g++", "c++", "clang++"])), None)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a run; ``auto`` takes CUDA where there is one."""
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device of a run; ``auto`` takes CUDA where there is one, and of several processes each takes its own."""
+    if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

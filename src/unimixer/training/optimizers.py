@@ -19,22 +19,28 @@ MIXING_EPS = 1e-15
 
 
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """Adam for the dense parameters, a row-sparse rule for the tables; ``base_lr`` is the rate before its schedule."""
+    """A rule for the dense parameters, a row-sparse one for the tables; ``base_lr`` is the rate before its schedule."""
     dense: torch.optim.Optimizer
     groups = dense_groups(model, config)
     if config.dense == "adamw":
         dense = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True)
-    else:
+    elif config.dense == "adam":
         dense = torch.optim.Adam(groups, lr=config.dense_lr, fused=True)
-    rule = RowSparseAdam if config.sparse == "adam" else RowWiseAdagrad
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "dense": dense,
-        "sparse": rule(table_parameters(model), lr=config.sparse_lr),
-    }
+    else:
+        dense = torch.optim.SGD([{k: v for k, v in g.items() if k != "eps"} for g in groups], lr=config.dense_lr)
+    sparse = sharded_optimizer(model)
+    if sparse is None:
+        sparse = SPARSE_RULES[config.sparse](table_parameters(model), lr=config.sparse_lr)
+    optimizers: dict[str, torch.optim.Optimizer] = {"dense": dense, "sparse": sparse}
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def sharded_optimizer(model: Ranker) -> torch.optim.Optimizer | None:
+    """The optimizer that tables cut over processes bring along; None for the tables of one process."""
+    return getattr(model.embedding.tables, "optimizer", None)
 
 
 def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -116,12 +122,17 @@ class RowSparseAdam(RowSparse):
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps)
 
+    def begin(self, weight: Tensor) -> None:
+        """Make the state of a weight."""
+        self.state[weight].update(
+            step=torch.tensor(0), exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight)
+        )
+
     def _update(
         self, weight: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
         if not state:
-            state["step"] = torch.tensor(0)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            self.begin(weight)
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
         first = state["exp_avg"].index_select(0, rows).lerp_(gradient, 1 - beta1)
@@ -153,3 +164,23 @@ class RowWiseAdagrad(RowSparse):
         total = state["sum"].index_select(0, rows).add_(gradient.square().mean(1))
         state["sum"].index_copy_(0, rows, total)
         weight.index_add_(0, rows, gradient / total.sqrt_().add_(group["eps"]).unsqueeze(1), alpha=-group["lr"])
+
+
+class RowSparseSGD(RowSparse):
+    r"""Gradient descent on the rows that a step met.
+
+    .. math:: w_r \leftarrow w_r - \eta \, g_r
+    """
+
+    def _update(
+        self, weight: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        weight.index_add_(0, rows, gradient, alpha=-group["lr"])
+
+
+SPARSE_RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": RowSparseAdam,
+    "rowwise_adagrad": RowWiseAdagrad,
+    "sgd": RowSparseSGD,
+}
+"""Rules of embedding tables by their names in a recipe."""

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimixer.blocks import after_step, pop_penalties
+from unimixer.blocks import after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker, dense_parameters
 from unimixer.training.config import Recipe
+from unimixer.training.distributed.dense import DenseParts
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.model import checkpoint_activations
 from unimixer.training.nonfinite import diverged, first_nonfinite_module
 from unimixer.training.optimizers import build_optimizers
@@ -26,9 +28,12 @@ class Outcome(NamedTuple):
     """What a step saw, before it learned from it."""
 
     loss: Tensor
-    """Of the tasks alone, without penalties and auxiliary losses, so that curves of different models compare."""
+    """Of the tasks alone, without penalties and auxiliary losses, so that curves of different models compare. Of
+    several processes each has its part, and their sum is the loss of the step."""
     logits: Tensor
     labels: Tensor
+    rows: int
+    """Of all processes; ``logits`` and ``labels`` are those of this one."""
 
 
 class TrainStep:
@@ -40,16 +45,27 @@ class TrainStep:
         columns: columns of the recipe's tasks among the labels of a batch.
         total_steps: of the whole run; the schedules end there.
         checkpoints: folder with checkpoints, for the message of a run that diverged.
+        world: the processes that take the steps together.
     """
 
-    def __init__(self, model: Ranker, recipe: Recipe, columns: Tensor, *, total_steps: int, checkpoints: Path) -> None:
-        self.model, self.recipe, self.columns = model, recipe, columns
+    def __init__(
+        self,
+        model: Ranker,
+        recipe: Recipe,
+        columns: Tensor,
+        *,
+        total_steps: int,
+        checkpoints: Path,
+        world: World = ALONE,
+    ) -> None:
+        self.model, self.recipe, self.columns, self.world = model, recipe, columns, world
         self.total_steps, self.checkpoints = total_steps, checkpoints
         self.device = next(model.parameters()).device
         self.optimizers = build_optimizers(model, recipe.optimizer)
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
         checkpoint_activations(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
+        self.dense = DenseParts(model, self.score, world)
 
     def __call__(self, group: Sequence[Batch], step: int) -> Outcome:
         """Take step number ``step``, counted from 0, on batches whose rows all weigh as if they were one batch."""
@@ -60,34 +76,48 @@ class TrainStep:
                 entry["lr"] = entry["base_lr"] * factor
             optimizer.zero_grad(set_to_none=True)
         set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
-        total_weight = max(sum(map(weight_of, group)), 1e-12)
-        total_rows = sum(map(len, group))
-        with constrained_once(self.model):
-            outcomes = [self._gradients(batch, total_weight, len(batch) / total_rows, step) for batch in group]
+        weight, rows = self.world.sums([sum(map(weight_of, group)), sum(map(len, group))])
+        total_weight, total_rows = max(weight, 1e-12), int(rows)
+        if self.world.distributed:  # what a step draws depends on no step before it, nor on a restart
+            torch.manual_seed(hash((config.training.seed, step, self.world.rank)) % 2**63)
+        shares = [len(batch) / total_rows for batch in group]
+        batches = [self._prepared(batch) for batch in group]
+        outcomes = []
+        with self.model.embedding.tables.once(batches, step), constrained_once(self.model):
+            for batch, share in zip(batches, shares, strict=True):
+                with self.dense.exchange(batch is batches[-1]):
+                    outcomes.append(self._gradients(batch, total_weight, share, step))
         if config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        after_step(self.model)  # processes that train together pass the sum over them as `reduce`
+        after_step(self.model, self.world.total if self.world.size > 1 else None)
         if len(outcomes) == 1:
-            return outcomes[0]
+            return Outcome(*outcomes[0], total_rows)
         losses, logits, labels = zip(*outcomes, strict=True)
-        return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels))
+        return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels), total_rows)
 
-    def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> Outcome:
+    def _prepared(self, batch: Batch) -> Batch:
+        """A batch whose ids were checked, on the device; one without rows becomes a row that weighs nothing."""
         if self.device.type == "cpu":
             self.model.embedding.check(batch)
-        batch = batch.to(self.device)
+        return batch.padded().to(self.device)
+
+    def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the gradients of a batch; its loss, its logits and its labels."""
         assert batch.labels is not None
         labels = batch.labels[:, self.columns]
         bfloat16 = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            logits = self.score(*self.model.embed(batch)).float()
+            logits = self.dense(batch).float()
         loss = task_loss(logits, labels, self.task_weights, batch.weights, total_weight)
+        if not share:
+            forget_counts(self.model)
         total = loss + self._extra_loss(batch, labels, total_weight, share)
         self._check_finite(total, batch, step)
         total.backward()  # type: ignore[no-untyped-call]
-        return Outcome(loss.detach(), logits.detach(), labels)
+        rows = slice(None) if share else slice(0)
+        return loss.detach(), logits.detach()[rows], labels[rows]
 
     def _extra_loss(self, batch: Batch, labels: Tensor, total_weight: float, share: float) -> Tensor | float:
         """What modules add to the loss of a batch: that of intermediate tokens, and penalties by its share of rows."""

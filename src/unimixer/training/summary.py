@@ -15,6 +15,7 @@ METRICS = ("validation.auc", "validation.uauc", "test.auc", "test.uauc")
 INDIFFERENT = (
     *("name", "store", "training.seed", "training.device", "training.num_workers", "training.threads"),
     *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
+    *("distributed.sharding", "distributed.tables", "distributed.timeout"),
 )
 """Keys of a recipe in which two runs of one row may differ; a store is told by the hash of its content."""
 
@@ -72,7 +73,7 @@ def _groups(runs: list[RunFolder]) -> list[tuple[str, list[RunFolder]]]:
     groups: dict[tuple[str, str], dict[int, RunFolder]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.environment["created"]):
         recipe = run.recipe
-        own = {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if key not in INDIFFERENT}
+        own = {key: value for key, value in flat(recipe.model_dump(mode="json")).items() if key not in INDIFFERENT}
         own["data"] = run.environment["data"]["hash"]
         settings[recipe.name][str(own)] = own
         groups[recipe.name, str(own)][recipe.training.seed] = run
@@ -85,9 +86,9 @@ def _groups(runs: list[RunFolder]) -> list[tuple[str, list[RunFolder]]]:
     return sorted(named, key=lambda group: group[0])
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values by dotted keys, as text."""
-    flat: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return found

@@ -14,6 +14,7 @@ import torch
 
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar
+from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.run import RunFolder
 
 WINDOW_ROWS = 20_000
@@ -56,8 +57,8 @@ class Meter:
         self._waited += waited
         self._losses.append(loss)
 
-    def report(self) -> dict[str, float]:
-        """Numbers of the steps so far; the next report begins here."""
+    def report(self, world: World = ALONE) -> dict[str, Any]:
+        """Numbers of the steps so far, of all processes; the next report begins here."""
         loss = float(
             torch.stack(self._losses).mean()
         )  # on a GPU this waits for the steps, so it stands before the time
@@ -68,7 +69,19 @@ class Meter:
             "data_wait": min(1.0, self._waited / seconds),
         }
         self._restart()
-        return values
+        return values if world.size == 1 else _together(world.gather(values))
+
+
+def _together(ranks: list[dict[str, float]]) -> dict[str, Any]:
+    """Reports of all processes as one: their losses are parts of one sum; the longest wait holds up all of them."""
+    speeds, waits = [rank["samples_per_second"] for rank in ranks], [rank["data_wait"] for rank in ranks]
+    return {
+        "loss": sum(rank["loss"] for rank in ranks),
+        "samples_per_second": sum(speeds),
+        "data_wait": max(waits),
+        "samples_per_second_by_rank": speeds,
+        "data_wait_by_rank": waits,
+    }
 
 
 class RunningAUC:
@@ -85,21 +98,31 @@ class RunningAUC:
         while self._rows - len(self._parts[0][0]) >= WINDOW_ROWS:
             self._rows -= len(self._parts.popleft()[0])
 
-    def value(self) -> float | None:
-        """None while the window has one class only."""
-        logits = torch.cat([part[0] for part in self._parts]).cpu().numpy()
-        labels = torch.cat([part[1] for part in self._parts]).cpu().numpy()
+    def value(self, world: World = ALONE) -> float | None:
+        """None while the window has one class only; of several processes each has a window of its own."""
+        window = (
+            torch.cat([part[0] for part in self._parts]).cpu().numpy(),
+            torch.cat([part[1] for part in self._parts]).cpu().numpy(),
+        )
+        windows = world.collect(window)
+        if not windows:
+            return None
+        logits, labels = (np.concatenate(parts) for parts in zip(*windows, strict=True))
         if not np.isfinite(logits).all() or labels.min() == labels.max():
             return None
         return auc(logits, labels)
 
 
 class Tracker:
-    """Writes what a run reports."""
+    """Writes what a run reports; of several processes the first one does, and the others keep silent."""
 
-    def __init__(self, run: RunFolder, advance: Bar, *, next_step: int = 1, quiet: bool = False) -> None:
-        self._run, self._advance, self._quiet = run, advance, quiet
+    def __init__(
+        self, run: RunFolder, advance: Bar, *, next_step: int = 1, quiet: bool = False, silent: bool = False
+    ) -> None:
+        self._run, self._advance, self._quiet, self._silent = run, advance, quiet or silent, silent
         self._events: Any = None
+        if silent:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -109,6 +132,8 @@ class Tracker:
 
     def steps(self, values: dict[str, Any]) -> None:
         """Report progress since the last call."""
+        if self._silent:
+            return
         self._run.log({"kind": "train", **values})
         self._scalars("train", values)
         shown = [f"loss {values['loss']:.4f}"]
@@ -119,6 +144,8 @@ class Tracker:
 
     def evaluation(self, step: int, split: str, metrics: dict[str, TaskMetrics], note: str = "") -> None:
         """Report an evaluation."""
+        if self._silent:
+            return
         for task, values in metrics.items():
             numbers = {k: v for k, v in vars(values).items() if v is not None}
             self._run.log({"kind": split, "step": step, "task": task, **numbers})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
 from unimixer.training.config import Recipe
+from unimixer.training.distributed import World, agree, check_triple, launched, world_of
+from unimixer.training.distributed.alone import take_over
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, rehearse, resolve
@@ -22,12 +26,17 @@ def train(
 ) -> RunFolder:
     """Train from the start; returns the finished run.
 
+    Under torchrun all processes call this alike and train one run together. Where torchrun has started them again
+    after a failure, an existing ``folder`` is the run to go on with.
+
     Args:
         recipe: what to train on what.
         folder: run folder to make (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after time and seed).
         start_from: run whose best weights are the starting point.
         quiet: say nothing on standard error.
     """
+    if launched():
+        check_triple()
     store = Store(find_store(recipe.store))
     spec, source = store.transform.spec, None if start_from is None else RunFolder(start_from)
     recipe = resolve(recipe, spec).model_copy(update={"store": str(store.folder.resolve())})
@@ -35,7 +44,39 @@ def train(
         check_tasks(store, split, tuple(recipe.tasks))
     _check_monitor(recipe, store)
     rehearse(recipe, spec, source)
-    return _continue(RunFolder.create(folder, recipe, store, warm_start=source), store, quiet=quiet)
+    with world_of(recipe.distributed.timeout) as world:
+        agree(world, recipe, store, folder=folder, warm_start=start_from)
+        recipe = _with_shards(recipe, world)
+
+        def create() -> Path:
+            if _started_again(folder):
+                assert folder is not None
+                return _same_run(folder, recipe)
+            return RunFolder.create(folder, recipe, store, warm_start=source).folder
+
+        run = RunFolder(world.lead(create))
+        return run if run.result is not None else _continue(run, store, quiet=quiet, world=world)
+
+
+def _with_shards(recipe: Recipe, world: World) -> Recipe:
+    """The recipe with its number of data shards, which a run on several processes keeps wherever it goes on."""
+    if not world.distributed or recipe.distributed.data_shards is not None:
+        return recipe
+    return recipe.model_copy(update={"distributed": recipe.distributed.model_copy(update={"data_shards": world.size})})
+
+
+def _started_again(folder: Path | None) -> bool:
+    """Whether torchrun has started the processes again, so that the folder is theirs already."""
+    if folder is None and launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise UnimixerError("torchrun --max-restarts needs --run FOLDER, so that a restart finds its run again")
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return folder is not None and launched() and again > 0 and folder.exists()
+
+
+def _same_run(folder: Path, recipe: Recipe) -> Path:
+    if RunFolder(folder).recipe != recipe:
+        raise UnimixerError(f"{folder} is the run of another recipe; choose another --run")
+    return folder
 
 
 def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False) -> RunFolder:
@@ -52,36 +93,46 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
     run = RunFolder(folder)
     if run.result is not None:
         return run
+    if launched():
+        check_triple()
     opened = Store(find_store(str(store or run.recipe.store)))
     expected = run.environment["data"]["hash"]
     if opened.hash != expected:
         raise UnimixerError(
             f"{opened.folder} has content {opened.hash}, the run began with {expected}; resume on the same data"
         )
-    return _continue(run, opened, quiet=quiet)
+    if not launched():
+        take_over(run)
+    with world_of(run.recipe.distributed.timeout) as world:
+        agree(world, run.recipe, opened, folder=run.folder)
+        return _continue(run, opened, quiet=quiet, world=world)
 
 
-def _continue(run: RunFolder, store: Store, *, quiet: bool) -> RunFolder:
-    with run.lock():
+def _continue(run: RunFolder, store: Store, *, quiet: bool, world: World) -> RunFolder:
+    with ExitStack() as stack:
+        world.lead(lambda: stack.enter_context(run.lock()))
         start_from = run.warm_start
         if run.recipe.temperature.schedule == "two-stage":
-            start_from = _first_stage(run, store, quiet=quiet).folder
-        Trainer(run, store, start_from=start_from, quiet=quiet).fit()
+            start_from = _first_stage(run, store, quiet=quiet, world=world).folder
+        Trainer(run, store, start_from=start_from, quiet=quiet, world=world).fit()
     return run
 
 
-def _first_stage(run: RunFolder, store: Store, *, quiet: bool) -> RunFolder:
+def _first_stage(run: RunFolder, store: Store, *, quiet: bool, world: World) -> RunFolder:
     """A whole run at the high temperature; the second stage starts from its weights (arXiv:2604.00590, warm-up)."""
     folder = run.folder / WARM_UP
-    if folder.exists():
-        stage = RunFolder(folder)
-    else:
-        temperature = run.recipe.temperature.model_copy(
-            update={"schedule": "constant", "end": run.recipe.temperature.start}
-        )
-        stage = RunFolder.create(folder, run.recipe.model_copy(update={"temperature": temperature}), store)
+
+    def create() -> None:
+        if not folder.exists():
+            temperature = run.recipe.temperature.model_copy(
+                update={"schedule": "constant", "end": run.recipe.temperature.start}
+            )
+            RunFolder.create(folder, run.recipe.model_copy(update={"temperature": temperature}), store)
+
+    world.lead(create)
+    stage = RunFolder(folder)
     if stage.result is None:
-        Trainer(stage, store, start_from=run.warm_start, quiet=quiet).fit()
+        Trainer(stage, store, start_from=run.warm_start, quiet=quiet, world=world).fit()
     return stage
 
 

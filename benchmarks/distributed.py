@@ -1,0 +1,304 @@
+"""Several processes: are they equal to one, what does a rank hold, what does a step spend on talking.
+
+    python benchmarks/distributed.py equality
+    python benchmarks/distributed.py memory --rows 50000000
+    python benchmarks/distributed.py step
+    python benchmarks/distributed.py model
+
+The first three start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
+cost on 8 to 512 GPUs from bytes that follow from the recipe and from published speeds of links, and is no measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RECIPE: dict[str, Any] = {
+    "name": "many",
+    "model": {
+        "backbone": "unimixer-lite",
+        "dense_params": "300K",
+        "num_tokens": 8,
+        "embedding_dim": 16,
+        "options": {"num_blocks": 2},
+    },
+    "training": {"batch_size": 1024, "threads": 1, "device": "cpu", "log_every": 1, "max_steps": 60},
+    "distributed": {"data_shards": 6},
+}
+RULES = {
+    "SGD": {"dense": "sgd", "sparse": "sgd", "dense_lr": 0.1, "sparse_lr": 1.0},
+    "Adam": {"dense": "adam", "sparse": "adam"},
+    "Adam, row-wise Adagrad": {"dense": "adam", "sparse": "rowwise_adagrad", "sparse_lr": 0.01},
+}
+NVLINK, NETWORK, FLOPS = 450e9, 50e9, 400e12
+"""Published, an H100 machine of 8 GPUs: NVLink 4 has 900 GB/s both ways, 450 GB/s one way; a 400 Gbit/s network card a
+GPU; and 400e12 bfloat16 operations a second, 40% of the 989e12 of the data sheet."""
+
+
+def torchrun(processes: int, *arguments: str) -> str:
+    """Output of this script on some processes."""
+    options = ["--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, __file__, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return done.stdout
+
+
+def table(columns: list[str], rows: list[list[object]]) -> None:
+    for line in (columns, ["---"] * len(columns), *rows):
+        print("| " + " | ".join(map(str, line)) + " |")
+
+
+def make_store(folder: Path, rows: int) -> Path:
+    from unimixer.api import prepare
+
+    return prepare("synthetic", folder / "store", rows=rows, users=2_000, items=5_000).folder
+
+
+# ---- equality ----
+
+
+def equality(folder: Path, rows: int) -> None:
+    """Curves and metrics of 1, 2 and 3 processes that begin with the same weights."""
+    from safetensors.torch import load_file
+
+    store = make_store(folder, rows)
+    first = {**RECIPE, "store": str(store), "training": {**RECIPE["training"], "max_steps": 1}}
+    child_train(first, folder / "start")
+    found = []
+    for name, rule in RULES.items():
+        values = {**RECIPE, "store": str(store), "optimizer": rule}
+        runs = {n: folder / f"{name.replace(' ', '').replace(',', '-')}-{n}" for n in (1, 2, 3)}
+        child_train(values, runs[1], folder / "start")
+        for processes in (2, 3):
+            jobs = [json.dumps(values), str(runs[processes]), str(folder / "start")]
+            torchrun(processes, "child-train", *jobs)
+        one, weights = losses(runs[1]), load_file(runs[1] / "best" / "model.safetensors")
+        for processes in (2, 3):
+            other = load_file(runs[processes] / "best" / "model.safetensors")
+            curve = max(abs(a - b) for a, b in zip(one, losses(runs[processes]), strict=True))
+            moved = max(float((weights[n] - other[n]).abs().max()) for n in weights if weights[n].numel())
+            aucs = [result(runs[n])["test"]["click"]["auc"] for n in (1, processes)]
+            found.append([name, processes, len(one), f"{curve:.1e}", f"{moved:.1e}", *(f"{a:.7f}" for a in aucs)])
+    columns = ["optimizers", "processes", "steps", "loss, largest difference", "weights, largest difference"]
+    table([*columns, "test AUC of one", "of several"], found)
+
+
+def child_train(values: dict[str, Any], run: Path, start: Path | None = None) -> None:
+    from unimixer.api import train
+
+    train(values, folder=run, warm_start=start, quiet=True)
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def result(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return values
+
+
+# ---- memory ----
+
+
+def memory(rows: int, width: int) -> None:
+    """Resident memory of every rank that trains one large table."""
+    found = []
+    for processes in (1, 2):
+        for line in torchrun(processes, "child-memory", str(rows), str(width)).splitlines():
+            values = json.loads(line)
+            found.append([processes, *(values[k] for k in ("rank", "owned", "before", "after", "grown", "step"))])
+    found.sort()
+    print(f"table of {rows:,} rows x {width}, row-wise Adagrad: {rows * (width + 1) * 4 / 1e9:.2f} GB in all\n")
+    columns = ["processes", "rank", "rows owned", "GB before the table", "GB in training", "GB grown by", "ms a step"]
+    table(columns, found)
+
+
+def child_memory(rows: int, width: int) -> None:
+    """One rank: make the table, train some steps of random ids on it, say what it holds."""
+    import torch
+
+    from unimixer.features.batch import Batch
+    from unimixer.features.spec import FeatureSpec, IdField
+    from unimixer.settings import parse
+    from unimixer.training.config import Recipe
+    from unimixer.training.distributed import world_of
+    from unimixer.training.distributed.start import warm_start_sharded
+    from unimixer.training.model import build_ranker
+    from unimixer.training.step import TrainStep
+
+    spec = FeatureSpec(
+        (IdField("id", "item", "big"), IdField("tab", "context", "small")),
+        (),
+        (),
+        {"big": rows, "small": 8},
+        ("click",),
+    )
+    model = {"backbone": "mlp", "num_tokens": 2, "embedding_dim": width, "size": 8}
+    values = {"name": "big", "store": "none", "tasks": {"click": 1.0}, "model": model}
+    values |= {"optimizer": {"sparse": "rowwise_adagrad"}, "distributed": {"sharding": "row_wise"}}
+    recipe = parse(Recipe, values, where="benchmark")
+    torch.set_num_threads(1)
+    with world_of(300) as world:
+        ranker = build_ranker(recipe.model, spec, table_device="meta").train()
+        generator = torch.Generator().manual_seed(world.rank)
+
+        def batch() -> Batch:
+            ids = torch.stack([torch.randint(rows, (4096,), generator=generator), torch.randint(8, (4096,))], 1).int()
+            return Batch(ids, torch.empty(4096, 0), labels=torch.randint(0, 2, (4096, 1)).float())
+
+        import torchrec  # noqa: F401  so that its own memory counts as there before
+
+        before = resident()
+        warm_start_sharded(ranker, recipe, None, world=world, device=torch.device("cpu"))
+        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=30, checkpoints=Path(), world=world)
+        for number in range(30):
+            if number == 10:
+                begin = time.perf_counter()
+            step([batch()], number)
+        seconds = (time.perf_counter() - begin) / 20
+        after = resident()
+        owned = sum(len(shard) for name, _, shard in ranker.embedding.tables.local_shards() if name == "big")  # type: ignore[operator]
+        said = {"rank": world.rank, "owned": f"{owned:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        # one line at a time: both ranks write to one pipe
+        os.write(
+            1, (json.dumps({**said, "grown": f"{after - before:.2f}", "step": f"{seconds * 1e3:.1f}"}) + "\n").encode()
+        )
+
+
+def resident() -> float:
+    """Resident memory of this process, in GB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9
+
+
+# ---- a step ----
+
+
+def step(folder: Path, rows: int) -> None:
+    """What an exchange costs: two processes that train together beside two that train at the same time, each alone."""
+    store = make_store(folder, rows)
+    found = []
+    for batch_size in (512, 2048, 8192):
+        alone = steps_of(store, folder / f"{batch_size}-alone", batch_size, together=False)
+        both = steps_of(store, folder / f"{batch_size}-both", batch_size, together=True)
+        found.append(
+            [
+                *(batch_size, f"{alone * 1e3:.1f}", f"{both * 1e3:.1f}", f"{(both - alone) / both:.0%}"),
+                *(f"{2 * batch_size / both:,.0f}", f"{batch_size / alone:,.0f}"),
+            ]
+        )
+    columns = ["rows a process", "ms a step, apart", "ms a step, together", "share of exchanges"]
+    table([*columns, "samples/s of two", "of one"], found)
+
+
+def steps_of(store: Path, run: Path, batch_size: int, *, together: bool) -> float:
+    """Seconds a step of two processes, of the slower one."""
+    processes = 2 if together else 1
+    training = {**RECIPE["training"], "batch_size": batch_size * processes, "max_steps": 24}
+    values = {**RECIPE, "store": str(store), "training": training, "distributed": {"data_shards": processes}}
+    jobs = [(processes, json.dumps(values), str(run) + str(number)) for number in range(1 if together else 2)]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda job: torchrun(job[0], "child-step", *job[1:]), jobs))
+    return max(float(line) for text in said for line in text.splitlines())
+
+
+def child_step(values: dict[str, Any], run: Path) -> None:
+    """One rank: train, and say how long a step takes."""
+    from unimixer.training import step as module
+
+    seconds: list[float] = []
+    plain = module.TrainStep.__call__
+
+    def timed(self: Any, group: Any, number: int) -> Any:
+        begin = time.perf_counter()
+        outcome = plain(self, group, number)
+        seconds.append(time.perf_counter() - begin)
+        return outcome
+
+    module.TrainStep.__call__ = timed  # type: ignore[method-assign]
+    child_train(values, run)
+    os.write(1, f"{sorted(seconds[8:])[len(seconds[8:]) // 2]}\n".encode())  # the first steps warm up
+
+
+# ---- the model of cost ----
+
+
+def model(batch: int, fields: int, width: int, dense: float) -> None:
+    """Milliseconds of a step on many GPUs: a MODEL from bytes and link speeds, not a measurement.
+
+    Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; of W ranks,
+    W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
+    Dense gradients: a ring sends 2 (W - 1) / W of their bytes; between machines the 8 cards of each share them.
+    Compute: 6 operations a dense parameter and row. Gradients travel while backward, two thirds of it, runs.
+    """
+    rows: list[list[object]] = []
+    for gpus in (8, 16, 32, 64, 128, 256, 512):
+        compute = 6 * dense * batch / FLOPS
+        near, far = min(gpus, 8) - 1, max(0, gpus - 8)
+        a_row = fields * (2 * width * 4 + 8)  # a vector forward, its gradient backward, an id
+        vectors = max(batch * a_row * near / gpus / NVLINK, batch * a_row * far / gpus / NETWORK)
+        ring = 2 * dense * 4
+        gradients = max(ring * 7 / 8 / NVLINK, ring * far / gpus / (8 * NETWORK))
+        total = compute / 3 + max(compute * 2 / 3, gradients) + vectors
+        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, gradients, total)]
+        rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
+    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters\n")
+    columns = [
+        "GPUs",
+        "compute, ms",
+        "vectors and ids, ms",
+        "dense gradients, ms",
+        "step, ms",
+        "not computing",
+        "samples/s",
+    ]
+    table(columns, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, rows in (("equality", 120_000), ("step", 300_000), ("memory", 50_000_000)):
+        verb = verbs.add_parser(name)
+        verb.add_argument("--rows", type=int, default=rows)
+        verb.add_argument("--width", type=int, default=16)
+    verb = verbs.add_parser("model")
+    verb.add_argument("--batch", type=int, default=2048, help="rows a GPU")
+    verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
+    verb.add_argument("--width", type=int, default=32)
+    verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
+    for name, count in (("child-train", 3), ("child-memory", 2), ("child-step", 2)):
+        verbs.add_parser(name).add_argument("given", nargs=count)
+    given = parser.parse_args()
+    if given.verb == "child-train":
+        child_train(json.loads(given.given[0]), Path(given.given[1]), Path(given.given[2]))
+    elif given.verb == "child-memory":
+        child_memory(*map(int, given.given))
+    elif given.verb == "child-step":
+        child_step(json.loads(given.given[0]), Path(given.given[1]))
+    elif given.verb == "memory":
+        memory(given.rows, given.width)
+    elif given.verb == "model":
+        model(given.batch, given.fields, given.width, given.dense)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            {"equality": equality, "step": step}[given.verb](Path(folder), given.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Checkpoints and best weights of a run on several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimixer.errors import UnimixerError
+from unimixer.files import replace_folder, sync_files
+from unimixer.ranker import Ranker
+from unimixer.training.checkpoint import (
+    check_weights,
+    load_state,
+    load_tensors,
+    optimizer_tensors,
+    prune,
+    restore_optimizer,
+    save_tensors,
+)
+from unimixer.training.distributed.alone import BEST, consolidate
+from unimixer.training.distributed.start import take_rows
+from unimixer.training.distributed.storage import DESCRIPTION, describe, read_tables, write_tables
+from unimixer.training.distributed.tables import ShardedTables
+from unimixer.training.distributed.world import World
+from unimixer.training.run import RunFolder
+
+
+class Keeper:
+    """Writes and reads a model whose tables are cut over processes.
+
+    What all processes have alike, dense weights and their optimizer, stands in the files of one machine and is
+    written by rank 0; tables stand beside them, see :mod:`~unimixer.training.distributed.storage`. A folder gets its
+    name when all processes have written theirs.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        model: Ranker,
+        tables: ShardedTables,
+        dense: torch.optim.Optimizer,
+        world: World,
+    ) -> None:
+        self.run, self.model, self.tables, self.dense, self.world = run, model, tables, dense, world
+
+    def save_checkpoint(self, folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
+        """Write ``step-N`` and remove all but the newest ``keep`` checkpoints."""
+
+        def rest(temporary: Path) -> None:
+            tensors = {f"dense.{key}": value for key, value in optimizer_tensors(self.dense).items()}
+            save_tensors(temporary / "optimizer.safetensors", tensors)
+            (temporary / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
+
+        self._write(folder / f"step-{state['step']:09d}", rest, optimizer=True)
+        self.world.lead(lambda: prune(folder, keep))
+
+    def load_checkpoint(self, checkpoint: Path) -> dict[str, Any]:
+        """Restore weights and optimizers; return the loop's state.
+
+        Raises:
+            UnimixerError: if a file is missing or damaged, or is that of another model.
+        """
+        if not (checkpoint / DESCRIPTION).exists():
+            raise UnimixerError(
+                f"{checkpoint} was written by one process alone; continue it with one process, without torchrun"
+            )
+        self._read(checkpoint, optimizer=True)
+        tensors = load_tensors(checkpoint / "optimizer.safetensors")
+        restore_optimizer(self.dense, {key.removeprefix("dense."): value for key, value in tensors.items()})
+        return load_state(checkpoint / "state.json")
+
+    def save_best(self) -> None:
+        """Keep the weights as they are now."""
+        self._write(self.run.folder / BEST, lambda temporary: None, optimizer=False)
+
+    def load_best(self) -> None:
+        """Go back to the weights that validated best."""
+        if (self.run.folder / BEST).exists():
+            self._read(self.run.folder / BEST, optimizer=False)
+            return
+        tensors = load_tensors(self.run.best_weights)  # they have been put together already
+        load_dense(self.model, tensors)
+        take_rows(self.tables, tensors)
+
+    def finish(self) -> None:
+        """Put the best weights together in the file that a run on one machine has them in."""
+        self.world.lead(lambda: self._finish())
+
+    def _finish(self) -> None:
+        if (self.run.folder / BEST).exists():
+            consolidate(self.run.folder / BEST, self.run.best_weights)
+            shutil.rmtree(self.run.folder / BEST)
+
+    def _write(self, target: Path, rest: Any, *, optimizer: bool) -> None:
+        temporary = Path(self.world.lead(lambda: _make(target)))
+        write_tables(temporary, self.tables, optimizer=optimizer)
+
+        def end() -> None:
+            save_tensors(temporary / "model.safetensors", dense_state(self.model))
+            (temporary / DESCRIPTION).write_text(describe(self.tables), encoding="utf-8")
+            rest(temporary)
+            sync_files(temporary)
+            replace_folder(temporary, target)
+
+        self.world.lead(end)
+
+    def _read(self, folder: Path, *, optimizer: bool) -> None:
+        path = folder / "model.safetensors"
+        tensors = load_tensors(path)
+        check_weights(path, tensors, dense_state(self.model))
+        read_tables(folder, self.tables, optimizer=optimizer)
+        load_dense(self.model, tensors)
+
+
+def dense_state(model: Ranker) -> dict[str, Tensor]:
+    """What all processes have alike."""
+    parts = {name: child for name, child in model.named_children() if name != "embedding"}
+    found = {f"{name}.{key}": value for name, child in parts.items() for key, value in child.state_dict().items()}
+    inner = {name: child for name, child in model.embedding.named_children() if name != "tables"}
+    found |= {f"embedding.{n}.{key}": v for n, child in inner.items() for key, v in child.state_dict().items()}
+    return found
+
+
+@torch.no_grad()
+def load_dense(model: Ranker, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what all processes have alike."""
+    for name, own in dense_state(model).items():
+        own.copy_(tensors[name])
+
+
+def _make(target: Path) -> str:
+    """A temporary folder beside the target; a name that is left behind is removed when the run goes on."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return str(temporary)

@@ -1,0 +1,67 @@
+"""Starts processes that train together, and reads what each of them has to say."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORKER = Path(__file__).with_name("worker.py")
+SECONDS = 150
+"""No launch may take longer; one that hangs fails."""
+
+needs_torchrec = pytest.mark.skipif(
+    importlib.util.find_spec("torchrec") is None,
+    reason="torchrec is not installed: pip install 'unimixer[distributed]'",
+)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
+
+
+def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a script and its arguments on some processes."""
+    options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=SECONDS)
+
+
+def run_jobs(processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, restarts: int = 0) -> list[list[Any]]:
+    """What came of every job, by rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(list(jobs)), encoding="utf-8")
+    done = torchrun(processes, str(WORKER), str(path), str(folder), restarts=restarts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """A folder that is built once a test session, whichever worker of pytest-xdist comes first."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "built").exists():
+            folder.mkdir()
+            build(folder)
+            (folder / "built").touch()
+    return folder
