@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: venv demo test check format clean
+.PHONY: venv venv-distributed demo test check format clean
 
 venv: .venv/.ready
 
@@ -13,6 +13,14 @@ venv: .venv/.ready
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# torchrec last and without what it asks for: that would be the CUDA build of fbgemm and another torch
+venv-distributed: .venv/.distributed
+
+.venv/.distributed: .venv/.ready constraints/cpu.txt
+	$(BIN)/pip install --quiet -c constraints/cpu.txt --editable '.[distributed]'
+	$(BIN)/pip install --quiet -c constraints/cpu.txt --no-deps torchrec
 	touch $@
 
 demo: venv

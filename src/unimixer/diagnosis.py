@@ -6,17 +6,23 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from unimixer.errors import UnimixerError
+from unimixer.training.distributed.triple import check_triple, installed_versions
 from unimixer.training.model import compiler
 from unimixer.training.run import commit, versions
 
 EXTRAS = {
     "report": ("matplotlib",),
     "track": ("tensorboard",),
+    "serve": ("onnx", "onnxruntime", "fastapi", "uvicorn"),
+    "sweep": ("ray",),
 }
 """Packages that each extra brings."""
 
@@ -30,6 +36,9 @@ def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
     facts["cpu cores"] = os.cpu_count()
     facts["torch threads"] = torch.get_num_threads()
     facts["cuda"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    facts["cuda that torch was built for"] = torch.version.cuda or "none: a CPU build"
+    facts["nvidia driver"] = driver_version() or "none"
+    facts["torch, torchrec, fbgemm"] = describe_triple()
     facts["C++ compiler (torch.compile)"] = compiler() or "none: compile=true cannot work"
     for extra, packages in EXTRAS.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
@@ -41,6 +50,31 @@ def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
     if benchmark:
         facts["float32 matrix multiply"] = f"{matmul_rate() / 1e9:.0f} GFLOP/s"
     return facts
+
+
+def describe_triple(installed: Mapping[str, str] | None = None) -> str:
+    """What of the three packages of distributed training is there, and the command that repairs what does not fit.
+
+    Args:
+        installed: versions by distribution, instead of those of this environment.
+    """
+    found = installed_versions() if installed is None else installed
+    versions = ", ".join(f"{name} {found[name]}" for name in found)
+    try:
+        check_triple(found)
+    except UnimixerError as error:
+        return f"{versions}: {error}"
+    return f"{versions}: they go together"
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split("\n")[0].strip() or None
 
 
 def matmul_rate(size: int = 1024, seconds: float = 1.0) -> float:
