@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 EPOCH_UNITS = ("s", "ms", "us")
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999; calendars end there."""
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
 
@@ -134,9 +136,10 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
 def _epoch(chunk: Chunk, name: str, unit: str) -> IntArray:
     way_out = "every impression needs its time; see keys.time_format"
     numbers = as_number(chunk, name, way_out=way_out)
-    _require(chunk, column(chunk, name), pl.Series(~np.isnan(numbers)), f"is not a time in {unit}", way_out)
     # seconds may have decimals, which no float64 holds exactly; microseconds are cut to the millisecond they are in
     millis = np.round(numbers * 1000) if unit == "s" else np.floor(numbers / 1000 if unit == "us" else numbers)
+    within = pl.Series(np.abs(millis) <= LAST_MS)  # false for NaN
+    _require(chunk, column(chunk, name), within, f"is not a time in {unit}", way_out)
     return millis.astype(np.int64)
 
 
