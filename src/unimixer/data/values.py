@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -32,8 +33,15 @@ def column(chunk: Chunk, name: str) -> pl.Series:
 def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
     """Canonical text of categorical values, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
     text = _canonical(series)
-    gone = text.is_in([*_canonical(pl.Series(missing, dtype=pl.String)), ""])
+    gone = text.is_in(_texts_of(missing))
+    if not gone.any():
+        return text.rename(series.name)
     return pl.select(pl.when(gone).then(None).otherwise(text)).to_series().rename(series.name)
+
+
+@cache
+def _texts_of(missing: tuple[str, ...]) -> list[str]:
+    return [*_canonical(pl.Series(missing, dtype=pl.String)), ""]
 
 
 def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl.Series:
@@ -62,6 +70,8 @@ def as_number(
         _require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
     elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
         numbers = series.cast(pl.Float64)
+        if not series.dtype.is_float() and not series.null_count() and missing == ("",):
+            return numbers.to_numpy()  # whole numbers are finite
     else:
         raise UnimixerError(
             f"{chunk.source}: column {name!r} has type {series.dtype}, expected numbers; "

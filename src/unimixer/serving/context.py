@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,13 @@ from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.serving.records import series_of
 from unimixer.serving.rows import Lists
+
+
+QUARTER_MS = 900_000
+"""Zones differ from UTC by whole quarters of an hour, so the hour and the day are the same within one."""
+KEPT = 10_000
+"""Encoded contexts that are kept."""
+_Row = tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Lists]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,13 @@ class ContextEncoder:
         features = transform.features("impressions")
         self.columns = frozenset(f.column for f in features)
         """Columns that every call brings, the time excepted."""
+        self._plain = sorted(self.columns - {self.time or ""})
         self.known = self.columns | ({self.time} if self.time else frozenset())
         self.widths = {f.name: f.max_length for f in features if f.kind == "sequence"}
+        by_hour = all(f.transform in ("hour", "weekday") for f in features if f.column == self.time)
+        self._span = QUARTER_MS if by_hour else 1
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Any, _Row] = OrderedDict()
 
     def read(
         self, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int
@@ -54,41 +68,60 @@ class ContextEncoder:
         Raises:
             UnimixerError: a column is missing, or a value does not fit.
         """
-        shared: list[pl.Series] = []
+        stamp = self._time_column(given, now)
         time = AFTER_THE_LOG
-        if self.time is not None:
-            shared.append(self._time_column(given, now))
-            time = int(values.as_time(Chunk(pl.DataFrame(shared), "context"), self.transform.schema.keys)[0])
-        own: list[pl.Series] = []
-        for name in sorted(self.columns - {self.time or ""}):
-            with_it = [number for number, item in enumerate(items or ()) if name in item]
-            if with_it and items is not None:
-                own.append(series_of(name, self._merged(name, given, items)))
+        if stamp is not None:
+            time = int(values.as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
+        own, shared = {}, {}
+        for name in self._plain:
+            if items is not None and any(name in item for item in items):
+                own[name] = _merged(name, given, items)
             elif name in given:
-                shared.append(series_of(name, [given[name]]))
+                shared[name] = given[name]
             else:
                 raise UnimixerError(f"context: no column {name!r}; send it, null where the value is not known")
-        if own:
-            frame = pl.DataFrame([*own, *(column.new_from_index(0, rows) for column in shared)])
-            ids, dense, lists = self.transform.encode_table("impressions", Chunk(frame, "items"))
-            return Context(ids, dense, {name: Lists.of(r, self.widths[name]) for name, r in lists.items()}, time)
-        frame = pl.DataFrame(shared) if shared else pl.DataFrame({"row": [0]})
-        ids, dense, lists = self.transform.encode_table("impressions", Chunk(frame, "context"))
-        every = np.zeros(rows, dtype=np.int64)
-        padded = {name: Lists.of(ragged, self.widths[name]).take(every) for name, ragged in lists.items()}
-        return Context(ids, dense, padded, time)
+        if not own:
+            ids, dense, lists = self._shared(shared, stamp, time)
+            every = np.zeros(rows, dtype=np.int64)
+            return Context(ids, dense, {name: found.take(every) for name, found in lists.items()}, time)
+        columns = [series_of(name, found) for name, found in own.items()]
+        columns += [series_of(name, [value]).new_from_index(0, rows) for name, value in shared.items()]
+        columns += [] if stamp is None else [stamp.new_from_index(0, rows)]
+        return Context(*self._encode(columns, "items"), time)
 
-    def _time_column(self, given: Mapping[str, Any], now: int) -> pl.Series:
-        assert self.time is not None
+    def _shared(self, columns: dict[str, Any], stamp: pl.Series | None, time: int) -> _Row:
+        """One row for all items, which is kept: contexts have few values, and hours and days are long."""
+        plain = tuple((type(v), tuple(v) if isinstance(v, list) else v) for v in columns.values())
+        key = (plain, time // self._span)
+        with self._lock:
+            row = self._kept.get(key)
+        if row is None:
+            series = [series_of(name, [value]) for name, value in columns.items()]
+            row = self._encode([*series, *([] if stamp is None else [stamp])], "context")
+            with self._lock:
+                self._kept[key] = row
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return row
+
+    def _encode(self, columns: list[pl.Series], where: str) -> _Row:
+        frame = pl.DataFrame(columns or {"row": [0]})
+        ids, dense, lists = self.transform.encode_table("impressions", Chunk(frame, where))
+        return ids, dense, {name: Lists.of(ragged, self.widths[name]) for name, ragged in lists.items()}
+
+    def _time_column(self, given: Mapping[str, Any], now: int) -> pl.Series | None:
+        if self.time is None:
+            return None
         if given.get(self.time) is not None:
             return series_of(self.time, [given[self.time]])
         return pl.Series(self.time, [datetime.fromtimestamp(now / 1000, tz=UTC)], dtype=pl.Datetime("ms", "UTC"))
 
-    def _merged(self, name: str, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """An item's own value, else that of the context."""
-        found = []
-        for number, item in enumerate(items):
-            if name not in item and name not in given:
-                raise UnimixerError(f"items, row {number + 1}: no column {name!r}; send it with every item")
-            found.append(item[name] if name in item else given[name])
-        return found
+
+def _merged(name: str, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """An item's own value, else that of the context."""
+    found = []
+    for number, item in enumerate(items):
+        if name not in item and name not in given:
+            raise UnimixerError(f"items, row {number + 1}: no column {name!r}; send it with every item")
+        found.append(item[name] if name in item else given[name])
+    return found

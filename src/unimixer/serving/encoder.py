@@ -131,7 +131,7 @@ class RequestEncoder:
             StoreUnavailableError: while the store cannot be reached.
         """
         context = self.context.read(call.context, call.item_columns, len(call.items), call.now)
-        user = canonical([call.user])[0] if call.user is not None else None
+        user = self._user_key(call.user)
         view = self.store.view(user, self._windows, context.time)
         with self._lock:
             self._follow(view)
@@ -170,6 +170,11 @@ class RequestEncoder:
             self._item_rows.drop(self.store.changed("items", self._state[1]))
         self._columns = {kind: self.store.columns(kind) for kind in KINDS}
         self._state = state
+
+    def _user_key(self, key: str | int | None) -> str | None:
+        if isinstance(key, str) and key in self._user_rows:
+            return key  # what is kept has its canonical form
+        return None if key is None else canonical([key])[0]
 
     def _item_keys(self, keys: Sequence[str | int | None]) -> list[str | None]:
         texts = [str(key) if isinstance(key, int) else key for key in keys]
