@@ -104,9 +104,7 @@ def test_a_column_that_one_item_brings_is_that_items_alone(encoder: RequestEncod
     torch.testing.assert_close(again.dense, plain.dense, rtol=0, atol=0, equal_nan=True)  # the kept row is untouched
 
 
-def test_scores_equal_those_of_the_run(
-    encoder: RequestEncoder, predictor: Predictor, toy_bundle: EagerBundle
-) -> None:
+def test_scores_equal_those_of_the_run(encoder: RequestEncoder, predictor: Predictor, toy_bundle: EagerBundle) -> None:
     asked = call("u5", [*(f"i{n}" for n in range(30)), "never"])
     scores = toy_bundle.score(encoder.encode(asked).request)
     expected = predictor.predict(Chunk(frame_of(asked), "rows")).to_numpy()

@@ -21,7 +21,6 @@ from unimixer.errors import UnimixerError
 from unimixer.serving.records import series_of
 from unimixer.serving.rows import Lists
 
-
 QUARTER_MS = 900_000
 """Zones differ from UTC by whole quarters of an hour, so the hour and the day are the same within one."""
 KEPT = 10_000
@@ -60,9 +59,7 @@ class ContextEncoder:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Any, _Row] = OrderedDict()
 
-    def read(
-        self, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int
-    ) -> Context:
+    def read(self, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int) -> Context:
         """Encode the context of ``rows`` items.
 
         Raises:

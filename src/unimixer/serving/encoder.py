@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -251,7 +250,6 @@ def _batch(
         values={name: torch.from_numpy(np.ascontiguousarray(groups[name][0])) for name in order},
         offsets={name: torch.from_numpy(groups[name][1]) for name in order},
     )
-
 
 
 def _ends(length: int) -> NDArray[np.int64]:
