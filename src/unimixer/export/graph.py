@@ -36,13 +36,17 @@ class Input:
     """Columns; None for a vector of offsets."""
 
     @property
+    def key(self) -> str:
+        """Name of the tensor in :meth:`Batch.inputs` of its side."""
+        columns = self.name.removeprefix(f"{self.side}.")
+        return columns if columns in ("ids", "dense") else self.name
+
+    @property
     def rows(self) -> str | int:
         """The first axis: a number, or a name for what varies."""
-        if self.side == USER:
-            return 1 if self.name.startswith(f"{USER}.") else f"{self.name}.rows"
-        if self.width is None:
-            return f"{CANDIDATES} + 1"
-        return CANDIDATES if self.name.startswith(f"{CANDIDATES}.") else f"{self.name}.rows"
+        if self.key in ("ids", "dense"):
+            return 1 if self.side == USER else CANDIDATES
+        return f"{CANDIDATES} + 1" if self.width is None else f"{self.name}.rows"
 
 
 def signature(spec: FeatureSpec, layout: RequestLayout) -> tuple[Input, ...]:
@@ -69,9 +73,9 @@ def signature(spec: FeatureSpec, layout: RequestLayout) -> tuple[Input, ...]:
 
 
 def feed(inputs: tuple[Input, ...], request: Request) -> tuple[Tensor, ...]:
-    """Tensors of a request in the order of a signature."""
+    """Tensors of a request in the order of a signature, contiguous: compiled code looks at no strides."""
     sides = {USER: request.user.inputs(), CANDIDATES: request.candidates.inputs()}
-    return tuple(sides[found.side][found.name.removeprefix(f"{found.side}.")] for found in inputs)
+    return tuple(sides[found.side][found.key].contiguous() for found in inputs)
 
 
 class RequestRanker(nn.Module):
@@ -121,7 +125,9 @@ class RequestRanker(nn.Module):
         self.candidates = Half(embedding, spec.ids[ids:], spec.dense[dense:], theirs, single=False)
         foreign = [group for group in (*encoded, *(e.name for e in embedding.event_groups)) if group not in users]
         if foreign:
-            raise UnimixerError(f"sequence {foreign[0]!r} is not the user's; only histories of users can be encoded once")
+            raise UnimixerError(
+                f"sequence {foreign[0]!r} is not the user's; only histories of users can be encoded once"
+            )
         self.encoders = nn.ModuleList(request_encoder(encoder) for encoder in embedding.encoders)
         self.names = [piece.name for piece in embedding.pieces]
         self.of_user = self.user.names

@@ -65,7 +65,7 @@ class Half(nn.Module):
     def names(self) -> set[str]:
         """Fields that :meth:`forward` gives."""
         pooled = {field.name for fields in self.groups.values() for field in fields}
-        return {field.name for field in (*self.ids, *self.dense)} | pooled
+        return pooled | {field.name for field in self.ids} | {field.name for field in self.dense}
 
     def forward(
         self, ids: Tensor | None, dense: Tensor | None, values: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
@@ -114,5 +114,3 @@ def _numeric(embedding: FieldEmbedding, names: Sequence[str]) -> NumericEmbeddin
     part = NumericEmbedding(len(rows), embedding.embedding_dim)
     part.load_state_dict({name: tensor[rows] for name, tensor in embedding.numeric.state_dict().items()})
     return part
-
-

@@ -23,9 +23,15 @@ class RequestAttention(nn.Module):
         - events: ``(V, E)``; target: ``(N, Q)``; output: ``(N, E)``
     """
 
+    of_key: Tensor
+    of_query: Tensor
+    of_product: Tensor
+    bias: Tensor
+    matched: Tensor
+
     def __init__(self, encoder: TargetAttention) -> None:
         super().__init__()
-        first, _, self.last = encoder.score
+        first, self.last = _linear(encoder.score[0]), _linear(encoder.score[2])
         of_key, of_query, of_difference, of_product = first.weight.detach().chunk(4, dim=1)
         self.register_buffer("of_key", (of_key + of_difference).T.contiguous())
         self.register_buffer("of_query", (of_query - of_difference).T.contiguous())
@@ -68,17 +74,23 @@ class RequestTransformer(nn.Module):
         tokens = torch.cat([first, events.unsqueeze(0).expand(target.shape[0], -1, -1)], dim=1)
         tokens = tokens + self._attend(layer.norm1(tokens))
         tokens = tokens + layer.linear2(F.gelu(layer.linear1(layer.norm2(tokens))))
-        return tokens.mean(1)
+        encoded: Tensor = tokens.mean(1)
+        return encoded
 
     def _attend(self, tokens: Tensor) -> Tensor:
         attention = self.encoder.layer.self_attn
         projected = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
+            part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in projected.chunk(3, dim=-1)
         )
         weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)
         read: Tensor = attention.out_proj((weights @ value).transpose(1, 2).flatten(2))
         return read
+
+
+def _linear(layer: nn.Module) -> nn.Linear:
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def request_encoder(encoder: nn.Module) -> nn.Module:

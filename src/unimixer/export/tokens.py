@@ -33,6 +33,12 @@ class SplitLinear(nn.Module):
         - output: tokens of the user alone ``(1, K, D)`` and the others ``(N, T - K, D)``; either may be None
     """
 
+    user_columns: Tensor
+    user_weight: Tensor
+    item_columns: Tensor
+    item_weight: Tensor
+    bias: Tensor
+
     def __init__(self, columns: Tensor, owner: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         end = len(owner)
@@ -131,24 +137,30 @@ class SplitFields(nn.Module):
 class SplitSemantic(nn.Module):
     """The tokens of a :class:`SemanticTokenizer`: groups of the user's fields go through both layers once."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, tokenizer: SemanticTokenizer, owner: Tensor) -> None:
         super().__init__()
         hidden = tokenizer.hidden
-        self.hidden = SplitLinear(tokenizer.columns, owner, hidden.weight.detach(), _bias(hidden))
-        first, _, self.last = tokenizer.global_token
+        self.hidden = SplitLinear(tokenizer.columns, owner, _weight(hidden), _bias(hidden))
+        first, self.last = tokenizer.global_token[0], tokenizer.global_token[2]
         every = torch.arange(len(owner)).unsqueeze(0)
-        self.first = SplitLinear(every, owner, first.weight.detach().T.unsqueeze(0), _bias(first).unsqueeze(0))
+        self.first = SplitLinear(every, owner, _weight(first).T.unsqueeze(0), _bias(first).unsqueeze(0))
         self.register_buffer("weight", tokenizer.output.weight.detach())
         self.register_buffer("bias", _bias(tokenizer.output))
 
     def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
         """The global token, then the groups'."""
         rows = items.shape[0]
-        summary = in_order(*self.first(user, items), self.first.user_tokens, self.first.item_tokens, rows)
+        once, each = self.first(user, items)
+        summary = in_order(once, each, self.first.user_tokens, self.first.item_tokens, rows)
         whole = self.last(F.silu(summary))
         alone, others = self.hidden(user, items)
         alone, others = self._output(alone, self.hidden.user_tokens), self._output(others, self.hidden.item_tokens)
-        return torch.cat([whole, in_order(alone, others, self.hidden.user_tokens, self.hidden.item_tokens, rows)], dim=1)
+        return torch.cat(
+            [whole, in_order(alone, others, self.hidden.user_tokens, self.hidden.item_tokens, rows)], dim=1
+        )
 
     def _output(self, hidden: Tensor | None, tokens: Sequence[int]) -> Tensor | None:
         if hidden is None:
