@@ -18,6 +18,7 @@ from unimixer.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     inspect,
     models,
     predict,
@@ -43,6 +44,7 @@ app.command("models", help=models.HELP)(models.models)
 app.command("train", help=train.HELP)(train.train)
 app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
 app.command("convert", help=convert.HELP)(convert.convert)
+app.command("export", help=export.HELP)(export.export)
 app.command("inspect", help=inspect.HELP)(inspect.inspect)
 app.command("predict", help=predict.HELP)(predict.predict)
 app.command("runs", help=runs.HELP)(runs.runs)
