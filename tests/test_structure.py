@@ -8,7 +8,7 @@ ORDER = (
     *("errors", "files", "allocator", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
     *("metrics", "data", "training", "inference", "evaluation", "export", "inspection", "pictures", "diagnosis", "api"),
-    *("bench", "study", "scaling", "cli"),
+    *("serving", "bench", "study", "scaling", "cli"),
 )
 """A module may import what stands before it, and what stands in its own room."""
 

@@ -58,7 +58,11 @@ def _refusals(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    async def failure(request: Request, error: Exception) -> Response:
+        return refused(request, RefusedError(500, "the server failed on this request; its log says where"))
+
     app.add_exception_handler(UnimixerError, mistake)
+    app.add_exception_handler(Exception, failure)
     app.add_exception_handler(HTTPException, no_route)
 
 

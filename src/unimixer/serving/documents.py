@@ -107,7 +107,9 @@ MODELS = (RankRequest, RankResponse, Error, RowsRequest, EventsRequest, Written,
 
 def schemas() -> dict[str, Any]:
     """The JSON schemas of all bodies."""
-    _, found = models_json_schema([(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}")
+    _, found = models_json_schema(
+        [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
+    )
     definitions: dict[str, Any] = found["$defs"]
     return definitions
 

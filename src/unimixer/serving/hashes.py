@@ -19,19 +19,21 @@ def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
     A column :math:`x_1, \dots, x_n` has the hash :math:`\sum_i w_i (x_i + 1) \bmod 2^{64}` with odd weights
     :math:`w_i` that look random: another value, or another order, gives another number.
     """
-    spec, found = transform.spec, {}
+    spec = transform.spec
+    found: dict[str, Any] = {}
     ids, dense = _columns(request.user.ids), _columns(request.user.dense)
     ids += _columns(request.candidates.ids)
     dense += _columns(request.candidates.dense)
     found.update(zip((field.name for field in spec.ids), ids, strict=True))
     place = 0
     for field in spec.dense:
-        found[field.name] = sum(dense[place : place + field.width]) % 2**64
+        parts = dense[place : place + field.width]
+        found[field.name] = sum((2 * i + 1) * int(part) for i, part in enumerate(parts)) % 2**64
         place += field.width
     for name, fields in spec.groups.items():
         side = request.user if name in request.user.values else request.candidates
-        for field, number in zip(fields, _lists(side, name), strict=True):
-            found[field.name] = number
+        for sequence, number in zip(fields, _lists(side, name), strict=True):
+            found[sequence.name] = number
     return {name: int(number) for name, number in found.items()}
 
 

@@ -60,7 +60,7 @@ class RedisStore(FeatureStore):
             raise UnimixerError(f"{self.name}: not an address of Redis ({error}); use redis://host:port/db") from None
         with self._talking():
             self._write_rows = self.client.register_script(_WRITE)
-            form = self.client.hget(self._at("meta"), "format")
+            form: Any = self.client.hget(self._at("meta"), "format")
         if form is None:
             self._start()
         elif form != str(FORMAT):
@@ -119,7 +119,7 @@ class RedisStore(FeatureStore):
         with self._talking():
             if columns:
                 self.client.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
-            return int(cast(int, self._write_rows(keys=[self.prefix], args=arguments)))
+            return self._write_rows(keys=[self.prefix], args=arguments)
 
     def append(self, events: Sequence[Event]) -> None:
         """See :meth:`FeatureStore.append`."""

@@ -95,7 +95,8 @@ class RowCache:
 
     def missing(self, keys: Iterable[str | None]) -> list[str]:
         """Keys that are not kept, each once; those that are count as used now."""
-        slots, absent = self._slots, {}
+        absent: dict[str, None] = {}
+        slots = self._slots
         for key in keys:
             if key is None:
                 continue

@@ -71,7 +71,7 @@ class SQLiteStore(FeatureStore):
 
     def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
         """See :meth:`FeatureStore.records`."""
-        found = {}
+        found: dict[str, Record] = {}
         with self._reading() as connection:
             for start in range(0, len(keys), _KEYS):
                 some = keys[start : start + _KEYS]
