@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from eager import EagerBundle
+from served import Served
 from toy import toy_tables
 
+from unimixer.export import export_run
 from unimixer.serving import sqlite_store
 from unimixer.serving.build import fill
 from unimixer.serving.sqlite_store import SQLiteStore
@@ -41,6 +43,22 @@ def toy_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def features(toy_features: Path, tmp_path: Path) -> Path:
     """A store of the small world that a test may change."""
     return Path(shutil.copy(toy_features, tmp_path / "features.sqlite"))
+
+
+@pytest.fixture(scope="session")
+def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles of one run whose scores differ: as it is, and with hardened mixings."""
+    folder = tmp_path_factory.mktemp("bundles")
+    export_run(toy_run.folder, folder / "a", auc_rows=200, largest=64)
+    export_run(toy_run.folder, folder / "b", auc_rows=200, largest=64, harden="permutation")
+    return folder / "a", folder / "b"
+
+
+@pytest.fixture(scope="module")
+def shared(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
+    """A server that tests only ask."""
+    with Served(bundles[0], toy_features, "--max-candidates", "100", "--max-body", "100000", "--cached", "1000") as s:
+        yield s
 
 
 def free_port() -> int:

@@ -119,14 +119,15 @@ class RedisStore(FeatureStore):
         with self._talking():
             if columns:
                 self.client.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
-            return self._write_rows(keys=[self.prefix], args=arguments)
+            revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
+        return int(revision)
 
     def append(self, events: Sequence[Event]) -> None:
         """See :meth:`FeatureStore.append`."""
         if not events:
             return
         with self._talking():
-            last = cast(int, self.client.incrby(self._at("count", "events"), len(events)))
+            last: int = self.client.incrby(self._at("count", "events"), len(events))
             pipe = self.client.pipeline(transaction=True)
             for number, event in enumerate(events, last - len(events)):
                 # members of one time stand in the order of their texts, so the number has leading zeros
