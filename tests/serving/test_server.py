@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ import pytest
 from served import API_KEY, CONTEXT, Client, Served
 from toy import DAY, START
 
+from unimixer.cli import main
 from unimixer.data.tables import Chunk
+from unimixer.errors import UnimixerError
 from unimixer.export import open_bundle
 from unimixer.inference import Predictor
+from unimixer.serving.settings import read_key
 from unimixer.training.run import RunFolder
 
 NOW = START + 9 * DAY
@@ -154,20 +157,6 @@ def test_limits_of_the_body_and_of_candidates(client: Client, shared: Served) ->
     fresh.close()
 
 
-def test_a_hundred_thousand_candidates_are_refused_at_the_default_limit(
-    bundles: tuple[Path, Path], toy_features: Path
-) -> None:
-    with Served(bundles[0], toy_features) as served:
-        client = served.client()
-        answer = client.rank(items=list(range(100_000)))
-        assert (answer.status, answer.error) == (
-            422,
-            "items: 100,000 candidates, expected 1 to 2,000; send several requests",
-        )
-        assert client.rank(items=list(range(2_000))).status == 200
-        client.close()
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -196,9 +185,10 @@ def test_what_is_no_http_does_no_harm(shared: Served, client: Client) -> None:
     for noise in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\r\n" * 50, b"x" * 200_000):
         with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as raw:
             raw.sendall(noise)
-            raw.shutdown(socket.SHUT_WR)
-            while raw.recv(65_536):
-                pass
+            with contextlib.suppress(ConnectionError):
+                raw.shutdown(socket.SHUT_WR)
+                while raw.recv(65_536):
+                    pass
     assert client.rank().status == 200
 
 
@@ -300,47 +290,62 @@ def test_the_openapi_page_describes_every_path(client: Client) -> None:
     assert b"openapi.json" in client.ask("GET", "/docs").body
 
 
-def test_logs_are_json_lines_without_the_data_of_users(bundles: tuple[Path, Path], toy_features: Path) -> None:
+@pytest.fixture(scope="module")
+def keyed(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
+    """A server that asks for keys, with the default limits."""
     with Served(bundles[0], toy_features, keys=True) as served:
-        client = served.client()
-        headers = {"Authorization": f"Bearer {API_KEY}"}
-        body = {"user": "u3", "context": CONTEXT, "items": ["i1", "secret-item"]}
-        assert client.ask("POST", "/v1/rank", body, headers).status == 200
-        body["context"] = {**CONTEXT, "position": "secret-position"}
-        assert client.ask("POST", "/v1/rank?secret-query", body, headers).status == 422
-        client.close()
-        assert served.stop() == 0
-    assert served.other == []
-    text = json.dumps(served.lines)
-    assert len(served.logged("request")) == 2
-    assert served.logged("request")[0]["candidates"] == 2
-    for secret in ("u3", "secret", API_KEY):
-        assert f"{secret}" not in text.replace(served.logged("request")[0]["request_id"], "")
+        yield served
 
 
-def test_keys_are_asked_for_and_compared(bundles: tuple[Path, Path], toy_features: Path) -> None:
+def test_keys_are_asked_for_and_compared(keyed: Served) -> None:
     body = {"user": "u3", "context": CONTEXT, "items": ["i1"]}
-    with Served(bundles[0], toy_features, keys=True) as served:
-        client = served.client()
-        command = Path(f"/proc/{served.process.pid}/cmdline").read_bytes()
-        assert API_KEY.encode() not in command
-        for headers, said in (
-            ({}, "the API key is missing"),
-            ({"X-API-Key": "wrong"}, "the API key is wrong"),
-            ({"Authorization": "Bearer wrong"}, "the API key is wrong"),
-            ({"Authorization": f"Basic {API_KEY}"}, "the API key is missing"),
-            ({"X-API-Key": "é"}, "the API key is wrong"),
-        ):
-            for path in ("/v1/rank", "/v2/models/ranker/infer"):
-                answer = client.ask("POST", path, body, headers)
-                assert answer.status == 401
-                assert answer.error.startswith(said)
-                assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert client.ask("POST", "/v1/rank", body, {"X-API-Key": API_KEY}).status == 200
-        assert client.ask("POST", "/v1/rank", body, {"Authorization": f"bearer {API_KEY}"}).status == 200
-        assert client.ask("POST", "/admin/reload", None, {"X-API-Key": API_KEY}).status == 401
-        assert client.ask("GET", "/health/ready").status == 200
-        client.close()
+    client = keyed.client()
+    assert API_KEY.encode() not in Path(f"/proc/{keyed.process.pid}/cmdline").read_bytes()
+    for headers, said in (
+        ({}, "the API key is missing"),
+        ({"X-API-Key": "wrong"}, "the API key is wrong"),
+        ({"Authorization": "Bearer wrong"}, "the API key is wrong"),
+        ({"Authorization": f"Basic {API_KEY}"}, "the API key is missing"),
+        ({"X-API-Key": "\xe9"}, "the API key is wrong"),
+    ):
+        for path in ("/v1/rank", "/v2/models/ranker/infer"):
+            answer = client.ask("POST", path, body, headers)
+            assert answer.status == 401
+            assert answer.error.startswith(said)
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert client.ask("POST", "/v1/rank", body, {"X-API-Key": API_KEY}).status == 200
+    assert client.ask("POST", "/v1/rank", body, {"Authorization": f"bearer {API_KEY}"}).status == 200
+    assert client.ask("POST", "/admin/reload", None, {"X-API-Key": API_KEY}).status == 401
+    assert client.ask("GET", "/health/ready").status == 200
+    client.close()
+
+
+def test_a_hundred_thousand_candidates_are_refused_at_the_default_limit(keyed: Served) -> None:
+    client, headers = keyed.client(), {"X-API-Key": API_KEY}
+    body = {"user": "u3", "context": CONTEXT, "items": list(range(100_000))}
+    answer = client.ask("POST", "/v1/rank", body, headers)
+    assert (answer.status, answer.error) == (
+        422,
+        "items: 100,000 candidates, expected 1 to 2,000; send several requests",
+    )
+    assert client.ask("POST", "/v1/rank", {**body, "items": list(range(2_000))}, headers).status == 200
+    client.close()
+
+
+def test_logs_are_json_lines_without_the_data_of_users(keyed: Served) -> None:
+    client, headers = keyed.client(), {"X-API-Key": API_KEY, "X-Request-ID": "logged"}
+    body = {"user": "u3", "context": CONTEXT, "items": ["i1", "secret-item"]}
+    assert client.ask("POST", "/v1/rank", body, headers).status == 200
+    body["context"] = {**CONTEXT, "position": "secret-position"}
+    assert client.ask("POST", "/v1/rank?secret-query", body, headers).status == 422
+    client.ask("GET", "/v2")
+    client.close()
+    keyed.wait_for("request", count=3)
+    lines = [line for line in keyed.logged("request") if line["request_id"] == "logged"]
+    assert [(line["status"], line["candidates"]) for line in lines] == [(200, 2), (422, 2)]
+    assert keyed.other == []
+    for secret in ('"u3"', "secret", API_KEY):
+        assert secret not in json.dumps(keyed.lines)
 
 
 @pytest.mark.parametrize(
@@ -354,26 +359,37 @@ def test_keys_are_asked_for_and_compared(bundles: tuple[Path, Path], toy_feature
     ],
 )
 def test_a_server_that_cannot_start_says_why(
-    options: list[str], message: str, bundles: tuple[Path, Path], toy_features: Path, tmp_path: Path
+    options: list[str],
+    message: str,
+    bundles: tuple[Path, Path],
+    toy_features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [sys.executable, "-m", "unimixer", "serve", str(bundles[0]), "--port", "0"]
+    monkeypatch.chdir(tmp_path)
     store = [] if "--store" in options else ["--store", str(toy_features)]
-    done = subprocess.run([*command, *store, *options], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.returncode == 2
-    assert f"error: {message}" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(bundles[0]), "--port", "0", *store, *options])
+    assert ended.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_key_that_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMIXER_API_KEY", "short")
+    with pytest.raises(UnimixerError, match="the key in UNIMIXER_API_KEY has 5 characters; a key has at least 16"):
+        read_key("UNIMIXER_API_KEY", None)
 
 
 def test_a_tampered_bundle_is_not_served(bundles: tuple[Path, Path], toy_features: Path, tmp_path: Path) -> None:
-    import shutil
-
     bad = tmp_path / "bad"
     shutil.copytree(bundles[0], bad)
     graph = next(bad.glob("*.onnx"))
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1
     graph.write_bytes(data)
-    command = [sys.executable, "-m", "unimixer", "serve", str(bad), "--store", str(toy_features), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "its checksum differs" in done.stderr
+    served = Served(bad, toy_features)
+    assert served.process.wait(60) == 2
+    served.__exit__()
+    assert "its checksum differs" in "".join(served.other)
+    assert "Traceback" not in "".join(served.other)
