@@ -102,6 +102,13 @@ class Served:
     def client(self) -> Client:
         return Client(self.port)
 
+    def rank(self) -> Answer:
+        client = self.client()
+        try:
+            return client.rank()
+        finally:
+            client.close()
+
     def admin(self, path: str, body: Any = None) -> Answer:
         client = self.client()
         try:

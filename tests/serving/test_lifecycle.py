@@ -51,7 +51,7 @@ def test_bundles_are_swapped_under_load_without_a_lost_request(
         load.wait_for(lambda: load.answers[-1][1] == old)
         _refuse_damaged(served, current, bundles[1], tmp_path)
         load.stop()
-        assert served.client().rank().json["model"]["version"] == old
+        assert served.rank().json["model"]["version"] == old
         assert load.failures == []
         assert {status for status, _, _ in load.answers} == {200}
         assert {version for _, version, _ in load.answers} == {old, new}
@@ -185,7 +185,7 @@ def test_a_crowd_is_refused_instead_of_queued_without_end(bundles: tuple[Path, P
         metrics = served.metrics()
         assert metrics['unimixer_refused_total{reason="queue"}'] == sum(a.status == 429 for a in found)
         _slow_body(served)
-        assert served.client().rank().status == 200
+        assert served.rank().status == 200
         assert served.metrics()["unimixer_in_flight"] == 0
 
 

@@ -123,16 +123,16 @@ class FeatureStore(ABC):
         Raises:
             UnimixerError: a row without a key, a key that stands twice, or a value of another type than its column.
         """
-        where = kind
-        columns, typed = fit_columns(self.columns(kind), rows, where=where)
+        others = [{name: value for name, value in row.items() if name != key} for row in rows]
+        columns, typed = fit_columns(self.columns(kind), others, where=kind)
         keyed: dict[str, Row] = {}
-        for number, (text, row) in enumerate(zip(canonical([r.get(key) for r in typed]), typed, strict=True), 1):
+        for number, (text, row) in enumerate(zip(canonical([r.get(key) for r in rows]), typed, strict=True), 1):
             if text is None:
-                raise UnimixerError(f"{where}, row {number}: {key} is missing; every row needs its key")
+                raise UnimixerError(f"{kind}, row {number}: {key} is missing; every row needs its key")
             if text in keyed:
-                raise UnimixerError(f"{where}, row {number}: {key}={text!r} stands twice; send it once")
-            keyed[text] = row
-        return self.write(kind, keyed, columns)
+                raise UnimixerError(f"{kind}, row {number}: {key}={text!r} stands twice; send it once")
+            keyed[text] = {key: text, **row}
+        return self.write(kind, keyed, {**columns, key: "text"})
 
     def put_users(self, key: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add or change users."""
