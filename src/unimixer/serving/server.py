@@ -42,22 +42,21 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         same = settings.admin_key.get_secret_value() == settings.api_key.get_secret_value()
         if same:
             raise UnimixerError("the admin key is the API key; give whoever asks for scores another key")
-    listener = _listen(settings.host, settings.port)
     log, metrics = Log(), Metrics()
-    store = open_store(settings.store)
-    score_log = _score_log(settings, metrics, log)
-    engine = Engine(settings, store, open_bundle, metrics)
-    metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
-    metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
-    app = make_app(engine, score_log)
-    app.router.lifespan_context = _nothing
-    try:
-        asyncio.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
-    finally:
-        engine.close()
+    with contextlib.ExitStack() as open_things:  # closed last opened first
+        listener = open_things.enter_context(_listen(settings.host, settings.port))
+        store = open_store(settings.store)
+        open_things.callback(store.close)
+        score_log = _score_log(settings, metrics, log)
         if score_log is not None:
-            score_log.close()
-        store.close()
+            open_things.callback(score_log.close)
+        engine = Engine(settings, store, open_bundle, metrics)
+        open_things.callback(engine.close)
+        metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
+        metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
+        app = make_app(engine, score_log)
+        app.router.lifespan_context = _nothing
+        asyncio.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
     log("stopped")
 
 
