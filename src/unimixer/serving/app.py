@@ -117,7 +117,8 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
                 "scores": scores,
                 "ranking": np.argsort(-found.scores[:, task], kind="stable").tolist(),
                 "unknown": {"user": unknown_user, "items": encoded.unknown_items},
-            }
+            },
+            headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
         )
 
 

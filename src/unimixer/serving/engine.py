@@ -55,6 +55,8 @@ class Ranked:
     scores: NDArray[np.float32]
     encoded: EncodedCall
     hashes: dict[str, int]
+    encode_s: float
+    score_s: float
 
 
 class Model:
@@ -159,7 +161,8 @@ class Engine:
         self.metrics.stage.labels("encode").observe(middle - started)
         self.metrics.stage.labels("score").observe(ended - middle)
         self._mean += 0.1 * (ended - started - self._mean)
-        return Ranked(scores, encoded, field_hashes(encoded.request, model.bundle.transform) if hashed else {})
+        hashes = field_hashes(encoded.request, model.bundle.transform) if hashed else {}
+        return Ranked(scores, encoded, hashes, middle - started, ended - middle)
 
     async def run(self, work: Callable[[], Result], deadline: float) -> Result:
         """Do some work in the pool.
