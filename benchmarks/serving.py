@@ -5,11 +5,11 @@ python benchmarks/serving.py --source kuairand-pure --raw KuaiRand-Pure
 
 Trains for some steps (weights do not change the time), exports, builds the feature store, then for every size:
   scorer    the same encoded requests through the bundle and through the eager model, taking turns
-  server    unimixer serve and a load generator, two processes, at a fixed rate; overhead is the time of a request at the
+  server    unimixer serve and a load generator, two processes, at a fixed rate; overhead is a request's time at the
             client less the time of the scorer inside that very request
-The soak asks as fast as it is answered: sizes from 1 to --candidates, unknown users and items, inline features, one body
-in twenty malformed; in the middle a bundle is swapped and rows and events are written. Then SIGTERM, and every answer is
-looked for in the score log.
+The soak asks as fast as it is answered: sizes from 1 to --candidates, unknown users and items, inline features, one
+body in twenty malformed; in the middle a bundle is swapped and rows and events are written. Then SIGTERM, and every
+answer is looked for in the score log.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ from unimixer.serving.score_log import read_log
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.model import load_ranker
+from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
 ADMIN_KEY = "benchmark-admin-key"
 HERE = Path(__file__).parent
+SHARE = 0.7
+"""Share of the scorer's time that a load may fill."""
 
 
 class Work:
@@ -114,7 +117,7 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 def scorer(work: Work, run: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:
     """Eager and exported scoring of the same requests, by turns."""
     torch.set_num_threads(arguments.threads)
-    bundle, model = open_bundle(folder, threads=arguments.threads), load_ranker(run)
+    bundle, model = open_bundle(folder, threads=arguments.threads), load_ranker(RunFolder(run))
     encoder = RequestEncoder(bundle.transform, bundle.layout, work.store)
     asked = calls(work, bundle.transform.schema, arguments.repeat + 20, arguments.candidates)
     requests = [encoder.encode(call).request for call in asked]
@@ -204,15 +207,15 @@ def body_of(call: RankCall, **changes: Any) -> str:
     return json.dumps(body, separators=(",", ":"))
 
 
-def server(work: Work, bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def server(work: Work, bundle: Path, arguments: argparse.Namespace, rate: float) -> dict[str, Any]:
     schema = open_bundle(bundle).transform.schema
     bodies = work.folder / "bodies.jsonl"
     bodies.write_text("\n".join(body_of(c) for c in calls(work, schema, 400, arguments.candidates)) + "\n")
     with tempfile.TemporaryDirectory() as log:
         running = Server(work, bundle, arguments, Path(log))
         running.load(bodies, 400, None)  # every user and item once: caches are warm, as after some minutes
-        count = int(arguments.rate * arguments.seconds)
-        found = running.load(bodies, count, arguments.rate, warm=min(50, count // 4))
+        count = int(rate * arguments.seconds)
+        found = running.load(bodies, count, rate, warm=min(50, count // 4))
         found["code"] = running.stop()
     return found
 
@@ -315,7 +318,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=18_000, help="requests: 30 minutes at 10 a second; 0 for none")
     parser.add_argument("--work", type=Path, default=None, help="folder that keeps runs and bundles between calls")
     arguments = parser.parse_args()
-    print(describe_machine())
+    print(describe_machine(torch.device("cpu")))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -326,15 +329,22 @@ def measure(work: Work, arguments: argparse.Namespace) -> None:
     rows = []
     for params in arguments.params:
         run, bundle = work.bundle(params)
-        alone, around = scorer(work, run, bundle, arguments), server(work, bundle, arguments)
+        alone = scorer(work, run, bundle, arguments)
         eager, exported = alone["eager PyTorch"], alone["bundle"]
+        # beyond what the cores can score, requests only queue and nothing is learned of the server
+        possible = SHARE * 1e3 * arguments.concurrency / exported[0]
+        rate = min(arguments.rate, possible)
+        if rate < arguments.rate:
+            print(f"{params}: the scorer alone takes {exported[0]:.1f} ms, so {arguments.rate:g}/s is more than "
+                  f"{SHARE:.0%} of what it can do; asked for {rate:.1f}/s instead")  # fmt: skip
+        around = server(work, bundle, arguments, rate)
         rows += [
             [params, "eager PyTorch", *(f"{x:.2f}" for x in eager), ""],
             [params, "bundle", *(f"{x:.2f}" for x in exported), f"{eager[0] / exported[0]:.2f} times as fast at p50"],
             [params, "encoding, warm", *(f"{x:.2f}" for x in alone["encode"]), ""],
             [
                 params,
-                f"server, {arguments.rate:g}/s",
+                f"server, {rate:.3g}/s",
                 around["ms_50"],
                 around["ms_99"],
                 f"statuses {around['statuses']}",
