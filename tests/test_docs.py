@@ -18,6 +18,7 @@ PAGES = (
     "docs/models.md",
     "docs/study.md",
     "docs/scaling.md",
+    "docs/serving.md",
 )
 
 
