@@ -65,9 +65,11 @@ class ContextEncoder:
         Raises:
             UnimixerError: a column is missing, or a value does not fit.
         """
-        stamp = self._time_column(given, now)
-        time = AFTER_THE_LOG
-        if stamp is not None:
+        stamp, time = None, AFTER_THE_LOG
+        if self.time is not None and given.get(self.time) is None:
+            time = now
+        elif self.time is not None:
+            stamp = series_of(self.time, [given[self.time]])
             time = int(values.as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
         own, shared = {}, {}
         for name in self._plain:
@@ -78,15 +80,15 @@ class ContextEncoder:
             else:
                 raise UnimixerError(f"context: no column {name!r}; send it, null where the value is not known")
         if not own:
-            ids, dense, lists = self._shared(shared, stamp, time)
+            ids, dense, lists = self._shared(shared, stamp, now, time)
             every = np.zeros(rows, dtype=np.int64)
             return Context(ids, dense, {name: found.take(every) for name, found in lists.items()}, time)
         columns = [series_of(name, found) for name, found in own.items()]
         columns += [series_of(name, [value]).new_from_index(0, rows) for name, value in shared.items()]
-        columns += [] if stamp is None else [stamp.new_from_index(0, rows)]
+        columns += [found.new_from_index(0, rows) for found in self._time_column(stamp, now)]
         return Context(*self._encode(columns, "items"), time)
 
-    def _shared(self, columns: dict[str, Any], stamp: pl.Series | None, time: int) -> _Row:
+    def _shared(self, columns: dict[str, Any], stamp: pl.Series | None, now: int, time: int) -> _Row:
         """One row for all items, which is kept: contexts have few values, and hours and days are long."""
         plain = tuple((type(v), tuple(v) if isinstance(v, list) else v) for v in columns.values())
         key = (plain, time // self._span)
@@ -94,7 +96,7 @@ class ContextEncoder:
             row = self._kept.get(key)
         if row is None:
             series = [series_of(name, [value]) for name, value in columns.items()]
-            row = self._encode([*series, *([] if stamp is None else [stamp])], "context")
+            row = self._encode([*series, *self._time_column(stamp, now)], "context")
             with self._lock:
                 self._kept[key] = row
                 if len(self._kept) > KEPT:
@@ -106,12 +108,11 @@ class ContextEncoder:
         ids, dense, lists = self.transform.encode_table("impressions", Chunk(frame, where))
         return ids, dense, {name: Lists.of(ragged, self.widths[name]) for name, ragged in lists.items()}
 
-    def _time_column(self, given: Mapping[str, Any], now: int) -> pl.Series | None:
-        if self.time is None:
-            return None
-        if given.get(self.time) is not None:
-            return series_of(self.time, [given[self.time]])
-        return pl.Series(self.time, [datetime.fromtimestamp(now / 1000, tz=UTC)], dtype=pl.Datetime("ms", "UTC"))
+    def _time_column(self, stamp: pl.Series | None, now: int) -> list[pl.Series]:
+        """The time that the call brings, else the time of the call; nothing where the schema has no time."""
+        if self.time is None or stamp is not None:
+            return [] if stamp is None else [stamp]
+        return [pl.Series(self.time, [datetime.fromtimestamp(now / 1000, tz=UTC)], dtype=pl.Datetime("ms", "UTC"))]
 
 
 def _merged(name: str, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
