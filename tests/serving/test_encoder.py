@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from unimixer.data.adapters import open_raw
 from unimixer.data.prepare import prepare
 from unimixer.data.tables import Chunk
 from unimixer.errors import UnimixerError
+from unimixer.export import export_run, open_bundle
 from unimixer.features.request import Request
 from unimixer.inference import Predictor
 from unimixer.serving import sqlite_store
@@ -67,15 +70,13 @@ def call(user: Any = "u3", items: Any = ("i3", "i4", "i5"), **changes: Any) -> R
     return RankCall(user, items, {**context, **changes.pop("context", {})}, **changes)
 
 
-@pytest.mark.parametrize("user", [f"u{n}" for n in range(12)] + [None, "nobody", " u3 "])
 @pytest.mark.parametrize("day", [-1, 0, 5, 9])
-def test_requests_equal_raw_batches_at_every_time(
-    user: str | None, day: int, encoder: RequestEncoder, predictor: Predictor
-) -> None:
-    for hour in (0, 7, 23):
-        time = START + day * DAY + hour * 3_600_000
-        items = [*(f"i{n}" for n in range(30)), "nothing", None]
-        assert_equal(encoder, predictor, call(user, items, context={"time_ms": time}))
+def test_requests_equal_raw_batches_at_every_time(day: int, encoder: RequestEncoder, predictor: Predictor) -> None:
+    items = [*(f"i{n}" for n in range(30)), "nothing", None]
+    for user in (*(f"u{n}" for n in range(12)), None, "nobody", " u3 "):
+        for hour in (0, 7, 23):
+            time = START + day * DAY + hour * 3_600_000
+            assert_equal(encoder, predictor, call(user, items, context={"time_ms": time}))
 
 
 def test_at_the_time_of_an_event_the_event_is_not_seen(encoder: RequestEncoder, predictor: Predictor) -> None:
@@ -122,6 +123,50 @@ def test_a_change_in_the_store_is_in_the_next_request(encoder: RequestEncoder, t
     assert after.item_revisions[1] > before.item_revisions[1]
     assert after.item_revisions[0] == before.item_revisions[0]
     assert after.user_revision > before.user_revision
+
+
+def test_a_store_that_went_back_is_read_anew(
+    toy_bundle: EagerBundle, features: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    backup = Path(shutil.copy(features, tmp_path / "backup.sqlite"))
+    store = SQLiteStore(features)
+    encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
+    store.put_items("item_id", [{"item_id": "i4", "price": 77.0}])
+    changed = encoder.encode(call())
+    store.close()
+    for rest in tmp_path.glob("features.sqlite-*"):
+        rest.unlink()
+    backup.rename(features)
+    assert_equal(encoder, predictor, call())
+    assert encoder.encode(call()).item_revisions.tolist() < changed.item_revisions.tolist()
+    store.close()
+
+
+def test_threads_that_read_while_rows_change_get_whole_rows(toy_bundle: EagerBundle, toy_filled: FeatureStore) -> None:
+    encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, toy_filled)
+    items = [f"i{n}" for n in range(30)]
+    failures: list[BaseException] = []
+    revisions: list[int] = []
+
+    def read() -> None:
+        try:
+            for _ in range(60):
+                found = encoder.encode(call(items=items))
+                revisions.append(len(set(found.item_revisions.tolist())))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        toy_filled.put_items("item_id", [{"item_id": item, "price": float(number)} for item in items])
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(revisions) == 180
+    last = encoder.encode(call(items=items))
+    assert set(last.item_revisions.tolist()) == {toy_filled.view(None, {}, 0).clock}
 
 
 def test_an_unknown_item_is_counted_and_known_as_soon_as_it_is_written(
@@ -185,6 +230,7 @@ def test_a_store_without_a_column_of_the_schema_is_refused(toy_bundle: EagerBund
         RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "UNIMIXER_KUAIRAND" not in os.environ, reason="UNIMIXER_KUAIRAND names no folder with KuaiRand-Pure"
 )
@@ -200,7 +246,8 @@ def test_real_impressions_get_the_scores_of_prediction(tmp_path: Path) -> None:
     encoder = RequestEncoder(bundle.transform, bundle.layout, store)
     log = pl.concat(chunk.frame for chunk in tables.impressions())
     videos = tables.items.frame["video_id"].to_list() if tables.items else []
-    worst = 0.0
+    export_run(run.folder, tmp_path / "bundle", auc_rows=500, largest=100)
+    exported, worst = open_bundle(tmp_path / "bundle", threads=1), 0.0
     users = log.filter(pl.col("date").cast(pl.String) >= "20220505").sample(60, seed=1)
     for number, row in enumerate(users.iter_rows(named=True)):
         rng = np.random.default_rng(number)
@@ -208,5 +255,7 @@ def test_real_impressions_get_the_scores_of_prediction(tmp_path: Path) -> None:
         user = row["user_id"] if number % 10 else "unseen"
         asked = RankCall(user, items, {"time_ms": row["time_ms"], "tab": row["tab"]})
         expected = predictor.predict(Chunk(frame_of(asked, item="video_id"), "rows")).to_numpy()
-        worst = max(worst, float(np.abs(bundle.score(encoder.encode(asked).request) - expected).max()))
+        request = encoder.encode(asked).request
+        for scored in (bundle.score(request), exported.score(request)):
+            worst = max(worst, float(np.abs(scored - expected).max()))
     assert worst < 1e-5

@@ -159,6 +159,9 @@ class RequestEncoder:
 
     def _follow(self, view: View) -> None:
         """Forget what changed in the store since the last call."""
+        if self._state is not None and view.clock < self._state[1]:
+            # another thread has seen a later change already; or the store went back, as one from a backup does
+            view = self.store.view(None, {}, 0)
         state = (view.generation, view.clock)
         if state == self._state:
             return
