@@ -20,6 +20,7 @@ PAGES = (
     "docs/study.md",
     "docs/scaling.md",
     "docs/distributed.md",
+    "docs/serving.md",
 )
 
 

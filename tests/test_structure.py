@@ -7,8 +7,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
     *("errors", "files", "allocator", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
-    *("metrics", "data", "training", "inference", "evaluation", "inspection", "pictures", "diagnosis", "api"),
-    *("bench", "study", "scaling", "cli"),
+    *("metrics", "data", "training", "inference", "evaluation", "export", "inspection", "pictures", "diagnosis", "api"),
+    *("serving", "bench", "study", "scaling", "cli"),
 )
 """A module may import what stands before it, and what stands in its own room."""
 

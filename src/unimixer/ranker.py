@@ -155,9 +155,18 @@ class Ranker(Transient):
             - embedded: ``(B, E)``; histories: none, or padded events ``(B, L, E_g)`` and lengths ``(B,)`` of each group
             - output: ``(B, tasks)``
         """
-        tokens = self.tokenizer(embedded)
+        return self.score_tokens(self.tokenizer(embedded), *histories)
+
+    def score_tokens(self, tokens: Tensor, *histories: Tensor) -> Tensor:
+        """What follows the tokenizer.
+
+        Shape:
+            - tokens: ``(B, T, D)``; histories: as for :meth:`score`, or of one row that all rows share
+            - output: ``(B, tasks)``
+        """
         if self.sequence_tokens is not None:
-            tokens = torch.cat([tokens, self.sequence_tokens(histories).to(tokens.dtype)], dim=1)
+            appended = self.sequence_tokens(histories).to(tokens.dtype)
+            tokens = torch.cat([tokens, appended.expand(tokens.shape[0], -1, -1)], dim=1)
         hidden: Tensor = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
         logits: Tensor = self.towers(self._read(hidden) if self.backbone.readout == "tokens" else hidden)
         if len(self.auxiliary_towers):

@@ -19,11 +19,15 @@ from unimixer.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     inspect,
     models,
+    parity,
     predict,
     runs,
     scale,
+    serve,
+    store,
     train,
 )
 from unimixer.errors import UnimixerError
@@ -39,14 +43,18 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(scale.app, name="scale")
+app.add_typer(store.app, name="store")
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("models", help=models.HELP)(models.models)
 app.command("train", help=train.HELP)(train.train)
 app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
 app.command("convert", help=convert.HELP)(convert.convert)
 app.command("consolidate", help=consolidate.HELP)(consolidate.consolidate)
+app.command("export", help=export.HELP)(export.export)
 app.command("inspect", help=inspect.HELP)(inspect.inspect)
 app.command("predict", help=predict.HELP)(predict.predict)
+app.command("serve", help=serve.HELP)(serve.serve)
+app.command("parity", help=parity.HELP)(parity.parity)
 app.command("runs", help=runs.HELP)(runs.runs)
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("ablate", help=ablate.HELP)(ablate.ablate)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from unimixer.data import values
 from unimixer.data.arrays import Ragged
 from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
-from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex
+from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, happened, snapshot_lists
 from unimixer.data.layout import features_of, is_id
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
@@ -94,15 +94,12 @@ class Fit:
         self.unfitted = Transform(schema, {}, {}, empty_entities(), empty_entities())
         for history in schema.histories:
             if history.snapshot is not None:
-                self._add_snapshot(history, history.snapshot)
+                self._add_snapshot(history)
 
-    def _add_snapshot(self, history: History, column: str) -> None:
+    def _add_snapshot(self, history: History) -> None:
         """Events from before the log; they also count for the vocabularies of the items, being older than training."""
         assert self.users.table is not None
-        feature = Feature(
-            name=column, kind="sequence", domain="user", max_length=history.max_length, separator=history.separator
-        )
-        lists = values.as_lists(self.users.table, feature)
+        lists = snapshot_lists(history, self.users.table)
         lengths = lists.list.len().to_numpy()
         users = np.repeat(np.arange(FIRST_ROW, FIRST_ROW + len(lengths), dtype=np.int32), lengths)
         items = self.items.rows_of(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
@@ -135,10 +132,8 @@ class Fit:
                 self._counter(feature).add(self.unfitted.texts(feature, chunk).filter(kept))
         for history in self.schema.histories:
             # impressions without a user or an item are nobody's past
-            happened = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW)
-            if history.event is not None:
-                happened &= values.as_number(chunk, history.event) == 1
-            self.events[history.name].append((rows["users"][happened], rows["items"][happened], times[happened]))
+            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, chunk)
+            self.events[history.name].append((rows["users"][past], rows["items"][past], times[past]))
 
     def finish(self) -> Transform:
         """Fit numeric statistics, then vocabularies, then encode the entity tables and histories."""
@@ -259,9 +254,7 @@ def _encode_entities(fitted: Transform, origin: Origin, entities: EntityLog, chu
     ids, dense, lists = fitted.encode_table(origin, chunk) if entities.key else _nothing()
     features = [f for f in fitted.features(origin) if is_id(f)]
     shown = fitted.history_features() if origin == "items" and entities.key else []
-    history_ids = [fitted.id_column(f, chunk) for f in shown]
-    n = len(ids)
-    stacked = np.stack(history_ids, axis=1) if shown else np.empty((n, 0), dtype=np.int32)
+    stacked = fitted.history_columns(chunk) if shown else np.empty((len(ids), 0), dtype=np.int32)
     return EntityTable(
         index=entities.index,
         ids=np.concatenate([_special_rows(features, entities.key), ids]),

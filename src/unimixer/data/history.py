@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data import values
 from unimixer.data.arrays import Ragged
+from unimixer.data.schema import Feature, History
+from unimixer.data.tables import Chunk
 
 BEFORE_THE_LOG = np.iinfo(np.int64).min
 """Time of the events of a snapshot: earlier than every impression."""
@@ -65,3 +69,24 @@ class HistoryIndex:
             high = np.where(open_ & ~earlier, middle, high)
         start = np.maximum(first, low - self.max_length)
         return np.stack([start, low - start], axis=1)
+
+
+def happened(history: History, chunk: Chunk) -> NDArray[np.bool_]:
+    """Which impressions enter a history."""
+    if history.event is None:
+        return np.ones(chunk.frame.height, dtype=np.bool_)
+    entered: NDArray[np.bool_] = values.as_number(chunk, history.event) == 1
+    return entered
+
+
+def snapshot_lists(history: History, users: Chunk) -> pl.Series:
+    """Item keys from before the log, a list a user, the last ``max_length`` of them, oldest first."""
+    assert history.snapshot is not None
+    feature = Feature(
+        name=history.snapshot,
+        kind="sequence",
+        domain="user",
+        max_length=history.max_length,
+        separator=history.separator,
+    )
+    return values.as_lists(users, feature)

@@ -113,6 +113,11 @@ class Transform:
             lists,
         )
 
+    def history_columns(self, items: Chunk) -> NDArray[np.int32]:
+        """(n, C): what histories that met these items show of them, in the order of :meth:`history_features`."""
+        columns = [self.id_column(feature, items) for feature in self.history_features()]
+        return np.stack(columns, axis=1) if columns else np.empty((items.frame.height, 0), dtype=np.int32)
+
     def entity_rows(self, table: EntityTable, key: str | None, chunk: Chunk) -> NDArray[np.int32]:
         """Row of the entity of every raw row."""
         if key is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -17,6 +18,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 EPOCH_UNITS = ("s", "ms", "us")
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999; calendars end there."""
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
 
@@ -30,8 +33,15 @@ def column(chunk: Chunk, name: str) -> pl.Series:
 def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
     """Canonical text of categorical values, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
     text = _canonical(series)
-    gone = text.is_in([*_canonical(pl.Series(missing, dtype=pl.String)), ""])
+    gone = text.is_in(_texts_of(missing))
+    if not gone.any():
+        return text.rename(series.name)
     return pl.select(pl.when(gone).then(None).otherwise(text)).to_series().rename(series.name)
+
+
+@cache
+def _texts_of(missing: tuple[str, ...]) -> list[str]:
+    return [*_canonical(pl.Series(missing, dtype=pl.String)), ""]
 
 
 def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl.Series:
@@ -60,6 +70,8 @@ def as_number(
         _require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
     elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
         numbers = series.cast(pl.Float64)
+        if not series.dtype.is_float() and not series.null_count() and missing == ("",):
+            return numbers.to_numpy()  # whole numbers are finite
     else:
         raise UnimixerError(
             f"{chunk.source}: column {name!r} has type {series.dtype}, expected numbers; "
@@ -134,9 +146,10 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
 def _epoch(chunk: Chunk, name: str, unit: str) -> IntArray:
     way_out = "every impression needs its time; see keys.time_format"
     numbers = as_number(chunk, name, way_out=way_out)
-    _require(chunk, column(chunk, name), pl.Series(~np.isnan(numbers)), f"is not a time in {unit}", way_out)
     # seconds may have decimals, which no float64 holds exactly; microseconds are cut to the millisecond they are in
     millis = np.round(numbers * 1000) if unit == "s" else np.floor(numbers / 1000 if unit == "us" else numbers)
+    within = pl.Series(np.abs(millis) <= LAST_MS)  # false for NaN
+    _require(chunk, column(chunk, name), within, f"is not a time in {unit}", way_out)
     return millis.astype(np.int64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,8 @@ from unimixer.data.schema import Vocabulary as Policy
 
 MERGE_AT = 4_000_000
 """Rows of counts that wait at most before they are added up."""
+FEW = 512
+"""Texts up to which a lookup asks a dictionary: a join reads the whole vocabulary, however few texts it is for."""
 
 
 class Counter:
@@ -79,6 +82,11 @@ class Vocabulary:
 
     def lookup(self, texts: pl.Series) -> NDArray[np.int32]:
         """The row of every text; null is 0, unknown is 1."""
+        if len(texts) <= FEW and not self.num_buckets:
+            rows_of = self._rows
+            return np.asarray(
+                [PADDING_ID if text is None else rows_of.get(text, OOV_ID) for text in texts.to_list()], dtype=np.int32
+            )
         if self.num_buckets:
             known = texts.drop_nulls().unique()
             rows = pl.Series([_hash(text, self.num_buckets) for text in known], dtype=pl.Int32)
@@ -88,6 +96,10 @@ class Vocabulary:
         found = pl.DataFrame({"text": texts}).join(table, on="text", how="left", maintain_order="left")
         default = pl.when(pl.col("text").is_null()).then(PADDING_ID).otherwise(OOV_ID)
         return found.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {text: FIRST_ID + row for row, text in enumerate(self.texts.to_list())}
 
 
 def _hash(text: str, num_buckets: int) -> int:

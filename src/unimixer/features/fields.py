@@ -86,16 +86,19 @@ class FieldEmbedding(nn.Module):
             EventGroup(group, sum(self.tables.width[f.table] for f in fields), fields[0].max_length)
             for group, fields in behaviour.items()
         )
-        self.encoders, self._encoder_of = nn.ModuleList(), dict[str, int]()
+        self.encoders, self.encoder_of = (
+            nn.ModuleList(),
+            dict[str, int](),
+        )  # groups that are compared with the candidate
         if sequence_encoder != "mean":
             kind = TargetAttention if sequence_encoder == "target_attention" else SmallTransformer
             for group, fields in self._pooled.items():
                 matched = self._matched(fields)
                 if matched:
                     width = sum(self.tables.width[f.table] for f in fields)
-                    self._encoder_of[group] = len(self.encoders)
+                    self.encoder_of[group] = len(self.encoders)
                     self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
-        self._means = [f for g, fields in self._pooled.items() if g not in self._encoder_of for f in fields]
+        self._means = [f for g, fields in self._pooled.items() if g not in self.encoder_of for f in fields]
         self.widths = sorted({*self._id_width.values(), *(self.tables.width[f.table] for f in self._means)})
         for width in self.widths:
             columns = [i for i, f in enumerate(spec.ids) if self._id_width[f.name] == width]
@@ -122,6 +125,11 @@ class FieldEmbedding(nn.Module):
             start += width
         return matched
 
+    def targets(self, fields: tuple[SequenceField, ...]) -> list[str]:
+        """Fields of the candidate with which a group of sequences is compared."""
+        pairs = [(field.target, self.tables.width[field.table]) for field in fields]
+        return [target for target, width in pairs if target and self._id_width[target] == width]
+
     def check(self, batch: Batch) -> None:
         """Raise if an id lies outside its table: in packed tables it would read another field's row."""
         check_shape("batch.ids", batch.ids, (None, len(self.spec.ids)))
@@ -146,7 +154,7 @@ class FieldEmbedding(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         found, given = self._dense(batch), self.tables.vectors(batch)
         found |= self._looked_up(batch) if given is None else self._given(batch, given)
-        for group in self._encoder_of:
+        for group in self.encoder_of:
             found |= self._encoded(group, batch, found, given)
         return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
 
@@ -227,9 +235,8 @@ class FieldEmbedding(nn.Module):
         fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
         events = self._events(fields, batch.values[group], given)
-        targets = [f.target for f, w in zip(fields, widths, strict=True) if f.target and self._id_width[f.target] == w]
-        target = torch.cat([found[name] for name in targets], dim=1)
-        pooled: Tensor = self.encoders[self._encoder_of[group]](events, batch.offsets[group], target)
+        target = torch.cat([found[name] for name in self.targets(fields)], dim=1)
+        pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.offsets[group], target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 

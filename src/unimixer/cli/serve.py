@@ -1,0 +1,70 @@
+"""``unimixer serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
+
+Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
+SIGTERM answers what runs, writes the score log and ends.
+
+Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores"""
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a link to one.")],
+    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
+    name: Annotated[str, typer.Option("--name", help="Name of the model under /v2/models.")] = "ranker",
+    threads: Annotated[int, typer.Option("--threads", help="Threads of one scoring.")] = 1,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests that are scored at once.")] = 2,
+    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more get 429.")] = 32,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request is given up.")] = 2.0,
+    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20,
+    max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000,
+    cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000,
+    score_log: Annotated[
+        Path | None, typer.Option("--score-log", help="Folder that every answer is written to.")
+    ] = None,
+    flush: Annotated[float, typer.Option("--flush", help="Seconds between two parts of the score log.")] = 1.0,
+    grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0,
+    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None,
+    admin_key_file: Annotated[
+        Path | None, typer.Option("--admin-key-file", help="File with the key for changes under /admin.")
+    ] = None,
+) -> None:
+    """See :data:`HELP`."""
+    from unimixer.errors import MissingExtraError
+    from unimixer.export import open_bundle
+    from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
+    from unimixer.settings import parse
+
+    try:
+        from unimixer.serving.server import serve as run
+    except ModuleNotFoundError:
+        raise MissingExtraError("serving", "serve") from None
+    values = {
+        "bundle": bundle,
+        "store": store,
+        "host": host,
+        "port": port,
+        "name": name,
+        "threads": threads,
+        "concurrency": concurrency,
+        "queue": queue,
+        "timeout": timeout,
+        "max_body": max_body,
+        "max_candidates": max_candidates,
+        "cached": cached,
+        "score_log": score_log,
+        "flush": flush,
+        "grace": grace,
+        "api_key": read_key(API_KEY, api_key_file),
+        "admin_key": read_key(ADMIN_KEY, admin_key_file),
+    }
+    run(parse(ServeSettings, values, where="serve"), open_bundle)

@@ -1,0 +1,78 @@
+"""``unimixer store``: what a server knows of users and items."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimixer.cli.output import Json, emit
+
+app = typer.Typer(help="The feature store of a server.", no_args_is_help=True)
+
+
+@app.command("build")
+def build(
+    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")],
+    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")],
+    raw: Annotated[
+        Path | None, typer.Option("--raw", help="Raw data (default: where the store was prepared from).")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the file holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write users, items and events of raw data, as they are, for requests to look up.
+
+    Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
+    """
+    from unimixer.serving.build import build_store
+
+    started = time.perf_counter()
+    counts = build_store(prepared, out, raw=raw, source=source, overwrite=overwrite)
+    seconds = time.perf_counter() - started
+
+    def show() -> None:
+        print(f"{out}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
+
+    emit({"store": out, **counts, "seconds": round(seconds, 2)}, as_json, show)
+
+
+@app.command("show")
+def show(
+    place: Annotated[str, typer.Argument(metavar="STORE", help="SQLite file, or redis://host:port/db.")],
+    user: Annotated[str | None, typer.Option("--user", help="Also print the row of a user.")] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Also print the row of an item.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a store holds.
+
+    Example: unimixer store show features.sqlite --item 42
+    """
+    import json
+
+    from unimixer.errors import UnimixerError
+    from unimixer.serving.records import canonical
+    from unimixer.serving.store import open_store
+
+    store = open_store(place)
+    facts: dict[str, object] = {**store.counts()}
+    for kind, key in (("user", user), ("item", item)):
+        if key is None:
+            continue
+        text = canonical([key])[0] or ""
+        record = store.users(text) if kind == "user" else store.items([text]).get(text)
+        if record is None:
+            raise UnimixerError(f"{store.name}: no {kind} {text!r}")
+        facts[kind] = {"revision": record.revision, **record.values}
+    store.close()
+
+    def lines() -> None:
+        for name, value in facts.items():
+            print(f"{name}: {json.dumps(value) if isinstance(value, dict) else f'{value:,}'}")
+
+    emit(facts, as_json, lines)

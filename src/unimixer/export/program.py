@@ -1,0 +1,73 @@
+"""The graph of a request by ``torch.export``: the one trace that every file format is written from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from unimixer.errors import UnimixerError
+from unimixer.export.graph import CANDIDATES, Input, RequestRanker, example
+
+LARGEST = 2**20
+"""Rows that an axis of varying length may have."""
+
+
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "root")
+"""What tells of optional packages and of steps that it skips."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings of the exporters about their own insides."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in levels:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def trace(graph: RequestRanker) -> ExportedProgram:
+    """Trace a request of any number of candidates and lists of any length, empty ones included.
+
+    Raises:
+        UnimixerError: if the model does something that a graph cannot hold.
+    """
+    given = example(graph.inputs)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(graph, given, dynamic_shapes={"inputs": _axes(graph.inputs)})
+    except Exception as error:
+        raise cannot_export(graph, error) from error
+
+
+def cannot_export(graph: RequestRanker, error: Exception) -> UnimixerError:
+    """One sentence for a model that a tracer or a converter refuses, with the first line of its reason."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    name = type(graph.ranker.backbone).__name__
+    return UnimixerError(f"this {name} cannot be exported: {reason[:200]}; write its forward with tensor operations")
+
+
+def _axes(inputs: tuple[Input, ...]) -> tuple[dict[int, Any], ...]:
+    """What varies in every tensor; axes of one name have one length."""
+    dims: dict[Any, Any] = {CANDIDATES: Dim(CANDIDATES, min=1, max=LARGEST)}
+    axes: list[dict[int, Any]] = []
+    for found in inputs:
+        if found.rows == 1:
+            axes.append({})
+        elif found.width is None:
+            axes.append({0: dims[CANDIDATES] + 1})
+        else:
+            # names of groups need not be names that a symbol can have
+            axes.append({0: dims.setdefault(found.rows, Dim(f"rows{len(dims)}", min=0, max=LARGEST))})
+    return tuple(axes)

@@ -1,0 +1,63 @@
+"""What runs a graph: tensors in, logits and probabilities out, from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimixer.export.graph import OUTPUTS, Input
+from unimixer.export.onnx_file import open_session
+from unimixer.export.pt2_file import open_aoti, open_pt2
+
+FORMATS = ("onnx", "pt2", "aoti")
+FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
+Scores = NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A loaded graph."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
+        """Logits and probabilities ``(N, tasks)`` of the tensors of a signature."""
+
+
+class OnnxRunner:
+    """onnxruntime on the CPU; a session may be run from any number of threads."""
+
+    def __init__(self, path: Path, inputs: Sequence[Input], threads: int | None) -> None:
+        self.session = open_session(path, threads)
+        used = {found.name for found in self.session.get_inputs()}
+        self.places = [(place, found.name) for place, found in enumerate(inputs) if found.name in used]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
+        """Run the session."""
+        logits, probabilities = self.session.run(OUTPUTS, {name: tensors[at].numpy() for at, name in self.places})
+        return logits, probabilities
+
+
+class TorchRunner:
+    """A graph that torch runs; ``threads`` is then a setting of the whole process."""
+
+    def __init__(self, module: Any, threads: int | None) -> None:
+        self.module = module
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
+        """Run the module without recording gradients."""
+        with torch.no_grad():
+            logits, probabilities = self.module(*tensors)
+        return logits.numpy(), probabilities.numpy()
+
+
+def open_runner(form: str, path: Path, inputs: Sequence[Input], threads: int | None) -> Runner:
+    """Load a graph file."""
+    if form == "onnx":
+        return OnnxRunner(path, inputs, threads)
+    return TorchRunner(open_pt2(path) if form == "pt2" else open_aoti(path), threads)

@@ -1,0 +1,140 @@
+"""Changes while serving: rows, events and the bundle itself, behind a key of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fastapi import FastAPI, Request, Response
+
+from unimixer.data.schema import Schema
+from unimixer.data.tables import Chunk
+from unimixer.errors import UnimixerError, nearest
+from unimixer.serving.build import events_of
+from unimixer.serving.documents import EventsRequest, RowsRequest, Written, answers, body
+from unimixer.serving.engine import Engine, Model
+from unimixer.serving.entities import EntityEncoder
+from unimixer.serving.http import check_key, deadline, read_body, reply
+from unimixer.serving.records import check_value, series_of
+from unimixer.serving.refusal import RefusedError, read_json
+from unimixer.serving.store import Event, Kind
+
+REFUSALS = (400, 401, 403, 408, 413, 422, 429, 503)
+
+
+def add_routes(app: FastAPI, engine: Engine) -> None:
+    """The routes below ``/admin``."""
+    settings = engine.settings
+
+    def check(request: Request) -> None:
+        if settings.admin_key is None:
+            raise RefusedError(403, "the server was started without an admin key, so nothing is changed over HTTP")
+        check_key(request, settings.admin_key, "admin")
+
+    async def values(request: Request, field: str) -> list[dict[str, Any]]:
+        check(request)
+        found = read_json(await read_body(request, settings.max_body, settings.timeout))
+        return _rows(found, field)
+
+    @app.post("/admin/users", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
+    async def users(request: Request) -> Response:
+        """Add or change users; the next request sees them."""
+        return await put(request, "users")
+
+    @app.post("/admin/items", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
+    async def items(request: Request) -> Response:
+        """Add or change items; the next request sees them."""
+        return await put(request, "items")
+
+    async def put(request: Request, kind: Kind) -> Response:
+        rows = await values(request, "rows")
+        model = engine.model
+        revision = await engine.run(lambda: put_rows(model, kind, rows), deadline(request, settings.timeout))
+        return reply({"rows": len(rows), "revision": revision})
+
+    @app.post("/admin/events", tags=["admin"], openapi_extra=body(EventsRequest), responses=answers(None, *REFUSALS))
+    async def events(request: Request) -> Response:
+        """Add impressions that happened; the next request sees them in its histories."""
+        rows = await values(request, "events")
+        model = engine.model
+        count = await engine.run(lambda: append_events(model, rows), deadline(request, settings.timeout))
+        return reply({"events": count})
+
+    @app.post("/admin/reload", tags=["admin"], responses=answers(None, 401, 403, 409, 422, 503))
+    async def reload(request: Request) -> Response:
+        """Open the bundle that the server's path names now, warm it up and put it in service."""
+        check(request)
+        version = await asyncio.to_thread(engine.load)
+        return reply({"model_version": version})
+
+
+def put_rows(model: Model, kind: Kind, rows: Sequence[dict[str, Any]]) -> int:
+    """Write rows after they were encoded once: what cannot be encoded must not get into the store."""
+    encoder = model.encoder.users if kind == "users" else model.encoder.items
+    if encoder.key is None:
+        raise UnimixerError(f"this model knows no {kind}")
+    store = model.encoder.store
+    known = store.columns(kind)
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in known and name not in encoder.columns:
+                names = {*known, *encoder.columns}
+                raise UnimixerError(f"{kind}[{number}]: unknown column {name!r}{nearest(name, names)}")
+            check_value(value, f"{kind}[{number}].{name}")
+    _try(encoder, rows)
+    return store.put(kind, encoder.key, rows)
+
+
+def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
+    frame = pl.DataFrame([series_of(name, [row.get(name) for row in rows]) for name in sorted(encoder.columns)])
+    chunk = Chunk(frame, encoder.kind)
+    encoder.encode(chunk, np.zeros(len(rows), dtype=np.int64).tolist())
+    encoder.snapshot(chunk)
+
+
+def append_events(model: Model, rows: Sequence[dict[str, Any]]) -> int:
+    """Add impressions to the histories that take them; returns the number of events that they are."""
+    schema = model.bundle.transform.schema
+    needed = [schema.keys.user, schema.keys.item, *(h.event for h in schema.histories)]
+    names = [name for name in dict.fromkeys(needed) if name is not None]
+    time_name = schema.keys.time or "time"
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in names and name != schema.keys.time:
+                raise UnimixerError(f"events[{number}]: unknown column {name!r}{nearest(name, [*names, time_name])}")
+            check_value(value, f"events[{number}].{name}")
+        for name in names[:2]:
+            if row.get(name) is None:
+                raise UnimixerError(f"events[{number}]: {name} is missing; an event needs its user and its item")
+    found = _events(schema, names, rows)
+    model.encoder.store.append_events(found)
+    return len(found)
+
+
+def _events(schema: Schema, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Event]:
+    columns = [series_of(name, [row.get(name) for row in rows]) for name in names]
+    now = time.time()
+    if schema.keys.time is None:
+        return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), int(now * 1000)))
+    given = [row.get(schema.keys.time) for row in rows]
+    if all(value is None for value in given):
+        stamp = datetime.fromtimestamp(now, tz=UTC)
+        columns.append(pl.Series(schema.keys.time, [stamp] * len(rows), dtype=pl.Datetime("ms", "UTC")))
+    else:
+        columns.append(series_of(schema.keys.time, given))
+    return list(events_of(schema, Chunk(pl.DataFrame(columns), "events")))
+
+
+def _rows(values: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    for name in values:
+        if name != field:
+            raise UnimixerError(f"the body: unknown field {name!r}{nearest(name, [field])}")
+    rows = values.get(field)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UnimixerError(f"{field}: expected a list of objects, at least one")
+    return rows

@@ -1,0 +1,140 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from unimixer.errors import UnimixerError
+from unimixer.serving import admin, protocol
+from unimixer.serving.documents import RankRequest, RankResponse, answers, body, schemas
+from unimixer.serving.engine import Engine, Ranked
+from unimixer.serving.http import check_key, deadline, read_body, refused, reply
+from unimixer.serving.refusal import RefusedError, read_json, refusal
+from unimixer.serving.score_log import Answer, ScoreLog, answer_time
+
+TITLE = "unimixer ranking server"
+
+
+def make_app(engine: Engine, score_log: ScoreLog | None) -> FastAPI:
+    """The application around an engine.
+
+    Args:
+        engine: the model in service.
+        score_log: where answers are written.
+    """
+    app = FastAPI(title=TITLE, version=version("unimixer"), redoc_url=None)
+    _refusals(app)
+    _health(app, engine)
+    _rank(app, engine, score_log)
+    admin.add_routes(app, engine)
+    protocol.add_routes(app, engine)
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema.setdefault("components", {}).setdefault("schemas", {}).update(schemas())
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+    return app
+
+
+def _refusals(app: FastAPI) -> None:
+    async def mistake(request: Request, error: Exception) -> Response:
+        assert isinstance(error, UnimixerError)
+        return refused(request, refusal(error))
+
+    async def no_route(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        texts = {404: "there is no such path; GET /docs lists them", 405: "this path is not for this method"}
+        answer = refused(request, RefusedError(error.status_code, texts.get(error.status_code, str(error.detail))))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def failure(request: Request, error: Exception) -> Response:
+        return refused(request, RefusedError(500, "the server failed on this request; its log says where"))
+
+    app.add_exception_handler(UnimixerError, mistake)
+    app.add_exception_handler(Exception, failure)
+    app.add_exception_handler(HTTPException, no_route)
+
+
+def _health(app: FastAPI, engine: Engine) -> None:
+    @app.get("/health/live", tags=["health"], responses=answers(None))
+    async def live() -> Response:
+        """The process answers."""
+        return reply({"live": True})
+
+    @app.get("/health/ready", tags=["health"], responses=answers(None, 503))
+    async def ready() -> Response:
+        """A warmed-up bundle is in service."""
+        return reply({"ready": True, "model_version": engine.model.bundle.version})
+
+    @app.get("/metrics", tags=["health"], responses=answers(None))
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
+    settings = engine.settings
+
+    @app.post(
+        "/v1/rank",
+        tags=["ranking"],
+        openapi_extra=body(RankRequest),
+        responses=answers(RankResponse, 400, 401, 408, 413, 422, 429, 503),
+    )
+    async def rank(request: Request) -> Response:
+        """Score candidates for a user."""
+        check_key(request, settings.api_key, "API")
+        values = read_json(await read_body(request, settings.max_body, settings.timeout))
+        model = engine.model
+        call, task = model.reader.read(values, now=int(time.time() * 1000))
+        request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
+        engine.metrics.candidates.observe(len(call.items))
+        hashed = score_log is not None
+        found = await engine.run(lambda: engine.rank(model, call, hashed), deadline(request, settings.timeout))
+        encoded, tasks = found.encoded, model.bundle.tasks
+        unknown_user = encoded.user is not None and encoded.user_revision == 0
+        engine.metrics.unknown_users.inc(int(unknown_user))
+        engine.metrics.unknown_items.inc(encoded.unknown_items)
+        if score_log is not None:
+            score_log.add(_answer(request.state.request_id, model.bundle.version, call, found, tasks))
+        # the values of float32 as they are: a caller reads the very numbers that were computed
+        scores = {name: found.scores[:, i].tolist() for i, name in enumerate(tasks)}
+        return reply(
+            {
+                "request_id": request.state.request_id,
+                "model": {"name": settings.name, "version": model.bundle.version},
+                "scores": scores,
+                "ranking": np.argsort(-found.scores[:, task], kind="stable").tolist(),
+                "unknown": {"user": unknown_user, "items": encoded.unknown_items},
+            },
+            headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
+        )
+
+
+def _answer(request_id: str, model_version: str, call: Any, found: Ranked, tasks: tuple[str, ...]) -> Answer:
+    encoded = found.encoded
+    return Answer(
+        request_id=request_id,
+        answered_ms=answer_time(),
+        time_ms=encoded.time,
+        model_version=model_version,
+        user=encoded.user,
+        user_revision=encoded.user_revision,
+        call=call,
+        items=encoded.items,
+        item_revisions=encoded.item_revisions,
+        tasks=tasks,
+        scores=found.scores,
+        hashes=found.hashes,
+    )

@@ -1,0 +1,209 @@
+"""The model in service: opened, warmed up, swapped while requests run; and the bounded crowd before it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.data.transform import Transform
+from unimixer.errors import UnimixerError
+from unimixer.features.request import Request, RequestLayout
+from unimixer.serving.call import CallReader
+from unimixer.serving.encoder import EncodedCall, RankCall, RequestEncoder
+from unimixer.serving.hashes import field_hashes
+from unimixer.serving.metrics import Metrics
+from unimixer.serving.refusal import RefusedError
+from unimixer.serving.settings import ServeSettings
+from unimixer.serving.store import FeatureStore
+
+Result = TypeVar("Result")
+WARM_UP = (1, 2, 100, 500)
+"""Candidates of the requests that are scored before a bundle is in service."""
+
+
+class Scorer(Protocol):
+    """What a bundle does."""
+
+    version: str
+    tasks: tuple[str, ...]
+    transform: Transform
+    layout: RequestLayout
+
+    def score(self, request: Request) -> NDArray[np.float32]:
+        """Probabilities ``(N, tasks)``."""
+
+
+Open = Callable[..., Any]
+"""``open_bundle``: a folder and a number of threads to a :class:`Scorer`."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Scores of a call, and what they came from."""
+
+    scores: NDArray[np.float32]
+    encoded: EncodedCall
+    hashes: dict[str, int]
+    encode_s: float
+    score_s: float
+
+
+class Model:
+    """One bundle in service.
+
+    Args:
+        bundle: an open bundle.
+        store: raw rows.
+        settings: of the server.
+    """
+
+    def __init__(self, bundle: Scorer, store: FeatureStore, settings: ServeSettings) -> None:
+        self.bundle = bundle
+        longest = sum(history.max_length for history in bundle.transform.schema.histories)
+        cached = max(settings.cached, settings.max_candidates + longest)  # what one request needs, fits
+        self.encoder = RequestEncoder(bundle.transform, bundle.layout, store, cached=cached)
+        self.reader = CallReader(self.encoder, bundle.tasks, max_candidates=settings.max_candidates)
+
+    def warm_up(self, sizes: tuple[int, ...]) -> None:
+        """Score requests of several sizes.
+
+        Raises:
+            UnimixerError: if a score is no probability.
+        """
+        for size in sizes:
+            call = RankCall(
+                None, [None] * size, dict.fromkeys(self.encoder.context.columns), now=int(time.time() * 1e3)
+            )
+            scores = self.bundle.score(self.encoder.encode(call).request)
+            if scores.shape != (size, len(self.bundle.tasks)) or not np.isfinite(scores).all():
+                raise UnimixerError(f"bundle {self.bundle.version}: the scores of the warm-up are not finite")
+
+
+class Engine:
+    """Scores calls with the model in service, some at once, some waiting, no more.
+
+    Args:
+        settings: of the server.
+        store: raw rows.
+        open_bundle: opens the folder of a bundle.
+        metrics: counters.
+    """
+
+    def __init__(self, settings: ServeSettings, store: FeatureStore, open_bundle: Open, metrics: Metrics) -> None:
+        self.settings, self.store, self.metrics = settings, store, metrics
+        self._open, self._swap = open_bundle, threading.Lock()
+        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="score")
+        self._in_flight, self._mean = 0, 0.01
+        self._model: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model in service.
+
+        Raises:
+            RefusedError: before the warm-up has ended.
+        """
+        if self._model is None:
+            raise RefusedError(503, "the server is not ready: its bundle is being opened", retry_after=1)
+        return self._model
+
+    @property
+    def ready(self) -> bool:
+        """Whether a warmed-up bundle is in service."""
+        return self._model is not None
+
+    def load(self) -> str:
+        """Open the bundle that the settings name now, warm it up, put it in service; returns its version.
+
+        Requests that run keep the model that they began with. Where anything fails, the old model stays.
+
+        Raises:
+            RefusedError: another swap is running.
+            UnimixerError: the bundle is damaged or does not fit the store.
+        """
+        if not self._swap.acquire(blocking=False):
+            raise RefusedError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
+        try:
+            folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
+            model = Model(self._open(folder, threads=self.settings.threads), self.store, self.settings)
+            sizes = [n for n in WARM_UP if n < self.settings.max_candidates]
+            model.warm_up((*sizes, self.settings.max_candidates))
+        except Exception:
+            self.metrics.swaps.labels("refused").inc()
+            raise
+        finally:
+            self._swap.release()
+        self._model = model
+        self.metrics.model.clear()
+        self.metrics.model.labels(model.bundle.version).set(1)
+        self.metrics.swaps.labels("in service").inc()
+        gc.collect()  # the old bundle holds large arrays; do not wait for a full collection
+        return model.bundle.version
+
+    def rank(self, model: Model, call: RankCall, hashed: bool) -> Ranked:
+        """Encode and score; runs in a thread of the pool."""
+        started = time.perf_counter()
+        encoded = model.encoder.encode(call)
+        middle = time.perf_counter()
+        scores = model.bundle.score(encoded.request)
+        ended = time.perf_counter()
+        self.metrics.stage.labels("encode").observe(middle - started)
+        self.metrics.stage.labels("score").observe(ended - middle)
+        self._mean += 0.1 * (ended - started - self._mean)
+        hashes = field_hashes(encoded.request, model.bundle.transform) if hashed else {}
+        return Ranked(scores, encoded, hashes, middle - started, ended - middle)
+
+    async def run(self, work: Callable[[], Result], deadline: float) -> Result:
+        """Do some work in the pool.
+
+        Args:
+            work: what to do.
+            deadline: of ``time.monotonic``.
+
+        Raises:
+            RefusedError: too many requests wait (429), or the time is over (503).
+        """
+        limit = self.settings.concurrency + self.settings.queue
+        if self._in_flight >= limit:
+            self.metrics.refused.labels("queue").inc()
+            wait = math.ceil(self._in_flight * self._mean / self.settings.concurrency)
+            raise RefusedError(429, f"{self._in_flight} requests are waiting, at most {limit}; try again later",
+                          retry_after=max(1, wait))  # fmt: skip
+        self._count(1)
+        loop = asyncio.get_running_loop()
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda done: self._ended(loop, done))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            self.metrics.refused.labels("time").inc()
+            limit_s = self.settings.timeout
+            raise RefusedError(
+                503, f"no answer within {limit_s:g} s; send fewer items or try again", retry_after=1
+            ) from None
+
+    def close(self) -> None:
+        """Wait for what runs."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
+        try:
+            loop.call_soon_threadsafe(self._count, -1)
+        except RuntimeError:  # the loop has ended before the work
+            self._in_flight -= 1
+
+    def _count(self, change: int) -> None:
+        self._in_flight += change
+        self.metrics.in_flight.set(self._in_flight)

@@ -1,0 +1,104 @@
+"""What every request goes through: its number, its log line, its counters, and an answer even where code fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TextIO
+
+from unimixer.serving.metrics import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
+"""Routes that are asked every few seconds; they are counted and not logged."""
+
+
+class Log:
+    """One JSON object a line; no key, no column and no address of a user is ever in it."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        line = json.dumps({"at": round(time.time(), 3), "event": event, **facts}, default=str)
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class Gate:
+    """Wraps the application: request id, metrics, log line, and one JSON shape for what nobody foresaw.
+
+    Args:
+        app: the application.
+        metrics: counters.
+        log: where lines go.
+    """
+
+    def __init__(self, app: App, metrics: Metrics, log: Log) -> None:
+        self.app, self.metrics, self.log = app, metrics, log
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id = _request_id(scope)
+        state["arrived"] = time.monotonic()
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except Exception as error:
+            self._failed(request_id, error)
+            if status == 0:
+                await _respond(answer, 500, {"error": "the server failed on this request", "request_id": request_id})
+            status = 500
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            if route not in QUIET or status >= 500:
+                facts = {k: state[k] for k in ("candidates", "model_version") if k in state}
+                self.log("request", request_id=request_id, method=scope["method"], route=route, status=status,
+                         ms=round(seconds * 1000, 3), **facts)  # fmt: skip
+
+    def _failed(self, request_id: str, error: Exception) -> None:
+        """The kind of the error and where it was raised; its text may hold a user's data."""
+        frames = traceback.extract_tb(error.__traceback__)[-6:]
+        places = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+        self.log("failure", request_id=request_id, error=type(error).__name__, at_lines=places)
+
+
+async def _respond(send: Send, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+def _request_id(scope: Message) -> str:
+    """The caller's id where it is a plain one: it goes into headers and logs."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ID.fullmatch(value):
+            return bytes(value).decode()
+    return uuid.uuid4().hex

@@ -1,0 +1,178 @@
+"""The store in Redis: shared by many servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from unimixer.errors import MissingExtraError, UnimixerError
+from unimixer.serving.records import Columns, Record, Row
+from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
+
+PREFIX = "unimixer"
+TIMEOUT_S = 2.0
+REVISION = ""
+"""Field of a row's hash that holds its revision; no column has an empty name."""
+_WRITE = """
+local revision, kind = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1]
+for i, text in ipairs(ARGV) do
+  if i > 1 then
+    local row = cjson.decode(text)
+    local place = KEYS[1] .. ':' .. kind .. ':' .. row[1]
+    if redis.call('EXISTS', place) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
+    redis.call('HSET', place, '', revision, unpack(row[2]))
+    redis.call('ZADD', KEYS[1] .. ':changed:' .. kind, revision, row[1])
+  end
+end
+return revision
+"""
+"""Rows as [key, [column, JSON text, ...]]: one revision for all, and no reader between two rows."""
+
+
+class RedisStore(FeatureStore):
+    """A hash a row, a sorted set a user and kind of event, a sorted set of what changed.
+
+    Args:
+        address: ``redis://[:password@]host:port/db``; ``?prefix=NAME`` sets several stores apart in one database.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import redis
+        except ImportError:
+            raise MissingExtraError("a feature store in Redis", "serve") from None
+        address, _, prefix = address.partition("?prefix=")
+        self.prefix = prefix or PREFIX
+        self.name = re.sub(r"//[^@/]*@", "//", address)
+        self._error: type[Exception] = redis.exceptions.RedisError
+        try:
+            self.client = redis.Redis.from_url(
+                address,
+                decode_responses=True,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+            )
+        except ValueError as error:
+            raise UnimixerError(f"{self.name}: not an address of Redis ({error}); use redis://host:port/db") from None
+        with self._talking():
+            self._write_rows = self.client.register_script(_WRITE)
+            form: Any = self.client.hget(self._at("meta"), "format")
+        if form is None:
+            self._start()
+        elif form != str(FORMAT):
+            raise UnimixerError(f"{self.name}: format {form}, this version reads {FORMAT}; build the store again")
+
+    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
+        """See :meth:`FeatureStore.view`; one round trip."""
+        with self._talking():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.hget(self._at("meta"), "generation")
+            pipe.get(self._at("clock"))
+            if user is not None:
+                pipe.hgetall(self._at("users", user))
+                for event, limit in windows.items():
+                    place = self._at("events", event, user)
+                    pipe.zrevrangebyscore(place, f"({before}", "-inf", start=0, num=limit)
+            generation, clock, *rest = pipe.execute()
+        if user is None:
+            return View(generation or "", int(clock or 0), events={event: [] for event in windows})
+        events = {event: [_item(m) for m in reversed(found)] for event, found in zip(windows, rest[1:], strict=True)}
+        return View(generation or "", int(clock or 0), _record(rest[0]), events)
+
+    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
+        """See :meth:`FeatureStore.records`."""
+        with self._talking():
+            pipe = self.client.pipeline(transaction=False)
+            for key in keys:
+                pipe.hgetall(self._at(kind, key))
+            found = zip(keys, map(_record, pipe.execute()), strict=True)
+        return {key: record for key, record in found if record is not None}
+
+    def changed(self, kind: Kind, since: int) -> list[str]:
+        """See :meth:`FeatureStore.changed`."""
+        with self._talking():
+            return cast(list[str], self.client.zrangebyscore(self._at("changed", kind), f"({since}", "+inf"))
+
+    def columns(self, kind: Kind) -> Columns:
+        """See :meth:`FeatureStore.columns`."""
+        with self._talking():
+            return cast(Columns, self.client.hgetall(self._at("columns", kind)))
+
+    def counts(self) -> dict[str, int]:
+        """See :meth:`FeatureStore.counts`."""
+        names = ("users", "items", "events")
+        with self._talking():
+            found = cast(list[str | None], self.client.mget([self._at("count", name) for name in names]))
+        return {name: int(count or 0) for name, count in zip(names, found, strict=True)}
+
+    def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
+        """See :meth:`FeatureStore.write`."""
+        arguments: list[str] = [kind]
+        for key, row in rows.items():
+            # null for a value that is not known: the column loses what it had
+            flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
+            arguments.append(json.dumps([key, flat]))
+        with self._talking():
+            if columns:
+                self.client.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
+            revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
+        return int(revision)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """See :meth:`FeatureStore.append`."""
+        if not events:
+            return
+        with self._talking():
+            last: int = self.client.incrby(self._at("count", "events"), len(events))
+            pipe = self.client.pipeline(transaction=True)
+            for number, event in enumerate(events, last - len(events)):
+                # members of one time stand in the order of their texts, so the number has leading zeros
+                place = self._at("events", event.event, event.user)
+                pipe.zadd(place, {f"{number:016d}:{event.item}": event.time})
+            pipe.execute()
+
+    @contextmanager
+    def filling(self, *, overwrite: bool) -> Iterator[None]:
+        """See :meth:`FeatureStore.filling`; Redis shows rows as they come, so a store is never replaced in place."""
+        if any(self.counts().values()):
+            raise UnimixerError(
+                f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
+                "database, or give the address another ?prefix=NAME"
+            )
+        yield
+
+    def close(self) -> None:
+        """See :meth:`FeatureStore.close`."""
+        self.client.close()
+
+    def _start(self) -> None:
+        with self._talking():
+            facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
+            self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
+
+    def _at(self, *names: str) -> str:
+        return ":".join((self.prefix, *names))
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """What Redis or the network refuses becomes one sentence."""
+        try:
+            yield
+        except self._error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
+
+
+def _record(found: dict[str, str]) -> Record | None:
+    if not found:
+        return None
+    revision = int(found.pop(REVISION))
+    return Record(revision, "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in found.items()) + "}")
+
+
+def _item(member: str) -> str:
+    return member.partition(":")[2]

@@ -1,0 +1,153 @@
+"""The process: opens everything, listens, swaps on SIGHUP, stops on SIGTERM without losing a request or an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from unimixer.errors import UnimixerError
+from unimixer.serving.app import make_app
+from unimixer.serving.engine import Engine, Open
+from unimixer.serving.gate import Gate, Log
+from unimixer.serving.metrics import Metrics
+from unimixer.serving.score_log import ScoreLog
+from unimixer.serving.settings import ServeSettings
+from unimixer.serving.store import KINDS, open_store
+
+BACKLOG = 512
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn with signals of ours: SIGTERM ends with exit code 0, as an orderly stop should."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: ServeSettings, open_bundle: Open) -> None:
+    """Run the server until it is told to stop.
+
+    Raises:
+        UnimixerError: the port is taken, or the store, the bundle or the score log cannot be opened.
+    """
+    if settings.admin_key is not None and settings.api_key is not None:
+        same = settings.admin_key.get_secret_value() == settings.api_key.get_secret_value()
+        if same:
+            raise UnimixerError("the admin key is the API key; give whoever asks for scores another key")
+    log, metrics = Log(), Metrics()
+    with contextlib.ExitStack() as open_things:  # closed last opened first
+        listener = open_things.enter_context(_listen(settings.host, settings.port))
+        store = open_store(settings.store)
+        open_things.callback(store.close)
+        score_log = _score_log(settings, metrics, log)
+        if score_log is not None:
+            open_things.callback(score_log.close)
+        engine = Engine(settings, store, open_bundle, metrics)
+        open_things.callback(engine.close)
+        metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
+        metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
+        app = make_app(engine, score_log)
+        app.router.lifespan_context = _nothing
+        asyncio.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
+    log("stopped")
+
+
+async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: socket.socket, log: Log) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+        limit_max_requests=None,
+    )
+    server, loop = _Server(config), asyncio.get_running_loop()
+    opening = asyncio.create_task(_open(engine, server, log))
+    background: set[asyncio.Task[None]] = {opening}
+
+    def stop() -> None:
+        log("stopping")
+        server.should_exit = True
+
+    def reload() -> None:
+        task = loop.create_task(_reload(engine, log))
+        background.add(task)
+        task.add_done_callback(background.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    address, port = listener.getsockname()[:2]
+    log("listening", address=address, port=port)
+    await server.serve(sockets=[listener])
+    await opening
+
+
+async def _open(engine: Engine, server: uvicorn.Server, log: Log) -> None:
+    """Open the first bundle while the port answers already: live, and not ready."""
+    try:
+        version = await asyncio.to_thread(engine.load)
+    except BaseException:
+        server.should_exit = True
+        raise
+    log("ready", model_version=version)
+
+
+async def _reload(engine: Engine, log: Log) -> None:
+    try:
+        log("swapped", model_version=await asyncio.to_thread(engine.load))
+    except Exception as error:
+        text = str(error) if isinstance(error, UnimixerError) else type(error).__name__
+        log("swap refused", reason=text)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UnimixerError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _score_log(settings: ServeSettings, metrics: Metrics, log: Log) -> ScoreLog | None:
+    if settings.score_log is None:
+        return None
+
+    def failed(reason: str) -> None:
+        metrics.log_errors.inc()
+        log("score log failed", reason=reason)
+
+    written = ScoreLog(
+        settings.score_log,
+        flush=settings.flush,
+        max_rows=settings.log_rows,
+        written=metrics.log_rows.inc,
+        failed=failed,
+        dropped=metrics.log_dropped.inc,
+    )
+    metrics.watch("score_log_waiting", "Answers that are not on the disk yet", lambda: written.waiting)
+    return written
+
+
+def _cached(engine: Engine, kind: int) -> int:
+    return engine.model.encoder.cache_sizes[KINDS[kind]] if engine.ready else 0
+
+
+@contextlib.asynccontextmanager
+async def _nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield

@@ -1,0 +1,75 @@
+"""How a server is set up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+
+from unimixer.errors import UnimixerError
+from unimixer.settings import Settings
+
+API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
+MIN_KEY = 16
+
+
+class ServeSettings(Settings):
+    """Everything that a server is told; nothing of it is in the bundle."""
+
+    bundle: Path
+    """Folder of the bundle, or a link to one that a swap reads again."""
+    store: str
+    """Path of the SQLite file, or address of Redis."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0 takes a free port, which the log names."""
+    name: str = "ranker"
+    """Name of the model in the open inference protocol."""
+    threads: PositiveInt = 1
+    """Threads of one scoring."""
+    concurrency: PositiveInt = 2
+    """Requests that are scored at once."""
+    queue: NonNegativeInt = 32
+    """Requests that wait; more are refused with 429."""
+    timeout: PositiveFloat = 2.0
+    """Seconds from a request's arrival to its answer."""
+    max_body: PositiveInt = 1 << 20
+    """Bytes of a body."""
+    max_candidates: PositiveInt = 2_000
+    cached: PositiveInt = 200_000
+    """Encoded rows of users and of items that are kept."""
+    score_log: Path | None = None
+    """Folder of the score log."""
+    flush: PositiveFloat = 1.0
+    """Seconds between two parts of the score log: the most that a killed server loses."""
+    log_rows: PositiveInt = 50_000
+    """Answers that wait for the disk at most; more are dropped, counted and reported."""
+    grace: PositiveFloat = 10.0
+    """Seconds that requests in flight get when the server stops."""
+    api_key: SecretStr | None = None
+    admin_key: SecretStr | None = None
+    """Without it, nothing can be changed over HTTP."""
+
+
+def read_key(variable: str, file: Path | None) -> SecretStr | None:
+    """A key from a file or from the environment; never from the command line, which every user of a machine can read.
+
+    Raises:
+        UnimixerError: the file cannot be read, or the key is too short.
+    """
+    if file is None:
+        text = os.environ.get(variable, "")
+        if not text:
+            return None
+    else:
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnimixerError(f"{file}: cannot read the key ({getattr(error, 'strerror', error)})") from None
+    if len(text) < MIN_KEY or not text.isascii():
+        raise UnimixerError(
+            f"the key in {file or variable} has {len(text)} characters; a key has at least {MIN_KEY}, all ASCII: "
+            "openssl rand -hex 32"
+        )
+    return SecretStr(text)

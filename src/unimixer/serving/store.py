@@ -1,0 +1,168 @@
+"""The feature store: raw rows of users and items and the events of users, behind one small interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unimixer.data.history import BEFORE_THE_LOG
+from unimixer.errors import UnimixerError
+from unimixer.serving.records import Columns, Record, Row, canonical, fit_columns
+
+Kind = Literal["users", "items"]
+KINDS: tuple[Kind, ...] = ("users", "items")
+EVERY = ""
+"""Name under which the events of a history stand that every impression enters."""
+FORMAT = 1
+
+
+class StoreUnavailableError(UnimixerError):
+    """The store cannot be read or written now; a later try may succeed."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`."""
+
+    user: str
+    item: str
+    time: int
+    event: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What a request needs of its user, read at one moment.
+
+    ``events`` holds, for every kind of event asked for, the keys of the last items before the request, oldest first.
+    A store that is filled anew gets another ``generation``: nothing made from its rows before is of use.
+    """
+
+    generation: str
+    clock: int
+    user: Record | None = None
+    events: dict[str, list[str]] = field(default_factory=dict)
+
+
+class FeatureStore(ABC):
+    """Raw rows by key, and events by user and time.
+
+    Every change of rows gets the next number of the store's clock, which is the revision of the rows it touched; who
+    keeps something made from rows asks what changed since. Keys are canonical texts. Calls may come from any thread.
+
+    Raises:
+        StoreUnavailableError: by every method, while the store cannot be reached.
+    """
+
+    name: str
+    """How messages name the store; without a password."""
+
+    @abstractmethod
+    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
+        """A user's row and the last ``windows[event]`` events strictly earlier than ``before`` (ms)."""
+
+    @abstractmethod
+    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
+        """The rows that exist."""
+
+    @abstractmethod
+    def changed(self, kind: Kind, since: int) -> list[str]:
+        """Keys of rows that changed after the clock stood at ``since``."""
+
+    @abstractmethod
+    def columns(self, kind: Kind) -> Columns:
+        """The columns that rows have, and their types."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Number of users, items and events."""
+
+    @abstractmethod
+    def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
+        """Write typed rows over the columns that stored ones have; returns the revision."""
+
+    @abstractmethod
+    def append(self, events: Sequence[Event]) -> None:
+        """Add events; those of one user at one time keep their order."""
+
+    @abstractmethod
+    def filling(self, *, overwrite: bool) -> AbstractContextManager[None]:
+        """Fill the store anew with the writes inside.
+
+        Raises:
+            UnimixerError: if it holds anything and must not be, or cannot be, replaced.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give connections back."""
+
+    def users(self, key: str) -> Record | None:
+        """One user."""
+        return self.records("users", [key]).get(key)
+
+    def items(self, keys: Sequence[str]) -> dict[str, Record]:
+        """The items that exist."""
+        return self.records("items", keys)
+
+    def put(self, kind: Kind, key: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add or change rows: a column that is not given keeps its value, one that is null loses it.
+
+        Args:
+            kind: users or items.
+            key: column of the key.
+            rows: plain JSON values by column.
+
+        Returns:
+            The revision of the rows.
+
+        Raises:
+            UnimixerError: a row without a key, a key that stands twice, or a value of another type than its column.
+        """
+        others = [{name: value for name, value in row.items() if name != key} for row in rows]
+        columns, typed = fit_columns(self.columns(kind), others, where=kind)
+        keyed: dict[str, Row] = {}
+        for number, (text, row) in enumerate(zip(canonical([r.get(key) for r in rows]), typed, strict=True), 1):
+            if text is None:
+                raise UnimixerError(f"{kind}, row {number}: {key} is missing; every row needs its key")
+            if text in keyed:
+                raise UnimixerError(f"{kind}, row {number}: {key}={text!r} stands twice; send it once")
+            keyed[text] = {key: text, **row}
+        return self.write(kind, keyed, {**columns, key: "text"})
+
+    def put_users(self, key: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add or change users."""
+        return self.put("users", key, rows)
+
+    def put_items(self, key: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add or change items."""
+        return self.put("items", key, rows)
+
+    def append_events(self, events: Sequence[Event]) -> None:
+        """Add events that have a time.
+
+        Raises:
+            UnimixerError: an event from before every log; such events are the snapshot column of the user.
+        """
+        if any(event.time <= BEFORE_THE_LOG for event in events):
+            raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
+        self.append(events)
+
+
+def open_store(place: str) -> FeatureStore:
+    """Open a SQLite file by its path, or Redis by its address (``redis://host:port/db``).
+
+    Raises:
+        UnimixerError: there is no store, or one of another format.
+    """
+    if place.startswith(("redis://", "rediss://", "unix://")):
+        from unimixer.serving.redis_store import RedisStore
+
+        return RedisStore(place)
+    from unimixer.serving.sqlite_store import SQLiteStore
+
+    return SQLiteStore(Path(place))

@@ -1,0 +1,112 @@
+"""Stores and bundles that the tests of serving share."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eager import EagerBundle
+from served import Served
+from toy import toy_tables
+
+from unimixer.export import export_run
+from unimixer.serving import sqlite_store
+from unimixer.serving.build import fill
+from unimixer.serving.sqlite_store import SQLiteStore
+from unimixer.serving.store import FeatureStore, open_store
+from unimixer.training.run import RunFolder
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy_run: RunFolder) -> EagerBundle:
+    return EagerBundle(toy_run.folder)
+
+
+@pytest.fixture(scope="session")
+def toy_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small world; tests copy it."""
+    path = tmp_path_factory.mktemp("features") / "toy.sqlite"
+    sqlite_store.create(path)
+    store = SQLiteStore(path)
+    with store.filling(overwrite=False):
+        fill(store, toy_tables())
+    store.close()
+    return path
+
+
+@pytest.fixture
+def features(toy_features: Path, tmp_path: Path) -> Path:
+    """A store of the small world that a test may change."""
+    return Path(shutil.copy(toy_features, tmp_path / "features.sqlite"))
+
+
+@pytest.fixture(scope="session")
+def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles of one run whose scores differ: as it is, and with hardened mixings."""
+    folder = tmp_path_factory.mktemp("bundles")
+    export_run(toy_run.folder, folder / "a", auc_rows=200, largest=64)
+    export_run(toy_run.folder, folder / "b", auc_rows=200, largest=64, harden="permutation")
+    return folder / "a", folder / "b"
+
+
+@pytest.fixture(scope="module")
+def shared(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
+    """A server that tests only ask."""
+    with Served(bundles[0], toy_features, "--max-candidates", "100", "--max-body", "100000", "--cached", "1000") as s:
+        yield s
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis on a free port; tests choose a prefix of their own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    port, folder = free_port(), tmp_path_factory.mktemp("redis")
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
+    """An empty store of either kind."""
+    if request.param == "sqlite":
+        sqlite_store.create(tmp_path / "new.sqlite")
+        place = str(tmp_path / "new.sqlite")
+    else:
+        place = f"{request.getfixturevalue('redis_address')}?prefix={tmp_path.name}"
+    opened = open_store(place)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def toy_filled(store: FeatureStore) -> FeatureStore:
+    """The small world in a store of either kind."""
+    with store.filling(overwrite=False):
+        fill(store, toy_tables())
+    return store

@@ -1,0 +1,141 @@
+"""A real server process on a free port, and a client for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+API_KEY, ADMIN_KEY = "callers-key-0123456789", "admins-key-0123456789"
+CONTEXT = {"tab": "home", "position": 3, "words": "red|blue"}
+
+
+class Answer:
+    """Status, headers and body of one answer."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The sentence of a refusal, which has one shape."""
+        assert set(self.json) == {"error", "request_id"}, self.body
+        assert self.json["request_id"] == self.headers["X-Request-ID"]
+        sentence: str = self.json["error"]
+        assert "\n" not in sentence
+        assert "Traceback" not in sentence
+        return sentence
+
+
+class Client:
+    """One connection that stays open."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
+        self.connection.request(method, path, data, headers or {})
+        return Answer(self.connection.getresponse())
+
+    def rank(self, user: Any = "u3", items: Any = ("i1", "i2", "i3"), **body: Any) -> Answer:
+        return self.ask("POST", "/v1/rank", {"user": user, "context": CONTEXT, "items": items, **body})
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class Served:
+    """``unimixer serve`` in a process of its own."""
+
+    def __init__(self, bundle: Path, store: str | Path, *options: str, keys: bool = False) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNIMIXER_ADMIN_KEY": ADMIN_KEY}
+        if keys:
+            environment["UNIMIXER_API_KEY"] = API_KEY
+        command = [sys.executable, "-m", "unimixer", "serve", str(bundle), "--store", str(store), "--port", "0"]
+        self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, env=environment, text=True)
+        self.lines: list[dict[str, Any]] = []
+        self.other: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self.lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                self.other.append(line)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in list(self.lines) if line["event"] == event]
+
+    def wait_for(self, event: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if len(self.logged(event)) >= count:
+                return self.logged(event)[count - 1]
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no {event!r} in {self.lines} {self.other}")
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_for("listening")["port"])
+
+    def ready(self) -> Served:
+        self.wait_for("ready")
+        return self
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+    def rank(self) -> Answer:
+        client = self.client()
+        try:
+            return client.rank()
+        finally:
+            client.close()
+
+    def admin(self, path: str, body: Any = None) -> Answer:
+        client = self.client()
+        try:
+            return client.ask("POST", f"/admin/{path}", body, {"X-API-Key": ADMIN_KEY})
+        finally:
+            client.close()
+
+    def metrics(self) -> dict[str, float]:
+        client = self.client()
+        text = client.ask("GET", "/metrics").body.decode()
+        client.close()
+        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self._reader.join(10)
+        return code
+
+    def __enter__(self) -> Served:
+        return self.ready()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        self._reader.join(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
