@@ -86,10 +86,8 @@ class FieldEmbedding(nn.Module):
             EventGroup(group, sum(self.tables.width[f.table] for f in fields), fields[0].max_length)
             for group, fields in behaviour.items()
         )
-        self.encoders, self.encoder_of = (
-            nn.ModuleList(),
-            dict[str, int](),
-        )  # groups that are compared with the candidate
+        # groups that are compared with the candidate
+        self.encoders, self.encoder_of = nn.ModuleList(), dict[str, int]()
         if sequence_encoder != "mean":
             kind = TargetAttention if sequence_encoder == "target_attention" else SmallTransformer
             for group, fields in self._pooled.items():
