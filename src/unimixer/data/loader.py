@@ -119,7 +119,7 @@ class Loader:
     def _pieces(self, shard: int, epoch: int, start: int) -> Iterator[Piece]:
         """The pieces of a shard, one a batch."""
         share, blocks = self._shares[shard], self._blocks[self._dealt[shard]]
-        order = self._block_order(epoch, len(blocks), shard)
+        order = self._block_order(epoch, shard)
         sizes = (blocks[order, 2] - blocks[order, 1]) if len(order) else np.zeros(0, dtype=np.int64)
         skip = start * share
         left: Rows | None = None
@@ -152,7 +152,8 @@ class Loader:
             pieces.append(rows.take(np.arange(begin, end)))
         return Rows.concatenate(pieces)
 
-    def _block_order(self, epoch: int, count: int, shard: int = 0) -> NDArray[np.int64]:
+    def _block_order(self, epoch: int, shard: int = 0) -> NDArray[np.int64]:
+        count = len(self._dealt[shard])
         if not self.shuffle:
             return np.arange(count)
         return np.random.default_rng((self.seed, epoch, *self._stream(shard))).permutation(count)

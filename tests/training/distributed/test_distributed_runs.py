@@ -29,7 +29,7 @@ from unimixer.training.distributed.alone import consolidate_run
 from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP, resume, train
 
-pytestmark = [needs_torchrec, pytest.mark.slow]
+pytestmark = [needs_torchrec, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.sparse_lr=1.0")
 ATTENTION = ("model.sequence_encoder=target_attention",)
