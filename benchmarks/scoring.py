@@ -1,10 +1,10 @@
-"""Milliseconds of scoring one request: exported graphs beside eager PyTorch, one row of CSV a way and size.
+"""Milliseconds of scoring one request: exported graphs beside eager PyTorch, a Markdown row a way and size.
 
 A synthetic world is prepared, a unimixer-lite of each size is trained for one step and exported in every format. Then
 all ways score the same requests in turns, so that what else the machine does falls on all of them alike:
 
-- ``eager``: the trained ranker in evaluation mode, with cached mixing matrices, on the plain batch of N rows; making that
-  batch out of the request is not counted.
+- ``eager``: the trained ranker in evaluation mode, with cached mixing matrices, on the plain batch of N rows; making
+  that batch out of the request is not counted.
 - ``eager once``: the user's part computed once, in PyTorch.
 - ``onnx``, ``pt2``, ``aoti``: ``Bundle.score``, checks of the request included.
 
@@ -20,6 +20,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,11 @@ def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: 
             return graph(*tensors)[1].numpy()
 
     found: dict[str, list[Callable[[], np.ndarray]]] = {
-        "eager": [lambda batch=request.batch(): plain(batch) for request in requests],
-        "eager once": [lambda tensors=feed(graph.inputs, request): once(tensors) for request in requests],
+        "eager": [partial(plain, request.batch()) for request in requests],
+        "eager once": [partial(once, feed(graph.inputs, request)) for request in requests],
     }
     for form, opened in bundles.items():
-        found[form] = [lambda request=request, opened=opened: opened.score(request) for request in requests]
+        found[form] = [partial(opened.score, request) for request in requests]
     return {way: found[way] for way in ways}
 
 
@@ -89,7 +90,8 @@ def compare(found: dict[str, list]) -> None:
     """Raise where a way gives other scores than the first."""
     first = next(iter(found))
     for way, calls in found.items():
-        worst = max(float(np.abs(call() - reference()).max()) for call, reference in zip(calls, found[first]))
+        pairs = zip(calls, found[first], strict=True)
+        worst = max(float(np.abs(call() - reference()).max()) for call, reference in pairs)
         if worst > TOLERANCE:
             raise SystemExit(f"{way} differs from {first} by {worst:.1e}: no time is reported for wrong scores")
 
@@ -120,7 +122,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ways = ["eager", *(way for way in arguments.ways if way != "eager")]
-    print("benchmark,params,candidates,threads,way,p50_ms,p99_ms,ratio", flush=True)
+    print(f"{arguments.candidates} candidates, {arguments.threads} threads, torch {torch.__version__}\n")
+    print("| dense parameters | way | p50 ms | p99 ms | ratio |\n| ---: | --- | ---: | ---: | ---: |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         for params in arguments.params:
             run = trained(params, Path(name), arguments.encoder, arguments.sequences)
@@ -131,11 +134,7 @@ def main() -> None:
             base = float(np.median(times["eager"]))
             for way, values in times.items():
                 middle, tail = np.percentile(values, [50, 99])
-                print(
-                    f"scoring,{params},{arguments.candidates},{arguments.threads},{way},{middle:.2f},{tail:.2f},"
-                    f"{base / middle:.2f}",
-                    flush=True,
-                )
+                print(f"| {params} | {way} | {middle:.2f} | {tail:.2f} | {base / middle:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
