@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import KINDS, build, toy_requests
+from export_cases import KINDS, LONG, build, toy_requests
 from onnx import numpy_helper
 
 from unimixer.data.store import Store
@@ -44,7 +44,12 @@ def worst(runner: Runner, graph: RequestRanker, ranker: Ranker, requests: list[R
     return found
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+CASES = [
+    pytest.param(options, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, options in KINDS.items()
+]
+
+
+@pytest.mark.parametrize("options", CASES)
 def test_every_model_runs_as_onnx_and_as_an_archive(toy_store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
     ranker = build(toy_store.transform.spec, **options)
     layout, requests = toy_requests(toy_store)
