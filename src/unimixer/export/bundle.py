@@ -46,15 +46,18 @@ class Bundle:
             self.version, self.tasks = str(manifest["version"]), tuple(manifest["tasks"])
             self.spec = FeatureSpec.from_json(manifest["spec"])
             self.layout = RequestLayout(layout["user_ids"], layout["user_dense"], tuple(layout["user_groups"]))
-            self.format, file = str(graph["format"]), folder / graph["file"]
+            self.format, file = str(graph["format"]), str(graph["file"])
+            verified = file in manifest["files"]
         except (KeyError, TypeError) as error:
             raise UnimixerError(f"{folder}: its manifest lacks {error}; export the run again") from None
         if self.format not in FORMATS:
             raise UnimixerError(f"{folder}: graph format {self.format!r} is none of {', '.join(FORMATS)}")
+        if not verified:
+            raise UnimixerError(f"{folder}: its graph {file!r} is not among its files; export the run again")
         self.transform = Transform.load(folder / "transform")
         self.inputs: tuple[Input, ...] = signature(self.spec, self.layout)
         self._limits = _limits(self.spec, self.layout)
-        self._runner = open_runner(self.format, file, self.inputs, threads)
+        self._runner = open_runner(self.format, folder / file, self.inputs, threads)
 
     def score(self, request: Request) -> NDArray[np.float32]:
         """Probabilities ``(N, tasks)`` of the candidates in their order.

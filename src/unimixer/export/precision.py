@@ -65,7 +65,7 @@ def _to_float16(path: Path, *, external: bool) -> None:
     del model.graph.node[:]
     model.graph.node.extend(fresh)
     del model.graph.value_info[:]  # it says float32 of what is float16 now
-    _replace(path, lambda target: _save(model, target, external), external=external)
+    _replace(path, lambda target: _save(model, target, external))
 
 
 def _to_int8(path: Path, *, external: bool) -> None:
@@ -84,7 +84,7 @@ def _to_int8(path: Path, *, external: bool) -> None:
                 extra_options={"MatMulConstBOnly": True},
             )
 
-    _replace(path, quantise, external=external)
+    _replace(path, quantise)
 
 
 def _save(model: Any, target: Path, external: bool) -> None:
@@ -94,12 +94,13 @@ def _save(model: Any, target: Path, external: bool) -> None:
     onnx.save(model, str(target), save_as_external_data=external, location=location)
 
 
-def _replace(path: Path, write: Callable[[Path], None], *, external: bool) -> None:
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Write beside the graph, then put it in its place; weights beside it are found by the name in the graph."""
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        target = Path(name) / path.name
+        target, mode = Path(name) / path.name, path.stat().st_mode
         write(target)
         for old in path.parent.glob(f"{path.name}*"):
             old.unlink()
         for file in Path(name).iterdir():
+            file.chmod(mode)  # onnx makes weights beside a graph readable for their owner alone
             shutil.move(file, path.parent / file.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,30 +43,41 @@ def write_aoti(graph: RequestRanker, program: ExportedProgram, path: Path) -> No
         raise cannot_export(graph, error) from error
 
 
-def check_no_pickle(path: Path) -> None:
-    """Raise if loading an archive would unpickle anything.
+_RAW = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/.*|models/[^/]+\.json|data/aotinductor/.*"
+    r"|data/(weights/weight_\d+|constants/tensor_\d+|weights/[^/]+_weights_config\.json|constants/[^/]+_config\.json)"
+)
+"""Entries of an archive that are text, raw numbers or, under ``aotinductor``, native code."""
 
-    Weights and constants are raw bytes unless their entry says ``use_pickle``; example inputs are always a pickle, so
-    there must be none.
+
+def check_no_pickle(path: Path) -> None:
+    """Raise if loading an archive would unpickle anything, or if it holds an entry of a kind that is not known.
+
+    Weights and constants are raw bytes unless their line in a config says ``use_pickle`` or is of an object; example
+    inputs are always a pickle, so theirs must be empty; older forms of weights are pickles and have other names.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                inside = entry.filename.split("/", 1)[-1]
-                if inside.startswith("data/sample_inputs/") and entry.file_size:
+            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+            for inside, entry in entries.items():
+                empty = inside.startswith("data/sample_inputs/") and not entry.file_size
+                if not empty and not _RAW.fullmatch(inside):
                     raise _pickled(path, entry.filename)
-                if inside.endswith("_config.json") and "use_pickle" in (text := archive.read(entry).decode()):
-                    for name, payload in json.loads(text)["config"].items():
-                        if payload["use_pickle"]:
+                if inside.endswith("_config.json") and not inside.startswith("data/aotinductor/"):
+                    for name, payload in json.loads(archive.read(entry))["config"].items():
+                        if payload["use_pickle"] is not False or not _RAW_PAYLOAD.fullmatch(payload["path_name"]):
                             raise _pickled(path, name)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        if isinstance(error, UnimixerError):
-            raise
+    except UnimixerError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UnimixerError(f"{path}: not an archive of torch.export ({error}); export the run again") from None
 
 
+_RAW_PAYLOAD = re.compile(r"(weight|tensor)_\d+")
+
+
 def _pickled(path: Path, name: str) -> UnimixerError:
-    return UnimixerError(f"{path}: {name!r} is a pickle, and nothing is unpickled here; export the run again")
+    return UnimixerError(f"{path}: {name!r} may be a pickle, and nothing is unpickled here; export the run again")
 
 
 def open_pt2(path: Path) -> Any:
@@ -77,5 +89,6 @@ def open_pt2(path: Path) -> Any:
 
 def open_aoti(path: Path) -> Any:
     """A compiled graph; this runs native code of the package."""
+    check_no_pickle(path)
     with quiet():
         return torch._inductor.aoti_load_package(str(path))

@@ -1,0 +1,85 @@
+"""What tests of exports share: requests of the small world and models of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unimixer.backbones import BACKBONES
+from unimixer.data.layout import request_layout
+from unimixer.data.loader import Loader
+from unimixer.data.store import Store
+from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
+from unimixer.features.request import Request, RequestLayout
+from unimixer.features.spec import FeatureSpec
+from unimixer.ranker import Ranker
+
+SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
+SIZES: dict[str, dict[str, Any]] = {
+    "dcnv2": {"hidden_dims": (24, 12), "num_crosses": 2},
+    "mlp": {"hidden_dims": (24, 12)},
+    "fm": {"num_factors": 16},
+    "deepfm": {"hidden_dims": (24, 12)},
+    "dlrm": {"bottom_dims": (24,), "top_dims": (24, 12)},
+    "finalmlp": {"first_dims": (24, 12), "second_dims": (16,), "gate_dims": (12,)},
+    "masknet": {"block_dims": (24, 12)},
+    "autoint": {"attention_dim": 16, "num_layers": 2},
+    "wukong": {"num_factorized": 4, "num_linear": 4, "num_projections": 5, "hidden_dims": (24,), "head_dims": (12,)},
+    "dhen": {"num_outputs": 3, "dot_dims": (24,), "head_dims": (12,)},
+    "rankelastor": {"expansion": 2.0},
+}
+
+
+def of_backbone(name: str) -> dict[str, Any]:
+    """A small ranker on one backbone."""
+    options = {"token_dim": 16, **SIZES.get(name, {})}
+    return {"backbone": name, "tokenizer": "chunk", "size": None, "options": options}
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: of_backbone(name) for name in BACKBONES},
+    "semantic": {"tokenizer": "semantic", "num_tokens": 8},
+    "random": {"tokenizer": "random"},
+    "fields as they are": {"tokenizer": "field", "backbone": "transformer"},
+    "fields through a layer": {"tokenizer": "field", "options": {"token_dim": 44}},
+    "target attention": {"sequence_encoder": "target_attention"},
+    "small transformer": {"sequence_encoder": "transformer"},
+    "narrow table": {"sequence_encoder": "target_attention", "embedding_dims": {"category": 4}},
+    "history as tokens": {"sequences": "tokens"},
+    "cross-attention": {"sequences": "cross_attention"},
+    "siamese cross-attention": {
+        "sequences": "cross_attention",
+        "options": {"residual": "siamese", "sequence_head_dim": 4},
+    },
+    "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
+    "flat read-out": {"readout": "flatten", "options": {"residual": "siamese"}},
+}
+
+
+LONG = {
+    *("tokenmixer-large", "rankelastor", "hiformer", "hhft", "dhen", "finalmlp", "masknet", "autoint"),
+    *("random", "fields through a layer", "narrow table", "siamese cross-attention"),
+}
+"""Kinds whose operations the others have too: writing their files is left to the slow tests."""
+
+
+def build(spec: FeatureSpec, **options: Any) -> Ranker:
+    """A ranker with every number moved off its start, so that nothing is right by being zero."""
+    torch.manual_seed(0)
+    ranker = Ranker(spec, **{**SMALL, "embedding_init_std": 0.5, **options}).eval()
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            if parameter.dim():
+                parameter += 0.1 * torch.randn_like(parameter)
+    return ranker
+
+
+def toy_requests(store: Store) -> tuple[RequestLayout, list[Request]]:
+    """Real rows as requests of 24 candidates, and the corner cases at one, two and five."""
+    layout = request_layout(store.transform.schema)
+    batch = next(Loader(store, "test", batch_size=72, num_workers=0).batches())
+    real = [request_from(batch, layout, row, row, row + 24) for row in (0, 24, 48)]
+    corners = [change(repeated(real[0], 5)) for change in (without_sequences, unknown, missing)]
+    corners += [change(repeated(real[1], 1)) for change in (without_sequences, unknown, missing)]
+    return layout, [*real, repeated(real[2], 1), repeated(real[2], 2), repeated(real[1], 100), *corners]
