@@ -42,7 +42,7 @@ def test_lower_precision_stays_within_its_tolerance(toy_run: RunFolder, tmp_path
     bundle = export_run(toy_run.folder, tmp_path / "small", precision=precision, **SMALL)
     assert 0 < bundle.parity() <= TOLERANCE[precision]
     assert set(bundle.manifest["quality"]) == set(bundle.tasks)
-    assert all(abs(q["after"] - q["before"]) < 0.05 for q in bundle.manifest["quality"].values())
+    assert all(abs(q["after"] - q["before"]) < 0.1 for q in bundle.manifest["quality"].values())
 
 
 def test_a_triton_folder_is_a_bundle_too(toy_run: RunFolder, tmp_path: Path) -> None:
