@@ -1,0 +1,1 @@
+"""A crew of workers on a Ray cluster."""
