@@ -50,8 +50,7 @@ class RayCrew(Crew):
                     f"--workers {self.workers}: the cluster has {cores} cores, and every worker needs one; "
                     f"use --workers {cores} or fewer"
                 )
-            environment = {"env_vars": {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}}
-            actor = self._ray.remote(num_cpus=1, runtime_env=environment)(_Worker)
+            actor = self._ray.remote(num_cpus=1)(_Worker)
             stack.callback(self._end)
             self._members = [actor.remote(str(packed), str(Path.cwd())) for _ in range(self.workers)]
             self._stack = stack.pop_all()
