@@ -26,7 +26,8 @@ def draw(rows: int, folder: Path) -> Path:
     from unimixer.data.adapters import open_raw
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
-    assert tables.users is not None and tables.items is not None
+    assert tables.users is not None
+    assert tables.items is not None
     (folder / "raw").mkdir()
     writer = None
     for chunk in tables.impressions():

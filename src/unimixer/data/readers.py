@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
+from unimixer.data.row_groups import runs_of_groups
 from unimixer.data.tables import CHUNK_ROWS, WHOLE, Chunk, Placed
 from unimixer.errors import UnimixerError, nearest
 
@@ -293,7 +294,7 @@ def _parquet_chunks(
 ) -> Iterator[tuple[int, int, Chunk | None]]:
     rows = 0
     try:
-        for number, (groups, height) in enumerate(_runs(file.metadata), piece):
+        for number, (groups, height) in enumerate(runs_of_groups(file.metadata), piece):
             if number not in share:
                 yield number, height, None
                 rows += height
@@ -304,20 +305,6 @@ def _parquet_chunks(
                 rows += frame.height
     except (pa.ArrowException, OSError) as error:
         raise UnimixerError(f"{path}, after row {rows}: cannot be read: {_reason(error)}") from None
-
-
-def _runs(metadata: Any) -> Iterator[tuple[list[int], int]]:
-    """Row groups that are one piece, and their rows: as many as ``CHUNK_ROWS`` holds, at least one."""
-    groups: list[int] = []
-    height = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if groups and height + rows > CHUNK_ROWS:
-            yield groups, height
-            groups, height = [], 0
-        groups, height = [*groups, group], height + rows
-    if groups:
-        yield groups, height
 
 
 def _parquet_file(path: Path) -> Any:
