@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -52,6 +53,18 @@ def toy_schema(**changes: Any) -> Schema:
     return parse(Schema, {**SCHEMA, **changes}, where="toy.yaml")
 
 
+@dataclass(frozen=True)
+class FrameLog:
+    """A pass over a log in memory, in a form that worker processes can be handed."""
+
+    log: pl.DataFrame
+    chunk_rows: int
+
+    def __call__(self) -> Iterator[Chunk]:
+        for start in range(0, self.log.height, self.chunk_rows):
+            yield Chunk(self.log.slice(start, self.chunk_rows), "log.csv", start + 1)
+
+
 def tables_of(
     schema: Schema,
     log: pl.DataFrame,
@@ -62,13 +75,9 @@ def tables_of(
 ) -> RawTables:
     """Raw tables from frames; the log comes in chunks of ``chunk_rows`` rows."""
 
-    def impressions() -> Iterator[Chunk]:
-        for start in range(0, log.height, chunk_rows):
-            yield Chunk(log.slice(start, chunk_rows), "log.csv", start + 1)
-
     return RawTables(
         schema=schema,
-        impressions=impressions,
+        impressions=FrameLog(log, chunk_rows),
         users=None if users is None else Chunk(users, "users.csv"),
         items=None if items is None else Chunk(items, "items.csv"),
         num_rows=log.height,

@@ -16,7 +16,14 @@ from unimixer.training.train import train as train_recipe
 
 
 def prepare(
-    source: str | Path, out: Path | str, *, raw: Path | str | None = None, overwrite: bool = False, **options: Any
+    source: str | Path,
+    out: Path | str,
+    *,
+    raw: Path | str | None = None,
+    overwrite: bool = False,
+    workers: int = 1,
+    ray: str | None = None,
+    **options: Any,
 ) -> Store:
     """Write the encoded store of a data set.
 
@@ -25,11 +32,14 @@ def prepare(
         out: folder to make.
         raw: folder or file with the raw data.
         overwrite: replace an existing store.
+        workers: processes that read the log and write the store, which is the same for any number.
+        ray: workers of a Ray cluster instead: ``local``, ``auto`` or the address of a head.
         options: of the data set, for example ``rows=100_000`` for ``synthetic``.
     """
     place = None if raw is None else Path(raw)
     origin = {"source": str(source), "raw": None if raw is None else str(raw), "options": options}
-    return write_store(open_raw(str(source), place, **options), Path(out), overwrite=overwrite, origin=origin)
+    tables = open_raw(str(source), place, **options)
+    return write_store(tables, Path(out), overwrite=overwrite, origin=origin, workers=workers, ray=ray)
 
 
 def train(

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
+from unimixer.data.crew import Crew
 from unimixer.data.fit import fit, resolve
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.data.transform import Transform
@@ -19,7 +20,7 @@ FEATURES = {feature["name"]: feature for feature in SCHEMA["features"]}
 
 
 def fitted(tables: RawTables) -> Transform:
-    return fit(tables, resolve(tables))[0]
+    return fit(resolve(tables), Crew(tables)).transform
 
 
 def known(transform: Transform, table: str) -> set[str]:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data import fit, prepare, store
+from unimixer.data import crew, prepare, store
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import Store
 from unimixer.data.tables import Chunk, RawTables
@@ -235,8 +235,7 @@ def test_one_bar_after_the_other_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
         assert sum(done) == total == 300
         seen.append(f"end {description}")
 
-    monkeypatch.setattr(fit, "progress_bar", bar)
-    monkeypatch.setattr(prepare, "progress_bar", bar)
+    monkeypatch.setattr(crew, "progress_bar", bar)
     prepared(tmp_path / "store", toy_tables(300, split={"by": "quantile"}))
     names = ["reading times", "fitting vocabularies", "encoding"]
     assert seen == [f"{what} {name}" for name in names for what in ("begin", "end")]

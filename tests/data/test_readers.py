@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimixer.data.readers import find_files, read_chunks, read_table
+from unimixer.data.readers import find_files, read_chunks, read_pieces, read_table
 from unimixer.data.tables import CHUNK_ROWS
 from unimixer.errors import UnimixerError
 
@@ -64,13 +64,39 @@ def test_latin_1_is_read_where_it_is_named(tmp_path: Path) -> None:
 def test_rows_are_numbered_within_each_file_over_all_chunks(tmp_path: Path) -> None:
     rows = CHUNK_ROWS + 10
     big = write(tmp_path / "a.csv", "n\n" + "".join(f"{i}\n" for i in range(1, rows + 1)))
-    pl.DataFrame({"n": range(1, rows + 1)}).write_parquet(tmp_path / "b.parquet")
+    pl.DataFrame({"n": range(1, rows + 1)}).write_parquet(tmp_path / "b.parquet", row_group_size=rows)
     chunks = list(read_chunks([big, tmp_path / "b.parquet", write(tmp_path / "c.csv", "n\n1\n")]))
     for chunk in chunks:
         assert chunk.frame.height <= CHUNK_ROWS
         assert int(chunk.frame.item(0, 0)) == chunk.first_row
     assert [c.first_row for c in chunks if c.source == str(tmp_path / "b.parquet")] == [1, CHUNK_ROWS + 1]
     assert chunks[-1].at(0) == f"{tmp_path / 'c.csv'}, row 1"
+
+
+def test_a_share_has_the_rows_of_its_pieces_and_knows_where_they_stand(tmp_path: Path) -> None:
+    """Files of one chunk, of many row groups, of one row group that is two chunks, and of none at all."""
+    rows = CHUNK_ROWS + 10
+    paths = [write(tmp_path / "a.csv", "n\n0\n1\n2\n")]
+    for name, count, group in (("b", 700_000, 100_000), ("c", rows, rows), ("d", 0, 1), ("e", 5, 5)):
+        paths.append(tmp_path / f"{name}.parquet")
+        pl.DataFrame({"n": range(count)}, schema={"n": pl.Int64}).write_parquet(paths[-1], row_group_size=group)
+    total = 3 + 700_000 + rows + 5
+    whole = list(read_pieces(paths))
+    assert [(p.first_row, p.rows) for p in whole if p.piece >= 4] == [
+        (700_003, CHUNK_ROWS), (700_003 + CHUNK_ROWS, 10), (total - 5, 5)
+    ]  # fmt: skip
+    assert sum(p.rows for p in whole) == total
+    seen = []
+    for share in (range(0, 100, 2), range(1, 100, 2)):
+        pieces = list(read_pieces(paths, share))
+        assert sum(p.rows for p in pieces) == total
+        assert all((p.chunk is not None) or p.piece not in share for p in pieces)
+        parquet = [p for p in pieces if p.chunk is not None and p.chunk.source.endswith(".parquet")]
+        assert all(p.piece in share for p in parquet)
+        seen += [
+            (p.first_row, p.chunk.frame["n"].cast(pl.Int64).to_list()) for p in pieces if p.piece in share and p.chunk
+        ]
+    assert sorted(seen) == [(p.first_row, p.chunk.frame["n"].cast(pl.Int64).to_list()) for p in whole if p.chunk]
 
 
 @settings(max_examples=25, deadline=None)

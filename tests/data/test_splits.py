@@ -103,8 +103,8 @@ def test_an_empty_part_is_named_with_the_span_of_the_log_in_its_zone() -> None:
 
 def test_a_short_stream_is_its_own_sample_and_nan_is_left_out() -> None:
     sample = Sample()
-    sample.add(np.array([3.0, np.nan, 1.0]))
-    sample.add(np.array([2.0]))
+    sample.add(np.array([3.0, np.nan, 1.0]), np.arange(3))
+    sample.add(np.array([2.0]), np.array([3]))
     assert sample.values.tolist() == [3, 1, 2]
 
 
@@ -112,9 +112,10 @@ def test_a_short_stream_is_its_own_sample_and_nan_is_left_out() -> None:
 def test_a_sample_does_not_depend_on_the_chunks(size: int) -> None:
     stream = np.arange(60, dtype=np.float64)
     whole, pieces = Sample(size=10), Sample(size=10)
-    whole.add(stream)
+    whole.add(stream, np.arange(60))
     for start in range(0, 60, size):
-        pieces.add(stream[start : start + size])
+        rows = np.arange(60)[start : start + size]
+        pieces.add(stream[rows], rows)
     assert whole.values.tolist() == pieces.values.tolist()
     assert len(whole.values) == 10
 
@@ -122,6 +123,7 @@ def test_a_sample_does_not_depend_on_the_chunks(size: int) -> None:
 def test_a_sample_of_a_long_stream_is_uniform() -> None:
     sample = Sample(size=2_000)
     for start in range(0, 20_000, 1_000):
-        sample.add(np.arange(start, start + 1_000, dtype=np.float64))
+        rows = np.arange(start, start + 1_000)
+        sample.add(rows.astype(np.float64), rows)
     counts = np.histogram(sample.values, bins=4, range=(0, 20_000))[0]
     assert (abs(counts - 500) < 70).all()  # 3.6 standard deviations of a quarter

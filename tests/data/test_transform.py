@@ -14,6 +14,7 @@ import pytest
 import torch
 from toy import START, tables_of, toy_frames, toy_schema, toy_tables
 
+from unimixer.data.crew import Crew
 from unimixer.data.fit import fit, resolve
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -142,7 +143,7 @@ def test_an_outcome_changes_no_input_of_its_own_or_of_an_earlier_row() -> None:
     batches = []
     for frame in (log, changed):
         tables = tables_of(toy_schema(), frame, users, items)
-        batches.append(fit(tables, resolve(tables))[0].raw_batch(Chunk(log, "log.csv")))
+        batches.append(fit(resolve(tables), Crew(tables)).transform.raw_batch(Chunk(log, "log.csv")))
     before, after = (lists(batch, "clicks") for batch in batches)
     assert before[:301] == after[:301]
     assert before != after
@@ -196,7 +197,7 @@ def test_a_new_value_is_hashed_where_the_table_is_hashed() -> None:
         "vocabulary": {"policy": "hash", "num_buckets": 1000},
     }
     tables = toy_tables(400, features=[hashed], histories=[])
-    batch = fit(tables, resolve(tables))[0].raw_batch(new_row(user_id="user_1"))
+    batch = fit(resolve(tables), Crew(tables)).transform.raw_batch(new_row(user_id="user_1"))
     assert batch.ids.tolist() == [[42]]
 
 
@@ -248,7 +249,7 @@ def test_a_transform_reads_back_and_gives_the_same_batches(tmp_path: Path) -> No
     tables = RawTables(
         schema.model_copy(update={"features": tuple(features)}), tables.impressions, tables.users, tables.items
     )
-    transform = fit(tables, resolve(tables))[0]
+    transform = fit(resolve(tables), Crew(tables)).transform
     transform.save(tmp_path / "transform")
     loaded = Transform.load(tmp_path / "transform")
     chunk = next(tables.impressions())
@@ -260,7 +261,7 @@ def test_a_transform_reads_back_and_gives_the_same_batches(tmp_path: Path) -> No
 def test_a_damaged_transform_is_named(tmp_path: Path) -> None:
     tables = toy_tables(400)
     folder = tmp_path / "transform"
-    fit(tables, resolve(tables))[0].save(folder)
+    fit(resolve(tables), Crew(tables)).transform.save(folder)
     meta = (folder / "transform.json").read_text()
     for name in sorted(json.loads(meta)["checksums"]):
         data = (folder / name).read_bytes()

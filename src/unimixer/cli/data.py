@@ -49,6 +49,10 @@ def prepare(
     raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Workers of a Ray cluster: local, auto, or the address of a head.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit vocabularies on the training part and write the encoded store.
@@ -65,7 +69,7 @@ def prepare(
     tables = open_raw(source, raw, **given)
     target = out or find_store(tables.schema.name)
     origin = {"source": source, "raw": None if raw is None else str(raw), "options": given}
-    store = write_store(tables, target, overwrite=overwrite, origin=origin)
+    store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
     seconds = time.perf_counter() - started
     counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,16 +67,48 @@ class EntityLog:
             _check_unique(table, key, texts)
             self.index.add(texts)
         self.train_counts = np.zeros(len(self.index), dtype=np.int64)
+        self.pieces = np.zeros(len(self.index), dtype=np.int64)
+        """The piece of the log in which a key appeared first."""
 
-    def rows(self, chunk: Chunk) -> NDArray[np.int32] | None:
+    def rows(self, chunk: Chunk, piece: int = 0) -> NDArray[np.int32] | None:
         """Rows of a chunk's entities; new keys are added."""
-        return None if self.key is None else self.rows_of(values.text_column(chunk, self.key))
+        return None if self.key is None else self.rows_of(values.text_column(chunk, self.key), piece)
 
-    def rows_of(self, texts: pl.Series) -> NDArray[np.int32]:
+    def rows_of(self, texts: pl.Series, piece: int = 0) -> NDArray[np.int32]:
         """Rows of keys; new keys are added."""
-        self.index.add(texts)
-        self.train_counts.resize(len(self.index), refcheck=False)
+        self._add(texts, piece)
         return self.index.lookup(texts)
+
+    def _add(self, texts: pl.Series, piece: int) -> None:
+        self.index.add(texts)
+        new = len(self.index) - len(self.pieces)
+        self.pieces = np.concatenate([self.pieces, np.full(new, piece)]) if new else self.pieces
+        self.train_counts.resize(len(self.index), refcheck=False)
+
+    def take_in(self, log: EntityLog) -> NDArray[np.int32]:
+        """Add the keys and counts of another log, new keys at the end and in its order; the rows that its rows became.
+
+        Keys of different pieces stand in the order of the pieces only where ``log`` is what :meth:`merge` returned.
+        """
+        keys = log.index.keys
+        self._add(keys, 0)
+        rows = np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), self.index.lookup(keys)])
+        self.train_counts[rows] += log.train_counts  # every key stands once in a log, so no row stands twice
+        return rows
+
+    @classmethod
+    def merge(cls, logs: Sequence[EntityLog]) -> tuple[EntityLog, list[NDArray[np.int32]]]:
+        """Keys of logs of different pieces, in the order of their first appearance; the rows that their rows became."""
+        merged = cls(None, logs[0].key)
+        keys = pl.concat([log.index.keys for log in logs])
+        pieces = pl.Series("piece", np.concatenate([log.pieces[FIRST_ROW:] for log in logs]), dtype=pl.Int64)
+        # a piece belongs to one log, whose keys are in order: sorting by the piece alone gives the order of the log
+        ordered = pl.DataFrame([keys.rename("key"), pieces]).sort("piece", maintain_order=True)
+        first = ordered.unique("key", keep="first", maintain_order=True)
+        merged.index.add(first.get_column("key"))
+        merged.pieces = np.concatenate([np.zeros(FIRST_ROW, dtype=np.int64), first.get_column("piece").to_numpy()])
+        merged.train_counts = np.zeros(len(merged.index), dtype=np.int64)
+        return merged, [merged.take_in(log) for log in logs]
 
     def chunk(self) -> Chunk:
         """The raw table in the order of the index; keys that only the log knows have no features."""

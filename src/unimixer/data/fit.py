@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data import values
 from unimixer.data.arrays import Ragged
+from unimixer.data.crew import Crew
 from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
-from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, happened, snapshot_lists
+from unimixer.data.gather import Events, Gather, Gathered, SampleTimes
+from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, snapshot_lists
 from unimixer.data.layout import features_of, is_id
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
@@ -22,14 +26,11 @@ from unimixer.data.schema import (
     QuantileSplit,
     Schema,
 )
-from unimixer.data.splits import Sample, Splitter
+from unimixer.data.splits import Sample, Splitter, drawn
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.data.transform import Transform, empty_entities
-from unimixer.data.vocabulary import Counter, Vocabulary
+from unimixer.data.vocabulary import Vocabulary
 from unimixer.errors import UnimixerError, nearest
-from unimixer.progress import progress_bar
-
-Events = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
 
 
 def resolve(tables: RawTables) -> Schema:
@@ -79,24 +80,25 @@ def _with_origin(feature: Feature, columns: dict[Origin, set[str]], time: str | 
 
 
 class Fit:
-    """Gathers what one pass over the log says, then builds the transform."""
+    """Joins what the log says with the tables of users and items, then builds the transform."""
 
-    def __init__(self, tables: RawTables, schema: Schema, splitter: Splitter) -> None:
-        self.schema, self.splitter = schema, splitter
+    def __init__(self, tables: RawTables, schema: Schema) -> None:
+        self.schema = schema
         self.users = EntityLog(tables.users, schema.keys.user)
         self.items = EntityLog(tables.items, schema.keys.item)
-        self.counters: dict[str, Counter] = {}
-        self.samples: dict[str, Sample] = {}
-        self.events: dict[str, list[Events]] = {h.name: [] for h in schema.histories}
-        self.columns: set[str] = set()
-        self.rows, self.span = np.zeros(len(SPLITS), dtype=np.int64), (np.inf, -np.inf)
-        # gives the texts of features before anything is fitted
         self.unfitted = Transform(schema, {}, {}, empty_entities(), empty_entities())
-        for history in schema.histories:
-            if history.snapshot is not None:
-                self._add_snapshot(history)
+        self.gathered = Gathered.nothing(schema)
+        # rows of the tables come first, then items of the snapshots, then what the log brings, as it appears
+        self.events = {h.name: [self._snapshot(h)] if h.snapshot else [] for h in schema.histories}
 
-    def _add_snapshot(self, history: History) -> None:
+    def join(self, gathered: Gathered) -> None:
+        """Take in what the whole log says."""
+        self.gathered = gathered
+        users, items = self.users.take_in(gathered.users), self.items.take_in(gathered.items)
+        for name in self.events:
+            self.events[name] += [one.mapped(users, items) for one in gathered.events.pop(name)]
+
+    def _snapshot(self, history: History) -> Events:
         """Events from before the log; they also count for the vocabularies of the items, being older than training."""
         assert self.users.table is not None
         lists = snapshot_lists(history, self.users.table)
@@ -104,50 +106,13 @@ class Fit:
         users = np.repeat(np.arange(FIRST_ROW, FIRST_ROW + len(lengths), dtype=np.int32), lengths)
         items = self.items.rows_of(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
         self.items.train_counts += np.bincount(items, minlength=len(self.items.index))
-        self.events[history.name].append((users, items, np.full(len(users), BEFORE_THE_LOG)))
-
-    def add(self, chunk: Chunk, first_row: int) -> None:
-        """Read one chunk of the log; ``first_row`` rows came before it."""
-        times = values.as_time(chunk, self.schema.keys, first_row)
-        split = self.splitter(times, first_row)
-        train = split == 0
-        kept = pl.Series(train)
-        self.columns |= set(chunk.frame.columns)
-        self.rows += np.bincount(split, minlength=len(SPLITS))
-        if len(times):
-            self.span = min(self.span[0], int(times.min())), max(self.span[1], int(times.max()))
-        rows = {}
-        for name, entities in (("users", self.users), ("items", self.items)):
-            found = entities.rows(chunk)
-            if found is not None:
-                entities.train_counts += np.bincount(found[train], minlength=len(entities.index))
-                rows[name] = found
-        for feature in self.unfitted.features("impressions"):
-            if feature.kind == "sequence":
-                lists = values.as_lists(chunk, feature).filter(kept)
-                self._counter(feature).add(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
-            elif feature.kind == "numeric":
-                self._sample(feature).add(values.as_number(chunk, feature.column, feature.missing)[train])
-            elif feature.kind == "categorical":
-                self._counter(feature).add(self.unfitted.texts(feature, chunk).filter(kept))
-        for history in self.schema.histories:
-            # impressions without a user or an item are nobody's past
-            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, chunk)
-            self.events[history.name].append((rows["users"][past], rows["items"][past], times[past]))
+        return Events(-1, users, items, np.full(len(users), BEFORE_THE_LOG))
 
     def finish(self) -> Transform:
         """Fit numeric statistics, then vocabularies, then encode the entity tables and histories."""
-        self.splitter.check(self.rows.tolist(), self.span, self.schema)
         tables: dict[Origin, EntityLog] = {"users": self.users, "items": self.items}
         chunks = {origin: entities.chunk() for origin, entities in tables.items()}
-        for origin, entities in tables.items():
-            for feature in self.unfitted.features(origin):
-                if feature.kind == "numeric":
-                    numbers = values.as_number(chunks[origin], feature.column, feature.missing)
-                    self._sample(feature).add(_resample(numbers, entities.train_counts[FIRST_ROW:]))
-        numerics = {
-            f.name: NumericFit.fit(f, self.samples[f.name].values) for f in self.schema.features if f.kind == "numeric"
-        }
+        numerics = self._numerics(tables, chunks)
         for origin, entities in tables.items():
             for feature in [
                 f for f in self.schema.features if f.origin == origin and f.kind in ("categorical", "sequence")
@@ -155,13 +120,29 @@ class Fit:
                 self._count_entities(feature, chunks[origin], entities.train_counts[FIRST_ROW:])
         return self._encode(chunks, numerics, self._vocabularies(numerics))
 
+    def _numerics(self, tables: dict[Origin, EntityLog], chunks: dict[Origin, Chunk]) -> dict[str, NumericFit]:
+        """Statistics of every numeric feature; those of users and items count as often as they occur in training."""
+        origins: tuple[Origin, ...] = ("impressions", *tables)
+        features = [f for origin in origins for f in self.unfitted.features(origin) if f.kind == "numeric"]
+        found = {}
+        for seed, feature in enumerate(features):
+            assert feature.origin is not None
+            if feature.origin == "impressions":
+                sample = self.gathered.sample(feature, self.schema).values
+            else:
+                numbers = values.as_number(chunks[feature.origin], feature.column, feature.missing)
+                counts = tables[feature.origin].train_counts[FIRST_ROW:]
+                sample = drawn(_resample(numbers, counts), seed=seed)
+            found[feature.name] = NumericFit.fit(feature, sample)
+        return found
+
     def _count_entities(self, feature: Feature, chunk: Chunk, counts: NDArray[np.int64]) -> None:
         if feature.kind == "sequence" and feature.history is None:
             lists = values.as_lists(chunk, feature)
             texts = lists.filter(lists.list.len() > 0).explode().cast(pl.String)
-            self._counter(feature).add(texts, np.repeat(counts, lists.list.len().to_numpy()))
+            self.gathered.counter(feature).add(texts, np.repeat(counts, lists.list.len().to_numpy()))
         elif feature.history is None or not self._counted_as_item(feature):
-            self._counter(feature).add(self.unfitted.texts(feature, chunk), counts)
+            self.gathered.counter(feature).add(self.unfitted.texts(feature, chunk), counts)
 
     def _counted_as_item(self, feature: Feature) -> bool:
         """Whether an item's own feature counts the same column for the same table already."""
@@ -186,7 +167,7 @@ class Fit:
                 buckets = [str(i) for i in range(len(numerics[feature.name].edges) + 1)]
                 fitted[name] = Vocabulary(pl.Series("text", buckets, dtype=pl.String))
             else:
-                fitted[name] = Vocabulary.fit(self.counters[name], feature.vocabulary)
+                fitted[name] = Vocabulary.fit(self.gathered.counters[name], feature.vocabulary)
         return fitted
 
     def _encode(
@@ -196,46 +177,40 @@ class Fit:
         encoded = {o: _encode_entities(fitted, o, self._of(o), chunks[o]) for o in chunks}
         histories = {}
         for history in self.schema.histories:
-            users, items, times = (np.concatenate(parts) for parts in zip(*self.events[history.name], strict=True))
+            events = self.events.pop(history.name)
+            users, items, times = (np.concatenate([getattr(e, f) for e in events]) for f in ("users", "items", "times"))
             histories[history.name] = HistoryIndex.build(
                 users, items, times, num_users=len(self.users.index), max_length=history.max_length
             )
         keys = {self.schema.keys.user, self.schema.keys.item}
         read = {f.column for o in chunks for f in features_of(self.schema, o)}
-        doubled = frozenset((read & self.columns) - keys)
+        doubled = frozenset((read & self.gathered.columns) - keys)
         return Transform(self.schema, vocabularies, numerics, encoded["users"], encoded["items"], histories, doubled)
 
     def _of(self, origin: Origin) -> EntityLog:
         return self.users if origin == "users" else self.items
 
-    def _counter(self, feature: Feature) -> Counter:
-        return self.counters.setdefault(feature.table_name, Counter())
 
-    def _sample(self, feature: Feature) -> Sample:
-        return self.samples.setdefault(feature.name, Sample(seed=len(self.samples)))
+@dataclass(frozen=True)
+class Fitted:
+    """What was learned, and how many rows of every split each piece of the log holds."""
+
+    transform: Transform
+    splitter: Splitter
+    rows: dict[int, NDArray[np.int64]]
 
 
-def fit(tables: RawTables, schema: Schema) -> tuple[Transform, Splitter]:
+def fit(schema: Schema, crew: Crew) -> Fitted:
     """Learn the transform and the borders between the parts from a resolved schema."""
-    splitter = Splitter.fit(schema, _times(tables, schema) if isinstance(schema.split, QuantileSplit) else None)
-    gathered, first_row = Fit(tables, schema, splitter), 0
-    with progress_bar("fitting vocabularies", tables.num_rows) as advance:
-        for chunk in tables.impressions():
-            gathered.add(chunk, first_row)
-            first_row += chunk.frame.height
-            advance(chunk.frame.height)
-    return gathered.finish(), splitter
-
-
-def _times(tables: RawTables, schema: Schema) -> NDArray[np.float64]:
-    """A sample of the event times."""
-    sample, first_row = Sample(), 0
-    with progress_bar("reading times", tables.num_rows) as advance:
-        for chunk in tables.impressions():
-            sample.add(values.as_time(chunk, schema.keys, first_row).astype(np.float64))
-            first_row += chunk.frame.height
-            advance(chunk.frame.height)
-    return sample.values
+    times = None
+    if isinstance(schema.split, QuantileSplit):
+        times = Sample.merge(crew.run(SampleTimes(schema))).values
+    splitter = Splitter.fit(schema, times)
+    fitting = Fit(crew.tables, schema)
+    gathered = Gathered.merge(crew.run(Gather(schema, splitter)))
+    splitter.check(sum(gathered.rows.values(), np.zeros(len(SPLITS), dtype=np.int64)).tolist(), gathered.span, schema)
+    fitting.join(gathered)
+    return Fitted(fitting.finish(), splitter, gathered.rows)
 
 
 def _decides(feature: Feature) -> int:

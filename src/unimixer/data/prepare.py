@@ -2,64 +2,80 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from unimixer.data import store
+from unimixer.data.crew import Crew
+from unimixer.data.encode import Encode, encode
 from unimixer.data.fit import fit, resolve
-from unimixer.data.schema import SPLITS, Schema
-from unimixer.data.splits import Splitter
-from unimixer.data.store import PartWriter, SplitSummary, Store, write_manifest
+from unimixer.data.schema import Schema
+from unimixer.data.store import SplitSummary, Store
 from unimixer.data.tables import RawTables
-from unimixer.data.transform import Transform
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, check_positive
 from unimixer.files import atomic_folder
-from unimixer.progress import progress_bar
+
+WORK = ".work"
+"""Folder inside the unfinished store for what workers hand over."""
 
 
 def prepare(
-    tables: RawTables, out: Path | str, *, overwrite: bool = False, origin: dict[str, Any] | None = None
+    tables: RawTables,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    origin: dict[str, Any] | None = None,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> Store:
-    """Write the encoded store of raw tables.
+    """Write the encoded store of raw tables; it is the same for any number of workers.
 
     Args:
         tables: what an adapter found.
         out: folder to make.
         overwrite: replace an existing store.
         origin: facts on where the data came from, kept in the manifest.
+        workers: processes that read the log and write the parts.
+        ray: let workers of a Ray cluster do it: ``local``, ``auto`` or the address of a head.
 
     Raises:
-        UnimixerError: a missing column, a value of the wrong type (with its row), an empty part, a label of one class.
+        UnimixerError: a missing column, a value of the wrong type (with its row), an empty part, a label of one class,
+            a worker that died.
+        MissingExtraError: ``ray`` is given and the package is not installed.
     """
     out = Path(out)
+    check_positive(workers=workers)
     if overwrite:
         _check_replaceable(out)
     with atomic_folder(out, overwrite=overwrite) as folder:
         schema = resolve(tables)
-        transform, splitter = fit(tables, schema)
-        transform.save(folder / "transform")
-        summaries = _encode(tables, transform, splitter, folder)
+        with _crew(tables, workers, ray, folder) as crew:
+            fitted = fit(schema, crew)
+            fitted.transform.save(folder / "transform")
+            task = Encode(folder.absolute(), fitted.splitter, fitted.rows, store.PART_ROWS)
+            del fitted  # the workers read what was saved; only then is the memory of the first pass free
+            summaries = encode(crew, task)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
         check_labels(schema, summaries["train"], "train")
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}}
-        write_manifest(folder, summaries, facts)
+        store.write_manifest(folder, summaries, facts)
     return Store(out)
 
 
-def _encode(tables: RawTables, transform: Transform, splitter: Splitter, folder: Path) -> dict[str, SplitSummary]:
-    """Write the parts of all splits in one pass over the log."""
-    writers = [PartWriter(folder, split, transform) for split in SPLITS]
-    first_row = 0
-    with progress_bar("encoding", tables.num_rows) as advance:
-        for chunk in tables.impressions():
-            rows = transform.encode(chunk, labels=True, first_row=first_row)
-            split = splitter(rows.times, first_row)
-            for number, writer in enumerate(writers):
-                writer.add(rows.take(np.flatnonzero(split == number)))
-            first_row += chunk.frame.height
-            advance(chunk.frame.height)
-    return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
+def _crew(tables: RawTables, workers: int, ray: str | None, folder: Path) -> Crew:
+    if workers == 1 and ray is None:
+        return Crew(tables)
+    work = folder.absolute() / WORK
+    work.mkdir()
+    if ray is not None:
+        from unimixer.data.ray_crew import RayCrew
+
+        return RayCrew(tables, workers, work, ray)
+    from unimixer.data.processes import Processes
+
+    return Processes(tables, workers, work)
 
 
 def _check_replaceable(out: Path) -> None:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from unimixer.data.tables import CHUNK_ROWS, Chunk
+from unimixer.data.row_groups import runs_of_groups
+from unimixer.data.tables import CHUNK_ROWS, WHOLE, Chunk, Placed
 from unimixer.errors import UnimixerError, nearest
 
 CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
@@ -27,22 +28,38 @@ _TAIL_BYTES = 4
 """Enough for a closing quote and the line end."""
 
 
-def read_chunks(
+def read_chunks(paths: Sequence[Path], **options: Any) -> Iterator[Chunk]:
+    """Stream the rows of some files, one after the other; ``options`` are those of :func:`read_pieces`.
+
+    Example:
+        >>> for chunk in read_chunks([Path("log.csv")], columns=["user_id", "is_click"]):  # doctest: +SKIP
+        ...     print(chunk.at(0), chunk.frame.height)
+        log.csv, row 1 262144
+    """
+    return (placed.chunk for placed in read_pieces(paths, **options) if placed.chunk is not None)
+
+
+def read_pieces(
     paths: Sequence[Path],
+    share: range = WHOLE,
     *,
     columns: Sequence[str] | None = None,
     separator: str | None = None,
     header: Sequence[str] | None = None,
     encoding: str = "utf-8",
     quote: str | None = '"',
-) -> Iterator[Chunk]:
-    """Stream the rows of some files, one after the other.
+) -> Iterator[Placed]:
+    """Stream a share of the rows of some files, one after the other; other pieces come without their rows.
 
     Columns of CSV files (also gzipped) are text, an empty field is the empty text; Parquet keeps its types. Memory does
     not depend on the number of rows: CSV is parsed in blocks of 4 MiB, Parquet in batches of ``CHUNK_ROWS`` rows.
 
+    A piece of CSV is a chunk, and those of others are parsed and dropped, because only a parser knows where a row ends.
+    A piece of Parquet is a run of row groups of about ``CHUNK_ROWS`` rows, and those of others are not read.
+
     Args:
         paths: files with the same columns; rows are numbered within each.
+        share: the pieces to read.
         columns: columns to read, in this order (default: those of the first file).
         separator: what stands between two fields of CSV (default: a tab in ``.tsv`` files, else a comma).
         header: names of the columns of CSV files without a header line.
@@ -52,22 +69,19 @@ def read_chunks(
     Raises:
         UnimixerError: a file is missing, empty, of an unknown kind, lacks a column or has a malformed row; or there is
             no row in any of them.
-
-    Example:
-        >>> for chunk in read_chunks([Path("log.csv")], columns=["user_id", "is_click"]):  # doctest: +SKIP
-        ...     print(chunk.at(0), chunk.frame.height)
-        log.csv, row 1 262144
     """
-    rows = 0
+    piece, rows = 0, 0
     for path in paths:
         if is_parquet(path):
-            names, chunks = _open_parquet(path, columns)
+            names, placed = _open_parquet(path, columns, share, piece)
         else:
             names, chunks = _open_csv(path, columns, separator or default_separator(path), header, encoding, quote)
+            placed = ((number, chunk.frame.height, chunk) for number, chunk in enumerate(chunks, piece))
         columns = columns or names
-        for chunk in chunks:
-            rows += chunk.frame.height
-            yield chunk
+        for piece, height, chunk in placed:
+            yield Placed(piece, rows, height, chunk)
+            rows += height
+        piece += 1
     if rows == 0:
         raise UnimixerError(f"{', '.join(map(str, paths)) or 'no file'}: no rows, expected at least one")
 
@@ -267,19 +281,28 @@ def _short(text: object) -> str:
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
-def _open_parquet(path: Path, columns: Sequence[str] | None) -> tuple[list[str], Iterator[Chunk]]:
+def _open_parquet(
+    path: Path, columns: Sequence[str] | None, share: range, piece: int
+) -> tuple[list[str], Iterator[tuple[int, int, Chunk | None]]]:
     file = _parquet_file(path)
     kept = _known(path, columns, file.schema_arrow.names)
-    return kept, _parquet_chunks(path, file, kept)
+    return kept, _parquet_chunks(path, file, kept, share, piece)
 
 
-def _parquet_chunks(path: Path, file: Any, kept: list[str]) -> Iterator[Chunk]:
+def _parquet_chunks(
+    path: Path, file: Any, kept: list[str], share: range, piece: int
+) -> Iterator[tuple[int, int, Chunk | None]]:
     rows = 0
     try:
-        for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=kept):
-            frame = _frame(pa.Table.from_batches([batch])).select(kept)
-            yield Chunk(frame, source=str(path), first_row=rows + 1)
-            rows += frame.height
+        for number, (groups, height) in enumerate(runs_of_groups(file.metadata), piece):
+            if number not in share:
+                yield number, height, None
+                rows += height
+                continue
+            for batch in file.iter_batches(batch_size=CHUNK_ROWS, row_groups=groups, columns=kept):
+                frame = _frame(pa.Table.from_batches([batch])).select(kept)
+                yield number, frame.height, Chunk(frame, source=str(path), first_row=rows + 1)
+                rows += frame.height
     except (pa.ArrowException, OSError) as error:
         raise UnimixerError(f"{path}, after row {rows}: cannot be read: {_reason(error)}") from None
 

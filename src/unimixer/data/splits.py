@@ -18,26 +18,51 @@ SAMPLE = 1_000_000
 
 
 class Sample:
-    """A uniform sample of a stream: the values with the smallest random keys."""
+    """A uniform sample of a stream: the values whose row numbers have the smallest hashes.
+
+    Which values those are depends on the stream alone, so samples of its parts merge to the sample of the whole.
+    """
 
     def __init__(self, seed: int = 0, size: int = SAMPLE) -> None:
-        self._rng, self._size = np.random.default_rng(seed), size
-        self._keys, self._values = np.empty(0), np.empty(0)
+        self._seed, self._size = seed, size
+        self._rows, self._values = np.empty(0, dtype=np.int64), np.empty(0)
+        self._limit: np.uint64 | None = None
 
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Offer values; NaN is left out."""
-        values = values[~np.isnan(values)]
-        keys = np.concatenate([self._keys, self._rng.random(len(values))])
-        values = np.concatenate([self._values, values])
-        if len(keys) > self._size:
-            kept = np.sort(np.argpartition(keys, self._size)[: self._size])
-            keys, values = keys[kept], values[kept]
-        self._keys, self._values = keys, values
+    def add(self, values: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+        """Offer the values of some rows of the stream; NaN is left out."""
+        offered = ~np.isnan(values)
+        if self._limit is not None:  # a full sample takes few of a chunk, and only those need sorting
+            offered &= _hashes(rows, self._seed) < self._limit
+        if offered.any():
+            self._keep(np.concatenate([self._rows, rows[offered]]), np.concatenate([self._values, values[offered]]))
+
+    @classmethod
+    def merge(cls, samples: Sequence[Sample]) -> Sample:
+        """The sample of all streams together; their rows differ."""
+        merged = cls(samples[0]._seed, samples[0]._size)
+        merged._keep(np.concatenate([s._rows for s in samples]), np.concatenate([s._values for s in samples]))
+        return merged
 
     @property
     def values(self) -> NDArray[np.float64]:
         """The sample, in the order of the stream."""
-        return self._values
+        return self._values[np.argsort(self._rows)]
+
+    def _keep(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        if len(rows) > self._size:
+            hashes = _hashes(rows, self._seed)
+            kept = np.argpartition(hashes, self._size)[: self._size]
+            rows, values, self._limit = rows[kept], values[kept], hashes[kept].max()
+        self._rows, self._values = rows, values
+
+
+def drawn(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDArray[np.float64]:
+    """A uniform sample, in their order, of values that one process holds whole; NaN is left out."""
+    values = values[~np.isnan(values)]
+    if len(values) <= size:
+        return values
+    keys = np.random.default_rng(seed).random(len(values))
+    return values[np.sort(np.argpartition(keys, size)[:size])]
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class Splitter:
         """The part of every impression; ``first_row`` counts the rows before these in the whole log."""
         if self.random is None:
             return ((times >= self.validation_from).astype(np.int8) + (times >= self.test_from)).astype(np.int8)
-        uniform = _uniform(np.arange(first_row, first_row + len(times), dtype=np.uint64), self.random.seed)
+        uniform = _uniform(np.arange(first_row, first_row + len(times)), self.random.seed)
         test = 1 - self.random.test
         return ((uniform >= test - self.random.validation).astype(np.int8) + (uniform >= test)).astype(np.int8)
 
@@ -104,11 +129,15 @@ def _show(time: int, schema: Schema) -> str:
     return f"{datetime.fromtimestamp(time / 1000, zone(zone_name)):%Y-%m-%d %H:%M} ({zone_name})"
 
 
-def _uniform(rows: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
-    """A hash of the row number (splitmix64) in [0, 1): the same row falls into the same part at any chunk size."""
+def _hashes(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A hash of the row number (splitmix64), different for different rows."""
     with np.errstate(over="ignore"):
-        z = rows + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = rows.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+        return z ^ (z >> np.uint64(31))
+
+
+def _uniform(rows: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """The hash in [0, 1): the same row falls into the same part at any chunk size."""
+    return (_hashes(rows, seed) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,59 +40,103 @@ class SplitSummary:
     """Total length of every sequence group."""
 
 
-class PartWriter:
-    """Writes the encoded impressions of one split as files of ``PART_ROWS`` rows and keeps the summary."""
+@dataclass
+class Written:
+    """What one writer made of a run of rows of a split."""
 
-    def __init__(self, folder: Path, split: str, transform: Transform) -> None:
-        self.summary = SplitSummary()
+    parts: list[SplitSummary] = field(default_factory=list)
+    fragments: list[tuple[int, Rows]] = field(default_factory=list)
+    """Number of the part and rows, where others hold the rest of the part: at most one at either end."""
+
+
+class PartWriter:
+    """Writes encoded impressions of one split as files of ``part_rows`` rows.
+
+    Args:
+        folder: of the store.
+        split: its name.
+        transform: what encoded the rows.
+        total: rows of the split.
+        first: rows of the split before those of this writer.
+        part_rows: of a file.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, transform: Transform, *, total: int, first: int = 0, part_rows: int = PART_ROWS
+    ) -> None:
+        self.written = Written()
         self._folder, self._split, self._transform = folder, split, transform
+        self._next, self._total, self._part_rows = first, total, part_rows
         self._buffer: list[Rows] = []
         self._buffered = 0
-        (folder / split).mkdir()
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
         if len(rows):
             self._buffer.append(rows)
             self._buffered += len(rows)
-        while self._buffered >= PART_ROWS:
-            self._flush(PART_ROWS)
+        while self._buffered >= (wanted := self._part_rows - self._next % self._part_rows):
+            self._flush(wanted)
 
-    def close(self) -> SplitSummary:
+    def close(self) -> Written:
         """Write what is left."""
         if self._buffered:
             self._flush(self._buffered)
-        return self.summary
+        return self.written
 
     def _flush(self, count: int) -> None:
         rows = Rows.concatenate(self._buffer)
         part, rest = rows.take(np.arange(count)), rows.take(np.arange(count, len(rows)))
         self._buffer, self._buffered = ([rest] if len(rest) else []), len(rest)
-        name = f"{self._split}/part-{len(self.summary.parts):05d}.arrow"
-        path = self._folder / name
-        write_arrays(path, part.columns())
-        self.summary.parts.append({"file": name, "rows": count, "bytes": path.stat().st_size, "crc32": checksum(path)})
-        self._describe(part)
-
-    def _describe(self, rows: Rows) -> None:
-        summary, batch = self.summary, self._transform.batch(rows)
-        assert rows.labels is not None
-        ids, dense = batch.ids.numpy(), batch.dense.numpy()
-        starts = np.cumsum([0, *(f.width for f in self._transform.spec.dense)])[:-1]
-        missing = [*(ids == PADDING_ID).sum(0), *np.isnan(dense[:, starts]).sum(0)]
-        summary.first_time = (
-            int(rows.times.min()) if not summary.rows else min(summary.first_time, int(rows.times.min()))
-        )
-        summary.last_time = int(rows.times.max()) if not summary.rows else max(summary.last_time, int(rows.times.max()))
-        summary.rows += len(rows)
-        summary.positives = _add(summary.positives, rows.labels.sum(0, dtype=np.int64))
-        summary.missing = _add(summary.missing, missing)
-        summary.out_of_vocabulary = _add(summary.out_of_vocabulary, (ids == OOV_ID).sum(0))
-        summary.lengths = _add(summary.lengths, [len(v) for v in batch.values.values()])
+        number, self._next = self._next // self._part_rows, self._next + count
+        if count == min(self._part_rows, self._total - number * self._part_rows):
+            self.written.parts.append(write_part(self._folder, self._split, number, part, self._transform))
+        else:
+            self.written.fragments.append((number, part))
 
 
-def _add(total: list[int], more: Any) -> list[int]:
-    return [int(a) + int(b) for a, b in zip(total or [0] * len(more), more, strict=True)]
+def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Transform) -> SplitSummary:
+    """Write one file of encoded impressions and say what it holds."""
+    name = f"{split}/part-{number:05d}.arrow"
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    write_arrays(path, rows.columns())
+    batch = transform.batch(rows)
+    assert rows.labels is not None
+    ids, dense = batch.ids.numpy(), batch.dense.numpy()
+    starts = np.cumsum([0, *(f.width for f in transform.spec.dense)])[:-1]
+    return SplitSummary(
+        parts=[{"file": name, "rows": len(rows), "bytes": path.stat().st_size, "crc32": checksum(path)}],
+        rows=len(rows),
+        first_time=int(rows.times.min()),
+        last_time=int(rows.times.max()),
+        positives=_ints(rows.labels.sum(0, dtype=np.int64)),
+        missing=_ints([*(ids == PADDING_ID).sum(0), *np.isnan(dense[:, starts]).sum(0)]),
+        out_of_vocabulary=_ints((ids == OOV_ID).sum(0)),
+        lengths=[len(v) for v in batch.values.values()],
+    )
+
+
+def add_up(summaries: Sequence[SplitSummary]) -> SplitSummary:
+    """The summary of all parts together, in the order of their numbers."""
+    return SplitSummary(
+        parts=sorted((part for s in summaries for part in s.parts), key=lambda part: (len(part["file"]), part["file"])),
+        rows=sum(s.rows for s in summaries),
+        first_time=min((s.first_time for s in summaries), default=0),
+        last_time=max((s.last_time for s in summaries), default=0),
+        positives=_sums([s.positives for s in summaries]),
+        missing=_sums([s.missing for s in summaries]),
+        out_of_vocabulary=_sums([s.out_of_vocabulary for s in summaries]),
+        lengths=_sums([s.lengths for s in summaries]),
+    )
+
+
+def _ints(counts: Any) -> list[int]:
+    return [int(count) for count in counts]
+
+
+def _sums(counts: Sequence[list[int]]) -> list[int]:
+    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def write_manifest(folder: Path, summaries: dict[str, SplitSummary], facts: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -11,6 +12,9 @@ from unimixer.data.schema import Schema
 
 CHUNK_ROWS = 262_144
 """Rows of one piece of the impression stream; memory grows with it and not with the log."""
+
+WHOLE = range(sys.maxsize)
+"""The share that is the whole log; a share is a range of numbers of pieces, ``range(w, sys.maxsize, n)`` or one run."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,21 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Some rows of the log and their place in it.
+
+    A piece is the least that a worker takes: a chunk, or what the reader skips at once, which may be several chunks.
+    """
+
+    piece: int
+    first_row: int
+    """Rows of the whole log before these."""
+    rows: int
+    chunk: Chunk | None
+    """None where the piece belongs to the share of another worker."""
+
+
+@dataclass(frozen=True)
 class RawTables:
     """Raw data, unread: columns as in the files (text from CSV, types from Parquet)."""
 
@@ -39,3 +58,18 @@ class RawTables:
     items: Chunk | None = None
     num_rows: int | None = None
     """Number of impressions where it is known beforehand (for progress bars)."""
+    reader: Callable[[range], Iterator[Placed]] | None = None
+    """A pass over a share where the reader can skip the rest; without it, all is read and some is dropped."""
+
+    def pieces(self, share: range = WHOLE) -> Iterator[Placed]:
+        """A fresh pass over the pieces of a share, in the order of the log; those of others come without their rows."""
+        for placed in self._placed() if self.reader is None else self.reader(share):
+            if placed.piece >= share.stop:
+                return
+            yield placed if placed.piece in share else replace(placed, chunk=None)
+
+    def _placed(self) -> Iterator[Placed]:
+        first_row = 0
+        for piece, chunk in enumerate(self.impressions()):
+            yield Placed(piece, first_row, chunk.frame.height, chunk)
+            first_row += chunk.frame.height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,6 +45,14 @@ class Counter:
         """Columns ``text`` and ``count``."""
         self._merge()
         return self._parts[0]
+
+    @classmethod
+    def merge(cls, counters: Sequence[Counter]) -> Counter:
+        """The counts of all together."""
+        merged = cls()
+        merged._parts = [counter.counts() for counter in counters]
+        merged._merge()
+        return merged
 
     def _merge(self) -> None:
         empty = pl.DataFrame({"text": pl.Series([], dtype=pl.String), "count": pl.Series([], dtype=pl.Int64)})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from importlib import import_module
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic
 
-from unimixer.errors import MissingExtraError, UnimixerError
+from unimixer.cluster import cluster, ray_package
 from unimixer.study.pool import MakeExecutor, Pool, Reply, Task
 
-LOCAL = "local"
+TASK = "training on a Ray cluster"
 
 
 def on_ray(address: str, *, gpus: float = 0.0) -> MakeExecutor:
@@ -29,20 +28,12 @@ def on_ray(address: str, *, gpus: float = 0.0) -> MakeExecutor:
     Raises:
         MissingExtraError: Ray is not installed.
     """
-    _ray()
+    ray_package(TASK)
 
     def make(*, workers: int, threads: int, log: Path) -> RayPool[Any]:
         return RayPool(address, workers=workers, threads=threads, log=log, gpus=gpus)
 
     return make
-
-
-def _ray() -> Any:
-    """The package, imported when it is asked for and not before."""
-    try:
-        return import_module("ray")
-    except ImportError:
-        raise MissingExtraError("training on a Ray cluster", "sweep") from None
 
 
 class RayPool(Generic[Task]):
@@ -60,37 +51,22 @@ class RayPool(Generic[Task]):
         self.address, self.workers, self.threads, self.log, self.gpus = address, workers, threads, log.resolve(), gpus
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Task]] = {}
-        self._began = False
+        self._stack = ExitStack()
 
     def __enter__(self) -> RayPool[Task]:
-        ray = _ray()
-
-        if not ray.is_initialized():
-            self._began = True
-            quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
-            cores = self.workers * self.threads
-            try:
-                if self.address == LOCAL:
-                    ray.init(num_cpus=cores, num_gpus=round(self.gpus * self.workers) or None, **quiet)
-                else:
-                    ray.init(address=self.address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UnimixerError(
-                    f"--ray {self.address}: no cluster answers ({' '.join(str(error).split())[:200]}); start one with: "
-                    "ray start --head, or use --ray local"
-                ) from None
+        cores, gpus = self.workers * self.threads, round(self.gpus * self.workers)
+        self._stack.enter_context(cluster(self.address, TASK, cores=cores, gpus=gpus))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        ray = _ray()
+        ray = ray_package(TASK)
 
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
             with suppress(Exception):  # of a machine that is gone there is nothing left to end
                 ray.get(worker.end.remote(), timeout=10)
             ray.kill(worker)
         self._idle, self._busy = [], {}
-        if self._began:
-            ray.shutdown()
+        self._stack.close()
 
     @property
     def running(self) -> list[Task]:
@@ -109,7 +85,7 @@ class RayPool(Generic[Task]):
 
     def wait(self, timeout: float) -> Reply[Task] | None:
         """The next reply, or None when there is none in time."""
-        ray = _ray()
+        ray = ray_package(TASK)
 
         if not self._busy:
             return None
@@ -133,7 +109,7 @@ class RayPool(Generic[Task]):
             worker.stop.remote()
 
     def _start(self) -> Any:
-        ray = _ray()
+        ray = ray_package(TASK)
 
         remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_concurrency=2)(_Worker)
         return remote.remote(self.threads, str(self.log))

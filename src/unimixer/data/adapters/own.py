@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.data.adapters.base import parse_options
-from unimixer.data.readers import TABLE_SUFFIXES, find_files, read_chunks, read_table
+from unimixer.data.readers import TABLE_SUFFIXES, find_files, read_chunks, read_pieces, read_table
 from unimixer.data.schema import load_schema
 from unimixer.data.tables import RawTables
 from unimixer.errors import UnimixerError
@@ -43,6 +43,7 @@ def load(raw: Path | None, *, schema: Path, **options: Any) -> RawTables:
         impressions=partial(read_chunks, impressions, separator=separator),
         users=read_table(users, separator=separator) if users else None,
         items=read_table(items, separator=separator) if items else None,
+        reader=partial(read_pieces, impressions, separator=separator),
     )
 
 
