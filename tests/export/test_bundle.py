@@ -131,11 +131,18 @@ def test_an_archive_is_loaded_without_the_unpickler(
     assert open_bundle(folder).parity() < 1e-5
 
 
-def test_the_transform_of_a_bundle_knows_nobody(bundle: Path, toy_run: RunFolder) -> None:
-    opened, rows = open_bundle(bundle), rows_of("u3", ["i1", "i2"])
-    request = Request.of(opened.transform.raw_batch(Chunk(rows, "rows")), opened.layout)
-    stranger = Request.of(toy_run.transform.raw_batch(Chunk(rows_of("x", ["y", "z"]), "rows")), opened.layout)
-    np.testing.assert_array_equal(opened.score(request), opened.score(stranger))
+def test_the_transform_of_a_bundle_has_vocabularies_and_no_tables(bundle: Path, toy_run: RunFolder) -> None:
+    opened, rows = open_bundle(bundle), rows_of("u5", ["i1", "i2"])
+    found, full = (
+        Request.of(transform.raw_batch(Chunk(rows, "rows")), opened.layout)
+        for transform in (opened.transform, toy_run.transform)
+    )
+    assert torch.equal(found.user.ids[:, 0], full.user.ids[:, 0])  # keys stand in the rows
+    assert full.user.dense.isfinite().all()
+    assert found.user.dense.isnan().all()
+    assert sum(map(len, full.user.values.values())) > 0
+    assert sum(map(len, found.user.values.values())) == 0
+    assert np.isfinite(opened.score(found)).all()
 
 
 def test_threads_score_at_once(bundle: Path) -> None:

@@ -220,7 +220,7 @@ def bare(transform: Transform) -> Transform:
     """The transform without users, items and histories, which belong to a feature store.
 
     What is left of the tables are their rows 0 and 1, what a missing and an unknown key is encoded as; so raw rows
-    still become batches, of users and items that nobody knows.
+    still become batches, with the features that they bring along.
     """
 
     def two_rows(table: EntityTable) -> EntityTable:
