@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from toy import START, toy_tables
 
-from tests.toy import START, toy_tables
 from unimixer.data.layout import request_layout
 from unimixer.data.prepare import prepare
 from unimixer.data.tables import Chunk
