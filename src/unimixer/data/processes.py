@@ -8,6 +8,7 @@ import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -97,6 +98,7 @@ def _environment(threads: int) -> Iterator[None]:
     wanted = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS"), str(threads))
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    resource_tracker.ensure_running()  # which every first start of a process begins, and then lets Ctrl-C in again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
