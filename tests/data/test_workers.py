@@ -102,6 +102,7 @@ def test_a_ray_cluster_makes_the_same_store_and_names_the_same_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's default, 15, starves them on a busy machine
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the log's functions are those of a test module
     tables = toy_tables(1_000, chunk_rows=37, split=QUANTILE)
     alone, cluster = prepare(tables, tmp_path / "1"), prepare(tables, tmp_path / "2", workers=2, ray="local")
     assert contents(alone.folder) == contents(cluster.folder)

@@ -78,8 +78,9 @@ class RayCrew(Crew):
                 for message in pickle.loads(self._ray.get(ready[0])):
                     collection.take(number, message)
             except self._ray.exceptions.RayError as error:
-                first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise died(f"or its machine was lost (Ray: {first.rstrip('.')})") from None
+                # the last line says why, those before it where
+                reason = next(iter(reversed(str(error).strip().splitlines())), type(error).__name__)
+                raise died(f"or its machine was lost (Ray: {reason.strip().rstrip('.')})") from None
             if number in collection.open:
                 news[self._members[number].news.remote()] = number
         return collection.results()
