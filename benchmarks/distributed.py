@@ -45,10 +45,10 @@ NVLINK, NETWORK, FLOPS = 450e9, 50e9, 400e12
 GPU; and 400e12 bfloat16 operations a second, 40% of the 989e12 of the data sheet."""
 
 
-def torchrun(processes: int, *arguments: str) -> str:
-    """Output of this script on some processes."""
+def torchrun(processes: int, *arguments: str, script: str = __file__) -> str:
+    """Output of a script, by default this one, on some processes."""
     options = ["--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, __file__, *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, script, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

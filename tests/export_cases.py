@@ -53,6 +53,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "options": {"residual": "siamese", "sequence_head_dim": 4},
     },
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
+    "managed rows": {"managed_rows": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
+    "managed rows of histories": {"managed_rows": {"item_id": 8, "category": 3}, "sequences": "tokens"},
     "flat read-out": {"readout": "flatten", "options": {"residual": "siamese"}},
 }
 
@@ -72,6 +74,10 @@ def build(spec: FeatureSpec, **options: Any) -> Ranker:
         for parameter in ranker.parameters():
             if parameter.dim():
                 parameter += 0.1 * torch.randn_like(parameter)
+        for table, held in zip(ranker.embedding.managed.tables, ranker.embedding.managed.maps, strict=True):
+            some = torch.randperm(spec.tables[table])[: len(held.rows) - 2]  # one row is empty, one is shared
+            held.ids[: len(some)] = some.sort().values
+            held.rows[:-1] = held.rows[:-1].flip(0)
     return ranker
 
 

@@ -72,6 +72,8 @@ class Ranker(Transient):
         readout: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         options: keyword arguments of the backbone.
+        managed_rows: rows of tables that have fewer than ids: those ids that are met most have one of their own, see
+            :class:`~unimixer.features.managed.ManagedIds`.
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
 
     Shape:
@@ -100,6 +102,7 @@ class Ranker(Transient):
         readout: str = "mean",
         tower_hidden_dims: Sequence[int] = (64,),
         options: Mapping[str, Any] | None = None,
+        managed_rows: Mapping[str, int] | None = None,
         table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -115,6 +118,7 @@ class Ranker(Transient):
             sequence_encoder=sequence_encoder,
             init_std=embedding_init_std,
             pool_behaviour=sequences == "pooled",
+            managed_rows=managed_rows,
             table_device=table_device,
         )
         tokenizer = tokenizer or BACKBONES[backbone].default_tokenizer
@@ -271,7 +275,7 @@ def size_for_budget(spec: FeatureSpec, *, dense_params: int, tolerance: float = 
         raise UnimixerError("give size or dense_params, not both: the budget chooses the size")
     # tables do not count, so they are left tiny: only shapes matter on the meta device
     small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
-    arguments = {**arguments, "size": None}
+    arguments = {**arguments, "size": None, "managed_rows": None}
 
     def count(size: float) -> int:
         with torch.device("meta"):

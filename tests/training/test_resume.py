@@ -25,6 +25,7 @@ ACCUMULATED = (
 THREADED = (
     *("training.num_workers=2", "training.epochs=2", "optimizer.sparse=rowwise_adagrad", "optimizer.decay=cosine"),
     *("optimizer.warmup_steps=3", "training.checkpoint_every=3"),
+    *("model.managed_rows={item_id: 12}", "optimizer.eviction={item_id: {policy: distance_lfu, every: 5}}"),
 )
 TWO_STAGES = ("temperature.schedule=two-stage", "training.max_steps=6", "training.evaluate_every=3")
 EARLY = ("training.early_stopping=1", "optimizer.dense_lr=1.0", "training.evaluate_every=2", "training.epochs=4")

@@ -21,6 +21,8 @@ OOV_ID = 1
 """Row 1 of every embedding table: a value that the vocabulary does not know."""
 FIRST_ID = 2
 """First row that a known value can have."""
+MAX_BUCKETS = 2**31 - 1 - FIRST_ID
+"""Ids are 32-bit numbers, and so is the number of rows that bounds them."""
 
 
 class Keys(Settings):
@@ -57,8 +59,8 @@ class Vocabulary(Settings):
     """Values seen fewer times in the training part become out-of-vocabulary."""
     max_size: PositiveInt | None = None
     """Keep only the most frequent values."""
-    num_buckets: PositiveInt | None = None
-    """Number of hash buckets (``policy: hash``)."""
+    num_buckets: PositiveInt | None = Field(default=None, le=MAX_BUCKETS)
+    """Number of hash buckets (``policy: hash``); ids are 32-bit numbers."""
 
     @model_validator(mode="after")
     def _buckets_go_with_hash(self) -> Vocabulary:

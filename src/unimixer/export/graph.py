@@ -153,8 +153,9 @@ class RequestRanker(nn.Module):
         return logits, logits.sigmoid()
 
     def _events(self, group: str, values: Tensor) -> Tensor:
-        fields, tables = self.spec.groups[group], self.ranker.embedding.tables
-        return torch.cat([packed_vectors(tables, f.table, values[:, i]) for i, f in enumerate(fields)], dim=1)
+        fields, embedding = self.spec.groups[group], self.ranker.embedding
+        rows = embedding.managed.columns(fields, values)
+        return torch.cat([packed_vectors(embedding.tables, f.table, rows[:, i]) for i, f in enumerate(fields)], dim=1)
 
     def _histories(self, values: Mapping[str, Tensor]) -> list[Tensor]:
         """Events that the stack reads, of one row."""

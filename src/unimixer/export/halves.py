@@ -47,7 +47,8 @@ class Half(nn.Module):
         single: bool,
     ) -> None:
         super().__init__()
-        self.tables, self.ids, self.dense, self.groups, self.single = embedding.tables, ids, dense, groups, single
+        self.tables, self.managed, self.single = embedding.tables, embedding.managed, single
+        self.ids, self.dense, self.groups = ids, dense, groups
         widths = [self.tables.width[field.table] for field in ids]
         self.widths = sorted(set(widths))
         for width in self.widths:
@@ -77,13 +78,15 @@ class Half(nn.Module):
         if dense is not None:
             found |= self._numbers(dense)
         for group, fields in self.groups.items():
+            rows = self.managed.columns(fields, values[group])
             for column, field in enumerate(fields):
-                vectors = packed_vectors(self.tables, field.table, values[group][:, column])
+                vectors = packed_vectors(self.tables, field.table, rows[:, column])
                 found[field.name] = mean_of_all(vectors) if self.single else list_means(vectors, offsets[group])
         return found
 
     def _looked_up(self, ids: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
+        ids = self.managed.columns(self.ids, ids)
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == ids.shape[1]

@@ -13,6 +13,7 @@ from unimixer.errors import UnimixerError, check_choice, check_shape
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables
 from unimixer.features.events import EventGroup, pad_events
+from unimixer.features.managed import ManagedTables
 from unimixer.features.numeric import NumericEmbedding, VectorProjection
 from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
 from unimixer.features.spec import FeatureSpec, SequenceField
@@ -44,6 +45,7 @@ class FieldEmbedding(nn.Module):
             the candidate's fields are pooled by their mean whatever the encoder.
         pool_behaviour: put behaviour sequences into E, pooled. Otherwise :meth:`histories` gives their events, and E
             has what is left. A group of sequences is behaviour if one of its fields has that domain.
+        managed_rows: rows of tables that have fewer than ids, see :class:`~unimixer.features.managed.ManagedIds`.
         table_device: where the tables are made.
 
     Shape:
@@ -59,13 +61,15 @@ class FieldEmbedding(nn.Module):
         sequence_encoder: str = "mean",
         init_std: float = 0.01,
         pool_behaviour: bool = True,
+        managed_rows: Mapping[str, int] | None = None,
         table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         check_choice("sequence_encoder", sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
+        self.managed = ManagedTables(spec, managed_rows or {})
         self.tables = EmbeddingTables(
-            spec.tables,
+            {**spec.tables, **(managed_rows or {})},
             embedding_dim=embedding_dim,
             embedding_dims=embedding_dims,
             init_std=init_std,
@@ -151,6 +155,8 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         found, given = self._dense(batch), self.tables.vectors(batch)
+        if given is None:
+            batch = self.managed(batch)
         found |= self._looked_up(batch) if given is None else self._given(batch, given)
         for group in self.encoder_of:
             found |= self._encoded(group, batch, found, given)
@@ -186,7 +192,11 @@ class FieldEmbedding(nn.Module):
             - output: ``(B, L, E)`` and ``(B,)`` a group, as :func:`~unimixer.features.events.pad_events` gives them
         """
         found: list[Tensor] = []
-        given = self.tables.vectors(batch) if self.event_groups else None
+        if not self.event_groups:
+            return ()
+        given = self.tables.vectors(batch)
+        if given is None:
+            batch = self.managed(batch)
         for group in self.event_groups:
             events = self._events(self.spec.groups[group.name], batch.values[group.name], given)
             found += pad_events(events, batch.offsets[group.name], group.max_length)

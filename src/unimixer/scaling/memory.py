@@ -152,7 +152,7 @@ def _rows_met(ranker: Ranker, batch: Batch) -> Iterator[tuple[int, int]]:
     embedding, spec = ranker.embedding, ranker.spec
     looked_up = [(field.table, len(batch)) for field in spec.ids]
     looked_up += [(field.table, batch.values[field.group].shape[0]) for field in spec.sequences]
-    for table, rows in spec.tables.items():
+    for table, rows in embedding.tables.num_embeddings.items():
         lookups = sum(count for name, count in looked_up if name == table)
         yield min(rows, lookups), embedding.tables.width[table]
 

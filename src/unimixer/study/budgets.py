@@ -35,7 +35,7 @@ def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
     """
     hollow = arguments.get("sequences", "pooled") == "pooled"
     with torch.device("meta" if hollow else "cpu"):  # models that read events look at their numbers
-        ranker = Ranker(small_spec(spec), **arguments)
+        ranker = Ranker(small_spec(spec), **{**arguments, "managed_rows": None})
     width = sum(piece.width for piece in ranker.embedding.pieces)
 
     def inputs(rows: int) -> tuple[Tensor, ...]:

@@ -77,8 +77,7 @@ def load_checkpoint(
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
         _set_random(load_tensors(checkpoint / "random.safetensors"))
     for name, optimizer in optimizers.items():
-        prefix = f"{name}."
-        restore_optimizer(optimizer, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        restore_optimizer(optimizer, part_of(tensors, name))
     return state
 
 
@@ -176,6 +175,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """State of an optimizer by the number of its parameter and the name of the state."""
     entries = optimizer.state_dict()["state"]
     return {f"{i}.{key}": torch.as_tensor(value) for i, entry in entries.items() for key, value in entry.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one optimizer among those of all."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

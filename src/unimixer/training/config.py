@@ -36,6 +36,8 @@ class ModelConfig(Settings):
     embedding_dim: PositiveInt = 16
     embedding_dims: dict[str, PositiveInt] = Field(default_factory=dict)
     embedding_init_std: PositiveFloat = 0.01
+    managed_rows: dict[str, Count] = Field(default_factory=dict)
+    """Rows of tables that have fewer than ids: ids that are met most have one of their own, all others share one."""
     sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
     sequences: Literal["pooled", "tokens", "cross_attention"] = "pooled"
     """Where behaviour sequences enter: the vector of all fields, tokens of their own, or every block by attention."""
@@ -59,6 +61,15 @@ class TemperatureConfig(Settings):
     """The temperature of a constant schedule, and the last one of the others."""
 
 
+class EvictionConfig(Settings):
+    """Which ids of a table with managed rows have one."""
+
+    policy: Literal["lfu", "lru", "distance_lfu"] = "lfu"
+    """Who loses its row: the id met least often, the one not met for longest, or the least of count / age."""
+    every: PositiveInt = 100
+    """Steps between two decisions; the first ones come at steps 1, 2, 4 and so on, because no id has a row yet."""
+
+
 class OptimizerConfig(Settings):
     """How parameters move."""
 
@@ -71,6 +82,8 @@ class OptimizerConfig(Settings):
     """Decoupled, for ``adamw``."""
     sparse: Literal["adam", "rowwise_adagrad", "sgd"] = "adam"
     sparse_lr: PositiveFloat = 1e-3
+    eviction: dict[str, EvictionConfig] = Field(default_factory=dict)
+    """By table, for those of ``model.managed_rows`` that are not to go by the defaults."""
     warmup_steps: NonNegativeInt = 0
     """Steps of linear growth of both rates."""
     decay: Literal["none", "linear", "cosine"] = "none"

@@ -119,7 +119,7 @@ class Trainer:
         self.step = TrainStep(
             self.model, self.recipe, columns, total_steps=self.total_steps, checkpoints=self.checkpoints, world=world
         )
-        self.keeper = keeper_of(run, self.model, self.step.optimizers["dense"], world)
+        self.keeper = keeper_of(run, self.model, self.step, world)
         self.state = TrainState()
 
     def _place(self, start_from: Path | None) -> None:
@@ -302,10 +302,11 @@ class Trainer:
         return result
 
 
-def keeper_of(run: RunFolder, model: Ranker, dense: torch.optim.Optimizer, world: World) -> Keeper | None:
+def keeper_of(run: RunFolder, model: Ranker, step: TrainStep, world: World) -> Keeper | None:
     """What writes and reads a model whose tables are cut over processes; None for a model of one process."""
     if not world.distributed:
         return None
     from unimixer.training.distributed.keeper import Keeper
 
-    return Keeper(run, model, model.embedding.tables, dense, world)  # type: ignore[arg-type]
+    tables: Any = model.embedding.tables
+    return Keeper(run, model, tables, step.optimizers["dense"], world, step.eviction)

@@ -17,6 +17,7 @@ from unimixer.mixing import converted_state
 from unimixer.ranker import Ranker, size_for_budget
 from unimixer.training.checkpoint import load_tensors, load_weights
 from unimixer.training.config import ModelConfig, Recipe
+from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
 
@@ -119,6 +120,7 @@ def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = N
         )
     with torch.device("meta"):
         model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
+    check_managed(recipe, spec)
     checkpoint_activations(model, recipe)
     dense_groups(model, recipe.optimizer)
     if start_from is not None:

@@ -18,6 +18,7 @@ from unimixer.ranker import Ranker, dense_parameters
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.dense import DenseParts
 from unimixer.training.distributed.world import ALONE, World
+from unimixer.training.eviction import Eviction
 from unimixer.training.model import checkpoint_activations
 from unimixer.training.nonfinite import diverged, first_nonfinite_module
 from unimixer.training.optimizers import build_optimizers
@@ -62,6 +63,9 @@ class TrainStep:
         self.total_steps, self.checkpoints = total_steps, checkpoints
         self.device = next(model.parameters()).device
         self.optimizers = build_optimizers(model, recipe.optimizer)
+        self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], world)
+        if self.eviction is not None:
+            self.optimizers["eviction"] = self.eviction
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
         checkpoint_activations(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
@@ -82,6 +86,8 @@ class TrainStep:
             torch.manual_seed(hash((config.training.seed, step, self.world.rank)) % 2**63)
         shares = [len(batch) / total_rows for batch in group]
         batches = [self._prepared(batch) for batch in group]
+        if self.eviction is not None:
+            self.eviction.meet(group, step)
         outcomes = []
         with self.model.embedding.tables.once(batches, step), constrained_once(self.model):
             for batch, share in zip(batches, shares, strict=True):

@@ -39,6 +39,7 @@ MIXTURE = (
     "optimizer.dense_lr=0.003",
 )
 SIX = ("distributed.data_shards=6",)
+MANAGED = ("model.managed_rows={item_id: 12, category: 4}",)
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "sgd": (*SIX, *SGD),
     "adam": (*SIX, "optimizer.decay=cosine"),
@@ -50,13 +51,30 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "events": (*SIX, *SGD, "model.sequences=tokens", "model.num_tokens=4", "distributed.sharding=table_wise"),
     "uneven": ("distributed.data_shards=3", "training.batch_size=60", *SGD),
     "bfloat16": (*SIX, *SGD, "training.precision=bfloat16"),
+    "managed": (*SIX, *SGD, "optimizer.eviction.item_id={policy: lfu, every: 3}", *MANAGED),
 }
 COLUMNS = (
     *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_every=2"),
     "distributed.tables={tab: row_wise, hour: table_wise}",
+    *("optimizer.eviction.item_id={policy: distance_lfu, every: 4}", *MANAGED),
 )
-STARTS = {"grouped": ATTENTION, "mixture": MIXTURE[:2], "events": SCENARIOS["events"][-3:-1], "columns": COLUMNS[1:2]}
-LOSS = {"sgd": 1e-6, "adam": 1e-5, "grouped": 1e-5, "mixture": 1e-5, "events": 1e-6, "uneven": 1e-6, "bfloat16": 2e-2}
+STARTS = {
+    "grouped": ATTENTION,
+    "mixture": MIXTURE[:2],
+    "events": SCENARIOS["events"][-3:-1],
+    "columns": (*COLUMNS[1:2], *MANAGED),
+    "managed": MANAGED,
+}
+LOSS = {
+    "sgd": 1e-6,
+    "adam": 1e-5,
+    "grouped": 1e-5,
+    "mixture": 1e-5,
+    "events": 1e-6,
+    "uneven": 1e-6,
+    "bfloat16": 2e-2,
+    "managed": 1e-6,
+}
 """Largest difference of the loss of any step from that of one process."""
 WEIGHTS = {
     "sgd": 1e-6,
@@ -66,6 +84,7 @@ WEIGHTS = {
     "events": 1e-6,
     "uneven": 1e-6,
     "bfloat16": 2e-2,
+    "managed": 1e-6,
 }
 """The same for weights. Adam divides by the size of a gradient: where that is rounding noise, so is the direction."""
 STOPPED = 5
@@ -173,6 +192,19 @@ def test_several_processes_train_what_one_trains(name: str, processes: int, worl
     assert b["processes"] == processes
     same = ("steps", "samples", "dense_parameters", "table_parameters")
     assert [a[key] for key in same] == [b[key] for key in same]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_all_processes_agree_on_who_has_a_row(processes: int, world: Path) -> None:
+    one, many = RunFolder(world / "managed-1"), RunFolder(world / f"managed-{processes}")
+    rates = [[{k: v for k, v in line.items() if "managed" in k} for line in run.history()] for run in (one, many)]
+    assert rates[0] == rates[1]  # counts of ids are whole numbers: exactly
+    last = [line for line in rates[1] if line][-1]
+    assert last["managed.item_id.used"] == 1.0
+    assert 0.3 < last["managed.item_id.hits"] < 1.0
+    assert sum(line.get("managed.item_id.evicted", 0) for line in rates[1]) > 0
+    maps = [load_file(run.best_weights)["embedding.managed.maps.0.ids"] for run in (one, many)]
+    assert torch.equal(*maps)
 
 
 def test_shards_that_run_out_early_end_an_epoch_without_a_hang(world: Path) -> None:

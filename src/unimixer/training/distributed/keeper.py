@@ -20,6 +20,7 @@ from unimixer.training.checkpoint import (
     load_state,
     load_tensors,
     optimizer_tensors,
+    part_of,
     prune,
     restore_optimizer,
     save_tensors,
@@ -29,6 +30,7 @@ from unimixer.training.distributed.start import take_rows
 from unimixer.training.distributed.storage import DESCRIPTION, describe, read_tables, write_tables
 from unimixer.training.distributed.tables import ShardedTables
 from unimixer.training.distributed.world import World
+from unimixer.training.eviction import Eviction
 from unimixer.training.run import RunFolder
 
 
@@ -47,14 +49,20 @@ class Keeper:
         tables: ShardedTables,
         dense: torch.optim.Optimizer,
         world: World,
+        eviction: Eviction | None = None,
     ) -> None:
         self.run, self.model, self.tables, self.dense, self.world = run, model, tables, dense, world
+        self.eviction = eviction
 
     def save_checkpoint(self, folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
         """Write ``step-N`` and remove all but the newest ``keep`` checkpoints."""
+        if self.eviction is not None:
+            self.eviction.collect()
 
         def rest(temporary: Path) -> None:
             tensors = {f"dense.{key}": value for key, value in optimizer_tensors(self.dense).items()}
+            if self.eviction is not None:
+                tensors |= {f"eviction.{key}": value for key, value in optimizer_tensors(self.eviction).items()}
             save_tensors(temporary / "optimizer.safetensors", tensors)
             (temporary / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
 
@@ -73,7 +81,9 @@ class Keeper:
             )
         self._read(checkpoint, optimizer=True)
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
-        restore_optimizer(self.dense, {key.removeprefix("dense."): value for key, value in tensors.items()})
+        restore_optimizer(self.dense, part_of(tensors, "dense"))
+        if self.eviction is not None:
+            restore_optimizer(self.eviction, part_of(tensors, "eviction"))
         return load_state(checkpoint / "state.json")
 
     def save_best(self) -> None:

@@ -87,6 +87,23 @@ def read_packed(folder: Path, *, optimizer: bool = False) -> tuple[dict[str, Ten
     return weights, states
 
 
+@torch.no_grad()
+def reset_rows(tables: ShardedTables, table: str, rows: Tensor, vectors: Tensor) -> None:
+    """Give some rows of a table new vectors and clear the optimizer's state of them, each process in its own part."""
+    for name, place in _tensors(tables, optimizer=True).items():
+        if name.rpartition(".")[0] != table:
+            continue
+        for shard in place.local_shards():
+            first, column = (*shard.metadata.shard_offsets, 0)[:2]
+            mine = (rows >= first) & (rows < first + len(shard.tensor))
+            at = (rows[mine] - first).to(shard.tensor.device)
+            if name == f"{table}.weight":
+                part = vectors[mine][:, column : column + shard.tensor.shape[1]]
+                shard.tensor[at] = part.to(shard.tensor.device)
+            else:
+                shard.tensor[at] = 0
+
+
 def _tensors(tables: ShardedTables, *, optimizer: bool) -> dict[str, Any]:
     """Sharded tensors by table and name, in the memory that they are used in."""
     found = {f"{name}.weight": place for name, place in tables.places.items()}

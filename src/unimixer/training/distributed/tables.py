@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables
+from unimixer.features.managed import ManagedTables
 from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
@@ -32,19 +33,28 @@ class ShardedTables(nn.Module):
     Args:
         plain: the tables to stand for; they may be on ``meta``.
         spec: fields and their tables.
+        managed: maps of tables that have fewer rows than ids.
         recipe: resolved.
         world: the processes.
         device: of this process.
     """
 
     def __init__(
-        self, plain: EmbeddingTables, spec: FeatureSpec, recipe: Recipe, *, world: World, device: torch.device
+        self,
+        plain: EmbeddingTables,
+        spec: FeatureSpec,
+        recipe: Recipe,
+        *,
+        managed: ManagedTables,
+        world: World,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.num_embeddings, self.width, self.init_std = plain.num_embeddings, plain.width, plain.init_std
         self.aliases = {name: f"table_{number}" for number, name in enumerate(self.num_embeddings)}
         self.columns: dict[int, list[Columns]] = columns_of(spec, self.width)
         self.world, self.device, self.rule = world, device, recipe.optimizer.sparse
+        self._managed = (managed,)  # in a tuple: it is the embedding's, and its weights are counted there
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec asks it with every lookup
         with quietly():
             self.collections = build_collections(self, recipe)
@@ -63,8 +73,9 @@ class ShardedTables(nn.Module):
     def look_up(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Vectors by field of several batches, one after the other, with their graph."""
         found: dict[str, Tensor] = {}
+        rows = [self._managed[0](batch) for batch in batches]
         for width, columns in self.columns.items():
-            looked_up = self.collections[str(width)](jagged(columns, batches)).wait()
+            looked_up = self.collections[str(width)](jagged(columns, rows)).wait()
             found |= {column.field: looked_up[column.key].values() for column in columns}
         return found
 
@@ -120,6 +131,6 @@ def shard_tables(model: Ranker, recipe: Recipe, *, world: World, device: torch.d
     del model.embedding.tables
     model.to(device)
     with quietly():
-        sharded = ShardedTables(plain, model.spec, recipe, world=world, device=device)
+        sharded = ShardedTables(plain, model.spec, recipe, managed=model.embedding.managed, world=world, device=device)
     model.embedding.tables = sharded  # type: ignore[assignment]
     return sharded

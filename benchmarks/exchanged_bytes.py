@@ -1,0 +1,101 @@
+"""Bytes that two processes exchange a step, as the kernel counts them, beside those that follow from the recipe.
+
+    python benchmarks/exchanged_bytes.py
+
+Two processes train a synthetic world in a network of their own, in which nothing else talks (`unshare`, util-linux, and
+`ip`, iproute2), and the counter of its loopback is read before and after some steps. What the recipe says: a rank asks
+for half of its vectors elsewhere, in float32, forward and backward, with an id of 8 bytes each; a gradient of the dense
+parameters travels twice, by halves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from distributed import RECIPE, child_train, make_store, table, torchrun
+
+INSIDE = "UNIMIXER_OWN_NETWORK"
+FIRST, LAST = 8, 24
+COLUMNS = ["rows a process", "lookups a row", "dense parameters", "MB a step, counted", "MB a step, computed", "ratio"]
+
+
+def loopback() -> int:
+    """Bytes that this network's loopback has carried."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[0])
+    raise SystemExit("/proc/net/dev has no loopback")
+
+
+def child(values: dict[str, Any], run: Path) -> None:
+    """One rank: train, count bytes and lookups of some steps."""
+    from unimixer.ranker import count_dense
+    from unimixer.training import step as module
+
+    seen: dict[int, int] = {}
+    lookups: list[int] = []
+    plain = module.TrainStep.__call__
+
+    def counted(self: Any, group: Any, number: int) -> Any:
+        if number in (FIRST, LAST):
+            self.world.barrier()
+            seen[number] = loopback()
+            self.world.barrier()  # nobody begins before all have read
+        elif FIRST < number < LAST:
+            lookups.append(sum(b.ids.numel() + sum(v.numel() for v in b.values.values()) for b in group))
+        outcome = plain(self, group, number)
+        seen["dense"] = count_dense(self.model)  # type: ignore[index]
+        return outcome
+
+    module.TrainStep.__call__ = counted  # type: ignore[method-assign]
+    child_train(values, run)
+    said = {"bytes": seen[LAST] - seen[FIRST], "dense": seen["dense"], "lookups": sum(lookups) / len(lookups)}  # type: ignore[index]
+    os.write(1, (json.dumps(said) + "\n").encode())
+
+
+def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
+    store, found = make_store(folder, rows), []
+    width = RECIPE["model"]["embedding_dim"]
+    for size in batch_sizes:
+        training = {**RECIPE["training"], "batch_size": 2 * size, "max_steps": LAST + 1, "evaluate_every": LAST + 1}
+        distributed = {"data_shards": 2, "sharding": "row_wise"}
+        values = {**RECIPE, "store": str(store), "training": training, "distributed": distributed}
+        lines = torchrun(2, "child", json.dumps(values), str(folder / f"run-{size}"), script=__file__).splitlines()
+        said = [json.loads(line) for line in lines]
+        counted = said[0]["bytes"] / (LAST - FIRST)
+        both = sum(rank["lookups"] for rank in said)
+        computed = both / 2 * (2 * width * 4 + 8) + 2 * said[0]["dense"] * 4
+        row = [size, f"{both / 2 / size:.0f}", f"{said[0]['dense']:,}", f"{counted / 1e6:.2f}", f"{computed / 1e6:.2f}"]
+        found.append([*row, f"{counted / computed:.2f}"])
+    table(COLUMNS, found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=150_000)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("child", nargs="*", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(json.loads(given.child[1]), Path(given.child[2]))
+    elif INSIDE not in os.environ:
+        if not (shutil.which("unshare") and shutil.which("ip")):
+            raise SystemExit("needs unshare (util-linux) and ip (iproute2), so that nothing else is counted")
+        command = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, *sys.argv]
+        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(Path(folder), given.rows, given.batch_sizes)
+
+
+if __name__ == "__main__":
+    main()

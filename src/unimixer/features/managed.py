@@ -1,0 +1,114 @@
+"""Tables with fewer rows than ids: a learned map says which ids have a row of their own now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unimixer.blocks.auxiliary import Auxiliary
+from unimixer.errors import UnimixerError, unknown
+from unimixer.features.batch import Batch
+from unimixer.features.spec import FeatureSpec, IdField, SequenceField
+
+EMPTY = torch.iinfo(torch.int64).max
+"""Stands in the map where a row belongs to no id yet."""
+
+
+class ManagedIds(Auxiliary):
+    r"""The ids of one table that have a row, in order, and the row of each.
+
+    .. math:: r(i) = \begin{cases} \text{rows}_p & \text{if } \text{ids}_p = i \\ R - 1 & \text{else} \end{cases}
+
+    The last row is that of all ids without one of their own, so that at most R - 1 ids have one. No two of them share
+    it, unlike rows of hashed ids. Who has a row is decided in training, see :mod:`unimixer.training.eviction`; the map
+    is part of the weights.
+
+    Shape:
+        - ids, rows: ``(R,)`` int64, ids ascending
+        - input: ids of any shape; output: rows of the same shape and type
+
+    Example:
+        >>> table = ManagedIds(3)
+        >>> table.ids[0], table.rows[:2] = 70_000, torch.tensor([1, 0])
+        >>> table(torch.tensor([70_000, 5])).tolist()
+        [1, 2]
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__()
+        self.ids: Tensor
+        self.rows: Tensor
+        self.register_buffer("ids", torch.full((num_rows,), EMPTY))
+        self.register_buffer("rows", torch.arange(num_rows))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        wanted = ids.long()
+        place = self._bisect(wanted) if torch.compiler.is_exporting() else self.find(wanted)
+        rows = torch.where(self.ids[place] == wanted, self.rows[place], len(self.rows) - 1)
+        return rows.to(ids.dtype)
+
+    def find(self, ids: Tensor) -> Tensor:
+        """Place of the first id in the map that is not smaller."""
+        return torch.searchsorted(self.ids[:-1], ids)
+
+    def _bisect(self, ids: Tensor) -> Tensor:
+        """:meth:`find` in operations that every format of a graph knows."""
+        place, last = torch.zeros_like(ids), len(self.ids) - 1
+        for power in reversed(range(last.bit_length())):
+            further = place + 2**power
+            smaller = self.ids[(further - 1).clamp(max=last)] < ids
+            place = torch.where(smaller, further, place)
+        return place
+
+
+class ManagedTables(torch.nn.Module):
+    """The maps of all tables that have one; other ids are rows already.
+
+    Args:
+        spec: fields and their tables.
+        num_rows: rows of the tables that have a map.
+
+    Raises:
+        UnimixerError: for an unknown table, or one without a row to manage.
+    """
+
+    def __init__(self, spec: FeatureSpec, num_rows: Mapping[str, int]) -> None:
+        super().__init__()
+        for table, rows in num_rows.items():
+            if table not in spec.tables:
+                raise unknown("table in managed_rows", table, spec.tables)
+            if rows < 2:
+                raise UnimixerError(
+                    f"managed_rows[{table!r}]={rows} leaves no row to any id; at least 2, the last is shared"
+                )
+        self.spec, self.tables = spec, tuple(num_rows)
+        self.maps = torch.nn.ModuleList(ManagedIds(rows) for rows in num_rows.values())
+
+    def of(self, table: str) -> ManagedIds | None:
+        """The map of a table; None where its ids are its rows."""
+        if table not in self.tables:
+            return None
+        found = self.maps[self.tables.index(table)]
+        assert isinstance(found, ManagedIds)
+        return found
+
+    def rows(self, table: str, ids: Tensor) -> Tensor:
+        """Rows of some ids of a table."""
+        found = self.of(table)
+        return ids if found is None else found(ids)
+
+    def columns(self, fields: Sequence[IdField | SequenceField], ids: Tensor) -> Tensor:
+        """Rows of the ids of some fields, ``(N, F)``, one column a field."""
+        if not any(field.table in self.tables for field in fields):
+            return ids
+        return torch.stack([self.rows(f.table, column) for f, column in zip(fields, ids.unbind(1), strict=True)], dim=1)
+
+    def forward(self, batch: Batch) -> Batch:
+        """The batch with rows in the place of ids."""
+        if not self.tables:
+            return batch
+        values = {group: self.columns(self.spec.groups[group], ids) for group, ids in batch.values.items()}
+        return replace(batch, ids=self.columns(self.spec.ids, batch.ids), values=values)
