@@ -58,6 +58,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (feature(source="is_click"), "feature 'x' reads 'is_click', which is a label: an outcome is never a feature"),
     (feature(domain="context", source="watch_s"), "reads 'watch_s', which is a label"),
     (feature(vocabulary={"policy": "hash"}), "num_buckets goes with policy 'hash', and only with it"),
+    (feature(vocabulary={"policy": "hash", "num_buckets": 2**31}), "less than or equal to 2147483645"),
     (feature(vocabulary={"num_buckets": 8}), "num_buckets goes with policy 'hash', and only with it"),
     ({"features": []}, "a schema needs at least one label and one feature"),
     ({"labels": []}, "a schema needs at least one label and one feature"),

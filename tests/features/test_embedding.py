@@ -167,3 +167,8 @@ def test_a_width_for_an_unknown_table_or_of_no_size_is_named() -> None:
         EmbeddingTables(TABLES, embedding_dim=4, embedding_dims={"a": 0})
     with pytest.raises(UnimixerError, match="embedding_dim=-1 must be greater than 0"):
         EmbeddingTables(TABLES, embedding_dim=-1)
+
+
+def test_a_table_beyond_all_memory_is_one_sentence() -> None:
+    with pytest.raises(UnimixerError, match=r"17,592,186,044,421 rows of 64 .* in 'item'; .*managed_rows"):
+        PackedEmbedding({"tab": 5, "item": 2**44}, 64)

@@ -10,11 +10,15 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_recipe
 from torch import Tensor
+from toy import SCHEMA, toy_tables
 
 from unimixer.data.loader import Loader
+from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
+from unimixer.evaluation import evaluate_run
 from unimixer.features.managed import EMPTY
+from unimixer.inference import Predictor
 from unimixer.training.config import EvictionConfig
 from unimixer.training.eviction import COUNTS, LAST, Eviction, choose, due, ids_of, merged, policy_of
 from unimixer.training.model import build_ranker, rehearse, with_tasks
@@ -144,6 +148,19 @@ def test_a_run_learns_who_has_a_row_and_keeps_it(toy_folder: Path, tmp_path: Pat
     assert lines[0]["managed.item_id.hits"] == 0.0  # at first no id has a row
     assert lines[-1]["managed.item_id.hits"] > 0.2
     assert all(line["managed.item_id.admitted"] >= line["managed.item_id.evicted"] >= 0 for line in lines)
+
+
+def test_ids_of_an_id_space_beyond_all_memory_are_trained_on(tmp_path: Path) -> None:
+    hashed = {"policy": "hash", "num_buckets": 2_000_000_000}
+    features = [{**f, "vocabulary": hashed} if f["name"] == "item_id" else f for f in SCHEMA["features"]]
+    store = prepare(toy_tables(features=features), tmp_path / "store")
+    assert store.transform.spec.tables["item_id"] == 2_000_000_002
+    rows = tiny_recipe(store.folder, "model.managed_rows={item_id: 20}")
+    run = train(rows, folder=tmp_path / "run", quiet=True)
+    held = load_file(run.best_weights)["embedding.managed.maps.0.ids"]
+    assert 10**8 < int(held[10]) < 2 * 10**9
+    assert set(Predictor(run.folder).tasks) == {"is_click", "long_view"}
+    assert evaluate_run(run.folder, "test")["is_click"].auc == (run.result or {})["test"]["is_click"]["auc"]
 
 
 @pytest.mark.parametrize(

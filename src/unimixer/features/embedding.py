@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from unimixer.errors import check_positive, unknown
+from unimixer.errors import UnimixerError, check_positive, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.sequence import owners
 
@@ -96,7 +96,7 @@ class PackedEmbedding(nn.Module):
         for name, num_embeddings in tables.items():
             self.first_row[name] = total
             total += num_embeddings
-        self.weight = nn.Parameter(torch.empty(total, embedding_dim, device=device))
+        self.weight = nn.Parameter(_empty(tables, total, embedding_dim, device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -117,6 +117,18 @@ class PackedEmbedding(nn.Module):
     def mean(self, rows: Tensor, offsets: Tensor) -> Tensor:
         """Mean vector of each bag of packed rows, zero for an empty one: ``(V,)`` and ``(N + 1,)`` to ``(N, dim)``."""
         return F.embedding_bag(rows, self.weight, offsets, mode="mean", sparse=True, include_last_offset=True)
+
+
+def _empty(tables: Mapping[str, int], rows: int, width: int, device: torch.device | str | None) -> Tensor:
+    try:
+        return torch.empty(rows, width, device=device)
+    except RuntimeError as error:
+        largest = max(tables, key=lambda name: tables[name])
+        raise UnimixerError(
+            f"{rows:,} rows of {width} numbers ({rows * width * 4 / 1e9:,.0f} GB) do not fit into memory, "
+            f"{tables[largest]:,} of them in {largest!r}; give it fewer rows (model.managed_rows, or fewer values "
+            "in its vocabulary), or cut it over processes (docs/distributed.md)"
+        ) from error
 
 
 class EmbeddingTables(nn.Module):
