@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import small_models
 import torch
 
 from unimixer.backbones import BACKBONES
@@ -16,24 +17,11 @@ from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker
 
 SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
-SIZES: dict[str, dict[str, Any]] = {
-    "dcnv2": {"hidden_dims": (24, 12), "num_crosses": 2},
-    "mlp": {"hidden_dims": (24, 12)},
-    "fm": {"num_factors": 16},
-    "deepfm": {"hidden_dims": (24, 12)},
-    "dlrm": {"bottom_dims": (24,), "top_dims": (24, 12)},
-    "finalmlp": {"first_dims": (24, 12), "second_dims": (16,), "gate_dims": (12,)},
-    "masknet": {"block_dims": (24, 12)},
-    "autoint": {"attention_dim": 16, "num_layers": 2},
-    "wukong": {"num_factorized": 4, "num_linear": 4, "num_projections": 5, "hidden_dims": (24,), "head_dims": (12,)},
-    "dhen": {"num_outputs": 3, "dot_dims": (24,), "head_dims": (12,)},
-    "rankelastor": {"expansion": 2.0},
-}
 
 
 def of_backbone(name: str) -> dict[str, Any]:
     """A small ranker on one backbone."""
-    options = {"token_dim": 16, **SIZES.get(name, {})}
+    options = {"token_dim": 16, **small_models.SMALL.get(name, {})}
     return {"backbone": name, "tokenizer": "chunk", "size": None, "options": options}
 
 

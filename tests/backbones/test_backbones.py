@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import SMALL
 from torch import Tensor, nn
 
 from unimixer.backbones import (
@@ -24,19 +25,6 @@ from unimixer.errors import UnimixerError
 from unimixer.mixing import TokenMixing, frozen, set_temperature
 
 T, D = 4, 16
-SMALL: dict[str, dict[str, Any]] = {
-    "dcnv2": {"hidden_dims": (24, 12), "num_crosses": 2},
-    "mlp": {"hidden_dims": (24, 12)},
-    "fm": {"num_factors": 16},
-    "deepfm": {"hidden_dims": (24, 12)},
-    "dlrm": {"bottom_dims": (24,), "top_dims": (24, 12)},
-    "finalmlp": {"first_dims": (24, 12), "second_dims": (16,), "gate_dims": (12,)},
-    "masknet": {"block_dims": (24, 12)},
-    "autoint": {"attention_dim": 16, "num_layers": 2},
-    "wukong": {"num_factorized": 4, "num_linear": 4, "num_projections": 5, "hidden_dims": (24,), "head_dims": (12,)},
-    "dhen": {"num_outputs": 3, "dot_dims": (24,), "head_dims": (12,)},
-    "rankelastor": {"expansion": 2.0},
-}
 NAMES = pytest.mark.parametrize("name", list(BACKBONES))
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BACKBONES),
