@@ -18,7 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-component-update"),
-    *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe"),
 )
 
 
@@ -28,12 +28,12 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page of a fresh profile, with no network.
+    """One page of a fresh profile, with no network; with ``loopback`` it reaches servers on 127.0.0.1.
 
     ``requests`` holds every address that it asked for, ``problems`` every exception and every console error.
     """
 
-    def __init__(self, profile: Path, *, patience: float = 60.0) -> None:
+    def __init__(self, profile: Path, *, patience: float = 60.0, loopback: bool = False) -> None:
         path = find_browser()
         assert path is not None, "no browser"
         self.requests: list[str] = []
@@ -64,8 +64,9 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        self.call("Network.emulateNetworkConditions", **offline)
+        if not loopback:
+            offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+            self.call("Network.emulateNetworkConditions", **offline)
 
     def __enter__(self) -> Browser:
         return self
@@ -83,10 +84,10 @@ class Browser:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, path: Path) -> None:
-        """Load a page and wait for it."""
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait for it."""
         self._loaded = False
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         until = time.monotonic() + self._patience
         while not self._loaded:
             self._note(self._read(until))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from unimixer.errors import UnimixerError
@@ -29,7 +30,8 @@ def make_app(engine: Engine, score_log: ScoreLog | None) -> FastAPI:
         engine: the model in service.
         score_log: where answers are written.
     """
-    app = FastAPI(title=TITLE, version=version("unimixer"), redoc_url=None)
+    # its page brings its own script: a server often stands where no content network can be reached
+    app = FastAPIOffline(redoc_url=None, title=TITLE, version=version("unimixer"))
     _refusals(app)
     _health(app, engine)
     _rank(app, engine, score_log)
