@@ -6,10 +6,12 @@ import shutil
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from database import Database, binaries
 from eager import EagerBundle
 from served import Served
 from toy import toy_tables
@@ -89,6 +91,34 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def shared_database() -> Iterator[Database]:
+    """A real PostgreSQL that tests share; each has tables of its own."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("postgresql is not installed")
+    database = Database(programs, free_port())
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """A real PostgreSQL that a test may stop."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("postgresql is not installed")
+    database = Database(programs, free_port())
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def log_address(shared_database: Database) -> str:
+    """Address of a table that does not exist yet."""
+    return shared_database.address(f"log_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -29,9 +29,13 @@ def serve(
     max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000,
     cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000,
     score_log: Annotated[
-        Path | None, typer.Option("--score-log", help="Folder that every answer is written to.")
+        str | None,
+        typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
     ] = None,
-    flush: Annotated[float, typer.Option("--flush", help="Seconds between two parts of the score log.")] = 1.0,
+    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0,
+    log_rows: Annotated[
+        int, typer.Option("--log-rows", help="Answers that wait to be written; more are lost.")
+    ] = 50_000,
     grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0,
     api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None,
     admin_key_file: Annotated[
@@ -63,6 +67,7 @@ def serve(
         "cached": cached,
         "score_log": score_log,
         "flush": flush,
+        "log_rows": log_rows,
         "grace": grace,
         "api_key": read_key(API_KEY, api_key_file),
         "admin_key": read_key(ADMIN_KEY, admin_key_file),
