@@ -90,15 +90,22 @@ class Wire:
         self.cut = ""
         """``before`` or ``after``; nothing once it has happened."""
         self.commits = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: Any, *sockets: socket.socket) -> None:
+        self._sockets.extend(sockets)
+        self._threads.append(threading.Thread(target=work, args=sockets, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self.target))
-                threading.Thread(target=self._forward, args=(near, far), daemon=True).start()
-                threading.Thread(target=self._back, args=(far, near), daemon=True).start()
+                self._start(self._forward, near, far)
+                self._start(self._back, far, near)
 
     def _forward(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -127,7 +134,11 @@ class Wire:
         _shut(near)
 
     def close(self) -> None:
-        self._listener.close()
+        _shut(self._listener, *self._sockets)
+        for thread in self._threads:
+            thread.join(10)
+        for one in (self._listener, *self._sockets):
+            one.close()
 
 
 def _shut(*sockets: socket.socket) -> None:

@@ -158,7 +158,7 @@ def test_a_log_that_cannot_be_written_at_the_end_says_how_many_are_lost(tmp_path
     for number in range(5):
         log.add(answer(number))
     started = time.monotonic()
-    with pytest.raises(UnimixerError, match=r"log: 5 answers were not written .* cannot write"):
+    with pytest.raises(UnimixerError, match=r"log: the score log lost 5 of its answers, .* cannot write"):
         log.close()
     assert time.monotonic() - started >= 0.3
     assert dropped == [5]

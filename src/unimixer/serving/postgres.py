@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("postgresql://", "postgres://")
 CONNECT_S = 5
-STATEMENT_S = 30
+STATEMENT_S = 30.0
 """Seconds after which the server gives up a statement."""
 _LIMITS = {
     "connect_timeout": CONNECT_S,
@@ -124,7 +124,7 @@ def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
 
 def limit_statements(connection: psycopg.Connection[Any]) -> None:
     """Let the statements of this transaction end in time; of this one alone, as poolers share sessions."""
-    connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_S * 1000}")
+    connection.execute(f"SET LOCAL statement_timeout = {int(STATEMENT_S * 1000)}")
 
 
 def sentence(error: Exception, address: Address) -> str:

@@ -77,23 +77,36 @@ class PostgresSink(Sink):
     @contextmanager
     def _talking(self) -> Iterator[psycopg.Connection[Any]]:
         """The connection, opened anew after an error; what the database refuses becomes one sentence."""
-        errors = self._driver.errors
         try:
             if self._connection is None:
                 self._connection = connect(self._address, self._driver)
                 ensure_table(self._connection, self._address, self._table)
-            yield self._connection
-        except self._driver.Error as error:
-            reason = sentence(error, self._address)
-            # a key that stands twice is a write of ours that ended meanwhile; the next try sees it
-            unfit = isinstance(error, (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded))
-            if unfit and not isinstance(error, errors.UniqueViolation):
+            try:
+                yield self._connection
+            except self._driver.Error as error:
+                if not self._unfit(error):
+                    raise
+                # not the table's fault: where its columns were changed meanwhile, answers wait
+                check_table(self._connection, self._address, self._table)
+                reason = sentence(error, self._address)
                 raise UnfitError(f"{self.name}: the database cannot hold an answer ({reason})") from None
+        except self._driver.Error as error:
             self.close()
+            reason = sentence(error, self._address)
             raise DatabaseError(f"{self.name}: the database cannot be used now ({reason})") from None
+        except UnfitError:
+            raise
         except UnimixerError:
             self.close()
             raise
+
+    def _unfit(self, error: psycopg.Error) -> bool:
+        """Whether the answers are at fault."""
+        errors = self._driver.errors
+        if isinstance(error, errors.UniqueViolation):
+            # our own key stands twice where a write of ours has ended after we asked; the next try sees it
+            return not (error.diag.constraint_name or "").endswith("_pkey")
+        return isinstance(error, (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded))
 
 
 def read_table(text: str) -> Iterator[dict[str, Any]]:

@@ -117,8 +117,8 @@ class ScoreLog:
                 if time.monotonic() >= end:
                     self._dropped(self.waiting)
                     raise UnimixerError(
-                        f"{self.sink.name}: {self.waiting:,} answers were not written to the score log before the end "
-                        f"({_reason(error)})"
+                        f"{self.sink.name}: the score log lost {self.waiting:,} of its answers, which could not be "
+                        f"written before the end ({_reason(error)})"
                     ) from None
             time.sleep(LAST_PAUSE_S)
 
