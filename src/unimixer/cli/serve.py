@@ -28,6 +28,9 @@ def serve(
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20,
     max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000,
     cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000,
+    keep_events: Annotated[
+        int, typer.Option("--keep-events", help="Events that an addition leaves a user beyond the longest history.")
+    ] = 1_000,
     score_log: Annotated[
         str | None,
         typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
@@ -65,6 +68,7 @@ def serve(
         "max_body": max_body,
         "max_candidates": max_candidates,
         "cached": cached,
+        "keep_events": keep_events,
         "score_log": score_log,
         "flush": flush,
         "log_rows": log_rows,

@@ -47,6 +47,7 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         listener = open_things.enter_context(_listen(settings.host, settings.port))
         store = open_store(settings.store)
         open_things.callback(store.close)
+        store.margin = settings.keep_events
         score_log = _score_log(settings, metrics, log)
         if score_log is not None:
             open_things.callback(score_log.close)

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
+from unimixer.serving.store import MARGIN
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
@@ -39,6 +40,8 @@ class ServeSettings(Settings):
     max_candidates: PositiveInt = 2_000
     cached: PositiveInt = 200_000
     """Encoded rows of users and of items that are kept."""
+    keep_events: NonNegativeInt = MARGIN
+    """Events of a user that the store keeps beyond the longest history, see :class:`FeatureStore`."""
     score_log: str | None = None
     """Folder of the score log, or address of a PostgreSQL database."""
     flush: PositiveFloat = 1.0
