@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from database import PASSWORD, Database, Wire
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.postgres import parse_address
 from unimixer.serving.postgres_log import PostgresSink
-from unimixer.serving.score_log import ScoreLog, open_sink, read_log
+from unimixer.serving.score_log import ScoreLog, answer_time, open_sink, read_log
 
 
 def table_of(address: str) -> str:
@@ -46,6 +48,22 @@ def test_the_table_is_made_for_analysis(log_address: str, shared_database: Datab
     np.testing.assert_array_equal(np.asarray([row[2] for row in rows], np.float32), answer().scores[:, 1])
     assert ask(f"SELECT call->'context'->>'tab', (call->'context'->>'position')::real FROM {table}") == [("home", 3.0)]
     assert ask(f"SELECT extract(epoch FROM answered_at)::text FROM {table}") == [("1700000000.123000",)]
+
+
+def test_the_queries_of_the_guide_run(shared_database: Database) -> None:
+    log = ScoreLog(open_sink(shared_database.address("score_log")), flush=60, max_rows=10)
+    for number in range(3):
+        log.add(answer(number, answered_ms=answer_time()))
+    log.close()
+    guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    candidates, versions, lost = (shared_database.ask(query) for query in re.findall(r"```sql\n(.*?)```", guide, re.S))
+    assert [(row[0], row[2], row[4], row[6]) for row in candidates] == [
+        (f"r{number}", "u3", item, position)
+        for number in range(3)
+        for position, item in enumerate([answer().items[n] for n in (2, 1, 0)], 1)
+    ]
+    assert [row[:3] for row in versions] == [("v1", "home", 9)]
+    assert [row[1] for row in lost] == [0]
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])

@@ -12,6 +12,8 @@ HELP = """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol u
 Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
 SIGTERM answers what runs, writes the score log and ends.
 
+The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+
 Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores"""
 
 
