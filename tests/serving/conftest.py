@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from database import Database, binaries
 from eager import EagerBundle
+from ports import free_port
 from served import Served
 from toy import toy_tables
 
@@ -61,12 +62,6 @@ def shared(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
     """A server that tests only ask."""
     with Served(bundles[0], toy_features, "--max-candidates", "100", "--max-body", "100000", "--cached", "1000") as s:
         yield s
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

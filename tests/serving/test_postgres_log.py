@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +313,40 @@ def test_statements_of_a_write_end_in_time(
     holder.join()
     log.close()
     assert [row["number"] for row in read_log(log_address)] == [0]
+
+
+@pytest.fixture
+def frozen(log_address: str, shared_database: Database) -> Iterator[ScoreLog]:
+    """A log whose part of the database stands still: its machine answers, it does not."""
+    named = f"{log_address}&application_name=frozen"
+    log = ScoreLog(open_sink(named), flush=60, max_rows=10, patience=0.5)
+    log.add(answer(0))
+    log.flush()
+    ((pid,),) = shared_database.ask("SELECT pid FROM pg_stat_activity WHERE application_name = 'frozen'")
+    os.kill(pid, signal.SIGSTOP)
+    yield log
+    os.kill(pid, signal.SIGCONT)
+    log._thread.join(20)
+
+
+def test_a_database_that_stands_still_is_given_up(
+    frozen: ScoreLog, log_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimixer.serving.postgres.STATEMENT_S", 0.2)
+    monkeypatch.setattr("unimixer.serving.postgres.SLACK_S", 0.2)
+    frozen.add(answer(1))
+    with pytest.raises(UnimixerError, match="the database cannot be used now"):
+        frozen.flush()
+    frozen.close()  # over another connection
+    assert [row["number"] for row in read_log(log_address)] == [0, 1]
+
+
+def test_an_end_does_not_wait_for_a_database_that_stands_still(frozen: ScoreLog) -> None:
+    frozen.add(answer(1))
+    started = time.monotonic()
+    with pytest.raises(UnimixerError, match=r"lost 1 of its answers, .* \(it does not answer\)"):
+        frozen.close()
+    assert 0.5 <= time.monotonic() - started < 10
 
 
 def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -17,6 +22,8 @@ SCHEMES = ("postgresql://", "postgres://")
 CONNECT_S = 5
 STATEMENT_S = 30.0
 """Seconds after which the server gives up a statement."""
+SLACK_S = 5.0
+"""Seconds after that in which it must have said so."""
 _LIMITS = {
     "connect_timeout": CONNECT_S,
     "keepalives_idle": 5,
@@ -125,6 +132,29 @@ def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
 def limit_statements(connection: psycopg.Connection[Any]) -> None:
     """Let the statements of this transaction end in time; of this one alone, as poolers share sessions."""
     connection.execute(f"SET LOCAL statement_timeout = {int(STATEMENT_S * 1000)}")
+
+
+@contextmanager
+def watched(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Cut the connection where the statements inside take longer than the server should let them.
+
+    The server ends its statements by itself, and the network ends a connection to a machine that is gone; this is for a
+    server that stands still on a machine that runs.
+    """
+    with socket(fileno=os.dup(connection.fileno())) as line:
+        timer = threading.Timer(STATEMENT_S + SLACK_S, _cut, [line])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _cut(line: socket) -> None:
+    with suppress(OSError):
+        line.shutdown(SHUT_RDWR)
 
 
 def sentence(error: Exception, address: Address) -> str:

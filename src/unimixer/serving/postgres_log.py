@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.answers import Entry, Sink, UnfitError
-from unimixer.serving.postgres import DatabaseError, connect, driver, limit_statements, parse_address, sentence
+from unimixer.serving.postgres import DatabaseError, connect, driver, limit_statements, parse_address, sentence, watched
 from unimixer.serving.postgres_rows import HEADER, TRAILER, read_call, restore, row_bytes
 from unimixer.serving.postgres_table import COLUMNS, TABLE, check_table, ensure_table, identifier
 
@@ -49,7 +49,7 @@ class PostgresSink(Sink):
             rows = {entry.number: row_bytes(self.writer, entry) for entry in entries}
         except (ValueError, TypeError, struct.error) as error:
             raise UnfitError(f"{self.name}: an answer does not fit the columns ({type(error).__name__})") from None
-        with self._talking() as connection, connection.transaction():
+        with self._talking() as connection, watched(connection), connection.transaction():
             limit_statements(connection)
             for number in self._written(connection, min(rows), max(rows)):
                 rows.pop(number, None)

@@ -32,7 +32,7 @@ class ScoreLog:
         sink: where answers go; it is closed with the log.
         flush: seconds between two writes: the most that is lost when the process is killed.
         max_rows: answers that wait at most.
-        patience: seconds for which :meth:`close` tries again.
+        patience: seconds for which :meth:`close` goes on without any answer written.
         written: told the number of answers of every write.
         failed: told why a write failed.
         dropped: told how many answers were lost.
@@ -45,7 +45,7 @@ class ScoreLog:
         *,
         flush: float,
         max_rows: int,
-        patience: float = 0.0,
+        patience: float = 30.0,
         written: Callable[[int], object] = int,
         failed: Callable[[str], object] = str,
         dropped: Callable[[int], object] = int,
@@ -54,7 +54,7 @@ class ScoreLog:
         self.sink, self.max_rows, self._flush_s, self._patience = sink, max_rows, flush, patience
         self._written, self._failed, self._dropped, self._rejected = written, failed, dropped, rejected
         self._entries: list[Entry] = []
-        self._next, self._refused = 0, False
+        self._next, self._refused, self._why, self._moved = 0, False, "it does not answer", 0.0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="score log", daemon=True)
@@ -98,29 +98,34 @@ class ScoreLog:
         """Write what waits, stop, and close the sink.
 
         Raises:
-            UnimixerError: the sink refused for longer than ``patience``; the answers that waited are lost.
+            UnimixerError: nothing could be written for longer than ``patience``; the answers that waited are lost.
         """
+        self._moved = time.monotonic()
         self._ended.set()
         self._wake.set()
-        self._thread.join()
-        try:
-            self._finish(time.monotonic() + self._patience)
-        finally:
-            self.sink.close()
+        while self._thread.is_alive() and time.monotonic() < self._moved + self._patience + LAST_PAUSE_S:
+            self._thread.join(LAST_PAUSE_S)  # a thread in a write that does not end, ends with the process
+        if lost := self.waiting:
+            self._dropped(lost)
+            raise UnimixerError(
+                f"{self.sink.name}: the score log lost {lost:,} of its answers, which could not be written before the "
+                f"end ({self._why})"
+            )
 
-    def _finish(self, end: float) -> None:
-        while True:
+    def _finish(self) -> None:
+        """What the thread does at the end: write what waits, as long as anything moves."""
+        while self.waiting:
             try:
-                return self.flush()
+                self.flush()
             except Exception as error:
-                self._failed(_reason(error))
-                if time.monotonic() >= end:
-                    self._dropped(self.waiting)
-                    raise UnimixerError(
-                        f"{self.sink.name}: the score log lost {self.waiting:,} of its answers, which could not be "
-                        f"written before the end ({_reason(error)})"
-                    ) from None
-            time.sleep(LAST_PAUSE_S)
+                self._note(error)
+                if time.monotonic() >= self._moved + self._patience:
+                    return
+                time.sleep(LAST_PAUSE_S)
+
+    def _note(self, error: Exception) -> None:
+        self._refused, self._why = True, _reason(error)
+        self._failed(self._why)
 
     def _write(self, part: list[Entry]) -> None:
         """Write the first entries; where some do not fit, halves of them, down to the ones that do not."""
@@ -135,6 +140,7 @@ class ScoreLog:
             self._rejected(part[0].answer.request_id, str(error))
         else:
             self._written(len(part))
+        self._moved = time.monotonic()
         with self._lock:
             del self._entries[: len(part)]
 
@@ -147,10 +153,11 @@ class ScoreLog:
                 self.flush()
                 self._refused, pause = False, self._flush_s
             except Exception as error:  # this thread must live: answers are not lost while they wait
-                self._refused = True
-                self._failed(_reason(error))
+                self._note(error)
                 self._ended.wait(pause)
                 pause = max(self._flush_s, min(2 * pause, LONGEST_PAUSE_S))
+        self._finish()
+        self.sink.close()
 
 
 def open_sink(place: str | Path) -> Sink:
