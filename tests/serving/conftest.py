@@ -14,7 +14,7 @@ import pytest
 from database import Database, binaries
 from eager import EagerBundle
 from ports import free_port
-from served import Served
+from served import Client, Served
 from toy import toy_tables
 
 from unimixer.export import export_run
@@ -57,11 +57,19 @@ def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder / "a", folder / "b"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
     """A server that tests only ask."""
     with Served(bundles[0], toy_features, "--max-candidates", "100", "--max-body", "100000", "--cached", "1000") as s:
         yield s
+
+
+@pytest.fixture
+def client(shared: Served) -> Iterator[Client]:
+    """A connection to that server."""
+    client = shared.client()
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")
