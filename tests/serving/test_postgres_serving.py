@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from database import PASSWORD, Database
 from load import Load
-from served import Served
+from served import CONTEXT, Served
 
 from unimixer.cli import main
 from unimixer.serving.score_log import read_log
@@ -27,9 +27,13 @@ def test_an_orderly_stop_loses_no_answer_and_the_replay_reads_the_table(
     with Served(bundles[0], features, "--score-log", log_address, "--flush", "60") as served:
         load = Load(served)
         load.wait_for(lambda: len(load.answers) > 100)
+        client = served.client()
+        odd = client.rank("nul \0 user", ["i1", "\0", "␀"], context={**CONTEXT, "tab": "\0␀0"})
+        assert odd.status == 200
+        client.close()
         assert served.stop() == 0
         load.stop()
-    answered = {request_id for status, _, request_id in load.answers if status == 200}
+    answered = {request_id for status, _, request_id in load.answers if status == 200} | {odd.headers["X-Request-ID"]}
     written = [row["request_id"] for row in read_log(log_address)]
     assert len(written) == len(set(written))
     assert set(written) == answered
@@ -41,7 +45,7 @@ def test_an_orderly_stop_loses_no_answer_and_the_replay_reads_the_table(
         main(["parity", log_address, "--store", str(features), "--run", str(toy_run.folder), "--json"])
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["requests"], found["differing_rows"]) == (len(answered), 0)
+    assert (found["requests"], found["differing_rows"], found["features"]) == (len(answered), 0, {})
 
 
 def test_a_killed_server_loses_at_most_the_last_flush_interval(

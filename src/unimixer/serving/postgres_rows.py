@@ -1,7 +1,7 @@
 """Answers in the binary form of PostgreSQL's COPY.
 
-The driver would convert every number of every candidate by itself, which costs the interpreter that serves requests
-about a millisecond an answer of 500 candidates; arrays of numpy are turned into bytes at once.
+The driver would convert every number of every candidate by itself, in the interpreter that serves requests meanwhile;
+here an array of numpy is turned into bytes at once.
 """
 
 from __future__ import annotations
