@@ -6,12 +6,15 @@ import shutil
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from database import Database, binaries
 from eager import EagerBundle
-from served import Served
+from ports import free_port
+from served import Client, Served
 from toy import toy_tables
 
 from unimixer.export import export_run
@@ -54,17 +57,19 @@ def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder / "a", folder / "b"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(bundles: tuple[Path, Path], toy_features: Path) -> Iterator[Served]:
     """A server that tests only ask."""
     with Served(bundles[0], toy_features, "--max-candidates", "100", "--max-body", "100000", "--cached", "1000") as s:
         yield s
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@pytest.fixture
+def client(shared: Served) -> Iterator[Client]:
+    """A connection to that server."""
+    client = shared.client()
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +94,34 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def shared_database() -> Iterator[Database]:
+    """A real PostgreSQL that tests share; each has tables of its own."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("postgresql is not installed")
+    database = Database(programs, free_port())
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """A real PostgreSQL that a test may stop."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("postgresql is not installed")
+    database = Database(programs, free_port())
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def log_address(shared_database: Database) -> str:
+    """Address of a table that does not exist yet."""
+    return shared_database.address(f"log_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from toy import DAY, START, toy_frames
@@ -60,6 +61,34 @@ def test_events_are_the_last_before_the_time_oldest_first(store: FeatureStore) -
     assert store.view("u", {"is_like": 3}, 2**63 - 1).events == {"is_like": ["like"]}
     assert store.view(None, {EVERY: 3}, 100).events == {EVERY: []}
     assert store.counts()["events"] == 8
+
+
+def test_the_events_of_a_user_are_bounded_and_the_last_ones_are_right(store: FeatureStore) -> None:
+    store.margin = 20
+    store.expect({"is_click": 30, EVERY: 5})
+    store.expect({"is_click": 10})  # a bundle with shorter histories changes nothing
+    order = np.random.default_rng(0).permutation(10_000)  # they come as they come, not by their time
+    for start in range(0, 10_000, 500):
+        several = [Event("u", f"i{n}", 1_000 + int(n), "is_click") for n in order[start : start + 500]]
+        store.append_events([*several, Event("v", f"i{start}", start, EVERY), Event("u", "x", start, "is_like")])
+    found = store.view("u", {"is_click": 30, "is_like": 100}, 2**53).events
+    assert found["is_click"] == [f"i{n}" for n in range(9_970, 10_000)]
+    assert len(found["is_like"]) == 20  # nobody said how long these are asked for
+    assert store.view("v", {EVERY: 5}, 2**53).events[EVERY] == [f"i{n}" for n in range(7_500, 10_000, 500)]
+    assert store.counts()["events"] == 50 + 20 + 20
+    # a request of the past sees what it saw, until more events than the margin came after it
+    assert store.view("u", {"is_click": 30}, 1_000 + 9_980).events["is_click"] == [f"i{n}" for n in range(9_950, 9_980)]
+    store.append_events([Event("u", "old", 5, "is_click")])  # older than all that is kept
+    assert store.counts()["events"] == 50 + 20 + 20
+    store.append_events([Event("u", "new", 2**40, "is_click")])
+    assert store.view("u", {"is_click": 2}, 2**53).events["is_click"] == ["i9999", "new"]
+
+
+def test_events_of_one_time_are_trimmed_in_their_order(store: FeatureStore) -> None:
+    store.margin = 2
+    store.expect({EVERY: 3})
+    store.append_events([Event("u", f"i{n}", 7, EVERY) for n in range(2_500)])
+    assert store.view("u", {EVERY: 10}, 8).events[EVERY] == [f"i{n}" for n in range(2_495, 2_500)]
 
 
 @pytest.mark.parametrize(

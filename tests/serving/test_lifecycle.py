@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
 from load import Load
+from ports import free_port
 from served import CONTEXT, Client, Served
 from toy import DAY, START, toy_tables
 

@@ -16,7 +16,7 @@ Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer p
 
 
 def parity(
-    log: Annotated[Path, typer.Argument(help="Folder of a score log, or one part.")],
+    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")],
     store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")],
     run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None,
     bundle: Annotated[

@@ -12,6 +12,8 @@ HELP = """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol u
 Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
 SIGTERM answers what runs, writes the score log and ends.
 
+The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+
 Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores"""
 
 
@@ -28,10 +30,17 @@ def serve(
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20,
     max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000,
     cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000,
+    keep_events: Annotated[
+        int, typer.Option("--keep-events", help="Events that an addition leaves a user beyond the longest history.")
+    ] = 1_000,
     score_log: Annotated[
-        Path | None, typer.Option("--score-log", help="Folder that every answer is written to.")
+        str | None,
+        typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
     ] = None,
-    flush: Annotated[float, typer.Option("--flush", help="Seconds between two parts of the score log.")] = 1.0,
+    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0,
+    log_rows: Annotated[
+        int, typer.Option("--log-rows", help="Answers that wait to be written; more are lost.")
+    ] = 50_000,
     grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0,
     api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None,
     admin_key_file: Annotated[
@@ -61,8 +70,10 @@ def serve(
         "max_body": max_body,
         "max_candidates": max_candidates,
         "cached": cached,
+        "keep_events": keep_events,
         "score_log": score_log,
         "flush": flush,
+        "log_rows": log_rows,
         "grace": grace,
         "api_key": read_key(API_KEY, api_key_file),
         "admin_key": read_key(ADMIN_KEY, admin_key_file),

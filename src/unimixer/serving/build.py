@@ -20,7 +20,7 @@ from unimixer.files import atomic_file
 from unimixer.progress import progress_bar
 from unimixer.serving import sqlite_store
 from unimixer.serving.records import kept
-from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, open_store
+from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, longest_histories, open_store
 from unimixer.training.run import RunFolder
 
 ROWS = 5_000
@@ -93,6 +93,7 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
             store.append_events(list(events_of(tables.schema, chunk, first_row)))
             first_row += chunk.frame.height
             advance(chunk.frame.height)
+    store.expect(longest_histories(tables.schema))  # after the whole past is in: from now on an append trims
     for kind, entities in known.items():
         if entities.key is None:
             continue

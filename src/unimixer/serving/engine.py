@@ -25,7 +25,7 @@ from unimixer.serving.hashes import field_hashes
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.refusal import RefusedError
 from unimixer.serving.settings import ServeSettings
-from unimixer.serving.store import FeatureStore
+from unimixer.serving.store import FeatureStore, longest_histories
 
 Result = TypeVar("Result")
 WARM_UP = (1, 2, 100, 500)
@@ -139,6 +139,7 @@ class Engine:
             model = Model(self._open(folder, threads=self.settings.threads), self.store, self.settings)
             sizes = [n for n in WARM_UP if n < self.settings.max_candidates]
             model.warm_up((*sizes, self.settings.max_candidates))
+            self.store.expect(longest_histories(model.bundle.transform.schema))
         except Exception:
             self.metrics.swaps.labels("refused").inc()
             raise

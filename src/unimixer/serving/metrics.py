@@ -46,10 +46,15 @@ class Metrics:
         self.model = Gauge("unimixer_model", "1 for the bundle in service", ["version"], registry=registry)
         self.log_rows = Counter("unimixer_score_log_rows", "Answers written to the score log", registry=registry)
         self.log_dropped = Counter(
-            "unimixer_score_log_dropped", "Answers that the full score log lost", registry=registry
+            "unimixer_score_log_dropped",
+            "Answers that the score log lost: it was full, or away at the end",
+            registry=registry,
         )
         self.log_errors = Counter(
-            "unimixer_score_log_errors", "Parts of the score log that could not be written", registry=registry
+            "unimixer_score_log_errors", "Writes of the score log that failed and are tried again", registry=registry
+        )
+        self.log_rejected = Counter(
+            "unimixer_score_log_rejected", "Answers that the score log cannot hold", registry=registry
         )
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:

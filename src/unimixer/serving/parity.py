@@ -76,7 +76,7 @@ class EagerScorer:
 
 
 def replay(
-    log: Path,
+    log: str | Path,
     store: FeatureStore,
     scorer: Scorer,
     *,
@@ -87,7 +87,7 @@ def replay(
     """Compute logged answers again from the store as it is now.
 
     Args:
-        log: folder of the score log, or one part.
+        log: folder of the score log, one part, or address of the database.
         store: the feature store.
         scorer: an open bundle, or a run (:class:`EagerScorer`).
         version: answers of other versions are skipped (default: nothing is).

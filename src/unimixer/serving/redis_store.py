@@ -31,6 +31,33 @@ end
 return revision
 """
 """Rows as [key, [column, JSON text, ...]]: one revision for all, and no reader between two rows."""
+_APPEND = """
+local prefix, margin, count = KEYS[1], tonumber(ARGV[1]), #ARGV - 1
+local number = redis.call('INCRBY', prefix .. ':count:events', count) - count
+local kinds, removed = {}, 0
+for i = 2, #ARGV do
+  local event = cjson.decode(ARGV[i])
+  local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
+  redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
+  kinds[place], number = event[1], number + 1
+end
+for place, kind in pairs(kinds) do
+  local longest = redis.call('HGET', prefix .. ':longest', kind)
+  if longest then removed = removed + redis.call('ZREMRANGEBYRANK', place, 0, -(longest + margin) - 1) end
+end
+redis.call('INCRBY', prefix .. ':count:trimmed', removed)
+"""
+"""Events as [kind, user, time, item]. Members of one time stand in the order of their texts, hence leading zeros."""
+_EXPECT = """
+for i = 1, #ARGV, 2 do
+  local known = redis.call('HGET', KEYS[1] .. ':longest', ARGV[i])
+  if not known or tonumber(known) < tonumber(ARGV[i + 1]) then
+    redis.call('HSET', KEYS[1] .. ':longest', ARGV[i], ARGV[i + 1])
+  end
+end
+"""
+_EVENTS = 1_000
+"""Events of one call of the script, which keeps others waiting."""
 
 
 class RedisStore(FeatureStore):
@@ -60,6 +87,8 @@ class RedisStore(FeatureStore):
             raise UnimixerError(f"{self.name}: not an address of Redis ({error}); use redis://host:port/db") from None
         with self._talking():
             self._write_rows = self.client.register_script(_WRITE)
+            self._append_events = self.client.register_script(_APPEND)
+            self._expect = self.client.register_script(_EXPECT)
             form: Any = self.client.hget(self._at("meta"), "format")
         if form is None:
             self._start()
@@ -104,10 +133,11 @@ class RedisStore(FeatureStore):
 
     def counts(self) -> dict[str, int]:
         """See :meth:`FeatureStore.counts`."""
-        names = ("users", "items", "events")
+        names = ("users", "items", "events", "trimmed")
         with self._talking():
             found = cast(list[str | None], self.client.mget([self._at("count", name) for name in names]))
-        return {name: int(count or 0) for name, count in zip(names, found, strict=True)}
+        users, items, events, trimmed = (int(count or 0) for count in found)
+        return {"users": users, "items": items, "events": events - trimmed}
 
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
@@ -126,14 +156,19 @@ class RedisStore(FeatureStore):
         """See :meth:`FeatureStore.append`."""
         if not events:
             return
+        texts = [json.dumps([e.event, e.user, str(e.time), e.item]) for e in events]
         with self._talking():
-            last: int = self.client.incrby(self._at("count", "events"), len(events))
             pipe = self.client.pipeline(transaction=True)
-            for number, event in enumerate(events, last - len(events)):
-                # members of one time stand in the order of their texts, so the number has leading zeros
-                place = self._at("events", event.event, event.user)
-                pipe.zadd(place, {f"{number:016d}:{event.item}": event.time})
+            for start in range(0, len(texts), _EVENTS):
+                arguments = [str(self.margin), *texts[start : start + _EVENTS]]
+                self._append_events(keys=[self.prefix], args=arguments, client=pipe)
             pipe.execute()
+
+    def expect(self, longest: Mapping[str, int]) -> None:
+        """See :meth:`FeatureStore.expect`."""
+        if longest:
+            with self._talking():
+                self._expect(keys=[self.prefix], args=[str(part) for pair in longest.items() for part in pair])
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:

@@ -1,208 +1,208 @@
-"""Every answer as a row of Parquet parts: what a replay needs, written by a thread of its own."""
+"""Every answer of a server in a log: a queue with a bound, and a thread that hands it to the place of the log."""
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
-from numpy.typing import NDArray
-
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_file
-from unimixer.serving.encoder import RankCall
+from unimixer.serving.answers import Answer, Entry, Sink, UnfitError, answer_time
+from unimixer.serving.postgres import is_address
+
+__all__ = ["Answer", "ScoreLog", "answer_time", "open_sink", "read_log"]
 
 PART_ROWS = 2_000
-"""Answers after which a part is written before its time."""
-SCHEMA = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("answered_ms", pa.int64()),
-        ("time_ms", pa.int64()),
-        ("model_version", pa.string()),
-        ("user", pa.string()),
-        ("user_revision", pa.int64()),
-        ("call", pa.string()),
-        ("items", pa.list_(pa.string())),
-        ("item_revisions", pa.list_(pa.int64())),
-        ("tasks", pa.list_(pa.string())),
-        ("scores", pa.list_(pa.list_(pa.float32()))),
-        ("fields", pa.list_(pa.string())),
-        ("hashes", pa.list_(pa.uint64())),
-    ]
-)
-"""``call`` is JSON: the context, the columns that the call brought, and its time; ``scores`` has a list a task."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One row of the score log."""
-
-    request_id: str
-    answered_ms: int
-    time_ms: int
-    model_version: str
-    user: str | None
-    user_revision: int
-    call: RankCall
-    items: list[str | None]
-    item_revisions: NDArray[np.int64]
-    tasks: tuple[str, ...]
-    scores: NDArray[np.float32]
-    hashes: dict[str, int]
+"""Answers of one write at most; when so many wait, they are written before their time."""
+LONGEST_PAUSE_S = 10.0
+"""Between two tries while the place refuses."""
+LAST_PAUSE_S = 0.2
+"""Between two tries at the end."""
 
 
 class ScoreLog:
-    """Writes answers below a folder, a part every ``flush`` seconds in which there were any.
+    """Hands answers to a sink every ``flush`` seconds in which there were any.
 
-    A part appears whole, under its name, after it reached the disk. A part that cannot be written is tried again with
-    the next one; beyond ``max_rows`` waiting answers new ones are dropped and counted.
+    What cannot be written waits and is tried again; beyond ``max_rows`` waiting answers new ones are dropped, counted.
+    An answer that the sink cannot hold at all is left out, counted and named, so that it does not block the others.
 
     Args:
-        folder: of the parts; it is made.
-        flush: seconds between two parts: the most that is lost when the process is killed.
+        sink: where answers go; it is closed with the log.
+        flush: seconds between two writes: the most that is lost when the process is killed.
         max_rows: answers that wait at most.
-        written: told the number of answers of every part.
-        failed: told what the disk said.
-        dropped: told of every answer that was lost.
+        patience: seconds for which :meth:`close` goes on without any answer written.
+        written: told the number of answers of every write.
+        failed: told why a write failed.
+        dropped: told how many answers were lost.
+        rejected: told the request id of an answer that the sink cannot hold, and why.
     """
 
     def __init__(
         self,
-        folder: Path,
+        sink: Sink,
         *,
         flush: float,
         max_rows: int,
+        patience: float = 30.0,
         written: Callable[[int], object] = int,
         failed: Callable[[str], object] = str,
-        dropped: Callable[[], object] = int,
+        dropped: Callable[[int], object] = int,
+        rejected: Callable[[str, str], object] = lambda request_id, reason: None,
     ) -> None:
-        self.folder, self.max_rows, self._flush_s = folder, max_rows, flush
-        self._written, self._failed, self._dropped = written, failed, dropped
-        folder.mkdir(parents=True, exist_ok=True)
-        self._rows: list[Answer] = []
+        self.sink, self.max_rows, self._flush_s, self._patience = sink, max_rows, flush, patience
+        self._written, self._failed, self._dropped, self._rejected = written, failed, dropped, rejected
+        self._entries: list[Entry] = []
+        self._next, self._refused, self._why, self._moved = 0, False, "it does not answer", 0.0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
-        self._writing, self._number = threading.Lock(), 0
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="score log", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Answers that are not on the disk yet."""
-        return len(self._rows)
+        """Answers that are not written yet."""
+        return len(self._entries)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last write failed."""
+        return self._refused
 
     def add(self, answer: Answer) -> None:
-        """Take an answer; never waits for the disk."""
+        """Take an answer; never waits for the sink."""
         with self._lock:
-            if len(self._rows) < self.max_rows:
-                self._rows.append(answer)
-                full = len(self._rows) >= PART_ROWS
-            else:
-                self._dropped()
-                return
-        if full:
+            number, self._next = self._next, self._next + 1
+            waiting = len(self._entries)
+            if waiting < self.max_rows:
+                self._entries.append(Entry(number, answer))
+        if waiting >= self.max_rows:
+            self._dropped(1)
+        elif waiting + 1 >= PART_ROWS:
             self._wake.set()
 
     def flush(self) -> None:
         """Write what waits.
 
         Raises:
-            UnimixerError: the disk refuses; the answers keep waiting.
+            UnimixerError: the sink refuses; the answers keep waiting.
         """
         with self._writing:
-            with self._lock:
-                rows = list(self._rows)
-            if not rows:
-                return
-            with atomic_file(self.folder / self._name()) as temporary:
-                parquet.write_table(_table(rows), temporary, compression="zstd")
-            with self._lock:
-                del self._rows[: len(rows)]
-            self._written(len(rows))
+            for _ in range(0, self.waiting, PART_ROWS):
+                with self._lock:
+                    part = self._entries[:PART_ROWS]
+                self._write(part)
 
     def close(self) -> None:
-        """Write the last part and stop."""
+        """Write what waits, stop, and close the sink.
+
+        Raises:
+            UnimixerError: nothing could be written for longer than ``patience``; the answers that waited are lost.
+        """
+        self._moved = time.monotonic()
         self._ended.set()
         self._wake.set()
-        self._thread.join()
-        self.flush()
+        while self._thread.is_alive() and time.monotonic() < self._moved + self._patience + LAST_PAUSE_S:
+            self._thread.join(LAST_PAUSE_S)  # a thread in a write that does not end, ends with the process
+        if lost := self.waiting:
+            self._dropped(lost)
+            raise UnimixerError(
+                f"{self.sink.name}: the score log lost {lost:,} of its answers, which could not be written before the "
+                f"end ({self._why})"
+            )
+
+    def _finish(self) -> None:
+        """What the thread does at the end: write what waits, as long as anything moves."""
+        while self.waiting:
+            try:
+                self.flush()
+            except Exception as error:
+                self._note(error)
+                if time.monotonic() >= self._moved + self._patience:
+                    return
+                time.sleep(LAST_PAUSE_S)
+
+    def _note(self, error: Exception) -> None:
+        self._refused, self._why = True, _reason(error)
+        self._failed(self._why)
+
+    def _write(self, part: list[Entry]) -> None:
+        """Write the first entries; where some do not fit, halves of them, down to the ones that do not."""
+        try:
+            self.sink.write(part)
+        except UnfitError as error:
+            if len(part) > 1:
+                middle = len(part) // 2
+                self._write(part[:middle])
+                self._write(part[middle:])
+                return
+            self._rejected(part[0].answer.request_id, str(error))
+        else:
+            self._written(len(part))
+        self._moved = time.monotonic()
+        with self._lock:
+            del self._entries[: len(part)]
 
     def _work(self) -> None:
+        pause = self._flush_s
         while not self._ended.is_set():
             self._wake.wait(self._flush_s)
             self._wake.clear()
             try:
                 self.flush()
+                self._refused, pause = False, self._flush_s
             except Exception as error:  # this thread must live: answers are not lost while they wait
-                self._failed(f"{type(error).__name__}: {error}" if not isinstance(error, UnimixerError) else str(error))
-                self._ended.wait(self._flush_s)
-
-    def _name(self) -> str:
-        self._number += 1
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        return f"scores-{stamp}-{os.getpid()}-{self._number:06d}.parquet"
+                self._note(error)
+                self._ended.wait(pause)
+                pause = max(self._flush_s, min(2 * pause, LONGEST_PAUSE_S))
+        self._finish()
+        self.sink.close()
 
 
-def read_log(place: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a score log, oldest part first, with the call as an object.
-
-    Args:
-        place: the folder, or one part.
+def open_sink(place: str | Path) -> Sink:
+    """The place of a score log: a folder for Parquet parts, or the address of a PostgreSQL database.
 
     Raises:
-        UnimixerError: there is no part, or one cannot be read.
+        UnimixerError: it cannot be used.
     """
-    parts = [place] if place.is_file() else sorted(place.glob("scores-*.parquet"))
-    if not parts:
-        raise UnimixerError(f"{place}: no score log; expected a folder with parts scores-*.parquet, or one part")
-    for part in parts:
-        try:
-            for batch in parquet.ParquetFile(part).iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield {**row, "call": json.loads(row["call"])}
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise UnimixerError(f"{part}: not a part of a score log ({' '.join(str(error).split())})") from None
+    if is_address(place):
+        from unimixer.serving.postgres_log import PostgresSink
+
+        return PostgresSink(str(place))
+    _check_folder(place)
+    from unimixer.serving.parquet_log import ParquetSink
+
+    return ParquetSink(Path(place))
 
 
-def answer_time() -> int:
-    """Now, in ms."""
-    return int(time.time() * 1000)
+def read_log(place: str | Path) -> Iterator[dict[str, Any]]:
+    """Answers of a score log, oldest first, with the call as an object.
+
+    Args:
+        place: the folder, one part, or the address of the database.
+
+    Raises:
+        UnimixerError: there is no score log, or it cannot be read.
+    """
+    if is_address(place):
+        from unimixer.serving.postgres_log import read_table
+
+        return read_table(str(place))
+    _check_folder(place)
+    from unimixer.serving.parquet_log import read_parts
+
+    return read_parts(Path(place))
 
 
-def _table(rows: list[Answer]) -> pa.Table:
-    columns = {
-        "request_id": [r.request_id for r in rows],
-        "answered_ms": [r.answered_ms for r in rows],
-        "time_ms": [r.time_ms for r in rows],
-        "model_version": [r.model_version for r in rows],
-        "user": [r.user for r in rows],
-        "user_revision": [r.user_revision for r in rows],
-        "call": [_call(r.call) for r in rows],
-        "items": [r.items for r in rows],
-        "item_revisions": [r.item_revisions for r in rows],
-        "tasks": [list(r.tasks) for r in rows],
-        "scores": [list(r.scores.T) for r in rows],
-        "fields": [list(r.hashes) for r in rows],
-        "hashes": [np.asarray(list(r.hashes.values()), dtype=np.uint64) for r in rows],
-    }
-    return pa.table({name: pa.array(columns[name], type=SCHEMA.field(name).type) for name in SCHEMA.names})
+def _check_folder(place: str | Path) -> None:
+    if isinstance(place, str) and "://" in place:
+        scheme = place.partition("://")[0]
+        raise UnimixerError(f"{scheme}://: not a place of a score log; give a folder, or postgresql://user@host/db")
 
 
-def _call(call: RankCall) -> str:
-    return json.dumps(
-        {
-            "context": call.context,
-            "user_columns": call.user_columns,
-            "item_columns": None if call.item_columns is None else list(call.item_columns),
-            "now": call.now,
-        }
-    )
+def _reason(error: Exception) -> str:
+    """One sentence; of an error that nobody foresaw only the kind, because its text may hold a user's data."""
+    if isinstance(error, (UnimixerError, OSError)):
+        return str(error)
+    return type(error).__name__

@@ -17,7 +17,7 @@ from unimixer.serving.app import make_app
 from unimixer.serving.engine import Engine, Open
 from unimixer.serving.gate import Gate, Log
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.score_log import ScoreLog
+from unimixer.serving.score_log import ScoreLog, open_sink
 from unimixer.serving.settings import ServeSettings
 from unimixer.serving.store import KINDS, open_store
 
@@ -47,6 +47,7 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         listener = open_things.enter_context(_listen(settings.host, settings.port))
         store = open_store(settings.store)
         open_things.callback(store.close)
+        store.margin = settings.keep_events
         score_log = _score_log(settings, metrics, log)
         if score_log is not None:
             open_things.callback(score_log.close)
@@ -132,15 +133,24 @@ def _score_log(settings: ServeSettings, metrics: Metrics, log: Log) -> ScoreLog 
         metrics.log_errors.inc()
         log("score log failed", reason=reason)
 
+    def rejected(request_id: str, reason: str) -> None:
+        metrics.log_rejected.inc()
+        log("score log rejected", request_id=request_id, reason=reason)
+
+    sink = open_sink(settings.score_log)
     written = ScoreLog(
-        settings.score_log,
+        sink,
         flush=settings.flush,
         max_rows=settings.log_rows,
+        patience=settings.grace,
         written=metrics.log_rows.inc,
         failed=failed,
         dropped=metrics.log_dropped.inc,
+        rejected=rejected,
     )
-    metrics.watch("score_log_waiting", "Answers that are not on the disk yet", lambda: written.waiting)
+    metrics.watch("score_log_waiting", "Answers that are not written yet", lambda: written.waiting)
+    metrics.watch("score_log_up", "0 while the score log cannot be written", lambda: not written.refused)
+    log("score log", place=sink.name)
     return written
 
 

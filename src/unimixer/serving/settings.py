@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
+from unimixer.serving.store import MARGIN
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
@@ -39,14 +40,16 @@ class ServeSettings(Settings):
     max_candidates: PositiveInt = 2_000
     cached: PositiveInt = 200_000
     """Encoded rows of users and of items that are kept."""
-    score_log: Path | None = None
-    """Folder of the score log."""
+    keep_events: NonNegativeInt = MARGIN
+    """Events of a user that the store keeps beyond the longest history, see :class:`FeatureStore`."""
+    score_log: str | None = None
+    """Folder of the score log, or address of a PostgreSQL database."""
     flush: PositiveFloat = 1.0
-    """Seconds between two parts of the score log: the most that a killed server loses."""
+    """Seconds between two writes of the score log: the most that a killed server loses."""
     log_rows: PositiveInt = 50_000
-    """Answers that wait for the disk at most; more are dropped, counted and reported."""
+    """Answers that wait to be written at most; more are dropped, counted and reported."""
     grace: PositiveFloat = 10.0
-    """Seconds that requests in flight get when the server stops."""
+    """Seconds that requests in flight get when the server stops, and then the score log."""
     api_key: SecretStr | None = None
     admin_key: SecretStr | None = None
     """Without it, nothing can be changed over HTTP."""

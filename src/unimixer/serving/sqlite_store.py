@@ -25,6 +25,11 @@ CREATE TABLE events (
 CREATE INDEX users_by_revision ON users (revision);
 CREATE INDEX items_by_revision ON items (revision);
 """
+_TRIM = """
+DELETE FROM events WHERE user = ?1 AND event = ?2 AND (time, number) <= (
+    SELECT time, number FROM events WHERE user = ?1 AND event = ?2 ORDER BY time DESC, number DESC LIMIT 1 OFFSET ?3
+)
+"""
 _KEYS = 500
 """Keys a query names; SQLite limits its parameters."""
 
@@ -119,6 +124,20 @@ class SQLiteStore(FeatureStore):
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
                 ((e.user, e.event, e.time, number + i, e.item) for i, e in enumerate(events)),
             )
+            longest = self._longest(connection)
+            for user, event in {(e.user, e.event) for e in events if e.event in longest}:
+                connection.execute(_TRIM, (user, event, longest[event] + self.margin))
+
+    def expect(self, longest: Mapping[str, int]) -> None:
+        """See :meth:`FeatureStore.expect`; writes only what is new, so a file that cannot be written may be served."""
+        with self._reading() as connection:
+            known = self._longest(connection)
+        if all(known.get(event, 0) >= length for event, length in longest.items()):
+            return
+        with self._writing() as connection:
+            known = self._longest(connection)
+            raised = {event: max(length, known.get(event, 0)) for event, length in longest.items()}
+            self._set(connection, "longest histories", json.dumps({**known, **raised}))
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
@@ -202,6 +221,11 @@ class SQLiteStore(FeatureStore):
         found = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         columns: Columns = json.loads(found[0])
         return columns
+
+    @classmethod
+    def _longest(cls, connection: sqlite3.Connection) -> dict[str, int]:
+        found: dict[str, int] = json.loads(cls._meta(connection).get("longest histories", "{}"))
+        return found
 
     @staticmethod
     def _set(connection: sqlite3.Connection, name: str, value: str) -> None:

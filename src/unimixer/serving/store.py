@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimixer.data.history import BEFORE_THE_LOG
+from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
 from unimixer.serving.records import Columns, Record, Row, canonical, fit_columns
 
@@ -18,6 +19,8 @@ KINDS: tuple[Kind, ...] = ("users", "items")
 EVERY = ""
 """Name under which the events of a history stand that every impression enters."""
 FORMAT = 1
+MARGIN = 1_000
+"""Events that are kept of a user and kind beyond the longest history that is asked for."""
 
 
 class StoreUnavailableError(UnimixerError):
@@ -54,12 +57,16 @@ class FeatureStore(ABC):
     Every change of rows gets the next number of the store's clock, which is the revision of the rows it touched; who
     keeps something made from rows asks what changed since. Keys are canonical texts. Calls may come from any thread.
 
+    Of a user's events of one kind, an append keeps the last ``longest + margin``: ``longest`` is the longest history
+    that :meth:`expect` was told of, ``margin`` keeps the past of requests that come late or are computed again.
+
     Raises:
         StoreUnavailableError: by every method, while the store cannot be reached.
     """
 
     name: str
     """How messages name the store; without a password."""
+    margin: int = MARGIN
 
     @abstractmethod
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
@@ -87,7 +94,14 @@ class FeatureStore(ABC):
 
     @abstractmethod
     def append(self, events: Sequence[Event]) -> None:
-        """Add events; those of one user at one time keep their order."""
+        """Add events; those of one user at one time keep their order. The oldest beyond the bound go."""
+
+    @abstractmethod
+    def expect(self, longest: Mapping[str, int]) -> None:
+        """Remember the longest history that is asked for, by kind of event; the largest of all bundles counts.
+
+        Events of a kind that nobody expects are all kept: a store that is being filled has the whole past.
+        """
 
     @abstractmethod
     def filling(self, *, overwrite: bool) -> AbstractContextManager[None]:
@@ -151,6 +165,15 @@ class FeatureStore(ABC):
         if any(event.time <= BEFORE_THE_LOG for event in events):
             raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
         self.append(events)
+
+
+def longest_histories(schema: Schema) -> dict[str, int]:
+    """The longest history by kind of event."""
+    found: dict[str, int] = {}
+    for history in schema.histories:
+        event = history.event or EVERY
+        found[event] = max(history.max_length, found.get(event, 0))
+    return found
 
 
 def open_store(place: str) -> FeatureStore:
