@@ -77,7 +77,7 @@ def load_checkpoint(
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
         _set_random(load_tensors(checkpoint / "random.safetensors"))
     for name, optimizer in optimizers.items():
-        restore_optimizer(optimizer, part_of(tensors, name))
+        restore_optimizer(optimizer, tensors_of(tensors, name))
     return state
 
 
@@ -177,7 +177,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": torch.as_tensor(value) for i, entry in entries.items() for key, value in entry.items()}
 
 
-def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def tensors_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of one optimizer among those of all."""
     prefix = f"{name}."
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -20,10 +20,10 @@ from unimixer.training.checkpoint import (
     load_state,
     load_tensors,
     optimizer_tensors,
-    part_of,
     prune,
     restore_optimizer,
     save_tensors,
+    tensors_of,
 )
 from unimixer.training.distributed.alone import BEST, consolidate
 from unimixer.training.distributed.start import take_rows
@@ -81,9 +81,9 @@ class Keeper:
             )
         self._read(checkpoint, optimizer=True)
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
-        restore_optimizer(self.dense, part_of(tensors, "dense"))
+        restore_optimizer(self.dense, tensors_of(tensors, "dense"))
         if self.eviction is not None:
-            restore_optimizer(self.eviction, part_of(tensors, "eviction"))
+            restore_optimizer(self.eviction, tensors_of(tensors, "eviction"))
         return load_state(checkpoint / "state.json")
 
     def save_best(self) -> None:
