@@ -1,0 +1,86 @@
+"""Jobs on dense parameters that are cut over processes, beside the same model held whole."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unimixer.blocks import after_step, pop_penalties, recompute_activations
+from unimixer.data.loader import Loader
+from unimixer.data.store import Store
+from unimixer.features.batch import Batch
+from unimixer.mixing import constrained_once
+from unimixer.ranker import Ranker, dense_parameters
+from unimixer.training.distributed import World, world_of
+from unimixer.training.distributed.dense import DenseParts
+from unimixer.training.distributed.sharded_dense import held_whole, local, settle, shard_dense
+
+CLIP = 1e-3
+"""Far below any gradient's norm, so that clipping has something to do."""
+
+
+def do_gradients(store: str, cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of every model: how far gradients of parts are from those of the whole, and what this process holds."""
+    with world_of(60) as world:
+        opened = Store(Path(store))
+        batches = Loader(opened, "train", batch_size=96, shards=world.shards(world.size), num_shards=world.size)
+        given = [batch for batch, _ in zip(batches.batches(), range(2), strict=False)]
+        return {name: _case(opened, given, dict(case), world) for name, case in cases.items()}
+
+
+def _case(store: Store, batches: list[Batch], case: dict[str, Any], world: World) -> dict[str, float]:
+    torch.manual_seed(world.rank)  # the parts must come of one model and not of a model a rank
+    recompute = case.pop("recompute", False)
+    plain = Ranker(store.transform.spec, num_tokens=8, embedding_dim=4, tower_hidden_dims=[8], **case).train()
+    recompute_activations(plain.backbone, recompute)
+    for tensor in [*plain.parameters(), *plain.buffers()]:
+        torch.distributed.broadcast(tensor.detach(), 0)
+    cut = copy.deepcopy(plain)
+    if world.rank:
+        with torch.no_grad():
+            for parameter in dense_parameters(cut):
+                parameter.zero_()
+    shard_dense(cut, world=world, device=torch.device("cpu"))
+    with torch.no_grad():
+        cut.eval()(batches[0])  # an evaluation before the step, after which something stays gathered
+        cut.train()
+    expected = _gradients(plain, batches, DenseParts(plain, plain.score, World()), world)
+    found = _gradients(cut, batches, DenseParts(cut, cut.score, world), world)
+    settle(cut)
+    assert expected.keys() == found.keys(), sorted(expected.keys() ^ found.keys())
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    return {
+        "difference": max(float((expected[name] - found[name]).abs().max()) for name in expected) / largest,
+        "own": sum(local(parameter).numel() for parameter in dense_parameters(cut)),
+        "whole": sum(parameter.numel() for parameter in held_whole(cut)),
+        "all": sum(parameter.numel() for parameter in dense_parameters(plain)),
+    }
+
+
+def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: World) -> dict[str, Tensor]:
+    """Gradients of a step over two batches, whole and clipped."""
+    torch.manual_seed(0)
+    with constrained_once(model):
+        for batch in batches:
+            with dense.exchange(batch is batches[-1]):
+                logits = dense(batch)
+                losses = [logits, *model.pop_auxiliary_logits()]
+                assert batch.labels is not None
+                loss = sum(F.binary_cross_entropy_with_logits(one, batch.labels, reduction="sum") for one in losses)
+                penalty = pop_penalties(model)
+                assert isinstance(loss, Tensor)
+                (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+    dense.finish()
+    if not dense.sharded:
+        for parameter in dense_parameters(model):
+            if parameter.grad is not None:
+                parameter.grad = world.total(parameter.grad)
+    dense.clip(CLIP)
+    after_step(model, world.total)
+    named = [(n, p.grad) for n, p in model.named_parameters() if not n.startswith("embedding.tables") and p.grad is not None]
+    return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in named}
