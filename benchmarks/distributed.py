@@ -2,10 +2,11 @@
 
     python benchmarks/distributed.py equality
     python benchmarks/distributed.py memory --rows 50000000
+    python benchmarks/distributed.py dense
     python benchmarks/distributed.py step
     python benchmarks/distributed.py model
 
-The first three start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
+The first four start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
 cost on 8 to 512 GPUs from bytes that follow from the recipe and from published speeds of links, and is no measurement.
 """
 
@@ -186,6 +187,67 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e9
 
 
+# ---- dense parameters, whole and cut ----
+
+
+def dense(parameters: int, rows: int) -> None:
+    """Resident memory of every rank that trains a wide backbone, whose dense parameters are alike or cut."""
+    found = []
+    for form in ("ddp", "fsdp"):
+        for line in torchrun(2, "child-dense", form, str(parameters), str(rows)).splitlines():
+            values = json.loads(line)
+            found.append(
+                [f"`{form}`", *(values[k] for k in ("rank", "held", "before", "after", "grown", "most", "step"))]
+            )
+    found.sort()
+    print(f"unimixer-lite of about {parameters:,} dense parameters, Adam, 2 processes, {rows} rows a process\n")
+    columns = ["dense", "rank", "parameters held", "GB before the model", "GB in training", "GB grown by", "GB at most"]
+    table([*columns, "ms a step"], found)
+
+
+def child_dense(form: str, parameters: int, rows: int) -> None:
+    """One rank: train some steps of random ids on a wide backbone, say what it holds."""
+    import torch
+    import torchrec  # noqa: F401  so that its own memory counts as there before
+    from torch.distributed.fsdp import fully_shard  # noqa: F401  likewise
+
+    from unimixer.features.batch import Batch
+    from unimixer.features.spec import FeatureSpec, IdField
+    from unimixer.ranker import dense_parameters
+    from unimixer.settings import parse
+    from unimixer.training.config import Recipe
+    from unimixer.training.distributed import world_of
+    from unimixer.training.distributed.sharded_dense import local
+    from unimixer.training.distributed.start import warm_start_sharded
+    from unimixer.training.model import build_ranker, resolve
+    from unimixer.training.step import TrainStep
+
+    fields = tuple(IdField(f"id{number}", "item", f"table{number}") for number in range(16))
+    spec = FeatureSpec(fields, (), (), {field.table: 100 for field in fields}, ("click",))
+    model = {"backbone": "unimixer-lite", "num_tokens": 16, "dense_params": parameters, "options": {"num_blocks": 4}}
+    values = {"name": "wide", "store": "none", "model": model, "distributed": {"dense": form, "sharding": "row_wise"}}
+    recipe = resolve(parse(Recipe, values, where="benchmark"), spec)
+    torch.set_num_threads(1)
+    with world_of(300) as world:
+        before = resident()
+        ranker = build_ranker(recipe.model, spec, table_device="meta").train()
+        warm_start_sharded(ranker, recipe, None, world=world, device=torch.device("cpu"))
+        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=6, checkpoints=Path(), world=world)
+        generator = torch.Generator().manual_seed(world.rank)
+        seconds = []
+        for number in range(6):
+            ids = torch.randint(100, (rows, 16), generator=generator, dtype=torch.int32)
+            labels = torch.randint(2, (rows, 1), generator=generator).float()
+            begin = time.perf_counter()
+            step([Batch(ids, torch.empty(rows, 0), labels=labels)], number)
+            seconds.append(time.perf_counter() - begin)
+        after, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        held = sum(local(parameter).numel() for parameter in dense_parameters(ranker))
+        said = {"rank": world.rank, "held": f"{held:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        said |= {"grown": f"{after - before:.2f}", "most": f"{most:.2f}", "step": f"{sorted(seconds[2:])[2] * 1e3:.0f}"}
+        os.write(1, (json.dumps(said) + "\n").encode())
+
+
 # ---- a step ----
 
 
@@ -282,7 +344,10 @@ def main() -> None:
     verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
     verb.add_argument("--width", type=int, default=32)
     verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
-    for name, count in (("child-train", 3), ("child-memory", 2), ("child-step", 2)):
+    verb = verbs.add_parser("dense")
+    verb.add_argument("--parameters", type=int, default=60_000_000)
+    verb.add_argument("--rows", type=int, default=64, help="rows a process")
+    for name, count in (("child-train", 3), ("child-memory", 2), ("child-dense", 3), ("child-step", 2)):
         verbs.add_parser(name).add_argument("given", nargs=count)
     given = parser.parse_args()
     if given.verb == "child-train":
@@ -291,6 +356,10 @@ def main() -> None:
         child_memory(*map(int, given.given))
     elif given.verb == "child-step":
         child_step(json.loads(given.given[0]), Path(given.given[1]))
+    elif given.verb == "child-dense":
+        child_dense(given.given[0], *map(int, given.given[1:]))
+    elif given.verb == "dense":
+        dense(given.parameters, given.rows)
     elif given.verb == "memory":
         memory(given.rows, given.width)
     elif given.verb == "model":

@@ -16,9 +16,11 @@ from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker, dense_parameters
+from unimixer.training.config import OptimizerConfig
 from unimixer.training.distributed import World, world_of
 from unimixer.training.distributed.dense import DenseParts
 from unimixer.training.distributed.sharded_dense import held_whole, local, settle, shard_dense
+from unimixer.training.optimizers import build_optimizers
 
 CLIP = 1e-3
 """Far below any gradient's norm, so that clipping has something to do."""
@@ -53,10 +55,15 @@ def _case(store: Store, batches: list[Batch], case: dict[str, Any], world: World
     expected = _gradients(plain, batches, DenseParts(plain, plain.score, World()), world)
     found = _gradients(cut, batches, DenseParts(cut, cut.score, world), world)
     settle(cut)
+    optimizer = build_optimizers(cut, OptimizerConfig())["dense"]
+    optimizer.step()
+    moments = [tensor for state in optimizer.state.values() for key, tensor in state.items() if key != "step"]
     assert expected.keys() == found.keys(), sorted(expected.keys() ^ found.keys())
     return {
         "difference": max(_difference(expected[name], found[name]) for name in expected),
         "own": sum(local(parameter).numel() for parameter in dense_parameters(cut)),
+        "learned": sum(local(p).numel() for p in dense_parameters(cut) if p.grad is not None),
+        "moments": sum(local(tensor).numel() for tensor in moments),
         "whole": sum(parameter.numel() for parameter in held_whole(cut)),
         "all": sum(parameter.numel() for parameter in dense_parameters(plain)),
     }
@@ -87,5 +94,7 @@ def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: Wo
                 parameter.grad = world.total(parameter.grad)
     dense.clip(CLIP)
     after_step(model, world.total)
-    named = [(n, p.grad) for n, p in model.named_parameters() if not n.startswith("embedding.tables") and p.grad is not None]
+    named = [
+        (n, p.grad) for n, p in model.named_parameters() if not n.startswith("embedding.tables") and p.grad is not None
+    ]
     return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in named}

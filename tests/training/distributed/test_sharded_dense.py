@@ -68,8 +68,11 @@ def values(folder: Path, *overrides: str) -> dict[str, Any]:
 def job(folder: Path, name: str, target: str, *more: str, **acts: Any) -> dict[str, Any]:
     start = str(folder / "starts" / name)
     return {
-        **{"kind": "train", "values": values(folder, *SCENARIOS[name], *more), "start": start},
-        **{"folder": str(folder / target), **acts},
+        "kind": "train",
+        "values": values(folder, *SCENARIOS[name], *more),
+        "start": start,
+        "folder": str(folder / target),
+        **acts,
     }
 
 
@@ -155,12 +158,12 @@ def test_gradients_of_parts_are_those_of_the_whole(case: str, world: Path) -> No
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_process_holds_its_part_and_the_mixings(case: str, world: Path) -> None:
-    for processes in (2, 3):
+def test_a_process_holds_its_part_of_weights_and_of_their_adam_and_the_mixings(case: str, world: Path) -> None:
+    for processes, most in ((2, 1.02), (3, 1.25)):  # eight tokens are two halves, or parts of three, three and two
         ranks = [rank[-1]["done"].get(case) for rank in said(world, processes)]
         for found in filter(None, ranks):
-            part = (found["all"] - found["whole"]) / processes
-            assert found["own"] == pytest.approx(found["whole"] + part, rel=0.1)
+            assert found["own"] - found["whole"] <= most * (found["all"] - found["whole"]) / processes
+            assert found["moments"] == 2 * found["learned"] > 0
         if ranks[0]:
             assert sum(found["own"] - found["whole"] for found in ranks) == ranks[0]["all"] - ranks[0]["whole"]
 

@@ -40,7 +40,7 @@ def agree(world: World, recipe: Recipe, store: Store, **more: Any) -> None:
     check_shares(world, recipe, store)
     if recipe.distributed.dense == "fsdp" and recipe.training.compile and world.size > 1:
         raise UnimixerError(
-            "distributed.dense=fsdp does not go with training.compile, because compiled code does not gather what other "
+            "distributed.dense=fsdp does not go with training.compile, for compiled code does not gather what other "
             "processes hold; leave one of the two out"
         )
 

@@ -37,8 +37,8 @@ class Keeper:
     """Writes and reads a model whose tables are cut over processes.
 
     Dense weights and their optimizer stand in the files of one machine and are written by rank 0, which puts them
-    together where processes have parts of them; tables stand beside them, see :mod:`~unimixer.training.distributed.storage`. A folder gets its
-    name when all processes have written theirs.
+    together where processes have parts of them; tables stand beside them, see
+    :mod:`~unimixer.training.distributed.storage`. A folder gets its name when all processes have written theirs.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 LEAST = 0.1
-"""Share of the largest layer's parameters from which on a layer is gathered by itself; smaller ones go with the rest."""
+"""A layer with a smaller share of the largest layer's parameters is gathered together with what is outside layers."""
 
 
 def shard_dense(model: Ranker, *, world: World, device: torch.device) -> None:
@@ -111,7 +111,7 @@ def sum_whole(model: Ranker) -> None:
         return
     together = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(together)
-    for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+    for gradient, total in zip(gradients, torch.split(together, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
@@ -138,7 +138,7 @@ def is_part(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory; the tensor itself where it is not cut."""
-    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def put_together(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
