@@ -13,6 +13,8 @@ cost on 8 to 512 GPUs from bytes that follow from the recipe and from published 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -241,11 +243,18 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
             begin = time.perf_counter()
             step([Batch(ids, torch.empty(rows, 0), labels=labels)], number)
             seconds.append(time.perf_counter() - begin)
+        give_back()
         after, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         held = sum(local(parameter).numel() for parameter in dense_parameters(ranker))
         said = {"rank": world.rank, "held": f"{held:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
         said |= {"grown": f"{after - before:.2f}", "most": f"{most:.2f}", "step": f"{sorted(seconds[2:])[2] * 1e3:.0f}"}
         os.write(1, (json.dumps(said) + "\n").encode())
+
+
+def give_back() -> None:
+    """Let the allocator hand freed pages to the system, so that what is resident is what is held."""
+    with contextlib.suppress(OSError, AttributeError):  # not on every system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # ---- a step ----
@@ -300,13 +309,16 @@ def child_step(values: dict[str, Any], run: Path) -> None:
 # ---- the model of cost ----
 
 
-def model(batch: int, fields: int, width: int, dense: float) -> None:
+def model(batch: int, fields: int, width: int, dense: float, form: str) -> None:
     """Milliseconds of a step on many GPUs: a MODEL from bytes and link speeds, not a measurement.
 
     Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; of W ranks,
     W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
-    Dense gradients: a ring sends 2 (W - 1) / W of their bytes; between machines the 8 cards of each share them.
-    Compute: 6 operations a dense parameter and row. Gradients travel while backward, two thirds of it, runs.
+    Dense parameters alike on all GPUs: a ring sends 2 (W - 1) / W of the bytes of their gradients, while backward runs.
+    Cut: the weights travel to all in forward and again in backward, the gradients to where they are held, each
+    (W - 1) / W of their bytes, while the part of the computation runs that they belong to.
+    Between machines the 8 cards of each share the bytes. Compute: 6 operations a dense parameter and row, a third of
+    them in forward.
     """
     rows: list[list[object]] = []
     for gpus in (8, 16, 32, 64, 128, 256, 512):
@@ -314,17 +326,18 @@ def model(batch: int, fields: int, width: int, dense: float) -> None:
         near, far = min(gpus, 8) - 1, max(0, gpus - 8)
         a_row = fields * (2 * width * 4 + 8)  # a vector forward, its gradient backward, an id
         vectors = max(batch * a_row * near / gpus / NVLINK, batch * a_row * far / gpus / NETWORK)
-        ring = 2 * dense * 4
-        gradients = max(ring * 7 / 8 / NVLINK, ring * far / gpus / (8 * NETWORK))
-        total = compute / 3 + max(compute * 2 / 3, gradients) + vectors
-        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, gradients, total)]
+        once = max(dense * 4 * 7 / 8 / NVLINK, dense * 4 * far / gpus / (8 * NETWORK))
+        before = once if form == "fsdp" else 0.0
+        total = max(compute / 3, before) + max(compute * 2 / 3, 2 * once) + vectors
+        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, before + 2 * once, total)]
         rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
-    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters\n")
+    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters")
+    print(f"distributed.dense={form}\n")
     columns = [
         "GPUs",
         "compute, ms",
         "vectors and ids, ms",
-        "dense gradients, ms",
+        "dense gradients, ms" if form == "ddp" else "dense weights and gradients, ms",
         "step, ms",
         "not computing",
         "samples/s",
@@ -344,6 +357,7 @@ def main() -> None:
     verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
     verb.add_argument("--width", type=int, default=32)
     verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
+    verb.add_argument("--form", choices=("ddp", "fsdp"), default="ddp", help="distributed.dense of the recipe")
     verb = verbs.add_parser("dense")
     verb.add_argument("--parameters", type=int, default=60_000_000)
     verb.add_argument("--rows", type=int, default=64, help="rows a process")
@@ -363,7 +377,7 @@ def main() -> None:
     elif given.verb == "memory":
         memory(given.rows, given.width)
     elif given.verb == "model":
-        model(given.batch, given.fields, given.width, given.dense)
+        model(given.batch, given.fields, given.width, given.dense, given.form)
     else:
         with tempfile.TemporaryDirectory() as folder:
             {"equality": equality, "step": step}[given.verb](Path(folder), given.rows)
