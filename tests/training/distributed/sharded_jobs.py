@@ -15,7 +15,7 @@ from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
-from unimixer.ranker import Ranker, dense_parameters
+from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.config import OptimizerConfig
 from unimixer.training.distributed import World, world_of
 from unimixer.training.distributed.dense import DenseParts
@@ -75,7 +75,7 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 
 
 def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: World) -> dict[str, Tensor]:
-    """Gradients of a step over two batches, whole and clipped."""
+    """Gradients of a step over two batches, before and after they are clipped."""
     torch.manual_seed(0)
     with constrained_once(model):
         for batch in batches:
@@ -92,9 +92,16 @@ def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: Wo
         for parameter in dense_parameters(model):
             if parameter.grad is not None:
                 parameter.grad = world.total(parameter.grad)
+    found = {name: whole(gradient).clone() for name, gradient in _dense_gradients(model)}
     dense.clip(CLIP)
     after_step(model, world.total)
-    named = [
-        (n, p.grad) for n, p in model.named_parameters() if not n.startswith("embedding.tables") and p.grad is not None
-    ]
-    return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in named}
+    return found | {f"{name}, clipped": whole(gradient) for name, gradient in _dense_gradients(model)}
+
+
+def _dense_gradients(model: Ranker) -> list[tuple[str, Tensor]]:
+    parameters = [(name, p) for name, p in model.named_parameters() if not name.startswith(TABLES)]
+    return [(name, p.grad) for name, p in parameters if p.grad is not None]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
