@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
 
-from unimixer.backbones import BACKBONES
+from unimixer.backbones import BACKBONES, build_backbone
+from unimixer.blocks import RMSNorm
 from unimixer.data.prepare import prepare
 from unimixer.evaluation import evaluate_run
 from unimixer.settings import dump_yaml, parse
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.alone import consolidate_run
+from unimixer.training.distributed.sharded_dense import held_whole, layers
 from unimixer.training.run import RunFolder
 from unimixer.training.train import resume, train
 
@@ -93,7 +95,10 @@ def two_processes(folder: Path) -> None:
     jobs += [job(folder, "adam", "adam-ddp")]
     jobs += [job(folder, "adam", "cut", FSDP, often, **stops), job(folder, "adam", "not-cut", often, **stops)]
     jobs += [job(folder, "sgd", "compiled", FSDP, "training.compile=true")]
+    # a loss that is not finite at the second step, and weights that are not after the first
     jobs += [job(folder, "sgd", "poisoned", FSDP, "optimizer.dense_lr=1e30")]
+    huge = ("tasks={is_click: 1e4, long_view: 1}", "optimizer.dense_lr=3e38", "optimizer.clip_norm=1e9")
+    jobs += [job(folder, "sgd", "broken", FSDP, *huge, "training.evaluate_every=1")]
     jobs += [{"kind": "gradients", "store": str(folder / "store"), "cases": CASES}]
     write(folder, 2, jobs)
 
@@ -148,6 +153,18 @@ def assert_same_training(one: Path, many: Path, name: str) -> None:
     first, second = (load_file(RunFolder(run).best_weights) for run in (one, many))
     assert first.keys() == second.keys()
     assert max(float((first[n] - second[n]).abs().max()) for n in first if first[n].numel()) < WEIGHTS[name]
+
+
+@pytest.mark.parametrize("name", ["unimixer", "rankmixer", "tokenmixer-large", "dhen", "wukong", "transformer"])
+def test_layers_are_apart_and_hold_nearly_all_of_a_backbone(name: str) -> None:
+    backbone = build_backbone(name, num_tokens=8, **BACKBONES[name].dimensions(64, num_tokens=8))
+    found = layers(backbone)
+    parameters = [parameter for layer in found for parameter in layer.parameters()]
+    assert len(found) > 1
+    assert len(set(parameters)) == len(parameters)
+    assert not [layer for layer in found if isinstance(layer, RMSNorm)]  # too small to be gathered by themselves
+    whole = sum(parameter.numel() for parameter in {*held_whole(backbone)} - {*parameters})
+    assert sum(map(torch.Tensor.numel, parameters)) + whole > 0.7 * sum(p.numel() for p in backbone.parameters())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -211,8 +228,12 @@ def test_an_interrupted_run_with_parts_is_put_together_by_hand(world: Path) -> N
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [(-3, "distributed.dense=fsdp does not go with training.compile"), (-2, "is not finite")],
-    ids=["compiled", "diverged"],
+    [
+        (-4, "distributed.dense=fsdp does not go with training.compile"),
+        (-3, "the loss is not finite; the first module with an output that is not finite is"),
+        (-2, "step 1: parameter "),
+    ],
+    ids=["compiled", "diverged", "broken"],
 )
 def test_what_parts_cannot_do_is_one_sentence_on_every_rank(place: int, message: str, world: Path) -> None:
     found = [rank[place]["error"] for rank in said(world, 2)]
