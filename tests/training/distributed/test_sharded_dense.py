@@ -218,6 +218,18 @@ def test_a_checkpoint_of_parts_is_that_of_processes_that_hold_all(world: Path) -
         assert max(float((cut[name] - not_cut[name]).abs().max()) for name in cut) < 2e-4
 
 
+def test_a_killed_process_that_holds_parts_is_started_again(world: Path, tmp_path: Path) -> None:
+    acts = {"number": signal.SIGKILL, "rank": 1, "step": STOPPED}
+    killed = job(world, "adam", "killed", FSDP, "training.checkpoint_every=2", **acts)
+    run = tmp_path / "run"
+    ranks = run_jobs(2, [killed | {"folder": str(run)}], tmp_path / "launch", restarts=1)
+    assert ranks == [[{"done": str(run)}]] * 2
+    steps = [line["step"] for line in RunFolder(run).history() if line["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    first, second = (load_file(RunFolder(folder).best_weights) for folder in (world / "adam-2", run))
+    assert max(float((first[n] - second[n]).abs().max()) for n in first if first[n].numel()) < 1e-6
+
+
 def test_an_interrupted_run_with_parts_is_put_together_by_hand(world: Path) -> None:
     run = RunFolder(world / "cut-together")
     consolidate_run(run)
