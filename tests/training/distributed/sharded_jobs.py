@@ -19,7 +19,7 @@ from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.config import OptimizerConfig
 from unimixer.training.distributed import World, world_of
 from unimixer.training.distributed.dense import DenseParts
-from unimixer.training.distributed.sharded_dense import held_whole, local, settle, shard_dense
+from unimixer.training.distributed.sharded_dense import held_whole, is_part, local, settle, shard_dense
 from unimixer.training.optimizers import build_optimizers
 
 CLIP = 1e-3
@@ -87,6 +87,8 @@ def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: Wo
                 penalty = pop_penalties(model)
                 assert isinstance(loss, Tensor)
                 (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+            if dense.sharded and batch is not batches[-1]:  # a step has one exchange, and this batch had none
+                assert all(p.grad is None for p in dense_parameters(model) if is_part(p))
     dense.finish()
     if not dense.sharded:
         for parameter in dense_parameters(model):

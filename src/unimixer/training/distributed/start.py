@@ -45,9 +45,8 @@ def warm_start_sharded(
 ) -> None:
     """Cut the tables of a model whose own are on ``meta``, and begin from the best weights of a run if there is one.
 
-    Dense parameters are cut last, where the recipe says so: a process has all of them until then.
-
-    A process holds all tables of that run for a moment.
+    A process holds all tables of that run for a moment, and all dense parameters until they are cut, where the recipe
+    says so.
     """
     from unimixer.training.distributed.tables import shard_tables
 
