@@ -73,7 +73,7 @@ def make_store(folder: Path, rows: int) -> Path:
 # ---- equality ----
 
 
-def equality(folder: Path, rows: int) -> None:
+def equality(folder: Path, rows: int, form: str) -> None:
     """Curves and metrics of 1, 2 and 3 processes that begin with the same weights."""
     from safetensors.torch import load_file
 
@@ -82,7 +82,8 @@ def equality(folder: Path, rows: int) -> None:
     child_train(first, folder / "start")
     found = []
     for name, rule in RULES.items():
-        values = {**RECIPE, "store": str(store), "optimizer": rule}
+        distributed = {**RECIPE["distributed"], "dense": form}
+        values = {**RECIPE, "store": str(store), "optimizer": rule, "distributed": distributed}
         runs = {n: folder / f"{name.replace(' ', '').replace(',', '-')}-{n}" for n in (1, 2, 3)}
         child_train(values, runs[1], folder / "start")
         for processes in (2, 3):
@@ -352,12 +353,14 @@ def main() -> None:
         verb = verbs.add_parser(name)
         verb.add_argument("--rows", type=int, default=rows)
         verb.add_argument("--width", type=int, default=16)
+    form: dict[str, Any] = {"choices": ("ddp", "fsdp"), "default": "ddp", "help": "distributed.dense of the recipe"}
+    verbs.choices["equality"].add_argument("--form", **form)
     verb = verbs.add_parser("model")
     verb.add_argument("--batch", type=int, default=2048, help="rows a GPU")
     verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
     verb.add_argument("--width", type=int, default=32)
     verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
-    verb.add_argument("--form", choices=("ddp", "fsdp"), default="ddp", help="distributed.dense of the recipe")
+    verb.add_argument("--form", **form)
     verb = verbs.add_parser("dense")
     verb.add_argument("--parameters", type=int, default=60_000_000)
     verb.add_argument("--rows", type=int, default=64, help="rows a process")
@@ -380,7 +383,10 @@ def main() -> None:
         model(given.batch, given.fields, given.width, given.dense, given.form)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            {"equality": equality, "step": step}[given.verb](Path(folder), given.rows)
+            if given.verb == "equality":
+                equality(Path(folder), given.rows, given.form)
+            else:
+                step(Path(folder), given.rows)
 
 
 if __name__ == "__main__":
