@@ -23,7 +23,7 @@ from unimixer.evaluation import evaluate_run
 from unimixer.settings import dump_yaml, parse
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.alone import consolidate_run
-from unimixer.training.distributed.sharded_dense import held_whole, layers
+from unimixer.training.distributed.sharded_dense import _placement, held_whole, layers
 from unimixer.training.run import RunFolder
 from unimixer.training.train import resume, train
 
@@ -165,6 +165,12 @@ def test_layers_are_apart_and_hold_nearly_all_of_a_backbone(name: str) -> None:
     assert not [layer for layer in found if isinstance(layer, RMSNorm)]  # too small to be gathered by themselves
     whole = sum(parameter.numel() for parameter in {*held_whole(backbone)} - {*parameters})
     assert sum(map(torch.Tensor.numel, parameters)) + whole > 0.7 * sum(p.numel() for p in backbone.parameters())
+
+
+def test_a_parameter_is_cut_along_an_axis_of_equal_parts_if_there_is_one() -> None:
+    cuts = {(16, 8, 10): 2, (16, 10, 10): 1, (15, 10, 10): 0, (16, 8): 0, (3,): 0}
+    for shape, axis in cuts.items():
+        assert _placement(5)(torch.nn.Parameter(torch.empty(shape))).dim == axis
 
 
 @pytest.mark.parametrize("case", CASES)
