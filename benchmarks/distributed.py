@@ -2,10 +2,11 @@
 
     python benchmarks/distributed.py equality
     python benchmarks/distributed.py memory --rows 50000000
+    python benchmarks/distributed.py dense
     python benchmarks/distributed.py step
     python benchmarks/distributed.py model
 
-The first three start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
+The first four start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
 cost on 8 to 512 GPUs from bytes that follow from the recipe, corrected by those that were counted between two processes
 (exchanged_bytes.py), and from published speeds of links, and is no measurement.
 """
@@ -13,6 +14,8 @@ cost on 8 to 512 GPUs from bytes that follow from the recipe, corrected by those
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -73,7 +76,7 @@ def make_store(folder: Path, rows: int) -> Path:
 # ---- equality ----
 
 
-def equality(folder: Path, rows: int) -> None:
+def equality(folder: Path, rows: int, form: str) -> None:
     """Curves and metrics of 1, 2 and 3 processes that begin with the same weights."""
     from safetensors.torch import load_file
 
@@ -82,7 +85,8 @@ def equality(folder: Path, rows: int) -> None:
     child_train(first, folder / "start")
     found = []
     for name, rule in RULES.items():
-        values = {**RECIPE, "store": str(store), "optimizer": rule}
+        distributed = {**RECIPE["distributed"], "dense": form}
+        values = {**RECIPE, "store": str(store), "optimizer": rule, "distributed": distributed}
         runs = {n: folder / f"{name.replace(' ', '').replace(',', '-')}-{n}" for n in (1, 2, 3)}
         child_train(values, runs[1], folder / "start")
         for processes in (2, 3):
@@ -189,6 +193,74 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e9
 
 
+# ---- dense parameters, whole and cut ----
+
+
+def dense(parameters: int, rows: int) -> None:
+    """Resident memory of every rank that trains a wide backbone, whose dense parameters are alike or cut."""
+    found = []
+    for form in ("ddp", "fsdp"):
+        for line in torchrun(2, "child-dense", form, str(parameters), str(rows)).splitlines():
+            values = json.loads(line)
+            found.append(
+                [f"`{form}`", *(values[k] for k in ("rank", "held", "before", "after", "grown", "most", "step"))]
+            )
+    found.sort()
+    print(f"unimixer-lite of about {parameters:,} dense parameters, Adam, 2 processes, {rows} rows a process\n")
+    columns = ["dense", "rank", "parameters held", "GB before the model", "GB in training", "GB grown by", "GB at most"]
+    table([*columns, "ms a step"], found)
+
+
+def child_dense(form: str, parameters: int, rows: int) -> None:
+    """One rank: train some steps of random ids on a wide backbone, say what it holds."""
+    import torch
+    import torchrec  # noqa: F401  so that its own memory counts as there before
+    from torch.distributed.fsdp import fully_shard  # noqa: F401  likewise
+
+    from unimixer.features.batch import Batch
+    from unimixer.features.spec import FeatureSpec, IdField
+    from unimixer.ranker import dense_parameters
+    from unimixer.settings import parse
+    from unimixer.training.config import Recipe
+    from unimixer.training.distributed import world_of
+    from unimixer.training.distributed.sharded_dense import local
+    from unimixer.training.distributed.start import warm_start_sharded
+    from unimixer.training.model import build_ranker, resolve
+    from unimixer.training.step import TrainStep
+
+    fields = tuple(IdField(f"id{number}", "item", f"table{number}") for number in range(16))
+    spec = FeatureSpec(fields, (), (), {field.table: 100 for field in fields}, ("click",))
+    model = {"backbone": "unimixer-lite", "num_tokens": 16, "dense_params": parameters, "options": {"num_blocks": 4}}
+    values = {"name": "wide", "store": "none", "model": model, "distributed": {"dense": form, "sharding": "row_wise"}}
+    recipe = resolve(parse(Recipe, values, where="benchmark"), spec)
+    torch.set_num_threads(1)
+    with world_of(300) as world:
+        before = resident()
+        ranker = build_ranker(recipe.model, spec, table_device="meta").train()
+        warm_start_sharded(ranker, recipe, None, world=world, device=torch.device("cpu"))
+        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=6, checkpoints=Path(), world=world)
+        generator = torch.Generator().manual_seed(world.rank)
+        seconds = []
+        for number in range(6):
+            ids = torch.randint(100, (rows, 16), generator=generator, dtype=torch.int32)
+            labels = torch.randint(2, (rows, 1), generator=generator).float()
+            begin = time.perf_counter()
+            step([Batch(ids, torch.empty(rows, 0), labels=labels)], number)
+            seconds.append(time.perf_counter() - begin)
+        give_back()
+        after, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        held = sum(local(parameter).numel() for parameter in dense_parameters(ranker))
+        said = {"rank": world.rank, "held": f"{held:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        said |= {"grown": f"{after - before:.2f}", "most": f"{most:.2f}", "step": f"{sorted(seconds[2:])[2] * 1e3:.0f}"}
+        os.write(1, (json.dumps(said) + "\n").encode())
+
+
+def give_back() -> None:
+    """Let the allocator hand freed pages to the system, so that what is resident is what is held."""
+    with contextlib.suppress(OSError, AttributeError):  # not on every system
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 # ---- a step ----
 
 
@@ -241,13 +313,16 @@ def child_step(values: dict[str, Any], run: Path) -> None:
 # ---- the model of cost ----
 
 
-def model(batch: int, fields: int, width: int, dense: float) -> None:
+def model(batch: int, fields: int, width: int, dense: float, form: str) -> None:
     """Milliseconds of a step on many GPUs: a MODEL from counted bytes and link speeds, not a measurement.
 
     Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; of W ranks,
     W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
-    Dense gradients: a ring sends 2 (W - 1) / W of their bytes; between machines the 8 cards of each share them.
-    Compute: 6 operations a dense parameter and row. Gradients travel while backward, two thirds of it, runs.
+    Dense parameters alike on all GPUs: a ring sends 2 (W - 1) / W of the bytes of their gradients, while backward runs.
+    Cut: the weights travel to all in forward and again in backward, the gradients to where they are held, each
+    (W - 1) / W of their bytes, while the part of the computation runs that they belong to.
+    Between machines the 8 cards of each share the bytes. Compute: 6 operations a dense parameter and row, a third of
+    them in forward.
     """
     rows: list[list[object]] = []
     for gpus in (8, 16, 32, 64, 128, 256, 512):
@@ -255,17 +330,19 @@ def model(batch: int, fields: int, width: int, dense: float) -> None:
         near, far = min(gpus, 8) - 1, max(0, gpus - 8)
         a_row = COUNTED * fields * (2 * width * 4 + 8)  # a vector forward, its gradient backward, an id
         vectors = max(batch * a_row * near / gpus / NVLINK, batch * a_row * far / gpus / NETWORK)
-        ring = COUNTED * 2 * dense * 4
-        gradients = max(ring * 7 / 8 / NVLINK, ring * far / gpus / (8 * NETWORK))
-        total = compute / 3 + max(compute * 2 / 3, gradients) + vectors
-        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, gradients, total)]
+        a_copy = COUNTED * dense * 4
+        once = max(a_copy * 7 / 8 / NVLINK, a_copy * far / gpus / (8 * NETWORK))
+        before = once if form == "fsdp" else 0.0
+        total = max(compute / 3, before) + max(compute * 2 / 3, 2 * once) + vectors
+        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, before + 2 * once, total)]
         rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
-    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters\n")
+    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters")
+    print(f"distributed.dense={form}\n")
     columns = [
         "GPUs",
         "compute, ms",
         "vectors and ids, ms",
-        "dense gradients, ms",
+        "dense gradients, ms" if form == "ddp" else "dense weights and gradients, ms",
         "step, ms",
         "not computing",
         "samples/s",
@@ -280,12 +357,18 @@ def main() -> None:
         verb = verbs.add_parser(name)
         verb.add_argument("--rows", type=int, default=rows)
         verb.add_argument("--width", type=int, default=16)
+    form: dict[str, Any] = {"choices": ("ddp", "fsdp"), "default": "ddp", "help": "distributed.dense of the recipe"}
+    verbs.choices["equality"].add_argument("--form", **form)
     verb = verbs.add_parser("model")
     verb.add_argument("--batch", type=int, default=2048, help="rows a GPU")
     verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
     verb.add_argument("--width", type=int, default=32)
     verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
-    for name, count in (("child-train", 3), ("child-memory", 2), ("child-step", 2)):
+    verb.add_argument("--form", **form)
+    verb = verbs.add_parser("dense")
+    verb.add_argument("--parameters", type=int, default=60_000_000)
+    verb.add_argument("--rows", type=int, default=64, help="rows a process")
+    for name, count in (("child-train", 3), ("child-memory", 2), ("child-dense", 3), ("child-step", 2)):
         verbs.add_parser(name).add_argument("given", nargs=count)
     given = parser.parse_args()
     if given.verb == "child-train":
@@ -294,13 +377,20 @@ def main() -> None:
         child_memory(*map(int, given.given))
     elif given.verb == "child-step":
         child_step(json.loads(given.given[0]), Path(given.given[1]))
+    elif given.verb == "child-dense":
+        child_dense(given.given[0], *map(int, given.given[1:]))
+    elif given.verb == "dense":
+        dense(given.parameters, given.rows)
     elif given.verb == "memory":
         memory(given.rows, given.width)
     elif given.verb == "model":
-        model(given.batch, given.fields, given.width, given.dense)
+        model(given.batch, given.fields, given.width, given.dense, given.form)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            {"equality": equality, "step": step}[given.verb](Path(folder), given.rows)
+            if given.verb == "equality":
+                equality(Path(folder), given.rows, given.form)
+            else:
+                step(Path(folder), given.rows)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def cluster(address: str, task: str, *, cores: int, gpus: int = 0) -> Iterator[A
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnimixerError(
             f"--ray {address}: no cluster answers ({' '.join(str(error).split())[:200]}); start one with: "
-            "ray start --head, or use --ray local"
+            "ray start --head, or use --ray local; to join one that asks for a token, set RAY_AUTH_MODE=token"
         ) from None
     try:
         yield ray

@@ -138,6 +138,9 @@ class DistributedConfig(Settings):
     """How tables are cut; ``auto`` leaves every table to TorchRec's planner."""
     tables: dict[str, Sharding] = Field(default_factory=dict)
     """The same for single tables."""
+    dense: Literal["ddp", "fsdp"] = "ddp"
+    """Every process holds all dense parameters and their optimizer's state (DistributedDataParallel), or a part of
+    them (FSDP2), for backbones that would not fit."""
     timeout: PositiveInt = 300
     """Seconds that a process waits for another one before it gives up."""
 

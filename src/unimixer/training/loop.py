@@ -252,7 +252,7 @@ class Trainer:
 
     def _check_parameters(self) -> None:
         """What is not finite is never written."""
-        broken = first_nonfinite_parameter(self.model)
+        broken = next(filter(None, self.world.gather(first_nonfinite_parameter(self.model))), None)
         if broken is not None:
             raise diverged(self.state.step, f"parameter {broken!r} is not finite after it", self.checkpoints)
 

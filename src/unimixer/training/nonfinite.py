@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.training.checkpoint import latest_checkpoint
+from unimixer.training.distributed.sharded_dense import local
 
 
 def diverged(step: int, what: str, checkpoints: Path) -> UnimixerError:
@@ -42,5 +43,5 @@ def first_nonfinite_module(model: nn.Module, batch: Batch) -> str | None:
 
 
 def first_nonfinite_parameter(model: nn.Module) -> str | None:
-    """Name of the first parameter that is not finite."""
-    return next((name for name, p in model.named_parameters() if not bool(p.detach().isfinite().all())), None)
+    """Name of the first parameter that is not finite, of what this process holds."""
+    return next((n for n, p in model.named_parameters() if not bool(local(p.detach()).isfinite().all())), None)

@@ -13,6 +13,7 @@ from unimixer.features.embedding import merge_rows
 from unimixer.mixing import Constrained
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
+from unimixer.training.distributed.sharded_dense import apart
 
 MIXING_EPS = 1e-15
 """Adam's eps for mixings with a rate of their own: from the rule at temperature 0.1 their gradients are about 5e-9."""
@@ -21,7 +22,7 @@ MIXING_EPS = 1e-15
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
     """A rule for the dense parameters, a row-sparse one for the tables; ``base_lr`` is the rate before its schedule."""
     dense: torch.optim.Optimizer
-    groups = dense_groups(model, config)
+    groups = apart(dense_groups(model, config))
     if config.dense == "adamw":
         dense = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True)
     elif config.dense == "adam":

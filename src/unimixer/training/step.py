@@ -14,7 +14,7 @@ from unimixer.blocks import after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
-from unimixer.ranker import Ranker, dense_parameters
+from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.dense import DenseParts
 from unimixer.training.distributed.world import ALONE, World
@@ -93,8 +93,9 @@ class TrainStep:
             for batch, share in zip(batches, shares, strict=True):
                 with self.dense.exchange(batch is batches[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))
+        self.dense.finish()
         if config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.optimizer.clip_norm)
+            self.dense.clip(config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
         after_step(self.model, self.world.total if self.world.size > 1 else None)
@@ -139,8 +140,8 @@ class TrainStep:
         number = step + 1
         if self.device.type != "cpu" and number % self.recipe.training.log_every and number != self.total_steps:
             return
-        if not bool(loss.detach().isfinite()):
-            where = first_nonfinite_module(self.model, batch)
+        if not self.dense.all_of(bool(loss.detach().isfinite())):
+            where = self.dense.first_of(first_nonfinite_module(self.model, batch))
             detail = f"the first module with an output that is not finite is {where!r}"
             if where is None:
                 detail = "every module's output is finite, so look at the sample weights and task weights"

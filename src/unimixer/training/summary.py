@@ -15,7 +15,7 @@ METRICS = ("validation.auc", "validation.uauc", "test.auc", "test.uauc")
 INDIFFERENT = (
     *("name", "store", "training.seed", "training.device", "training.num_workers", "training.threads"),
     *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
-    *("distributed.sharding", "distributed.tables", "distributed.timeout"),
+    *("distributed.sharding", "distributed.tables", "distributed.dense", "distributed.timeout"),
 )
 """Keys of a recipe in which two runs of one row may differ; a store is told by the hash of its content."""
 

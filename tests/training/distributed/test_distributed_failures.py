@@ -14,10 +14,11 @@ from launch import environment, free_port, needs_torchrec
 from tiny import tiny_values
 
 from unimixer.errors import MissingExtraError, UnimixerError
-from unimixer.training.config import DistributedConfig, OptimizerConfig
+from unimixer.settings import parse
+from unimixer.training.config import DistributedConfig, OptimizerConfig, Recipe
 from unimixer.training.distributed import World, check_triple, launched
 from unimixer.training.distributed.plan import wishes
-from unimixer.training.train import _started_again
+from unimixer.training.train import _started_again, train
 
 FITS = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}
 
@@ -48,37 +49,83 @@ def test_a_missing_package_names_the_extra() -> None:
 @needs_torchrec
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_one_sentence(toy_folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(tiny_values(toy_folder, "distributed.timeout=5")), encoding="utf-8")
+    recipe = write(tmp_path / "recipe.yaml", toy_folder, "distributed.timeout=5")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        done = start(recipe, tmp_path, "0", port)
-    assert done.returncode == 2
-    assert f"rank 0: 127.0.0.1:{port} is taken by another process; choose a free port (--master-port)" in done.stderr
-    assert "Traceback" not in done.stderr
+        taken.listen()  # and never says a word, for which torch would wait without end
+        port = taken.getsockname()[1]
+        said = both([[str(recipe)]] * 2, tmp_path, port)
+    assert said[0] == f"error: rank 0: 127.0.0.1:{port} is taken by another process; choose a free port (--master-port)"
+    assert said[1].startswith(f"error: rank 1: the 2 processes did not meet at 127.0.0.1:{port} within 5 s")
     assert not (tmp_path / "run").exists()
 
 
 @needs_torchrec
 @pytest.mark.slow
+def test_what_keeps_processes_from_training_together_is_one_sentence_of_each(toy_folder: Path, tmp_path: Path) -> None:
+    recipes = [write(tmp_path / f"{rank}.yaml", toy_folder, f"training.batch_size={64 + rank}") for rank in (0, 1)]
+    starved = write(tmp_path / "starved.yaml", toy_folder, "distributed.data_shards=1")
+    differing = "error: the processes disagree on recipe.training.batch_size: 64 on rank 0, 65 on rank 1; start all"
+    no_data = "error: distributed.data_shards=1: rank 1 of 2 processes would have no data; start at most 1 processes"
+    for given, message in (([[str(r)] for r in recipes], differing), ([[str(starved)]] * 2, no_data)):
+        for sentence in both(given, tmp_path, free_port()):
+            assert sentence.startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+@needs_torchrec
+@pytest.mark.slow
+def test_a_checkpoint_of_a_process_alone_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+    recipe = parse(Recipe, tiny_values(toy_folder, "training.max_steps=4", "distributed.data_shards=2"), where="tiny")
+    run = train(recipe, folder=tmp_path / "run", quiet=True)
+    (run.folder / "result.json").unlink()  # as if it had been stopped before its end
+    checkpoint = run.folder / "checkpoints" / "step-000000004"
+    for sentence in both([["--resume", str(run.folder)]] * 2, None, free_port()):
+        assert sentence == (
+            f"error: {checkpoint} was written by one process alone; continue it with one process, without torchrun"
+        )
+
+
+@needs_torchrec
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_waited_for_no_longer_than_said(toy_folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(tiny_values(toy_folder, "distributed.timeout=3")), encoding="utf-8")
-    begin = time.perf_counter()
-    done = start(recipe, tmp_path, "0", str(free_port()))
+    recipe = write(tmp_path / "recipe.yaml", toy_folder, "distributed.timeout=3")
+    begin, port = time.perf_counter(), free_port()
+    sentence = end(start([str(recipe)], tmp_path, 0, port))
     assert time.perf_counter() - begin < 60
-    assert done.returncode == 2
-    assert "the 2 processes did not meet at 127.0.0.1:" in done.stderr
-    assert "within 3 s" in done.stderr
+    assert sentence.startswith(f"error: rank 0: the 2 processes did not meet at 127.0.0.1:{port} within 3 s")
 
 
-def start(recipe: Path, folder: Path, rank: str, port: str) -> subprocess.CompletedProcess[str]:
-    """One of two processes, started without torchrun."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, "-m", "unimixer", "train", str(recipe), "--run", str(folder / "run")]
-    return subprocess.run(command, env=environment(**place), capture_output=True, text=True, timeout=90)
+def write(path: Path, store: Path, *overrides: str) -> Path:
+    path.write_text(json.dumps(tiny_values(store, *overrides)), encoding="utf-8")
+    return path
+
+
+def start(given: list[str], folder: Path | None, rank: int, port: int) -> subprocess.Popen[str]:
+    """One of two processes, started without torchrun, which would add a report of its own."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    run = [] if folder is None else ["--run", str(folder / "run")]
+    command = [sys.executable, "-m", "unimixer", "train", *given, *run]
+    variables = environment(**place, MASTER_PORT=str(port))
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """The one line that a process which cannot go on says."""
+    out, said = process.communicate(timeout=90)
+    assert (process.returncode, out) == (2, ""), said
+    assert len(said.splitlines()) == 1, said
+    return said.rstrip("\n")
+
+
+def both(given: list[list[str]], folder: Path | None, port: int) -> list[str]:
+    """What two processes say that start together."""
+    processes = [start(arguments, folder, rank, port) for rank, arguments in enumerate(given)]
+    try:
+        return [end(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_restarts_need_a_folder_to_find_the_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sharded_jobs import do_gradients
 
 from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator
@@ -87,7 +88,7 @@ class _acting:  # noqa: N801
         TrainStep.__call__ = self.plain  # type: ignore[method-assign]
 
 
-KINDS = {"train": do_train, "resume": do_resume, "metrics": do_metrics}
+KINDS = {"train": do_train, "resume": do_resume, "metrics": do_metrics, "gradients": do_gradients}
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""One run on several processes: TorchRec's sharded tables, DistributedDataParallel for the rest, torchrun to start."""
+"""One run on several processes: TorchRec's sharded tables, DDP or FSDP2 for the rest, torchrun to start."""
 
 from unimixer.training.distributed.agreement import agree
 from unimixer.training.distributed.triple import check_triple

@@ -38,6 +38,11 @@ def agree(world: World, recipe: Recipe, store: Store, **more: Any) -> None:
                 "start all of them with the same recipe, data and packages"
             )
     check_shares(world, recipe, store)
+    if recipe.distributed.dense == "fsdp" and recipe.training.compile and world.size > 1:
+        raise UnimixerError(
+            "distributed.dense=fsdp does not go with training.compile, for compiled code does not gather what other "
+            "processes hold; leave one of the two out"
+        )
 
 
 def check_shares(world: World, recipe: Recipe, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Dense parameters that all processes have alike: DistributedDataParallel adds their gradients up."""
+"""Calls the dense part in training and adds its gradients up: with DistributedDataParallel, or with FSDP2."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.features.batch import Batch
-from unimixer.ranker import TABLES, Ranker
+from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.distributed.plan import quietly
+from unimixer.training.distributed.sharded_dense import clip, is_sharded, sum_whole
 from unimixer.training.distributed.world import World
 
 
@@ -32,11 +33,15 @@ class DenseParts:
     Gradients are summed and not averaged, because the loss is divided by the weight of the whole batch already. A
     bucket travels while backward still computes. Raw matrices of constrained mixings get their gradient at the end of
     :func:`~unimixer.mixing.constrained_once` only; their buckets travel then, and the reduction ends with them.
+
+    A ranker whose dense parameters :func:`~unimixer.training.distributed.sharded_dense.shard_dense` has cut sends its
+    own gradients, each to the process that holds the part, and :meth:`finish` adds up those of what is held whole.
     """
 
     def __init__(self, ranker: Ranker, score: Callable[..., Tensor], world: World) -> None:
-        self._call: nn.Module = Scoring(ranker, score)
-        if world.size > 1:
+        self.ranker, self.world, self.sharded = ranker, world, is_sharded(ranker)
+        self._call: nn.Module = ranker if self.sharded else Scoring(ranker, score)
+        if world.size > 1 and not self.sharded:
             self._call = _parallel(self._call, ranker)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -47,11 +52,33 @@ class DenseParts:
     @contextmanager
     def exchange(self, wanted: bool) -> Iterator[None]:
         """Inside, forward and backward of a batch end in an exchange of all gradients so far, or in none."""
-        if wanted or isinstance(self._call, Scoring):
+        if self.sharded:
+            self.ranker.set_requires_gradient_sync(wanted)  # type: ignore[operator]
+        if wanted or self.sharded or isinstance(self._call, Scoring):
             yield
             return
         with self._call.no_sync():  # type: ignore[operator]
             yield
+
+    def finish(self) -> None:
+        """Add up, after the last backward of a step, what no exchange of a batch has."""
+        if self.sharded:
+            sum_whole(self.ranker)
+
+    def clip(self, largest: float) -> None:
+        """Scale the gradients down to a norm over all dense parameters."""
+        if self.sharded:
+            clip(self.ranker, largest, self.world)
+        else:
+            torch.nn.utils.clip_grad_norm_(dense_parameters(self.ranker), largest)
+
+    def all_of(self, good: bool) -> bool:
+        """Whether all processes found so, where every forward needs all of them; elsewhere whether this one did."""
+        return self.world.sums([float(not good)])[0] == 0 if self.sharded else good
+
+    def first_of(self, found: str | None) -> str | None:
+        """What the first process found that found something, where every forward needs all; elsewhere this one."""
+        return next(filter(None, self.world.gather(found)), None) if self.sharded else found
 
 
 def _parallel(scoring: nn.Module, ranker: Ranker) -> nn.Module:

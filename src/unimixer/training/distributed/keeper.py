@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,22 @@ from unimixer.training.checkpoint import (
     tensors_of,
 )
 from unimixer.training.distributed.alone import BEST, consolidate
+from unimixer.training.distributed.sharded_dense import local, part_of, put_together, settle
 from unimixer.training.distributed.start import take_rows
 from unimixer.training.distributed.storage import DESCRIPTION, describe, read_tables, write_tables
 from unimixer.training.distributed.tables import ShardedTables
 from unimixer.training.distributed.world import World
 from unimixer.training.eviction import Eviction
+from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
 
 
 class Keeper:
     """Writes and reads a model whose tables are cut over processes.
 
-    What all processes have alike, dense weights and their optimizer, stands in the files of one machine and is
-    written by rank 0; tables stand beside them, see :mod:`~unimixer.training.distributed.storage`. A folder gets its
-    name when all processes have written theirs.
+    Dense weights and their optimizer stand in the files of one machine and are written by rank 0, which puts them
+    together where processes have parts of them; tables stand beside them, see
+    :mod:`~unimixer.training.distributed.storage`. A folder gets its name when all processes have written theirs.
     """
 
     def __init__(
@@ -60,10 +62,6 @@ class Keeper:
             self.eviction.collect()
 
         def rest(temporary: Path) -> None:
-            tensors = {f"dense.{key}": value for key, value in optimizer_tensors(self.dense).items()}
-            if self.eviction is not None:
-                tensors |= {f"eviction.{key}": value for key, value in optimizer_tensors(self.eviction).items()}
-            save_tensors(temporary / "optimizer.safetensors", tensors)
             (temporary / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
 
         self._write(folder / f"step-{state['step']:09d}", rest, optimizer=True)
@@ -81,7 +79,7 @@ class Keeper:
             )
         self._read(checkpoint, optimizer=True)
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
-        restore_optimizer(self.dense, tensors_of(tensors, "dense"))
+        self._restore(tensors_of(tensors, "dense"))
         if self.eviction is not None:
             restore_optimizer(self.eviction, tensors_of(tensors, "eviction"))
         return load_state(checkpoint / "state.json")
@@ -111,15 +109,45 @@ class Keeper:
     def _write(self, target: Path, rest: Any, *, optimizer: bool) -> None:
         temporary = Path(self.world.lead(lambda: _make(target)))
         write_tables(temporary, self.tables, optimizer=optimizer)
+        self._save(temporary / "model.safetensors", dense_state(self.model).items())
+        if optimizer:
+            self._save(temporary / "optimizer.safetensors", self._states())
 
         def end() -> None:
-            save_tensors(temporary / "model.safetensors", dense_state(self.model))
             (temporary / DESCRIPTION).write_text(describe(self.tables), encoding="utf-8")
             rest(temporary)
             sync_files(temporary)
             replace_folder(temporary, target)
 
         self.world.lead(end)
+
+    def _save(self, path: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Let rank 0 write tensors that all processes have, or have parts of."""
+        whole = put_together(tensors, self.world)
+        self.world.lead(lambda: save_tensors(path, whole))
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """Dense parameters in the order in which one process numbers them."""
+        return [p for group in dense_groups(self.model, self.run.recipe.optimizer) for p in group["params"]]
+
+    def _states(self) -> Iterator[tuple[str, Tensor]]:
+        for number, parameter in enumerate(self._parameters()):
+            if parameter in self.dense.state:
+                for key, value in self.dense.state[parameter].items():
+                    yield f"dense.{number}.{key}", torch.as_tensor(value)
+        if self.eviction is not None:
+            yield from ((f"eviction.{key}", value) for key, value in optimizer_tensors(self.eviction).items())
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give every dense parameter its state, of which this process takes its part."""
+        parameters, order = self._parameters(), [p for group in self.dense.param_groups for p in group["params"]]
+        places = {parameter: place for place, parameter in enumerate(order)}
+        found = {}
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            parameter = parameters[int(number)]
+            found[f"{places[parameter]}.{key}"] = part_of(tensor, parameter)
+        restore_optimizer(self.dense, found)
 
     def _read(self, folder: Path, *, optimizer: bool) -> None:
         path = folder / "model.safetensors"
@@ -130,7 +158,8 @@ class Keeper:
 
 
 def dense_state(model: Ranker) -> dict[str, Tensor]:
-    """What all processes have alike."""
+    """The weights of the dense part, which all processes have alike or have parts of."""
+    settle(model)
     parts = {name: child for name, child in model.named_children() if name != "embedding"}
     found = {f"{name}.{key}": value for name, child in parts.items() for key, value in child.state_dict().items()}
     inner = {name: child for name, child in model.embedding.named_children() if name != "tables"}
@@ -140,9 +169,9 @@ def dense_state(model: Ranker) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_dense(model: Ranker, tensors: Mapping[str, Tensor]) -> None:
-    """Copy what all processes have alike."""
+    """Copy the dense part, or this process's part of it."""
     for name, own in dense_state(model).items():
-        own.copy_(tensors[name])
+        local(own).copy_(local(part_of(tensors[name], own)))
 
 
 def _make(target: Path) -> str:

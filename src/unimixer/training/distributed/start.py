@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimixer.ranker import TABLES, Ranker
 from unimixer.training.config import Recipe
+from unimixer.training.distributed.sharded_dense import shard_dense
 from unimixer.training.distributed.world import World
 from unimixer.training.model import starting_weights
 from unimixer.training.run import RunFolder
@@ -44,7 +45,8 @@ def warm_start_sharded(
 ) -> None:
     """Cut the tables of a model whose own are on ``meta``, and begin from the best weights of a run if there is one.
 
-    A process holds all tables of that run for a moment.
+    A process holds all tables of that run for a moment, and all dense parameters until they are cut, where the recipe
+    says so.
     """
     from unimixer.training.distributed.tables import shard_tables
 
@@ -55,6 +57,8 @@ def warm_start_sharded(
     sharded = shard_tables(model, recipe, world=world, device=device)
     if tensors is not None:
         take_rows(sharded, tensors)
+    if recipe.distributed.dense == "fsdp" and world.size > 1:
+        shard_dense(model, world=world, device=device)
 
 
 @torch.no_grad()

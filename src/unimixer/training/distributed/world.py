@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from unimixer.errors import UnimixerError
 from unimixer.training.distributed.triple import check_triple
 
 T = TypeVar("T")
+GRACE = 2.0
+"""Seconds after its time in which torch itself may say why processes did not meet."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -167,8 +170,29 @@ def _store(timeout: int) -> Any:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout))))
+    store, _, _ = _within(timeout + GRACE, lambda: next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout)))))
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """What an action gives; torch waits without end for an answer of a program that took the port and says nothing."""
+    found: list[T] = []
+    mistakes: list[Exception] = []
+
+    def act() -> None:
+        try:
+            found.append(action())
+        except Exception as error:
+            mistakes.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if mistakes:
+        raise mistakes[0]
+    if not found:
+        raise RuntimeError(f"no answer in {seconds:g} s, perhaps from a program that is none of theirs")
+    return found[0]
 
 
 def _leave() -> None:
