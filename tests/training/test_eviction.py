@@ -99,7 +99,7 @@ def test_sets_of_ids_add_up() -> None:
     assert [tensor.tolist() for tensor in merged([one, two])] == [[3, 5, 9], [1, 6, 1], [7, 2, 8]]
 
 
-MANAGED = ("model.managed_rows={item_id: 6, category: 3}", "optimizer.eviction={item_id: {every: 2}}")
+MANAGED = ("model.managed_rows={item_id: 12, category: 3}", "optimizer.eviction={item_id: {every: 2}}")
 
 
 @pytest.mark.parametrize("sparse", ["adam", "rowwise_adagrad", "sgd"])
@@ -147,6 +147,14 @@ def test_a_run_learns_who_has_a_row_and_keeps_it(toy_folder: Path, tmp_path: Pat
     lines = [line for line in RunFolder(run.folder).history() if "managed.item_id.hits" in line]
     assert lines[0]["managed.item_id.hits"] == 0.0  # at first no id has a row
     assert lines[-1]["managed.item_id.hits"] > 0.2
+    rare = tiny_recipe(toy_folder, *MANAGED, "training.epochs=2", "training.log_every=7")
+    seldom = train(rare, folder=tmp_path / "rare", quiet=True)
+    for name in ("admitted", "evicted"):  # none is lost between two lines of the log
+        totals = [
+            sum(line.get(f"managed.item_id.{name}", 0) for line in RunFolder(one.folder).history())
+            for one in (run, seldom)
+        ]
+        assert totals[0] == totals[1] > 0
     assert all(line["managed.item_id.admitted"] >= line["managed.item_id.evicted"] >= 0 for line in lines)
 
 

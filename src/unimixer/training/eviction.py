@@ -133,17 +133,22 @@ class Eviction(torch.optim.Optimizer):
         state, held = self.state[self.marks[table]], self._map(table)
         old, rows = held.ids.cpu(), held.rows.cpu()
         ids, taken, order, hits = choose(self.policies[table], old, state, met, self.now)
-        evicted = int((old[taken] != EMPTY).sum())
-        lookups = int(met[1].sum())
-        held.statistics = {
-            f"managed.{table}.hits": torch.tensor(hits / max(lookups, 1)),
-            f"managed.{table}.used": torch.tensor(float((ids[:-1] != EMPTY).double().mean())),
-            f"managed.{table}.admitted": torch.tensor(float(len(taken))),
-            f"managed.{table}.evicted": torch.tensor(float(evicted)),
-        }
+        self._note(table, hits / max(int(met[1].sum()), 1), ids, old[taken])
         held.ids.copy_(ids)
         held.rows.copy_(rows[order])
         self._begin(table, rows[taken].sort().values)
+
+    def _note(self, table: str, hits: float, ids: Tensor, before: Tensor) -> None:
+        """Tell the log; admissions and evictions are those of all decisions since it was written."""
+        held = self._map(table)
+        known = {name.rpartition(".")[2]: float(value) for name, value in (held.statistics or {}).items()}
+        found = {
+            "hits": hits,
+            "used": float((ids[:-1] != EMPTY).double().mean()),
+            "admitted": known.get("admitted", 0.0) + len(before),
+            "evicted": known.get("evicted", 0.0) + int((before != EMPTY).sum()),
+        }
+        held.statistics = {f"managed.{table}.{name}": torch.tensor(value) for name, value in found.items()}
 
     def _begin(self, table: str, rows: Tensor) -> None:
         """Draw rows anew and drop what their optimizer knows; a function of seed, table and step alone."""

@@ -52,7 +52,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *(SIX, "optimizer.dense=adamw", "optimizer.weight_decay=0.01", "optimizer.mixing_lr=0.01"),
         *("temperature.end=0.5", "optimizer.clip_norm=0.1", "training.checkpoint_activations=true"),
     ),
-    "mixture": (SIX, *SGD, "model.options.ffn=relu-moe", "model.options.ffn_options={num_experts: 2, combine: mean}"),
+    "mixture": (
+        *(SIX, *SGD, "model.options.ffn=relu-moe", "model.options.ffn_options={num_experts: 2, combine: mean}"),
+        "model.managed_rows={item_id: 12}",
+    ),
     "bfloat16": (SIX, *SGD, "training.precision=bfloat16"),
 }
 LOSS = {"sgd": 1e-6, "adam": 1e-5, "mixture": 1e-6, "bfloat16": 2e-2}
