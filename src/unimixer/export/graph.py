@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
+from unimixer.export.batch_last import use_batch_last
 from unimixer.export.halves import Half, packed_vectors
 from unimixer.export.pooling import request_encoder
 from unimixer.export.ragged import newest_first
@@ -89,13 +90,14 @@ class RequestRanker(nn.Module):
     Args:
         ranker: trained; it is copied, except for its embedding tables.
         layout: what of a batch belongs to the user.
+        batch_last: run streams of blocks with the samples last where they can, see :mod:`unimixer.export.batch_last`.
 
     Shape:
         - inputs: the tensors of ``inputs``
         - output: logits and probabilities, ``(N, tasks)`` each
     """
 
-    def __init__(self, ranker: Ranker, layout: RequestLayout) -> None:
+    def __init__(self, ranker: Ranker, layout: RequestLayout, *, batch_last: bool = False) -> None:
         super().__init__()
         tables, ranker.embedding.tables = ranker.embedding.tables, nn.Module()  # type: ignore[assignment]
         try:
@@ -107,6 +109,8 @@ class RequestRanker(nn.Module):
         self.layout, self.spec = layout, ranker.spec
         self.inputs = signature(ranker.spec, layout)
         self._split(layout)
+        if batch_last:
+            use_batch_last(self.ranker.backbone)
         self.requires_grad_(False)
         self.eval()
 
