@@ -10,6 +10,7 @@ batched product. A few tokens at a time go through an FFN, so that what lies bet
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU, PostNorm, PreNorm, Siamese, UniMixerBlock
 from unimixer.blocks.norms import LayerNorm, RMSNorm
+from unimixer.export.tokens import SplitTokenizer
 from unimixer.mixing import IdentityLocal, MatrixMixing, Mixing, Permutation, TokenMixing, Unified
 
 GROUP = 2**11
@@ -134,7 +136,7 @@ class RowFFN(nn.Module):
 
     def forward(self, x_TDB: Tensor) -> Tensor:
         """Apply every token's two layers."""
-        parts = x_TDB.flatten(0, 1).unsqueeze(0).split(self.sizes, dim=1)
+        parts = torch.split(x_TDB.flatten(0, 1).unsqueeze(0), self.sizes, dim=1)
         done = [group(part) for group, part in zip(self.groups, parts, strict=True)]
         return torch.cat(done, dim=1).reshape(x_TDB.shape)
 
@@ -147,6 +149,39 @@ def per_token_conv(weight_TDO: Tensor, bias_TO: Tensor | None) -> nn.Conv1d:
     if bias_TO is not None:
         conv.bias = nn.Parameter(bias_TO.detach().flatten().contiguous())
     return conv
+
+
+class RowTokenizer(nn.Module):
+    """A :class:`~unimixer.export.tokens.SplitTokenizer` that writes its tokens samples last.
+
+    Shape:
+        - user: ``(1, E_u)``; items: ``(B, E_c)``
+        - output: ``(B, T, D)``, a view of ``(T, D, B)``
+    """
+
+    columns: Tensor
+
+    def __init__(self, tokenizer: SplitTokenizer) -> None:
+        super().__init__()
+        self.linear = linear = tokenizer.linear
+        # columns that fill up a token have zeros for weights: any number may stand there
+        columns = linear.item_columns.flatten()
+        self.register_buffer("columns", columns.where(columns < linear.item_width, 0))
+        self.items = per_token_conv(linear.item_weight, None)
+        kinds = groupby(range(len(linear.bias)), key=lambda token: token in linear.item_tokens)
+        self.runs = [(of_item, len(list(tokens))) for of_item, tokens in kinds]
+
+    def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
+        """All tokens in their order."""
+        once = self.linear.user_share(user).permute(1, 2, 0)
+        alone, mine = once[self.linear.user_tokens], once[self.linear.item_tokens]
+        theirs: Tensor = self.items(items.T[self.columns].unsqueeze(0))
+        both = {False: alone.expand(-1, -1, items.shape[0]), True: theirs.reshape(*mine.shape[:2], -1) + mine}
+        place, parts = {False: 0, True: 0}, []
+        for of_item, count in self.runs:
+            parts.append(both[of_item][place[of_item] : place[of_item] + count])
+            place[of_item] += count
+        return torch.cat(parts).permute(2, 0, 1)
 
 
 class BatchLast(nn.Module):
@@ -206,8 +241,7 @@ def _form(part: nn.Module) -> nn.Module | None:
 def _mixing_form(mixing: Mixing) -> nn.Module | None:
     if isinstance(mixing, MatrixMixing):
         return RowMatrixMixing(mixing)
-    keeps = not isinstance(mixing, TokenMixing) or mixing.num_heads == mixing.num_tokens
-    moves = isinstance(mixing, Unified) and isinstance(mixing.local, IdentityLocal)
-    if moves and keeps and isinstance(mixing.global_, Permutation):  # type: ignore[attr-defined]
-        return RowPermutation(mixing)  # type: ignore[arg-type]
-    return None
+    if not isinstance(mixing, Unified) or (isinstance(mixing, TokenMixing) and mixing.num_heads != mixing.num_tokens):
+        return None
+    moves = isinstance(mixing.local, IdentityLocal) and isinstance(mixing.global_, Permutation)
+    return RowPermutation(mixing) if moves else None
