@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from unimixer.export.batch_last import (
     use_batch_last,
 )
 from unimixer.export.graph import RequestRanker, feed
-from unimixer.export.onnx_file import write_onnx
+from unimixer.export.onnx_file import open_session, write_onnx
+from unimixer.export.precision import reduce
 from unimixer.export.program import trace
 from unimixer.export.runners import open_runner
 from unimixer.features.request import RequestLayout
@@ -168,3 +170,35 @@ def test_blocks_of_a_graph_transpose_no_activations(toy_store: Store, tmp_path: 
     convolutions = [node for node in nodes if node.op_type == "Conv"]
     assert len(convolutions) == 12 * 3 + 1  # the tokenizer has one, whose bias comes with the user
     assert sum(len(node.input) == 3 for node in convolutions) == 12 * 3
+
+
+def test_half_precision_weights_go_into_convolutions(toy_store: Store, tmp_path: Path) -> None:
+    ranker = build(toy_store.transform.spec, size=64)
+    layout, requests = toy_requests(toy_store)
+    graph = RequestRanker(ranker, layout, batch_last=True)
+    write_onnx(graph, trace(graph), tmp_path / "model.onnx")
+    before = (tmp_path / "model.onnx").stat().st_size
+    reduce(tmp_path / "model.onnx", "float16", external=False)
+    assert (tmp_path / "model.onnx").stat().st_size < 0.75 * before
+    runner = open_runner("onnx", tmp_path / "model.onnx", graph.inputs, 1)
+    for request in requests:
+        with torch.no_grad():
+            expected = ranker(request.batch()).sigmoid()
+        found = torch.from_numpy(runner(feed(graph.inputs, request))[1])
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+def test_threads_of_a_session_rest_when_a_request_ends(toy_store: Store, tmp_path: Path) -> None:
+    layout, requests = toy_requests(toy_store)
+    graph = RequestRanker(build(toy_store.transform.spec), layout, batch_last=True)
+    write_onnx(graph, trace(graph), tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", 4)
+    assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"
+    used = {found.name for found in session.get_inputs()}
+    tensors = feed(graph.inputs, requests[0])
+    given = {i.name: t.numpy() for i, t in zip(graph.inputs, tensors, strict=True) if i.name in used}
+    session.run(None, given)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1  # three threads in a busy loop would take 0.3 s a core
