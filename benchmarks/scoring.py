@@ -1,7 +1,9 @@
 """Milliseconds of scoring one request: exported graphs beside eager PyTorch, a Markdown row a way and size.
 
 A synthetic world is prepared, a unimixer-lite of each size is trained for one step and exported in every format. Then
-all ways score the same requests in turns, so that what else the machine does falls on all of them alike:
+all ways score the same requests in turns of some calls, so that what else the machine does falls on all of them alike.
+The first calls of a turn are not counted, for the threads of the way before still wait for work in a busy loop then,
+which takes a core each:
 
 - ``eager``: the trained ranker in evaluation mode, with cached mixing matrices, on the plain batch of N rows; making
   that batch out of the request is not counted.
@@ -28,6 +30,8 @@ import torch
 
 WAYS = ("eager", "eager once", "onnx", "pt2", "aoti")
 TOLERANCE = 1e-5
+TURN, UNCOUNTED = 10, 3
+"""Calls of one way in a row, and how many of them are not counted."""
 
 
 def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
@@ -97,15 +101,17 @@ def compare(found: dict[str, list]) -> None:
 
 
 def measure(found: dict[str, list], repeats: int, warmup: int) -> dict[str, np.ndarray]:
-    """Milliseconds of every call, the ways in turns."""
+    """Milliseconds of every call that counts, the ways in turns."""
     times: dict[str, list[float]] = {way: [] for way in found}
-    for turn in range(warmup + repeats):
+    counted = TURN - UNCOUNTED
+    for turn in range(-(-warmup // TURN) + -(-repeats // counted)):
         for way, calls in found.items():
-            call = calls[turn % len(calls)]
-            start = time.perf_counter()
-            call()
-            if turn >= warmup:
-                times[way].append((time.perf_counter() - start) * 1e3)
+            for number in range(TURN):
+                call = calls[(turn * TURN + number) % len(calls)]
+                start = time.perf_counter()
+                call()
+                if turn * TURN >= warmup and number >= UNCOUNTED:
+                    times[way].append((time.perf_counter() - start) * 1e3)
     return {way: np.array(values) for way, values in times.items()}
 
 

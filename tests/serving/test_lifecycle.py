@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import shutil
 import signal
@@ -20,6 +21,7 @@ from toy import DAY, START, toy_tables
 
 from unimixer.serving.build import fill
 from unimixer.serving.score_log import read_log
+from unimixer.serving.server import _loop_factory
 from unimixer.serving.store import open_store
 
 
@@ -245,3 +247,9 @@ def _start(command: list[str], port: int) -> subprocess.Popen[bytes]:
                 return process
         time.sleep(0.05)
     raise AssertionError("redis does not answer")
+
+
+def test_the_server_runs_in_the_fast_event_loop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        assert isinstance(runner.get_loop(), uvloop.Loop)

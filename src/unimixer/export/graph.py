@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
+from unimixer.export.batch_last import RowTokenizer, use_batch_last
 from unimixer.export.halves import Half, packed_vectors
 from unimixer.export.pooling import request_encoder
 from unimixer.export.ragged import newest_first
-from unimixer.export.tokens import split_tokenizer
+from unimixer.export.tokens import SplitTokenizer, split_tokenizer
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
 from unimixer.mixing import frozen, materialised
@@ -89,13 +90,14 @@ class RequestRanker(nn.Module):
     Args:
         ranker: trained; it is copied, except for its embedding tables.
         layout: what of a batch belongs to the user.
+        batch_last: run streams of blocks with the samples last where they can, see :mod:`unimixer.export.batch_last`.
 
     Shape:
         - inputs: the tensors of ``inputs``
         - output: logits and probabilities, ``(N, tasks)`` each
     """
 
-    def __init__(self, ranker: Ranker, layout: RequestLayout) -> None:
+    def __init__(self, ranker: Ranker, layout: RequestLayout, *, batch_last: bool = False) -> None:
         super().__init__()
         tables, ranker.embedding.tables = ranker.embedding.tables, nn.Module()  # type: ignore[assignment]
         try:
@@ -106,11 +108,14 @@ class RequestRanker(nn.Module):
         self.ranker.auxiliary_towers = nn.ModuleList()  # they run in training alone
         self.layout, self.spec = layout, ranker.spec
         self.inputs = signature(ranker.spec, layout)
-        self._split(layout)
+        self.tokenizer = self._split(layout)
+        if batch_last and use_batch_last(self.ranker.backbone) and isinstance(self.tokenizer, SplitTokenizer):
+            self.tokenizer = RowTokenizer(self.tokenizer)
         self.requires_grad_(False)
         self.eval()
 
-    def _split(self, layout: RequestLayout) -> None:
+    def _split(self, layout: RequestLayout) -> nn.Module:
+        """Cut the embedding into sides; returns the tokenizer, cut likewise."""
         embedding, spec = self.ranker.embedding, self.spec
         encoded = embedding.encoder_of
         pooled = {
@@ -134,8 +139,9 @@ class RequestRanker(nn.Module):
         owner = torch.cat([torch.full((p.width,), p.name not in self.of_user) for p in embedding.pieces])
         if not owner.any():
             raise UnimixerError("every feature is the user's: nothing tells candidates apart, so there is no request")
-        self.tokenizer = split_tokenizer(self.ranker.tokenizer, owner)
+        tokenizer = split_tokenizer(self.ranker.tokenizer, owner)
         del self.ranker.tokenizer  # its weights are in the split form
+        return tokenizer
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities of all candidates."""

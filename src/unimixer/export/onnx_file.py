@@ -66,6 +66,9 @@ def open_session(path: Path, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # threads of a pool wait for each other's next operation in a busy loop; after the last one that takes a core from
+    # whoever made the request
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

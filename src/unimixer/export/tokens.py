@@ -46,23 +46,27 @@ class SplitLinear(nn.Module):
         both = of_item.any(1)
         self.user_tokens = [t for t in range(len(columns)) if not both[t]]
         self.item_tokens = [t for t in range(len(columns)) if both[t]]
+        self.item_width = int(owner.sum())
         place = torch.where(owner, owner.cumsum(0) - 1, (~owner).cumsum(0) - 1)
         of_user = ~of_item & (columns < end)
         everything = list(range(len(columns)))
         user = _packed(columns, of_user, place, weight, everything, int((~owner).sum()))
-        item = _packed(columns, of_item, place, weight, self.item_tokens, int(owner.sum()))
+        item = _packed(columns, of_item, place, weight, self.item_tokens, self.item_width)
         for name, (found, part) in {"user": user, "item": item}.items():
             self.register_buffer(f"{name}_columns", found)
             self.register_buffer(f"{name}_weight", part)
         self.register_buffer("bias", bias)
-        self.aligned = torch.equal(item[0].flatten(), torch.arange(int(owner.sum())))
+        self.aligned = torch.equal(item[0].flatten(), torch.arange(self.item_width))
+
+    def user_share(self, user: Tensor | None) -> Tensor:
+        """What the user's columns give every token, the bias included: ``(1, T, D)``."""
+        if user is None or not self.user_weight.shape[1]:
+            return self.bias.unsqueeze(0)
+        return ops.per_token_linear(F.pad(user, (0, 1))[:, self.user_columns], self.user_weight, self.bias)
 
     def forward(self, user: Tensor | None, items: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Both kinds of tokens."""
-        once = self.bias.unsqueeze(0)
-        if user is not None and self.user_weight.shape[1]:
-            picked = F.pad(user, (0, 1))[:, self.user_columns]
-            once = ops.per_token_linear(picked, self.user_weight, self.bias)
+        once = self.user_share(user)
         alone = once[:, self.user_tokens] if self.user_tokens else None
         if not self.item_tokens:
             return alone, None

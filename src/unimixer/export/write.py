@@ -133,7 +133,9 @@ class _Writer:
 
     def write(self, folder: Path) -> None:
         """Fill the folder of the bundle."""
-        graph = RequestRanker(self.ranker, self.layout)
+        # eight bits are for products of matrices, which convolutions are not
+        batch_last = self.options.format == "onnx" and self.options.precision != "int8"
+        graph = RequestRanker(self.ranker, self.layout, batch_last=batch_last)
         file = GRAPH if self.options.layout == "triton" else FILES[self.options.format]
         (folder / file).parent.mkdir(exist_ok=True)
         self._write_graph(graph, folder / file)

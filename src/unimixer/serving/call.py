@@ -66,7 +66,7 @@ class CallReader:
             raise UnimixerError(
                 f"items: {len(given):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
             )
-        if all(type(item) is str and item.isascii() for item in given) and self.item_key is not None:
+        if self.item_key is not None and set(map(type, given)) == {str} and "".join(given).isascii():
             return given, None
         keys: list[str | int | None] = []
         own: list[dict[str, Any]] = []

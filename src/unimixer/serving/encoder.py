@@ -134,12 +134,12 @@ class RequestEncoder:
         view = self.store.view(user, self._windows, context.time)
         with self._lock:
             self._follow(view)
+            self._item_rows.begin()
             items = self._item_keys(call.items)
             found = self._user(user, view)
-            past = {name: self._past(name, found, view) for name in self._histories}
-            self._fetch([*items, *(key for keys in past.values() for key in keys)])
-            rows = self._item_rows.take(items)
-            groups = {name: self._item_rows.history(keys) for name, keys in past.items()}
+            slots, *past = self._slots([items, *(self._past(name, found, view) for name in self._histories)])
+            rows = self._item_rows.take(slots)
+            groups = {name: self._item_rows.history(at) for name, at in zip(self._histories, past, strict=True)}
         own = found.rows.take(np.zeros(1, dtype=np.int64))
         if call.user_columns:
             at = np.zeros(1, dtype=np.int64)
@@ -179,8 +179,10 @@ class RequestEncoder:
         return None if key is None else canonical([key])[0]
 
     def _item_keys(self, keys: Sequence[str | int | None]) -> list[str | None]:
+        """Canonical keys; one that is kept is canonical."""
+        slots = self._item_rows.find(keys)
         texts = [str(key) if isinstance(key, int) else key for key in keys]
-        fresh = [key for key in texts if key is not None and key not in self._item_rows]
+        fresh = [k for k in texts if k is not None and k not in self._item_rows] if None in slots else []
         if fresh:
             known = dict(zip(fresh, canonical(fresh), strict=True))
             texts = [known.get(key, key) if key is not None else None for key in texts]
@@ -210,11 +212,22 @@ class RequestEncoder:
         before = user.snapshots.get(history, [])
         return [*before[max(0, len(before) - (length - len(events))) :], *events]
 
-    def _fetch(self, keys: Sequence[str | None]) -> None:
-        """Encode the items that are not kept."""
-        absent = self._item_rows.missing(keys)
-        if not absent or self.items.key is None:
+    def _slots(self, lists: Sequence[Sequence[str | None]]) -> list[NDArray[np.int64]]:
+        """Where the rows of items are kept, list by list; those that are not kept yet are encoded."""
+        rows = self._item_rows
+        found = [rows.find(keys) for keys in lists]
+        if any(None in slots for slots in found):
+            pairs = [pair for keys, slots in zip(lists, found, strict=True) for pair in zip(keys, slots, strict=True)]
+            rows.use([slot for _, slot in pairs if slot is not None])  # so that none of them makes room
+            self._fetch([key for key, slot in pairs if slot is None and key is not None])
+            found = [rows.find(keys) for keys in lists]
+        return [rows.use(slots) for slots in found]
+
+    def _fetch(self, absent: Sequence[str]) -> None:
+        """Encode items that are not kept."""
+        if self.items.key is None:
             return
+        absent = list(dict.fromkeys(absent))
         records = self.store.items(absent)
         values = [{**(records[key].values if key in records else {}), self.items.key: key} for key in absent]
         chunk = self.items.chunk(values, self._columns["items"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from unimixer.data.arrays import Ragged
 
 MISSING_SLOT = 0
 """Slot of the entity without a key; it is never given away."""
+NEVER = np.iinfo(np.int64).max
+"""The mark of a slot that is not to be given away: it is free already, or that of the missing entity."""
+EVICTED = 64
+"""Rows that go at once where there is no room: one of so many."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ class Encoded:
 class RowCache:
     """Encoded entities by key, at most ``capacity`` of them.
 
+    What was used when stands in one array by slot, so that a request marks its rows in one write. Where there is no
+    room, those not used for longest go, and a few more than needed: it takes a pass over all.
+
     Args:
         missing: one row, of the entity without a key.
         capacity: rows kept; more than any one request needs.
@@ -82,52 +89,53 @@ class RowCache:
 
     def __init__(self, missing: Encoded, capacity: int) -> None:
         self.capacity = capacity
-        self._slots: OrderedDict[str, int] = OrderedDict()
+        self._slots: dict[Any, int] = {None: MISSING_SLOT}
+        self._keys: list[str | None] = [None]
         self._free: list[int] = []
         self._rows = missing
-        self._used = 1
+        self._stamps = np.full(1, NEVER)
+        self._request = 0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._slots) - 1
 
     def __contains__(self, key: object) -> bool:
         return key in self._slots
 
-    def missing(self, keys: Iterable[str | None]) -> list[str]:
-        """Keys that are not kept, each once; those that are count as used now."""
-        absent: dict[str, None] = {}
-        slots = self._slots
-        for key in keys:
-            if key is None:
-                continue
-            if key in slots:
-                slots.move_to_end(key)
-            else:
-                absent[key] = None
-        return list(absent)
+    def begin(self) -> None:
+        """A request begins: rows that it uses stay until it ends."""
+        self._request += 1
+
+    def find(self, keys: Sequence[Any]) -> list[int | None]:
+        """Slots of keys, None where one is not kept."""
+        return list(map(self._slots.get, keys))
+
+    def use(self, slots: Sequence[int | None]) -> NDArray[np.int64]:
+        """Slots of kept keys as an array; they count as used by this request."""
+        found = np.asarray(slots, dtype=np.int64)
+        self._stamps[found] = self._request
+        self._stamps[MISSING_SLOT] = NEVER
+        return found
 
     def add(self, keys: Sequence[str], rows: Encoded) -> None:
-        """Keep rows that are not kept yet."""
-        for _ in range(len(self._slots) + len(keys) - self.capacity):
-            self._free.append(self._slots.popitem(last=False)[1])
-        self._grow(self._used + max(0, len(keys) - len(self._free)))
-        slots = []
-        for key in keys:
-            if self._free:
-                slot = self._free.pop()
-            else:
-                slot, self._used = self._used, self._used + 1
-            self._slots[key] = slot
-            slots.append(slot)
-        _write(self._rows, np.asarray(slots, dtype=np.int64), rows)
+        """Keep rows that are not kept yet; they count as used by this request."""
+        self._make_room(len(self) + len(keys) - self.capacity)
+        slots = [self._free.pop() for _ in range(min(len(keys), len(self._free)))]
+        slots += range(len(self._keys), len(self._keys) + len(keys) - len(slots))
+        self._keys += [None] * (max(slots, default=0) + 1 - len(self._keys))
+        self._grow(len(self._keys))
+        self._slots.update(zip(keys, slots, strict=True))
+        for key, slot in zip(keys, slots, strict=True):
+            self._keys[slot] = key
+        _write(self._rows, self.use(slots), rows)
 
-    def take(self, keys: Sequence[str | None]) -> Encoded:
-        """The rows of keys that are kept."""
-        return self._rows.take(self._places(keys))
+    def take(self, slots: NDArray[np.int64]) -> Encoded:
+        """Rows of slots."""
+        return self._rows.take(slots)
 
-    def history(self, keys: Sequence[str]) -> NDArray[np.int32]:
-        """What histories show of kept items."""
-        return self._rows.history[self._places(keys)]
+    def history(self, slots: NDArray[np.int64]) -> NDArray[np.int32]:
+        """What histories show of the items in slots."""
+        return self._rows.history[slots]
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget rows."""
@@ -135,14 +143,19 @@ class RowCache:
             slot = self._slots.pop(key, None)
             if slot is not None:
                 self._free.append(slot)
+                self._keys[slot], self._stamps[slot] = None, NEVER
 
     def clear(self) -> None:
         """Forget all rows."""
-        self.drop(list(self._slots))
+        self.drop([key for key in self._slots if key is not None])
 
-    def _places(self, keys: Sequence[str | None]) -> NDArray[np.int64]:
-        slots = self._slots
-        return np.asarray([MISSING_SLOT if key is None else slots[key] for key in keys], dtype=np.int64)
+    def _make_room(self, rows: int) -> None:
+        if rows <= 0:
+            return
+        rows = min(max(rows, self.capacity // EVICTED), len(self))
+        oldest = np.argpartition(self._stamps, rows - 1)[:rows]
+        old = oldest[self._stamps[oldest] < self._request]  # what this request uses stays
+        self.drop([key for key in map(self._keys.__getitem__, old.tolist()) if key is not None])
 
     def _grow(self, rows: int) -> None:
         have = len(self._rows)
@@ -160,6 +173,7 @@ class RowCache:
             np.zeros((size, old.history.shape[1]), dtype=np.int32),
             np.zeros(size, dtype=np.int64),
         )
+        self._stamps = np.concatenate([self._stamps, np.full(size - have, NEVER)])
         _write(self._rows, at, old)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -57,8 +57,18 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
         app = make_app(engine, score_log)
         app.router.lifespan_context = _nothing
-        asyncio.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
     log("stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop of uvloop where there is one; uvicorn takes it by itself only where it makes the loop."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop
 
 
 async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: socket.socket, log: Log) -> None:
