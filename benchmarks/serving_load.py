@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 
 
 async def ask(port: int, queue: asyncio.Queue[Any], found: list[dict[str, Any]], bodies: list[bytes]) -> None:
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=0, help="first requests that are not counted")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which it gives up")
     arguments = parser.parse_args()
-    print(json.dumps(summary(asyncio.run(run(arguments)), arguments.warm)))
+    print(json.dumps(summary(uvloop.run(run(arguments)), arguments.warm)))
 
 
 if __name__ == "__main__":

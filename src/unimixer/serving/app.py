@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from unimixer.errors import UnimixerError
 from unimixer.serving import admin, protocol
 from unimixer.serving.documents import RankRequest, RankResponse, answers, body, schemas
-from unimixer.serving.engine import Engine, Ranked
+from unimixer.serving.encoder import RankCall
+from unimixer.serving.engine import Engine, Model, Ranked
+from unimixer.serving.hashes import field_hashes
 from unimixer.serving.http import check_key, deadline, read_body, refused, reply
 from unimixer.serving.refusal import RefusedError, read_json, refusal
 from unimixer.serving.score_log import Answer, ScoreLog, answer_time
@@ -102,41 +104,39 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
         call, task = model.reader.read(values, now=int(time.time() * 1000))
         request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
         engine.metrics.candidates.observe(len(call.items))
-        hashed = score_log is not None
-        found = await engine.run(lambda: engine.rank(model, call, hashed), deadline(request, settings.timeout))
+        found = await engine.run(lambda: engine.rank(model, call), deadline(request, settings.timeout))
         encoded, tasks = found.encoded, model.bundle.tasks
         unknown_user = encoded.user is not None and encoded.user_revision == 0
         engine.metrics.unknown_users.inc(int(unknown_user))
         engine.metrics.unknown_items.inc(encoded.unknown_items)
-        if score_log is not None:
-            score_log.add(_answer(request.state.request_id, model.bundle.version, call, found, tasks))
-        # the values of float32 as they are: a caller reads the very numbers that were computed
-        scores = {name: found.scores[:, i].tolist() for i, name in enumerate(tasks)}
+        request_id = request.state.request_id
+        scores = dict(zip(tasks, np.ascontiguousarray(found.scores.T), strict=True))
         return reply(
             {
-                "request_id": request.state.request_id,
+                "request_id": request_id,
                 "model": {"name": settings.name, "version": model.bundle.version},
                 "scores": scores,
-                "ranking": np.argsort(-found.scores[:, task], kind="stable").tolist(),
+                "ranking": np.argsort(-found.scores[:, task], kind="stable"),
                 "unknown": {"user": unknown_user, "items": encoded.unknown_items},
             },
             headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
+            after=None if score_log is None else lambda: score_log.add(_answer(request_id, model, call, found)),
         )
 
 
-def _answer(request_id: str, model_version: str, call: Any, found: Ranked, tasks: tuple[str, ...]) -> Answer:
-    encoded = found.encoded
+def _answer(request_id: str, model: Model, call: RankCall, found: Ranked) -> Answer:
+    encoded, bundle = found.encoded, model.bundle
     return Answer(
         request_id=request_id,
         answered_ms=answer_time(),
         time_ms=encoded.time,
-        model_version=model_version,
+        model_version=bundle.version,
         user=encoded.user,
         user_revision=encoded.user_revision,
         call=call,
         items=encoded.items,
         item_revisions=encoded.item_revisions,
-        tasks=tasks,
+        tasks=bundle.tasks,
         scores=found.scores,
-        hashes=found.hashes,
+        hashes=field_hashes(encoded.request, bundle.transform),
     )

@@ -135,9 +135,10 @@ class RequestEncoder:
         with self._lock:
             self._follow(view)
             self._item_rows.begin()
-            items = self._item_keys(call.items)
+            items, kept = self._item_keys(call.items)
             found = self._user(user, view)
-            slots, *past = self._slots([items, *(self._past(name, found, view) for name in self._histories)])
+            past_items = [self._past(name, found, view) for name in self._histories]
+            slots, *past = self._slots([items, *past_items], [kept, *map(self._item_rows.find, past_items)])
             rows = self._item_rows.take(slots)
             groups = {name: self._item_rows.history(at) for name, at in zip(self._histories, past, strict=True)}
         own = found.rows.take(np.zeros(1, dtype=np.int64))
@@ -178,17 +179,19 @@ class RequestEncoder:
             return key  # what is kept has its canonical form
         return None if key is None else canonical([key])[0]
 
-    def _item_keys(self, keys: Sequence[str | int | None]) -> list[str | None]:
-        """Canonical keys; one that is kept is canonical."""
+    def _item_keys(self, keys: Sequence[str | int | None]) -> tuple[list[Any], list[int | None]]:
+        """Canonical keys, and the slots of those that are kept; one that is kept is canonical."""
         slots = self._item_rows.find(keys)
-        texts = [str(key) if isinstance(key, int) else key for key in keys]
-        fresh = [k for k in texts if k is not None and k not in self._item_rows] if None in slots else []
-        if fresh:
-            known = dict(zip(fresh, canonical(fresh), strict=True))
+        texts: list[Any] = list(keys)
+        if None in slots:
+            texts = [str(key) if isinstance(key, int) else key for key in keys]
+            fresh = [key for key in texts if key is not None and key not in self._item_rows]
+            known = dict(zip(fresh, canonical(fresh), strict=True)) if fresh else {}
             texts = [known.get(key, key) if key is not None else None for key in texts]
+            slots = self._item_rows.find(texts)
         if len(set(texts)) < len(texts):
             _check_distinct(texts)
-        return texts
+        return texts, slots
 
     def _user(self, key: str | None, view: View) -> _User:
         if key is None:
@@ -212,10 +215,11 @@ class RequestEncoder:
         before = user.snapshots.get(history, [])
         return [*before[max(0, len(before) - (length - len(events))) :], *events]
 
-    def _slots(self, lists: Sequence[Sequence[str | None]]) -> list[NDArray[np.int64]]:
-        """Where the rows of items are kept, list by list; those that are not kept yet are encoded."""
+    def _slots(
+        self, lists: Sequence[Sequence[str | None]], found: Sequence[list[int | None]]
+    ) -> list[NDArray[np.int64]]:
+        """Where the rows of items are kept, list by list; those that are not ``found`` yet are encoded."""
         rows = self._item_rows
-        found = [rows.find(keys) for keys in lists]
         if any(None in slots for slots in found):
             pairs = [pair for keys, slots in zip(lists, found, strict=True) for pair in zip(keys, slots, strict=True)]
             rows.use([slot for _, slot in pairs if slot is not None])  # so that none of them makes room

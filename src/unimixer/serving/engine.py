@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,7 +21,6 @@ from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
 from unimixer.serving.call import CallReader
 from unimixer.serving.encoder import EncodedCall, RankCall, RequestEncoder
-from unimixer.serving.hashes import field_hashes
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.refusal import RefusedError
 from unimixer.serving.settings import ServeSettings
@@ -54,7 +53,6 @@ class Ranked:
 
     scores: NDArray[np.float32]
     encoded: EncodedCall
-    hashes: dict[str, int]
     encode_s: float
     score_s: float
 
@@ -105,6 +103,8 @@ class Engine:
         self._open, self._swap = open_bundle, threading.Lock()
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="score")
         self._in_flight, self._mean = 0, 0.01
+        self._counting = threading.Lock()
+        metrics.watch("in_flight", "Requests that are scored or wait", lambda: self._in_flight)
         self._model: Model | None = None
 
     @property
@@ -149,10 +149,12 @@ class Engine:
         self.metrics.model.clear()
         self.metrics.model.labels(model.bundle.version).set(1)
         self.metrics.swaps.labels("in service").inc()
+        gc.unfreeze()
         gc.collect()  # the old bundle holds large arrays; do not wait for a full collection
+        gc.freeze()  # what is in service stays: collections need not look at it again and again
         return model.bundle.version
 
-    def rank(self, model: Model, call: RankCall, hashed: bool) -> Ranked:
+    def rank(self, model: Model, call: RankCall) -> Ranked:
         """Encode and score; runs in a thread of the pool."""
         started = time.perf_counter()
         encoded = model.encoder.encode(call)
@@ -162,8 +164,7 @@ class Engine:
         self.metrics.stage.labels("encode").observe(middle - started)
         self.metrics.stage.labels("score").observe(ended - middle)
         self._mean += 0.1 * (ended - started - self._mean)
-        hashes = field_hashes(encoded.request, model.bundle.transform) if hashed else {}
-        return Ranked(scores, encoded, hashes, middle - started, ended - middle)
+        return Ranked(scores, encoded, middle - started, ended - middle)
 
     async def run(self, work: Callable[[], Result], deadline: float) -> Result:
         """Do some work in the pool.
@@ -182,9 +183,8 @@ class Engine:
             raise RefusedError(429, f"{self._in_flight} requests are waiting, at most {limit}; try again later",
                           retry_after=max(1, wait))  # fmt: skip
         self._count(1)
-        loop = asyncio.get_running_loop()
         future = self._pool.submit(work)
-        future.add_done_callback(lambda done: self._ended(loop, done))
+        future.add_done_callback(lambda _: self._count(-1))  # it counts until it ends, even where nobody waits for it
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await asyncio.wrap_future(future)
@@ -199,12 +199,6 @@ class Engine:
         """Wait for what runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
-        try:
-            loop.call_soon_threadsafe(self._count, -1)
-        except RuntimeError:  # the loop has ended before the work
-            self._in_flight -= 1
-
     def _count(self, change: int) -> None:
-        self._in_flight += change
-        self.metrics.in_flight.set(self._in_flight)
+        with self._counting:
+            self._in_flight += change

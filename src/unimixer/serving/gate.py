@@ -56,14 +56,17 @@ class Gate:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(scope)
         state["arrived"] = time.monotonic()
-        status = 0
+        status, ended = 0, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                ended = True  # what is done after the answer is not part of it
+                self._note(scope, status, time.perf_counter() - started)
 
         try:
             await self.app(scope, receive, answer)
@@ -73,14 +76,19 @@ class Gate:
                 await _respond(answer, 500, {"error": "the server failed on this request", "request_id": request_id})
             status = 500
         finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "none")
-            self.metrics.requests.labels(route, str(status)).inc()
-            self.metrics.seconds.labels(route).observe(seconds)
-            if route not in QUIET or status >= 500:
-                facts = {k: state[k] for k in ("candidates", "model_version") if k in state}
-                self.log("request", request_id=request_id, method=scope["method"], route=route, status=status,
-                         ms=round(seconds * 1000, 3), **facts)  # fmt: skip
+            if not ended:  # cut off
+                self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Message, status: int, seconds: float) -> None:
+        """Count a request and log it."""
+        state = scope["state"]
+        route = getattr(scope.get("route"), "path", "none")
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if route not in QUIET or status >= 500:
+            facts = {k: state[k] for k in ("candidates", "model_version") if k in state}
+            self.log("request", request_id=state["request_id"], method=scope["method"], route=route, status=status,
+                     ms=round(seconds * 1000, 3), **facts)  # fmt: skip
 
     def _failed(self, request_id: str, error: Exception) -> None:
         """The kind of the error and where it was raised; its text may hold a user's data."""

@@ -36,7 +36,6 @@ class Metrics:
             "unimixer_stage_seconds", "Parts of a ranking request", ["stage"], buckets=SECONDS, registry=registry
         )
         self.candidates = Histogram("unimixer_candidates", "Items of a request", buckets=CANDIDATES, registry=registry)
-        self.in_flight = Gauge("unimixer_in_flight", "Requests that are scored or wait", registry=registry)
         self.refused = Counter("unimixer_refused", "Requests without scores", ["reason"], registry=registry)
         self.unknown_users = Counter("unimixer_unknown_users", "Requests whose user the store lacks", registry=registry)
         self.unknown_items = Counter("unimixer_unknown_items", "Candidates that the store lacks", registry=registry)

@@ -83,7 +83,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         ranking = read_request(values, bundle, max_candidates=settings.max_candidates)
         request.state.candidates, request.state.model_version = len(ranking), bundle.version
         scores = await engine.run(lambda: bundle.score(ranking), deadline(request, settings.timeout))
-        output = {"name": OUTPUT, "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()}
+        output = {"name": OUTPUT, "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel()}
         given = values.get("id")
         return reply(
             {
