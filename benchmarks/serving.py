@@ -4,7 +4,7 @@ python benchmarks/serving.py --params 1M 5M --seconds 20 --soak 18000
 python benchmarks/serving.py --source kuairand-pure --raw KuaiRand-Pure
 
 Trains for some steps (weights do not change the time), exports, builds the feature store, then for every size:
-  scorer    the same encoded requests through the bundle and through the eager model, taking turns
+  scorer    the same encoded requests through the bundle and through the eager model, in turns as in scoring.py
   server    unimixer serve and a load generator, two processes, at a fixed rate; overhead is a request's time at the
             client less the time of the scorer inside that very request
 The soak asks as fast as it is answered: sizes from 1 to --candidates, unknown users and items, inline features, one
@@ -25,13 +25,15 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from scoring import compare
+from scoring import measure as take_turns
 
 from unimixer.bench.machine import describe_machine
 from unimixer.cli.output import markdown
@@ -110,39 +112,25 @@ def calls(work: Work, schema: Schema, count: int, candidates: int) -> list[RankC
     ]
 
 
-def percentiles(seconds: list[float]) -> tuple[float, float]:
-    return tuple(float(x) for x in np.percentile(np.asarray(seconds) * 1e3, [50, 99]))  # type: ignore[return-value]
-
-
 def scorer(work: Work, run: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Eager and exported scoring of the same requests, by turns."""
+    """Eager and exported scoring of the same requests, and their encoding, by turns: p50 and p99 in ms."""
     torch.set_num_threads(arguments.threads)
     bundle, model = open_bundle(folder, threads=arguments.threads), load_ranker(RunFolder(run))
     encoder = RequestEncoder(bundle.transform, bundle.layout, work.store)
-    asked = calls(work, bundle.transform.schema, arguments.repeat + 20, arguments.candidates)
+    asked = calls(work, bundle.transform.schema, 40, arguments.candidates)
     requests = [encoder.encode(call).request for call in asked]
 
-    def eager(request: Any) -> Any:
-        with torch.no_grad():
-            return torch.sigmoid(model(request.batch())).numpy()
+    def eager(batch: Any) -> Any:
+        with torch.inference_mode():
+            return model(batch).sigmoid().numpy()
 
-    ways: dict[str, Callable[[Any], Any]] = {"eager PyTorch": eager, "bundle": bundle.score}
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "encode")}
-    worst = 0.0
-    for number, (call, request) in enumerate(zip(asked, requests, strict=True)):
-        scores = []
-        for name, way in ways.items():
-            started = time.perf_counter()
-            scores.append(way(request))
-            times[name].append(time.perf_counter() - started)
-        worst = max(worst, float(np.abs(scores[0] - scores[1]).max()))
-        started = time.perf_counter()
-        encoder.encode(call)
-        times["encode"].append(time.perf_counter() - started)
-        if number == 19:
-            times = {name: [] for name in times}
-    assert worst < 1e-5, f"the bundle differs from the model by {worst}"
-    return {name: percentiles(found) for name, found in times.items()}
+    ways: dict[str, list[Any]] = {
+        "eager PyTorch": [partial(eager, request.batch()) for request in requests],
+        "bundle": [partial(bundle.score, request) for request in requests],
+    }
+    compare(ways)
+    times = take_turns({**ways, "encode": [partial(encoder.encode, call) for call in asked]}, arguments.repeat, 20)
+    return {name: tuple(np.percentile(found, [50, 99]).tolist()) for name, found in times.items()}
 
 
 class Server:
