@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -110,6 +111,10 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
         engine.metrics.unknown_users.inc(int(unknown_user))
         engine.metrics.unknown_items.inc(encoded.unknown_items)
         request_id = request.state.request_id
+
+        def answered() -> Answer:
+            return _answer(request_id, model, call, found)
+
         scores = dict(zip(tasks, np.ascontiguousarray(found.scores.T), strict=True))
         return reply(
             {
@@ -120,7 +125,7 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
                 "unknown": {"user": unknown_user, "items": encoded.unknown_items},
             },
             headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
-            after=None if score_log is None else lambda: score_log.add(_answer(request_id, model, call, found)),
+            after=None if score_log is None else partial(score_log.add_later, answered),
         )
 
 

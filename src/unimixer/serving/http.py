@@ -26,11 +26,16 @@ def reply(
     *,
     after: Callable[[], object] | None = None,
 ) -> Response:
-    """A JSON answer; ``after`` is called in a thread when it has been sent, and a server that stops waits for it.
+    """A JSON answer; ``after`` is called when it has been sent, and must not take long.
 
     Arrays of numpy may stand in it: a float32 has the digits that tell it from its neighbours.
     """
-    later = None if after is None else BackgroundTask(after)
+
+    async def then(action: Callable[[], object]) -> None:
+        await asyncio.sleep(0)  # a loop hands its answers to the network at the end of a turn
+        action()
+
+    later = None if after is None else BackgroundTask(then, after)
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, headers, media_type="application/json", background=later)
 
