@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+
+from unimixer.settings import dump_yaml
+from unimixer.training.run import RunFolder
 
 WORKER = Path(__file__).with_name("worker.py")
 SECONDS = 280
@@ -65,3 +69,28 @@ def shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], N
             build(folder)
             (folder / "built").touch()
     return folder
+
+
+def change(run: Path, **distributed: Any) -> None:
+    """Cut the tables of an interrupted run in another way when it goes on."""
+    recipe = RunFolder(run).recipe
+    other = recipe.model_copy(update={"distributed": recipe.distributed.model_copy(update=distributed)})
+    (run / "config.yaml").write_text(dump_yaml(other), encoding="utf-8")
+
+
+def said(world: Path, name: str) -> list[list[Any]]:
+    """What came of all jobs of a launch, by rank."""
+    found: list[list[Any]] = json.loads((world / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def losses(run: Path) -> list[float]:
+    """Of every step."""
+    return [line["loss"] for line in RunFolder(run).history() if line["kind"] == "train"]
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    """Of the best weights of two runs."""
+    first, second = (load_file(RunFolder(run).best_weights) for run in (a, b))
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first if first[name].numel())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch import needs_torchrec, run_jobs, shared, torchrun
+from launch import change, largest_difference, losses, needs_torchrec, run_jobs, said, shared, torchrun
 from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
@@ -147,13 +147,6 @@ def three_processes(folder: Path) -> None:
     (folder / "three.json").write_text(json.dumps(run_jobs(3, jobs, folder / "three")), encoding="utf-8")
 
 
-def change(run: Path, **distributed: Any) -> None:
-    """Cut the tables of an interrupted run in another way when it goes on."""
-    recipe = RunFolder(run).recipe
-    other = recipe.model_copy(update={"distributed": recipe.distributed.model_copy(update=distributed)})
-    (run / "config.yaml").write_text(dump_yaml(other), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(folder: Path) -> None:
@@ -163,22 +156,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         three_processes(folder)
 
     return shared(tmp_path_factory, "distributed", build)
-
-
-def said(world: Path, name: str) -> list[list[Any]]:
-    """What came of all jobs of a launch, by rank."""
-    found: list[list[Any]] = json.loads((world / f"{name}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in RunFolder(run).history() if line["kind"] == "train"]
-
-
-def largest_difference(a: Path, b: Path) -> float:
-    first, second = (load_file(RunFolder(run).best_weights) for run in (a, b))
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first if first[name].numel())
 
 
 @pytest.mark.parametrize("processes", [2, 3])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from launch import needs_torchrec, run_jobs, shared
+from launch import change, largest_difference, losses, needs_torchrec, run_jobs, said, shared
 from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
@@ -20,7 +20,7 @@ from unimixer.backbones import BACKBONES, build_backbone
 from unimixer.blocks import RMSNorm
 from unimixer.data.prepare import prepare
 from unimixer.evaluation import evaluate_run
-from unimixer.settings import dump_yaml, parse
+from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.alone import consolidate_run
 from unimixer.training.distributed.sharded_dense import _placement, held_whole, layers
@@ -113,10 +113,7 @@ def three_processes(folder: Path) -> None:
         *(("cut-alone", "cut", "fsdp"), ("cut-together", "cut", "fsdp")),
     ):
         shutil.copytree(folder / source, folder / name)
-        recipe = RunFolder(folder / name).recipe
-        distributed = recipe.distributed.model_copy(update={"dense": dense})
-        changed = recipe.model_copy(update={"distributed": distributed})
-        (folder / name / "config.yaml").write_text(dump_yaml(changed), encoding="utf-8")
+        change(folder / name, dense=dense)
     jobs += [{"kind": "resume", "folder": str(folder / name)} for name in ("cut-3", "cut-ddp-3", "not-cut-3")]
     few = ("unimixer", "attention, siamese", "auxiliary", "mixture", "wukong")
     jobs += [{"kind": "gradients", "store": str(folder / "store"), "cases": {name: CASES[name] for name in few}}]
@@ -139,23 +136,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared(tmp_path_factory, "sharded-dense", build)
 
 
-def said(world: Path, processes: int) -> list[list[Any]]:
-    """What came of all jobs of a launch, by rank."""
-    found: list[list[Any]] = json.loads((world / f"said-{processes}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in RunFolder(run).history() if line["kind"] == "train"]
-
-
 def assert_same_training(one: Path, many: Path, name: str) -> None:
     """Assert equal curves and weights, within what rounding does to the scenario."""
     assert len(losses(one)) == len(losses(many)) > STOPPED
     assert losses(many) == pytest.approx(losses(one), abs=LOSS[name])
-    first, second = (load_file(RunFolder(run).best_weights) for run in (one, many))
-    assert first.keys() == second.keys()
-    assert max(float((first[n] - second[n]).abs().max()) for n in first if first[n].numel()) < WEIGHTS[name]
+    assert largest_difference(one, many) < WEIGHTS[name]
 
 
 @pytest.mark.parametrize("name", ["unimixer", "rankmixer", "tokenmixer-large", "dhen", "wukong", "transformer"])
@@ -179,14 +164,14 @@ def test_a_parameter_is_cut_along_an_axis_of_equal_parts_if_there_is_one() -> No
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_of_parts_are_those_of_the_whole(case: str, world: Path) -> None:
     for processes in (2, 3):
-        for rank in said(world, processes):
+        for rank in said(world, f"said-{processes}"):
             assert rank[-1]["done"].get(case, {"difference": 0.0})["difference"] < 1e-4
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_holds_its_part_of_weights_and_of_their_adam_and_the_mixings(case: str, world: Path) -> None:
     for processes, most in ((2, 1.02), (3, 1.25)):  # eight tokens are two halves, or parts of three, three and two
-        ranks = [rank[-1]["done"].get(case) for rank in said(world, processes)]
+        ranks = [rank[-1]["done"].get(case) for rank in said(world, f"said-{processes}")]
         for found in filter(None, ranks):
             assert found["own"] - found["whole"] <= most * (found["all"] - found["whole"]) / processes
             assert found["moments"] == 2 * found["learned"] > 0
@@ -209,7 +194,7 @@ def test_parts_train_what_processes_train_that_hold_all(world: Path) -> None:
 
 @pytest.mark.parametrize("run", ["cut-3", "cut-ddp-3", "not-cut-3"])
 def test_a_run_goes_on_with_other_ranks_and_parameters_cut_or_not(run: str, world: Path) -> None:
-    assert {"done": str(world / run)} in said(world, 3)[0]
+    assert {"done": str(world / run)} in said(world, "said-3")[0]
     steps = [line["step"] for line in RunFolder(world / run).history() if line["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
     assert_same_training(world / "adam-1", world / run, "adam")
@@ -235,8 +220,7 @@ def test_a_killed_process_that_holds_parts_is_started_again(world: Path, tmp_pat
     assert ranks == [[{"done": str(run)}]] * 2
     steps = [line["step"] for line in RunFolder(run).history() if line["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
-    first, second = (load_file(RunFolder(folder).best_weights) for folder in (world / "adam-2", run))
-    assert max(float((first[n] - second[n]).abs().max()) for n in first if first[n].numel()) < 1e-6
+    assert largest_difference(world / "adam-2", run) < 1e-6
 
 
 def test_an_interrupted_run_with_parts_is_put_together_by_hand(world: Path) -> None:
@@ -257,6 +241,6 @@ def test_an_interrupted_run_with_parts_is_put_together_by_hand(world: Path) -> N
     ids=["compiled", "diverged", "broken"],
 )
 def test_what_parts_cannot_do_is_one_sentence_on_every_rank(place: int, message: str, world: Path) -> None:
-    found = [rank[place]["error"] for rank in said(world, 2)]
+    found = [rank[place]["error"] for rank in said(world, "said-2")]
     assert message in found[0]
     assert len(set(found)) == 1
