@@ -179,7 +179,8 @@ def child_memory(rows: int, width: int) -> None:
             step([batch()], number)
         seconds = (time.perf_counter() - begin) / 20
         after = resident()
-        owned = sum(len(shard) for name, _, shard in ranker.embedding.tables.local_shards() if name == "big")  # type: ignore[operator]
+        tables: Any = ranker.embedding.tables
+        owned = sum(len(shard) for name, _, shard in tables.local_shards() if name == "big")
         said = {"rank": world.rank, "owned": f"{owned:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
         # one line at a time: both ranks write to one pipe
         os.write(

@@ -156,8 +156,10 @@ class FieldEmbedding(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         found, given = self._dense(batch), self.tables.vectors(batch)
         if given is None:
-            batch = self.managed(batch)
-        found |= self._looked_up(batch) if given is None else self._given(batch, given)
+            batch = self.managed(batch, self._pooled)
+            found |= self._looked_up(batch)
+        else:
+            found |= self._given(batch, given)
         for group in self.encoder_of:
             found |= self._encoded(group, batch, found, given)
         return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
@@ -191,14 +193,13 @@ class FieldEmbedding(nn.Module):
         Shape:
             - output: ``(B, L, E)`` and ``(B,)`` a group, as :func:`~unimixer.features.events.pad_events` gives them
         """
-        found: list[Tensor] = []
         if not self.event_groups:
             return ()
+        found: list[Tensor] = []
         given = self.tables.vectors(batch)
-        if given is None:
-            batch = self.managed(batch)
         for group in self.event_groups:
-            events = self._events(self.spec.groups[group.name], batch.values[group.name], given)
+            fields, values = self.spec.groups[group.name], batch.values[group.name]
+            events = self._events(fields, values if given is not None else self.managed.columns(fields, values), given)
             found += pad_events(events, batch.offsets[group.name], group.max_length)
         return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -106,9 +106,10 @@ class ManagedTables(torch.nn.Module):
             return ids
         return torch.stack([self.rows(f.table, column) for f, column in zip(fields, ids.unbind(1), strict=True)], dim=1)
 
-    def forward(self, batch: Batch) -> Batch:
-        """The batch with rows in the place of ids."""
+    def forward(self, batch: Batch, groups: Collection[str] | None = None) -> Batch:
+        """The batch with rows in the place of ids; of its sequences only those of ``groups``, if these are given."""
         if not self.tables:
             return batch
-        values = {group: self.columns(self.spec.groups[group], ids) for group, ids in batch.values.items()}
-        return replace(batch, ids=self.columns(self.spec.ids, batch.ids), values=values)
+        wanted = batch.values if groups is None else groups
+        values = {name: self.columns(self.spec.groups[name], batch.values[name]) for name in wanted}
+        return replace(batch, ids=self.columns(self.spec.ids, batch.ids), values={**batch.values, **values})

@@ -44,12 +44,8 @@ class Eviction(torch.optim.Optimizer):
     """
 
     def __init__(self, model: Ranker, recipe: Recipe, sparse: torch.optim.Optimizer, world: World) -> None:
-        self.managed, self.tables, self.sparse, self.world = (
-            model.embedding.managed,
-            model.embedding.tables,
-            sparse,
-            world,
-        )
+        self.managed, self.tables = model.embedding.managed, model.embedding.tables
+        self.sparse, self.world = sparse, world
         self.seed = recipe.training.seed
         self.configs = eviction_configs(recipe)
         self.policies = {table: policy_of(config) for table, config in self.configs.items()}
