@@ -4,11 +4,8 @@
     python benchmarks/distributed.py memory --rows 50000000
     python benchmarks/distributed.py dense
     python benchmarks/distributed.py step
-    python benchmarks/distributed.py model
 
-The first four start processes on this machine through torchrun. ``model`` starts none: it computes what a step would
-cost on 8 to 512 GPUs from bytes that follow from the recipe, corrected by those that were counted between two processes
-(exchanged_bytes.py), and from published speeds of links, and is no measurement.
+All of them start processes on this machine through torchrun; cost_model.py computes what many GPUs would cost.
 """
 
 from __future__ import annotations
@@ -44,11 +41,6 @@ RULES = {
     "Adam": {"dense": "adam", "sparse": "adam"},
     "Adam, row-wise Adagrad": {"dense": "adam", "sparse": "rowwise_adagrad", "sparse_lr": 0.01},
 }
-NVLINK, NETWORK, FLOPS = 450e9, 50e9, 400e12
-"""Published, an H100 machine of 8 GPUs: NVLink 4 has 900 GB/s both ways, 450 GB/s one way; a 400 Gbit/s network card a
-GPU; and 400e12 bfloat16 operations a second, 40% of the 989e12 of the data sheet."""
-COUNTED = 1.04
-"""Bytes that the kernel counted between two processes, over those computed here: benchmarks/exchanged_bytes.py."""
 
 
 def torchrun(processes: int, *arguments: str, script: str = __file__) -> str:
@@ -311,46 +303,6 @@ def child_step(values: dict[str, Any], run: Path) -> None:
     os.write(1, f"{sorted(seconds[8:])[len(seconds[8:]) // 2]}\n".encode())  # the first steps warm up
 
 
-# ---- the model of cost ----
-
-
-def model(batch: int, fields: int, width: int, dense: float, form: str) -> None:
-    """Milliseconds of a step on many GPUs: a MODEL from counted bytes and link speeds, not a measurement.
-
-    Vectors: every looked-up vector travels once forward and once backward between ranks, in float32; of W ranks,
-    W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
-    Dense parameters alike on all GPUs: a ring sends 2 (W - 1) / W of the bytes of their gradients, while backward runs.
-    Cut: the weights travel to all in forward and again in backward, the gradients to where they are held, each
-    (W - 1) / W of their bytes, while the part of the computation runs that they belong to.
-    Between machines the 8 cards of each share the bytes. Compute: 6 operations a dense parameter and row, a third of
-    them in forward.
-    """
-    rows: list[list[object]] = []
-    for gpus in (8, 16, 32, 64, 128, 256, 512):
-        compute = 6 * dense * batch / FLOPS
-        near, far = min(gpus, 8) - 1, max(0, gpus - 8)
-        a_row = COUNTED * fields * (2 * width * 4 + 8)  # a vector forward, its gradient backward, an id
-        vectors = max(batch * a_row * near / gpus / NVLINK, batch * a_row * far / gpus / NETWORK)
-        a_copy = COUNTED * dense * 4
-        once = max(a_copy * 7 / 8 / NVLINK, a_copy * far / gpus / (8 * NETWORK))
-        before = once if form == "fsdp" else 0.0
-        total = max(compute / 3, before) + max(compute * 2 / 3, 2 * once) + vectors
-        ms = [f"{1e3 * t:.2f}" for t in (compute, vectors, before + 2 * once, total)]
-        rows.append([gpus, *ms, f"{1 - compute / total:.0%}", f"{batch * gpus / total / 1e6:.1f}M"])
-    print(f"MODEL, not measured: {batch} rows a GPU, {fields} lookups a row x {width}, {dense:.0e} dense parameters")
-    print(f"distributed.dense={form}\n")
-    columns = [
-        "GPUs",
-        "compute, ms",
-        "vectors and ids, ms",
-        "dense gradients, ms" if form == "ddp" else "dense weights and gradients, ms",
-        "step, ms",
-        "not computing",
-        "samples/s",
-    ]
-    table(columns, rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -358,14 +310,8 @@ def main() -> None:
         verb = verbs.add_parser(name)
         verb.add_argument("--rows", type=int, default=rows)
         verb.add_argument("--width", type=int, default=16)
-    form: dict[str, Any] = {"choices": ("ddp", "fsdp"), "default": "ddp", "help": "distributed.dense of the recipe"}
-    verbs.choices["equality"].add_argument("--form", **form)
-    verb = verbs.add_parser("model")
-    verb.add_argument("--batch", type=int, default=2048, help="rows a GPU")
-    verb.add_argument("--fields", type=int, default=200, help="vectors a row, events of histories included")
-    verb.add_argument("--width", type=int, default=32)
-    verb.add_argument("--dense", type=float, default=1e8, help="dense parameters")
-    verb.add_argument("--form", **form)
+    of_recipe = "distributed.dense of the recipe"
+    verbs.choices["equality"].add_argument("--form", choices=("ddp", "fsdp"), default="ddp", help=of_recipe)
     verb = verbs.add_parser("dense")
     verb.add_argument("--parameters", type=int, default=60_000_000)
     verb.add_argument("--rows", type=int, default=64, help="rows a process")
@@ -384,8 +330,6 @@ def main() -> None:
         dense(given.parameters, given.rows)
     elif given.verb == "memory":
         memory(given.rows, given.width)
-    elif given.verb == "model":
-        model(given.batch, given.fields, given.width, given.dense, given.form)
     else:
         with tempfile.TemporaryDirectory() as folder:
             if given.verb == "equality":

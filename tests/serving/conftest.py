@@ -99,17 +99,16 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_database() -> Iterator[Database]:
     """A real PostgreSQL that tests share; each has tables of its own."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("postgresql is not installed")
-    database = Database(programs, free_port())
-    yield database
-    database.remove()
+    yield from _started()
 
 
 @pytest.fixture
 def database() -> Iterator[Database]:
     """A real PostgreSQL that a test may stop."""
+    yield from _started()
+
+
+def _started() -> Iterator[Database]:
     programs = binaries()
     if programs is None:
         pytest.skip("postgresql is not installed")
@@ -122,6 +121,12 @@ def database() -> Iterator[Database]:
 def log_address(shared_database: Database) -> str:
     """Address of a table that does not exist yet."""
     return shared_database.address(f"log_{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["parquet", "postgresql"])
+def log_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place of a score log of either kind, with nothing in it yet."""
+    return str(tmp_path / "log") if request.param == "parquet" else request.getfixturevalue("log_address")
 
 
 @pytest.fixture(params=["sqlite", "redis"])

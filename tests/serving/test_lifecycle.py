@@ -97,10 +97,10 @@ def test_an_orderly_stop_loses_no_request_and_no_line_of_the_score_log(
 
 
 def test_a_killed_server_loses_at_most_the_last_flush_interval(
-    bundles: tuple[Path, Path], features: Path, tmp_path: Path
+    bundles: tuple[Path, Path], features: Path, log_place: str
 ) -> None:
-    log, flush = tmp_path / "log", 0.5
-    with Served(bundles[0], features, "--score-log", str(log), "--flush", str(flush)) as served:
+    flush = 0.5
+    with Served(bundles[0], features, "--score-log", log_place, "--flush", str(flush)) as served:
         client, answered = served.client(), []
         end = time.monotonic() + 4 * flush
         while time.monotonic() < end:
@@ -109,7 +109,7 @@ def test_a_killed_server_loses_at_most_the_last_flush_interval(
         killed = time.time()
         served.stop(signal.SIGKILL)
         client.close()
-    written = {row["request_id"] for row in read_log(log)}
+    written = {row["request_id"] for row in read_log(log_place)}
     lost = [at for at, request_id in answered if request_id not in written]
     assert len(written) > 10
     assert all(at > killed - flush - 0.5 for at in lost)  # half a second for a machine that is busy

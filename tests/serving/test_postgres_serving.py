@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from pathlib import Path
 
@@ -46,25 +45,6 @@ def test_an_orderly_stop_loses_no_answer_and_the_replay_reads_the_table(
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["differing_rows"], found["features"]) == (len(answered), 0, {})
-
-
-def test_a_killed_server_loses_at_most_the_last_flush_interval(
-    bundles: tuple[Path, Path], features: Path, log_address: str
-) -> None:
-    flush = 0.5
-    with Served(bundles[0], features, "--score-log", log_address, "--flush", str(flush)) as served:
-        client, answered = served.client(), []
-        end = time.monotonic() + 4 * flush
-        while time.monotonic() < end:
-            answered.append((time.time(), client.rank().headers["X-Request-ID"]))
-            time.sleep(0.01)
-        killed = time.time()
-        served.stop(signal.SIGKILL)
-        client.close()
-    written = {row["request_id"] for row in read_log(log_address)}
-    lost = [at for at, request_id in answered if request_id not in written]
-    assert len(written) > 10
-    assert all(at > killed - flush - 0.5 for at in lost)  # half a second for a machine that is busy
 
 
 def test_answers_wait_while_the_database_is_away(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from unimixer.settings import dump_yaml
@@ -57,7 +58,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+def shared(factory: pytest.TempPathFactory, name: str, *builds: Callable[[Path], None]) -> Path:
     """A folder that is built once a test session, whichever worker of pytest-xdist comes first."""
     root = factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -66,7 +67,9 @@ def shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], N
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "built").exists():
             folder.mkdir()
-            build(folder)
+            torch.set_num_threads(1)
+            for build in builds:
+                build(folder)
             (folder / "built").touch()
     return folder
 

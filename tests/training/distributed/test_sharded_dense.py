@@ -127,13 +127,7 @@ def write(folder: Path, processes: int, jobs: Sequence[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def build(folder: Path) -> None:
-        torch.set_num_threads(1)
-        one_process(folder)
-        two_processes(folder)
-        three_processes(folder)
-
-    return shared(tmp_path_factory, "sharded-dense", build)
+    return shared(tmp_path_factory, "sharded-dense", one_process, two_processes, three_processes)
 
 
 def assert_same_training(one: Path, many: Path, name: str) -> None:
