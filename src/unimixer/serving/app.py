@@ -89,7 +89,7 @@ def _health(app: FastAPI, engine: Engine) -> None:
 
 
 def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
-    settings = engine.settings
+    settings, log = engine.settings, None if score_log is None else score_log.add_later
 
     @app.post(
         "/v1/rank",
@@ -111,10 +111,6 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
         engine.metrics.unknown_users.inc(int(unknown_user))
         engine.metrics.unknown_items.inc(encoded.unknown_items)
         request_id = request.state.request_id
-
-        def answered() -> Answer:
-            return _answer(request_id, model, call, found)
-
         scores = dict(zip(tasks, np.ascontiguousarray(found.scores.T), strict=True))
         return reply(
             {
@@ -125,7 +121,7 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
                 "unknown": {"user": unknown_user, "items": encoded.unknown_items},
             },
             headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
-            after=None if score_log is None else partial(score_log.add_later, answered),
+            after=log and partial(log, partial(_answer, request_id, model, call, found)),
         )
 
 

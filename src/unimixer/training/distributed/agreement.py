@@ -51,7 +51,7 @@ def check_shares(world: World, recipe: Recipe, store: Store) -> None:
     if shards < world.size:
         raise UnimixerError(
             f"distributed.data_shards={shards}: rank {shards} of {world.size} processes would have no data; "
-            "start no more processes than shards, or a run with more shards"
+            f"start at most {shards} processes, or a run with more shards"
         )
     if rows < shards:
         raise UnimixerError(
