@@ -1,9 +1,9 @@
-# Two commands on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`.
+# Two commands on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`. Each brings what it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: venv venv-distributed demo test check format clean
+.PHONY: venv venv-distributed demo test lint check format clean
 
 venv: .venv/.ready
 
@@ -19,21 +19,26 @@ venv: .venv/.ready
 venv-distributed: .venv/.distributed
 
 .venv/.distributed: .venv/.ready constraints/cpu.txt
+ifeq ($(shell uname -s -m),Linux x86_64)
 	$(BIN)/pip install --quiet -c constraints/cpu.txt --editable '.[distributed]'
 	$(BIN)/pip install --quiet -c constraints/cpu.txt --no-deps torchrec
+else
+	@echo "TorchRec has no CPU build for $$(uname -s -m): tests of several processes are skipped, with this reason"
+endif
 	touch $@
 
 demo: venv
 	$(BIN)/unimixer demo --out demo --overwrite
 
-test: venv
+test: venv-distributed
 	$(BIN)/pytest -n auto --dist worksteal
 
-check: venv
+lint: venv-distributed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist worksteal
+
+check: lint test
 
 format: venv
 	$(BIN)/ruff format .

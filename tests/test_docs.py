@@ -1,6 +1,5 @@
 """README and guides run as written: every python block and every command behind a dollar sign, in an empty folder."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import needs_torchrec
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -20,7 +20,7 @@ PAGES = (
     "docs/models.md",
     "docs/study.md",
     "docs/scaling.md",
-    "docs/distributed.md",
+    pytest.param("docs/distributed.md", marks=needs_torchrec),
     "docs/serving.md",
 )
 
@@ -28,8 +28,6 @@ PAGES = (
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
-    if page == "docs/distributed.md" and importlib.util.find_spec("torchrec") is None:
-        pytest.skip("torchrec is not installed: pip install 'unimixer[distributed]'")
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks, f"{page} has no block that runs"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_recipe
 from torch import Tensor
@@ -26,7 +27,7 @@ from unimixer.training.optimizers import build_optimizers
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
-pytest.importorskip("torchrec", reason="torchrec is not installed: pip install 'unimixer[distributed]'")
+pytestmark = needs_torchrec
 
 Met = dict[int, tuple[int, int]]
 """Count and last step of every id."""

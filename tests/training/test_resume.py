@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from killed import train_killed
+from needs import needs_torchrec
 from tiny import assert_equal_tensors, facts_of, logged, tiny_values
 
 from unimixer.settings import parse
@@ -58,7 +59,9 @@ def assert_same_end(resumed: RunFolder, whole: RunFolder) -> None:
     assert not list(resumed.folder.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("overrides", [ACCUMULATED, THREADED], ids=["accumulated", "threaded"])
+@pytest.mark.parametrize(
+    "overrides", [ACCUMULATED, pytest.param(THREADED, marks=needs_torchrec)], ids=["accumulated", "threaded"]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_at_a_random_step_resumes_bit_for_bit(
     overrides: tuple[str, ...], seed: int, toy_folder: Path, tmp_path: Path, whole: Any

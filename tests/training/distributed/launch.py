@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import os
 import socket
@@ -23,11 +22,6 @@ from unimixer.training.run import RunFolder
 WORKER = Path(__file__).with_name("worker.py")
 SECONDS = 280
 """No launch may take longer; one that hangs fails."""
-
-needs_torchrec = pytest.mark.skipif(
-    importlib.util.find_spec("torchrec") is None,
-    reason="torchrec is not installed: pip install 'unimixer[distributed]'",
-)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import environment, free_port, needs_torchrec
+from launch import environment, free_port
+from needs import needs_torchrec
 from tiny import tiny_values
 
 from unimixer.errors import MissingExtraError, UnimixerError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch import change, largest_difference, losses, needs_torchrec, run_jobs, said, shared, torchrun
+from launch import change, largest_difference, losses, run_jobs, said, shared, torchrun
+from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables

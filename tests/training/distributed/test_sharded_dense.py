@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from launch import change, largest_difference, losses, needs_torchrec, run_jobs, said, shared
+from launch import change, largest_difference, losses, run_jobs, said, shared
+from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
