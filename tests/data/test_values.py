@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from columns import chunk, message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unimixer.data import values
-from unimixer.data.schema import Feature, Keys, Label
+from unimixer.data.schema import Feature, Label
 from unimixer.data.tables import Chunk
-from unimixer.errors import UnimixerError
-
-FIRST_ROW = 41
-
-
-def chunk(*rows: Any, dtype: Any = None) -> Chunk:
-    """One column ``x``, whose rows are numbered from ``FIRST_ROW`` on."""
-    return Chunk(pl.DataFrame({"x": pl.Series(rows, dtype=dtype, strict=False)}), "log.csv", FIRST_ROW)
 
 
 def texts(*rows: Any, dtype: Any = None, missing: tuple[str, ...] = ("",)) -> list[str | None]:
     return values.as_text(chunk(*rows, dtype=dtype).frame["x"], missing).to_list()
-
-
-def message(function: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(UnimixerError) as error:
-        function(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # ---- texts ------------------------------------------------------------
@@ -128,78 +113,6 @@ def test_a_weight_is_zero_or_more() -> None:
     assert values.as_weight(chunk("0", "2.5"), "x").tolist() == [0, 2.5]
     for bad in (-1.0, None):
         assert "log.csv, row 42" in message(values.as_weight, chunk(1.0, bad), "x")
-
-
-# ---- times ------------------------------------------------------------
-
-NOON = datetime(2022, 5, 4, 12, 0, 0, 5_000, tzinfo=UTC)
-MILLIS = 1_651_665_600_005
-
-
-@pytest.mark.parametrize(
-    ("column", "form"),
-    [
-        (chunk(MILLIS), "ms"),
-        (chunk(str(MILLIS)), "ms"),
-        (chunk(MILLIS / 1000), "s"),
-        (chunk(MILLIS * 1000 + 999), "us"),
-        (chunk(NOON), "ms"),
-        (chunk(datetime(2022, 5, 4, 20, 0, 0, 5_000)), "ms"),
-        (chunk("2022-05-04 20:00:00.005"), "%Y-%m-%d %H:%M:%S%.f"),
-        (chunk("2022-05-04T14:00:00.005+0200"), "%Y-%m-%dT%H:%M:%S%.f%z"),
-    ],
-    ids=["ms", "text", "s", "us", "datetime with zone", "datetime", "text of the zone", "text with its own zone"],
-)
-def test_one_time_in_any_form_is_the_same_millisecond(column: Chunk, form: str) -> None:
-    keys = Keys(time="x", time_format=form, timezone="Asia/Shanghai")
-    assert values.as_time(column, keys).tolist() == [MILLIS]
-
-
-@given(st.integers(0, 4_102_444_800_000))
-def test_no_millisecond_is_lost_to_rounding(millis: int) -> None:
-    for unit, number in (("s", millis / 1000), ("us", millis * 1000), ("ms", millis)):
-        assert values.as_time(chunk(number), Keys(time="x", time_format=unit)).tolist() == [millis]
-
-
-def test_hours_without_minutes_and_days_without_hours_are_times() -> None:
-    keys = Keys(time="x", time_format="%y%m%d%H", timezone="UTC")
-    expected = int(datetime(2014, 10, 21, 13, tzinfo=UTC).timestamp() * 1000)
-    assert values.as_time(chunk(14102113), keys).tolist() == [expected]
-    for column, form in ((chunk("2014-10-21"), "%Y-%m-%d"), (chunk(date(2014, 10, 21)), "ms")):
-        assert values.as_time(column, Keys(time="x", time_format=form)).tolist() == [expected - 13 * 3_600_000]
-
-
-def test_without_a_time_column_the_row_is_the_time() -> None:
-    assert values.as_time(chunk("a", "b"), Keys()).tolist() == [FIRST_ROW - 1, FIRST_ROW]
-    assert values.as_time(chunk("a", "b"), Keys(), first_row=1000).tolist() == [1000, 1001]
-
-
-@pytest.mark.parametrize(
-    ("column", "keys", "expected"),
-    [
-        (chunk("1", "x"), {}, "log.csv, row 42: x='x' is not a number; every impression needs its time"),
-        (chunk(1, None), {}, "log.csv, row 42: x=None is not a time in ms; every impression needs its time"),
-        (chunk("2022-01-01", "1 May"), {"time_format": "%Y-%m-%d"}, "row 42: x='1 May' is not a time of the form"),
-        (chunk("1"), {"time_format": "minutes"}, "row 41: x='1' is not a time of the form 'minutes'"),
-        (
-            chunk("2022-01-01"),
-            {"time_format": "%Y-%m-%d", "timezone": "Mars"},
-            "keys.timezone='Mars' is not a time zone",
-        ),
-        (chunk("2022-01-01 5"), {"time_format": "%Y-%m-%d %M"}, "keys.time_format='%Y-%m-%d %M' is not a time format"),
-        (chunk(NOON, None), {}, "log.csv, row 42: x=None is not a time"),
-    ],
-)
-def test_a_wrong_time_is_named(column: Chunk, keys: dict[str, str], expected: str) -> None:
-    assert expected in message(values.as_time, column, Keys(time="x", **keys))
-
-
-def test_hour_and_weekday_are_those_of_the_zone() -> None:
-    late = np.array([int(datetime(2022, 5, 4, 23, 30, tzinfo=UTC).timestamp() * 1000)])  # a Wednesday
-    assert values.time_part(late, "hour", "UTC").to_list() == ["23"]
-    assert values.time_part(late, "weekday", "UTC").to_list() == ["3"]
-    assert values.time_part(late, "hour", "Asia/Shanghai").to_list() == ["7"]
-    assert values.time_part(late, "weekday", "Asia/Shanghai").to_list() == ["4"]
 
 
 # ---- lists and vectors ------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import SplitSummary, Store
-from unimixer.data.values import zone
+from unimixer.data.times import zone
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import auc
 

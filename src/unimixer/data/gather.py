@@ -17,6 +17,7 @@ from unimixer.data.history import happened
 from unimixer.data.schema import SPLITS, Feature, Schema
 from unimixer.data.splits import Sample, Splitter
 from unimixer.data.tables import Chunk, Placed, RawTables
+from unimixer.data.times import as_time
 from unimixer.data.transform import Transform, empty_entities
 from unimixer.data.vocabulary import Counter
 
@@ -114,7 +115,7 @@ class Gatherer:
         """Read one chunk."""
         assert placed.chunk is not None
         chunk, gathered = placed.chunk, self.gathered
-        times = values.as_time(chunk, self.schema.keys, placed.first_row)
+        times = as_time(chunk, self.schema.keys, placed.first_row)
         split = self.splitter(times, placed.first_row)
         gathered.columns |= set(chunk.frame.columns)
         before = gathered.rows.get(placed.piece, np.zeros(len(SPLITS), dtype=np.int64))
@@ -180,7 +181,7 @@ class SampleTimes:
         sample = Sample()
         for placed in tables.pieces(share):
             if placed.chunk is not None:
-                times = values.as_time(placed.chunk, self.schema.keys, placed.first_row)
+                times = as_time(placed.chunk, self.schema.keys, placed.first_row)
                 sample.add(times.astype(np.float64), placed.first_row + np.arange(len(times)))
             yield placed.rows if placed.chunk is not None else 0, placed.first_row + placed.rows
         return sample

@@ -24,6 +24,7 @@ from unimixer.data.numeric import NumericFit
 from unimixer.data.rows import Rows
 from unimixer.data.schema import Feature, Origin, Schema
 from unimixer.data.tables import Chunk
+from unimixer.data.times import as_time, time_part
 from unimixer.data.vocabulary import Vocabulary
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -75,7 +76,7 @@ class Transform:
         """Canonical texts of an id feature."""
         if feature.transform in ("hour", "weekday"):
             keys = self.schema.keys.model_copy(update={"time": feature.column})
-            return values.time_part(values.as_time(chunk, keys), feature.transform, keys.timezone)
+            return time_part(as_time(chunk, keys), feature.transform, keys.timezone)
         if feature.transform == "bucketise":
             return self.numerics[feature.name].bucket(values.as_number(chunk, feature.column, feature.missing))
         return values.text_column(chunk, feature.column, feature.missing)
@@ -138,7 +139,7 @@ class Transform:
         if keys.time is None and first_row is None:
             times = np.full(chunk.frame.height, AFTER_THE_LOG)
         else:
-            times = values.as_time(chunk, keys, first_row)
+            times = as_time(chunk, keys, first_row)
         ids, dense, lists = self.encode_table("impressions", chunk)
         rows = Rows(
             users=users,

@@ -15,6 +15,7 @@ from unimixer.data.history import happened
 from unimixer.data.schema import Schema
 from unimixer.data.store import Store
 from unimixer.data.tables import Chunk, RawTables
+from unimixer.data.times import as_time
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
 from unimixer.progress import progress_bar
@@ -115,7 +116,7 @@ def events_of(schema: Schema, chunk: Chunk, first_row: int = 0) -> Iterator[Even
     assert schema.keys.item is not None
     users = values.text_column(chunk, schema.keys.user)
     items = values.text_column(chunk, schema.keys.item)
-    times = pl.Series(values.as_time(chunk, schema.keys, first_row))
+    times = pl.Series(as_time(chunk, schema.keys, first_row))
     whole = users.is_not_null() & items.is_not_null()  # impressions without a user or an item are nobody's past
     for event, history in {history.event or EVERY: history for history in schema.histories}.items():
         entered = whole & pl.Series(happened(history, chunk))
