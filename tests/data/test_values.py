@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,48 @@ def test_missing_texts_are_canonical_too() -> None:
     assert texts("", missing=()) == [None]
 
 
+def test_a_text_for_missing_is_found_in_a_column_of_any_type() -> None:
+    for column in (
+        chunk(Decimal("-1.00"), Decimal("2.50")),
+        chunk(-1.0, 2.5),
+        chunk("-1.0", "2.5"),
+        chunk("-1", "2.50"),
+    ):
+        assert values.text_column(column, "x", ("-1",)).is_null().to_list() == [True, False]
+        assert values.text_column(column, "x", ("2.5",)).is_null().to_list() == [False, True]
+    for column in (chunk(date(1900, 1, 1)), chunk(datetime(1900, 1, 1)), chunk("1900-01-01T00:00:00")):
+        assert values.text_column(column, "x", ("1900-01-01",)).is_null().to_list() == [True]
+    assert texts(True, False, missing=("false",)) == ["1", None]
+    assert texts("0", "false", "1", missing=("false",)) == ["0", None, "1"]  # a zero is not the word
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(pl.Float64, 53), (pl.Float32, 24)])
+def test_a_key_that_lost_digits_in_a_float_is_refused(dtype: Any, bits: int) -> None:
+    exact = chunk(2.0**bits - 1, None, float("nan"), dtype=dtype)
+    assert values.key_column(exact, "x").to_list() == [str(2**bits - 1), None, None]
+    error = message(values.key_column, chunk(17.0, -(2.0**bits), dtype=dtype), "x")
+    assert error.startswith("log.csv, row 42: x=-")
+    assert error.endswith(
+        f"is a key of 2^{bits} or more in {dtype.__name__}, which has lost its last digits; "
+        "store keys as integers or as text"
+    )
+
+
+def test_a_key_is_one_text_in_any_type() -> None:
+    for column in (
+        chunk(17),
+        chunk(17.0),
+        chunk(Decimal("17")),
+        chunk("17"),
+        chunk(" 17.0 "),
+        chunk(17, dtype=pl.UInt64),
+    ):
+        assert values.key_column(column, "x").to_list() == ["17"]
+    huge = 2**64 - 1
+    for column in (chunk(huge, dtype=pl.UInt64), chunk(str(huge)), chunk(Decimal(huge))):
+        assert values.key_column(column, "x").to_list() == [str(huge)]
+
+
 @given(st.integers(-(2**53), 2**53))
 def test_any_whole_number_has_one_text(number: int) -> None:
     assert texts(number) == texts(float(number)) == texts(f"{number}.0") == [str(number)]
@@ -74,6 +118,12 @@ def test_numbers_of_any_type_are_read_and_missing_ones_are_nan() -> None:
     assert np.isnan(values.as_number(chunk(None, None), "x")).all()
 
 
+def test_true_and_false_are_numbers_in_any_case() -> None:
+    for column in (chunk(True, False, None), chunk("true", "False", ""), chunk("TRUE", "0", None)):
+        np.testing.assert_array_equal(values.as_number(column, "x"), [1, 0, np.nan])
+    assert "x='yes' is not a number" in message(values.as_number, chunk("true", "yes"), "x")
+
+
 def test_a_code_for_missing_is_found_whatever_its_form() -> None:
     for column in (chunk("-999", "4"), chunk(-999, 4), chunk(-999.0, 4.0), chunk("-999.000", "4")):
         np.testing.assert_array_equal(values.as_number(column, "x", ("", "-999")), [np.nan, 4])
@@ -92,7 +142,7 @@ def test_a_wrong_number_is_named_with_file_row_and_way_out() -> None:
 
 
 def test_a_label_is_zero_or_one() -> None:
-    for column in (chunk("1", "0"), chunk(1, 0), chunk(1.0, 0.0), chunk(True, False)):
+    for column in (chunk("1", "0"), chunk(1, 0), chunk(1.0, 0.0), chunk(True, False), chunk("True", "false")):
         assert values.as_label(column, Label(name="x")).tolist() == [1, 0]
     error = message(values.as_label, chunk(0, 1, 2), Label(name="click", source="x"))
     assert error.startswith("log.csv, row 43: x=2 is not 0 or 1; give label 'click' a threshold")

@@ -140,9 +140,9 @@ class Fit:
         if feature.kind == "sequence" and feature.history is None:
             lists = values.as_lists(chunk, feature)
             texts = lists.filter(lists.list.len() > 0).explode().cast(pl.String)
-            self.gathered.counter(feature).add(texts, np.repeat(counts, lists.list.len().to_numpy()))
+            self.gathered.count(feature, chunk, texts, np.repeat(counts, lists.list.len().to_numpy()))
         elif feature.history is None or not self._counted_as_item(feature):
-            self.gathered.counter(feature).add(self.unfitted.texts(feature, chunk), counts)
+            self.gathered.count(feature, chunk, self.unfitted.texts(feature, chunk), counts)
 
     def _counted_as_item(self, feature: Feature) -> bool:
         """Whether an item's own feature counts the same column for the same table already."""

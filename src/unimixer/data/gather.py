@@ -63,9 +63,11 @@ class Gathered:
         keys = schema.keys
         return cls(EntityLog(None, keys.user), EntityLog(None, keys.item), {h.name: [] for h in schema.histories})
 
-    def counter(self, feature: Feature) -> Counter:
-        """Counts of the texts of a feature's table."""
-        return self.counters.setdefault(feature.table_name, Counter())
+    def count(self, feature: Feature, chunk: Chunk, texts: pl.Series, weights: NDArray[np.int64] | None = None) -> None:
+        """Count the texts of a feature, which came from its column of a chunk."""
+        counter = self.counters.setdefault(feature.table_name, Counter())
+        counter.typed = counter.typed or values.has_own_form(chunk, feature.column)
+        counter.add(texts, weights)
 
     def sample(self, feature: Feature, schema: Schema) -> Sample:
         """Numbers of a feature."""
@@ -143,12 +145,12 @@ class Gatherer:
         for feature in self._unfitted.features("impressions"):
             if feature.kind == "sequence":
                 lists = values.as_lists(chunk, feature).filter(kept)
-                self.gathered.counter(feature).add(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
+                self.gathered.count(feature, chunk, lists.filter(lists.list.len() > 0).explode().cast(pl.String))
             elif feature.kind == "numeric":
                 numbers = values.as_number(chunk, feature.column, feature.missing)[train]
                 self.gathered.sample(feature, self.schema).add(numbers, rows)
             elif feature.kind == "categorical":
-                self.gathered.counter(feature).add(self._unfitted.texts(feature, chunk).filter(kept))
+                self.gathered.count(feature, chunk, self._unfitted.texts(feature, chunk).filter(kept))
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class Transform:
         """Row of the entity of every raw row."""
         if key is None:
             return np.full(chunk.frame.height, MISSING_ROW, dtype=np.int32)
-        return table.index.lookup(values.text_column(chunk, key))
+        return table.index.lookup(values.key_column(chunk, key))
 
     def encode(self, chunk: Chunk, *, labels: bool, first_row: int | None = None) -> Rows:
         """Raw impressions to encoded ones.
@@ -234,6 +234,7 @@ class Transform:
             "format": FORMAT,
             "schema": self.schema.model_dump(mode="json", exclude_none=True),
             "hash_buckets": {name: v.num_buckets for name, v in self.vocabularies.items()},
+            "forms": {name: v.form for name, v in self.vocabularies.items()},
             "numerics": {name: vars(fit) for name, fit in self.numerics.items()},
             "doubled": sorted(self.doubled),
             "checksums": {name: checksum(folder / name) for name in tables},
@@ -261,10 +262,11 @@ class Transform:
             if not (folder / name).exists() or checksum(folder / name) != crc:
                 raise UnimixerError(f"{folder / name}: missing or damaged (checksum differs); prepare the data again")
         schema = parse(Schema, meta["schema"], where=str(path))
+        forms = meta.get("forms", {})  # older files have none
         return cls(
             schema=schema,
             vocabularies={
-                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets)
+                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets, forms.get(name, "text"))
                 for name, buckets in meta["hash_buckets"].items()
             },
             numerics={

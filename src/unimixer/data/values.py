@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.forms import TRUTH, Form, canonical, form_of
 from unimixer.data.schema import Feature, Label
 from unimixer.data.tables import Chunk
 from unimixer.errors import UnimixerError, nearest
@@ -27,15 +28,22 @@ def column(chunk: Chunk, name: str) -> pl.Series:
 def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
     """Canonical text of categorical values, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
     text = _canonical(series)
-    gone = text.is_in(_texts_of(missing))
+    texts, forms = _missing_texts(missing)
+    gone = text.is_in(texts.to_list())
+    for form in forms:
+        if form != "boolean" or series.dtype == pl.Boolean:
+            gone |= canonical(text, form).is_in(canonical(texts, form).to_list())
     if not gone.any():
         return text.rename(series.name)
     return pl.select(pl.when(gone).then(None).otherwise(text)).to_series().rename(series.name)
 
 
 @cache
-def _texts_of(missing: tuple[str, ...]) -> list[str]:
-    return [*_canonical(pl.Series(missing, dtype=pl.String)), ""]
+def _missing_texts(missing: tuple[str, ...]) -> tuple[pl.Series, tuple[Form, ...]]:
+    """Canonical texts that mean a missing value, and the forms in which values may have other texts than they."""
+    texts = pl.concat([_canonical(pl.Series(missing, dtype=pl.String)), pl.Series([""])])
+    found = {form_of(pl.Series([text]), typed=True) for text in texts if not text.removeprefix("-").isdigit()}
+    return texts, tuple(sorted(found - {"text"}))
 
 
 def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl.Series:
@@ -47,6 +55,35 @@ def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl
             "lists are features of kind 'sequence' or 'embedding'"
         )
     return as_text(series, missing)
+
+
+def key_column(chunk: Chunk, name: str) -> pl.Series:
+    """Canonical text of a column of keys, every one of which is exact."""
+    series = column(chunk, name)
+    check_exact(chunk, series)
+    return text_column(chunk, name)
+
+
+def check_exact(chunk: Chunk, series: pl.Series) -> None:
+    """Raise for a key that lost its last digits in a float."""
+    if not series.dtype.is_float():
+        return
+    bits = 24 if series.dtype == pl.Float32 else 53
+    exact = (series.abs() < 2**bits).fill_null(True) | series.is_nan().fill_null(True)
+    require(
+        chunk,
+        series,
+        exact,
+        f"is a key of 2^{bits} or more in {series.dtype}, which has lost its last digits",
+        "store keys as integers or as text",
+    )
+
+
+def has_own_form(chunk: Chunk, name: str) -> bool:
+    """Whether the type of a column says that its values are numbers with decimals, or times."""
+    dtype = column(chunk, name).dtype
+    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    return bool(inner.is_float() or inner.is_decimal() or inner.is_temporal())
 
 
 def as_number(
@@ -61,6 +98,9 @@ def as_number(
     if series.dtype in TEXT_TYPES:
         text = as_text(series, missing)
         numbers = text.cast(pl.Float64, strict=False)
+        if numbers.null_count() > text.null_count():
+            truth = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.String)
+            numbers = numbers.fill_null(truth.cast(pl.Float64))
         require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
     elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
         numbers = series.cast(pl.Float64)
