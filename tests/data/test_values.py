@@ -134,8 +134,19 @@ def test_a_wrong_number_is_named_with_file_row_and_way_out() -> None:
     assert message(values.as_number, chunk("1", "", "1,5"), "x") == (
         "log.csv, row 43: x='1,5' is not a number; correct the row, or list the text under 'missing' of the feature"
     )
+    for column in (chunk("1", "1.7976931348623157e308"), chunk(1.0, 1e300), chunk("1", "-4e38")):
+        error = message(values.as_number, column, "x")
+        assert error.startswith("log.csv, row 42: x=")
+        assert "is beyond 3.4e38, the largest number of 32 bits; correct the row, or leave the value empty" in error
+    assert values.as_number(chunk(-3.4e38), "x").tolist() == [-3.4e38]
     assert "log.csv, row 42: x=inf is infinite" in message(values.as_number, chunk(1.0, float("inf")), "x")
     assert "has type List(Int64), expected numbers" in message(values.as_number, chunk([1]), "x")
+
+
+def test_a_distance_that_no_number_of_32_bits_holds_is_named() -> None:
+    values.check_range(chunk(1.0, 2.0), "x", np.array([np.nan, 3e38]))
+    error = message(values.check_range, chunk(1.0, 2.0), "x", np.array([np.nan, -4e38]))
+    assert error.startswith("log.csv, row 42: x=2.0 is so far from the values of the training part")
 
 
 # ---- labels and weights ------------------------------------------------------------
@@ -244,7 +255,7 @@ def test_a_vector_of_another_width_is_named() -> None:
 
 
 def test_a_vector_with_a_hole_is_named() -> None:
-    for hole in (None, float("nan"), float("inf")):
+    for hole in (None, float("nan"), float("inf"), 1e300):
         error = message(values.as_vectors, chunk([1.0, 2.0], [1.0, hole]), VECTOR)
         assert "row 42" in error
         assert "holds a number that is missing or infinite; leave out the whole vector" in error

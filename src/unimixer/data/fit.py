@@ -13,7 +13,7 @@ from unimixer.data.arrays import Ragged
 from unimixer.data.crew import Crew
 from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
 from unimixer.data.gather import Events, Gather, Gathered, SampleTimes
-from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, snapshot_lists
+from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, event_column, event_label, snapshot_lists
 from unimixer.data.layout import features_of, is_id
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
@@ -47,9 +47,15 @@ def resolve(tables: RawTables) -> Schema:
     }
     needed = [keys.user, keys.item, keys.time, schema.weight]
     needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]
-    for name in filter(None, [*needed, *(h.event for h in schema.histories)]):
+    for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
         values.column(first, name)
     for history in schema.histories:
+        label = event_label(history, schema)
+        if label is not None and label.source not in (None, label.name) and label.name in columns["impressions"]:
+            raise UnimixerError(
+                f"history {history.name!r}: event {history.event!r} is a label read from {label.source!r} and a column "
+                "of the log too; rename the label"
+            )
         if history.snapshot is not None and (tables.users is None or history.snapshot not in columns["users"]):
             near = nearest(history.snapshot, columns["users"]) if tables.users else ""
             raise UnimixerError(f"history {history.name!r}: the users table has no column {history.snapshot!r}{near}")

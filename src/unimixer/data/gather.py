@@ -128,7 +128,7 @@ class Gatherer:
         self._features(placed, chunk, split == 0)
         for history in self.schema.histories:
             # impressions without a user or an item are nobody's past
-            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, chunk)
+            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, self.schema, chunk)
             gathered.events[history.name].append(
                 Events(placed.piece, rows["users"][past], rows["items"][past], times[past])
             )

@@ -136,7 +136,7 @@ class History(Settings):
 
     name: str
     event: str | None = None
-    """Column of the log that must be 1 for an impression to enter (default: every impression enters)."""
+    """Column of the log that must be 1 for an impression to enter, or a label (default: every impression enters)."""
     snapshot: str | None = None
     """List column of the users table with item keys from before the log, oldest first."""
     separator: str | None = None

@@ -89,8 +89,9 @@ class Transform:
         """(n, width) numbers."""
         if feature.kind == "embedding":
             return values.as_vectors(chunk, feature)
-        numbers = values.as_number(chunk, feature.column, feature.missing)
-        return self.numerics[feature.name].apply(feature, numbers).astype(np.float32)[:, None]
+        numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
+        values.check_range(chunk, feature.column, numbers)
+        return numbers.astype(np.float32)[:, None]
 
     def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
         """Lists of rows of the embedding table."""

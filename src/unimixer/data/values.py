@@ -15,6 +15,8 @@ from unimixer.errors import UnimixerError, nearest
 
 FloatArray = NDArray[np.float64]
 
+LARGEST = float(np.finfo(np.float32).max)
+"""What a model gets are numbers of 32 bits."""
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
 
@@ -114,9 +116,20 @@ def as_number(
     codes = [float(m) for m in missing if _is_number(m)]
     if codes:
         numbers = pl.select(pl.when(numbers.is_in(codes)).then(None).otherwise(numbers)).to_series()
-    infinite = numbers.is_infinite().fill_null(False)
-    require(chunk, series, ~infinite, "is infinite", "correct the row, or leave the value empty")
+    finite = (numbers.abs() <= LARGEST).fill_null(True) | numbers.is_nan().fill_null(True)
+    if not finite.all():
+        infinite = numbers.is_infinite()[int((~finite).arg_max() or 0)]
+        rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
+        require(chunk, series, finite, rule, "correct the row, or leave the value empty")
     return numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
+
+
+def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
+    """Raise where what a raw column became is no number of 32 bits; NaN is one."""
+    beyond = np.abs(numbers) > LARGEST
+    if beyond.any():
+        rule = "is so far from the values of the training part that no number of 32 bits holds the distance"
+        require(chunk, column(chunk, name), pl.Series(~beyond), rule, "correct the row, or leave the value empty")
 
 
 def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:

@@ -119,6 +119,6 @@ def events_of(schema: Schema, chunk: Chunk, first_row: int = 0) -> Iterator[Even
     times = pl.Series(as_time(chunk, schema.keys, first_row))
     whole = users.is_not_null() & items.is_not_null()  # impressions without a user or an item are nobody's past
     for event, history in {history.event or EVERY: history for history in schema.histories}.items():
-        entered = whole & pl.Series(happened(history, chunk))
+        entered = whole & pl.Series(happened(history, schema, chunk))
         for user, item, time in zip(users.filter(entered), items.filter(entered), times.filter(entered), strict=True):
             yield Event(user, item, time, event)
