@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unimixer.data import values
-from unimixer.data.schema import Feature, Label
+from unimixer.data.schema import Label
 from unimixer.data.tables import Chunk
 
 
@@ -174,93 +174,3 @@ def test_a_weight_is_zero_or_more() -> None:
     assert values.as_weight(chunk("0", "2.5"), "x").tolist() == [0, 2.5]
     for bad in (-1.0, None):
         assert "log.csv, row 42" in message(values.as_weight, chunk(1.0, bad), "x")
-
-
-# ---- lists and vectors ------------------------------------------------------------
-
-
-def sequence(**options: Any) -> Feature:
-    return Feature(name="x", kind="sequence", domain="context", **{"max_length": 2, **options})
-
-
-EXPECTED = [["2", "3"], [], [], ["4"]]
-
-
-@pytest.mark.parametrize(
-    ("column", "separator"),
-    [
-        (chunk([1, 2, 3], [], None, [None, 4]), None),
-        (chunk([1.0, 2.0, 3.0], [], None, [float("nan"), 4.0]), None),
-        (chunk(["1", "2", "3.0"], [""], None, ["4"]), None),
-        (chunk("1|2|3", "", None, "|4"), "|"),
-        (chunk("1, 2, 3", " ", None, "4"), ","),
-    ],
-    ids=["integers", "floats", "texts", "bars", "commas"],
-)
-def test_the_last_values_of_a_list_are_kept_and_missing_ones_left_out(column: Chunk, separator: str | None) -> None:
-    assert values.as_lists(column, sequence(separator=separator)).to_list() == EXPECTED
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        chunk([], None, dtype=pl.List(pl.Int64)),
-        chunk(None, None),
-        chunk(None, None, dtype=pl.Array(pl.Int64, 2)),
-    ],
-    ids=["empty", "null", "array"],
-)
-def test_a_column_without_any_value_gives_empty_lists(column: Chunk) -> None:
-    assert values.as_lists(column, sequence()).to_list() == [[], []]
-
-
-def test_no_rows_give_no_lists() -> None:
-    lists = values.as_lists(chunk(dtype=pl.List(pl.Int64)), sequence())
-    assert lists.to_list() == []
-    assert lists.dtype == pl.List(pl.String)
-
-
-def test_missing_texts_are_left_out_of_lists_before_they_are_cut() -> None:
-    column = chunk("a|b|NA|NA", "NA")
-    assert values.as_lists(column, sequence(separator="|", missing=("NA",))).to_list() == [["a", "b"], []]
-
-
-@given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 3), max_size=5), min_size=1, max_size=8))
-def test_lists_are_what_a_loop_makes_of_them(rows: list[list[int | None] | None]) -> None:
-    expected = [[str(v) for v in row or [] if v is not None][-2:] for row in rows]
-    assert values.as_lists(chunk(*rows, dtype=pl.List(pl.Int64)), sequence()).to_list() == expected
-
-
-def test_a_sequence_of_another_type_is_named() -> None:
-    error = message(values.as_lists, chunk("1|2"), sequence())
-    assert error == (
-        "log.csv: sequence 'x' reads column 'x' of type String; give it a separator for text, or store lists"
-    )
-    assert "expected lists of plain values" in message(values.as_lists, chunk([[1]]), sequence())
-
-
-VECTOR = Feature(name="v", kind="embedding", domain="item", source="x", width=2)
-
-
-def test_vectors_come_as_rows_and_a_missing_one_is_nan() -> None:
-    for column in (chunk([1.0, 2.0], None), chunk([1, 2], None), chunk([1, 2], None, dtype=pl.Array(pl.Float32, 2))):
-        np.testing.assert_array_equal(values.as_vectors(column, VECTOR), [[1, 2], [np.nan, np.nan]])
-    assert np.isnan(values.as_vectors(chunk(None, None), VECTOR)).all()
-    assert values.as_vectors(chunk(dtype=pl.List(pl.Float64)), VECTOR).shape == (0, 2)
-
-
-def test_a_vector_of_another_width_is_named() -> None:
-    error = message(values.as_vectors, chunk([1.0, 2.0], [1.0]), VECTOR)
-    assert error == "log.csv, row 42: x=1 numbers is a vector of the wrong width; feature 'v' declares width=2"
-
-
-def test_a_vector_with_a_hole_is_named() -> None:
-    for hole in (None, float("nan"), float("inf"), 1e300):
-        error = message(values.as_vectors, chunk([1.0, 2.0], [1.0, hole]), VECTOR)
-        assert "row 42" in error
-        assert "holds a number that is missing or infinite; leave out the whole vector" in error
-
-
-def test_vectors_of_text_are_refused() -> None:
-    for column in (chunk("1 2"), chunk(["1", "2"])):
-        assert "expected lists of 2 numbers" in message(values.as_vectors, column, VECTOR)

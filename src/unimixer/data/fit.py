@@ -15,6 +15,7 @@ from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
 from unimixer.data.gather import Events, Gather, Gathered, SampleTimes
 from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, event_column, event_label, snapshot_lists
 from unimixer.data.layout import features_of, is_id
+from unimixer.data.lists import as_lists
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
     OOV_ID,
@@ -144,7 +145,7 @@ class Fit:
 
     def _count_entities(self, feature: Feature, chunk: Chunk, counts: NDArray[np.int64]) -> None:
         if feature.kind == "sequence" and feature.history is None:
-            lists = values.as_lists(chunk, feature)
+            lists = as_lists(chunk, feature)
             texts = lists.filter(lists.list.len() > 0).explode().cast(pl.String)
             self.gathered.count(feature, chunk, texts, np.repeat(counts, lists.list.len().to_numpy()))
         elif feature.history is None or not self._counted_as_item(feature):

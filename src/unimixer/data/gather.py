@@ -14,6 +14,7 @@ from unimixer.data import values
 from unimixer.data.crew import Steps
 from unimixer.data.entities import FIRST_ROW, EntityLog
 from unimixer.data.history import happened
+from unimixer.data.lists import as_lists
 from unimixer.data.schema import SPLITS, Feature, Schema
 from unimixer.data.splits import Sample, Splitter
 from unimixer.data.tables import Chunk, Placed, RawTables
@@ -144,7 +145,7 @@ class Gatherer:
         kept, rows = pl.Series(train), placed.first_row + np.flatnonzero(train)
         for feature in self._unfitted.features("impressions"):
             if feature.kind == "sequence":
-                lists = values.as_lists(chunk, feature).filter(kept)
+                lists = as_lists(chunk, feature).filter(kept)
                 self.gathered.count(feature, chunk, lists.filter(lists.list.len() > 0).explode().cast(pl.String))
             elif feature.kind == "numeric":
                 numbers = values.as_number(chunk, feature.column, feature.missing)[train]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unimixer.data import values
 from unimixer.data.arrays import Ragged
+from unimixer.data.lists import as_lists
 from unimixer.data.schema import Feature, History, Label, Schema
 from unimixer.data.tables import Chunk
 
@@ -111,6 +112,10 @@ def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_
 def snapshot_lists(history: History, users: Chunk) -> pl.Series:
     """Item keys from before the log, a list a user, the last ``max_length`` of them, oldest first."""
     assert history.snapshot is not None
+    raw = values.column(users, history.snapshot)
+    if isinstance(raw.dtype, (pl.List, pl.Array)) and raw.dtype.inner.is_float():
+        largest = raw.cast(pl.List(raw.dtype.inner)).list.eval(pl.element().abs()).list.max()
+        values.check_exact(users, largest.rename(history.snapshot))
     feature = Feature(
         name=history.snapshot,
         kind="sequence",
@@ -118,4 +123,4 @@ def snapshot_lists(history: History, users: Chunk) -> pl.Series:
         max_length=history.max_length,
         separator=history.separator,
     )
-    return values.as_lists(users, feature)
+    return as_lists(users, feature)

@@ -71,8 +71,8 @@ def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> N
     value, rows = float(known[ends[group]]), int(counts[starts[group] : ends[group] + 1].sum())
     raise UnimixerError(
         f"feature {feature.name!r}: {feature.column}={value!r} stands in {rows:,} of {len(sample):,} training values "
-        f"and lies so far out that {feature.transform!r} makes one point of the others; if it means a missing value, write "
-        f"missing: ['{value!r}'], else correct the rows or choose transform: log_standardise"
+        f"and lies so far out that {feature.transform!r} makes one point of the others; if it means a missing value, "
+        f"write missing: ['{value!r}'], else correct the rows or choose transform: log_standardise"
     )
 
 

@@ -20,6 +20,7 @@ from unimixer.data.arrays import Array, Ragged, checksum, read_arrays, window_po
 from unimixer.data.entities import MISSING_ROW, EntityTable, KeyIndex
 from unimixer.data.history import AFTER_THE_LOG, HistoryIndex
 from unimixer.data.layout import feature_spec, features_of, history_features, is_dense, is_id
+from unimixer.data.lists import as_lists, as_vectors
 from unimixer.data.numeric import NumericFit
 from unimixer.data.rows import Rows
 from unimixer.data.schema import Feature, Origin, Schema
@@ -88,14 +89,14 @@ class Transform:
     def dense_columns(self, feature: Feature, chunk: Chunk) -> NDArray[np.float32]:
         """(n, width) numbers."""
         if feature.kind == "embedding":
-            return values.as_vectors(chunk, feature)
+            return as_vectors(chunk, feature)
         numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
         values.check_range(chunk, feature.column, numbers)
         return numbers.astype(np.float32)[:, None]
 
     def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
         """Lists of rows of the embedding table."""
-        lists = values.as_lists(chunk, feature)
+        lists = as_lists(chunk, feature)
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)
         np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
         texts = lists.filter(lists.list.len() > 0).explode()

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data.forms import TRUTH, Form, canonical, form_of
-from unimixer.data.schema import Feature, Label
+from unimixer.data.schema import Label
 from unimixer.data.tables import Chunk
 from unimixer.errors import UnimixerError, nearest
 
@@ -163,64 +163,6 @@ def as_weight(chunk: Chunk, name: str) -> NDArray[np.float32]:
     numbers = as_number(chunk, name, way_out=way_out)
     require(chunk, column(chunk, name), pl.Series(numbers >= 0), "is not a weight", way_out)
     return numbers.astype(np.float32)
-
-
-def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
-    """A list of texts for every row, the last ``max_length`` of them; missing values are left out."""
-    lists = _raw_lists(chunk, feature)
-    lengths = lists.list.len().fill_null(0).to_numpy()
-    texts = as_text(lists.filter(pl.Series(lengths > 0)).explode(), feature.missing)
-    grouped = (
-        pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "text": texts})
-        .filter(pl.col("text").is_not_null())
-        .group_by("row", maintain_order=True)
-        .agg(pl.col("text").tail(feature.max_length))
-    )
-    rows = pl.DataFrame({"row": np.arange(len(lengths))})
-    joined = rows.join(grouped, on="row", how="left", maintain_order="left")
-    return joined.select(pl.col("text").fill_null(pl.lit([], dtype=pl.List(pl.String)))).to_series()
-
-
-def _raw_lists(chunk: Chunk, feature: Feature) -> pl.Series:
-    series = column(chunk, feature.column)
-    where = f"{chunk.source}: sequence {feature.name!r} reads column {feature.column!r} of type {series.dtype}"
-    if isinstance(series.dtype, (pl.List, pl.Array)):
-        if series.dtype.inner.is_nested():
-            raise UnimixerError(f"{where}; expected lists of plain values")
-        return series.cast(pl.List(series.dtype.inner))
-    if series.dtype == pl.Null:
-        return series.cast(pl.List(pl.String))
-    if feature.separator is None:
-        raise UnimixerError(f"{where}; give it a separator for text, or store lists")
-    return series.cast(pl.String).str.split(feature.separator)
-
-
-def as_vectors(chunk: Chunk, feature: Feature) -> NDArray[np.float32]:
-    """Pretrained vectors (rows, width), NaN in every column where one is missing."""
-    series, width = column(chunk, feature.column), feature.width or 0
-    out = np.full((len(series), width), np.nan, dtype=np.float32)
-    dtype = series.dtype
-    if dtype == pl.Null:
-        return out
-    if not isinstance(dtype, (pl.List, pl.Array)) or not dtype.inner.is_numeric():
-        raise UnimixerError(
-            f"{chunk.source}: column {feature.column!r} has type {dtype}, expected lists of {width} numbers"
-        )
-    lists = series.cast(pl.List(pl.Float32))
-    lengths = lists.list.len()
-    require(
-        chunk,
-        lengths,
-        lengths.is_null() | (lengths == width),
-        "numbers is a vector of the wrong width",
-        f"feature {feature.name!r} declares width={width}",
-    )
-    known = lists.is_not_null().to_numpy()
-    if known.any():
-        out[known] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
-    whole = np.isfinite(out).all(1) | np.isnan(out).all(1)
-    require(chunk, series, pl.Series(whole), "holds a number that is missing or infinite", "leave out the whole vector")
-    return out
 
 
 def _canonical(series: pl.Series) -> pl.Series:
