@@ -97,7 +97,7 @@ def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[
         users = None
         if schema.keys.user is not None:
             # unseen users are users too: number them as they come
-            texts = values.as_text(values.column(chunk, schema.keys.user))
+            texts = values.key_column(chunk, schema.keys.user)
             keys.add(texts)
             users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
         accumulator.update(logits, classes, users)

@@ -41,6 +41,7 @@ def test_a_field_has_its_kind_table_and_shares(toy_store: Store) -> None:
         "position": "id",
     }
     assert fields["clicked_items"]["table"] == "item_id"
+    assert [fields[name]["form"] for name in ("tab", "hour", "words", "age")] == ["text", "number", "text", None]
     assert fields["tab"]["num_embeddings"] == 4  # padding, unknown, home, feed
     late = toy_frames()[0].filter(pl.col("tab") == "late").height
     unknown = float(fields["tab"]["unknown_test"].rstrip("%")) + float(fields["tab"]["unknown_validation"].rstrip("%"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -224,6 +225,49 @@ def test_every_impression_sees_what_its_user_saw_before() -> None:
 def test_a_history_of_an_event_holds_the_impressions_where_it_happened() -> None:
     past = {"histories": [{"name": "past", "event": "is_click"}]}
     assert windows(small(ROWS, [CLICKED], **past)) == [[], ["a"], [], ["a"], ["a", "a"]]
+
+
+GRADED = [5, 1, 4, None, 3]
+LIKED = {"name": "liked", "source": "rating", "threshold": 4}
+
+
+def graded(event: str, ratings: Sequence[Any] = GRADED, **schema: Any) -> RawTables:
+    """The same impressions with a rating, of which an event of the history is made."""
+    tables = small(ROWS, [CLICKED], histories=[{"name": "past", "event": event}], **schema)
+    (chunk,) = tables.impressions()
+    return tables_of(tables.schema, chunk.frame.with_columns(rating=pl.Series(ratings, strict=False)))
+
+
+def test_a_graded_column_is_no_event_and_the_sentence_names_its_label() -> None:
+    with pytest.raises(UnimixerError) as error:
+        fitted(graded("rating", labels=[{"name": "is_click"}, LIKED]))
+    assert str(error.value) == (
+        "log.csv, row 1: rating=5 is not 0 or 1; let event of history 'past' name the label 'liked'"
+    )
+    with pytest.raises(
+        UnimixerError, match=r"row 3: rating=4 is not 0 or 1; let event of .* name a label with a thresh"
+    ):
+        fitted(graded("rating", [1, 0, 4, 1, 0]))
+
+
+def test_a_label_with_a_threshold_is_an_event_where_it_holds() -> None:
+    liked = [LIKED | {"threshold": 3}]
+    ratings = [5, 1, 4, 3, 2]
+    assert windows(graded("liked", ratings, labels=liked)) == [[], ["a"], [], ["a"], ["a", "a"]]
+    texts = [str(rating) for rating in ratings]
+    assert windows(graded("liked", texts, labels=liked)) == [[], ["a"], [], ["a"], ["a", "a"]]
+
+
+@pytest.mark.parametrize("values", [[True, False, True, None, True], ["True", "0", "1.0", "", "TRUE"]])
+def test_an_event_may_be_true_or_false_or_empty(values: list[Any]) -> None:
+    assert windows(graded("rating", values)) == [[], ["a"], [], ["a"], ["a"]]
+
+
+def test_an_event_that_is_a_label_and_another_column_is_refused() -> None:
+    with pytest.raises(
+        UnimixerError, match="event 'is_click' is a label read from 'rating' and a column of the log too"
+    ):
+        fitted(graded("is_click", labels=[LIKED | {"name": "is_click"}]))
 
 
 @pytest.mark.parametrize("separator", [None, ";"])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimixer.data.history import AFTER_THE_LOG, BEFORE_THE_LOG, HistoryIndex
+from unimixer.data.history import AFTER_THE_LOG, BEFORE_THE_LOG, HistoryIndex, snapshot_lists
+from unimixer.data.schema import History
+from unimixer.data.tables import Chunk
+from unimixer.errors import UnimixerError
 
 NUM_USERS = 4
 EVENTS = st.lists(st.tuples(st.integers(0, NUM_USERS - 1), st.integers(0, 12)), max_size=40)
@@ -53,3 +58,12 @@ def test_a_row_after_the_log_sees_the_newest_events() -> None:
 def test_an_index_without_events_gives_empty_windows() -> None:
     assert seen(build([], max_length=3), [0, 3], [1, 2]) == [[], []]
     assert seen(build([(1, 5)], max_length=3), [], []) == []
+
+
+def test_a_snapshot_whose_keys_lost_digits_in_a_float_is_refused() -> None:
+    history = History(name="h", snapshot="past")
+    users = pl.DataFrame({"past": [[1.0, None], [], [17.0, 2.0**53]]})
+    with pytest.raises(UnimixerError, match=r"users.csv, row 3: past=9007199254740992.0 is a key of 2\^53 or more"):
+        snapshot_lists(history, Chunk(users, "users.csv"))
+    kept = snapshot_lists(history, Chunk(users.head(2), "users.csv"))
+    assert kept.to_list() == [["1"], []]

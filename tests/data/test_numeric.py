@@ -64,3 +64,39 @@ def test_buckets_of_repeated_values_are_numbered_without_gaps(sample: list[int],
 def test_a_column_without_a_number_in_the_training_part_is_named() -> None:
     with pytest.raises(UnimixerError, match="feature 'x': column 'x' has no number in the training part"):
         NumericFit.fit(feature("none"), np.array([]))
+
+
+PRICES = np.random.default_rng(0).lognormal(3, 1, 600).round(2)
+
+
+@pytest.mark.parametrize("code", [1e30, -1e30, 1e12, float(-(2**63))])
+@pytest.mark.parametrize("rows", [1, 3, 200])
+def test_a_code_that_makes_one_point_of_all_other_values_is_refused_by_its_value(code: float, rows: int) -> None:
+    sample = np.concatenate([PRICES, np.full(rows, code)])
+    with pytest.raises(UnimixerError) as error:
+        NumericFit.fit(feature("standardise"), sample)
+    assert f"feature 'x': x={code!r} stands in {rows:,} of {600 + rows:,} training values" in str(error.value)
+    assert f"write missing: ['{code!r}'], else correct the rows or choose transform: log_standardise" in str(
+        error.value
+    )
+    for transform in ("none", "log", "log_standardise", "bucketise"):
+        NumericFit.fit(feature(transform), sample)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        [0, 1, 1, 0],
+        [0] * 1000 + [1e9],
+        [0.1, 0.1 + 1e-16, 5, 9, 1e6],
+        [*range(1000), 1e8],
+        np.exp(np.random.default_rng(0).normal(-10, 10, 2_000)),
+        1e9 + np.arange(5),
+    ],
+    ids=["two values", "rare", "rounding", "far but told apart", "many scales", "large"],
+)
+def test_values_of_many_sizes_are_no_codes(sample: list[float]) -> None:
+    values = NumericFit.fit(feature("standardise"), np.array(sample, dtype=np.float64)).apply(
+        feature("standardise"), np.array(sample, dtype=np.float64)
+    )
+    np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=1e-6)

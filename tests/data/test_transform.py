@@ -301,3 +301,20 @@ def test_dense_values_are_those_of_the_raw_tables(toy_store: Store) -> None:
     for row in range(0, log.height, 101):
         expected = pictures[row].to_list() if pictures[row] is not None else [np.nan] * 4
         np.testing.assert_allclose(batch.dense[row, 2:], expected, rtol=1e-6)
+
+
+def test_a_saved_transform_remembers_the_forms_and_an_older_one_takes_texts_as_they_are(tmp_path: Path) -> None:
+    tables = toy_tables(500)
+    log, *entities = toy_frames(500)
+    tables = tables_of(tables.schema, log.with_columns(tab=pl.col("is_click") == 1), *entities)
+    fitted, folder = fit(resolve(tables), Crew(tables)).transform, tmp_path / "transform"
+    fitted.save(folder)
+    feature = next(f for f in tables.schema.features if f.name == "tab")
+    chunk = Chunk(pl.DataFrame({"tab": ["True", "FALSE", "1", None]}), "rows.csv")
+    expected = fitted.id_column(feature, Chunk(pl.DataFrame({"tab": [True, False, True, None]}), "rows.parquet"))
+    assert sorted(expected) == [0, 2, 2, 3]
+    assert Transform.load(folder).id_column(feature, chunk).tolist() == expected.tolist()
+    meta = json.loads((folder / "transform.json").read_text())
+    del meta["forms"]
+    (folder / "transform.json").write_text(json.dumps(meta))
+    assert Transform.load(folder).id_column(feature, chunk).tolist() == [1, 1, expected[2], 0]

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from columns import chunk, message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unimixer.data import values
-from unimixer.data.schema import Feature, Keys, Label
+from unimixer.data.schema import Label
 from unimixer.data.tables import Chunk
-from unimixer.errors import UnimixerError
-
-FIRST_ROW = 41
-
-
-def chunk(*rows: Any, dtype: Any = None) -> Chunk:
-    """One column ``x``, whose rows are numbered from ``FIRST_ROW`` on."""
-    return Chunk(pl.DataFrame({"x": pl.Series(rows, dtype=dtype, strict=False)}), "log.csv", FIRST_ROW)
 
 
 def texts(*rows: Any, dtype: Any = None, missing: tuple[str, ...] = ("",)) -> list[str | None]:
     return values.as_text(chunk(*rows, dtype=dtype).frame["x"], missing).to_list()
-
-
-def message(function: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(UnimixerError) as error:
-        function(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # ---- texts ------------------------------------------------------------
@@ -64,6 +51,48 @@ def test_missing_texts_are_canonical_too() -> None:
     assert texts("", missing=()) == [None]
 
 
+def test_a_text_for_missing_is_found_in_a_column_of_any_type() -> None:
+    for column in (
+        chunk(Decimal("-1.00"), Decimal("2.50")),
+        chunk(-1.0, 2.5),
+        chunk("-1.0", "2.5"),
+        chunk("-1", "2.50"),
+    ):
+        assert values.text_column(column, "x", ("-1",)).is_null().to_list() == [True, False]
+        assert values.text_column(column, "x", ("2.5",)).is_null().to_list() == [False, True]
+    for column in (chunk(date(1900, 1, 1)), chunk(datetime(1900, 1, 1)), chunk("1900-01-01T00:00:00")):
+        assert values.text_column(column, "x", ("1900-01-01",)).is_null().to_list() == [True]
+    assert texts(True, False, missing=("false",)) == ["1", None]
+    assert texts("0", "false", "1", missing=("false",)) == ["0", None, "1"]  # a zero is not the word
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(pl.Float64, 53), (pl.Float32, 24)])
+def test_a_key_that_lost_digits_in_a_float_is_refused(dtype: Any, bits: int) -> None:
+    exact = chunk(2.0**bits - 1, None, float("nan"), dtype=dtype)
+    assert values.key_column(exact, "x").to_list() == [str(2**bits - 1), None, None]
+    error = message(values.key_column, chunk(17.0, -(2.0**bits), dtype=dtype), "x")
+    assert error.startswith("log.csv, row 42: x=-")
+    assert error.endswith(
+        f"is a key of 2^{bits} or more in {dtype.__name__}, which has lost its last digits; "
+        "store keys as integers or as text"
+    )
+
+
+def test_a_key_is_one_text_in_any_type() -> None:
+    for column in (
+        chunk(17),
+        chunk(17.0),
+        chunk(Decimal("17")),
+        chunk("17"),
+        chunk(" 17.0 "),
+        chunk(17, dtype=pl.UInt64),
+    ):
+        assert values.key_column(column, "x").to_list() == ["17"]
+    huge = 2**64 - 1
+    for column in (chunk(huge, dtype=pl.UInt64), chunk(str(huge)), chunk(Decimal(huge))):
+        assert values.key_column(column, "x").to_list() == [str(huge)]
+
+
 @given(st.integers(-(2**53), 2**53))
 def test_any_whole_number_has_one_text(number: int) -> None:
     assert texts(number) == texts(float(number)) == texts(f"{number}.0") == [str(number)]
@@ -89,6 +118,12 @@ def test_numbers_of_any_type_are_read_and_missing_ones_are_nan() -> None:
     assert np.isnan(values.as_number(chunk(None, None), "x")).all()
 
 
+def test_true_and_false_are_numbers_in_any_case() -> None:
+    for column in (chunk(True, False, None), chunk("true", "False", ""), chunk("TRUE", "0", None)):
+        np.testing.assert_array_equal(values.as_number(column, "x"), [1, 0, np.nan])
+    assert "x='yes' is not a number" in message(values.as_number, chunk("true", "yes"), "x")
+
+
 def test_a_code_for_missing_is_found_whatever_its_form() -> None:
     for column in (chunk("-999", "4"), chunk(-999, 4), chunk(-999.0, 4.0), chunk("-999.000", "4")):
         np.testing.assert_array_equal(values.as_number(column, "x", ("", "-999")), [np.nan, 4])
@@ -99,15 +134,26 @@ def test_a_wrong_number_is_named_with_file_row_and_way_out() -> None:
     assert message(values.as_number, chunk("1", "", "1,5"), "x") == (
         "log.csv, row 43: x='1,5' is not a number; correct the row, or list the text under 'missing' of the feature"
     )
+    for column in (chunk("1", "1.7976931348623157e308"), chunk(1.0, 1e300), chunk("1", "-4e38")):
+        error = message(values.as_number, column, "x")
+        assert error.startswith("log.csv, row 42: x=")
+        assert "is beyond 3.4e38, the largest number of 32 bits; correct the row, or leave the value empty" in error
+    assert values.as_number(chunk(-3.4e38), "x").tolist() == [-3.4e38]
     assert "log.csv, row 42: x=inf is infinite" in message(values.as_number, chunk(1.0, float("inf")), "x")
     assert "has type List(Int64), expected numbers" in message(values.as_number, chunk([1]), "x")
+
+
+def test_a_distance_that_no_number_of_32_bits_holds_is_named() -> None:
+    values.check_range(chunk(1.0, 2.0), "x", np.array([np.nan, 3e38]))
+    error = message(values.check_range, chunk(1.0, 2.0), "x", np.array([np.nan, -4e38]))
+    assert error.startswith("log.csv, row 42: x=2.0 is so far from the values of the training part")
 
 
 # ---- labels and weights ------------------------------------------------------------
 
 
 def test_a_label_is_zero_or_one() -> None:
-    for column in (chunk("1", "0"), chunk(1, 0), chunk(1.0, 0.0), chunk(True, False)):
+    for column in (chunk("1", "0"), chunk(1, 0), chunk(1.0, 0.0), chunk(True, False), chunk("True", "false")):
         assert values.as_label(column, Label(name="x")).tolist() == [1, 0]
     error = message(values.as_label, chunk(0, 1, 2), Label(name="click", source="x"))
     assert error.startswith("log.csv, row 43: x=2 is not 0 or 1; give label 'click' a threshold")
@@ -128,165 +174,3 @@ def test_a_weight_is_zero_or_more() -> None:
     assert values.as_weight(chunk("0", "2.5"), "x").tolist() == [0, 2.5]
     for bad in (-1.0, None):
         assert "log.csv, row 42" in message(values.as_weight, chunk(1.0, bad), "x")
-
-
-# ---- times ------------------------------------------------------------
-
-NOON = datetime(2022, 5, 4, 12, 0, 0, 5_000, tzinfo=UTC)
-MILLIS = 1_651_665_600_005
-
-
-@pytest.mark.parametrize(
-    ("column", "form"),
-    [
-        (chunk(MILLIS), "ms"),
-        (chunk(str(MILLIS)), "ms"),
-        (chunk(MILLIS / 1000), "s"),
-        (chunk(MILLIS * 1000 + 999), "us"),
-        (chunk(NOON), "ms"),
-        (chunk(datetime(2022, 5, 4, 20, 0, 0, 5_000)), "ms"),
-        (chunk("2022-05-04 20:00:00.005"), "%Y-%m-%d %H:%M:%S%.f"),
-        (chunk("2022-05-04T14:00:00.005+0200"), "%Y-%m-%dT%H:%M:%S%.f%z"),
-    ],
-    ids=["ms", "text", "s", "us", "datetime with zone", "datetime", "text of the zone", "text with its own zone"],
-)
-def test_one_time_in_any_form_is_the_same_millisecond(column: Chunk, form: str) -> None:
-    keys = Keys(time="x", time_format=form, timezone="Asia/Shanghai")
-    assert values.as_time(column, keys).tolist() == [MILLIS]
-
-
-@given(st.integers(0, 4_102_444_800_000))
-def test_no_millisecond_is_lost_to_rounding(millis: int) -> None:
-    for unit, number in (("s", millis / 1000), ("us", millis * 1000), ("ms", millis)):
-        assert values.as_time(chunk(number), Keys(time="x", time_format=unit)).tolist() == [millis]
-
-
-def test_hours_without_minutes_and_days_without_hours_are_times() -> None:
-    keys = Keys(time="x", time_format="%y%m%d%H", timezone="UTC")
-    expected = int(datetime(2014, 10, 21, 13, tzinfo=UTC).timestamp() * 1000)
-    assert values.as_time(chunk(14102113), keys).tolist() == [expected]
-    for column, form in ((chunk("2014-10-21"), "%Y-%m-%d"), (chunk(date(2014, 10, 21)), "ms")):
-        assert values.as_time(column, Keys(time="x", time_format=form)).tolist() == [expected - 13 * 3_600_000]
-
-
-def test_without_a_time_column_the_row_is_the_time() -> None:
-    assert values.as_time(chunk("a", "b"), Keys()).tolist() == [FIRST_ROW - 1, FIRST_ROW]
-    assert values.as_time(chunk("a", "b"), Keys(), first_row=1000).tolist() == [1000, 1001]
-
-
-@pytest.mark.parametrize(
-    ("column", "keys", "expected"),
-    [
-        (chunk("1", "x"), {}, "log.csv, row 42: x='x' is not a number; every impression needs its time"),
-        (chunk(1, None), {}, "log.csv, row 42: x=None is not a time in ms; every impression needs its time"),
-        (chunk("2022-01-01", "1 May"), {"time_format": "%Y-%m-%d"}, "row 42: x='1 May' is not a time of the form"),
-        (chunk("1"), {"time_format": "minutes"}, "row 41: x='1' is not a time of the form 'minutes'"),
-        (
-            chunk("2022-01-01"),
-            {"time_format": "%Y-%m-%d", "timezone": "Mars"},
-            "keys.timezone='Mars' is not a time zone",
-        ),
-        (chunk("2022-01-01 5"), {"time_format": "%Y-%m-%d %M"}, "keys.time_format='%Y-%m-%d %M' is not a time format"),
-        (chunk(NOON, None), {}, "log.csv, row 42: x=None is not a time"),
-    ],
-)
-def test_a_wrong_time_is_named(column: Chunk, keys: dict[str, str], expected: str) -> None:
-    assert expected in message(values.as_time, column, Keys(time="x", **keys))
-
-
-def test_hour_and_weekday_are_those_of_the_zone() -> None:
-    late = np.array([int(datetime(2022, 5, 4, 23, 30, tzinfo=UTC).timestamp() * 1000)])  # a Wednesday
-    assert values.time_part(late, "hour", "UTC").to_list() == ["23"]
-    assert values.time_part(late, "weekday", "UTC").to_list() == ["3"]
-    assert values.time_part(late, "hour", "Asia/Shanghai").to_list() == ["7"]
-    assert values.time_part(late, "weekday", "Asia/Shanghai").to_list() == ["4"]
-
-
-# ---- lists and vectors ------------------------------------------------------------
-
-
-def sequence(**options: Any) -> Feature:
-    return Feature(name="x", kind="sequence", domain="context", **{"max_length": 2, **options})
-
-
-EXPECTED = [["2", "3"], [], [], ["4"]]
-
-
-@pytest.mark.parametrize(
-    ("column", "separator"),
-    [
-        (chunk([1, 2, 3], [], None, [None, 4]), None),
-        (chunk([1.0, 2.0, 3.0], [], None, [float("nan"), 4.0]), None),
-        (chunk(["1", "2", "3.0"], [""], None, ["4"]), None),
-        (chunk("1|2|3", "", None, "|4"), "|"),
-        (chunk("1, 2, 3", " ", None, "4"), ","),
-    ],
-    ids=["integers", "floats", "texts", "bars", "commas"],
-)
-def test_the_last_values_of_a_list_are_kept_and_missing_ones_left_out(column: Chunk, separator: str | None) -> None:
-    assert values.as_lists(column, sequence(separator=separator)).to_list() == EXPECTED
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        chunk([], None, dtype=pl.List(pl.Int64)),
-        chunk(None, None),
-        chunk(None, None, dtype=pl.Array(pl.Int64, 2)),
-    ],
-    ids=["empty", "null", "array"],
-)
-def test_a_column_without_any_value_gives_empty_lists(column: Chunk) -> None:
-    assert values.as_lists(column, sequence()).to_list() == [[], []]
-
-
-def test_no_rows_give_no_lists() -> None:
-    lists = values.as_lists(chunk(dtype=pl.List(pl.Int64)), sequence())
-    assert lists.to_list() == []
-    assert lists.dtype == pl.List(pl.String)
-
-
-def test_missing_texts_are_left_out_of_lists_before_they_are_cut() -> None:
-    column = chunk("a|b|NA|NA", "NA")
-    assert values.as_lists(column, sequence(separator="|", missing=("NA",))).to_list() == [["a", "b"], []]
-
-
-@given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 3), max_size=5), min_size=1, max_size=8))
-def test_lists_are_what_a_loop_makes_of_them(rows: list[list[int | None] | None]) -> None:
-    expected = [[str(v) for v in row or [] if v is not None][-2:] for row in rows]
-    assert values.as_lists(chunk(*rows, dtype=pl.List(pl.Int64)), sequence()).to_list() == expected
-
-
-def test_a_sequence_of_another_type_is_named() -> None:
-    error = message(values.as_lists, chunk("1|2"), sequence())
-    assert error == (
-        "log.csv: sequence 'x' reads column 'x' of type String; give it a separator for text, or store lists"
-    )
-    assert "expected lists of plain values" in message(values.as_lists, chunk([[1]]), sequence())
-
-
-VECTOR = Feature(name="v", kind="embedding", domain="item", source="x", width=2)
-
-
-def test_vectors_come_as_rows_and_a_missing_one_is_nan() -> None:
-    for column in (chunk([1.0, 2.0], None), chunk([1, 2], None), chunk([1, 2], None, dtype=pl.Array(pl.Float32, 2))):
-        np.testing.assert_array_equal(values.as_vectors(column, VECTOR), [[1, 2], [np.nan, np.nan]])
-    assert np.isnan(values.as_vectors(chunk(None, None), VECTOR)).all()
-    assert values.as_vectors(chunk(dtype=pl.List(pl.Float64)), VECTOR).shape == (0, 2)
-
-
-def test_a_vector_of_another_width_is_named() -> None:
-    error = message(values.as_vectors, chunk([1.0, 2.0], [1.0]), VECTOR)
-    assert error == "log.csv, row 42: x=1 numbers is a vector of the wrong width; feature 'v' declares width=2"
-
-
-def test_a_vector_with_a_hole_is_named() -> None:
-    for hole in (None, float("nan"), float("inf")):
-        error = message(values.as_vectors, chunk([1.0, 2.0], [1.0, hole]), VECTOR)
-        assert "row 42" in error
-        assert "holds a number that is missing or infinite; leave out the whole vector" in error
-
-
-def test_vectors_of_text_are_refused() -> None:
-    for column in (chunk("1 2"), chunk(["1", "2"])):
-        assert "expected lists of 2 numbers" in message(values.as_vectors, column, VECTOR)

@@ -52,6 +52,48 @@ def test_an_empty_vocabulary_knows_missing_and_unknown() -> None:
     assert table.lookup(series([None, "a"])).tolist() == [0, 1]
 
 
+def known(counter: Counter, *texts: str, size: int = 0, **policy: object) -> list[int]:
+    """Rows of texts, looked up together with so many unknown ones: few and many are looked up in two ways."""
+    table = Vocabulary.fit(counter, Policy.model_validate(policy))
+    return table.lookup(series([*texts, *(f"unknown {i}" for i in range(size))]))[: len(texts)].tolist()
+
+
+@pytest.mark.parametrize("size", [0, vocabulary.FEW])
+@pytest.mark.parametrize("policy", [{}, {"policy": "hash", "num_buckets": 1000}])
+def test_every_text_of_a_value_finds_its_row(size: int, policy: dict[str, object]) -> None:
+    booleans = known(counted(["true", "True", "false"]), "1", "TRUE", "true", "0", "False", size=size, **policy)
+    assert booleans[0] == booleans[1] == booleans[2] != booleans[3] == booleans[4]
+    numbers = known(counted(["3.50", "4.00", "7"]), "3.5", "3.50", "35e-1", "4", "07", size=size, **policy)
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
+    assert numbers[4] not in numbers[:4]
+    days = known(counted(["2024-01-01"]), "2024-01-01", "2024-01-01T00:00:00", size=size, **policy)
+    assert days[0] == days[1]
+
+
+@pytest.mark.parametrize("size", [0, vocabulary.FEW])
+def test_texts_that_may_be_two_values_have_two_rows(size: int) -> None:
+    versions = known(counted(["1.1", "1.10", "017", "17"]), "1.1", "1.10", "1.100", "017", "17", "17.50", size=size)
+    assert sorted(versions) == [1, 1, 2, 3, 4, 5]
+    assert versions[2] == versions[5] == 1
+
+
+def test_counts_of_one_value_are_added_up_before_rare_values_are_left_out() -> None:
+    table = Vocabulary.fit(counted(["true", "TRUE", "false"]), Policy(min_count=2))
+    assert table.texts.to_list() == ["1"]
+
+
+def test_the_form_does_not_depend_on_how_the_log_was_shared_out() -> None:
+    first, second = counted(["3.5"]), counted(["3.50"])
+    assert Vocabulary.fit(Counter.merge([first, second]), Policy()).form == "text"
+    second.typed = True
+    table = Vocabulary.fit(Counter.merge([first, second]), Policy())
+    assert (table.form, table.texts.to_list()) == ("number", ["3.5"])
+
+
+def test_a_table_without_a_form_takes_texts_as_they_are() -> None:
+    assert Vocabulary(series(["1", "3.5"])).lookup(series(["true", "3.50", "1"])).tolist() == [1, 1, 2]
+
+
 def test_weights_count_a_value_so_many_times_and_0_leaves_it_out() -> None:
     counter = Counter()
     counter.add(series(["a", "b", "c", "b"]), np.array([1, 2, 0, 3]))

@@ -129,6 +129,7 @@ def describe(
             "kind",
             "domain",
             "table",
+            "form",
             "rows of table",
             "missing (train)",
             "unknown (validation)",
@@ -146,6 +147,7 @@ def describe(
                         "kind",
                         "domain",
                         "table",
+                        "form",
                         "num_embeddings",
                         "missing",
                         "unknown_validation",
@@ -155,7 +157,7 @@ def describe(
                 ]
                 for f in facts["fields"]
             ],
-            left=4,
+            left=5,
         )
 
     emit(facts, as_json, show)

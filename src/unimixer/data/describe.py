@@ -9,7 +9,7 @@ import numpy as np
 
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import SplitSummary, Store
-from unimixer.data.values import zone
+from unimixer.data.times import zone
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import auc
 
@@ -37,7 +37,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "best_auc": best if best["test"] else None,
         "users": len(store.transform.users) - 2,
         "items": len(store.transform.items) - 2,
-        "fields": _id_fields(spec, summaries) + _dense_fields(spec, summaries) + _sequence_fields(store, summaries),
+        "fields": _id_fields(store, summaries) + _dense_fields(spec, summaries) + _sequence_fields(store, summaries),
     }
 
 
@@ -61,17 +61,19 @@ def best_reachable(store: Store, split: str) -> dict[str, float] | None:
 
 
 def _field(name: str, kind: str, domain: str, **values: Any) -> dict[str, Any]:
-    columns = ("table", "num_embeddings", "missing", "unknown_validation", "unknown_test", "mean_length")
+    columns = ("table", "form", "num_embeddings", "missing", "unknown_validation", "unknown_test", "mean_length")
     return {"field": name, "kind": kind, "domain": domain, **dict.fromkeys(columns), **values}
 
 
-def _id_fields(spec: FeatureSpec, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+def _id_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    spec, vocabularies = store.transform.spec, store.transform.vocabularies
     return [
         _field(
             f.name,
             "id",
             f.domain,
             table=f.table,
+            form=vocabularies[f.table].form,
             num_embeddings=spec.tables[f.table],
             missing=_share(summaries["train"].missing[i], summaries["train"]),
             unknown_validation=_share(summaries["validation"].out_of_vocabulary[i], summaries["validation"]),
@@ -103,6 +105,7 @@ def _sequence_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[d
             "sequence",
             f.domain,
             table=f.table,
+            form=store.transform.vocabularies[f.table].form,
             num_embeddings=spec.tables[f.table],
             mean_length=round(train.lengths[groups.index(f.group)] / train.rows, 2),
         )

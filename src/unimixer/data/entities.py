@@ -63,7 +63,7 @@ class EntityLog:
     def __init__(self, table: Chunk | None, key: str | None) -> None:
         self.key, self.table, self.index = key, table, KeyIndex()
         if table is not None and key is not None:
-            texts = values.text_column(table, key)
+            texts = values.key_column(table, key)
             _check_unique(table, key, texts)
             self.index.add(texts)
         self.train_counts = np.zeros(len(self.index), dtype=np.int64)
@@ -72,7 +72,7 @@ class EntityLog:
 
     def rows(self, chunk: Chunk, piece: int = 0) -> NDArray[np.int32] | None:
         """Rows of a chunk's entities; new keys are added."""
-        return None if self.key is None else self.rows_of(values.text_column(chunk, self.key), piece)
+        return None if self.key is None else self.rows_of(values.key_column(chunk, self.key), piece)
 
     def rows_of(self, texts: pl.Series, piece: int = 0) -> NDArray[np.int32]:
         """Rows of keys; new keys are added."""

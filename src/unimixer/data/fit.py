@@ -13,8 +13,9 @@ from unimixer.data.arrays import Ragged
 from unimixer.data.crew import Crew
 from unimixer.data.entities import FIRST_ROW, EntityLog, EntityTable
 from unimixer.data.gather import Events, Gather, Gathered, SampleTimes
-from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, snapshot_lists
+from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, event_column, event_label, snapshot_lists
 from unimixer.data.layout import features_of, is_id
+from unimixer.data.lists import as_lists
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
     OOV_ID,
@@ -47,9 +48,15 @@ def resolve(tables: RawTables) -> Schema:
     }
     needed = [keys.user, keys.item, keys.time, schema.weight]
     needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]
-    for name in filter(None, [*needed, *(h.event for h in schema.histories)]):
+    for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
         values.column(first, name)
     for history in schema.histories:
+        label = event_label(history, schema)
+        if label is not None and label.source not in (None, label.name) and label.name in columns["impressions"]:
+            raise UnimixerError(
+                f"history {history.name!r}: event {history.event!r} is a label read from {label.source!r} and a column "
+                "of the log too; rename the label"
+            )
         if history.snapshot is not None and (tables.users is None or history.snapshot not in columns["users"]):
             near = nearest(history.snapshot, columns["users"]) if tables.users else ""
             raise UnimixerError(f"history {history.name!r}: the users table has no column {history.snapshot!r}{near}")
@@ -138,11 +145,11 @@ class Fit:
 
     def _count_entities(self, feature: Feature, chunk: Chunk, counts: NDArray[np.int64]) -> None:
         if feature.kind == "sequence" and feature.history is None:
-            lists = values.as_lists(chunk, feature)
+            lists = as_lists(chunk, feature)
             texts = lists.filter(lists.list.len() > 0).explode().cast(pl.String)
-            self.gathered.counter(feature).add(texts, np.repeat(counts, lists.list.len().to_numpy()))
+            self.gathered.count(feature, chunk, texts, np.repeat(counts, lists.list.len().to_numpy()))
         elif feature.history is None or not self._counted_as_item(feature):
-            self.gathered.counter(feature).add(self.unfitted.texts(feature, chunk), counts)
+            self.gathered.count(feature, chunk, self.unfitted.texts(feature, chunk), counts)
 
     def _counted_as_item(self, feature: Feature) -> bool:
         """Whether an item's own feature counts the same column for the same table already."""

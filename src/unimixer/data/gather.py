@@ -14,9 +14,11 @@ from unimixer.data import values
 from unimixer.data.crew import Steps
 from unimixer.data.entities import FIRST_ROW, EntityLog
 from unimixer.data.history import happened
+from unimixer.data.lists import as_lists
 from unimixer.data.schema import SPLITS, Feature, Schema
 from unimixer.data.splits import Sample, Splitter
 from unimixer.data.tables import Chunk, Placed, RawTables
+from unimixer.data.times import as_time
 from unimixer.data.transform import Transform, empty_entities
 from unimixer.data.vocabulary import Counter
 
@@ -62,9 +64,11 @@ class Gathered:
         keys = schema.keys
         return cls(EntityLog(None, keys.user), EntityLog(None, keys.item), {h.name: [] for h in schema.histories})
 
-    def counter(self, feature: Feature) -> Counter:
-        """Counts of the texts of a feature's table."""
-        return self.counters.setdefault(feature.table_name, Counter())
+    def count(self, feature: Feature, chunk: Chunk, texts: pl.Series, weights: NDArray[np.int64] | None = None) -> None:
+        """Count the texts of a feature, which came from its column of a chunk."""
+        counter = self.counters.setdefault(feature.table_name, Counter())
+        counter.typed = counter.typed or values.has_own_form(chunk, feature.column)
+        counter.add(texts, weights)
 
     def sample(self, feature: Feature, schema: Schema) -> Sample:
         """Numbers of a feature."""
@@ -114,7 +118,7 @@ class Gatherer:
         """Read one chunk."""
         assert placed.chunk is not None
         chunk, gathered = placed.chunk, self.gathered
-        times = values.as_time(chunk, self.schema.keys, placed.first_row)
+        times = as_time(chunk, self.schema.keys, placed.first_row)
         split = self.splitter(times, placed.first_row)
         gathered.columns |= set(chunk.frame.columns)
         before = gathered.rows.get(placed.piece, np.zeros(len(SPLITS), dtype=np.int64))
@@ -125,7 +129,7 @@ class Gatherer:
         self._features(placed, chunk, split == 0)
         for history in self.schema.histories:
             # impressions without a user or an item are nobody's past
-            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, chunk)
+            past = (rows["users"] >= FIRST_ROW) & (rows["items"] >= FIRST_ROW) & happened(history, self.schema, chunk)
             gathered.events[history.name].append(
                 Events(placed.piece, rows["users"][past], rows["items"][past], times[past])
             )
@@ -141,13 +145,13 @@ class Gatherer:
         kept, rows = pl.Series(train), placed.first_row + np.flatnonzero(train)
         for feature in self._unfitted.features("impressions"):
             if feature.kind == "sequence":
-                lists = values.as_lists(chunk, feature).filter(kept)
-                self.gathered.counter(feature).add(lists.filter(lists.list.len() > 0).explode().cast(pl.String))
+                lists = as_lists(chunk, feature).filter(kept)
+                self.gathered.count(feature, chunk, lists.filter(lists.list.len() > 0).explode().cast(pl.String))
             elif feature.kind == "numeric":
                 numbers = values.as_number(chunk, feature.column, feature.missing)[train]
                 self.gathered.sample(feature, self.schema).add(numbers, rows)
             elif feature.kind == "categorical":
-                self.gathered.counter(feature).add(self._unfitted.texts(feature, chunk).filter(kept))
+                self.gathered.count(feature, chunk, self._unfitted.texts(feature, chunk).filter(kept))
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class SampleTimes:
         sample = Sample()
         for placed in tables.pieces(share):
             if placed.chunk is not None:
-                times = values.as_time(placed.chunk, self.schema.keys, placed.first_row)
+                times = as_time(placed.chunk, self.schema.keys, placed.first_row)
                 sample.add(times.astype(np.float64), placed.first_row + np.arange(len(times)))
             yield placed.rows if placed.chunk is not None else 0, placed.first_row + placed.rows
         return sample

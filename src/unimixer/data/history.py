@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unimixer.data import values
 from unimixer.data.arrays import Ragged
-from unimixer.data.schema import Feature, History
+from unimixer.data.lists import as_lists
+from unimixer.data.schema import Feature, History, Label, Schema
 from unimixer.data.tables import Chunk
 
 BEFORE_THE_LOG = np.iinfo(np.int64).min
@@ -71,17 +72,50 @@ class HistoryIndex:
         return np.stack([start, low - start], axis=1)
 
 
-def happened(history: History, chunk: Chunk) -> NDArray[np.bool_]:
-    """Which impressions enter a history."""
-    if history.event is None:
+def event_label(history: History, schema: Schema) -> Label | None:
+    """The label that the event of a history names, if it does not name a column."""
+    return next((label for label in schema.labels if label.name == history.event), None)
+
+
+def event_column(history: History, schema: Schema) -> str | None:
+    """The column of the log that says whether the event of a history happened."""
+    label = event_label(history, schema)
+    return history.event if label is None else label.source or label.name
+
+
+def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
+    """Which impressions enter a history: where the event's column is 1 or its label holds; an empty value is no event.
+
+    Raises:
+        UnimixerError: the column is graded, and the event does not name the label with its threshold.
+    """
+    name, label = event_column(history, schema), event_label(history, schema)
+    if name is None:
         return np.ones(chunk.frame.height, dtype=np.bool_)
-    entered: NDArray[np.bool_] = values.as_number(chunk, history.event) == 1
+    numbers = values.as_number(chunk, name, way_out=f"an event of history {history.name!r} is 0 or 1, or empty")
+    if label is not None and label.threshold is not None:
+        reached: NDArray[np.bool_] = numbers >= label.threshold  # false for NaN
+        return reached
+    labels = [one.name for one in schema.labels if (one.source or one.name) == name and one.threshold is not None]
+    values.require(
+        chunk,
+        values.column(chunk, name),
+        pl.Series(np.isnan(numbers) | (numbers == 0) | (numbers == 1)),
+        "is not 0 or 1",
+        f"let event of history {history.name!r} name "
+        + (f"the label {labels[0]!r}" if labels else "a label with a threshold"),
+    )
+    entered: NDArray[np.bool_] = numbers == 1
     return entered
 
 
 def snapshot_lists(history: History, users: Chunk) -> pl.Series:
     """Item keys from before the log, a list a user, the last ``max_length`` of them, oldest first."""
     assert history.snapshot is not None
+    raw = values.column(users, history.snapshot)
+    if isinstance(raw.dtype, (pl.List, pl.Array)) and raw.dtype.inner.is_float():
+        largest = raw.cast(pl.List(raw.dtype.inner)).list.eval(pl.element().abs()).list.max()
+        values.check_exact(users, largest.rename(history.snapshot))
     feature = Feature(
         name=history.snapshot,
         kind="sequence",
@@ -89,4 +123,4 @@ def snapshot_lists(history: History, users: Chunk) -> pl.Series:
         max_length=history.max_length,
         separator=history.separator,
     )
-    return values.as_lists(users, feature)
+    return as_lists(users, feature)

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from unimixer.data.schema import Feature
 from unimixer.errors import UnimixerError
 
+FAR, ONE_POINT, ROUNDING = 1e-3, 1e-6, 1e-9
+"""Values further apart than ``FAR`` of the spread are told apart, values within ``ONE_POINT`` of it are one point; they
+differ where they are further apart than ``ROUNDING`` of their size."""
+
 
 @dataclass(frozen=True)
 class NumericFit:
@@ -34,6 +38,8 @@ class NumericFit:
             return cls(edges=tuple(float(e) for e in np.unique(np.quantile(sample, levels))))
         values = _log(sample) if "log" in feature.transform else sample
         mean, std = float(values.mean()), float(values.std())
+        if feature.transform == "standardise":
+            _check_apart(feature, sample, std)
         # a constant column has a spread of rounding errors, by which nothing must be divided
         return cls(mean=mean, std=std if std > 1e-12 * abs(mean) else 1.0)
 
@@ -49,6 +55,25 @@ class NumericFit:
         """The bucket of every number as text, null where missing."""
         buckets = pl.Series(np.searchsorted(np.asarray(self.edges), numbers, side="right")).cast(pl.String)
         return pl.select(pl.when(pl.Series(np.isnan(numbers))).then(None).otherwise(buckets)).to_series()
+
+
+def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> None:
+    """Raise where values that differ become one point because others lie out of all proportion to them."""
+    known, counts = np.unique(sample, return_counts=True)
+    starts = np.flatnonzero(np.diff(known, prepend=-np.inf) > FAR * std)
+    ends = np.append(starts[1:], len(known)) - 1
+    width = known[ends] - known[starts]
+    differ = width > ROUNDING * np.maximum(np.abs(known[ends]), np.abs(known[starts]))
+    if len(starts) < 2 or (width > ONE_POINT * std).any() or not differ.any():
+        return
+    # the values that are kept apart from everything else by their size, not the many that are no longer told apart
+    group = int(np.flatnonzero(~differ)[0]) if not differ.all() else len(starts) - 1
+    value, rows = float(known[ends[group]]), int(counts[starts[group] : ends[group] + 1].sum())
+    raise UnimixerError(
+        f"feature {feature.name!r}: {feature.column}={value!r} stands in {rows:,} of {len(sample):,} training values "
+        f"and lies so far out that {feature.transform!r} makes one point of the others; if it means a missing value, "
+        f"write missing: ['{value!r}'], else correct the rows or choose transform: log_standardise"
+    )
 
 
 def _log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

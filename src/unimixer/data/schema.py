@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from unimixer.data.time_format import check_form
 from unimixer.errors import nearest
 from unimixer.settings import Settings, load_yaml, parse
 
@@ -34,9 +35,14 @@ class Keys(Settings):
     time: str | None = None
     """Column of the event time; without it the order of the rows is the time."""
     time_format: str = "ms"
-    """``s``, ``ms``, ``us`` for integer epochs, or a strptime format such as ``%y%m%d%H``."""
+    """``s``, ``ms``, ``us``, ``ns`` for epochs, ``iso`` for ISO 8601, or a strptime format such as ``%y%m%d%H``."""
     timezone: str = "UTC"
-    """Zone in which days and hours are counted."""
+    """Zone in which days and hours are counted, and in which times stand that carry no zone."""
+
+    @model_validator(mode="after")
+    def _form_is_understood(self) -> Keys:
+        check_form(self.time_format)
+        return self
 
 
 class Label(Settings):
@@ -130,7 +136,7 @@ class History(Settings):
 
     name: str
     event: str | None = None
-    """Column of the log that must be 1 for an impression to enter (default: every impression enters)."""
+    """Column of the log that must be 1 for an impression to enter, or a label (default: every impression enters)."""
     snapshot: str | None = None
     """List column of the users table with item keys from before the log, oldest first."""
     separator: str | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.data.schema import SPLITS, DateSplit, RandomSplit, Schema
-from unimixer.data.values import midnight, zone
+from unimixer.data.times import midnight, zone
 from unimixer.errors import UnimixerError
 
 SAMPLE = 1_000_000

@@ -20,10 +20,12 @@ from unimixer.data.arrays import Array, Ragged, checksum, read_arrays, window_po
 from unimixer.data.entities import MISSING_ROW, EntityTable, KeyIndex
 from unimixer.data.history import AFTER_THE_LOG, HistoryIndex
 from unimixer.data.layout import feature_spec, features_of, history_features, is_dense, is_id
+from unimixer.data.lists import as_lists, as_vectors
 from unimixer.data.numeric import NumericFit
 from unimixer.data.rows import Rows
 from unimixer.data.schema import Feature, Origin, Schema
 from unimixer.data.tables import Chunk
+from unimixer.data.times import as_time, time_part
 from unimixer.data.vocabulary import Vocabulary
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -75,7 +77,7 @@ class Transform:
         """Canonical texts of an id feature."""
         if feature.transform in ("hour", "weekday"):
             keys = self.schema.keys.model_copy(update={"time": feature.column})
-            return values.time_part(values.as_time(chunk, keys), feature.transform, keys.timezone)
+            return time_part(as_time(chunk, keys), feature.transform, keys.timezone)
         if feature.transform == "bucketise":
             return self.numerics[feature.name].bucket(values.as_number(chunk, feature.column, feature.missing))
         return values.text_column(chunk, feature.column, feature.missing)
@@ -87,13 +89,14 @@ class Transform:
     def dense_columns(self, feature: Feature, chunk: Chunk) -> NDArray[np.float32]:
         """(n, width) numbers."""
         if feature.kind == "embedding":
-            return values.as_vectors(chunk, feature)
-        numbers = values.as_number(chunk, feature.column, feature.missing)
-        return self.numerics[feature.name].apply(feature, numbers).astype(np.float32)[:, None]
+            return as_vectors(chunk, feature)
+        numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
+        values.check_range(chunk, feature.column, numbers)
+        return numbers.astype(np.float32)[:, None]
 
     def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
         """Lists of rows of the embedding table."""
-        lists = values.as_lists(chunk, feature)
+        lists = as_lists(chunk, feature)
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)
         np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
         texts = lists.filter(lists.list.len() > 0).explode()
@@ -122,7 +125,7 @@ class Transform:
         """Row of the entity of every raw row."""
         if key is None:
             return np.full(chunk.frame.height, MISSING_ROW, dtype=np.int32)
-        return table.index.lookup(values.text_column(chunk, key))
+        return table.index.lookup(values.key_column(chunk, key))
 
     def encode(self, chunk: Chunk, *, labels: bool, first_row: int | None = None) -> Rows:
         """Raw impressions to encoded ones.
@@ -138,7 +141,7 @@ class Transform:
         if keys.time is None and first_row is None:
             times = np.full(chunk.frame.height, AFTER_THE_LOG)
         else:
-            times = values.as_time(chunk, keys, first_row)
+            times = as_time(chunk, keys, first_row)
         ids, dense, lists = self.encode_table("impressions", chunk)
         rows = Rows(
             users=users,
@@ -233,6 +236,7 @@ class Transform:
             "format": FORMAT,
             "schema": self.schema.model_dump(mode="json", exclude_none=True),
             "hash_buckets": {name: v.num_buckets for name, v in self.vocabularies.items()},
+            "forms": {name: v.form for name, v in self.vocabularies.items()},
             "numerics": {name: vars(fit) for name, fit in self.numerics.items()},
             "doubled": sorted(self.doubled),
             "checksums": {name: checksum(folder / name) for name in tables},
@@ -260,10 +264,11 @@ class Transform:
             if not (folder / name).exists() or checksum(folder / name) != crc:
                 raise UnimixerError(f"{folder / name}: missing or damaged (checksum differs); prepare the data again")
         schema = parse(Schema, meta["schema"], where=str(path))
+        forms = meta.get("forms", {})  # older files have none
         return cls(
             schema=schema,
             vocabularies={
-                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets)
+                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets, forms.get(name, "text"))
                 for name, buckets in meta["hash_buckets"].items()
             },
             numerics={

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.forms import Form, canonical, canonical_text, form_of
 from unimixer.data.schema import FIRST_ID, OOV_ID, PADDING_ID
 from unimixer.data.schema import Vocabulary as Policy
 
@@ -22,6 +23,9 @@ FEW = 512
 
 class Counter:
     """Counts of texts, added up chunk by chunk; memory grows with the number of different texts."""
+
+    typed = False
+    """Whether a column type said that values are numbers with decimals, or times."""
 
     def __init__(self) -> None:
         self._parts: list[pl.DataFrame] = []
@@ -51,13 +55,17 @@ class Counter:
         """The counts of all together."""
         merged = cls()
         merged._parts = [counter.counts() for counter in counters]
+        merged.typed = any(counter.typed for counter in counters)
         merged._merge()
         return merged
 
     def _merge(self) -> None:
-        empty = pl.DataFrame({"text": pl.Series([], dtype=pl.String), "count": pl.Series([], dtype=pl.Int64)})
-        merged = pl.concat([empty, *self._parts]).group_by("text").agg(pl.col("count").sum())
-        self._parts, self._pending = [merged], 0
+        self._parts, self._pending = [_added(self._parts)], 0
+
+
+def _added(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    empty = pl.DataFrame({"text": pl.Series([], dtype=pl.String), "count": pl.Series([], dtype=pl.Int64)})
+    return pl.concat([empty, *parts]).group_by("text").agg(pl.col("count").sum())
 
 
 @dataclass(frozen=True)
@@ -67,22 +75,26 @@ class Vocabulary:
     Args:
         texts: known values in the order of their rows, most frequent first (empty for a hashed table).
         num_buckets: number of hash buckets, 0 for a table of known values.
+        form: what the values of the training part are. Other texts of the same value find its row; the known texts
+            are canonical.
     """
 
     texts: pl.Series = field(default_factory=lambda: pl.Series("text", [], dtype=pl.String))
     num_buckets: int = 0
+    form: Form = "text"
 
     @classmethod
     def fit(cls, counter: Counter, policy: Policy) -> Vocabulary:
         """Keep the values that the policy asks for; ties in count are broken by the text, so the result is stable."""
+        counts = counter.counts()
+        texts = counts.get_column("text")
+        form = form_of(texts, typed=counter.typed)
         if policy.policy == "hash":
-            return cls(num_buckets=policy.num_buckets or 0)
-        counts = (
-            counter.counts()
-            .filter(pl.col("count") >= policy.min_count)
-            .sort(["count", "text"], descending=[True, False])
-        )
-        return cls(texts=counts.head(policy.max_size or counts.height).get_column("text"))
+            return cls(num_buckets=policy.num_buckets or 0, form=form)
+        if (one := canonical(texts, form)) is not texts:
+            counts = _added([counts.with_columns(one.alias("text"))])
+        counts = counts.filter(pl.col("count") >= policy.min_count).sort(["count", "text"], descending=[True, False])
+        return cls(counts.head(policy.max_size or counts.height).get_column("text"), form=form)
 
     @property
     def num_embeddings(self) -> int:
@@ -92,23 +104,39 @@ class Vocabulary:
     def lookup(self, texts: pl.Series) -> NDArray[np.int32]:
         """The row of every text; null is 0, unknown is 1."""
         if len(texts) <= FEW and not self.num_buckets:
-            rows_of = self._rows
-            return np.asarray(
-                [PADDING_ID if text is None else rows_of.get(text, OOV_ID) for text in texts.to_list()], dtype=np.int32
-            )
+            return np.asarray([self._row(text) for text in texts.to_list()], dtype=np.int32)
         if self.num_buckets:
             known = texts.drop_nulls().unique()
-            rows = pl.Series([_hash(text, self.num_buckets) for text in known], dtype=pl.Int32)
-        else:
-            known, rows = self.texts, pl.arange(FIRST_ID, FIRST_ID + len(self.texts), dtype=pl.Int32, eager=True)
-        table = pl.DataFrame({"text": known, "row": rows})
-        found = pl.DataFrame({"text": texts}).join(table, on="text", how="left", maintain_order="left")
-        default = pl.when(pl.col("text").is_null()).then(PADDING_ID).otherwise(OOV_ID)
-        return found.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
+            hashes = [_hash(text, self.num_buckets) for text in canonical(known, self.form)]
+            return _joined(texts, known, pl.Series(hashes, dtype=pl.Int32))
+        known, rows = self.texts, pl.arange(FIRST_ID, FIRST_ID + len(self.texts), dtype=pl.Int32, eager=True)
+        found = _joined(texts, known, rows)
+        unknown = found == OOV_ID
+        if self.form != "text" and unknown.any():
+            others = texts.filter(pl.Series(unknown))
+            if (one := canonical(others, self.form)) is not others:
+                found = found.copy()
+                found[unknown] = _joined(one, known, rows)
+        return found
+
+    def _row(self, text: str | None) -> int:
+        if text is None:
+            return PADDING_ID
+        row = self._rows.get(text)
+        if row is None:
+            row = OOV_ID if self.form == "text" else self._rows.get(canonical_text(text, self.form), OOV_ID)
+        return row
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {text: FIRST_ID + row for row, text in enumerate(self.texts.to_list())}
+
+
+def _joined(texts: pl.Series, known: pl.Series, rows: pl.Series) -> NDArray[np.int32]:
+    table = pl.DataFrame({"text": known, "row": rows})
+    found = pl.DataFrame({"text": texts}).join(table, on="text", how="left", maintain_order="left")
+    default = pl.when(pl.col("text").is_null()).then(PADDING_ID).otherwise(OOV_ID)
+    return found.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
 
 
 def _hash(text: str, num_buckets: int) -> int:

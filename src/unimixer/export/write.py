@@ -249,6 +249,8 @@ def vocabulary_hash(transform: Transform) -> str:
         found.update(f"{name}\0{vocabulary.num_buckets}\0{len(vocabulary.texts)}\0".encode())
         for text in vocabulary.texts:
             found.update(f"{len(text)}:{text}".encode())
+        if vocabulary.form != "text":
+            found.update(vocabulary.form.encode())
     return found.hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from fastapi import FastAPI, Request, Response
 
+from unimixer.data.history import event_column
 from unimixer.data.schema import Schema
 from unimixer.data.tables import Chunk
 from unimixer.errors import UnimixerError, nearest
@@ -100,7 +101,7 @@ def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
 def append_events(model: Model, rows: Sequence[dict[str, Any]]) -> int:
     """Add impressions to the histories that take them; returns the number of events that they are."""
     schema = model.bundle.transform.schema
-    needed = [schema.keys.user, schema.keys.item, *(h.event for h in schema.histories)]
+    needed = [schema.keys.user, schema.keys.item, *(event_column(h, schema) for h in schema.histories)]
     names = [name for name in dict.fromkeys(needed) if name is not None]
     time_name = schema.keys.time or "time"
     for number, row in enumerate(rows):

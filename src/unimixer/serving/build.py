@@ -15,6 +15,7 @@ from unimixer.data.history import happened
 from unimixer.data.schema import Schema
 from unimixer.data.store import Store
 from unimixer.data.tables import Chunk, RawTables
+from unimixer.data.times import as_time
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
 from unimixer.progress import progress_bar
@@ -101,7 +102,7 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
         with progress_bar(f"writing {kind}", frame.height) as advance:
             for part in frame.iter_slices(ROWS):
                 rows = part.drop(entities.key).to_dicts()
-                texts = values.text_column(Chunk(part, kind), entities.key).to_list()
+                texts = values.key_column(Chunk(part, kind), entities.key).to_list()
                 named = {text: {entities.key: text, **row} for text, row in zip(texts, rows, strict=True)}
                 store.write(kind, named, {**columns, entities.key: "text"})
                 advance(part.height)
@@ -113,11 +114,11 @@ def events_of(schema: Schema, chunk: Chunk, first_row: int = 0) -> Iterator[Even
         return
     assert schema.keys.user is not None
     assert schema.keys.item is not None
-    users = values.text_column(chunk, schema.keys.user)
-    items = values.text_column(chunk, schema.keys.item)
-    times = pl.Series(values.as_time(chunk, schema.keys, first_row))
+    users = values.key_column(chunk, schema.keys.user)
+    items = values.key_column(chunk, schema.keys.item)
+    times = pl.Series(as_time(chunk, schema.keys, first_row))
     whole = users.is_not_null() & items.is_not_null()  # impressions without a user or an item are nobody's past
     for event, history in {history.event or EVERY: history for history in schema.histories}.items():
-        entered = whole & pl.Series(happened(history, chunk))
+        entered = whole & pl.Series(happened(history, schema, chunk))
         for user, item, time in zip(users.filter(entered), items.filter(entered), times.filter(entered), strict=True):
             yield Event(user, item, time, event)

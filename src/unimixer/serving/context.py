@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from unimixer.data import values
 from unimixer.data.history import AFTER_THE_LOG
 from unimixer.data.tables import Chunk
+from unimixer.data.times import as_time
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.serving.records import series_of
@@ -70,7 +70,7 @@ class ContextEncoder:
             time = now
         elif self.time is not None:
             stamp = series_of(self.time, [given[self.time]])
-            time = int(values.as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
+            time = int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
         own, shared = {}, {}
         for name in self._plain:
             if items is not None and any(name in item for item in items):

@@ -9,7 +9,7 @@ import pytest
 
 from unimixer.data.adapters import open_raw
 from unimixer.data.schema import DateSplit, QuantileSplit
-from unimixer.data.values import as_time
+from unimixer.data.times import as_time
 from unimixer.errors import UnimixerError
 
 HEADER = (

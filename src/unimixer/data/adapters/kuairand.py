@@ -25,7 +25,7 @@ from unimixer.data.adapters.base import Names, calendar, categorical, locate, pa
 from unimixer.data.readers import find_files, read_chunks, read_table
 from unimixer.data.schema import DateSplit, Feature, History, Keys, Label, Schema, Vocabulary
 from unimixer.data.tables import Chunk, RawTables
-from unimixer.data.values import as_time, zone
+from unimixer.data.times import as_time, zone
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.settings import Settings
 
