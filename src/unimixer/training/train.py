@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, rehearse, resolve
 from unimixer.training.run import RunFolder
+from unimixer.training.warm_start import WarmStart, in_the_order_of
 
 WARM_UP = "warm-up"
 """Folder, inside a two-stage run, of its first stage."""
@@ -32,7 +34,8 @@ def train(
     Args:
         recipe: what to train on what.
         folder: run folder to make (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after time and seed).
-        start_from: run whose best weights are the starting point.
+        start_from: run whose best weights are the starting point, also where the data was prepared anew: a row of a
+            table goes where the text of its id is. What was kept, is new or was lost is said and kept in the folder.
         quiet: say nothing on standard error.
     """
     if launched():
@@ -43,7 +46,15 @@ def train(
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
     _check_monitor(recipe, store)
-    rehearse(recipe, spec, source)
+    facts, said = None, list[str]()
+    if source is not None:
+        recipe = in_the_order_of(source, recipe, store.transform)
+    model = rehearse(recipe, spec)
+    if source is not None:
+        start = WarmStart(source, model, store.transform)
+        start.state(model)
+        facts, said = start.facts(), start.lines()
+        del start
     with world_of(recipe.distributed.timeout) as world:
         agree(world, recipe, store, folder=folder, warm_start=start_from)
         recipe = _with_shards(recipe, world)
@@ -51,8 +62,11 @@ def train(
         def create() -> Path:
             if _started_again(folder):
                 assert folder is not None
-                return _same_run(folder, recipe)
-            return RunFolder.create(folder, recipe, store, warm_start=source).folder
+                return _same_run(folder, recipe, store)
+            made = RunFolder.create(folder, recipe, store, warm_start=facts).folder
+            if said and not quiet:
+                print(*said, sep="\n", file=sys.stderr, flush=True)
+            return made
 
         run = RunFolder(world.lead(create))
         return run if run.result is not None else _continue(run, store, quiet=quiet, world=world)
@@ -73,9 +87,10 @@ def _started_again(folder: Path | None) -> bool:
     return folder is not None and launched() and again > 0 and folder.exists()
 
 
-def _same_run(folder: Path, recipe: Recipe) -> Path:
-    if RunFolder(folder).recipe != recipe:
-        raise UnimixerError(f"{folder} is the run of another recipe; choose another --run")
+def _same_run(folder: Path, recipe: Recipe, store: Store) -> Path:
+    run = RunFolder(folder)
+    if run.recipe != recipe or run.environment["data"]["hash"] != store.hash:
+        raise UnimixerError(f"{folder} is the run of another recipe or other data; choose another --run")
     return folder
 
 
