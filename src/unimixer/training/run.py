@@ -185,7 +185,8 @@ def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": recipe.training.seed,
-        "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash},
+        "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash}
+        | {"origin": store.manifest.get("origin") or {}},
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

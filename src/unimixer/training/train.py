@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
+from unimixer.progress import say
 from unimixer.training.config import Recipe
 from unimixer.training.distributed import World, agree, check_triple, launched, world_of
 from unimixer.training.distributed.alone import take_over
@@ -65,7 +65,7 @@ def train(
                 return _same_run(folder, recipe, store)
             made = RunFolder.create(folder, recipe, store, warm_start=facts).folder
             if said and not quiet:
-                print(*said, sep="\n", file=sys.stderr, flush=True)
+                say("\n".join(said))
             return made
 
         run = RunFolder(world.lead(create))
