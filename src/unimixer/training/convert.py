@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unimixer.backbones import BACKBONES
+from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -85,6 +86,7 @@ def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
     return converted.eval()
 
 
+@states_kept()
 def conversion_change(run: RunFolder, recipe: Recipe, store: Store, split: str = "validation") -> ScoreChange:
     """How far the scores move when the run's weights go into the model of another recipe."""
     return score_change(load_ranker(run), converted_ranker(run, recipe.model), store, split)

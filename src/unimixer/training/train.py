@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from unimixer.caller import states_kept
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
@@ -23,6 +24,7 @@ WARM_UP = "warm-up"
 """Folder, inside a two-stage run, of its first stage."""
 
 
+@states_kept()
 def train(
     recipe: Recipe, *, folder: Path | None = None, start_from: Path | None = None, quiet: bool = False
 ) -> RunFolder:
@@ -94,6 +96,7 @@ def _same_run(folder: Path, recipe: Recipe, store: Store) -> Path:
     return folder
 
 
+@states_kept()
 def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False) -> RunFolder:
     """Continue an interrupted run; it ends in the same weights as if it had not been interrupted.
 
