@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unimixer.data.adapters import open_raw
+from unimixer.data.origin import open_source
 from unimixer.data.prepare import prepare as write_store
 from unimixer.data.store import Store
 from unimixer.settings import parse
@@ -36,9 +36,7 @@ def prepare(
         ray: workers of a Ray cluster instead: ``local``, ``auto`` or the address of a head.
         options: of the data set, for example ``rows=100_000`` for ``synthetic``.
     """
-    place = None if raw is None else Path(raw)
-    origin = {"source": str(source), "raw": None if raw is None else str(raw), "options": options}
-    tables = open_raw(str(source), place, **options)
+    tables, origin = open_source(str(source), None if raw is None else Path(raw), options)
     return write_store(tables, Path(out), overwrite=overwrite, origin=origin, workers=workers, ray=ray)
 
 

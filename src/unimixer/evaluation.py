@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unimixer.caller import states_kept
 from unimixer.data import values
 from unimixer.data.entities import KeyIndex
 from unimixer.data.readers import read_chunks
@@ -21,6 +22,7 @@ from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
 
 
+@states_kept()
 def evaluate_run(
     run: Path | str, split: str, *, store: Path | None = None, device: str = "auto"
 ) -> dict[str, TaskMetrics]:
@@ -41,6 +43,7 @@ def evaluate_run(
     return evaluate_model(model, opened, split, tuple(recipe.tasks), device=place, precision=recipe.training.precision)
 
 
+@states_kept()
 def evaluate_hardened(
     run: Path | str, form: str, split: str, *, store: Path | None = None
 ) -> tuple[dict[str, TaskMetrics], ScoreChange]:
@@ -84,6 +87,7 @@ def store_of(run: RunFolder, folder: Path | None = None) -> Store:
     return opened
 
 
+@states_kept()
 def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[str, TaskMetrics]:
     """Metrics of a run's best weights on raw labelled rows (Parquet or CSV)."""
     predictor = Predictor(run, device=device)

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.parquet as parquet
 import torch
 
+from unimixer.caller import states_kept
 from unimixer.data.readers import PARQUET_SUFFIXES
 from unimixer.data.tables import Chunk
 from unimixer.data.values import column
@@ -32,6 +33,7 @@ class Predictor:
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
+    @states_kept()
     def __init__(self, run: Path | str, *, device: str = "auto") -> None:
         folder = RunFolder(run)
         self.device = pick_device(device)

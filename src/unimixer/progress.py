@@ -1,4 +1,4 @@
-"""Progress bars for people: on a terminal only, never in a log."""
+"""What a person who waits is told: lines on standard error, and bars, which are for a terminal only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ class Bar(Protocol):
 
     def __call__(self, done: int, note: str = "") -> None:
         """Add ``done`` units; show ``note`` at the end of the line."""
+
+
+def say(text: str) -> None:
+    """Print a line for the person who watches."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from unimixer.features.tokenizers import build_tokenizer
 READOUTS = ("mean", "flatten")
 TABLES = "embedding.tables."
 """Names of the parameters of embedding tables begin with this."""
+PACKED = TABLES + "packed.{width}.weight"
+"""Name of the weight of all tables of one width."""
 
 
 class TaskTowers(nn.Module):
@@ -74,6 +76,7 @@ class Ranker(Transient):
         options: keyword arguments of the backbone.
         managed_rows: rows of tables that have fewer than ids: those ids that are met most have one of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
+        field_order: order of the fields in E inside a domain (default: that of the schema).
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
 
     Shape:
@@ -103,6 +106,7 @@ class Ranker(Transient):
         tower_hidden_dims: Sequence[int] = (64,),
         options: Mapping[str, Any] | None = None,
         managed_rows: Mapping[str, int] | None = None,
+        field_order: Sequence[str] | None = None,
         table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -119,6 +123,7 @@ class Ranker(Transient):
             init_std=embedding_init_std,
             pool_behaviour=sequences == "pooled",
             managed_rows=managed_rows,
+            field_order=field_order,
             table_device=table_device,
         )
         tokenizer = tokenizer or BACKBONES[backbone].default_tokenizer

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from unimixer import prepare
 from unimixer.data.adapters import ADAPTERS
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -58,3 +59,16 @@ def test_files_are_asked_for_where_a_store_is_missing(tmp_path: Path) -> None:
     values["data"].append({"path": str(tmp_path / "a"), "source": "avazu"})  # type: ignore[attr-defined]
     with pytest.raises(UnimixerError, match=r"--raw is one folder, and .* are both missing"):
         prepare_missing(parse(Study, values, where="study"), tmp_path)
+
+
+def test_a_store_that_was_made_with_other_options_than_the_study_names_is_refused(tmp_path: Path) -> None:
+    raw, out = movielens(tmp_path / "ml-1m"), tmp_path / "store"
+    prepare("movielens-1m", out, raw=raw, threshold=3)
+    values = {"path": str(out), "source": "movielens-1m", "options": {"threshold": 4}}
+    study = {"data": [values], "models": ["mlp"], "params": ["1M"]}
+    with pytest.raises(
+        UnimixerError, match=r"made with options \{'threshold': 3\}, and the study names \{'threshold': 4\}"
+    ):
+        prepare_missing(parse(Study, study, where="study"))
+    values["options"] = {"threshold": 3}
+    assert prepare_missing(parse(Study, study, where="study")) == []

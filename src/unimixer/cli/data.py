@@ -59,16 +59,14 @@ def prepare(
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
-    from unimixer.data.adapters import open_raw
+    from unimixer.data.origin import open_source
     from unimixer.data.prepare import prepare as write_store
     from unimixer.data.store import find_store
     from unimixer.settings import override
 
     started = time.perf_counter()
-    given = override({}, options or [])
-    tables = open_raw(source, raw, **given)
+    tables, origin = open_source(source, raw, override({}, options or []))
     target = out or find_store(tables.schema.name)
-    origin = {"source": source, "raw": None if raw is None else str(raw), "options": given}
     store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
     seconds = time.perf_counter() - started
     counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}

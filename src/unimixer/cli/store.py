@@ -23,6 +23,9 @@ def build(
     source: Annotated[
         str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
     ] = None,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Take raw data that is not what the run was trained on.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the file holds.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -33,7 +36,7 @@ def build(
     from unimixer.serving.build import build_store
 
     started = time.perf_counter()
-    counts = build_store(prepared, out, raw=raw, source=source, overwrite=overwrite)
+    counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
     seconds = time.perf_counter() - started
 
     def show() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -60,6 +61,8 @@ class RawTables:
     """Number of impressions where it is known beforehand (for progress bars)."""
     reader: Callable[[range], Iterator[Placed]] | None = None
     """A pass over a share where the reader can skip the rest; without it, all is read and some is dropped."""
+    files: tuple[Path, ...] = ()
+    """What the tables are read from."""
 
     def pieces(self, share: range = WHOLE) -> Iterator[Placed]:
         """A fresh pass over the pieces of a share, in the order of the log; those of others come without their rows."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unimixer.caller import states_kept
 from unimixer.data.arrays import Ragged
 from unimixer.data.entities import FIRST_ROW, EntityTable, KeyIndex
 from unimixer.data.history import HistoryIndex
@@ -73,6 +74,7 @@ class Options:
             require_onnx()
 
 
+@states_kept()
 def export_run(
     run: Path | str,
     out: Path | str,

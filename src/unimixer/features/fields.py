@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,7 @@ class FieldEmbedding(nn.Module):
         pool_behaviour: put behaviour sequences into E, pooled. Otherwise :meth:`histories` gives their events, and E
             has what is left. A group of sequences is behaviour if one of its fields has that domain.
         managed_rows: rows of tables that have fewer than ids, see :class:`~unimixer.features.managed.ManagedIds`.
+        field_order: names of all fields of E in the order that they have inside a domain (default: that of the spec).
         table_device: where the tables are made.
 
     Shape:
@@ -62,6 +63,7 @@ class FieldEmbedding(nn.Module):
         init_std: float = 0.01,
         pool_behaviour: bool = True,
         managed_rows: Mapping[str, int] | None = None,
+        field_order: Sequence[str] | None = None,
         table_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class FieldEmbedding(nn.Module):
         widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
         pooled = [f for f in spec.sequences if f.group in self._pooled]
         widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in pooled}
-        order = sorted(widths, key=lambda name: DOMAINS.index(widths[name][0]))
+        order = sorted(_ordered(widths, field_order), key=lambda name: DOMAINS.index(widths[name][0]))
         self.pieces = tuple(Piece(name, *widths[name]) for name in order)
         self.out_dim = sum(piece.width for piece in self.pieces)
         if behaviour and not self.pieces:
@@ -247,6 +249,15 @@ class FieldEmbedding(nn.Module):
         target = torch.cat([found[name] for name in self.targets(fields)], dim=1)
         pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.offsets[group], target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
+
+
+def _ordered(fields: Mapping[str, object], order: Sequence[str] | None) -> list[str]:
+    """Names of fields in a given order, which must name each of them once."""
+    if order is not None and sorted(order) != sorted(fields):
+        wrong = next((name for name in order if name not in fields or list(order).count(name) > 1), None)
+        what = f"lacks {min(set(fields) - set(order))!r}" if wrong is None else f"names {wrong!r}"
+        raise UnimixerError(f"field_order {what}; it must name every field once: {', '.join(fields)}")
+    return list(fields if order is None else order)
 
 
 def _is_behaviour(fields: tuple[SequenceField, ...]) -> bool:

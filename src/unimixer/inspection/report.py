@@ -11,6 +11,7 @@ import torch
 
 from unimixer.backbones import count_parameters
 from unimixer.backbones.flops import count_flops
+from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError, check_positive
@@ -65,6 +66,7 @@ class Inspection:
         }
 
 
+@states_kept()
 def inspect_run(
     run: Path | str,
     *,

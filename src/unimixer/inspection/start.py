@@ -6,9 +6,10 @@ import torch
 
 from unimixer.errors import UnimixerError
 from unimixer.ranker import Ranker
-from unimixer.training.model import build_ranker, warm_start, with_tasks
+from unimixer.training.model import build_ranker, with_tasks
 from unimixer.training.run import RunFolder, versions
 from unimixer.training.train import WARM_UP
+from unimixer.training.warm_start import WarmStart
 
 
 def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
@@ -24,7 +25,7 @@ def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
         model = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
     if source is not None:
         try:
-            warm_start(model, source)
+            model.load_state_dict(WarmStart(RunFolder(source), model, run.transform).state(model))
         except (UnimixerError, OSError) as error:
             return None, f"the start is unknown, for its weights cannot be read: {error}"
         return model.eval(), f"the start is the best weights of {source}"

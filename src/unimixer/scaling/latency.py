@@ -12,6 +12,7 @@ from statistics import median
 import torch
 
 from unimixer.bench.machine import cpu_model
+from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError, check_positive
@@ -42,6 +43,7 @@ class Latency:
         return min(self.eager, self.frozen)
 
 
+@states_kept()
 def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency:
     """Score one request, again and again: embedding lookup and dense part, from encoded features to logits.
 
@@ -54,17 +56,14 @@ def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency
     """
     check_positive(candidates=candidates, threads=threads)
     store, tasks = Store(case.recipe.store), tuple(case.recipe.tasks)
-    device, before = pick_device(case.recipe.training.device), torch.get_num_threads()
+    device = pick_device(case.recipe.training.device)
     torch.set_num_threads(threads)
-    try:
-        torch.manual_seed(0)
-        model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
-        batch = request(store, candidates).to(device)
-        forms = {"eager": model, "frozen": frozen(model)}
-        with torch.no_grad():
-            times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
-    finally:
-        torch.set_num_threads(before)
+    torch.manual_seed(0)
+    model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
+    batch = request(store, candidates).to(device)
+    forms = {"eager": model, "frozen": frozen(model)}
+    with torch.no_grad():
+        times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
     return Latency(times["eager"], times["frozen"], candidates, threads)
 
 

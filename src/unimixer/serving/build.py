@@ -12,13 +12,14 @@ from unimixer.data import values
 from unimixer.data.adapters import open_raw
 from unimixer.data.entities import EntityLog
 from unimixer.data.history import happened
+from unimixer.data.origin import difference
 from unimixer.data.schema import Schema
-from unimixer.data.store import Store
+from unimixer.data.store import Store, find_store
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.data.times import as_time
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
-from unimixer.progress import progress_bar
+from unimixer.progress import progress_bar, say
 from unimixer.serving import sqlite_store
 from unimixer.serving.records import kept
 from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, longest_histories, open_store
@@ -29,7 +30,13 @@ ROWS = 5_000
 
 
 def build_store(
-    prepared: Path, out: str, *, raw: Path | None = None, source: str | None = None, overwrite: bool = False
+    prepared: Path,
+    out: str,
+    *,
+    raw: Path | None = None,
+    source: str | None = None,
+    other_data: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Write the feature store of the raw data that a run was trained on.
 
@@ -37,13 +44,17 @@ def build_store(
         prepared: a run folder, or the prepared store that it was trained on.
         out: file, or address of Redis.
         raw: folder or file with the raw data (default: where the store was prepared from).
-        source: name of the data set or schema file (default: what the store was prepared from).
+        source: name of the data set or schema file, for a store that does not say what it was prepared from.
+        other_data: take raw data that is not what the run was trained on, such as that of later days.
         overwrite: replace the content of a file that exists.
 
     Returns:
         The numbers of users, items and events.
+
+    Raises:
+        UnimixerError: if the raw data is not that of the run and ``other_data`` is not given.
     """
-    tables = raw_tables(prepared, raw, source)
+    tables = raw_tables(prepared, raw, source, other_data=other_data)
     if "://" in out or Path(out).exists():
         store = open_store(out)
         try:
@@ -62,21 +73,53 @@ def build_store(
     return counts
 
 
-def raw_tables(prepared: Path, raw: Path | None, source: str | None) -> RawTables:
-    """The raw data that a run or a prepared store was made from."""
-    if (prepared / "config.yaml").exists():
-        prepared = Path(RunFolder(prepared).recipe.store)
-    origin: dict[str, Any] = {}
-    if source is None or raw is None:
-        try:
-            origin = Store(prepared).manifest.get("origin") or {}
-        except UnimixerError:
-            if source is None:
-                raise
-    if source is None and "source" not in origin:
+def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_data: bool = False) -> RawTables:
+    """The raw data that a run or a prepared store was made from, read by the schema that it carries."""
+    schema, origin = _carried(prepared)
+    named, options = source or origin.get("source"), origin.get("options") or {}
+    if named is None:
         raise UnimixerError(f"{prepared} does not say what it was made from; name the data set or schema with --source")
-    place = raw or (Path(origin["raw"]) if origin.get("raw") else None)
-    return open_raw(source or origin["source"], place, **(origin.get("options") or {}))
+    if raw is None and origin.get("raw") is not None:
+        raw = Path(origin["raw"])
+        if not raw.is_absolute():
+            raise UnimixerError(
+                f"{prepared} was made from {raw} in a folder that it does not name; say where with --raw"
+            )
+        if not raw.exists():
+            raise UnimixerError(f"{prepared} was made from {raw}, which is not there any more; say where with --raw")
+    if source is not None:
+        _check_schema(prepared, schema, source, open_raw(source, raw, **options).schema)
+    tables = open_raw(named, raw, schema=schema, **options)
+    if "files" not in origin:
+        if tables.files:
+            say(f"{prepared} keeps no fingerprint of its raw data: {tables.files[0]} is taken as it is")
+        return tables
+    changed = difference(tables.files, origin["files"])
+    if changed is not None and not other_data:
+        raise UnimixerError(
+            f"{changed} when {prepared} was made; name that raw data with --raw, "
+            "or say --other-data where other data is meant, such as that of later days"
+        )
+    if changed is not None:
+        say(f"other raw data than {prepared} was made from: {changed} then")
+    return tables
+
+
+def _carried(prepared: Path) -> tuple[Schema, dict[str, Any]]:
+    """The schema of a run or of a prepared store, and what it knows of its raw data."""
+    if not (prepared / "config.yaml").exists():
+        store = Store(find_store(str(prepared)))
+        return store.transform.schema, store.manifest.get("origin") or {}
+    run = RunFolder(prepared)
+    origin: dict[str, Any] = run.environment["data"].get("origin") or {}
+    return run.transform.schema, origin
+
+
+def _check_schema(prepared: Path, carried: Schema, source: str, named: Schema) -> None:
+    """Raise where another schema finds other users, items or events in the same rows."""
+    for what in ("keys", "histories"):
+        if getattr(carried, what) != getattr(named, what):
+            raise UnimixerError(f"{source}: its {what} are not those that {prepared} was made with; leave --source out")
 
 
 def fill(store: FeatureStore, tables: RawTables) -> None:

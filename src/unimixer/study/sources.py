@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimixer.api import prepare
-from unimixer.data.store import find_store
+from unimixer.data.origin import recorded
+from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
-from unimixer.study.plan import Study
+from unimixer.study.plan import StoreRef, Study
 
 GENERATED = ("synthetic",)
 """Data sets that need no files."""
@@ -21,9 +22,14 @@ def prepare_missing(study: Study, raw: Path | None = None) -> list[Path]:
         raw: folder, or file, with the raw data.
 
     Raises:
-        UnimixerError: if files are needed and none were named, or more than one store is to be made of the same files.
+        UnimixerError: if files are needed and none were named, more than one store is to be made of the same files, or
+            a store is there that was made of something else.
     """
-    missing = [data for data in study.data if data.source and not find_store(data.path).exists()]
+    named = [data for data in study.data if data.source]
+    missing = [data for data in named if not find_store(data.path).exists()]
+    for data in named:
+        if data not in missing:
+            _check_made_of(data)
     from_files = [data for data in missing if data.source not in GENERATED]
     if from_files and raw is None:
         first = from_files[0]
@@ -42,3 +48,16 @@ def prepare_missing(study: Study, raw: Path | None = None) -> list[Path]:
         prepare(data.source, folder, raw=None if data.source in GENERATED else raw, **data.options)
         made.append(folder)
     return made
+
+
+def _check_made_of(data: StoreRef) -> None:
+    """Raise where a store that is there was made of another source, or with other options, than the study names."""
+    folder = find_store(data.path)
+    origin = Store(folder).manifest.get("origin") or {}
+    wanted = recorded(str(data.source), data.options)
+    for name, value in wanted.items():
+        if origin.get(name, value) != value:
+            raise UnimixerError(
+                f"{folder} was made with {name} {origin[name]}, and the study names {value}; "
+                "remove the store, or name another path"
+            )

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -93,6 +94,7 @@ def _place(task: dict[str, Any]) -> Row:
     }
 
 
+@states_kept()
 def measure(task: dict[str, Any]) -> dict[str, float]:
     """Samples a second of a case, in training and in evaluation, over a second or so of each."""
     recipe = parse(Recipe, task["recipe"], where="recipe")

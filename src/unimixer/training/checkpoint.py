@@ -143,6 +143,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def weights_checksum(path: Path) -> str:
+    """The checksum that a file of tensors carries, which names its content."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get("crc32"))
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """The loop's state of a checkpoint."""
     try:

@@ -47,6 +47,8 @@ class ModelConfig(Settings):
     """Width of an event inside the stack (default: the widest event as embedded)."""
     readout: Literal["mean", "flatten"] = "mean"
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
+    field_order: tuple[str, ...] | None = None
+    """Order of the fields inside a domain (default: that of the schema); a warm start keeps the one of its source."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the backbone, see ``unimixer models``."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unimixer.backbones import BACKBONES
+from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -16,8 +17,9 @@ from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH
-from unimixer.training.model import build_ranker, load_ranker, starting_weights, with_tasks
+from unimixer.training.model import build_ranker, load_ranker, with_tasks
 from unimixer.training.run import RunFolder
+from unimixer.training.warm_start import WarmStart
 
 TARGETS = {"rankmixer": ("unimixer", "unimixer-lite"), "unimixer-lite": ("unimixer",)}
 """What each backbone can become without a change of its scores."""
@@ -80,10 +82,11 @@ def _defaults(backbone: str) -> dict[str, Any]:
 def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
     """The run's best weights in a model of another backbone, ready to score."""
     converted = build_ranker(model, with_tasks(run.transform.spec, tuple(run.recipe.tasks)))
-    converted.load_state_dict(starting_weights(run, converted))
+    converted.load_state_dict(WarmStart(run, converted, run.transform).state(converted))
     return converted.eval()
 
 
+@states_kept()
 def conversion_change(run: RunFolder, recipe: Recipe, store: Store, split: str = "validation") -> ScoreChange:
     """How far the scores move when the run's weights go into the model of another recipe."""
     return score_change(load_ranker(run), converted_ranker(run, recipe.model), store, split)

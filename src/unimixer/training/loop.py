@@ -34,13 +34,14 @@ from unimixer.training.checkpoint import (
 )
 from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
-from unimixer.training.model import build_ranker, monitor, pick_device, warm_start, with_tasks
+from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
 from unimixer.training.run import RunFolder
 from unimixer.training.schedule import temperature
 from unimixer.training.step import TrainStep
 from unimixer.training.stop import stop_signals
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
+from unimixer.training.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from unimixer.training.distributed.keeper import Keeper
@@ -124,13 +125,16 @@ class Trainer:
 
     def _place(self, start_from: Path | None) -> None:
         """Bring the model to the device, its tables to the processes, and begin from a run's weights if given."""
+        start = None if start_from is None else WarmStart(RunFolder(start_from), self.model, self.store.transform)
+        if start is not None:
+            start.check_unchanged(RunFolder(self.run.outer).warm_start_facts)
         if self.world.distributed:
             from unimixer.training.distributed.start import warm_start_sharded
 
-            warm_start_sharded(self.model, self.recipe, start_from, world=self.world, device=self.device)
+            warm_start_sharded(self.model, self.recipe, start, world=self.world, device=self.device)
         else:
-            if start_from is not None:
-                warm_start(self.model, start_from)
+            if start is not None:
+                self.model.load_state_dict(start.state(self.model))
             self.model.to(self.device)
         self.model.train()
 

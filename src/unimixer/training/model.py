@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from unimixer.blocks import recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
-from unimixer.mixing import converted_state
 from unimixer.ranker import Ranker, size_for_budget
-from unimixer.training.checkpoint import load_tensors, load_weights
+from unimixer.training.checkpoint import load_weights
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups
@@ -25,6 +23,12 @@ from unimixer.training.run import RunFolder
 def build_ranker(config: ModelConfig, spec: FeatureSpec, *, table_device: str | None = None) -> Ranker:
     """A freshly initialised model; the caller seeds torch. Tables on ``meta`` are for others to take their place."""
     return Ranker(spec, **config.model_dump(exclude={"dense_params"}), table_device=table_device)
+
+
+def hollow_ranker(recipe: Recipe, spec: FeatureSpec) -> Ranker:
+    """The model of a resolved recipe without numbers: layout and shapes alone."""
+    with torch.device("meta"):
+        return build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
 
 
 def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
@@ -84,47 +88,23 @@ def best_weights(run: RunFolder) -> Path:
     return run.best_weights
 
 
-def warm_start(model: Ranker, source: Path) -> None:
-    """Begin from the best weights of another run on the same data, of the same model or one with other mixings."""
-    model.load_state_dict(starting_weights(RunFolder(source), model))
-
-
-def starting_weights(source: RunFolder, model: Ranker) -> dict[str, Tensor]:
-    """Best weights of a run for a model that may differ in its mixings: a RankMixer's start a UniMixer.
-
-    Raises:
-        UnimixerError: if the models differ in more than that; the message names the first tensor that does not fit.
-    """
-    path = best_weights(source)
-    tensors = load_tensors(path)
-    try:
-        return converted_state(tensors, model)
-    except UnimixerError as error:
-        raise UnimixerError(
-            f"{path}: {error}: it belongs to another model or other data; "
-            f"for a recipe whose sizes fit: unimixer convert {source.folder} --to unimixer-lite"
-        ) from None
-
-
-def rehearse(recipe: Recipe, spec: FeatureSpec, start_from: RunFolder | None = None) -> None:
+def rehearse(recipe: Recipe, spec: FeatureSpec) -> Ranker:
     """Build the model without memory, so that what cannot be built is refused before a run folder is made.
 
     Raises:
-        UnimixerError: unknown backbone, option or device, sizes that do not fit, weights of another model, no compiler,
-            no blocks to checkpoint, a rate for mixings where there are none.
+        UnimixerError: unknown backbone, option or device, sizes that do not fit, no compiler, no blocks to checkpoint,
+            a rate for mixings where there are none.
     """
     device = pick_device(recipe.training.device)
     if recipe.training.compile and device.type == "cpu" and compiler() is None:
         raise UnimixerError(
             "training.compile needs a C++ compiler on this device and none was found; install g++ or leave compile out"
         )
-    with torch.device("meta"):
-        model = build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
+    model = hollow_ranker(recipe, spec)
     check_managed(recipe, spec)
     checkpoint_activations(model, recipe)
     dense_groups(model, recipe.optimizer)
-    if start_from is not None:
-        starting_weights(start_from, model)
+    return model
 
 
 def checkpoint_activations(model: Ranker, recipe: Recipe) -> None:

@@ -33,7 +33,8 @@ class RunFolder:
 
     ``config.yaml`` the resolved recipe · ``environment.json`` versions, commit, seed, data hash · ``transform/`` what
     turns raw rows into batches · ``metrics.jsonl`` one line a log or evaluation · ``checkpoints/`` to resume from ·
-    ``best/`` the weights that validated best · ``result.json`` their metrics · ``events.*`` for TensorBoard.
+    ``best/`` the weights that validated best · ``result.json`` their metrics · ``warm-start.json`` the run that it
+    started from and what came over · ``events.*`` for TensorBoard.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -43,7 +44,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, folder: Path | None, recipe: Recipe, store: Store, *, warm_start: RunFolder | None = None
+        cls, folder: Path | None, recipe: Recipe, store: Store, *, warm_start: Mapping[str, Any] | None = None
     ) -> RunFolder:
         """Make the folder of a new run; an existing one is never written into.
 
@@ -51,7 +52,8 @@ class RunFolder:
             folder: the folder (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after recipe, time and seed).
             recipe: resolved.
             store: what it is trained on.
-            warm_start: run whose best weights it starts from.
+            warm_start: facts on the start from another run: its folder (``run``), the checksum of its ``weights``, and
+                what came over.
         """
         if folder is not None:
             if folder.exists():
@@ -74,13 +76,13 @@ class RunFolder:
         raise AssertionError("there is always a next number")
 
     @classmethod
-    def _write(cls, folder: Path, recipe: Recipe, store: Store, warm_start: RunFolder | None) -> RunFolder:
+    def _write(cls, folder: Path, recipe: Recipe, store: Store, warm_start: Mapping[str, Any] | None) -> RunFolder:
         # config.yaml makes the folder a run, so the rename that gives the folder its name comes after all files
         with atomic_folder(folder) as temporary:
             (temporary / "config.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
             _write_json(temporary / "environment.json", environment(recipe, store))
             if warm_start is not None:
-                _write_json(temporary / "warm-start.json", {"run": str(warm_start.folder.resolve())})
+                _write_json(temporary / "warm-start.json", warm_start)
             (temporary / "checkpoints").mkdir()
             link_or_copy(store.folder / "transform", temporary / "transform")
         return cls(folder)
@@ -99,8 +101,14 @@ class RunFolder:
     @property
     def warm_start(self) -> Path | None:
         """The run whose best weights this one started from."""
+        facts = self.warm_start_facts
+        return Path(facts["run"]) if facts else None
+
+    @property
+    def warm_start_facts(self) -> dict[str, Any]:
+        """What ``warm-start.json`` says; nothing where the run started from fresh weights."""
         path = self.folder / "warm-start.json"
-        return Path(json.loads(path.read_text(encoding="utf-8"))["run"]) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -177,7 +185,8 @@ def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": recipe.training.seed,
-        "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash},
+        "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash}
+        | {"origin": store.manifest.get("origin") or {}},
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from unimixer.metrics import TaskMetrics, auc
-from unimixer.progress import Bar
+from unimixer.progress import Bar, say
 from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.run import RunFolder
 
@@ -157,7 +156,7 @@ class Tracker:
     def say(self, text: str) -> None:
         """A line for the person who watches."""
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def close(self) -> None:
         """Flush TensorBoard."""

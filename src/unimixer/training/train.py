@@ -6,9 +6,11 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from unimixer.caller import states_kept
 from unimixer.data.schema import SPLITS
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
+from unimixer.progress import say
 from unimixer.training.config import Recipe
 from unimixer.training.distributed import World, agree, check_triple, launched, world_of
 from unimixer.training.distributed.alone import take_over
@@ -16,11 +18,13 @@ from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, rehearse, resolve
 from unimixer.training.run import RunFolder
+from unimixer.training.warm_start import WarmStart, in_the_order_of
 
 WARM_UP = "warm-up"
 """Folder, inside a two-stage run, of its first stage."""
 
 
+@states_kept()
 def train(
     recipe: Recipe, *, folder: Path | None = None, start_from: Path | None = None, quiet: bool = False
 ) -> RunFolder:
@@ -32,7 +36,8 @@ def train(
     Args:
         recipe: what to train on what.
         folder: run folder to make (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after time and seed).
-        start_from: run whose best weights are the starting point.
+        start_from: run whose best weights are the starting point, also where the data was prepared anew: a row of a
+            table goes where the text of its id is. What was kept, is new or was lost is said and kept in the folder.
         quiet: say nothing on standard error.
     """
     if launched():
@@ -43,7 +48,15 @@ def train(
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
     _check_monitor(recipe, store)
-    rehearse(recipe, spec, source)
+    facts, said = None, list[str]()
+    if source is not None:
+        recipe = in_the_order_of(source, recipe, store.transform)
+    model = rehearse(recipe, spec)
+    if source is not None:
+        start = WarmStart(source, model, store.transform)
+        start.state(model)
+        facts, said = start.facts(), start.lines()
+        del start
     with world_of(recipe.distributed.timeout) as world:
         agree(world, recipe, store, folder=folder, warm_start=start_from)
         recipe = _with_shards(recipe, world)
@@ -51,8 +64,11 @@ def train(
         def create() -> Path:
             if _started_again(folder):
                 assert folder is not None
-                return _same_run(folder, recipe)
-            return RunFolder.create(folder, recipe, store, warm_start=source).folder
+                return _same_run(folder, recipe, store)
+            made = RunFolder.create(folder, recipe, store, warm_start=facts).folder
+            if said and not quiet:
+                say("\n".join(said))
+            return made
 
         run = RunFolder(world.lead(create))
         return run if run.result is not None else _continue(run, store, quiet=quiet, world=world)
@@ -73,12 +89,14 @@ def _started_again(folder: Path | None) -> bool:
     return folder is not None and launched() and again > 0 and folder.exists()
 
 
-def _same_run(folder: Path, recipe: Recipe) -> Path:
-    if RunFolder(folder).recipe != recipe:
-        raise UnimixerError(f"{folder} is the run of another recipe; choose another --run")
+def _same_run(folder: Path, recipe: Recipe, store: Store) -> Path:
+    run = RunFolder(folder)
+    if run.recipe != recipe or run.environment["data"]["hash"] != store.hash:
+        raise UnimixerError(f"{folder} is the run of another recipe or other data; choose another --run")
     return folder
 
 
+@states_kept()
 def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False) -> RunFolder:
     """Continue an interrupted run; it ends in the same weights as if it had not been interrupted.
 

@@ -32,6 +32,7 @@ def test_the_time_is_an_hour_of_a_day_in_october(raw: Path) -> None:
     tables = open_raw("avazu", raw)
     [chunk] = tables.impressions()
     assert as_time(chunk, tables.schema.keys).tolist() == [1_413_932_400_000] * 2  # 2014-10-21 23:00 UTC
+    assert [str(file) for file in tables.files] == [chunk.source]
 
 
 def test_there_is_no_user_unless_one_is_made(raw: Path) -> None:

@@ -26,6 +26,7 @@ def test_rows_have_a_label_13_counts_and_26_categories(tmp_path: Path, name: str
     kinds = [f.kind for f in tables.schema.features]
     assert kinds == ["numeric"] * 13 + ["categorical"] * 26
     assert tables.schema.keys.time is None
+    assert tables.files == (tmp_path / name,)
 
 
 def test_categories_are_counted_or_hashed(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_the_original_layout_is_found_below_the_folder_and_read_in_the_order_of_
         "log_standard_4_22_to_5_08_pure.csv",
     ]
     assert [c.first_row for c in chunks] == [1, 1]
+    tables_of_entities = ["user_features_pure.csv", "video_features_basic_pure.csv"]
+    assert [file.name for file in tables.files] == [*(Path(c.source).name for c in chunks), *tables_of_entities]
     assert tables.num_rows == 4
     assert all(h.snapshot is None for h in tables.schema.histories)
 

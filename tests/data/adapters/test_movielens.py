@@ -50,6 +50,8 @@ def test_ratings_come_in_the_order_of_time_and_keep_it_within_a_second(small: Pa
         ]
         assert "sorted by time" in chunk.at(0)
         assert tables.num_rows == 4
+        assert len(tables.files) == 3
+        assert all(file.is_file() for file in tables.files)
 
 
 def test_a_film_is_liked_from_a_rating_on(small: Path) -> None:

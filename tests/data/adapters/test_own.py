@@ -70,6 +70,7 @@ def test_entity_tables_are_read_whole(schema: Path, raw: Path) -> None:
     tables = open_raw(str(schema), raw, separator=";")
     assert tables.users is not None
     assert tables.users.frame.rows() == [("1", "30"), ("2", "40")]
+    assert tables.files == (raw / "impressions.parquet", raw / "users.csv")
     assert tables.users.at(1) == f"{raw / 'users.csv'}, row 2"
 
 

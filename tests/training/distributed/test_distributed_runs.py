@@ -16,7 +16,7 @@ from launch import change, largest_difference, losses, run_jobs, said, shared, t
 from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_values
-from toy import toy_tables
+from toy import SCHEMA, toy_tables
 
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -53,6 +53,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "uneven": ("distributed.data_shards=3", "training.batch_size=60", *SGD),
     "bfloat16": (*SIX, *SGD, "training.precision=bfloat16"),
     "managed": (*SIX, *SGD, "optimizer.eviction.item_id={policy: lfu, every: 3}", *MANAGED),
+    "moved": (*SIX, *SGD, "store=FOLDER/moved", "distributed.sharding=row_wise"),
 }
 COLUMNS = (
     *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_every=2"),
@@ -75,6 +76,7 @@ LOSS = {
     "uneven": 1e-6,
     "bfloat16": 2e-2,
     "managed": 1e-6,
+    "moved": 1e-6,
 }
 """Largest difference of the loss of any step from that of one process."""
 WEIGHTS = {
@@ -86,6 +88,7 @@ WEIGHTS = {
     "uneven": 1e-6,
     "bfloat16": 2e-2,
     "managed": 1e-6,
+    "moved": 1e-6,
 }
 """The same for weights. Adam divides by the size of a gradient: where that is rounding noise, so is the direction."""
 STOPPED = 5
@@ -93,7 +96,7 @@ STOPPED = 5
 
 
 def values(folder: Path, *overrides: str) -> dict[str, Any]:
-    return tiny_values(folder / "store", *overrides)
+    return tiny_values(folder / "store", *(override.replace("FOLDER", str(folder)) for override in overrides))
 
 
 def job(folder: Path, name: str, processes: int, *overrides: str, **more: Any) -> dict[str, Any]:
@@ -105,6 +108,9 @@ def job(folder: Path, name: str, processes: int, *overrides: str, **more: Any) -
 def one_process(folder: Path) -> None:
     """The store, the weights that all begin with, and the runs to compare with."""
     prepare(toy_tables(), folder / "store")
+    kept = {"vocabulary": {"max_size": 20}}
+    features = [{**f, **kept} if f["name"] == "item_id" else f for f in reversed(SCHEMA["features"])]
+    prepare(toy_tables(seed=3, features=features), folder / "moved")
     np.savez(folder / "rows.npz", **predictions())
     starts = {"plain": (), **STARTS}
     for name, overrides in starts.items():
@@ -164,6 +170,15 @@ def test_several_processes_train_what_one_trains(name: str, processes: int, worl
     assert b["processes"] == processes
     same = ("steps", "samples", "dense_parameters", "table_parameters")
     assert [a[key] for key in same] == [b[key] for key in same]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_rows_of_data_prepared_anew_go_to_their_ids_on_any_number_of_processes(processes: int, world: Path) -> None:
+    run = RunFolder(world / f"moved-{processes}")
+    tables = run.warm_start_facts["tables"]
+    assert tables["item_id"] == {"kept": 20, "new": 0, "lost": 9}
+    assert all(counts["new"] == 0 for counts in tables.values())  # new rows would be drawn in another way by each
+    assert run.recipe.model.field_order is not None  # the schema names its features in another order
 
 
 @pytest.mark.parametrize("processes", [2, 3])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unimixer.data.schema import Schema
 from unimixer.data.tables import RawTables
 from unimixer.errors import UnimixerError, nearest, unknown
 
@@ -23,12 +25,13 @@ ADAPTERS = {
 __all__ = ["ADAPTERS", "open_raw"]
 
 
-def open_raw(source: str, raw: Path | None = None, **options: Any) -> RawTables:
+def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = None, **options: Any) -> RawTables:
     """Open raw data by the name of a data set, or by an own schema.
 
     Args:
         source: a name in :data:`ADAPTERS`, or the path of a schema file (``.yaml``) that describes own files.
         raw: the folder, or the file, with the raw data.
+        schema: what the columns mean, where that is known already (default: the schema file, or that of the data set).
         options: what the adapter may be told (the fields of its ``Options``), as plain YAML values.
 
     Raises:
@@ -44,10 +47,11 @@ def open_raw(source: str, raw: Path | None = None, **options: Any) -> RawTables:
         _check_options(source, load, options)
     elif source.endswith((".yaml", ".yml")):
         own = importlib.import_module("unimixer.data.adapters.own")
-        return own.load(raw, schema=Path(source), **options)  # type: ignore[no-any-return]
+        return own.load(raw, schema=schema or Path(source), **options)  # type: ignore[no-any-return]
     else:
         raise UnimixerError(f"{unknown('data set', source, ADAPTERS)}; or give a schema file that ends with .yaml")
-    return load(raw, **options)  # type: ignore[no-any-return]
+    tables: RawTables = load(raw, **options)
+    return tables if schema is None else replace(tables, schema=schema)
 
 
 def _check_options(source: str, load: Any, options: dict[str, Any]) -> None:

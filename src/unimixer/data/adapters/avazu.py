@@ -70,7 +70,7 @@ def load(raw: Path | None, **options: Any) -> RawTables:
             *calendar("time"),
         ),
     )
-    return RawTables(schema, partial(_impressions, logs, parts))
+    return RawTables(schema, partial(_impressions, logs, parts), files=tuple(logs))
 
 
 def _impressions(logs: Sequence[Path], user_parts: Sequence[str]) -> Iterator[Chunk]:

@@ -59,4 +59,4 @@ def load(raw: Path | None, **options: Any) -> RawTables:
             *(categorical(c, "context", vocabulary) for c in CATEGORIES),
         ),
     )
-    return RawTables(schema, partial(read_chunks, logs, separator="\t", header=COLUMNS, quote=None))
+    return RawTables(schema, partial(read_chunks, logs, separator="\t", header=COLUMNS, quote=None), files=tuple(logs))

@@ -78,16 +78,20 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     if chosen.include_random:
         logs += find_files(folder, "log_random_*.csv*", "KuaiRand logs of the random policy")
     num_rows, last, firsts = _extent(logs)
-    users = read_table(find_files(folder, "user_features_pure.csv*", "user features")[0])
-    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"))
+    files = [
+        find_files(folder, "user_features_pure.csv*", "user features")[0],
+        find_files(folder, "video_features_basic_pure.csv*", "video features")[0],
+    ]
+    users, items = (read_table(path) for path in files)
+    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"))[-1:]
     if snapshots:
-        users = _with_snapshot(users, snapshots[-1], firsts)
-    items = read_table(find_files(folder, "video_features_basic_pure.csv*", "video features")[0])
+        users = _with_snapshot(users, snapshots[0], firsts)
     return RawTables(
         schema=_schema(chosen, _day(last), has_snapshot=bool(snapshots)),
         impressions=partial(read_chunks, logs),
         users=users,
         items=_with_main_tag(items),
+        files=(*logs, *files, *snapshots),
         num_rows=num_rows,
     )
 

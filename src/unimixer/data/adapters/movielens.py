@@ -74,7 +74,13 @@ def sorted_ratings(path: Path, separator: str, threshold: float) -> Chunk:
 
 
 def movielens_tables(
-    name: str, options: Options, ratings: Chunk, users: Chunk, movies: Chunk, user_features: Sequence[Feature]
+    name: str,
+    options: Options,
+    ratings: Chunk,
+    users: Chunk,
+    movies: Chunk,
+    user_features: Sequence[Feature],
+    files: Sequence[Path],
 ) -> RawTables:
     """The tables and the schema that both sizes of MovieLens share.
 
@@ -117,6 +123,7 @@ def movielens_tables(
         impressions=_slices(ratings),
         users=users,
         items=Chunk(described, movies.source),
+        files=tuple(files),
         num_rows=ratings.frame.height,
     )
 

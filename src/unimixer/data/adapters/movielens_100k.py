@@ -48,6 +48,7 @@ def load(raw: Path | None, **options: Any) -> RawTables:
             Feature(name="age", kind="numeric", domain="user", transform="bucketise"),
             *(categorical(name, "user", known) for name in ("gender", "occupation", "zip_code")),
         ),
+        files=[folder / name for name in ("u.data", "u.user", "u.item")],
     )
 
 

@@ -28,4 +28,5 @@ def load(raw: Path | None, **options: Any) -> RawTables:
         movies=read_fields(folder / "movies.dat", "::", MOVIE_COLUMNS),
         # age and occupation are codes of groups in this release
         user_features=tuple(categorical(name, "user", known) for name in USER_COLUMNS[1:]),
+        files=[folder / name for name in ("ratings.dat", "users.dat", "movies.dat")],
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from unimixer.data.adapters.base import parse_options
 from unimixer.data.readers import TABLE_SUFFIXES, find_files, read_chunks, read_pieces, read_table
-from unimixer.data.schema import load_schema
+from unimixer.data.schema import Schema, load_schema
 from unimixer.data.tables import RawTables
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
@@ -25,24 +25,26 @@ class Options(Settings):
     """What stands between two fields of CSV (default: a tab in ``.tsv`` files, else a comma)."""
 
 
-def load(raw: Path | None, *, schema: Path, **options: Any) -> RawTables:
+def load(raw: Path | None, *, schema: Path | Schema, **options: Any) -> RawTables:
     """Open own files.
 
     Args:
         raw: the file or the folder.
-        schema: the schema file.
+        schema: the schema file, or the schema itself.
         options: the fields of :class:`Options`.
     """
-    separator = parse_options(Options, str(schema), options).separator
-    meaning = load_schema(schema)
+    name = schema.name if isinstance(schema, Schema) else str(schema)
+    separator = parse_options(Options, name, options).separator
+    meaning = schema if isinstance(schema, Schema) else load_schema(schema)
     if raw is None:
-        raise UnimixerError(f"{schema} describes own files, but none was given; name the file or folder as 'raw'")
+        raise UnimixerError(f"{name} describes own files, but none was given; name the file or folder as 'raw'")
     impressions, users, items = find_tables(raw)
     return RawTables(
         schema=meaning,
         impressions=partial(read_chunks, impressions, separator=separator),
         users=read_table(users, separator=separator) if users else None,
         items=read_table(items, separator=separator) if items else None,
+        files=(*impressions, *filter(None, (users, items))),
         reader=partial(read_pieces, impressions, separator=separator),
     )
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimixer.ranker import TABLES, Ranker
+from unimixer.ranker import PACKED, TABLES, Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.sharded_dense import shard_dense
 from unimixer.training.distributed.world import World
-from unimixer.training.model import starting_weights
-from unimixer.training.run import RunFolder
+from unimixer.training.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from unimixer.training.distributed.tables import ShardedTables
 
 DRAWN_ROWS = 65_536
 """Rows that are drawn together."""
-PACKED = "embedding.tables.packed.{width}.weight"
-"""Name of the weight of all tables of one width on one machine."""
 
 
 @torch.no_grad()
@@ -41,22 +37,22 @@ def draw_rows(tables: ShardedTables, seed: int) -> None:
 
 
 def warm_start_sharded(
-    model: Ranker, recipe: Recipe, start_from: Path | None, *, world: World, device: torch.device
+    model: Ranker, recipe: Recipe, start: WarmStart | None, *, world: World, device: torch.device
 ) -> None:
-    """Cut the tables of a model whose own are on ``meta``, and begin from the best weights of a run if there is one.
+    """Cut the tables of a model whose own are on ``meta``, and begin from the weights of a run if there is one.
 
     A process holds all tables of that run for a moment, and all dense parameters until they are cut, where the recipe
     says so.
     """
     from unimixer.training.distributed.tables import shard_tables
 
-    tensors = None if start_from is None else starting_weights(RunFolder(start_from), model)
-    if tensors is not None:
-        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TABLES)}
+    if start is not None:
+        rest = {name: tensor for name, tensor in start.state(model).items() if not name.startswith(TABLES)}
         model.load_state_dict(rest, strict=False)
     sharded = shard_tables(model, recipe, world=world, device=device)
-    if tensors is not None:
-        take_rows(sharded, tensors)
+    if start is not None:
+        for table, (first, column), shard in sharded.local_shards():
+            start.fill(table, shard, first, column)
     if recipe.distributed.dense == "fsdp" and world.size > 1:
         shard_dense(model, world=world, device=device)
 

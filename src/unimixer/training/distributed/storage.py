@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
+from unimixer.ranker import PACKED
 from unimixer.training.distributed.engine import FusedRule
 from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.start import PACKED, first_rows
+from unimixer.training.distributed.start import first_rows
 
 if TYPE_CHECKING:
     from unimixer.training.distributed.tables import ShardedTables

@@ -1,0 +1,121 @@
+"""What two transforms have in common: which row, number or bucket of one is which of the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from unimixer.data.numeric import NumericFit
+from unimixer.data.schema import FIRST_ID, Schema
+from unimixer.data.transform import Transform
+from unimixer.data.vocabulary import Vocabulary
+from unimixer.errors import UnimixerError
+
+_MEANING = ("kind", "domain", "transform", "table_name", "width", "history")
+"""What a feature must have alike in both schemas, or its vectors mean something else."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a table that two vocabularies have in common."""
+
+    source: Tensor
+    target: Tensor
+    """The row that a row of ``source`` becomes, one for one."""
+    new: int = 0
+    lost: int = 0
+
+    @classmethod
+    def same(cls, count: int) -> Rows:
+        """All rows of a table that is the same in both."""
+        return cls(torch.arange(count), torch.arange(count))
+
+    @classmethod
+    def of_texts(cls, source: Vocabulary, target: Vocabulary) -> Rows:
+        """Rows of equal texts; those of missing and of unknown values are their own."""
+        there, here = (
+            pl.DataFrame({"text": v.texts}).with_row_index(name, offset=FIRST_ID)
+            for v, name in ((source, "there"), (target, "here"))
+        )
+        both = here.join(there, on="text", how="inner", maintain_order="left")
+        special = np.arange(FIRST_ID)
+        old, new = (np.concatenate([special, both[name].to_numpy()]) for name in ("there", "here"))
+        lost = there.height - both.height
+        return cls(torch.from_numpy(old), torch.from_numpy(new), new=here.height - both.height, lost=lost)
+
+    @classmethod
+    def of_edges(cls, source: NumericFit, target: NumericFit) -> Rows:
+        """Every new bucket begins as the old one in which its middle lies, an outermost one as the outermost."""
+        edges = np.asarray(target.edges)
+        inside = np.searchsorted(np.asarray(source.edges), (edges[1:] + edges[:-1]) / 2, side="right")
+        buckets = np.concatenate([[0], inside, [len(source.edges)]])[: len(edges) + 1]
+        rows = torch.from_numpy(np.concatenate([np.arange(FIRST_ID), FIRST_ID + buckets]))
+        return cls(rows, torch.arange(len(rows)), lost=len(source.edges) + 1 - len(np.unique(buckets)))
+
+
+class Counterparts:
+    """The rows and numbers of a run's data by what they are in other data.
+
+    Args:
+        run: folder of the run, for messages.
+        there: its transform.
+        here: that of the other data.
+
+    Raises:
+        UnimixerError: if the features differ, or a table has nothing by which its rows could be found.
+    """
+
+    def __init__(self, run: Path, there: Transform, here: Transform) -> None:
+        check_features(run, there.schema, here.schema)
+        features = here.schema.features
+        self._run, self.there, self.here = run, there, here
+        pairs = {name: (there.numerics[name], fit) for name, fit in here.numerics.items()}
+        moved = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        self.numbers = {f.name: moved[f.name] for f in features if "standardise" in f.transform and f.name in moved}
+        """Standardised features whose mean or spread is another one."""
+        self.buckets = {f.name: moved[f.name] for f in features if f.transform == "bucketise" and f.name in moved}
+        """Features whose buckets have other edges."""
+        self.rows = {table: self._rows(table) for table in here.vocabularies}
+
+    def _rows(self, table: str) -> Rows:
+        there, here = self.there.vocabularies[table], self.here.vocabularies[table]
+        if there.num_buckets or here.num_buckets:
+            if there.num_buckets != here.num_buckets:
+                a, b = (f"{n:,} hash buckets" if n else "no hash" for n in (there.num_buckets, here.num_buckets))
+                raise refusal(self._run, f"table {table!r} has {a} there and {b} in this data, so no row fits another")
+            return Rows.same(here.num_embeddings)
+        members = [f.name for f in self.here.schema.features if f.table_name == table]
+        moved = [name for name in members if name in self.buckets]
+        if not moved:
+            return Rows.of_texts(there, here)
+        if len(members) > 1:
+            raise refusal(
+                self._run, f"the buckets of {moved[0]!r} have other edges, and other features share its table"
+            )
+        return Rows.of_edges(*self.buckets[moved[0]])
+
+
+def refusal(run: Path, reason: str) -> UnimixerError:
+    """The error for a run that cannot be the start of another."""
+    return UnimixerError(f"no warm start from {run}: {reason}")
+
+
+def check_features(run: Path, there: Schema, here: Schema) -> None:
+    """Raise unless the features of two schemas mean the same, whatever their order."""
+    theirs, ours = ({f.name: f for f in schema.features} for schema in (there, here))
+    rule = "a warm start needs the same features, and"
+    for name in {**theirs, **ours}:
+        if name not in ours or name not in theirs:
+            raise refusal(run, f"{rule} {'this data' if name not in ours else 'that run'} has no {name!r}")
+        for key in _MEANING:
+            a, b = getattr(theirs[name], key), getattr(ours[name], key)
+            if a != b:
+                raise refusal(run, f"{rule} {name!r} has {key.removesuffix('_name')} {a} there and {b} in this data")
+    zones = there.keys.timezone, here.keys.timezone
+    if zones[0] != zones[1] and any(f.transform in ("hour", "weekday") for f in here.features):
+        raise refusal(run, f"{rule} hours are those of {zones[0]} there and of {zones[1]} in this data")

@@ -1,0 +1,225 @@
+"""Weights of a run as the start of another: a table's row goes where the text of its id is, whatever its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimixer.data.schema import FIRST_ID
+from unimixer.data.transform import Transform
+from unimixer.errors import UnimixerError
+from unimixer.features.managed import EMPTY
+from unimixer.mixing import converted_state
+from unimixer.ranker import PACKED, TABLES, Ranker
+from unimixer.training.checkpoint import check_weights, load_tensors, weights_checksum
+from unimixer.training.config import Recipe
+from unimixer.training.counterparts import Counterparts, Rows, check_features, refusal
+from unimixer.training.model import best_weights, hollow_ranker
+from unimixer.training.run import RunFolder
+
+NONE_KEPT = "; no id is known any more: check that both logs write them alike"
+
+
+class WarmStart:
+    """The best weights of a run for a model that may stand on other data, and may have other mixings.
+
+    What an id, a field or a task has learned goes to the same id, field or task. What is new starts as it was drawn.
+    Weights of a standardised number follow its mean and spread, so that a raw value goes on to mean what it meant.
+
+    Args:
+        source: the run.
+        model: what is to start; it may be on ``meta``.
+        transform: of the data of that model.
+
+    Raises:
+        UnimixerError: if features differ, or the models differ in more than their mixings.
+    """
+
+    def __init__(self, source: RunFolder, model: Ranker, transform: Transform) -> None:
+        self.folder, self.path = source.folder, best_weights(source)
+        self.data = Counterparts(source.folder, source.transform, transform)
+        self.source = hollow_ranker(source.recipe, self.data.there.spec)
+        self.tasks = self.source.spec.labels, model.spec.labels
+        self._check_layout(model)
+        self.tensors = load_tensors(self.path)
+        check_weights(self.path, self.tensors, self.source.state_dict())
+
+    def state(self, model: Ranker) -> dict[str, Tensor]:
+        """The whole state of the model; a tensor that the model has on ``meta`` stays there.
+
+        Raises:
+            UnimixerError: naming the first tensor that does not fit.
+        """
+        own = model.state_dict()
+        state = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(TABLES)}
+        self._move_maps(state)
+        self._move_numbers(state, model)
+        there, here = self.source.embedding, model.embedding
+        vectors = [f.name for f in there.spec.dense if f.width > 1], [f.name for f in here.spec.dense if f.width > 1]
+        _by_name(state, own, "embedding.vectors", *vectors)
+        _by_name(state, own, "embedding.managed.maps", there.managed.tables, here.managed.tables)
+        if there.encoder_of.keys() == here.encoder_of.keys():
+            _by_name(state, own, "embedding.encoders", list(there.encoder_of), list(here.encoder_of))
+        for towers in ("towers", *(f"auxiliary_towers.{i}" for i in range(len(self.source.auxiliary_towers)))):
+            _by_name(state, own, f"{towers}.towers", *self.tasks)
+        for width in here.tables.packed:
+            name = PACKED.format(width=width)
+            state[name] = own[name].detach().clone()
+            for table, first in here.tables.of_width(int(width)).first_row.items():
+                if not state[name].is_meta:
+                    self.fill(table, state[name][first : first + here.tables.num_embeddings[table]])
+        try:
+            return converted_state(state, model)
+        except UnimixerError as error:
+            raise self._other_model(str(error)) from None
+
+    @torch.no_grad()
+    def fill(self, table: str, part: Tensor, first: int = 0, column: int = 0) -> None:
+        """Write the rows that the source knows into a part of a table that begins at this row and column."""
+        tables = self.source.embedding.tables
+        managed = table in self.source.embedding.managed.tables
+        rows = Rows.same(tables.num_embeddings[table]) if managed else self.data.rows[table]
+        mine = (rows.target >= first) & (rows.target < first + len(part))
+        whole = self.tensors[PACKED.format(width=tables.width[table])]
+        vectors = whole[rows.source[mine] + tables.first_row(table), column : column + part.shape[1]]
+        part[(rows.target[mine] - first).to(part.device)] = vectors.to(part.device)
+
+    def check_unchanged(self, facts: Mapping[str, Any]) -> None:
+        """Raise where a run that began from this source, as its facts say, goes on after the source was made anew."""
+        same_run = facts.get("run") == str(self.folder.resolve())
+        if same_run and facts.get("weights", self.weights) != self.weights:
+            raise refusal(self.folder, "its best weights are not those that the run began with; begin another run")
+
+    @property
+    def weights(self) -> str:
+        """Names the content of the best weights."""
+        return weights_checksum(self.path)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run folder keeps of it."""
+        counts = {
+            table: {"kept": len(rows.target) - FIRST_ID, "new": rows.new, "lost": rows.lost}
+            for table, rows in self.data.rows.items()
+        }
+        moved = {
+            name: {"mean": [before.mean, after.mean], "std": [before.std, after.std]}
+            for name, (before, after) in self.data.numbers.items()
+        }
+        there, here = self.tasks
+        tasks = {"new": [t for t in here if t not in there], "lost": [t for t in there if t not in here]}
+        facts = {"run": str(self.folder.resolve()), "weights": self.weights, "tables": counts, "numbers": moved}
+        edges = {name: [list(fit.edges) for fit in pair] for name, pair in self.data.buckets.items()}
+        return {**facts, "buckets": edges, "tasks": tasks}
+
+    def lines(self) -> list[str]:
+        """The same for the person who watches."""
+        facts = self.facts()
+        tables = {t: c for t, c in facts["tables"].items() if c["new"] or c["lost"]}
+        found = [
+            f"  {table}: {c['kept']:,} rows kept, {c['new']:,} new, {c['lost']:,} lost{'' if c['kept'] else NONE_KEPT}"
+            for table, c in tables.items()
+        ]
+        for name, moved in facts["numbers"].items():
+            (mean, mean_now), (std, std_now) = moved["mean"], moved["std"]
+            found.append(
+                f"  {name}: mean {mean:.4g} -> {mean_now:.4g}, spread {std:.4g} -> {std_now:.4g}; its weights follow"
+            )
+        for name in facts["buckets"]:
+            found.append(f"  {name}: its buckets have other edges; each begins as the old bucket around its middle")
+        for task in facts["tasks"]["new"]:
+            found.append(f"  task {task}: new, its tower starts fresh")
+        same = len(facts["tables"]) - len(tables)
+        whole = f"all rows of {'all' if not tables else f'{same} other'} tables kept" if same else "rows by their ids"
+        return [f"warm start from {self.folder}: {whole}", *found]
+
+    def _move_maps(self, state: dict[str, Tensor]) -> None:
+        """Give the ids of managed rows their new numbers; a lost id gives its row back."""
+        managed = self.source.embedding.managed.tables
+        for number, table in enumerate(managed):
+            ids, rows = (f"embedding.managed.maps.{number}.{name}" for name in ("ids", "rows"))
+            becomes = torch.full((self.data.there.vocabularies[table].num_embeddings,), EMPTY)
+            becomes[self.data.rows[table].source] = self.data.rows[table].target
+            held = state[ids] != EMPTY
+            moved = state[ids].clone()
+            moved[held] = becomes[moved[held]]
+            order = torch.argsort(moved, stable=True)  # what is empty goes behind, and the shared row stays the last
+            state[ids], state[rows] = moved[order], state[rows][order]
+
+    def _move_numbers(self, state: dict[str, Tensor], model: Ranker) -> None:
+        """Order the weights of numbers by name, and let them follow: (x s + m - m0) / s0 is the old number of x."""
+        there, here = ([f.name for f in one.spec.dense if f.width == 1] for one in (self.source, model))
+        weight, bias, missing = (f"embedding.numeric.{name}" for name in ("weight", "bias", "missing"))
+        if not here:
+            return
+        for name in (weight, bias, missing):
+            state[name] = state[name][[there.index(field) for field in here]].clone()
+        for field, (before, after) in self.data.numbers.items():
+            at = here.index(field)
+            w, b = state[weight][at].double(), state[bias][at].double()
+            state[weight][at] = w * (after.std / before.std)
+            state[bias][at] = b + w * ((after.mean - before.mean) / before.std)
+
+    def _check_layout(self, model: Ranker) -> None:
+        """Raise unless both models lay their fields out alike."""
+        there, here = self.source.embedding, model.embedding
+        for table, width in there.tables.width.items():
+            if here.tables.width[table] != width:
+                raise self._other_model(
+                    f"table {table!r} has width {width}, this model needs {here.tables.width[table]}"
+                )
+            managed = [one.tables.num_embeddings[table] if table in one.managed.tables else 0 for one in (there, here)]
+            if managed[0] != managed[1]:
+                a, b = (f"{rows:,} managed rows" if rows else "a row for every id" for rows in managed)
+                raise self._other_model(f"table {table!r} has {a}, this model {b}")
+        orders = [[piece.name for piece in one.pieces] for one in (there, here)]
+        if orders[0] != orders[1]:
+            a, b = (", ".join(order) for order in orders)
+            raise self._other_model(f"its fields stand in the order {a}, and here as {b}")
+        ordered = [[g.name for g in one.event_groups] for one in (there, here)]
+        of = [one.spec.groups for one in (there, here)]
+        whole = {*ordered[0], *there.encoder_of} & {*ordered[1], *here.encoder_of}
+        compared = [{name: [(f.name, f.target) for f in groups[name]] for name in whole} for groups in of]
+        if ordered[0] != ordered[1] or compared[0] != compared[1]:
+            raise refusal(
+                self.folder,
+                "the features that read histories stand in another order there; give them the same order in the schema",
+            )
+        if not set(self.tasks[0]) & set(self.tasks[1]):
+            a, b = (", ".join(names) for names in self.tasks)
+            raise refusal(self.folder, f"it learned {a}, and this recipe learns {b}; name a task of both")
+
+    def _other_model(self, reason: str) -> UnimixerError:
+        return UnimixerError(
+            f"{self.path}: {reason}: it belongs to another model or other data; "
+            f"for a recipe whose sizes fit: unimixer convert {self.folder} --to unimixer-lite"
+        )
+
+
+def in_the_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> Recipe:
+    """The resolved recipe with the fields in the order of the source, where the schema has another one."""
+    there = source.transform
+    check_features(source.folder, there.schema, transform.schema)
+    theirs, ours = (
+        [piece.name for piece in hollow_ranker(one, data.spec).embedding.pieces]
+        for one, data in ((source.recipe, there), (recipe, transform))
+    )
+    if recipe.model.field_order is not None or theirs == ours or sorted(theirs) != sorted(ours):
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"field_order": tuple(theirs)})})
+
+
+def _by_name(
+    state: dict[str, Tensor], own: dict[str, Tensor], prefix: str, there: Sequence[str], here: Sequence[str]
+) -> None:
+    """Put the parts of a list of modules where their names stand in the other model; new ones keep their own start."""
+    parts = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}.")}
+    for number, name in enumerate(here):
+        new = f"{prefix}.{number}."
+        if name not in there:
+            state |= {key: tensor for key, tensor in own.items() if key.startswith(new)}
+            continue
+        old = f"{prefix}.{list(there).index(name)}."
+        state |= {new + key.removeprefix(old): tensor for key, tensor in parts.items() if key.startswith(old)}
