@@ -36,6 +36,7 @@ from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.files import atomic_folder
 from unimixer.mixing import MatrixMixing, hardened
+from unimixer.progress import stage
 from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder, versions
@@ -138,10 +139,12 @@ class _Writer:
         graph = RequestRanker(self.ranker, self.layout, batch_last=batch_last)
         file = GRAPH if self.options.layout == "triton" else FILES[self.options.format]
         (folder / file).parent.mkdir(exist_ok=True)
-        self._write_graph(graph, folder / file)
+        with stage("writing the graph"):
+            self._write_graph(graph, folder / file)
         requests = held_out_requests(self._held_out_batch(), self.layout)
         runner = open_runner(self.options.format, folder / file, graph.inputs, None)
-        parity = self._check(runner, graph.inputs, requests)
+        with stage("comparing the graph with the model"):
+            parity = self._check(runner, graph.inputs, requests)
         logits = [expected_logits(self.ranker, request) for request in requests]
         save_requests(folder / FILE, graph.inputs, requests, logits)
         bare(self.transform).save(folder / "transform")
