@@ -22,6 +22,7 @@ from unimixer.evaluation import store_of
 from unimixer.export.bundle import Bundle, open_bundle
 from unimixer.export.graph import Input, RequestRanker
 from unimixer.export.held_out import FILE, save_requests
+from unimixer.export.made_with import made_with
 from unimixer.export.manifest import write_manifest
 from unimixer.export.onnx_file import EXTERNAL_BYTES, require_onnx, weight_bytes, write_onnx
 from unimixer.export.parity import TOLERANCE, Difference, cases, check, differences, expected_logits
@@ -39,7 +40,7 @@ from unimixer.mixing import MatrixMixing, hardened
 from unimixer.progress import stage
 from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
-from unimixer.training.run import RunFolder, versions
+from unimixer.training.run import RunFolder
 
 LAYOUTS = ("triton",)
 HELD_OUT_REQUESTS, HELD_OUT_CANDIDATES = 8, 64
@@ -150,7 +151,7 @@ class _Writer:
         bare(self.transform).save(folder / "transform")
         if self.options.layout == "triton":
             (folder / CONFIG).write_text(config(graph.inputs, len(self.tasks)), encoding="utf-8")
-        write_manifest(folder, self._manifest(graph, file, parity, self._quality(runner, graph.inputs)))
+        write_manifest(folder, self._manifest(graph, folder, file, parity, self._quality(runner, graph.inputs)))
 
     def _write_graph(self, graph: RequestRanker, path: Path) -> None:
         program = trace(graph)
@@ -185,7 +186,12 @@ class _Writer:
         return auc_change(self.trained, runner, inputs, *place)
 
     def _manifest(
-        self, graph: RequestRanker, file: str, parity: dict[str, Difference], quality: dict[str, Any] | None
+        self,
+        graph: RequestRanker,
+        folder: Path,
+        file: str,
+        parity: dict[str, Difference],
+        quality: dict[str, Any] | None,
     ) -> dict[str, Any]:
         recipe, made = self.run.recipe, self.run.environment
         return {
@@ -204,7 +210,7 @@ class _Writer:
             "vocabularies": vocabulary_hash(self.transform),
             "model": {"backbone": recipe.model.backbone, "seed": recipe.training.seed},
             "trained": {"commit": made["commit"], "data": made["data"]["hash"], "versions": made["versions"]},
-            "exported": {"versions": versions() | _runtime(self.options.format)},
+            "exported": made_with(self.options.format, folder / file),
             "held_out": {"from": self.split if self.store is not None else "made-up rows"},
             "parity": {
                 "tolerance": TOLERANCE[self.options.precision],
@@ -276,12 +282,3 @@ def _held_out_store(run: RunFolder, folder: Path | None) -> tuple[Store | None, 
         return None, ""
     split = next((name for name in ("test", "validation") if store.summary(name).rows), None)
     return (store, split) if split else (None, "")
-
-
-def _runtime(form: str) -> dict[str, str]:
-    if form != "onnx":
-        return {}
-    import onnx
-    import onnxruntime
-
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
