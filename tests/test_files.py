@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, write_text
+from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -166,3 +168,85 @@ def test_a_folder_is_copied_where_links_are_refused(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "link", refuse)
     test_a_linked_folder_has_the_same_files(tmp_path)
+
+
+# ---- modes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_whatever_wrote_it_a_file_has_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    with atomic_file(tmp_path / "deep" / "a") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    assert mode(tmp_path / "deep" / "a") == 0o666 & ~umask
+    assert mode(tmp_path / "deep") == 0o777 & ~umask
+
+
+def test_whatever_wrote_them_the_contents_of_a_folder_have_the_modes_that_the_umask_gives(
+    tmp_path: Path, umask: int
+) -> None:
+    with atomic_folder(tmp_path / "a") as temporary:
+        (temporary / "sub").mkdir(mode=0o700)
+        (temporary / "sub" / "x").touch(mode=0o600)
+        (temporary / "y").touch()
+        (temporary / "y").chmod(0o777)
+    folders, files = (tmp_path / "a", tmp_path / "a" / "sub"), (tmp_path / "a" / "y", tmp_path / "a" / "sub" / "x")
+    assert {mode(path) for path in folders} == {0o777 & ~umask}
+    assert {mode(path) for path in files} == {0o666 & ~umask}
+
+
+def test_a_file_is_linked_only_where_it_has_the_mode_of_a_new_one(tmp_path: Path, umask: int) -> None:
+    source = tmp_path / "a"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "own").touch(mode=0o600)
+    (source / "same").touch()
+    (source / "own").touch()
+    (source / "own").chmod(0o604)
+    with atomic_folder(tmp_path / "b") as temporary:
+        link_or_copy(source, temporary / "t")
+    copy = tmp_path / "b" / "t"
+    assert {mode(copy / name) for name in ("same", "own", "sub/own")} == {0o666 & ~umask}
+    assert {mode(copy), mode(copy / "sub")} == {0o777 & ~umask}
+    assert (mode(source / "own"), mode(source / "sub" / "own")) == (0o604, 0o600 & ~umask)
+    assert (copy / "same").samefile(source / "same")
+    assert not (copy / "own").samefile(source / "own")
+
+
+def test_a_file_that_may_not_be_read_says_so() -> None:
+    with (
+        pytest.raises(UnimixerError, match=r"^w: cannot read: permission denied; give this user the right to read it$"),
+        read_errors(Path("w")),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(UnimixerError, match=r"^w: no such file$"), read_errors(Path("w")):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "w")
+    with pytest.raises(UnimixerError, match=r"^w: cannot read: Input/output error$"), read_errors(Path("w")):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_may_not_be_read_while_something_is_written_is_named_itself(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnimixerError, match=r"^input\.csv: cannot read: permission denied"),
+        atomic_file(tmp_path / "out.csv"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "input.csv")
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnimixerError, match="a: cannot write: the name is too long"),
+        atomic_folder(tmp_path / ("a" * 300)),
+    ):
+        pass
+    with pytest.raises(UnimixerError, match="a: cannot write: the name is too long"):
+        write_text(tmp_path / ("a" * 300), "text")

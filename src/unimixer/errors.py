@@ -35,6 +35,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UnimixerError:
     return UnimixerError(f"unknown {what} {name!r}{nearest(name, known)}")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what another library says of an error, at most 200 characters of it."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:200]
+
+
 def check_positive(**values: float) -> None:
     """Raise unless every named value is greater than zero."""
     for name, value in values.items():

@@ -16,6 +16,7 @@ from unimixer.errors import UnimixerError
 from unimixer.inference import Predictor
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.mixing import MatrixMixing, hardened
+from unimixer.progress import progress_bar
 from unimixer.training.convert import ScoreChange, score_change
 from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
@@ -95,14 +96,16 @@ def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)
     keys = KeyIndex()
-    for chunk in read_chunks([path]):
-        logits = predictor.logits(chunk)
-        classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
-        users = None
-        if schema.keys.user is not None:
-            # unseen users are users too: number them as they come
-            texts = values.key_column(chunk, schema.keys.user)
-            keys.add(texts)
-            users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
-        accumulator.update(logits, classes, users)
+    with progress_bar("scoring", None) as advance:
+        for chunk in read_chunks([path]):
+            logits = predictor.logits(chunk)
+            classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
+            users = None
+            if schema.keys.user is not None:
+                # unseen users are users too: number them as they come
+                texts = values.key_column(chunk, schema.keys.user)
+                keys.add(texts)
+                users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
+            accumulator.update(logits, classes, users)
+            advance(chunk.frame.height)
     return accumulator.compute()

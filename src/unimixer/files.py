@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ _REFUSALS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EEXIST: "a part of the path is a file",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
@@ -31,19 +33,52 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = _REFUSALS.get(error.errno or 0)
         if reason is None:
             raise
+        if (
+            isinstance(error, PermissionError)
+            and error.filename
+            and not _belongs(Path(os.fsdecode(error.filename)), path)
+        ):
+            with read_errors(path):  # something else was to be read for what is written here
+                raise
         raise UnimixerError(
             f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder"
         ) from error
 
 
+def _belongs(file: Path, path: Path) -> bool:
+    """Whether a file is a written path, its temporary form, a part of them, or a folder above."""
+    return file in path.parents or str(file).startswith((str(path), str(path.with_name(f".{path.name}."))))
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to read ``path`` into one sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UnimixerError(f"{path}: no such file") from None
+    except PermissionError as error:
+        raise UnimixerError(
+            f"{error.filename or path}: cannot read: permission denied; give this user the right to read it"
+        ) from None
+    except OSError as error:
+        raise UnimixerError(f"{error.filename or path}: cannot read: {error.strerror or error}") from error
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; on success it becomes ``path``, on failure it is removed."""
+    """Give an empty temporary file to write to; on success it becomes ``path``, on failure it is removed.
+
+    Whatever wrote it, the file has the mode of a new file, which the umask gives.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()  # now, so that its mode is known and a folder that takes no files is refused at once
+            mode = _mode(temporary)
             yield temporary
+            _set_mode(temporary, mode)
             _sync(temporary)
             temporary.replace(path)
     finally:
@@ -55,17 +90,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it becomes ``path``, on failure it is removed.
 
+    Whatever wrote them, files and folders inside have the modes of new ones, which the umask gives.
+
     Raises:
         UnimixerError: if ``path`` exists and must not be replaced.
     """
-    _check_free(path, overwrite)
+    with disk_errors(path):
+        _check_free(path, overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
             temporary.mkdir(parents=True)
             yield temporary
-            sync_files(temporary)
+            settle_folder(temporary)
             _check_free(path, overwrite)
             replace_folder(temporary, path)
     finally:
@@ -86,15 +124,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Copy a folder of files that are never changed in place; hard links where the file system allows them."""
+    """Copy a folder of files that are never changed in place; hard links where the file system allows them.
 
-    def copy(a: str, b: str) -> None:
+    A link shares the mode of its source, so a file whose mode is not that of a new one is copied.
+    """
+    target.mkdir(parents=True)
+    new = _mode(target) & _PLAIN
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            link_or_copy(path, target / path.name)
+            continue
         try:
-            os.link(a, b)
+            if _mode(path) != new:
+                raise OSError("a link would share the mode")
+            os.link(path, target / path.name)
         except OSError:
-            shutil.copyfile(a, b)
-
-    shutil.copytree(source, target, copy_function=copy)
+            shutil.copyfile(path, target / path.name)
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
@@ -111,11 +156,29 @@ def replace_folder(temporary: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def sync_files(folder: Path) -> None:
-    """Hand all files of a folder to the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _sync(file)
+def settle_folder(folder: Path) -> None:
+    """Give all that is in a new folder the mode of something new, as the folder has it, and hand it to the disk."""
+    mode = _mode(folder)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _set_mode(path, mode)
+        elif path.is_file():
+            _set_mode(path, mode & _PLAIN)
+            _sync(path)
+
+
+_PLAIN = 0o666
+"""The bits of a mode that a file keeps which is no program."""
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Some libraries make files that their owner alone can read, whatever the umask."""
+    if _mode(path) != mode:
+        path.chmod(mode)
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from unimixer.data.tables import Chunk
 from unimixer.data.values import column
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
+from unimixer.progress import progress_bar
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
 
@@ -89,8 +90,9 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
                     f"column {nested.name!r} holds lists, which CSV cannot; write {output.stem}.parquet"
                 )
             yield pl.DataFrame([*kept, *predictor.predict(chunk).get_columns()])
+            advance(chunk.frame.height)
 
-    with atomic_file(output) as temporary:
+    with atomic_file(output) as temporary, progress_bar("scoring", None) as advance:
         _write(frames(), temporary, csv=csv)
     return rows
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -270,3 +272,40 @@ def test_evaluate_hardens_on_request(cli: Cli, toy_run: RunFolder) -> None:
     assert set(done.json["tasks"]) == {"test", "test, permutation"}
     assert "in the probability" in cli("evaluate", toy_run.folder, "--harden", "top-2").out
     assert "leave --input out" in cli("evaluate", toy_run.folder, "--harden", "top-2", "--input", "x.csv").error
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("umask", "options"),
+    [
+        (0o022, ["--external-data"]),
+        (0o027, ["--format", "pt2"]),
+        (0o077, ["--precision", "int8", "--layout", "triton"]),
+    ],
+)
+def test_all_files_of_the_whole_way_have_the_mode_that_the_umask_gives(
+    cli: Cli, raw_folder: Path, recipe: Path, tmp_path: Path, umask: int, options: list[str]
+) -> None:
+    before = os.umask(umask)
+    try:
+        place = tmp_path / "made"
+        source = ["data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder, "--workers", "1"]
+        os.umask(0o077 if umask == 0o022 else 0o022)  # the run does not take the modes of the store over
+        assert cli(*source, "--out", "store").code == 0
+        os.umask(umask)
+        assert cli("train", recipe, "--data", "store", "--run", place / "run").code == 0
+        assert cli("export", place / "run", "--out", place / "bundle", "--largest", 20, *options).code == 0
+        assert cli("store", "build", place / "run", "--out", place / "features.sqlite").code == 0
+        LOG.tail(5).write_parquet(tmp_path / "rows.parquet")
+        assert cli("predict", place / "run", "--input", "rows.parquet", "--output", place / "scores.csv").code == 0
+    finally:
+        os.umask(before)
+    wrong = {
+        str(path.relative_to(tmp_path)): oct(stat.S_IMODE(path.stat().st_mode))
+        for path in (place, *place.rglob("*"))
+        if stat.S_IMODE(path.stat().st_mode) != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert wrong == {}
+    assert len([path for path in place.rglob("*") if path.suffix == ".safetensors"]) >= 4

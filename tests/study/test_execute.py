@@ -13,9 +13,9 @@ from small import LITE, small_study
 
 from unimixer.data.store import Store
 from unimixer.metrics import MetricAccumulator
-from unimixer.study import Machine, Planned, compute_study, load_rows, plan_study
+from unimixer.study import Machine, Planned, compute_study, load_rows, plan_study, view
 from unimixer.study.plan import Study, read_plan
-from unimixer.study.view import position
+from unimixer.study.view import Lines, position
 from unimixer.training.train import train
 
 ONE = Machine(workers=1, threads=1)
@@ -87,7 +87,7 @@ def test_finished_rows_leave_their_curves_and_no_weights(whole: tuple[Path, Plan
     assert len(runs) == 6
     for run in runs:
         assert sorted(path.name for path in run.iterdir() if path.name[0] != ".") == [
-            *("config.yaml", "environment.json", "metrics.jsonl", "result.json"),
+            *("config.yaml", "environment.json", "metrics.jsonl", "result.json", "train.log"),
         ]
         steps, speed = position(run)
         assert steps == planned.cases[0].steps
@@ -122,3 +122,19 @@ def test_the_plan_of_a_study_holds_what_was_asked(whole: tuple[Path, Planned]) -
     plan = read_plan(whole[0])
     assert isinstance(plan, Study)
     assert (plan.seeds, plan.dense_lr, plan.data[0].name) == (2, (1e-3, 1e-2), "toy")
+
+
+def test_a_study_in_a_pipe_says_where_its_rows_stand(
+    whole: tuple[Path, Planned], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, planned = whole
+    case = planned.cases[0]
+    job = case.job(0, 1e-3, case.recipe.optimizer.sparse_lr)
+    lines = Lines(folder)
+    lines.running([job], 1, 6, 600.0)
+    assert capsys.readouterr().err == ""  # something was said a moment ago
+    monkeypatch.setattr(view, "SILENCE", 0.0)
+    lines.running([job], 1, 6, 600.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"[1/6] under way: {job.key} step {case.steps} of {case.steps}, ")
+    assert line.endswith(" samples/s, about 10 min left")

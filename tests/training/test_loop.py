@@ -12,12 +12,13 @@ from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
+from unimixer.training import tracker
 from unimixer.training.checkpoint import latest_checkpoint, load_checkpoint
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker
-from unimixer.training.run import RunFolder
+from unimixer.training.run import LOG, RunFolder
 from unimixer.training.step import TrainStep
-from unimixer.training.train import train
+from unimixer.training.train import resume, train
 
 
 def lines(run: RunFolder, kind: str, task: str | None = None) -> list[dict[str, Any]]:
@@ -233,3 +234,40 @@ def test_a_compiled_model_has_the_losses_of_an_eager_one(toy_folder: Path, tmp_p
     ]
     losses = [[line["loss"] for line in lines(run, "train")] for run in runs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_log_of_a_run_has_every_line_that_people_saw_and_goes_on_when_it_is_resumed(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[str]:
+        return [line.partition("  ")[2] for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+
+    monkeypatch.setattr(tracker, "LINE_SECONDS", 1e9)
+    stop = [False] * 6 + [True]
+    monkeypatch.setattr(Trainer, "_stop", lambda *_: bool(stop) and stop.pop(0))
+    recipe = tiny_recipe(toy_folder, "training.max_steps=9", "training.evaluate_every=5")
+    with pytest.raises(UnimixerError, match="stopped at step 7"):
+        train(recipe, folder=tmp_path / "run", quiet=quiet)
+    first = told()
+    run = resume(tmp_path / "run", quiet=quiet)
+    log = told()
+    assert log[: len(first)] == first
+    losses = {line["step"]: line["loss"] for line in lines(run, "train")}
+    begins = [
+        "training step 1 to 9",
+        f"step       1 of 9  loss {losses[1]:.4f}  AUC ",
+        "step       5  validation",
+        "error: stopped at step 7; continue with: unimixer train --resume",
+        "training step 8 to 9",
+        f"step       8 of 9  loss {losses[8]:.4f}  AUC ",
+        f"step       9 of 9  loss {losses[9]:.4f}  AUC ",
+        "step       9  validation",
+        f"step {run.result['best_step'] if run.result else 0:>7,}  test",
+    ]
+    kept = [line for line in log if "long_view" not in line]
+    assert [line[: len(begin)] for line, begin in zip(kept, begins, strict=True)] == begins
+    assert all("samples/s, " in line and " waiting for data, about " in line for line in kept if " of 9 " in line)
+    assert "\r" not in "".join(log)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ([] if quiet else [line for line in log if not line.startswith("error: ")])

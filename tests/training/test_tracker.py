@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_there_is_no_auc_of_one_class_or_of_scores_that_are_not_finite() -> None
 
 
 def report(run: RunFolder) -> None:
-    tracker = Tracker(run, lambda done, note="": None, quiet=True)
+    tracker = Tracker(run, lambda done, note="": None, total_steps=9)
     tracker.steps({"step": 3, "loss": 0.5, "auc": None, "samples_per_second": 10.0, "data_wait": 0.1})
     tracker.close()
 
@@ -106,3 +107,35 @@ def test_tensorboard_is_optional(toy_store: Store, tmp_path: Path, monkeypatch: 
     report(run)
     assert len(run.history()) == 1
     assert not list(run.folder.glob("events.*"))
+
+
+def values(step: int, auc: float | None = None) -> dict[str, Any]:
+    return {"step": step, "loss": 0.5, "auc": auc, "samples_per_second": 12_345.6, "data_wait": 0.125}
+
+
+def test_the_first_the_last_and_a_line_every_few_seconds_are_said(
+    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    tracker = Tracker(
+        RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store),
+        lambda done, note="": None,
+        total_steps=1_000,
+    )
+    for step in range(20, 1_001, 20):
+        tracker.steps(values(step, 0.75), seconds_left=300.0)
+        now[0] += 0.5
+    tracker.close()
+    lines = capsys.readouterr().err.splitlines()
+    shown = "loss 0.5000  AUC 0.7500  12,346 samples/s, 12% waiting for data, about 5 min left"
+    assert lines == [f"step {step:>7,} of 1,000  {shown}" for step in (*range(20, 1_000, 200), 1_000)]
+
+
+def test_of_several_processes_one_speaks(toy_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+    tracker = Tracker(run, lambda done, note="": None, total_steps=9, silent=True)
+    tracker.steps(values(9))
+    tracker.close()
+    assert capsys.readouterr().err == ""
+    assert run.history() == []

@@ -231,7 +231,7 @@ def _plan_values(planned: PlannedSweep, place: Machine) -> dict[str, Any]:
 
 
 def _show_plan(planned: PlannedSweep, values: dict[str, Any]) -> None:
-    from unimixer.study.estimate import duration
+    from unimixer.progress import duration
 
     rows = [[_cell(line[column]) for column in COLUMNS] for line in values["plan"]]
     table(None, COLUMNS, rows, left=2)

@@ -185,7 +185,7 @@ def plan_values(planned: Planned, place: Machine) -> dict[str, Any]:
 
 def show_plan(planned: Planned, place: Machine) -> None:
     """Print runs, cost and expected time."""
-    from unimixer.study.estimate import duration
+    from unimixer.progress import duration
 
     values, study = plan_values(planned, place), planned.study
     rows = [[_cell(line[column]) for column in COLUMNS] for line in values["plan"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.export.graph import CANDIDATES, Input, feed, signature
 from unimixer.export.held_out import FILE, load_requests
+from unimixer.export.made_with import check_made_with
 from unimixer.export.manifest import read_manifest
+from unimixer.export.onnx_file import external_files
 from unimixer.export.runners import FORMATS, open_runner
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
+from unimixer.progress import say
 
 
 class Bundle:
@@ -47,17 +50,24 @@ class Bundle:
             self.spec = FeatureSpec.from_json(manifest["spec"])
             self.layout = RequestLayout(layout["user_ids"], layout["user_dense"], tuple(layout["user_groups"]))
             self.format, file = str(graph["format"]), str(graph["file"])
-            verified = file in manifest["files"]
-        except (KeyError, TypeError) as error:
+            files, tolerance = manifest["files"], float(manifest["parity"]["tolerance"])
+        except (KeyError, TypeError, ValueError) as error:
             raise UnimixerError(f"{folder}: its manifest lacks {error}; export the run again") from None
         if self.format not in FORMATS:
             raise UnimixerError(f"{folder}: graph format {self.format!r} is none of {', '.join(FORMATS)}")
-        if not verified:
-            raise UnimixerError(f"{folder}: its graph {file!r} is not among its files; export the run again")
+        external = external_files(folder / file) if self.format == "onnx" and file in files else set()
+        beside = {(PurePosixPath(file).parent / name).as_posix(): "file of weights" for name in sorted(external)}
+        read = {file: "graph", **beside, FILE: "file of held-out requests", "transform/transform.json": "transform"}
+        for name, kind in read.items():
+            if name not in files:
+                raise UnimixerError(f"{folder}: its {kind} {name!r} is not among its files; export the run again")
+        proof = check_made_with(folder, self.format, manifest.get("exported"))
         self.transform = Transform.load(folder / "transform")
         self.inputs: tuple[Input, ...] = signature(self.spec, self.layout)
         self._limits = _limits(self.spec, self.layout)
         self._runner = open_runner(self.format, folder / file, self.inputs, threads)
+        if proof:
+            self._prove(tolerance)
 
     def score(self, request: Request) -> NDArray[np.float32]:
         """Probabilities ``(N, tasks)`` of the candidates in their order.
@@ -82,6 +92,17 @@ class Bundle:
     def parity(self) -> float:
         """Largest difference of a probability from that of the trained model, over :meth:`held_out`."""
         return max(float(np.abs(self.score(r) - torch.sigmoid(e).numpy()).max()) for r, e in self.held_out())
+
+    def _prove(self, tolerance: float) -> None:
+        """Raise unless the scores of the held-out requests are still those of the trained model."""
+        made, here = self.manifest["exported"]["versions"]["torch"], torch.__version__
+        difference = self.parity()
+        if not difference <= tolerance:
+            raise UnimixerError(
+                f"{self.folder}: written by torch {made}; with torch {here} a probability of its held-out requests "
+                f"moves by {difference:.2g}, more than {tolerance:g}; export the run again with this torch"
+            )
+        say(f"{self.folder}: written by torch {made}; with torch {here} its held-out requests have the same scores")
 
     def _run(self, request: Request) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if len(request) == 0:

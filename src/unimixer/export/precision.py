@@ -97,10 +97,9 @@ def _save(model: Any, target: Path, external: bool) -> None:
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Write beside the graph, then put it in its place; weights beside it are found by the name in the graph."""
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        target, mode = Path(name) / path.name, path.stat().st_mode
+        target = Path(name) / path.name
         write(target)
         for old in path.parent.glob(f"{path.name}*"):
             old.unlink()
         for file in Path(name).iterdir():
-            file.chmod(mode)  # onnx makes weights beside a graph readable for their owner alone
             shutil.move(file, path.parent / file.name)

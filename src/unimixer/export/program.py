@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, first_line
 from unimixer.export.graph import CANDIDATES, Input, RequestRanker, example
 
 LARGEST = 2**20
@@ -53,9 +53,10 @@ def trace(graph: RequestRanker) -> ExportedProgram:
 
 def cannot_export(graph: RequestRanker, error: Exception) -> UnimixerError:
     """One sentence for a model that a tracer or a converter refuses, with the first line of its reason."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     name = type(graph.ranker.backbone).__name__
-    return UnimixerError(f"this {name} cannot be exported: {reason[:200]}; write its forward with tensor operations")
+    return UnimixerError(
+        f"this {name} cannot be exported: {first_line(error)}; write its forward with tensor operations"
+    )
 
 
 def _axes(inputs: tuple[Input, ...]) -> tuple[dict[int, Any], ...]:

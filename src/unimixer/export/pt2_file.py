@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, first_line
 from unimixer.export.graph import RequestRanker
 from unimixer.export.program import cannot_export, quiet
 from unimixer.training.model import compiler
@@ -82,13 +83,20 @@ def _pickled(path: Path, name: str) -> UnimixerError:
 
 def open_pt2(path: Path) -> Any:
     """A saved trace as a module; its inputs are checked by whoever calls it."""
-    check_no_pickle(path)
-    with quiet():
-        return torch.export.load(path).module(check_guards=False)
+    return _opened(path, lambda: torch.export.load(path).module(check_guards=False))
 
 
 def open_aoti(path: Path) -> Any:
     """A compiled graph; this runs native code of the package."""
+    return _opened(path, lambda: torch._inductor.aoti_load_package(str(path)))
+
+
+def _opened(path: Path, load: Callable[[], Any]) -> Any:
+    """What loading gives; one sentence where torch does not read the file."""
     check_no_pickle(path)
-    with quiet():
-        return torch._inductor.aoti_load_package(str(path))
+    try:
+        with quiet():
+            return load()
+    except Exception as error:
+        here = f"torch {torch.__version__}"
+        raise UnimixerError(f"{path}: {here} cannot open it ({first_line(error)}); export the run again") from error

@@ -14,6 +14,7 @@ from unimixer.export.requests import request_from
 from unimixer.export.runners import Runner
 from unimixer.features.request import RequestLayout
 from unimixer.metrics import MetricAccumulator
+from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.evaluation import task_columns
 
@@ -34,7 +35,7 @@ def auc_change(
     """AUC of every task by the trained model and by the written graph, on the first rows of a seeded shuffle."""
     metrics = {name: MetricAccumulator(tasks, with_users=False) for name in ("before", "after")}
     columns, seen = task_columns(store, tasks), 0
-    with torch.no_grad():
+    with torch.no_grad(), progress_bar("measuring AUC before and after", rows) as advance:
         for batch in Loader(store, split, batch_size=1_024, shuffle=True, num_workers=0).batches():
             taken = min(len(batch), rows - seen)
             assert batch.labels is not None
@@ -44,6 +45,7 @@ def auc_change(
             metrics["before"].update(before(batch)[:taken].float(), labels)
             metrics["after"].update(after, labels)
             seen += taken
+            advance(taken)
             if seen >= rows:
                 break
     try:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimixer.errors import UnimixerError
 from unimixer.export.graph import OUTPUTS, Input
 from unimixer.export.onnx_file import open_session
 from unimixer.export.pt2_file import open_aoti, open_pt2
@@ -33,6 +34,12 @@ class OnnxRunner:
     def __init__(self, path: Path, inputs: Sequence[Input], threads: int | None) -> None:
         self.session = open_session(path, threads)
         used = {found.name for found in self.session.get_inputs()}
+        known, given = {found.name for found in inputs}, {found.name for found in self.session.get_outputs()}
+        if not used <= known or not set(OUTPUTS) <= given:
+            raise UnimixerError(
+                f"{path}: takes {', '.join(sorted(used))} and gives {', '.join(sorted(given))}, which is not the "
+                "signature of its bundle; export the run again"
+            )
         self.places = [(place, found.name) for place, found in enumerate(inputs) if found.name in used]
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:

@@ -23,6 +23,7 @@ from unimixer.evaluation import store_of
 from unimixer.export.bundle import Bundle, open_bundle
 from unimixer.export.graph import Input, RequestRanker
 from unimixer.export.held_out import FILE, save_requests
+from unimixer.export.made_with import made_with
 from unimixer.export.manifest import write_manifest
 from unimixer.export.onnx_file import EXTERNAL_BYTES, require_onnx, weight_bytes, write_onnx
 from unimixer.export.parity import TOLERANCE, Difference, cases, check, differences, expected_logits
@@ -37,9 +38,10 @@ from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.files import atomic_folder
 from unimixer.mixing import MatrixMixing, hardened
+from unimixer.progress import stage
 from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
-from unimixer.training.run import RunFolder, versions
+from unimixer.training.run import RunFolder
 
 LAYOUTS = ("triton",)
 HELD_OUT_REQUESTS, HELD_OUT_CANDIDATES = 8, 64
@@ -140,16 +142,18 @@ class _Writer:
         graph = RequestRanker(self.ranker, self.layout, batch_last=batch_last)
         file = GRAPH if self.options.layout == "triton" else FILES[self.options.format]
         (folder / file).parent.mkdir(exist_ok=True)
-        self._write_graph(graph, folder / file)
+        with stage("writing the graph"):
+            self._write_graph(graph, folder / file)
         requests = held_out_requests(self._held_out_batch(), self.layout)
         runner = open_runner(self.options.format, folder / file, graph.inputs, None)
-        parity = self._check(runner, graph.inputs, requests)
+        with stage("comparing the graph with the model"):
+            parity = self._check(runner, graph.inputs, requests)
         logits = [expected_logits(self.ranker, request) for request in requests]
         save_requests(folder / FILE, graph.inputs, requests, logits)
         bare(self.transform).save(folder / "transform")
         if self.options.layout == "triton":
             (folder / CONFIG).write_text(config(graph.inputs, len(self.tasks)), encoding="utf-8")
-        write_manifest(folder, self._manifest(graph, file, parity, self._quality(runner, graph.inputs)))
+        write_manifest(folder, self._manifest(graph, folder, file, parity, self._quality(runner, graph.inputs)))
 
     def _write_graph(self, graph: RequestRanker, path: Path) -> None:
         program = trace(graph)
@@ -184,7 +188,12 @@ class _Writer:
         return auc_change(self.trained, runner, inputs, *place)
 
     def _manifest(
-        self, graph: RequestRanker, file: str, parity: dict[str, Difference], quality: dict[str, Any] | None
+        self,
+        graph: RequestRanker,
+        folder: Path,
+        file: str,
+        parity: dict[str, Difference],
+        quality: dict[str, Any] | None,
     ) -> dict[str, Any]:
         recipe, made = self.run.recipe, self.run.environment
         return {
@@ -203,7 +212,7 @@ class _Writer:
             "vocabularies": vocabulary_hash(self.transform),
             "model": {"backbone": recipe.model.backbone, "seed": recipe.training.seed},
             "trained": {"commit": made["commit"], "data": made["data"]["hash"], "versions": made["versions"]},
-            "exported": {"versions": versions() | _runtime(self.options.format)},
+            "exported": made_with(self.options.format, folder / file),
             "held_out": {"from": self.split if self.store is not None else "made-up rows"},
             "parity": {
                 "tolerance": TOLERANCE[self.options.precision],
@@ -277,12 +286,3 @@ def _held_out_store(run: RunFolder, folder: Path | None) -> tuple[Store | None, 
         return None, ""
     split = next((name for name in ("test", "validation") if store.summary(name).rows), None)
     return (store, split) if split else (None, "")
-
-
-def _runtime(form: str) -> dict[str, str]:
-    if form != "onnx":
-        return {}
-    import onnx
-    import onnxruntime
-
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unimixer.data.layout import request_layout
 from unimixer.features.request import Request
+from unimixer.progress import progress_bar
 from unimixer.serving.encoder import EncodedCall, RankCall, RequestEncoder
 from unimixer.serving.engine import Scorer
 from unimixer.serving.hashes import field_hashes
@@ -99,12 +100,14 @@ def replay(
     """
     encoder = RequestEncoder(scorer.transform, scorer.layout, store)
     found = Parity()
-    for row in read_log(log):
-        if version is not None and row["model_version"] != version:
-            found.skipped += 1
-            continue
-        encoded = encoder.encode(_call(row))
-        _compare(found, row, encoded, scorer, tolerance, listed)
+    with progress_bar("replaying", None, unit="requests") as advance:
+        for row in read_log(log):
+            advance(1)
+            if version is not None and row["model_version"] != version:
+                found.skipped += 1
+                continue
+            encoded = encoder.encode(_call(row))
+            _compare(found, row, encoded, scorer, tolerance, listed)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from unimixer.errors import UnimixerError
 from unimixer.files import write_text
+from unimixer.progress import progress_bar
 from unimixer.study.cases import Case
 from unimixer.study.pool import MakeExecutor, Pool
 from unimixer.training.stop import stop_signals
@@ -75,7 +76,11 @@ def measure_speeds(
         known = json.loads(path.read_text(encoding="utf-8"))
     waiting = {speed_key(case, workers, threads): case for case in cases}
     waiting = {key: case for key, case in waiting.items() if key not in known}
-    with executor(workers=workers, threads=threads, log=log) as pool, stop_signals() as stopped:
+    with (
+        executor(workers=workers, threads=threads, log=log) as pool,
+        stop_signals() as stopped,
+        progress_bar("measuring speeds", len(waiting), unit="models") as advance,
+    ):
         queued = list(waiting)
         while queued or pool.running:
             if stopped.is_set():
@@ -91,6 +96,7 @@ def measure_speeds(
                 raise UnimixerError(f"{case.name} cannot be trained: {reply.values['failed']}")
             if reply is not None:
                 known[reply.task] = reply.values["speed"]
+                advance(1)
     if path is not None and waiting:
         write_text(path, json.dumps(known, indent=1) + "\n")
     return known
@@ -118,19 +124,6 @@ def estimates(
         pace, seconds = (None, 0.0) if speed is None else (speed["training"], expected_seconds(case, speed))
         found.append(Estimate(case, missing[number], rows_a_case, pace, seconds))
     return found
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    Example:
-        >>> duration(42), duration(600), duration(7300)
-        ('42 s', '10 min', '2 h 2 min')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def table_rows(found: Sequence[Estimate]) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from unimixer.progress import SILENCE, duration
 from unimixer.study.cases import Job
-from unimixer.study.estimate import duration
 
 
 class View(Protocol):
@@ -35,11 +35,24 @@ class Silent:
 
 
 class Lines(Silent):
-    """One line a row on standard error."""
+    """One line a row on standard error, and where its rows stand whenever nothing was said for a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._last = folder, time.monotonic()
 
     def row(self, row: dict[str, Any], done: int, total: int, left: float | None) -> None:
         """Say what came of a row."""
-        print(f"[{done}/{total}] {line(row)}{remaining(left)}", file=sys.stderr, flush=True)
+        self._say(f"[{done}/{total}] {line(row)}{remaining(left)}")
+
+    def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
+        """Say where the rows under way stand."""
+        if time.monotonic() - self._last >= SILENCE:
+            stands = [f"{job.key} {standing(self._folder, job)[1]}" for job in jobs]
+            self._say(f"[{done}/{total}] under way: {'; '.join(stands) or 'nothing'}{remaining(left)}")
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
 
 
 class Bars:
@@ -81,11 +94,9 @@ class Bars:
         for job in jobs:
             if job.key not in self._tasks:
                 total_steps = job.case.steps * job.case.stages
-                self._tasks[job.key] = self._progress.add_task(job.key, total=total_steps, note="starting")
-            step, speed = position(self._folder / "runs" / job.key)
-            if step:
-                note = f"step {step:,}, {speed:,.0f} samples/s" if speed else f"step {step:,}"
-                self._progress.update(self._tasks[job.key], completed=step, note=note)
+                self._tasks[job.key] = self._progress.add_task(job.key, total=total_steps, note="")
+            step, note = standing(self._folder, job)
+            self._progress.update(self._tasks[job.key], completed=step, note=note)
 
 
 @contextmanager
@@ -94,12 +105,19 @@ def watching(folder: Path, *, quiet: bool = False) -> Iterator[View]:
     if quiet:
         yield Silent()
     elif not sys.stderr.isatty():
-        yield Lines()
+        yield Lines(folder)
     else:
         from rich.console import Console
 
         with Bars(folder, Console(stderr=True)) as bars:
             yield bars
+
+
+def standing(folder: Path, job: Job) -> tuple[int, str]:
+    """Steps that a row has taken, and in words."""
+    step, speed = position(folder / "runs" / job.key)
+    pace = f", {speed:,.0f} samples/s" if speed else ""
+    return step, f"step {step:,} of {job.case.steps * job.case.stages:,}{pace}" if step else "starting"
 
 
 def position(run: Path) -> tuple[int, float | None]:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder
+from unimixer.files import atomic_folder, read_errors
 
 
 def save_checkpoint(
@@ -130,12 +130,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, whose checksum must be right."""
+    with read_errors(path), path.open("rb"):  # safetensors calls every file that it cannot open missing
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             intact = (file.metadata() or {}).get("crc32") == _checksum(tensors)
-    except FileNotFoundError:
-        raise UnimixerError(f"{path}: no such file") from None
     except SafetensorError as error:
         raise _damaged(path, str(error)) from None
     if not intact:
@@ -152,9 +152,8 @@ def weights_checksum(path: Path) -> str:
 def load_state(path: Path) -> dict[str, Any]:
     """The loop's state of a checkpoint."""
     try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnimixerError(f"{path}: no such file") from None
+        with read_errors(path):
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
     return state

@@ -22,7 +22,7 @@ from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.files import atomic_file
 from unimixer.metrics import TaskMetrics
-from unimixer.progress import Bar, progress_bar
+from unimixer.progress import Bar, audience, progress_bar, say
 from unimixer.ranker import Ranker, count_dense, count_tables
 from unimixer.training.checkpoint import (
     latest_checkpoint,
@@ -36,7 +36,7 @@ from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
-from unimixer.training.run import RunFolder
+from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
 from unimixer.training.step import TrainStep
 from unimixer.training.stop import stop_signals
@@ -142,6 +142,11 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one; return the result."""
+        leader = self.world.leader
+        with audience(self.run.folder / LOG if leader else None, quiet=self.quiet or not leader):
+            return self._fit()
+
+    def _fit(self) -> dict[str, Any]:
         world = self.world
         world.lead(lambda: remove_leftovers(self.run.folder))
         checkpoint = world.lead(lambda: latest_checkpoint(self.checkpoints))
@@ -150,18 +155,18 @@ class Trainer:
         world.lead(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.accumulate
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
-        with stop_signals() as stopped, progress_bar("training", rows) as advance:
-            advance(self.state.samples)
-            self.tracker = Tracker(
-                self.run, advance, next_step=self.state.step + 1, quiet=self.quiet, silent=not world.leader
-            )
+        first = self.state.step
+        say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
+        with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
+            steps = {"total_steps": self.total_steps, "next_step": first + 1}
+            self.tracker = Tracker(self.run, advance, **steps, silent=not world.leader)
             try:
-                self._train(advance, stopped)
+                self._train(advance, stopped, rows)
                 return self._finish(stopped)
             finally:
                 self.tracker.close()
 
-    def _train(self, advance: Bar, stopped: threading.Event) -> None:
+    def _train(self, advance: Bar, stopped: threading.Event, rows: int) -> None:
         config, state = self.recipe.training, self.state
         running, clock = RunningAUC(), Clock(state.seconds)
         meter = Meter(clock)
@@ -177,7 +182,8 @@ class Trainer:
                 tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
                 auc, report = running.value(self.world), meter.report(self.world)
                 values = {**report, "auc": auc, "temperature": tau, **pop_statistics(self.model)}
-                self.tracker.steps({"step": state.step, **values})
+                left = max(0, rows - state.samples) / report["samples_per_second"]
+                self.tracker.steps({"step": state.step, **values}, left)
             with clock.stopped():
                 state.seconds = clock.seconds
                 if state.step % self.evaluate_every == 0 or last:
@@ -187,7 +193,7 @@ class Trainer:
             if stop:
                 raise self._stopped()
         if self._out_of_patience() and state.step < self.total_steps:
-            self.tracker.say(f"stopped early: no gain in {config.early_stopping} evaluations")
+            say(f"stopped early: no gain in {config.early_stopping} evaluations")
 
     def _groups(self) -> Iterator[tuple[list[Batch], float]]:
         """Batches of one optimizer step each and the seconds spent waiting for them.

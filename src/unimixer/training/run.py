@@ -27,14 +27,17 @@ from unimixer.training.config import Recipe
 
 _PACKAGES = ("unimixer", "torch", "numpy", "pyarrow", "polars", "safetensors")
 
+LOG = "train.log"
+"""What people were told while a run was trained, with the time of every line."""
+
 
 class RunFolder:
     """One training run on disk.
 
     ``config.yaml`` the resolved recipe · ``environment.json`` versions, commit, seed, data hash · ``transform/`` what
-    turns raw rows into batches · ``metrics.jsonl`` one line a log or evaluation · ``checkpoints/`` to resume from ·
-    ``best/`` the weights that validated best · ``result.json`` their metrics · ``warm-start.json`` the run that it
-    started from and what came over · ``events.*`` for TensorBoard.
+    turns raw rows into batches · ``metrics.jsonl`` one line a log or evaluation · ``train.log`` what people were told ·
+    ``checkpoints/`` to resume from · ``best/`` the weights that validated best · ``result.json`` their metrics ·
+    ``warm-start.json`` the run that it started from and what came over · ``events.*`` for TensorBoard.
     """
 
     def __init__(self, folder: Path | str) -> None:

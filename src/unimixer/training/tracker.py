@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from unimixer.metrics import TaskMetrics, auc
-from unimixer.progress import Bar, say
+from unimixer.progress import Bar, duration, say
 from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.run import RunFolder
 
 WINDOW_ROWS = 20_000
 """The AUC shown during training is that of the last rows, each scored before it was learned from."""
+LINE_SECONDS = 5.0
+"""Least seconds between two lines about steps, so that the log of a long run stays small."""
 
 
 class Clock:
@@ -113,12 +115,21 @@ class RunningAUC:
 
 
 class Tracker:
-    """Writes what a run reports; of several processes the first one does, and the others keep silent."""
+    """Writes what a run reports; of several processes the first one does, and the others keep silent.
+
+    Args:
+        run: the folder of the run.
+        advance: the bar of the training.
+        total_steps: steps of the whole run.
+        next_step: the step that comes first.
+        silent: this process is not the one that speaks.
+    """
 
     def __init__(
-        self, run: RunFolder, advance: Bar, *, next_step: int = 1, quiet: bool = False, silent: bool = False
+        self, run: RunFolder, advance: Bar, *, total_steps: int, next_step: int = 1, silent: bool = False
     ) -> None:
-        self._run, self._advance, self._quiet, self._silent = run, advance, quiet or silent, silent
+        self._run, self._advance, self._total_steps, self._silent = run, advance, total_steps, silent
+        self._said: float | None = None
         self._events: Any = None
         if silent:
             return
@@ -129,7 +140,7 @@ class Tracker:
         # TensorBoard hides what a killed process wrote of steps that are taken again
         self._events = SummaryWriter(str(run.folder), purge_step=next_step)
 
-    def steps(self, values: dict[str, Any]) -> None:
+    def steps(self, values: dict[str, Any], seconds_left: float | None = None) -> None:
         """Report progress since the last call."""
         if self._silent:
             return
@@ -140,6 +151,11 @@ class Tracker:
             shown.append(f"AUC {values['auc']:.4f}")
         shown.append(f"{values['samples_per_second']:,.0f} samples/s, {values['data_wait']:.0%} waiting for data")
         self._advance(0, "  ".join(shown))
+        step, now = values["step"], time.monotonic()
+        if self._said is None or now - self._said >= LINE_SECONDS or step == self._total_steps:
+            self._said = now
+            left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+            say(f"step {step:>7,} of {self._total_steps:,}  {'  '.join(shown)}{left}", below_a_bar=True)
 
     def evaluation(self, step: int, split: str, metrics: dict[str, TaskMetrics], note: str = "") -> None:
         """Report an evaluation."""
@@ -151,12 +167,7 @@ class Tracker:
             self._scalars(f"{split}/{task}", {"step": step, **numbers})
             users = "" if values.uauc is None else f"  UAUC {values.uauc:.4f}"
             place = f"step {step:>7,}  {split:<10} {task:<12}"
-            self.say(f"{place} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
-
-    def say(self, text: str) -> None:
-        """A line for the person who watches."""
-        if not self._quiet:
-            say(text)
+            say(f"{place} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
 
     def close(self) -> None:
         """Flush TensorBoard."""

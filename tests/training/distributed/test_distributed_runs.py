@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import asdict
@@ -235,12 +236,20 @@ def test_the_log_has_the_speed_and_the_waiting_of_every_rank(world: Path) -> Non
     assert len({line["step"] for line in lines}) == len(lines)  # rank 0 alone writes
 
 
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
 def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(world: Path) -> None:
     place = len(SCENARIOS)
     for rank in said(world, "two"):
         assert rank[place]["error"].startswith(f"stopped at step {STOPPED}; continue with: unimixer train --resume")
     found = sorted(path.name for path in (world / "columns-2" / "checkpoints").iterdir())
     assert found[-1] == f"step-{STOPPED:09d}"
+    files = [path for path in (world / "columns-2").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask()}
 
 
 def test_a_run_goes_on_with_another_number_of_ranks_and_another_plan(world: Path) -> None:
