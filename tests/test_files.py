@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, write_text
+from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, read_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -148,6 +148,26 @@ def test_a_refusal_of_the_system_is_one_sentence(number: int, reason: str) -> No
         disk_errors(Path("out")),
     ):
         raise OSError(number, "x")
+
+
+def test_a_file_that_cannot_be_read_on_the_way_is_named_instead_of_the_one_that_is_written(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    with pytest.raises(UnimixerError) as error, atomic_folder(tmp_path / "store"):
+        raise PermissionError(errno.EACCES, "x", str(raw))
+    assert str(error.value).startswith(f"{raw}: cannot read: permission denied; ")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '"x"', "\x00"])
+def test_damaged_json_is_one_sentence_with_the_file_and_the_way_out(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_text(path, '{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    path.write_text(content)
+    with pytest.raises(UnimixerError, match=r"a\.json: damaged: .*; make it again$"):
+        read_json(path, way_out="make it again")
+    path.unlink()
+    with pytest.raises(UnimixerError, match=r"a\.json: no such file; make it again$"):
+        read_json(path, way_out="make it again")
 
 
 def test_an_error_that_is_no_refusal_passes_unchanged() -> None:

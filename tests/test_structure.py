@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
-    *("errors", "files", "allocator", "caller", "progress", "settings", "cluster"),
+    *("errors", "refusals", "files", "allocator", "caller", "progress", "settings", "cluster"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
     *("metrics", "data", "training", "inference", "evaluation", "export", "inspection", "pictures", "diagnosis", "api"),
     *("serving", "bench", "study", "scaling", "cli"),

@@ -5,12 +5,27 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+INTERRUPTED, TEMPORARY_FAILURE = 130, 75
+"""Exit codes of what a signal stopped: that of shells for Ctrl-C; EX_TEMPFAIL, "try again", for SIGTERM."""
 _LISTED = 24
 """Names that a message lists at most."""
 
 
 class UnimixerError(ValueError):
     """A mistake of the caller's or of the input; the command line prints its message alone and exits with 2."""
+
+
+class StoppedError(UnimixerError):
+    """A signal stopped the work, which can go on later; nothing is wrong with the input.
+
+    Args:
+        message: where it stopped, and what continues it.
+        interrupted: whether Ctrl-C was the signal.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool) -> None:
+        super().__init__(message)
+        self.exit_code = INTERRUPTED if interrupted else TEMPORARY_FAILURE
 
 
 class MissingExtraError(UnimixerError, ImportError):

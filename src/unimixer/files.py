@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unimixer.errors import UnimixerError
+from unimixer.refusals import refusal
 
-_REFUSALS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file grew over the allowed size",
-    errno.EACCES: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a file",
-    errno.EEXIST: "a part of the path is a file",
-    errno.ENAMETOOLONG: "the name is too long",
-}
+
+class DiskError(UnimixerError):
+    """A file could not be written."""
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write below ``path`` into one sentence."""
+    """Turn a refusal to write below ``path``, of the system or of a library in its place, into one sentence."""
     try:
         yield
-    except OSError as error:
-        reason = _REFUSALS.get(error.errno or 0)
-        if reason is None:
+    except BaseException as error:  # polars panics with an error that is no Exception
+        found = refusal(error)
+        if found is None:
             raise
-        if (
-            isinstance(error, PermissionError)
-            and error.filename
-            and not _belongs(Path(os.fsdecode(error.filename)), path)
-        ):
-            with read_errors(path):  # something else was to be read for what is written here
+        if _of_another(error, path):  # a file that is read on the way, not the one that is written
+            with read_errors(path):
                 raise
-        raise UnimixerError(
-            f"{path}: cannot write: {reason}; nothing half-written was left; free space or choose another folder"
+        raise DiskError(
+            f"{path}: cannot write: {found.reason}; nothing half-written was left; {found.way_out}"
         ) from error
 
 
-def _belongs(file: Path, path: Path) -> bool:
-    """Whether a file is a written path, its temporary form, a part of them, or a folder above."""
-    return file in path.parents or str(file).startswith((str(path), str(path.with_name(f".{path.name}."))))
+def _of_another(error: BaseException, path: Path) -> bool:
+    """Whether an error names a file that is neither ``path`` nor above, below or in the place of it."""
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str):
+        return False
+    ours, found = path.absolute(), Path(name).absolute()
+    related = found.is_relative_to(ours) or ours.is_relative_to(found)
+    return not related and not any(part.startswith(f".{path.name}.") for part in found.parts)
 
 
 @contextmanager
@@ -121,6 +117,30 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, *, way_out: str = "restore the file from a copy") -> dict[str, Any]:
+    """Read a JSON object that this program wrote.
+
+    Args:
+        path: the file.
+        way_out: what to do where it is damaged.
+
+    Raises:
+        UnimixerError: it is missing, cannot be read, or holds no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnimixerError(f"{path}: no such file; {way_out}") from None
+    except OSError:
+        with read_errors(path):
+            raise
+    except (ValueError, RecursionError) as error:
+        raise UnimixerError(f"{path}: damaged: not valid JSON ({error}); {way_out}") from None
+    if not isinstance(values, dict):
+        raise UnimixerError(f"{path}: damaged: expected a JSON object, found {type(values).__name__}; {way_out}")
+    return values
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,7 +112,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(cli: Cli, recipe: Path, mon
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    assert cli("train", recipe).error == f"[Errno 13] Permission denied: '{recipe}'"
+    assert cli("train", recipe).error.startswith(f"{recipe}: permission denied; ask for the right to it")
 
 
 def test_nan_in_training_ends_with_one_sentence_and_code_2(
@@ -148,6 +150,53 @@ def test_ctrl_c_outside_training_is_one_line(cli: Cli, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("unimixer.diagnosis.diagnose", interrupted)
     assert cli("doctor") == (130, "", "error: interrupted\n")
+
+
+def test_sigterm_outside_training_cleans_up_and_has_an_exit_code_of_its_own(
+    cli: Cli, toy_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("unimixer.inference.Predictor.predict", killed)
+    pl.DataFrame({"user_id": [1], "item_id": [1], "time": [1]}).write_csv(tmp_path / "rows.csv")
+    done = cli("predict", toy_run.folder, "--input", "rows.csv", "--output", "scores.csv", "--json")
+    assert done.code == 75
+    assert done.err == "error: stopped by SIGTERM; run it again to begin anew\n"
+    assert done.json == {"error": "stopped by SIGTERM; run it again to begin anew"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_want_of_memory_is_one_sentence_and_a_fault_of_the_program_is_a_traceback(
+    cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> None:
+        def step(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(TrainStep, "__call__", step)
+
+    fails(MemoryError("Unable to allocate 7.11 PiB for an array"))
+    assert cli("train", recipe).error.startswith("out of memory: 7.11 PiB were asked for; make what is large smaller")
+    fails(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train", str(recipe)])
+
+
+def test_a_full_disk_in_training_names_the_file_below_the_run_and_what_continues_it(cli: Cli, recipe: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        done = cli("train", recipe, "--run", "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: run/best/model.safetensors: cannot write: the file grew over the allowed size")
+    assert last.endswith("there is no checkpoint yet, begin anew with: unimixer train --resume run")
+    assert not [path for path in Path("run").rglob("*") if path.suffix == ".tmp"]
+    assert cli("train", "--resume", "run").code == 0
 
 
 def test_a_closed_pipe_is_no_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

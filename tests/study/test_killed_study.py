@@ -89,7 +89,7 @@ def test_a_request_to_stop_prints_the_command_that_finishes_the_study(study: Pat
     process = started(study, folder)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 75
     last = err.splitlines()[-1]
     assert last.startswith("error: stopped with ")
     how = shlex.split(last.partition("continue with: ")[2])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import typer
 
@@ -30,7 +36,8 @@ from unimixer.cli import (
     store,
     train,
 )
-from unimixer.errors import UnimixerError
+from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, UnimixerError
+from unimixer.refusals import explain
 
 app = typer.Typer(
     name="unimixer",
@@ -61,26 +68,67 @@ app.command("ablate", help=ablate.HELP)(ablate.ablate)
 app.command("bench", help=bench.HELP)(bench.bench)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)
 
-INTERRUPTED = 130
-
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for arguments that do not fit; it has this class under no name of its own."""
 
 
+class _Terminated(BaseException):
+    """SIGTERM: ends a command as Ctrl-C does, so that what is half-written is removed."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a user's mistake is one sentence on standard error and exit code 2."""
+    """Run a command; a mistake of the user's is one sentence on standard error and exit code 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is shown by its code
+            stream.reconfigure(errors="backslashreplace")
+    with _sigterm():
+        code = _run(given)
+    raise SystemExit(code)
+
+
+def _run(given: Sequence[str]) -> int:
     try:
         code = app(given, prog_name="unimixer", standalone_mode=False)
-        if code == INTERRUPTED:
-            print("error: interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        return _fail("interrupted", given, INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except BrokenPipeError:
-        code = 141
-    except (UnimixerError, OSError) as error:
-        code = _fail(str(error), given)
+        with suppress(OSError, ValueError):  # what is still in the buffer has no reader either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return _fail("interrupted", given, INTERRUPTED)
+    except _Terminated:
+        return _fail("stopped by SIGTERM; run it again to begin anew", given, TEMPORARY_FAILURE)
+    except StoppedError as error:
+        return _fail(str(error), given, error.exit_code)
+    except UnimixerError as error:
+        return _fail(str(error), given)
     except _UsageError as error:
-        code = _usage(error, given)
-    raise SystemExit(code if isinstance(code, int) else 0)
+        return _usage(error, given)
+    except BaseException as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, given)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Let SIGTERM raise, unless whoever called has a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _usage(error: Exception, arguments: Sequence[str]) -> int:
@@ -91,8 +139,8 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
     return _fail(f"{' '.join(message.split()).rstrip('.')} (see: {place} --help)", arguments)
 
 
-def _fail(message: str, arguments: Sequence[str]) -> int:
+def _fail(message: str, arguments: Sequence[str], code: int = 2) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
-    return 2
+    return code

@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from unimixer.errors import UnimixerError, first_line
 from unimixer.export.graph import CANDIDATES, Input, RequestRanker, example
+from unimixer.refusals import explain
 
 LARGEST = 2**20
 """Rows that an axis of varying length may have."""
@@ -51,8 +52,10 @@ def trace(graph: RequestRanker) -> ExportedProgram:
         raise cannot_export(graph, error) from error
 
 
-def cannot_export(graph: RequestRanker, error: Exception) -> UnimixerError:
-    """One sentence for a model that a tracer or a converter refuses, with the first line of its reason."""
+def cannot_export(graph: RequestRanker, error: Exception) -> Exception:
+    """One sentence for a model that a tracer or a converter refuses; what the system refuses says nothing of it."""
+    if explain(error) is not None:
+        return error
     name = type(graph.ranker.backbone).__name__
     return UnimixerError(
         f"this {name} cannot be exported: {first_line(error)}; write its forward with tensor operations"

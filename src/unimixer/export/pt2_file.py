@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -23,7 +24,10 @@ def write_pt2(program: ExportedProgram, path: Path) -> None:
     given, program.example_inputs = program.example_inputs, None  # an archive would keep them as a pickle
     try:
         with quiet():
-            torch.export.save(program, path)
+            # to memory first: torch ends the whole process where a file on a full disk cannot be closed
+            archive = io.BytesIO()
+            torch.export.save(program, archive)
+            path.write_bytes(archive.getbuffer())
     finally:
         program.example_inputs = given
     check_no_pickle(path)

@@ -17,7 +17,7 @@ from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
-from unimixer.files import write_text
+from unimixer.files import read_json, write_text
 from unimixer.mixing import frozen
 from unimixer.study.cases import Case
 from unimixer.training.model import build_ranker, pick_device, with_tasks
@@ -105,7 +105,7 @@ def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
 def latencies(cases: Sequence[Case], folder: Path, *, candidates: int, threads: int = 1) -> list[Latency]:
     """Of every case, measured once a machine: the folder keeps what was measured."""
     path = folder / LATENCY
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path, way_out="remove the file, and it is measured again") if path.exists() else {}
     found = []
     for case in cases:
         recipe = case.recipe.optimizer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.errors import UnimixerError
-from unimixer.files import write_text
+from unimixer.files import read_json, write_text
 from unimixer.progress import progress_bar
 from unimixer.study.cases import Case
 from unimixer.study.pool import MakeExecutor, Pool
@@ -73,7 +73,7 @@ def measure_speeds(
     path = None if folder is None else folder / SPEEDS
     known: dict[str, dict[str, float]] = {}
     if path is not None and path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path, way_out="remove the file, and speeds are measured again")
     waiting = {speed_key(case, workers, threads): case for case in cases}
     waiting = {key: case for key, case in waiting.items() if key not in known}
     with (
@@ -84,7 +84,7 @@ def measure_speeds(
         queued = list(waiting)
         while queued or pool.running:
             if stopped.is_set():
-                raise UnimixerError("stopped before any row was started")
+                raise stopped.error("stopped before any row was started; the same call begins again")
             while queued and pool.free:
                 key = queued.pop(0)
                 recipe = waiting[key].recipe.model_dump(mode="json")

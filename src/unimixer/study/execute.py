@@ -67,7 +67,7 @@ def run_jobs(
         executor: makes what runs the jobs: processes on this machine, unless it is told otherwise.
 
     Raises:
-        UnimixerError: when stopped by Ctrl-C or SIGTERM; what is done is kept, and runs have checkpoints.
+        StoppedError: by Ctrl-C or SIGTERM; what is done is kept, and runs have checkpoints.
     """
     with study_lock(folder):
         remove_leftovers(folder)
@@ -85,7 +85,7 @@ def run_jobs(
                     engine.take(reply)
                 if stopped.is_set():
                     _drain(pool, engine)
-                    raise UnimixerError(engine.stopped(resume_with))
+                    raise stopped.error(engine.stopped(resume_with))
                 engine.tick(pool.running)
         return engine.outcome
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_file, write_text
+from unimixer.files import atomic_file, read_json, write_text
 from unimixer.study.learning_rate import chosen_rates
 from unimixer.study.plan import PLAN, read_plan
 
@@ -45,13 +45,9 @@ def write_row(folder: Path, row: Mapping[str, Any]) -> None:
 def read_row(folder: Path, key: str) -> Row | None:
     """A row, None where there is none."""
     path = row_path(folder, key)
-    try:
-        row: Row = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except json.JSONDecodeError as error:
-        raise UnimixerError(f"{path}: damaged ({error}); remove the file, and the row is computed again") from None
-    return row
+    return read_json(path, way_out="remove the file, and the row is computed again")
 
 
 def read_rows(folder: Path) -> list[Row]:

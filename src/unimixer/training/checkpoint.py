@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder, read_errors
+from unimixer.files import atomic_folder, read_errors, read_json
 
 
 def save_checkpoint(
@@ -151,21 +151,17 @@ def weights_checksum(path: Path) -> str:
 
 def load_state(path: Path) -> dict[str, Any]:
     """The loop's state of a checkpoint."""
-    try:
-        with read_errors(path):
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error)) from None
-    return state
+    return read_json(path, way_out=_way_out(path))
 
 
 def _damaged(path: Path, reason: str) -> UnimixerError:
-    way_out = (
-        f"remove {path.parent}, and --resume continues from the checkpoint before it"
-        if path.parent.name.startswith("step-")
-        else "train the run again"
-    )
-    return UnimixerError(f"{path}: damaged ({reason}); {way_out}")
+    return UnimixerError(f"{path}: damaged ({reason}); {_way_out(path)}")
+
+
+def _way_out(path: Path) -> str:
+    if path.parent.name.startswith("step-"):
+        return f"remove {path.parent}, and --resume continues from the checkpoint before it"
+    return "train the run again"
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

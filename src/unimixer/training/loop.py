@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shlex
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,9 +17,9 @@ from unimixer.blocks import pop_statistics
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
-from unimixer.errors import UnimixerError
+from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.files import atomic_file
+from unimixer.files import DiskError, atomic_file
 from unimixer.metrics import TaskMetrics
 from unimixer.progress import Bar, audience, progress_bar, say
 from unimixer.ranker import Ranker, count_dense, count_tables
@@ -39,7 +38,7 @@ from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
 from unimixer.training.step import TrainStep
-from unimixer.training.stop import stop_signals
+from unimixer.training.stop import StopRequest, stop_signals
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
 from unimixer.training.warm_start import WarmStart
 
@@ -163,10 +162,14 @@ class Trainer:
             try:
                 self._train(advance, stopped, rows)
                 return self._finish(stopped)
+            except DiskError as error:
+                kept = latest_checkpoint(self.checkpoints)
+                how = "there is no checkpoint yet, begin anew" if kept is None else f"continue from {kept.name}"
+                raise DiskError(f"{error}; {how} with: {self._continue}") from error
             finally:
                 self.tracker.close()
 
-    def _train(self, advance: Bar, stopped: threading.Event, rows: int) -> None:
+    def _train(self, advance: Bar, stopped: StopRequest, rows: int) -> None:
         config, state = self.recipe.training, self.state
         running, clock = RunningAUC(), Clock(state.seconds)
         meter = Meter(clock)
@@ -191,7 +194,7 @@ class Trainer:
                 if state.step % self.checkpoint_every == 0 or last or stop:
                     self._checkpoint()
             if stop:
-                raise self._stopped()
+                raise self._stopped(stopped)
         if self._out_of_patience() and state.step < self.total_steps:
             say(f"stopped early: no gain in {config.early_stopping} evaluations")
 
@@ -224,13 +227,16 @@ class Trainer:
         patience = self.recipe.training.early_stopping
         return patience is not None and self.state.evaluations_without_gain >= patience
 
-    def _stop(self, stopped: threading.Event) -> bool:
+    def _stop(self, stopped: StopRequest) -> bool:
         """Whether this process, or any that it trains with, was asked to stop."""
         return self.world.sums([float(stopped.is_set())])[0] > 0
 
-    def _stopped(self) -> UnimixerError:
-        command = f"unimixer train --resume {shlex.quote(str(self.run.outer))}"
-        return UnimixerError(f"stopped at step {self.state.step}; continue with: {command}")
+    def _stopped(self, request: StopRequest) -> StoppedError:
+        return request.error(f"stopped at step {self.state.step}; continue with: {self._continue}")
+
+    @property
+    def _continue(self) -> str:
+        return f"unimixer train --resume {shlex.quote(str(self.run.outer))}"
 
     # ---- evaluation and checkpoints -------------------------------------------------------------------------------
 
@@ -279,7 +285,7 @@ class Trainer:
             return self.keeper.load_checkpoint(checkpoint)
         return load_checkpoint(checkpoint, model=self.model, optimizers=self.step.optimizers)
 
-    def _finish(self, stopped: threading.Event) -> dict[str, Any]:
+    def _finish(self, stopped: StopRequest) -> dict[str, Any]:
         """Measure the best weights on validation and test."""
         if self.keeper is not None:
             self.keeper.load_best()
@@ -290,7 +296,7 @@ class Trainer:
         for split in ("validation", "test"):
             metrics[split] = self._measure(split)
             if self._stop(stopped):
-                raise self._stopped()
+                raise self._stopped(stopped)
         if self.keeper is not None:
             self.keeper.finish()
         self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")

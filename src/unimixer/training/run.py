@@ -21,10 +21,11 @@ import torch
 from unimixer.data.store import Store
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder, link_or_copy, write_text
+from unimixer.files import atomic_folder, disk_errors, link_or_copy, read_json, write_text
 from unimixer.settings import dump_yaml, load_yaml, parse
 from unimixer.training.config import Recipe
 
+_AGAIN = "restore the file from a copy of the run, or train it again"
 _PACKAGES = ("unimixer", "torch", "numpy", "pyarrow", "polars", "safetensors")
 
 LOG = "train.log"
@@ -111,7 +112,7 @@ class RunFolder:
     def warm_start_facts(self) -> dict[str, Any]:
         """What ``warm-start.json`` says; nothing where the run started from fresh weights."""
         path = self.folder / "warm-start.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json(path, way_out=_AGAIN) if path.exists() else {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -121,7 +122,10 @@ class RunFolder:
         except ImportError:  # not on Windows
             yield
             return
-        with (self.folder / ".lock").open("w") as file:
+        path = self.folder / ".lock"
+        with disk_errors(path):
+            file = path.open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -137,8 +141,7 @@ class RunFolder:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, commit, seed and the hash of the data."""
-        values: dict[str, Any] = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
-        return values
+        return read_json(self.folder / "environment.json", way_out=_AGAIN)
 
     @property
     def transform(self) -> Transform:
@@ -149,18 +152,22 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """Metrics of the finished run, None before it has finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        resume = f"remove it, and unimixer train --resume {shlex.quote(str(self.outer))} measures it again"
+        return read_json(path, way_out=resume)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
         """All logged lines; a line that a killed process left incomplete is passed over."""
         path = self.folder / "metrics.jsonl"
         lines = []
-        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:

@@ -8,18 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from unimixer.errors import StoppedError
+
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
+class StopRequest(threading.Event):
+    """Set by the first signal, which it remembers."""
+
+    number: int | None = None
+
+    def error(self, message: str) -> StoppedError:
+        """The error that ends the work; without a signal of our own, that of another process made us stop."""
+        return StoppedError(message, interrupted=self.number == signal.SIGINT)
+
+
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[StopRequest]:
     """Give an event that the first signal sets; a second signal acts at once, as it did before."""
-    stopped = threading.Event()
+    stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 
     def ask(number: int, _frame: FrameType | None) -> None:
+        stopped.number = number
         stopped.set()
         signal.signal(number, before[signal.Signals(number)])
 

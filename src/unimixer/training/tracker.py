@@ -13,6 +13,7 @@ import torch
 
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar, duration, say
+from unimixer.refusals import explain
 from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.run import RunFolder
 
@@ -172,10 +173,21 @@ class Tracker:
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._events is not None:
-            self._events.close()
+            with self._allowed_to_fail():
+                self._events.close()
 
     def _scalars(self, prefix: str, values: dict[str, Any]) -> None:
         if self._events is not None:
-            for name, value in values.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
+            with self._allowed_to_fail():
+                for name, value in values.items():
+                    if name != "step" and isinstance(value, int | float):
+                        self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
+
+    @contextmanager
+    def _allowed_to_fail(self) -> Iterator[None]:
+        """The run needs no TensorBoard: where its file cannot be written, say so and go on."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            say(f"the run goes on without TensorBoard: {explain(error)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
-from unimixer.training.checkpoint import latest_checkpoint, load_tensors, save_tensors
+from unimixer.training.checkpoint import latest_checkpoint, load_state, load_tensors, save_tensors
 from unimixer.training.distributed.storage import DESCRIPTION, read_packed
 from unimixer.training.run import RunFolder
 
@@ -59,7 +58,7 @@ def take_over(run: RunFolder) -> None:
 def checkpoint_of_many(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and optimizer tensors of a checkpoint of several processes, as one process names them."""
     weights, states = read_packed(checkpoint, optimizer=True)
-    step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    step = load_state(checkpoint / "state.json")["step"]
     tensors = load_tensors(checkpoint / "optimizer.safetensors")
     for number, state in enumerate(states.values()):
         tensors |= {f"sparse.{number}.{name}": tensor for name, tensor in state.items()}
