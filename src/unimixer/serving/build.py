@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from unimixer.data.tables import Chunk, RawTables
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
 from unimixer.progress import progress_bar
-from unimixer.serving import sqlite_store
+from unimixer.serving import sqlite_file
 from unimixer.serving.records import kept
-from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, longest_histories, open_store
+from unimixer.serving.sqlite_store import PATIENCE_S, SQLiteStore, create
+from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories, open_store
 from unimixer.training.run import RunFolder
 
 ROWS = 5_000
@@ -43,22 +45,37 @@ def build_store(
         The numbers of users, items and events.
     """
     tables = raw_tables(prepared, raw, source)
-    if "://" in out or Path(out).exists():
-        store = open_store(out)
-        try:
-            with store.filling(overwrite=overwrite):
-                fill(store, tables)
-            return store.counts()
-        finally:
-            store.close()
-    with atomic_file(Path(out)) as temporary:
-        sqlite_store.create(temporary)
-        new = sqlite_store.SQLiteStore(temporary)
-        with new.filling(overwrite=False):
-            fill(new, tables)
-        counts = new.counts()
-        new.close()
-    return counts
+    with building(out, overwrite=overwrite) as store:
+        fill(store, tables)
+        return store.counts()
+
+
+@contextmanager
+def building(out: str, *, overwrite: bool) -> Iterator[FeatureStore]:
+    """A new store to fill; a file gets its name when all is written, and who has the old one open goes over to it then.
+
+    Raises:
+        UnimixerError: there is a store, and it must not or cannot be replaced; or a file that is none.
+        StoreUnavailableError: beside the name are changes of a file that had it before.
+    """
+    if is_redis(out):
+        with closing(open_store(out)) as store, store.filling(overwrite=overwrite):
+            yield store
+        return
+    path = Path(out)
+    if path.exists() and not overwrite:
+        raise UnimixerError(f"{path} exists; choose another file, or pass --overwrite to replace it")
+    if path.exists() and not sqlite_file.is_database(path):
+        raise UnimixerError(f"{path} is no feature store, and is not replaced; choose another file")
+    sqlite_file.check_beside(path, PATIENCE_S)
+    with ExitStack() as held, atomic_file(path) as temporary:
+        for rest in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+            rest.unlink(missing_ok=True)  # of a killed process that had our number
+        create(temporary)
+        with closing(SQLiteStore(temporary, name=str(path))) as new, new.filling(overwrite=False):
+            yield new
+        held.enter_context(sqlite_file.no_writer(path, PATIENCE_S))
+        sqlite_file.check_beside(path)
 
 
 def raw_tables(prepared: Path, raw: Path | None, source: str | None) -> RawTables:
