@@ -20,7 +20,7 @@ from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
 from unimixer.progress import progress_bar
 from unimixer.serving import sqlite_file
-from unimixer.serving.records import kept
+from unimixer.serving.records import check_length, kept
 from unimixer.serving.sqlite_store import PATIENCE_S, SQLiteStore, create
 from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories, open_store
 from unimixer.training.run import RunFolder
@@ -119,6 +119,8 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
             for part in frame.iter_slices(ROWS):
                 rows = part.drop(entities.key).to_dicts()
                 texts = values.text_column(Chunk(part, kind), entities.key).to_list()
+                for text in texts:
+                    check_length(text, f"{kind}: {entities.key}={text:.40}...")
                 named = {text: {entities.key: text, **row} for text, row in zip(texts, rows, strict=True)}
                 store.write(kind, named, {**columns, entities.key: "text"})
                 advance(part.height)

@@ -71,7 +71,7 @@ class ContextEncoder:
         if self.time is not None and given.get(self.time) is None:
             time = now
         elif self.time is not None:
-            stamp = series_of(self.time, [given[self.time]])
+            stamp = series_of(self.time, [given[self.time]], "context")
             time = int(values.as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
         own, shared = {}, {}
         for name in self._plain:
@@ -85,8 +85,8 @@ class ContextEncoder:
             ids, dense, lists = self._shared(shared, stamp, now, time)
             every = np.zeros(rows, dtype=np.int64)
             return Context(ids, dense, {name: found.take(every) for name, found in lists.items()}, time)
-        columns = [series_of(name, found) for name, found in own.items()]
-        columns += [series_of(name, [value]).new_from_index(0, rows) for name, value in shared.items()]
+        columns = [series_of(name, found, "items") for name, found in own.items()]
+        columns += [series_of(name, [value], "context").new_from_index(0, rows) for name, value in shared.items()]
         columns += [found.new_from_index(0, rows) for found in self._time_column(stamp, now)]
         return Context(*self._encode(columns, "items"), time)
 
@@ -97,7 +97,7 @@ class ContextEncoder:
         with self._lock:
             row = self._kept.get(key)
         if row is None:
-            series = [series_of(name, [value]) for name, value in columns.items()]
+            series = [series_of(name, [value], "context") for name, value in columns.items()]
             row = self._encode([*series, *self._time_column(stamp, now)], "context")
             with self._lock:
                 self._kept.put(key, row)

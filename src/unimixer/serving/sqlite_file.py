@@ -10,12 +10,14 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from unimixer.serving.store import StoreUnavailableError
 
+Result = TypeVar("Result")
 DAMAGED = "the file is damaged; build the store again"
 _REASONS = {
     sqlite3.SQLITE_BUSY: "another process is writing to it or has locked it",
@@ -49,16 +51,29 @@ def create(path: Path, script: str) -> None:
 
 
 def connect(path: Path, patience: float) -> sqlite3.Connection:
-    """A connection to a file that exists; it waits for a writer instead of failing."""
+    """A connection to a file that exists; what it does fails where another one has the lock, see :func:`patiently`."""
     place = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(place, uri=True, timeout=patience, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(place, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     try:
-        if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):  # as earlier versions made it
-            connection.execute("PRAGMA journal_mode = DELETE")
+        mode = patiently(lambda: connection.execute("PRAGMA journal_mode").fetchone(), patience)
+        if mode == ("wal",):  # as earlier versions made it
+            patiently(lambda: connection.execute("PRAGMA journal_mode = DELETE"), patience)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def patiently(work: Callable[[], Result], patience: float) -> Result:
+    """Do what needs a lock as soon as it is free; SQLite itself looks too rarely for readers beside a busy writer."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(0.001)
 
 
 def reason(error: sqlite3.Error) -> str:
@@ -104,7 +119,7 @@ def no_writer(path: Path, patience: float) -> Iterator[None]:
         if is_database(path):
             try:
                 connection = held.enter_context(closing(connect(path, patience)))
-                connection.execute("BEGIN IMMEDIATE")
+                patiently(lambda: connection.execute("BEGIN IMMEDIATE"), patience)
             except sqlite3.DatabaseError as error:
                 if _code(error) == sqlite3.SQLITE_BUSY:  # nobody writes to what is damaged or read-only
                     raise StoreUnavailableError(f"{path}: cannot be replaced now ({reason(error)})") from error

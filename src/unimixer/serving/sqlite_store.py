@@ -189,7 +189,7 @@ class SQLiteStore(FeatureStore):
                 return
             connection.execute("BEGIN")
             try:
-                state, before = self._state(connection), self._stat()
+                state, before = sqlite_file.patiently(lambda: self._state(connection), self.patience), self._stat()
                 yield connection, *state
                 after = self._stat()
             finally:
@@ -207,12 +207,12 @@ class SQLiteStore(FeatureStore):
                 yield connection
                 return
             inode = self._local.inode
-            connection.execute("BEGIN IMMEDIATE")
+            sqlite_file.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), self.patience)
             try:
                 self._state(connection)
                 sqlite_file.mark(connection)
                 yield connection
-                connection.execute("COMMIT")
+                sqlite_file.patiently(lambda: connection.execute("COMMIT"), self.patience)
             except BaseException:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from unimixer.data.history import BEFORE_THE_LOG
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
-from unimixer.serving.records import Columns, Record, Row, canonical, fit_columns
+from unimixer.serving.records import MAX_KEY, Columns, Record, Row, canonical, check_length, fit_columns
 
 Kind = Literal["users", "items"]
 KINDS: tuple[Kind, ...] = ("users", "items")
@@ -167,6 +167,7 @@ class FeatureStore(ABC):
         for number, (text, row) in enumerate(zip(canonical([r.get(key) for r in rows]), typed, strict=True), 1):
             if text is None:
                 raise UnimixerError(f"{kind}, row {number}: {key} is missing; every row needs its key")
+            check_length(text, f"{kind}, row {number}: {key}")
             if text in keyed:
                 raise UnimixerError(f"{kind}, row {number}: {key}={text!r} stands twice; send it once")
             keyed[text] = {key: text, **row}
@@ -184,8 +185,12 @@ class FeatureStore(ABC):
         """Add events that have a time.
 
         Raises:
-            UnimixerError: an event from before every log; such events are the snapshot column of the user.
+            UnimixerError: a key is too long; or an event is from before every log: such events are the snapshot column
+                of the user.
         """
+        for number, event in enumerate(events, 1):
+            if len(event.user) > MAX_KEY or len(event.item) > MAX_KEY:
+                check_length(max(event.user, event.item, key=len), f"events, row {number}")
         if any(event.time <= BEFORE_THE_LOG for event in events):
             raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
         self.append(events)
