@@ -18,7 +18,7 @@ from served import Client, Served
 from toy import toy_tables
 
 from unimixer.export import export_run
-from unimixer.serving import sqlite_store
+from unimixer.serving import redis_store, sqlite_store
 from unimixer.serving.build import fill
 from unimixer.serving.sqlite_store import SQLiteStore
 from unimixer.serving.store import FeatureStore, open_store
@@ -137,6 +137,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureSto
         place = str(tmp_path / "new.sqlite")
     else:
         place = f"{request.getfixturevalue('redis_address')}?prefix={tmp_path.name}"
+        redis_store.create(place)
     opened = open_store(place)
     yield opened
     opened.close()

@@ -71,6 +71,6 @@ def test_a_store_of_before_learns_the_longest_history_from_its_bundle(
         store._set(connection, "longest histories", "{}")
     with Served(bundles[0], features):
         pass
-    with store._reading() as connection:
+    with store._reading() as (connection, *_):
         assert store._longest(connection) == {"is_click": 5}
     store.close()

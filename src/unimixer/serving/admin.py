@@ -92,7 +92,8 @@ def put_rows(model: Model, kind: Kind, rows: Sequence[dict[str, Any]]) -> int:
 
 
 def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
-    frame = pl.DataFrame([series_of(name, [row.get(name) for row in rows]) for name in sorted(encoder.columns)])
+    names = sorted(encoder.columns)
+    frame = pl.DataFrame([series_of(name, [row.get(name) for row in rows], encoder.kind) for name in names])
     chunk = Chunk(frame, encoder.kind)
     encoder.encode(chunk, np.zeros(len(rows), dtype=np.int64).tolist())
     encoder.snapshot(chunk)
@@ -118,7 +119,7 @@ def append_events(model: Model, rows: Sequence[dict[str, Any]]) -> int:
 
 
 def _events(schema: Schema, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[Event]:
-    columns = [series_of(name, [row.get(name) for row in rows]) for name in names]
+    columns = [series_of(name, [row.get(name) for row in rows], "events") for name in names]
     now = time.time()
     if schema.keys.time is None:
         return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), int(now * 1000)))
@@ -127,7 +128,7 @@ def _events(schema: Schema, names: Sequence[str], rows: Sequence[dict[str, Any]]
         stamp = datetime.fromtimestamp(now, tz=UTC)
         columns.append(pl.Series(schema.keys.time, [stamp] * len(rows), dtype=pl.Datetime("ms", "UTC")))
     else:
-        columns.append(series_of(schema.keys.time, given))
+        columns.append(series_of(schema.keys.time, given, "events"))
     return list(events_of(schema, Chunk(pl.DataFrame(columns), "events")))
 
 

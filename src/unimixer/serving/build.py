@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from unimixer.data.times import as_time
 from unimixer.errors import UnimixerError
 from unimixer.files import atomic_file
 from unimixer.progress import progress_bar, say
-from unimixer.serving import sqlite_store
-from unimixer.serving.records import kept
-from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, longest_histories, open_store
+from unimixer.serving import sqlite_file
+from unimixer.serving.records import check_length, kept
+from unimixer.serving.sqlite_store import PATIENCE_S, SQLiteStore, create
+from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories, open_store
 from unimixer.training.run import RunFolder
 
 ROWS = 5_000
@@ -55,22 +57,37 @@ def build_store(
         UnimixerError: if the raw data is not that of the run and ``other_data`` is not given.
     """
     tables = raw_tables(prepared, raw, source, other_data=other_data)
-    if "://" in out or Path(out).exists():
-        store = open_store(out)
-        try:
-            with store.filling(overwrite=overwrite):
-                fill(store, tables)
-            return store.counts()
-        finally:
-            store.close()
-    with atomic_file(Path(out)) as temporary:
-        sqlite_store.create(temporary)
-        new = sqlite_store.SQLiteStore(temporary)
-        with new.filling(overwrite=False):
-            fill(new, tables)
-        counts = new.counts()
-        new.close()
-    return counts
+    with building(out, overwrite=overwrite) as store:
+        fill(store, tables)
+        return store.counts()
+
+
+@contextmanager
+def building(out: str, *, overwrite: bool) -> Iterator[FeatureStore]:
+    """A new store to fill; a file gets its name when all is written, and who has the old one open goes over to it then.
+
+    Raises:
+        UnimixerError: there is a store, and it must not or cannot be replaced; or a file that is none.
+        StoreUnavailableError: beside the name are changes of a file that had it before.
+    """
+    if is_redis(out):
+        with closing(open_store(out)) as store, store.filling(overwrite=overwrite):
+            yield store
+        return
+    path = Path(out)
+    if path.exists() and not overwrite:
+        raise UnimixerError(f"{path} exists; choose another file, or pass --overwrite to replace it")
+    if path.exists() and not sqlite_file.is_database(path):
+        raise UnimixerError(f"{path} is no feature store, and is not replaced; choose another file")
+    sqlite_file.check_beside(path, PATIENCE_S)
+    with ExitStack() as held, atomic_file(path) as temporary:
+        for rest in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+            rest.unlink(missing_ok=True)  # of a killed process that had our number
+        create(temporary)
+        with closing(SQLiteStore(temporary, name=str(path))) as new, new.filling(overwrite=False):
+            yield new
+        held.enter_context(sqlite_file.no_writer(path, PATIENCE_S))
+        sqlite_file.check_beside(path)
 
 
 def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_data: bool = False) -> RawTables:
@@ -146,6 +163,8 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
             for part in frame.iter_slices(ROWS):
                 rows = part.drop(entities.key).to_dicts()
                 texts = values.key_column(Chunk(part, kind), entities.key).to_list()
+                for text in texts:
+                    check_length(text, f"{kind}: {entities.key}={text:.40}...")
                 named = {text: {entities.key: text, **row} for text, row in zip(texts, rows, strict=True)}
                 store.write(kind, named, {**columns, entities.key: "text"})
                 advance(part.height)

@@ -7,7 +7,7 @@ from typing import Any
 
 from unimixer.errors import UnimixerError, nearest, unknown
 from unimixer.serving.encoder import RankCall, RequestEncoder
-from unimixer.serving.records import check_value
+from unimixer.serving.records import MAX_KEY, check_key, check_value
 
 FIELDS = ("user", "context", "items", "rank_by")
 
@@ -52,7 +52,7 @@ class CallReader:
         else:
             columns = {}
         if given is not None:
-            _key(given, "user")
+            check_key(given, "user")
             if self.user_key is None:
                 raise UnimixerError("user: this model knows no users; leave it out")
         return given, columns
@@ -66,7 +66,8 @@ class CallReader:
             raise UnimixerError(
                 f"items: {len(given):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
             )
-        if self.item_key is not None and set(map(type, given)) == {str} and "".join(given).isascii():
+        plain = self.item_key is not None and set(map(type, given)) == {str}
+        if plain and max(map(len, given)) <= MAX_KEY and "".join(given).isascii():
             return given, None
         keys: list[str | int | None] = []
         own: list[dict[str, Any]] = []
@@ -78,11 +79,11 @@ class CallReader:
                 columns = {name: value for name, value in item.items() if name != self.item_key}
                 item = item.get(self.item_key) if self.item_key else None
                 if item is not None:
-                    _key(item, where)
+                    check_key(item, where)
             else:
                 if item is None or self.item_key is None:
                     raise UnimixerError(f"{where}: expected {'a key or ' if self.item_key else ''}an object of columns")
-                _key(item, where)
+                check_key(item, where)
             keys.append(item)
             own.append(columns)
         return keys, own if any(own) else None
@@ -105,12 +106,6 @@ def _columns(given: Mapping[str, Any], known: Iterable[str], where: str) -> None
     _known(given, known, where)
     for name, value in given.items():
         check_value(value, f"{where}.{name}")
-
-
-def _key(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise UnimixerError(f"{where}: a key is text or an integer, found {_type(value)}")
-    check_value(value, where)
 
 
 def _type(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +17,16 @@ from unimixer.data.tables import Chunk
 from unimixer.data.times import as_time
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
+from unimixer.serving.lru import Kept
 from unimixer.serving.records import series_of
 from unimixer.serving.rows import Lists
 
 QUARTER_MS = 900_000
 """Zones differ from UTC by whole quarters of an hour, so the hour and the day are the same within one."""
 KEPT = 10_000
-"""Encoded contexts that are kept."""
+"""Encoded contexts that are kept at most."""
+KEPT_BYTES = KEPT * 2_048
+"""Bytes that they take at most, with the values that they were made from."""
 _Row = tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Lists]]
 
 
@@ -57,7 +59,7 @@ class ContextEncoder:
         by_hour = all(f.transform in ("hour", "weekday") for f in features if f.column == self.time)
         self._span = QUARTER_MS if by_hour else 1
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, _Row] = OrderedDict()
+        self._kept: Kept[_Row] = Kept(KEPT, KEPT_BYTES)
 
     def read(self, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int) -> Context:
         """Encode the context of ``rows`` items.
@@ -69,7 +71,7 @@ class ContextEncoder:
         if self.time is not None and given.get(self.time) is None:
             time = now
         elif self.time is not None:
-            stamp = series_of(self.time, [given[self.time]])
+            stamp = series_of(self.time, [given[self.time]], "context")
             time = int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
         own, shared = {}, {}
         for name in self._plain:
@@ -83,8 +85,8 @@ class ContextEncoder:
             ids, dense, lists = self._shared(shared, stamp, now, time)
             every = np.zeros(rows, dtype=np.int64)
             return Context(ids, dense, {name: found.take(every) for name, found in lists.items()}, time)
-        columns = [series_of(name, found) for name, found in own.items()]
-        columns += [series_of(name, [value]).new_from_index(0, rows) for name, value in shared.items()]
+        columns = [series_of(name, found, "items") for name, found in own.items()]
+        columns += [series_of(name, [value], "context").new_from_index(0, rows) for name, value in shared.items()]
         columns += [found.new_from_index(0, rows) for found in self._time_column(stamp, now)]
         return Context(*self._encode(columns, "items"), time)
 
@@ -95,12 +97,10 @@ class ContextEncoder:
         with self._lock:
             row = self._kept.get(key)
         if row is None:
-            series = [series_of(name, [value]) for name, value in columns.items()]
+            series = [series_of(name, [value], "context") for name, value in columns.items()]
             row = self._encode([*series, *self._time_column(stamp, now)], "context")
             with self._lock:
-                self._kept[key] = row
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
+                self._kept.put(key, row)
         return row
 
     def _encode(self, columns: list[pl.Series], where: str) -> _Row:

@@ -7,9 +7,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-Key = Annotated[str, Field(max_length=1_000)] | Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
-Scalar = str | int | float | bool | None
-Row = dict[str, Scalar | list[str] | list[float]]
+from unimixer.serving.records import MAX_KEY, MAX_LIST, MAX_TEXT
+
+Key = Annotated[str, Field(max_length=MAX_KEY)] | Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Scalar = Text | int | float | bool | None
+Entries = Field(max_length=MAX_LIST)
+Row = dict[str, Scalar | Annotated[list[str], Entries] | Annotated[list[float], Entries]]
 """Raw columns by name, as the log or the tables have them; null where a value is not known."""
 
 

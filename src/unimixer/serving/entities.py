@@ -82,7 +82,7 @@ class EntityEncoder:
             if feature.column not in brought or feature.column in self.transform.doubled:
                 continue
             at, values = brought[feature.column]
-            chunk = Chunk(pl.DataFrame([series_of(feature.column, values)]), where)
+            chunk = Chunk(pl.DataFrame([series_of(feature.column, values, where, at.tolist())]), where)
             if feature.name in self._id_at:
                 rows.ids[at, self._id_at[feature.name]] = self.transform.id_column(feature, chunk)
             elif feature.name in self._dense_at:

@@ -57,11 +57,16 @@ def _sums(matrix: NDArray[Any]) -> NDArray[np.uint64]:
     return found
 
 
-@lru_cache(maxsize=4_096)
 def _weights(count: int) -> NDArray[np.uint64]:
     """The first numbers of splitmix64, made odd."""
+    return _many_weights(max(1, count - 1).bit_length())[:count]
+
+
+@lru_cache(maxsize=64)
+def _many_weights(bits: int) -> NDArray[np.uint64]:
+    """The first ``2 ** bits`` of them: few sizes are kept, whatever numbers of rows requests have."""
     with np.errstate(over="ignore"):
-        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = np.arange(1, 2**bits + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return (z ^ (z >> np.uint64(31))) | np.uint64(1)

@@ -29,6 +29,8 @@ _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
 _LIST = "list of "
 _NUMBERS = ("integer", "number", "number32")
 LAST_INTEGER = 2**63 - 1
+MAX_KEY, MAX_TEXT, MAX_LIST = 1_000, 100_000, 10_000
+"""Characters of a key and of any other text, and entries of a list, that a request or a row may bring."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,40 @@ def frame_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> pl.DataFram
     )
 
 
-def series_of(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of plain JSON values, whose type is what all of them can be."""
-    kinds = {_kind(value) for value in values} - {"null"}
-    kind = "null" if not kinds else _common(kinds)
-    if kind != "text" or kinds == {"text"}:
-        return pl.Series(name, values, dtype=dtype_of(kind), strict=False)
-    return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
+def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Sequence[int] | None = None) -> pl.Series:
+    """A column of plain JSON values, whose type is what all of them can be.
+
+    Args:
+        name: of the column.
+        values: one a row, as :func:`check_value` allows them.
+        where: how messages name the rows.
+        numbers: of the rows, counted from 0 (default: 0, 1, 2, ...).
+
+    Raises:
+        UnimixerError: some rows have lists and others have single values, or a value fits no column.
+    """
+    kinds = [_kind(value) for value in values]
+    found = set(kinds) - {"null"}
+    rows = range(len(values)) if numbers is None else numbers
+    lists = [row for row, kind in zip(rows, kinds, strict=True) if kind.startswith(_LIST)]
+    if lists and len(lists) < sum(kind != "null" for kind in kinds):
+        single = next(row for row, kind in zip(rows, kinds, strict=True) if kind in found and row not in lists)
+        raise UnimixerError(
+            f"{where}, row {lists[0] + 1}: {name} is a list, but in row {single + 1} it is one value; "
+            "send lists in all rows, or in none"
+        )
+    kind = "null" if not found else _common(found)
+    try:
+        if kind == "text" and found != {"text"}:
+            return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
+        series = pl.Series(name, values, dtype=dtype_of(kind), strict=False)
+        if series.null_count() == kinds.count("null"):
+            return series
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        pass
+    for row, value in zip(rows, values, strict=True):
+        check_value(value, f"{where}, row {row + 1}: {name}")
+    raise UnimixerError(f"{where}: {name} has values that no column holds")
 
 
 def fit_columns(known: Columns, rows: Iterable[Mapping[str, Any]], *, where: str) -> tuple[Columns, list[Row]]:
@@ -106,13 +135,18 @@ def fit_columns(known: Columns, rows: Iterable[Mapping[str, Any]], *, where: str
         elif columns[name] == "integer" and kinds & {"number"}:
             columns[name] = "number"  # whole numbers have the same text in both
     for number, row in enumerate(given):
+        for name, value in row.items():
+            check_value(value, f"{where}, row {number + 1}: {name}")
+    for number, row in enumerate(given):
         fitted.append({n: _fit(v, columns[n], f"{where}, row {number + 1}: {n}") for n, v in row.items()})
     return columns, fitted
 
 
 def check_value(value: Any, where: str) -> None:
-    """Raise for a JSON value that no column holds: not finite, beyond 64 bits, no valid text, or nested too deeply."""
+    """Raise for a JSON value that no column holds: not finite, beyond 64 bits, no valid text, too long, or nested."""
     if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise UnimixerError(f"{where}: the text has {len(value):,} characters, at most {MAX_TEXT:,} are read")
         if not value.isascii():
             try:
                 value.encode()
@@ -125,6 +159,8 @@ def check_value(value: Any, where: str) -> None:
         if abs(value) > LAST_INTEGER:
             raise UnimixerError(f"{where}: the integer does not fit 64 bits; send large keys as text")
     elif isinstance(value, list):
+        if len(value) > MAX_LIST:
+            raise UnimixerError(f"{where}: the list has {len(value):,} entries, at most {MAX_LIST:,} are read")
         for entry in value:
             if isinstance(entry, (list, dict)):
                 raise UnimixerError(f"{where}: expected a plain value or a list of plain values")
@@ -134,6 +170,22 @@ def check_value(value: Any, where: str) -> None:
             raise UnimixerError(f"{where}: a list holds values of one type, found {' and '.join(sorted(kinds))}")
     elif value is not None:
         raise UnimixerError(f"{where}: expected a plain value or a list of plain values")
+
+
+def check_key(value: Any, where: str) -> None:
+    """Raise for what is no key: a key is a text that is not too long, or an integer."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        names = {bool: "true or false", float: "a number", list: "a list", dict: "an object", type(None): "null"}
+        raise UnimixerError(f"{where}: a key is text or an integer, found {names.get(type(value), 'something else')}")
+    check_value(value, where)
+    if isinstance(value, str):
+        check_length(value, where)
+
+
+def check_length(key: str, where: str) -> None:
+    """Raise for a key that is too long."""
+    if len(key) > MAX_KEY:
+        raise UnimixerError(f"{where}: the key has {len(key):,} characters, at most {MAX_KEY:,} are read")
 
 
 def canonical(keys: Sequence[Any]) -> list[str | None]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
+from urllib.parse import unquote
 
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
-from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
+from unimixer.serving.store import (
+    FORMAT,
+    Event,
+    FeatureStore,
+    Kind,
+    Rows,
+    StoreUnavailableError,
+    View,
+    shown,
+    wrong_format,
+)
 
 PREFIX = "unimixer"
 TIMEOUT_S = 2.0
@@ -70,11 +80,12 @@ class RedisStore(FeatureStore):
     def __init__(self, address: str) -> None:
         try:
             import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
         except ImportError:
             raise MissingExtraError("a feature store in Redis", "serve") from None
-        address, _, prefix = address.partition("?prefix=")
-        self.prefix = prefix or PREFIX
-        self.name = re.sub(r"//[^@/]*@", "//", address)
+        address, self.prefix = _without_prefix(address)
+        self.name = shown(address)
         self._error: type[Exception] = redis.exceptions.RedisError
         try:
             self.client = redis.Redis.from_url(
@@ -82,44 +93,45 @@ class RedisStore(FeatureStore):
                 decode_responses=True,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),  # a write whose answer is lost would be made twice
             )
-        except ValueError as error:
-            raise UnimixerError(f"{self.name}: not an address of Redis ({error}); use redis://host:port/db") from None
+        except (ValueError, TypeError):  # their texts repeat parts of the address
+            scheme = address.partition("://")[0]
+            raise UnimixerError(
+                f"{scheme}://...: not an address of Redis; use redis://[:PASSWORD@]host:port/db, with other characters "
+                "of a password than letters and digits written as %40 and the like"
+            ) from None
         with self._talking():
             self._write_rows = self.client.register_script(_WRITE)
             self._append_events = self.client.register_script(_APPEND)
             self._expect = self.client.register_script(_EXPECT)
-            form: Any = self.client.hget(self._at("meta"), "format")
-        if form is None:
-            self._start()
-        elif form != str(FORMAT):
-            raise UnimixerError(f"{self.name}: format {form}, this version reads {FORMAT}; build the store again")
+            form = self.client.hget(self._at("meta"), "format")
+        if form not in (None, str(FORMAT)):
+            raise wrong_format(self.name, str(form))
 
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
         """See :meth:`FeatureStore.view`; one round trip."""
-        with self._talking():
-            pipe = self.client.pipeline(transaction=False)
-            pipe.hget(self._at("meta"), "generation")
-            pipe.get(self._at("clock"))
+        with self._reading() as pipe:
             if user is not None:
                 pipe.hgetall(self._at("users", user))
                 for event, limit in windows.items():
                     place = self._at("events", event, user)
                     pipe.zrevrangebyscore(place, f"({before}", "-inf", start=0, num=limit)
-            generation, clock, *rest = pipe.execute()
-        if user is None:
-            return View(generation or "", int(clock or 0), events={event: [] for event in windows})
-        events = {event: [_item(m) for m in reversed(found)] for event, found in zip(windows, rest[1:], strict=True)}
-        return View(generation or "", int(clock or 0), _record(rest[0]), events)
+            generation, clock, rest = self._answers(pipe)
+            if user is None:
+                return View(generation, clock, events={event: [] for event in windows})
+            found = zip(windows, rest[1:], strict=True)
+            events = {event: [_item(member) for member in reversed(members)] for event, members in found}
+            return View(generation, clock, _record(rest[0]), events)
 
-    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
-        """See :meth:`FeatureStore.records`."""
-        with self._talking():
-            pipe = self.client.pipeline(transaction=False)
+    def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
+        """See :meth:`FeatureStore.read`."""
+        with self._reading() as pipe:
             for key in keys:
                 pipe.hgetall(self._at(kind, key))
-            found = zip(keys, map(_record, pipe.execute()), strict=True)
-        return {key: record for key, record in found if record is not None}
+            generation, clock, rest = self._answers(pipe)
+            found = zip(keys, map(_record, rest), strict=True)
+            return Rows(generation, clock, {key: record for key, record in found if record is not None})
 
     def changed(self, kind: Kind, since: int) -> list[str]:
         """See :meth:`FeatureStore.changed`."""
@@ -139,6 +151,10 @@ class RedisStore(FeatureStore):
         users, items, events, trimmed = (int(count or 0) for count in found)
         return {"users": users, "items": items, "events": events - trimmed}
 
+    def has_data(self) -> bool:
+        """See :meth:`FeatureStore.has_data`."""
+        return any(self.counts().values())
+
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
         arguments: list[str] = [kind]
@@ -146,19 +162,20 @@ class RedisStore(FeatureStore):
             # null for a value that is not known: the column loses what it had
             flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
             arguments.append(json.dumps([key, flat]))
-        with self._talking():
+        with self._reading() as pipe:
+            self._answers(pipe)
             if columns:
-                self.client.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
-            revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
-        return int(revision)
+                pipe.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
+            self._write_rows(keys=[self.prefix], args=arguments, client=pipe)
+            return int(pipe.execute()[-1])
 
     def append(self, events: Sequence[Event]) -> None:
         """See :meth:`FeatureStore.append`."""
         if not events:
             return
         texts = [json.dumps([e.event, e.user, str(e.time), e.item]) for e in events]
-        with self._talking():
-            pipe = self.client.pipeline(transaction=True)
+        with self._reading() as pipe:
+            self._answers(pipe)
             for start in range(0, len(texts), _EVENTS):
                 arguments = [str(self.margin), *texts[start : start + _EVENTS]]
                 self._append_events(keys=[self.prefix], args=arguments, client=pipe)
@@ -173,24 +190,43 @@ class RedisStore(FeatureStore):
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
         """See :meth:`FeatureStore.filling`; Redis shows rows as they come, so a store is never replaced in place."""
-        if any(self.counts().values()):
+        if self.has_data():
             raise UnimixerError(
                 f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
                 "database, or give the address another ?prefix=NAME"
             )
+        with self._talking():
+            facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
+            self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
         yield
 
     def close(self) -> None:
         """See :meth:`FeatureStore.close`."""
         self.client.close()
 
-    def _start(self) -> None:
-        with self._talking():
-            facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
-            self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
-
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A transaction: what is read in it is of one moment. What the store is comes first, see :meth:`_answers`."""
+        with self._talking(), self.client.pipeline(transaction=True) as pipe:
+            pipe.hmget(self._at("meta"), "format", "generation")
+            pipe.get(self._at("clock"))
+            yield pipe
+
+    def _answers(self, pipe: Any) -> tuple[str, int, list[Any]]:
+        """Generation, clock, and the answers to what was asked beside them.
+
+        Raises:
+            StoreUnavailableError: Redis holds no store there, or one of another version.
+        """
+        (form, generation), clock, *rest = pipe.execute()
+        if form is None or generation is None:
+            raise StoreUnavailableError(f"{self.name}: no such feature store; make one with: unimixer store build")
+        if form != str(FORMAT):
+            raise wrong_format(self.name, form)
+        return generation, int(clock or 0), rest
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -200,6 +236,27 @@ class RedisStore(FeatureStore):
         except self._error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
+        except UnimixerError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreUnavailableError(
+                f"{self.name}: the feature store cannot be used now (it holds what no store writes); build it again"
+            ) from error
+
+
+def create(address: str) -> None:
+    """Make an empty store."""
+    with closing(RedisStore(address)) as store, store.filling(overwrite=False):
+        pass
+
+
+def _without_prefix(address: str) -> tuple[str, str]:
+    """An address as Redis reads it, and the name that sets several stores apart."""
+    base, _, query = address.partition("?")
+    options = [option for option in query.split("&") if option]
+    prefixes = [option.removeprefix("prefix=") for option in options if option.startswith("prefix=")]
+    rest = "&".join(option for option in options if not option.startswith("prefix="))
+    return base + (f"?{rest}" if rest else ""), unquote(prefixes[-1]) if prefixes else PREFIX
 
 
 def _record(found: dict[str, str]) -> Record | None:

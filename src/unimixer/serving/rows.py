@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ MISSING_SLOT = 0
 """Slot of the entity without a key; it is never given away."""
 NEVER = np.iinfo(np.int64).max
 """The mark of a slot that is not to be given away: it is free already, or that of the missing entity."""
+KEY_BYTES = 256
+"""Bytes of a kept key on the average, at most."""
 EVICTED = 64
 """Rows that go at once where there is no room: one of so many."""
 
@@ -80,7 +83,8 @@ class RowCache:
     """Encoded entities by key, at most ``capacity`` of them.
 
     What was used when stands in one array by slot, so that a request marks its rows in one write. Where there is no
-    room, those not used for longest go, and a few more than needed: it takes a pass over all.
+    room, those not used for longest go, and a few more than needed: it takes a pass over all. Rows have one size, and
+    keys do not: together they take at most ``capacity * KEY_BYTES``, or what those of the running request take.
 
     Args:
         missing: one row, of the entity without a key.
@@ -88,7 +92,7 @@ class RowCache:
     """
 
     def __init__(self, missing: Encoded, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity, self.key_bytes = capacity, 0
         self._slots: dict[Any, int] = {None: MISSING_SLOT}
         self._keys: list[str | None] = [None]
         self._free: list[int] = []
@@ -119,7 +123,7 @@ class RowCache:
 
     def add(self, keys: Sequence[str], rows: Encoded) -> None:
         """Keep rows that are not kept yet; they count as used by this request."""
-        self._make_room(len(self) + len(keys) - self.capacity)
+        self._make_room(len(keys), sum(map(getsizeof, keys)))
         slots = [self._free.pop() for _ in range(min(len(keys), len(self._free)))]
         slots += range(len(self._keys), len(self._keys) + len(keys) - len(slots))
         self._keys += [None] * (max(slots, default=0) + 1 - len(self._keys))
@@ -127,6 +131,7 @@ class RowCache:
         self._slots.update(zip(keys, slots, strict=True))
         for key, slot in zip(keys, slots, strict=True):
             self._keys[slot] = key
+            self.key_bytes += getsizeof(key)
         _write(self._rows, self.use(slots), rows)
 
     def take(self, slots: NDArray[np.int64]) -> Encoded:
@@ -143,19 +148,21 @@ class RowCache:
             slot = self._slots.pop(key, None)
             if slot is not None:
                 self._free.append(slot)
+                self.key_bytes -= getsizeof(key)
                 self._keys[slot], self._stamps[slot] = None, NEVER
 
     def clear(self) -> None:
         """Forget all rows."""
         self.drop([key for key in self._slots if key is not None])
 
-    def _make_room(self, rows: int) -> None:
-        if rows <= 0:
-            return
-        rows = min(max(rows, self.capacity // EVICTED), len(self))
-        oldest = np.argpartition(self._stamps, rows - 1)[:rows]
-        old = oldest[self._stamps[oldest] < self._request]  # what this request uses stays
-        self.drop([key for key in map(self._keys.__getitem__, old.tolist()) if key is not None])
+    def _make_room(self, rows: int, key_bytes: int) -> None:
+        while len(self) + rows > self.capacity or self.key_bytes + key_bytes > self.capacity * KEY_BYTES:
+            going = min(max(len(self) + rows - self.capacity, self.capacity // EVICTED, 1), len(self))
+            oldest = np.argpartition(self._stamps, going - 1)[:going] if going else np.zeros(0, dtype=np.int64)
+            old = oldest[self._stamps[oldest] < self._request]  # what this request uses stays
+            if not len(old):
+                return
+            self.drop([key for key in map(self._keys.__getitem__, old.tolist()) if key is not None])
 
     def _grow(self, rows: int) -> None:
         have = len(self._rows)

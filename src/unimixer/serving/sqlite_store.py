@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unimixer.errors import UnimixerError
+from unimixer.serving import sqlite_file
 from unimixer.serving.records import Columns, Record, Row, dumps
-from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
+from unimixer.serving.store import (
+    FORMAT,
+    Event,
+    FeatureStore,
+    Kind,
+    Rows,
+    StoreUnavailableError,
+    View,
+    wrong_format,
+)
 
-SCHEMA = """
+PATIENCE_S = 1.0
+"""Seconds that a call waits for a writer; less than a request has."""
+_SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE users (key TEXT PRIMARY KEY, revision INTEGER NOT NULL, data TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE items (key TEXT PRIMARY KEY, revision INTEGER NOT NULL, data TEXT NOT NULL) WITHOUT ROWID;
@@ -30,34 +43,35 @@ DELETE FROM events WHERE user = ?1 AND event = ?2 AND (time, number) <= (
     SELECT time, number FROM events WHERE user = ?1 AND event = ?2 ORDER BY time DESC, number DESC LIMIT 1 OFFSET ?3
 )
 """
+_TABLES = ("users", "items", "events")
 _KEYS = 500
 """Keys a query names; SQLite limits its parameters."""
 
 
 class SQLiteStore(FeatureStore):
-    """One file, read by many threads and processes while another writes (write-ahead log).
+    """One file, read by many threads and processes, written by one at a time.
 
-    A file that a build has put in the place of the old one is noticed and opened.
+    A file that a build has put in the place of the old one is noticed and opened; so is one that was copied over it.
 
     Args:
         path: the file; it must exist, see :func:`create`.
+        patience: seconds that a call waits for a writer.
+        name: how messages name the store (default: the path).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = PATIENCE_S, name: str | None = None) -> None:
         if not path.exists():
             raise UnimixerError(f"{path}: no such feature store; make one with: unimixer store build")
-        self.path, self.name = path, str(path)
+        self.path, self.patience, self.name = path, patience, name or str(path)
         self._local, self._lock = threading.local(), threading.Lock()
         self._open: list[sqlite3.Connection] = []
-        with self._reading() as connection:
-            form = self._meta(connection).get("format")
-        if form != str(FORMAT):
-            raise UnimixerError(f"{path}: format {form}, this version reads {FORMAT}; build the store again")
+        self._checked: int | None = None
+        with self._reading():
+            pass
 
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
         """See :meth:`FeatureStore.view`."""
-        with self._reading() as connection:
-            generation, clock = self._state(connection)
+        with self._reading() as (connection, generation, clock):
             if user is None:
                 return View(generation, clock, events={event: [] for event in windows})
             found = connection.execute("SELECT revision, data FROM users WHERE key = ?", (user,)).fetchone()
@@ -74,34 +88,36 @@ class SQLiteStore(FeatureStore):
             }
             return View(generation, clock, None if found is None else Record(*found), events)
 
-    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
-        """See :meth:`FeatureStore.records`."""
+    def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
+        """See :meth:`FeatureStore.read`."""
         found: dict[str, Record] = {}
-        with self._reading() as connection:
+        with self._reading() as (connection, generation, clock):
             for start in range(0, len(keys), _KEYS):
                 some = keys[start : start + _KEYS]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, revision, data FROM {kind} WHERE key IN ({marks})"
                 found |= {key: Record(revision, data) for key, revision, data in connection.execute(query, some)}
-        return found
+        return Rows(generation, clock, found)
 
     def changed(self, kind: Kind, since: int) -> list[str]:
         """See :meth:`FeatureStore.changed`."""
-        with self._reading() as connection:
+        with self._reading() as (connection, *_):
             return [key for (key,) in connection.execute(f"SELECT key FROM {kind} WHERE revision > ?", (since,))]
 
     def columns(self, kind: Kind) -> Columns:
         """See :meth:`FeatureStore.columns`."""
-        with self._reading() as connection:
+        with self._reading() as (connection, *_):
             return self._columns(connection, kind)
 
     def counts(self) -> dict[str, int]:
         """See :meth:`FeatureStore.counts`."""
-        with self._reading() as connection:
-            return {
-                table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-                for table in ("users", "items", "events")
-            }
+        with self._reading() as (connection, *_):
+            return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _TABLES}
+
+    def has_data(self) -> bool:
+        """See :meth:`FeatureStore.has_data`."""
+        with self._reading() as (connection, *_):
+            return any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in _TABLES)
 
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
@@ -130,7 +146,7 @@ class SQLiteStore(FeatureStore):
 
     def expect(self, longest: Mapping[str, int]) -> None:
         """See :meth:`FeatureStore.expect`; writes only what is new, so a file that cannot be written may be served."""
-        with self._reading() as connection:
+        with self._reading() as (connection, *_):
             known = self._longest(connection)
         if all(known.get(event, 0) >= length for event, length in longest.items()):
             return
@@ -141,13 +157,13 @@ class SQLiteStore(FeatureStore):
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
-        """See :meth:`FeatureStore.filling`; readers see the old content until all of the new one is written."""
+        """See :meth:`FeatureStore.filling`; readers may have to wait until all is written."""
         with self._writing() as connection:
-            if not overwrite and any(self.counts().values()):
-                raise UnimixerError(f"{self.path} exists; choose another file, or pass --overwrite to replace it")
-            for table in ("users", "items", "events", "meta"):
+            if not overwrite and self.has_data():
+                raise UnimixerError(f"{self.name} exists; choose another file, or pass --overwrite to replace it")
+            for table in (*_TABLES, "meta"):
                 connection.execute(f"DELETE FROM {table}")
-            _start(connection)
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", _facts())
             yield
 
     def close(self) -> None:
@@ -162,58 +178,112 @@ class SQLiteStore(FeatureStore):
     # ---- connections ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection; what SQLite refuses becomes one sentence."""
-        try:
-            yield self._connection()
-        except sqlite3.Error as error:
-            raise StoreUnavailableError(f"{self.path}: the feature store cannot be used now ({error})") from error
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, str, int]]:
+        """This thread's connection, the generation and the clock: all reads inside are of one moment.
+
+        Nobody who keeps to the locks of SQLite changes the file meanwhile: one that changes is being copied over.
+        """
+        with self._using() as connection:
+            if connection.in_transaction:
+                yield connection, *self._state(connection)
+                return
+            connection.execute("BEGIN")
+            try:
+                state, before = sqlite_file.patiently(lambda: self._state(connection), self.patience), self._stat()
+                yield connection, *state
+                after = self._stat()
+            finally:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+        if before.st_ino == after.st_ino and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            self._drop()
+            raise self._unavailable("it was written over while it was read; replace a store with: mv NEW OLD")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it is written, or nothing; inside another one it is a part of that."""
-        with self._reading() as connection:
+        with self._using() as connection:
             if connection.in_transaction:
                 yield connection
                 return
-            connection.execute("BEGIN IMMEDIATE")
+            inode = self._local.inode
+            sqlite_file.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), self.patience)
             try:
+                self._state(connection)
+                sqlite_file.mark(connection)
                 yield connection
-                connection.execute("COMMIT")
+                sqlite_file.patiently(lambda: connection.execute("COMMIT"), self.patience)
             except BaseException:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
+        if self._stat().st_ino != inode:
+            raise self._unavailable("another file took its place while this was written; send it again")
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection; what SQLite refuses becomes one sentence."""
+        try:
+            yield self._connection()
+        except sqlite3.Error as error:
+            self._drop()  # the next call begins with what is there then
+            raise self._unavailable(sqlite_file.reason(error)) from error
 
     def _connection(self) -> sqlite3.Connection:
-        try:
-            inode = self.path.stat().st_ino
-        except OSError as error:
-            raise StoreUnavailableError(
-                f"{self.path}: the feature store cannot be used now ({error.strerror})"
-            ) from error
-        if getattr(self._local, "inode", None) != inode:
-            connection = connect(self.path)
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is not None and found.in_transaction:
+            return found
+        while found is None or self._stat().st_ino != self._local.inode:
+            self._drop()
             with self._lock:
-                old: sqlite3.Connection | None = getattr(self._local, "connection", None)
-                if old is not None:
-                    self._open.remove(old)
-                    old.close()
-                self._open.append(connection)
-            self._local.connection, self._local.inode = connection, inode
-        found: sqlite3.Connection = self._local.connection
+                inode = self._stat().st_ino
+                if inode != self._checked:
+                    sqlite_file.check_beside(self.path, self.patience)
+                    self._checked = inode
+                found = sqlite_file.connect(self.path, self.patience)
+                self._open.append(found)
+            # SQLite opens by name: should another file have taken it meanwhile, the loop opens that one
+            self._local.connection, self._local.inode = found, inode
         return found
+
+    def _drop(self) -> None:
+        """Close this thread's connection."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        with self._lock:
+            if found in self._open:
+                self._open.remove(found)
+                found.close()
+            if not self._open:
+                self._checked = None  # nobody holds the file any more: another one may get its number
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return self.path.stat()
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+
+    def _unavailable(self, reason: str) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})")
+
+    def _state(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        """Generation and clock.
+
+        Raises:
+            StoreUnavailableError: the file is no store of this version.
+        """
+        query = "SELECT name, value FROM meta WHERE name IN ('clock', 'format', 'generation')"
+        facts = dict(connection.execute(query).fetchall())
+        if facts.get("format") != str(FORMAT):
+            raise wrong_format(self.name, facts.get("format"))
+        try:
+            return facts["generation"], int(facts["clock"])
+        except (KeyError, ValueError):
+            raise self._unavailable(sqlite_file.DAMAGED) from None
 
     @staticmethod
     def _meta(connection: sqlite3.Connection) -> dict[str, str]:
         return dict(connection.execute("SELECT name, value FROM meta"))
-
-    @staticmethod
-    def _state(connection: sqlite3.Connection) -> tuple[str, int]:
-        """Generation and clock."""
-        found = connection.execute("SELECT value FROM meta WHERE name IN ('clock', 'generation') ORDER BY name")
-        (clock,), (generation,) = found.fetchall()
-        return generation, int(clock)
 
     @staticmethod
     def _columns(connection: sqlite3.Connection, kind: Kind) -> Columns:
@@ -232,23 +302,13 @@ class SQLiteStore(FeatureStore):
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that waits for a writer instead of failing."""
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
-
-
 def create(path: Path) -> None:
     """Make an empty store in a new file."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    with closing(connection):
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(SCHEMA)
-        _start(connection)
+    rows = ", ".join(f"('{name}', '{value}')" for name, value in _facts())
+    sqlite_file.create(path, f"{_SCHEMA} INSERT INTO meta VALUES {rows};")
 
 
-def _start(connection: sqlite3.Connection) -> None:
+def _facts() -> list[tuple[str, str]]:
     facts = {
         "format": FORMAT,
         "generation": uuid.uuid4().hex,
@@ -257,4 +317,4 @@ def _start(connection: sqlite3.Connection) -> None:
         "columns of users": "{}",
         "columns of items": "{}",
     }
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", [(name, str(value)) for name, value in facts.items()])
+    return [(name, str(value)) for name, value in facts.items()]

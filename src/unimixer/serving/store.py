@@ -12,10 +12,12 @@ from typing import Any, Literal
 from unimixer.data.history import BEFORE_THE_LOG
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
-from unimixer.serving.records import Columns, Record, Row, canonical, fit_columns
+from unimixer.serving.records import MAX_KEY, Columns, Record, Row, canonical, check_length, fit_columns
 
 Kind = Literal["users", "items"]
 KINDS: tuple[Kind, ...] = ("users", "items")
+REDIS = ("redis", "rediss", "unix")
+"""Schemes of an address of Redis."""
 EVERY = ""
 """Name under which the events of a history stand that every impression enters."""
 FORMAT = 1
@@ -25,6 +27,11 @@ MARGIN = 1_000
 
 class StoreUnavailableError(UnimixerError):
     """The store cannot be read or written now; a later try may succeed."""
+
+
+def wrong_format(name: str, found: str | None) -> StoreUnavailableError:
+    """The error for what another version wrote."""
+    return StoreUnavailableError(f"{name}: format {found}, this version reads {FORMAT}; build the store again")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class View:
     events: dict[str, list[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that exist, by key, and the state of the store at the moment that they were read."""
+
+    generation: str
+    clock: int
+    records: dict[str, Record]
+
+
 class FeatureStore(ABC):
     """Raw rows by key, and events by user and time.
 
@@ -73,8 +89,8 @@ class FeatureStore(ABC):
         """A user's row and the last ``windows[event]`` events strictly earlier than ``before`` (ms)."""
 
     @abstractmethod
-    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
-        """The rows that exist."""
+    def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
+        """The rows that exist, read at one moment."""
 
     @abstractmethod
     def changed(self, kind: Kind, since: int) -> list[str]:
@@ -87,6 +103,10 @@ class FeatureStore(ABC):
     @abstractmethod
     def counts(self) -> dict[str, int]:
         """Number of users, items and events."""
+
+    @abstractmethod
+    def has_data(self) -> bool:
+        """Whether there is any user, item or event; costs the same for a store of any size."""
 
     @abstractmethod
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
@@ -114,6 +134,10 @@ class FeatureStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give connections back."""
+
+    def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
+        """The rows that exist."""
+        return self.read(kind, keys).records
 
     def users(self, key: str) -> Record | None:
         """One user."""
@@ -143,6 +167,7 @@ class FeatureStore(ABC):
         for number, (text, row) in enumerate(zip(canonical([r.get(key) for r in rows]), typed, strict=True), 1):
             if text is None:
                 raise UnimixerError(f"{kind}, row {number}: {key} is missing; every row needs its key")
+            check_length(text, f"{kind}, row {number}: {key}")
             if text in keyed:
                 raise UnimixerError(f"{kind}, row {number}: {key}={text!r} stands twice; send it once")
             keyed[text] = {key: text, **row}
@@ -160,8 +185,12 @@ class FeatureStore(ABC):
         """Add events that have a time.
 
         Raises:
-            UnimixerError: an event from before every log; such events are the snapshot column of the user.
+            UnimixerError: a key is too long; or an event is from before every log: such events are the snapshot column
+                of the user.
         """
+        for number, event in enumerate(events, 1):
+            if len(event.user) > MAX_KEY or len(event.item) > MAX_KEY:
+                check_length(max(event.user, event.item, key=len), f"events, row {number}")
         if any(event.time <= BEFORE_THE_LOG for event in events):
             raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
         self.append(events)
@@ -176,13 +205,36 @@ def longest_histories(schema: Schema) -> dict[str, int]:
     return found
 
 
+def is_redis(place: str) -> bool:
+    """Whether a place is an address of Redis, and not a file.
+
+    Raises:
+        UnimixerError: an address of something else; the message repeats nothing but its scheme.
+    """
+    scheme, separator, _ = place.partition("://")
+    if separator and scheme not in REDIS:
+        raise UnimixerError(f"{scheme}://...: no address of a feature store; use a file, or redis://host:port/db")
+    return bool(separator)
+
+
+def shown(place: str) -> str:
+    """A place as messages show it: an address without its user, its password and its query."""
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return place
+    base, _, query = rest.partition("?")
+    if "@" in query and "@" not in base:  # the password may have a question mark, or the query may have it
+        return f"{scheme}://..."
+    return f"{scheme}://{base.rpartition('@')[2]}"
+
+
 def open_store(place: str) -> FeatureStore:
     """Open a SQLite file by its path, or Redis by its address (``redis://host:port/db``).
 
     Raises:
         UnimixerError: there is no store, or one of another format.
     """
-    if place.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis(place):
         from unimixer.serving.redis_store import RedisStore
 
         return RedisStore(place)
