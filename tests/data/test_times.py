@@ -261,6 +261,13 @@ def test_a_time_that_is_one_of_a_log_in_another_unit_only_is_refused(value: int,
         assert "keys.time_format" in error
 
 
+def test_a_number_that_is_a_time_in_no_unit_is_named_without_a_warning() -> None:
+    for number in (1e300, 1.7e308, "1e308"):
+        for unit in ("s", "ms", "us", "ns"):
+            error = message(times.as_time, chunk(number), Keys(time="x", time_format=unit))
+            assert f"is not a time in {unit}; every impression needs its time" in error
+
+
 def test_one_row_in_another_unit_is_found_among_others() -> None:
     error = message(times.as_time, chunk(MILLIS, MILLIS // 1000, 0), Keys(time="x"))
     assert error.startswith("log.csv, row 42: x=1651665600 is the time 1970-01-20 in ms, but 2022-05-04 in s")

@@ -94,6 +94,7 @@ def as_number(
     missing: tuple[str, ...] = ("",),
     *,
     way_out: str = "correct the row, or list the text under 'missing' of the feature",
+    largest: float = LARGEST,
 ) -> FloatArray:
     """Float64 values, NaN where missing."""
     series = column(chunk, name)
@@ -116,7 +117,7 @@ def as_number(
     codes = [float(m) for m in missing if _is_number(m)]
     if codes:
         numbers = pl.select(pl.when(numbers.is_in(codes)).then(None).otherwise(numbers)).to_series()
-    finite = (numbers.abs() <= LARGEST).fill_null(True) | numbers.is_nan().fill_null(True)
+    finite = (numbers.abs() <= largest).fill_null(True) | numbers.is_nan().fill_null(True)
     if not finite.all():
         infinite = numbers.is_infinite()[int((~finite).arg_max() or 0)]
         rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
