@@ -29,6 +29,8 @@ _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
 _LIST = "list of "
 _NUMBERS = ("integer", "number", "number32")
 LAST_INTEGER = 2**63 - 1
+LAST_EXACT = 2**53
+"""Whole numbers beyond it are not exact as floats."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def series_of(name: str, values: Sequence[Any]) -> pl.Series:
     """A column of plain JSON values, whose type is what all of them can be."""
     kinds = {_kind(value) for value in values} - {"null"}
     kind = "null" if not kinds else _common(kinds)
+    if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
+        kind = "text"  # a float would lose the last digits of an id
     if kind != "text" or kinds == {"text"}:
         return pl.Series(name, values, dtype=dtype_of(kind), strict=False)
     return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
@@ -183,5 +187,7 @@ def _fit(value: Any, kind: str, where: str) -> Any:
     if kind == "boolean" and isinstance(value, bool):
         return value
     if kind in _NUMBERS and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind != "integer" and isinstance(value, int) and abs(value) > LAST_EXACT:
+            raise UnimixerError(f"{where}={value} loses its last digits in the column, which holds floats")
         return value
     raise UnimixerError(f"{where}={value!r} does not fit the column, which holds values of type {kind}")
