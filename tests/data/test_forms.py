@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimixer.data.forms import Form, canonical, canonical_text, form_of
@@ -66,6 +66,7 @@ def test_a_number_has_one_text_and_keeps_every_digit() -> None:
     assert ones("number", "017", "1.2.3", "x", "1e999", "+5", "") == ["017", "1.2.3", "x", "1e999", "+5", ""]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30))
 def test_any_decimal_has_the_text_of_its_value(number: Decimal) -> None:
     text = canonical_text(str(number), "number")
@@ -74,6 +75,7 @@ def test_any_decimal_has_the_text_of_its_value(number: Decimal) -> None:
         assert text == canonical_text(f"{number:f}", "number") == canonical_text(text, "number")
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(-(2.0**53), 2.0**53))
 def test_a_float_column_and_any_writing_of_it_meet(number: float) -> None:
     assert of_type("number", number) == ones("number", repr(number)) == ones("number", f"{Decimal(repr(number)):f}")
@@ -118,6 +120,7 @@ def test_a_moment_is_one_value_in_any_zone_and_none_without_a_zone() -> None:
 
 
 @pytest.mark.parametrize("form", ["boolean", "number", "time"])
+@settings(max_examples=50, deadline=None)
 @given(text=st.text("0123456789.eE+-TZtrufalse: ", max_size=20))
 def test_a_canonical_text_is_its_own(form: Form, text: str) -> None:
     once = canonical_text(text, form)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from columns import chunk, message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimixer.data import lists
@@ -63,6 +63,7 @@ def test_missing_texts_are_left_out_of_lists_before_they_are_cut() -> None:
     assert lists.as_lists(column, sequence(separator="|", missing=("NA",))).to_list() == [["a", "b"], []]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 3), max_size=5), min_size=1, max_size=8))
 def test_lists_are_what_a_loop_makes_of_them(rows: list[list[int | None] | None]) -> None:
     expected = [[str(v) for v in row or [] if v is not None][-2:] for row in rows]
@@ -108,6 +109,7 @@ def test_vectors_of_text_are_refused() -> None:
 
 
 @pytest.mark.parametrize("separator", [None, ",", "|"])
+@settings(max_examples=50, deadline=None)
 @given(
     rows=st.lists(
         st.lists(st.none() | st.integers(-9, 9), max_size=3)

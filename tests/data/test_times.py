@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from columns import FIRST_ROW, chunk, message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -52,6 +52,7 @@ def test_one_time_in_any_form_is_the_same_millisecond(column: Chunk, form: str) 
     assert times.as_time(column, keys).tolist() == [MILLIS]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(631_152_000_000, 4_102_444_799_999))
 def test_no_millisecond_is_lost_to_rounding(millis: int) -> None:
     numbers: dict[str, Any] = {"s": millis / 1000, "us": millis * 1000, "ms": millis, "ns": millis * 1_000_000}
@@ -126,6 +127,7 @@ def test_what_is_no_iso_time_is_named(text: str) -> None:
     assert error.startswith(f"log.csv, row 42: x='{text}' is not a time of the form 'iso'; every impression needs")
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.datetimes(datetime(1990, 1, 1), datetime(2068, 12, 31)),
     st.timedeltas(timedelta(hours=-14), timedelta(hours=14)),
@@ -158,6 +160,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@settings(max_examples=50, deadline=None)
 @given(moment=st.datetimes(datetime(1990, 1, 1), datetime(2068, 12, 31)), east=st.integers(-14 * 60, 14 * 60))
 def test_a_strptime_format_is_read_as_python_reads_it(form: str, moment: datetime, east: int) -> None:
     text = moment.replace(tzinfo=timezone(timedelta(minutes=east))).strftime(form)
@@ -171,6 +174,7 @@ def test_a_strptime_format_is_read_as_python_reads_it(form: str, moment: datetim
     assert times.as_time(chunk(text), keys).tolist() == [expected]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text("0123456789-:. TZ", max_size=24))
 def test_a_text_that_python_refuses_is_refused_or_has_another_blank(text: str) -> None:
     form = "%Y-%m-%d %H:%M:%S"
@@ -259,6 +263,13 @@ def test_a_time_that_is_one_of_a_log_in_another_unit_only_is_refused(value: int,
         assert error.startswith("log.csv, row 41: x=")
         assert expected.removeprefix("x=1651665600 ") in error
         assert "keys.time_format" in error
+
+
+def test_a_number_that_is_a_time_in_no_unit_is_named_without_a_warning() -> None:
+    for number in (1e300, 1.7e308, "1e308"):
+        for unit in ("s", "ms", "us", "ns"):
+            error = message(times.as_time, chunk(number), Keys(time="x", time_format=unit))
+            assert f"is not a time in {unit}; every impression needs its time" in error
 
 
 def test_one_row_in_another_unit_is_found_among_others() -> None:

@@ -312,9 +312,9 @@ def test_a_saved_transform_remembers_the_forms_and_an_older_one_takes_texts_as_t
     feature = next(f for f in tables.schema.features if f.name == "tab")
     chunk = Chunk(pl.DataFrame({"tab": ["True", "FALSE", "1", None]}), "rows.csv")
     expected = fitted.id_column(feature, Chunk(pl.DataFrame({"tab": [True, False, True, None]}), "rows.parquet"))
-    assert sorted(expected) == [0, 2, 2, 3]
+    assert expected.tolist() == [3, 2, 3, 0]  # most are false
     assert Transform.load(folder).id_column(feature, chunk).tolist() == expected.tolist()
     meta = json.loads((folder / "transform.json").read_text())
     del meta["forms"]
     (folder / "transform.json").write_text(json.dumps(meta))
-    assert Transform.load(folder).id_column(feature, chunk).tolist() == [1, 1, expected[2], 0]
+    assert Transform.load(folder).id_column(feature, chunk).tolist() == [1, 1, 3, 0]

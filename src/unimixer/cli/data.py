@@ -74,8 +74,11 @@ def prepare(
     def show() -> None:
         rows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         print(f"{target}: {rows} rows in {seconds:.1f} s")
+        for match in store.matches:
+            print(match)
 
-    emit({"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}, as_json, show)
+    facts = {"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}
+    emit({**facts, "matches": store.manifest["matches"]}, as_json, show)
 
 
 @app.command("describe")
@@ -90,7 +93,8 @@ def describe(
     from unimixer.data.describe import describe_store
     from unimixer.data.store import Store, find_store
 
-    facts = describe_store(Store(find_store(str(folder))))
+    store = Store(find_store(str(folder)))
+    facts = describe_store(store)
 
     def show() -> None:
         print(f"{facts['name']}  (content {facts['hash']})")
@@ -122,6 +126,8 @@ def describe(
             ],
             left=1,
         )
+        for match in store.matches:
+            print(match)
         columns = [
             "field",
             "kind",

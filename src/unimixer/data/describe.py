@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +38,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "best_auc": best if best["test"] else None,
         "users": len(store.transform.users) - 2,
         "items": len(store.transform.items) - 2,
+        "matches": [asdict(match) for match in store.matches],
         "fields": _id_fields(store, summaries) + _dense_fields(spec, summaries) + _sequence_fields(store, summaries),
     }
 

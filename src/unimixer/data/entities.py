@@ -110,6 +110,11 @@ class EntityLog:
         merged.train_counts = np.zeros(len(merged.index), dtype=np.int64)
         return merged, [merged.take_in(log) for log in logs]
 
+    @property
+    def of_table(self) -> NDArray[np.int32]:
+        """Rows of the keys that the raw table has."""
+        return np.arange(FIRST_ROW, FIRST_ROW + (0 if self.table is None else self.table.frame.height), dtype=np.int32)
+
     def chunk(self) -> Chunk:
         """The raw table in the order of the index; keys that only the log knows have no features."""
         if self.key is None:

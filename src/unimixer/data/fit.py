@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from unimixer.data.gather import Events, Gather, Gathered, SampleTimes
 from unimixer.data.history import BEFORE_THE_LOG, HistoryIndex, event_column, event_label, snapshot_lists
 from unimixer.data.layout import features_of, is_id
 from unimixer.data.lists import as_lists
+from unimixer.data.matching import Match, match
 from unimixer.data.numeric import NumericFit
 from unimixer.data.schema import (
     OOV_ID,
@@ -95,6 +97,7 @@ class Fit:
         self.items = EntityLog(tables.items, schema.keys.item)
         self.unfitted = Transform(schema, {}, {}, empty_entities(), empty_entities())
         self.gathered = Gathered.nothing(schema)
+        self.matches: list[Match] = []
         # rows of the tables come first, then items of the snapshots, then what the log brings, as it appears
         self.events = {h.name: [self._snapshot(h)] if h.snapshot else [] for h in schema.histories}
 
@@ -102,8 +105,27 @@ class Fit:
         """Take in what the whole log says."""
         self.gathered = gathered
         users, items = self.users.take_in(gathered.users), self.items.take_in(gathered.items)
+        self.matches = [*self._matches("users", users), *self._matches("items", items), *self._snapshots(items)]
         for name in self.events:
             self.events[name] += [one.mapped(users, items) for one in gathered.events.pop(name)]
+
+    def _matches(self, table: Origin, named: NDArray[np.int32]) -> Iterator[Match]:
+        """How many of the keys that the log names, by the rows that they have here, a table has."""
+        entities = self._of(table)
+        if entities.table is not None:
+            counts = (self.gathered.users if table == "users" else self.gathered.items).train_counts
+            keys = entities.index.keys
+            yield match(table, "the log", keys, named[FIRST_ROW:], entities.of_table, counts[FIRST_ROW:])
+
+    def _snapshots(self, named: NDArray[np.int32]) -> Iterator[Match]:
+        """How many of the items of the snapshots the items table or the log has."""
+        known = np.union1d(self.items.of_table, named[FIRST_ROW:])
+        for history in self.schema.histories:
+            if history.snapshot is not None:
+                items, counts = np.unique(self.events[history.name][0].items, return_counts=True)
+                found = items >= FIRST_ROW
+                by = f"snapshot {history.snapshot!r}"
+                yield match("items", by, self.items.index.keys, items[found], known, counts[found])
 
     def _snapshot(self, history: History) -> Events:
         """Events from before the log; they also count for the vocabularies of the items, being older than training."""
@@ -205,6 +227,7 @@ class Fitted:
     transform: Transform
     splitter: Splitter
     rows: dict[int, NDArray[np.int64]]
+    matches: list[Match]
 
 
 def fit(schema: Schema, crew: Crew) -> Fitted:
@@ -217,7 +240,7 @@ def fit(schema: Schema, crew: Crew) -> Fitted:
     gathered = Gathered.merge(crew.run(Gather(schema, splitter)))
     splitter.check(sum(gathered.rows.values(), np.zeros(len(SPLITS), dtype=np.int64)).tolist(), gathered.span, schema)
     fitting.join(gathered)
-    return Fitted(fitting.finish(), splitter, gathered.rows)
+    return Fitted(fitting.finish(), splitter, gathered.rows, fitting.matches)
 
 
 def _decides(feature: Feature) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ def prepare(
         with _crew(tables, workers, ray, folder) as crew:
             fitted = fit(schema, crew)
             fitted.transform.save(folder / "transform")
+            matches = [asdict(one) for one in fitted.matches]
             task = Encode(folder.absolute(), fitted.splitter, fitted.rows, store.PART_ROWS)
             del fitted  # the workers read what was saved; only then is the memory of the first pass free
             summaries = encode(crew, task)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         check_labels(schema, summaries["train"], "train")
-        facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}}
+        facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
         store.write_manifest(folder, summaries, facts)
     return Store(out)
 

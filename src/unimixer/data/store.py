@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unimixer.data.arrays import checksum, read_arrays, write_arrays
+from unimixer.data.matching import Match
 from unimixer.data.rows import Rows
 from unimixer.data.schema import OOV_ID, PADDING_ID, SPLITS
 from unimixer.data.transform import FORMAT, Transform
@@ -209,6 +210,11 @@ class Store:
     def hash(self) -> str:
         """Names the content: equal hashes, equal data."""
         return str(self.manifest["hash"])
+
+    @property
+    def matches(self) -> list[Match]:
+        """How many of the keys that the log names its tables have; empty for a store of an older version."""
+        return [Match(**found) for found in self.manifest.get("matches", [])]
 
     def summary(self, split: str) -> SplitSummary:
         """Counts of one split."""

@@ -62,7 +62,7 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
 
 def _epoch(chunk: Chunk, name: str, unit: str) -> IntArray:
     series = column(chunk, name)
-    numbers = as_number(chunk, name, way_out=WAY_OUT)
+    numbers = as_number(chunk, name, way_out=WAY_OUT, largest=np.finfo(np.float64).max)
     millis = _in_millis(series, numbers, unit)
     require(chunk, series, pl.Series(np.abs(millis) <= LAST_MS), f"is not a time in {unit}", WAY_OUT)  # false for NaN
     whole = millis.astype(np.int64)
@@ -80,7 +80,10 @@ def _in_millis(series: pl.Series, numbers: NDArray[np.float64], unit: str) -> ND
 
 def _scaled(numbers: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
     """Milliseconds; seconds may have decimals, which no float64 holds exactly, finer units are cut."""
-    return np.round(numbers * 1000) if unit == "s" else np.floor(numbers / (EPOCH_UNITS["ms"] // EPOCH_UNITS[unit]))
+    if unit != "s":
+        return np.floor(numbers / (EPOCH_UNITS["ms"] // EPOCH_UNITS[unit]))
+    with np.errstate(over="ignore"):  # what becomes infinite is no time
+        return np.round(numbers * 1000)
 
 
 def _check_plausible(

@@ -94,6 +94,7 @@ def as_number(
     missing: tuple[str, ...] = ("",),
     *,
     way_out: str = "correct the row, or list the text under 'missing' of the feature",
+    largest: float = LARGEST,
 ) -> FloatArray:
     """Float64 values, NaN where missing."""
     series = column(chunk, name)
@@ -116,12 +117,13 @@ def as_number(
     codes = [float(m) for m in missing if _is_number(m)]
     if codes:
         numbers = pl.select(pl.when(numbers.is_in(codes)).then(None).otherwise(numbers)).to_series()
-    finite = (numbers.abs() <= LARGEST).fill_null(True) | numbers.is_nan().fill_null(True)
-    if not finite.all():
-        infinite = numbers.is_infinite()[int((~finite).arg_max() or 0)]
+    found: FloatArray = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
+    beyond = np.abs(found) > largest  # false for NaN
+    if beyond.any():
+        infinite = np.isinf(found[beyond][0])
         rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
-        require(chunk, series, finite, rule, "correct the row, or leave the value empty")
-    return numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
+        require(chunk, series, pl.Series(~beyond), rule, "correct the row, or leave the value empty")
+    return found
 
 
 def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:

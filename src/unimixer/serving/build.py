@@ -7,12 +7,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from unimixer.data import values
 from unimixer.data.adapters import open_raw
-from unimixer.data.entities import EntityLog
+from unimixer.data.entities import FIRST_ROW, EntityLog
 from unimixer.data.history import happened
+from unimixer.data.matching import match
 from unimixer.data.origin import difference
 from unimixer.data.schema import Schema
 from unimixer.data.store import Store, find_store
@@ -146,10 +148,11 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
         "users": EntityLog(tables.users, keys.user),
         "items": EntityLog(tables.items, keys.item),
     }
+    logged: dict[Kind, EntityLog] = {kind: EntityLog(None, entities.key) for kind, entities in known.items()}
     first_row = 0
     with progress_bar("reading events", tables.num_rows) as advance:
         for chunk in tables.impressions():
-            for entities in known.values():
+            for entities in logged.values():
                 entities.rows(chunk)
             store.append_events(list(events_of(tables.schema, chunk, first_row)))
             first_row += chunk.frame.height
@@ -158,6 +161,9 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
     for kind, entities in known.items():
         if entities.key is None:
             continue
+        met = entities.take_in(logged[kind])[FIRST_ROW:]
+        if entities.table is not None:  # a table that the log never meets is refused
+            match(kind, "the log", entities.index.keys, met, entities.of_table, np.ones(len(met), dtype=np.int64))
         columns, frame = kept(entities.chunk().frame)
         with progress_bar(f"writing {kind}", frame.height) as advance:
             for part in frame.iter_slices(ROWS):

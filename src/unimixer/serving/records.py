@@ -31,6 +31,8 @@ _NUMBERS = ("integer", "number", "number32")
 LAST_INTEGER = 2**63 - 1
 MAX_KEY, MAX_TEXT, MAX_LIST = 1_000, 100_000, 10_000
 """Characters of a key and of any other text, and entries of a list, that a request or a row may bring."""
+LAST_EXACT = 2**53
+"""Whole numbers beyond it are not exact as floats."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Se
             "send lists in all rows, or in none"
         )
     kind = "null" if not found else _common(found)
+    if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
+        kind = "text"  # a float would lose the last digits of an id
     try:
         if kind == "text" and found != {"text"}:
             return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
@@ -235,5 +239,7 @@ def _fit(value: Any, kind: str, where: str) -> Any:
     if kind == "boolean" and isinstance(value, bool):
         return value
     if kind in _NUMBERS and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind != "integer" and isinstance(value, int) and abs(value) > LAST_EXACT:
+            raise UnimixerError(f"{where}={value} loses its last digits in the column, which holds floats")
         return value
     raise UnimixerError(f"{where}={value!r} does not fit the column, which holds values of type {kind}")
