@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import polars as pl
 import pytest
 import torch
 from tiny import tiny_recipe
 from toy import DAY, START, toy_frames
 
+from unimixer.data.coverage import UnknownValuesWarning
 from unimixer.data.loader import Loader
 from unimixer.data.readers import read_chunks
 from unimixer.data.store import Store
@@ -219,3 +222,46 @@ def test_a_run_without_weights_is_refused(toy_store: Store, tmp_path: Path) -> N
         Predictor(run.folder)
     with pytest.raises(UnimixerError, match="is not a run folder"):
         Predictor(tmp_path)
+
+
+def test_rows_get_the_same_scores_in_every_form(predictor: Predictor, tmp_path: Path) -> None:
+    expected = scores(predictor, TEST_ROWS)
+    (tmp_path / "parts").mkdir()
+    TEST_ROWS.write_parquet(tmp_path / "rows.parquet")
+    TEST_ROWS.write_csv(tmp_path / "rows.csv")
+    TEST_ROWS.head(100).write_parquet(tmp_path / "parts" / "a.parquet")
+    TEST_ROWS.tail(-100).write_parquet(tmp_path / "parts" / "b.parquet")
+    columns = TEST_ROWS.to_dict(as_series=False)
+    forms = {
+        "polars": TEST_ROWS,
+        "pandas": pandas.DataFrame(columns, index=range(7, 7 + TEST_ROWS.height)),
+        "category": pandas.DataFrame(columns).astype({"tab": "category", "user_id": "category"}),
+        "objects": pandas.DataFrame(columns, dtype=object),
+        "arrow": TEST_ROWS.to_arrow(),
+        "columns": columns,
+        "rows": TEST_ROWS.to_dicts(),
+        "parquet": tmp_path / "rows.parquet",
+        "csv": str(tmp_path / "rows.csv"),
+        "folder": tmp_path / "parts",
+    }
+    for name, rows in forms.items():
+        np.testing.assert_allclose(predictor.predict(rows).to_numpy(), expected, atol=1e-6, err_msg=name)
+    with pytest.raises(UnimixerError, match="expected a polars or pandas frame"):
+        predictor.predict(3)
+
+
+def test_a_user_of_the_library_is_warned_once_where_most_values_are_unknown(toy_run: RunFolder) -> None:
+    predictor = Predictor(toy_run.folder, device="cpu")
+    rows = TEST_ROWS.head(300).with_columns(item_id=pl.lit("other"), tab=pl.lit("home"))
+    said = r"item_id: 100% of 300 rows unknown \(.*% in validation\); are they written as in training\?"
+    with pytest.warns(UnknownValuesWarning) as caught:
+        predictor.predict(rows)
+    assert [warning.filename for warning in caught] == [__file__] * len(caught)
+    assert any(re.fullmatch(said, str(warning.message)) for warning in caught)
+    predictor.predict(rows)  # once: a warning would be an error here
+    assert predictor.coverage.shares()["unknown"]["item_id"] == 1.0
+    assert predictor.coverage.rows == 600
+
+
+def test_a_few_rows_of_a_new_user_are_no_reason_to_warn(toy_run: RunFolder) -> None:
+    Predictor(toy_run.folder, device="cpu").predict(TEST_ROWS.head(19).with_columns(user_id=pl.lit("new")))

@@ -88,10 +88,14 @@ def store_of(run: RunFolder, folder: Path | None = None) -> Store:
     return opened
 
 
-@states_kept()
 def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[str, TaskMetrics]:
     """Metrics of a run's best weights on raw labelled rows (Parquet or CSV)."""
-    predictor = Predictor(run, device=device)
+    return evaluate_rows(Predictor(run, device=device), path)
+
+
+@states_kept()
+def evaluate_rows(predictor: Predictor, path: Path) -> dict[str, TaskMetrics]:
+    """:func:`evaluate_file` with an open model, whose ``coverage`` then tells of the rows."""
     schema = predictor.transform.schema
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as parquet
 import torch
 
 from unimixer.caller import states_kept
-from unimixer.data.readers import PARQUET_SUFFIXES
+from unimixer.data.coverage import Coverage, UnknownValuesWarning
+from unimixer.data.frames import frame_of
+from unimixer.data.readers import PARQUET_SUFFIXES, TABLE_SUFFIXES, find_files, read_chunks
 from unimixer.data.tables import Chunk
 from unimixer.data.values import column
 from unimixer.errors import UnimixerError
@@ -20,6 +24,8 @@ from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
 
 SCORE_ROWS = 4_096
+FEW_ROWS = 20
+"""Rows before which a share of unknown values is no reason to warn."""
 
 
 class Predictor:
@@ -27,7 +33,7 @@ class Predictor:
 
     Rows need the keys and the context columns of the schema; features of users and items come from the tables that
     the run keeps, unless the rows bring columns of their own. Users and items never seen are allowed: they are
-    out-of-vocabulary.
+    out-of-vocabulary. ``coverage`` counts unknown and missing values of all rows so far, feature by feature.
 
     Args:
         run: a run folder with best weights.
@@ -41,6 +47,8 @@ class Predictor:
         self.transform = folder.transform
         self.model = load_ranker(folder, device=self.device)
         self.tasks = tuple(folder.recipe.tasks)
+        self.coverage = Coverage(self.transform.spec, folder.environment["data"].get("coverage"))
+        self._warned: set[str] = set()
         self._autocast = folder.recipe.training.precision == "bfloat16"
 
     def logits(self, chunk: Chunk) -> torch.Tensor:
@@ -48,16 +56,50 @@ class Predictor:
         pieces = [torch.empty(0, len(self.tasks))]
         for start in range(0, chunk.frame.height, SCORE_ROWS):
             rows = Chunk(chunk.frame.slice(start, SCORE_ROWS), chunk.source, chunk.first_row + start)
-            batch = self.transform.raw_batch(rows).to(self.device)
+            encoded = self.transform.raw_batch(rows)
+            self.coverage.add(encoded)
+            batch = encoded.to(self.device)
             with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
                 pieces.append(self.model(batch).float().cpu())
         return torch.cat(pieces)
 
-    def predict(self, rows: Chunk | pl.DataFrame) -> pl.DataFrame:
-        """Probabilities, one column a task, in the order of the rows."""
-        chunk = Chunk(rows, "rows") if isinstance(rows, pl.DataFrame) else rows
+    def predict(self, rows: Any) -> pl.DataFrame:
+        """Probabilities, one column a task, in the order of the rows.
+
+        Warns once a feature with :class:`~unimixer.data.coverage.UnknownValuesWarning` where most values so far are
+        unknown, or missing, and were not in training.
+
+        Args:
+            rows: a polars or pandas frame, an Arrow table or record batch, a mapping of columns, a sequence of
+                mappings, the path of a file or folder, or a chunk of a reader.
+        """
+        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows)])
+        for remark in self.coverage.remarks() if self.coverage.rows >= FEW_ROWS else ():
+            if remark.grave and remark.feature not in self._warned:
+                self._warned.add(remark.feature)
+                warnings.warn(remark.text, UnknownValuesWarning, stacklevel=2)
+        return scores
+
+    def scores(self, chunk: Chunk) -> pl.DataFrame:
+        """:meth:`predict` of some rows, without its warnings."""
         scores = torch.sigmoid(self.logits(chunk)).numpy()
         return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
+
+
+def chunks_of(rows: Any) -> Iterator[Chunk]:
+    """Rows in whatever form as chunks; those of files are streamed.
+
+    Raises:
+        UnimixerError: if they are nothing that can be scored; it says what can.
+    """
+    if isinstance(rows, Chunk):
+        yield rows
+    elif isinstance(rows, str | Path):
+        path = Path(rows)
+        files = find_files(path, [f"*{s}" for s in TABLE_SUFFIXES], "rows to score") if path.is_dir() else [path]
+        yield from read_chunks(files)
+    else:
+        yield Chunk(frame_of(rows), "rows")
 
 
 def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Path, keep: Sequence[str] = ()) -> int:
@@ -89,7 +131,7 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
                 raise UnimixerError(
                     f"column {nested.name!r} holds lists, which CSV cannot; write {output.stem}.parquet"
                 )
-            yield pl.DataFrame([*kept, *predictor.predict(chunk).get_columns()])
+            yield pl.DataFrame([*kept, *predictor.scores(chunk).get_columns()])
             advance(chunk.frame.height)
 
     with atomic_file(output) as temporary, progress_bar("scoring", None) as advance:

@@ -17,6 +17,7 @@ import yaml
 from toy import toy_frames, toy_tables
 
 from unimixer.backbones import BACKBONES
+from unimixer.data.coverage import Coverage
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
 from unimixer.settings import load_yaml, parse
@@ -126,10 +127,28 @@ def test_a_warm_start_is_written_down(cli: Cli, recipe: Path, toy_run: RunFolder
 def test_evaluate_measures_a_split_and_a_file(cli: Cli, toy_run: RunFolder, rows: Path, toy_folder: Path) -> None:
     for split in ("validation", "test"):
         values = cli("evaluate", toy_run.folder, "--split", split, "--json").json
-        assert values == {"run": str(toy_run.folder), "on": split, "tasks": (toy_run.result or {})[split]}
+        shares = Coverage.of_split(Store(toy_folder), split).shares()
+        assert values == {"run": str(toy_run.folder), "on": split, "tasks": (toy_run.result or {})[split], **shares}
     assert cli("evaluate", toy_run.folder, "--input", rows, "--json").json["tasks"]["is_click"]["num_rows"] == 50
     assert "is_click" in cli("evaluate", toy_run.folder, "--data", toy_folder).out
     assert "unknown split 'tset'" in cli("evaluate", toy_run.folder, "--split", "tset").error
+
+
+def test_scores_of_unknown_items_are_not_without_a_word(cli: Cli, toy_run: RunFolder) -> None:
+    strange = LOG.tail(300).with_columns(pl.concat_str(pl.lit("x"), "item_id").alias("item_id"), tab=pl.lit("home"))
+    strange.write_parquet("strange.parquet")
+    usual = toy_run.environment["data"]["coverage"]["unknown"]["item_id"]
+    said = f"warning: item_id: 100% of 300 rows unknown ({usual:.1%} in validation); are they written as in training?"
+    predicted = cli("predict", toy_run.folder, "--input", "strange.parquet", "--output", "s.parquet", "--json")
+    evaluated = cli("evaluate", toy_run.folder, "--input", "strange.parquet", "--json")
+    for done in (predicted, evaluated):
+        assert said in done.err.splitlines()
+        assert "warning: price: missing in 100% of 300 rows" in done.err
+        assert (done.json["unknown"]["item_id"], done.json["missing"]["price"]) == (1.0, 1.0)
+        assert done.json["unknown"]["tab"] == 0.0
+    assert "unknown values: " in cli("evaluate", toy_run.folder, "--input", "strange.parquet").out
+    LOG.tail(300).write_parquet("usual.parquet")
+    assert "warning" not in cli("predict", toy_run.folder, "--input", "usual.parquet", "--output", "u.csv").err
 
 
 def test_evaluate_refuses_other_data(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_counters_count(shared: Served, client: Client) -> None:
         ('unimixer_requests_total{route="/v1/rank",status="400"}', 1),
         ("unimixer_unknown_users_total", 1),
         ("unimixer_unknown_items_total", 2),
+        ('unimixer_unknown_values_total{feature="user_id"}', 1),
+        ('unimixer_feature_values_total{feature="user_id"}', 1),
+        ('unimixer_unknown_values_total{feature="item_id"}', 2),
+        ('unimixer_feature_values_total{feature="item_id"}', 3),
+        ('unimixer_unknown_values_total{feature="category"}', 0),  # an unknown item has none: that is missing
+        ('unimixer_feature_values_total{feature="category"}', 3),
         ("unimixer_candidates_sum", 3),
         ('unimixer_stage_seconds_count{stage="score"}', 1),
     ):

@@ -31,9 +31,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
+    from unimixer.data.coverage import Coverage
     from unimixer.errors import UnimixerError
-    from unimixer.evaluation import evaluate_file, evaluate_run
+    from unimixer.evaluation import evaluate_rows, evaluate_run, store_of
+    from unimixer.inference import Predictor
+    from unimixer.progress import say
     from unimixer.training.evaluation import as_json as plain
+    from unimixer.training.run import RunFolder
 
     if harden is not None:
         if input_file is not None:
@@ -41,11 +45,22 @@ def evaluate(
         _evaluate_hardened(run, harden, split, data, as_json=as_json)
         return
     if input_file is not None:
-        name, metrics = str(input_file), evaluate_file(run, input_file, device=device)
+        predictor = Predictor(run, device=device)
+        name, metrics = str(input_file), evaluate_rows(predictor, input_file)
+        coverage = predictor.coverage
     else:
         name, metrics = split, evaluate_run(run, split, store=data, device=device)
+        coverage = Coverage.of_split(store_of(RunFolder(run), data), split)
     values = plain(metrics)
-    emit({"run": str(run), "on": name, "tasks": values}, as_json, lambda: show_metrics(str(run), {name: values}))
+
+    def show() -> None:
+        show_metrics(str(run), {name: values})
+        unknown = {n: share for n, share in coverage.shares()["unknown"].items() if share}
+        print(f"unknown values: {', '.join(f'{n} {share:.1%}' for n, share in unknown.items()) or 'none'}")
+
+    for remark in coverage.remarks():
+        say(str(remark))
+    emit({"run": str(run), "on": name, "tasks": values, **coverage.shares()}, as_json, show)
 
 
 def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, as_json: bool) -> None:

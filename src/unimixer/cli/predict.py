@@ -30,6 +30,7 @@ def predict(
     from unimixer.data.readers import read_chunks
     from unimixer.errors import UnimixerError
     from unimixer.inference import Predictor, is_csv, write_predictions
+    from unimixer.progress import say
 
     if output.exists() and not overwrite:
         raise UnimixerError(f"{output} exists; choose another --output, or pass --overwrite")
@@ -38,9 +39,11 @@ def predict(
     started = time.perf_counter()
     rows = write_predictions(predictor, read_chunks([input_file]), output, keep or ())
     seconds = time.perf_counter() - started
+    for remark in predictor.coverage.remarks():
+        say(str(remark))
     values = {"output": str(output), "rows": rows, "seconds": round(seconds, 3), "tasks": list(predictor.tasks)}
     emit(
-        values,
+        {**values, **predictor.coverage.shares()},
         as_json,
         lambda: print(f"{output}: {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)"),
     )

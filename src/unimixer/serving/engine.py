@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from unimixer.data.coverage import Coverage
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
@@ -64,13 +65,15 @@ class Model:
         bundle: an open bundle.
         store: raw rows.
         settings: of the server.
+        coverage: counts of the values of its features.
     """
 
-    def __init__(self, bundle: Scorer, store: FeatureStore, settings: ServeSettings) -> None:
+    def __init__(self, bundle: Scorer, store: FeatureStore, settings: ServeSettings, coverage: Coverage) -> None:
         self.bundle = bundle
         longest = sum(history.max_length for history in bundle.transform.schema.histories)
         cached = max(settings.cached, settings.max_candidates + longest)  # what one request needs, fits
         self.encoder = RequestEncoder(bundle.transform, bundle.layout, store, cached=cached)
+        self.coverage = coverage
         self.reader = CallReader(self.encoder, bundle.tasks, max_candidates=settings.max_candidates)
 
     def warm_up(self, sizes: tuple[int, ...]) -> None:
@@ -136,7 +139,8 @@ class Engine:
             raise RefusedError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
         try:
             folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
-            model = Model(self._open(folder, threads=self.settings.threads), self.store, self.settings)
+            bundle = self._open(folder, threads=self.settings.threads)
+            model = Model(bundle, self.store, self.settings, self.metrics.values.of(bundle.transform.spec))
             sizes = [n for n in WARM_UP if n < self.settings.max_candidates]
             model.warm_up((*sizes, self.settings.max_candidates))
             self.store.expect(longest_histories(model.bundle.transform.schema))
@@ -158,6 +162,7 @@ class Engine:
         """Encode and score; runs in a thread of the pool."""
         started = time.perf_counter()
         encoded = model.encoder.encode(call)
+        self.metrics.values.add(model.coverage, encoded.request)
         middle = time.perf_counter()
         scores = model.bundle.score(encoded.request)
         ended = time.perf_counter()

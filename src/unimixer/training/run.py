@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from unimixer.data.coverage import expected_shares
 from unimixer.data.store import Store
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
@@ -196,7 +197,7 @@ def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
         "command": sys.argv,
         "seed": recipe.training.seed,
         "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash}
-        | {"origin": store.manifest.get("origin") or {}},
+        | {"origin": store.manifest.get("origin") or {}, "coverage": expected_shares(store)},
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
