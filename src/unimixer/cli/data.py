@@ -62,10 +62,10 @@ def prepare(
     from unimixer.data.adapters import open_raw
     from unimixer.data.prepare import prepare as write_store
     from unimixer.data.store import find_store
-    from unimixer.settings import override
+    from unimixer.settings import override, read_changes
 
     started = time.perf_counter()
-    given = override({}, options or [])
+    given = dict(override({}, read_changes(options or [], "option", "rows=1000")))
     tables = open_raw(source, raw, **given)
     target = out or find_store(tables.schema.name)
     origin = {"source": source, "raw": None if raw is None else str(raw), "options": given}

@@ -21,19 +21,21 @@ def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others numbers set to the right."""
-    from rich.console import Console
     from rich.table import Table
+
+    from unimixer.progress import plain_console
 
     grid = Table()
     for number, name in enumerate(columns):
         grid.add_column(name, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = Console()
-    # in a pipe there is no width to fit into: give the table all it needs
-    printer = Console(width=None if console.is_terminal else 200)
+    console = plain_console()
+    least = grid.__rich_measure__(console, console.options).minimum
+    # in a pipe there is no width to fit into: give the table all it needs; a terminal that is too narrow folds lines
+    printer = plain_console(width=max(least, console.width if console.is_terminal else 200))
     if title is not None:  # on its own: a title inside a narrow table would be folded
-        printer.print(title, style="italic", highlight=False)
+        printer.print(title, style="italic", soft_wrap=True)
     printer.print(grid)
 
 

@@ -92,17 +92,17 @@ def question(tasks: str | None, metrics: str | None) -> dict[str, list[str]]:
 
 def common_recipe(settings: Sequence[str] | None, batch_size: int | None, max_steps: int | None) -> dict[str, Any]:
     """Keys of the recipe that were given on the command line."""
-    from unimixer.errors import UnimixerError
-    from unimixer.settings import parse_scalar
+    from unimixer.settings import Change, check_distinct, read_changes
 
-    found: dict[str, Any] = {"training.batch_size": batch_size, "training.max_steps": max_steps}
-    found = {key: value for key, value in found.items() if value is not None}
-    for setting in settings or []:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UnimixerError(f"--set {setting!r}: expected KEY=VALUE, for example training.batch_size=512")
-        found[key] = parse_scalar(value)
-    return found
+    short = {"batch_size": batch_size, "max_steps": max_steps}
+    changes = [
+        Change(f"training.{key}", value, f"--{key.replace('_', '-')} {value}")
+        for key, value in short.items()
+        if value is not None
+    ]
+    changes += read_changes(settings or [], "--set", "training.batch_size=512")
+    check_distinct(changes)
+    return {change.key: change.value for change in changes}
 
 
 def machine(jobs: int | None, threads: int) -> Machine:
