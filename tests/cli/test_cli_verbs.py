@@ -17,7 +17,7 @@ from toy import toy_frames, toy_tables
 from unimixer.backbones import BACKBONES
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
-from unimixer.settings import load_yaml, parse
+from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
 from unimixer.training.run import RunFolder
 
