@@ -77,7 +77,10 @@ def test_doctor_works_without_optional_packages(cli: Cli, monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, package, None)
     done = cli("doctor", "--json")
     assert done.code == 0
-    assert done.json["extra [report]"] == "missing: pip install 'unimixer[report]'"
+    assert done.json["extra [report]"] == "matplotlib missing: pip install 'unimixer[report]'"
+    shown = " ".join(cli("doctor").out.split())
+    assert "extra [report]" in shown
+    assert "matplotlib missing: pip install 'unimixer[report]'" in shown
     assert "torch version" in cli("doctor", "--benchmark").out
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+
+from unimixer.errors import missing_packages
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 
@@ -17,6 +20,17 @@ def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> 
         print(json.dumps(dict(values), default=str))
     else:
         show()
+
+
+def say_what_is_not_drawn(again: str) -> None:
+    """Before the work, where the packages that draw are missing: what is left out, and how to make it later."""
+    missing = missing_packages("report")
+    if missing:
+        print(
+            f"no page and no pictures: {', '.join(missing)} missing; rows and Markdown are written all the same; "
+            f"later: pip install 'unimixer[report]', then {again}",
+            file=sys.stderr,
+        )
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:

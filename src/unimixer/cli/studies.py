@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
     from unimixer.study import Machine, Planned, Study
@@ -135,6 +136,7 @@ def carry_out(
     if dry_run:
         emit({"folder": str(folder), **plan_values(planned, place)}, as_json, lambda: None)
         return
+    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     outcome = compute_study(planned, folder, place, keep_runs=keep_runs)
     written = report_study(folder)
     values = {
@@ -165,6 +167,7 @@ def report_only(folder: Path | None, base: str | None, *, as_json: bool, **quest
 
     if folder is None:
         raise UnimixerError("--report-only of which study? give its folder")
+    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     written = report_study(folder, base=base, **question)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))
 
