@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,20 @@ def test_dense_values_are_those_of_the_raw_tables(toy_store: Store) -> None:
     for row in range(0, log.height, 101):
         expected = pictures[row].to_list() if pictures[row] is not None else [np.nan] * 4
         np.testing.assert_allclose(batch.dense[row, 2:], expected, rtol=1e-6)
+
+
+def test_names_longer_than_that_of_a_file_are_saved_and_loaded(tmp_path: Path) -> None:
+    tables = toy_tables(400)
+    kept = [
+        feature for feature in tables.schema.features if feature.kind == "categorical" and feature.transform == "none"
+    ]
+    names = {kept[0].name: "漢" * 100 + "a", kept[1].name: "漢" * 100 + "b"}
+    features = tuple(f.model_copy(update={"table": names.get(f.name, f.table)}) for f in tables.schema.features)
+    long = replace(tables, schema=tables.schema.model_copy(update={"features": features}))
+    transform = fit(resolve(long), Crew(long)).transform
+    transform.save(tmp_path / "transform")
+    loaded = Transform.load(tmp_path / "transform")
+    for name in names.values():
+        assert loaded.vocabularies[name].texts.to_list() == transform.vocabularies[name].texts.to_list()
+    chunk = next(long.impressions())
+    assert_same(loaded.raw_batch(chunk, labels=True), transform.raw_batch(chunk, labels=True))

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from unimixer.errors import UnimixerError
+from unimixer.files import kind_of
 from unimixer.serving.records import Columns, Record, Row, dumps
 from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
 
@@ -44,8 +45,11 @@ class SQLiteStore(FeatureStore):
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            raise UnimixerError(f"{path}: no such feature store; make one with: unimixer store build")
+        if not path.is_file():
+            what = (
+                f"is {kind_of(path) or 'a folder'}, not a feature store" if path.is_dir() else "no such feature store"
+            )
+            raise UnimixerError(f"{path}: {what}; make one with: unimixer store build")
         self.path, self.name = path, str(path)
         self._local, self._lock = threading.local(), threading.Lock()
         self._open: list[sqlite3.Connection] = []

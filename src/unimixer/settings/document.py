@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from unimixer.errors import UnimixerError
+from unimixer.files import kind_of
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top to a value."""
@@ -63,7 +64,8 @@ def load_yaml(path: Path) -> Document:
     except FileNotFoundError:
         raise UnimixerError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise UnimixerError(f"{path}: is a folder, expected a YAML file") from None
+        what = kind_of(path) or "a folder"
+        raise UnimixerError(f"{path}: is {what}, expected a YAML file") from None
     except UnicodeDecodeError as error:
         raise UnimixerError(
             f"{path}: not valid YAML: byte {error.object[error.start]:#04x} at position {error.start:,} is not UTF-8; "
