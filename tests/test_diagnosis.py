@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from unimixer.diagnosis import EXTRAS, describe_triple, diagnose, driver_version, matmul_rate
+from unimixer.diagnosis import describe_triple, diagnose, driver_version, matmul_rate
+from unimixer.errors import EXTRAS
 
 
 def test_the_doctor_says_versions_hardware_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +30,8 @@ def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch:
             monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     facts = diagnose()
-    assert facts["extra [track]"] == "missing: pip install 'unimixer[track]'"
-    assert facts["extra [report]"] == "missing: pip install 'unimixer[report]'"
+    assert facts["extra [track]"] == "tensorboard missing: pip install 'unimixer[track]'"
+    assert facts["extra [report]"] == "matplotlib, plotly missing: pip install 'unimixer[report]'"
 
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
+from unimixer.export.manifest import read_manifest
 from unimixer.files import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, read_json, write_text
+from unimixer.serving.sqlite_store import SQLiteStore
+from unimixer.settings import load_yaml
+from unimixer.training.run import RunFolder
 
 
 def names(folder: Path) -> list[str]:
@@ -168,6 +173,28 @@ def test_damaged_json_is_one_sentence_with_the_file_and_the_way_out(content: str
     path.unlink()
     with pytest.raises(UnimixerError, match=r"a\.json: no such file; make it again$"):
         read_json(path, way_out="make it again")
+
+
+def test_what_is_given_in_the_place_of_something_else_is_called_by_its_name(
+    toy_run: RunFolder, toy_folder: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    write_text(bundle / "manifest.json", '{"format": 1, "graph": {}}')
+    for opens, path, what in [
+        (RunFolder, toy_folder, "is a prepared store, not a run folder; make one with: unimixer train"),
+        (RunFolder, bundle, "is a bundle, not a run folder"),
+        (RunFolder, bundle / "manifest.json", "is a file, not a run folder"),
+        (Store, toy_run.folder, "is a run folder, not a prepared store; make one with: unimixer data prepare"),
+        (Store, bundle, "is a bundle, not a prepared store"),
+        (read_manifest, toy_folder, "is a prepared store, not a bundle; make one with: unimixer export RUN"),
+        (read_manifest, toy_run.folder, "is a run folder, not a bundle"),
+        (load_yaml, toy_run.folder, "is a run folder, expected a YAML file"),
+        (SQLiteStore, toy_folder, "is a prepared store, not a feature store; make one with: unimixer store build"),
+    ]:
+        with pytest.raises(UnimixerError) as error:
+            opens(path)  # type: ignore[operator]
+        assert str(error.value).startswith(str(path))
+        assert what in str(error.value)
 
 
 def test_an_error_that_is_no_refusal_passes_unchanged() -> None:

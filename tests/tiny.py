@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
 
 def tiny_values(store: Path | str, *overrides: str) -> dict[str, Any]:
     """Values of the recipe with changes such as ``training.seed=1``."""
-    return override({**RECIPE, "store": str(store)}, overrides)
+    return dict(override({**RECIPE, "store": str(store)}, overrides))
 
 
 def tiny_recipe(store: Path | str, *overrides: str) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -13,18 +12,10 @@ from typing import Any
 
 import torch
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import EXTRAS, UnimixerError, missing_packages
 from unimixer.training.distributed.triple import check_triple, installed_versions
 from unimixer.training.model import compiler
 from unimixer.training.run import commit, versions
-
-EXTRAS = {
-    "report": ("matplotlib",),
-    "track": ("tensorboard",),
-    "serve": ("onnx", "onnxruntime", "fastapi", "uvicorn"),
-    "sweep": ("ray",),
-}
-"""Packages that each extra brings."""
 
 
 def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
@@ -40,9 +31,10 @@ def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
     facts["nvidia driver"] = driver_version() or "none"
     facts["torch, torchrec, fbgemm"] = describe_triple()
     facts["C++ compiler (torch.compile)"] = compiler() or "none: compile=true cannot work"
-    for extra, packages in EXTRAS.items():
-        missing = [p for p in packages if importlib.util.find_spec(p) is None]
-        facts[f"extra [{extra}]"] = f"missing: pip install 'unimixer[{extra}]'" if missing else "installed"
+    for extra in EXTRAS:
+        missing = missing_packages(extra)
+        what = f"{', '.join(missing)} missing: pip install 'unimixer[{extra}]'"
+        facts[f"extra [{extra}]"] = what if missing else "installed"
     facts["stores"] = os.environ.get("UNIMIXER_STORES", "stores")
     facts["runs"] = os.environ.get("UNIMIXER_RUNS", "runs")
     free = shutil.disk_usage(".").free

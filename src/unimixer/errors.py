@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Sequence
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75
@@ -26,6 +27,20 @@ class StoppedError(UnimixerError):
     def __init__(self, message: str, *, interrupted: bool) -> None:
         super().__init__(message)
         self.exit_code = INTERRUPTED if interrupted else TEMPORARY_FAILURE
+
+
+EXTRAS = {
+    "report": ("matplotlib", "plotly"),
+    "track": ("tensorboard",),
+    "serve": ("onnx", "onnxscript", "onnxruntime", "fastapi", "uvicorn", "orjson", "prometheus_client"),
+    "sweep": ("ray",),
+}
+"""Packages that each extra brings, as they are imported."""
+
+
+def missing_packages(extra: str) -> list[str]:
+    """Packages of an extra that are not installed; nothing is imported to find out."""
+    return [package for package in EXTRAS[extra] if importlib.util.find_spec(package) is None]
 
 
 class MissingExtraError(UnimixerError, ImportError):

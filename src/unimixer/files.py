@@ -14,6 +14,10 @@ from typing import Any
 from unimixer.errors import UnimixerError
 from unimixer.refusals import refusal
 
+RUN, STORE, BUNDLE = "a run folder", "a prepared store", "a bundle"
+_MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
+_BY_MANIFEST = {"splits": STORE, "graph": BUNDLE}
+
 
 class DiskError(UnimixerError):
     """A file could not be written."""
@@ -117,6 +121,35 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def kind_of(path: Path) -> str | None:
+    """What stands at a path, as far as this program makes it: told by the files in it."""
+    if path.is_file():
+        return "a file"
+    for name, kind in _MADE.items():
+        if (path / name).is_file():
+            return kind
+    with suppress(UnimixerError):
+        manifest = read_json(path / "manifest.json")
+        return next((kind for key, kind in _BY_MANIFEST.items() if key in manifest), None)
+    return None
+
+
+def check_kind(path: Path, kind: str, *, marker: str, make: str) -> None:
+    """Raise where a path is something else than what is needed; the message says what it is.
+
+    Args:
+        path: what was given.
+        kind: what is needed, see :func:`kind_of`.
+        marker: file that it has.
+        make: command that makes one.
+    """
+    found = kind_of(path)
+    if found is not None and found != kind:
+        raise UnimixerError(f"{path} is {found}, not {kind}; make one with: {make}")
+    if not (path / marker).is_file():
+        raise UnimixerError(f"{path} is not {kind} (no {marker}); make one with: {make}")
 
 
 def read_json(path: Path, *, way_out: str = "restore the file from a copy") -> dict[str, Any]:

@@ -10,10 +10,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from unimixer.errors import UnimixerError
 from unimixer.files import disk_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SILENCE = 30.0
 """Seconds without a line after which work that is not on a terminal says where it stands."""
@@ -57,6 +60,18 @@ class Audience:
 
 _PEOPLE = Audience()
 _AUDIENCE: ContextVar[Audience | None] = ContextVar("audience", default=None)
+
+
+def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that prints texts as they are: no markup in brackets, no emoji between colons, no colors of its own.
+
+    Args:
+        stderr: print to standard error.
+        width: columns (default: those of the terminal).
+    """
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
@@ -160,19 +175,16 @@ def _said(stand: Stand, told: Audience) -> Iterator[None]:
 @contextmanager
 def _drawn(stand: Stand) -> Iterator[Bar]:
     """A bar on a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     count = "{task.completed:,.0f}/{task.total:,.0f} " if stand.total else "{task.completed:,.0f} "
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *([TextColumn(count + stand.unit)] if stand.unit else []),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(stand.description, total=stand.total, completed=stand.done, note="")
 
         def advance(done: int, note: str = "") -> None:
             progress.advance(task, done)

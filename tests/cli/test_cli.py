@@ -65,7 +65,7 @@ def test_without_a_verb_the_help_is_shown(arguments: list[str], cli: Cli) -> Non
         (["config", "show", "nothing.yaml"], "nothing.yaml: no such file"),
         (["data", "prepare", "kuairand-pur"], "'kuairand-pur'"),
         (["data", "prepare", "synthetic", "rovs=3"], "unknown option 'rovs'; did you mean 'rows'?"),
-        (["data", "prepare", "synthetic", "rows"], "override 'rows': expected key=value"),
+        (["data", "prepare", "synthetic", "rows"], "option 'rows': expected key=value, for example rows=1000"),
         (["data", "describe", "nothing"], "stores/nothing is not a prepared store"),
         (["data", "init", "--from", "nothing.csv"], "nothing.csv: no such"),
         (["data", "fetch", "nothing"], "nothing"),
@@ -81,7 +81,10 @@ def test_a_mistake_is_one_sentence_with_exit_code_2(arguments: list[str], messag
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.batchsize=3", "recipe.yaml: unknown key 'training.batchsize'; did you mean 'batch_size'?"),
+        (
+            "training.batchsize=3",
+            "override training.batchsize=3: unknown key 'training.batchsize'; did you mean 'batch_size'?",
+        ),
         ("tasks.clik=1", "unknown task 'clik'; did you mean 'is_click'?"),
         ("model.backbone=unimixerr", "unknown model 'unimixerr'; did you mean 'unimixer'?"),
         ("model.options.rnak=3", "'rnak'; did you mean 'rank'?"),
@@ -100,7 +103,7 @@ def test_a_recipe_that_cannot_train_is_one_sentence_and_leaves_no_folder(
 
 def test_yaml_that_is_none_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("name: [tiny\nstore: }")
-    assert cli("train", "bad.yaml").error.startswith("bad.yaml: not valid YAML")
+    assert cli("train", "bad.yaml").error.startswith("bad.yaml, line 2: not valid YAML")
     (tmp_path / "bad.yaml").write_text("- a\n- b")
     assert "expected a mapping of keys to values, found list" in cli("config", "show", "bad.yaml").error
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe")
@@ -111,7 +114,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(cli: Cli, recipe: Path, mon
     def refuse(self: Path, *args: object, **kwargs: object) -> str:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     assert cli("train", recipe).error.startswith(f"{recipe}: permission denied; ask for the right to it")
 
 

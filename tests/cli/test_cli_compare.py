@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,24 @@ def test_compare_from_a_file_to_a_report_and_again_from_the_folder(cli: Cli, toy
     assert (tmp_path / "out" / "report.md").exists()
     other = cli("compare", "study.yaml", "--out", "out", "--lr-grid", "2e-3", "--jobs", "1")
     assert other.error == "out: the study began with dense_lr=0.001, not 0.002; choose another --out"
+
+
+def test_without_what_draws_a_study_says_so_before_it_trains_and_leaves_rows_and_markdown(
+    cli: Cli, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    models = ("--models", "mlp", "--params", "20K", "--seeds", "1", "--lr-grid", "1e-3", "--max-steps", "1")
+    done = cli("compare", "--data", toy_folder, *models, "--jobs", "1", "--out", "a b", "--json")
+    assert done.code == 0
+    first, second = done.err.splitlines()
+    assert first == (
+        "no page and no pictures: plotly missing; rows and Markdown are written all the same; later: "
+        "pip install 'unimixer[report]', then unimixer compare 'a b' --report-only"
+    )
+    assert second.startswith("[1/1] ")
+    assert done.json["report"] == "a b/report.md"
+    assert sorted(path.name for path in (tmp_path / "a b").iterdir() if "report" in path.name) == ["report.md"]
+    assert len(list((tmp_path / "a b" / "rows").glob("*.json"))) == 1
 
 
 def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:

@@ -20,4 +20,4 @@ def test_seeds_trains_one_run_a_seed_and_shows_their_spread(cli: Cli, recipe: Pa
 
 
 def test_a_resumed_run_takes_no_seeds(cli: Cli, toy_run: RunFolder) -> None:
-    assert "--resume takes no overrides" in cli("train", "--resume", toy_run.folder, "--seeds", "2").error
+    assert "--resume takes no recipe or overrides" in cli("train", "--resume", toy_run.folder, "--seeds", "2").error

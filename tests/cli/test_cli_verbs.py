@@ -20,7 +20,7 @@ from unimixer.backbones import BACKBONES
 from unimixer.data.coverage import Coverage
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
-from unimixer.settings import load_yaml, parse
+from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
 from unimixer.training.run import RunFolder
 
@@ -45,13 +45,20 @@ def test_config_show_prints_what_loads_as_the_same_recipe(cli: Cli, recipe: Path
     expected = load_recipe(recipe, ["training.seed=7", "optimizer.dense_lr=1e-4"])
     assert load_recipe(tmp_path / "shown.yaml") == expected
     assert expected.optimizer.dense_lr == 1e-4
-    assert cli("config", "show", "shown.yaml").out == done.out
+    assert yaml.safe_load(cli("config", "show", "shown.yaml").out) == yaml.safe_load(done.out)
     values = cli("config", "show", recipe, "training.seed=7", "optimizer.dense_lr=1e-4", "--json").json
+    origins = values.pop("origins")
     assert parse(Recipe, values, where="json") == expected
+    assert origins["training.seed"] == "override training.seed=7"
+    assert origins["name"] == f"{recipe}, line 1"
+    assert origins["training.epochs"] == "default"
+    assert "  epochs: 1  # default\n" in done.out
+    assert "  size: 8.0  # " in done.out
+    assert "  seed: 7  # override training.seed=7\n" in done.out
 
 
 def test_config_show_reads_a_run(cli: Cli, toy_run: RunFolder) -> None:
-    assert yaml.safe_load(cli("config", "show", toy_run.folder).out) == load_yaml(toy_run.folder / "config.yaml")
+    assert yaml.safe_load(cli("config", "show", toy_run.folder).out) == toy_run.recipe.model_dump(mode="json")
 
 
 # ---- models and doctor ---------------------------------------------------------------------------------------------
@@ -73,7 +80,10 @@ def test_doctor_works_without_optional_packages(cli: Cli, monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, package, None)
     done = cli("doctor", "--json")
     assert done.code == 0
-    assert done.json["extra [report]"] == "missing: pip install 'unimixer[report]'"
+    assert done.json["extra [report]"] == "matplotlib missing: pip install 'unimixer[report]'"
+    shown = " ".join(cli("doctor").out.split())
+    assert "extra [report]" in shown
+    assert "matplotlib missing: pip install 'unimixer[report]'" in shown
     assert "torch version" in cli("doctor", "--benchmark").out
 
 
@@ -92,8 +102,10 @@ def test_train_prints_its_result_for_people_and_for_programs(cli: Cli, recipe: P
 
 
 def test_train_takes_the_store_from_the_command_line(cli: Cli, recipe: Path, toy_folder: Path) -> None:
-    elsewhere = cli("train", recipe, "store=nowhere", "--data", toy_folder, "--run", "a", "--json").json
-    assert elsewhere["steps"] == 1
+    recipe.write_text(recipe.read_text().replace(str(toy_folder), "nowhere"))
+    assert cli("train", recipe, "--data", toy_folder, "--run", "a", "--json").json["steps"] == 1
+    twice = cli("train", recipe, "store=other", "--data", toy_folder, "--run", "b").error
+    assert twice == f"--data {toy_folder}: override store=other sets store too; give one of them"
 
 
 def test_train_finds_a_store_by_its_name(
@@ -111,8 +123,17 @@ def test_an_existing_run_is_refused_and_a_finished_one_resumes_at_once(cli: Cli,
 
 
 def test_resume_takes_no_changes(cli: Cli, recipe: Path) -> None:
-    assert "give a recipe to start a run, or --resume RUN" in cli("train", recipe, "--resume", "a").error
-    assert "--resume takes no overrides" in cli("train", "--resume", "a", "--run", "b").error
+    for given in (recipe, "training.seed=1"):
+        assert cli("train", given, "--resume", "a").error == (
+            "a run continues with the recipe it began with: --resume takes no recipe or overrides "
+            f"(given: {given}), no --run, --warm-start or --seeds"
+        )
+    assert "--resume takes no recipe or overrides, no --run" in cli("train", "--resume", "a", "--run", "b").error
+
+
+def test_a_seed_that_is_given_twice_is_refused(cli: Cli, recipe: Path) -> None:
+    found = cli("train", recipe, "training.seed=3", "--seeds", 2).error
+    assert found == "--seeds 2: override training.seed=3 sets training.seed too; give one of them"
 
 
 def test_a_warm_start_is_written_down(cli: Cli, recipe: Path, toy_run: RunFolder) -> None:

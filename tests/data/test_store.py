@@ -77,7 +77,9 @@ def test_another_format_is_named_whatever_else_has_changed(folder: Path) -> None
 
 def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+    found = message(tmp_path / "file")
+    assert found == f"{tmp_path}/file is a file, not a prepared store; make one with: unimixer data prepare"
+    for place in (tmp_path, tmp_path / "nowhere"):
         expected = f"{place} is not a prepared store (no manifest.json); make one with: unimixer data prepare"
         assert message(place) == expected
 

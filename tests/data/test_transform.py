@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,20 @@ def test_a_saved_transform_remembers_the_forms_and_an_older_one_takes_texts_as_t
     del meta["forms"]
     (folder / "transform.json").write_text(json.dumps(meta))
     assert Transform.load(folder).id_column(feature, chunk).tolist() == [1, 1, 3, 0]
+
+
+def test_names_longer_than_that_of_a_file_are_saved_and_loaded(tmp_path: Path) -> None:
+    tables = toy_tables(400)
+    kept = [
+        feature for feature in tables.schema.features if feature.kind == "categorical" and feature.transform == "none"
+    ]
+    names = {kept[0].name: "漢" * 100 + "a", kept[1].name: "漢" * 100 + "b"}
+    features = tuple(f.model_copy(update={"table": names.get(f.name, f.table)}) for f in tables.schema.features)
+    long = replace(tables, schema=tables.schema.model_copy(update={"features": features}))
+    transform = fit(resolve(long), Crew(long)).transform
+    transform.save(tmp_path / "transform")
+    loaded = Transform.load(tmp_path / "transform")
+    for name in names.values():
+        assert loaded.vocabularies[name].texts.to_list() == transform.vocabularies[name].texts.to_list()
+    chunk = next(long.impressions())
+    assert_same(loaded.raw_batch(chunk, labels=True), transform.raw_batch(chunk, labels=True))

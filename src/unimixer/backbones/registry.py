@@ -59,11 +59,13 @@ def backbone_class(name: str) -> type[Backbone]:
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raise for an option that the backbone of this name does not have."""
+    """Raise for an option that the backbone of this name does not have, or that is no switch where it has one."""
     known = backbone_class(name).options()
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise unknown(f"option of backbone {name!r}:", option, known)
+        if isinstance(known[option].default, bool) and not isinstance(value, bool):  # every text would count as true
+            raise UnimixerError(f"option of backbone {name!r}: {option}={value!r} is neither true nor false")
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:

@@ -99,7 +99,7 @@ def compare(
 def _study(source: Path | None, out: Path | None, given: dict[str, Any], recipe: dict[str, Any]) -> tuple[Study, Path]:
     """The study that was asked for, and its folder."""
     from unimixer.errors import UnimixerError
-    from unimixer.settings import load_yaml, parse
+    from unimixer.settings import Document, load_yaml, parse
     from unimixer.study.plan import PLAN, Study
     from unimixer.study.rows import is_study
 
@@ -111,11 +111,12 @@ def _study(source: Path | None, out: Path | None, given: dict[str, Any], recipe:
     # a folder alone is its own plan
     whole = source == folder or (source is None and is_study(folder) and "models" not in given)
     path = folder / PLAN if whole else source
-    values = {} if path is None else load_yaml(path)
+    values = Document({}, {}) if path is None else load_yaml(path)
     for field, option in (("data", "--data STORE"), ("models", "--models A,B")):
         if field not in {**values, **given}:
             raise UnimixerError(f"a study needs {field}: give {option}, or a study (YAML) that has them")
     if "params" in given or "flops" in given:  # a budget on the command line stands for all of the file's
-        values = {key: value for key, value in values.items() if key not in ("params", "flops")}
-    joined = {**values, **given, "recipe": {**values.get("recipe", {}), **recipe}}
-    return parse(Study, joined, where=str(path or "study")), folder
+        values = Document({k: v for k, v in values.items() if k not in ("params", "flops")}, values.origins)
+    if recipe:
+        given = {**given, "recipe": {**(values.get("recipe") or {}), **recipe}}
+    return parse(Study, values.with_values(given, "command line"), where=str(path or "study")), folder

@@ -18,13 +18,16 @@ def show(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a recipe with all defaults and overrides filled in.
+    """Print every key of a recipe with its value and where that is from: a line of the file, an override, the default.
 
     Example: unimixer config show recipes/kuairand-unimixer-lite.yaml training.seed=1
     """
-    from unimixer.settings import dump_yaml
-    from unimixer.training.config import load_recipe
+    from unimixer.settings import annotated_yaml, origins_of, parse
+    from unimixer.training.config import Recipe, recipe_values
+    from unimixer.training.run import RunFolder
 
-    path = recipe / "config.yaml" if recipe.is_dir() else recipe
-    resolved = load_recipe(path, overrides or [])
-    emit(resolved.model_dump(mode="json"), as_json, lambda: print(dump_yaml(resolved), end=""))
+    path = RunFolder(recipe).folder / "config.yaml" if recipe.is_dir() else recipe
+    values = recipe_values(path, overrides or [])
+    resolved = parse(Recipe, values, where=str(path))
+    found = {**resolved.model_dump(mode="json"), "origins": origins_of(resolved, values)}
+    emit(found, as_json, lambda: print(annotated_yaml(resolved, values), end=""))

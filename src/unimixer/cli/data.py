@@ -62,10 +62,11 @@ def prepare(
     from unimixer.data.origin import open_source
     from unimixer.data.prepare import prepare as write_store
     from unimixer.data.store import find_store
-    from unimixer.settings import override
+    from unimixer.settings import override, read_changes
 
     started = time.perf_counter()
-    tables, origin = open_source(source, raw, override({}, options or []))
+    given = dict(override({}, read_changes(options or [], "option", "rows=1000")))
+    tables, origin = open_source(source, raw, given)
     target = out or find_store(tables.schema.name)
     store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
     seconds = time.perf_counter() - started

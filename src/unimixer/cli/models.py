@@ -68,9 +68,9 @@ def stacked_rows(found: Sequence[Overview]) -> list[list[str]]:
 
 def terminal_width() -> int:
     """Columns of the terminal; a pipe is as wide as any table."""
-    from rich.console import Console
+    from unimixer.progress import plain_console
 
-    console = Console()
+    console = plain_console()
     return console.width if console.is_terminal else 10_000
 
 

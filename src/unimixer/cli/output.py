@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+
+from unimixer.errors import missing_packages
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 
@@ -19,21 +22,34 @@ def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> 
         show()
 
 
+def say_what_is_not_drawn(again: str) -> None:
+    """Before the work, where the packages that draw are missing: what is left out, and how to make it later."""
+    missing = missing_packages("report")
+    if missing:
+        print(
+            f"no page and no pictures: {', '.join(missing)} missing; rows and Markdown are written all the same; "
+            f"later: pip install 'unimixer[report]', then {again}",
+            file=sys.stderr,
+        )
+
+
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others numbers set to the right."""
-    from rich.console import Console
     from rich.table import Table
+
+    from unimixer.progress import plain_console
 
     grid = Table()
     for number, name in enumerate(columns):
         grid.add_column(name, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = Console()
-    # in a pipe there is no width to fit into: give the table all it needs
-    printer = Console(width=None if console.is_terminal else 200)
+    console = plain_console()
+    least = grid.__rich_measure__(console, console.options).minimum
+    # in a pipe there is no width to fit into: give the table all it needs; a terminal that is too narrow folds lines
+    printer = plain_console(width=max(least, console.width if console.is_terminal else 200))
     if title is not None:  # on its own: a title inside a narrow table would be folded
-        printer.print(title, style="italic", highlight=False)
+        printer.print(title, style="italic", soft_wrap=True)
     printer.print(grid)
 
 

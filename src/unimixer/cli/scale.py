@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unimixer.cli import scale_advise, scale_count, scale_run
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
     from unimixer.scaling.analysis import Analysis
@@ -113,6 +114,7 @@ def report(
     folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
     sizes = parse_sizes(at) if at else []
     heading = title or f"How quality grows: {points.resolve().stem}"
+    say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(points))}")
     files = write_report(found, folder, reading=reading, at=sizes, title=heading, replicates=replicates, seed=seed)
     values = {"page": str(files[0]), "files": [str(path) for path in files]}
     emit(values, as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))

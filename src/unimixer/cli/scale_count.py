@@ -94,14 +94,18 @@ def _ranker(
     from unimixer.ranker import dense_parameters
     from unimixer.scaling.count import count_ranker
     from unimixer.scaling.memory import estimate_memory
-    from unimixer.settings import override, parse
+    from unimixer.settings import Change, override, parse
     from unimixer.training.config import Recipe
     from unimixer.training.model import build_ranker, resolve, with_tasks
 
     changes = {**common_recipe(settings, None, None), **variant.recipe}
     model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "size": size}
     values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
-    recipe = parse(Recipe, override(values, [f"{key}={value}" for key, value in changes.items()]), where="recipe")
+    recipe = parse(
+        Recipe,
+        override(values, [Change(key, value, f"--set {key}={value}") for key, value in changes.items()]),
+        where="recipe",
+    )
     store = Store(find_store(data))
     recipe = resolve(recipe, store.transform.spec)
     spec = with_tasks(store.transform.spec, tuple(recipe.tasks))

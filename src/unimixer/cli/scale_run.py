@@ -190,7 +190,7 @@ def _sweep(source: Path | None, out: Path | None, given: dict[str, Any], recipe:
     """The sweep that was asked for, and its folder; a folder that holds one is its own plan."""
     from unimixer.errors import UnimixerError
     from unimixer.scaling.plan import SWEEP, Sweep, is_sweep, read_sweep
-    from unimixer.settings import load_yaml, parse
+    from unimixer.settings import Document, load_yaml, parse
 
     folder = source or out
     if folder is None:
@@ -199,12 +199,14 @@ def _sweep(source: Path | None, out: Path | None, given: dict[str, Any], recipe:
         read_sweep(source)
     if source is not None and out is not None and out.resolve() != source.resolve():
         raise UnimixerError(f"{source} is a sweep that goes on in its own folder; leave out --out {out}")
-    values = load_yaml(folder / SWEEP) if is_sweep(folder) else {}
+    values = load_yaml(folder / SWEEP) if is_sweep(folder) else Document({}, {})
     for field, option in (("data", "--data STORE"), ("models", "--models A,B"), ("params", "--sizes 0.25M..64M")):
         if field not in {**values, **given}:
             name = "sizes" if field == "params" else field
             raise UnimixerError(f"a sweep needs {name}: give {option}")
-    whole = {**values, **given, "recipe": {**values.get("recipe", {}), **recipe}}
+    if recipe:
+        given = {**given, "recipe": {**(values.get("recipe") or {}), **recipe}}
+    whole = values.with_values(given, "command line")
     return parse(Sweep, whole, where=str(folder / SWEEP) if values else "sweep"), folder
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
     from unimixer.study import Machine, Planned, Study
@@ -92,17 +93,17 @@ def question(tasks: str | None, metrics: str | None) -> dict[str, list[str]]:
 
 def common_recipe(settings: Sequence[str] | None, batch_size: int | None, max_steps: int | None) -> dict[str, Any]:
     """Keys of the recipe that were given on the command line."""
-    from unimixer.errors import UnimixerError
-    from unimixer.settings import parse_scalar
+    from unimixer.settings import Change, check_distinct, read_changes
 
-    found: dict[str, Any] = {"training.batch_size": batch_size, "training.max_steps": max_steps}
-    found = {key: value for key, value in found.items() if value is not None}
-    for setting in settings or []:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise UnimixerError(f"--set {setting!r}: expected KEY=VALUE, for example training.batch_size=512")
-        found[key] = parse_scalar(value)
-    return found
+    short = {"batch_size": batch_size, "max_steps": max_steps}
+    changes = [
+        Change(f"training.{key}", value, f"--{key.replace('_', '-')} {value}")
+        for key, value in short.items()
+        if value is not None
+    ]
+    changes += read_changes(settings or [], "--set", "training.batch_size=512")
+    check_distinct(changes)
+    return {change.key: change.value for change in changes}
 
 
 def machine(jobs: int | None, threads: int) -> Machine:
@@ -135,6 +136,7 @@ def carry_out(
     if dry_run:
         emit({"folder": str(folder), **plan_values(planned, place)}, as_json, lambda: None)
         return
+    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     outcome = compute_study(planned, folder, place, keep_runs=keep_runs)
     written = report_study(folder)
     values = {
@@ -165,6 +167,7 @@ def report_only(folder: Path | None, base: str | None, *, as_json: bool, **quest
 
     if folder is None:
         raise UnimixerError("--report-only of which study? give its folder")
+    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     written = report_study(folder, base=base, **question)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))
 

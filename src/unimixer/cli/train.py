@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unimixer.cli.output import Json, emit, table
+
+if TYPE_CHECKING:
+    from unimixer.settings import Change
 
 HELP = """Train a recipe on a prepared store, or continue an interrupted run.
 
@@ -39,22 +42,25 @@ def train(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
+    from unimixer.settings import Change, read_changes
     from unimixer.training.config import load_recipe
     from unimixer.training.train import resume as continue_run
     from unimixer.training.train import train as train_recipe
 
-    if (recipe is None) == (resume is None):
-        raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     if resume is not None:
-        if overrides or run or warm_start or seeds:
+        if recipe or overrides or run or warm_start or seeds:
+            given = f" (given: {recipe})" if recipe else ""
             raise UnimixerError(
-                "a run continues with the recipe it began with: "
-                "--resume takes no overrides, --run, --warm-start or --seeds"
+                "a run continues with the recipe it began with: --resume takes no recipe or overrides"
+                f"{given}, no --run, --warm-start or --seeds"
             )
         finished = continue_run(resume, store=None if data is None else Path(data))
+    elif recipe is None:
+        raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     else:
-        assert recipe is not None
-        changes = [*(overrides or []), *([] if data is None else [f"store={data}"])]
+        changes = read_changes(overrides or [])
+        if data is not None:
+            changes.append(Change("store", data, f"--data {data}"))
         if seeds is not None:
             _train_seeds(recipe, changes, seeds, run, warm_start, as_json=as_json)
             return
@@ -66,15 +72,18 @@ def train(
 
 
 def _train_seeds(
-    recipe: Path, changes: list[str], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
+    recipe: Path, changes: list[Change], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
 ) -> None:
     """One run a seed, then mean and spread."""
     from unimixer.cli.runs import show_summary
+    from unimixer.settings import Change
     from unimixer.training.config import load_recipe
     from unimixer.training.summary import summarise_runs
     from unimixer.training.train import train as train_recipe
 
-    recipes = [load_recipe(recipe, [*changes, f"training.seed={seed}"]) for seed in range(seeds)]
+    recipes = [
+        load_recipe(recipe, [*changes, Change("training.seed", seed, f"--seeds {seeds}")]) for seed in range(seeds)
+    ]
     folders = [None if folder is None else folder / f"seed{seed}" for seed in range(seeds)]
     finished = [train_recipe(r, folder=f, start_from=warm_start) for r, f in zip(recipes, folders, strict=True)]
     if os.environ.get("RANK", "0") != "0":

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -32,6 +31,7 @@ from rich.progress import (
 
 from unimixer.errors import UnimixerError, unknown
 from unimixer.files import atomic_folder, disk_errors, write_text
+from unimixer.progress import plain_console
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 60
@@ -203,8 +203,8 @@ def _blocks(answer: IO[bytes]) -> Iterator[bytes]:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = plain_console(stderr=True)
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -227,9 +227,8 @@ def _verify(part: Path, archive: Path, md5: str | None) -> None:
     if not recorded:
         write_text(record, f"{found['sha256']}  {archive.name}\n")
         if md5 is None:
-            Console(stderr=True).print(
-                f"{archive.name}: sha256 {found['sha256']}, recorded in {record.name}", soft_wrap=True
-            )
+            message = f"{archive.name}: sha256 {found['sha256']}, recorded in {record.name}"
+            plain_console(stderr=True).print(message, soft_wrap=True)
 
 
 def _digest(path: Path, kind: str) -> str:

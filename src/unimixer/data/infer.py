@@ -15,7 +15,7 @@ from unimixer.data.profile import Column, profile
 from unimixer.data.readers import read_chunks
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
-from unimixer.settings import parse
+from unimixer.settings import parse, read_yaml
 
 SAMPLE_ROWS = 200_000
 MANY = 1000
@@ -82,7 +82,8 @@ def infer_schema(path: Path) -> str:
             "",
         )
     )
-    parse(Schema, yaml.safe_load(text), where=f"the schema inferred from {file}")
+    where = f"the schema inferred from {file}"
+    parse(Schema, read_yaml(text, where), where=where)
     return text
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -77,6 +78,19 @@ class Vocabulary(Settings):
 
 class Feature(Settings):
     """One input of the model."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "kind": "type dtype",
+        "source": "column field",
+        "separator": "sep delimiter",
+        "max_length": "maxlen max_len",
+        "vocabulary": "vocab",
+        "vocabulary.max_size": "vocab_size",
+        "vocabulary.num_buckets": "buckets hash_size",
+        "width": "dim embedding_dim",
+        "table": "shared share shared_with embedding_name",
+        "missing": "na null na_values",
+    }
 
     name: str
     kind: Literal["categorical", "numeric", "sequence", "embedding"]
@@ -176,6 +190,16 @@ SPLITS = ("train", "validation", "test")
 class Schema(Settings):
     """Everything that turns a raw log into tensors."""
 
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "keys.user": "user user_id",
+        "keys.item": "item item_id",
+        "keys.time": "time timestamp",
+        "keys.timezone": "tz",
+        "labels": "target label tasks",
+        "features": "columns fields",
+        "weight": "sample_weight",
+        "histories": "history",
+    }
     name: str
     keys: Keys = Keys()
     labels: tuple[Label, ...]

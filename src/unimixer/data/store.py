@@ -19,6 +19,7 @@ from unimixer.data.rows import Rows
 from unimixer.data.schema import OOV_ID, PADDING_ID, SPLITS
 from unimixer.data.transform import FORMAT, Transform
 from unimixer.errors import UnimixerError, unknown
+from unimixer.files import STORE, check_kind
 
 PART_ROWS = 131_072
 """Impressions in one file."""
@@ -176,6 +177,7 @@ class Store:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        check_kind(self.folder, STORE, marker="manifest.json", make="unimixer data prepare")
         path = self.folder / "manifest.json"
         try:
             self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -185,10 +187,6 @@ class Store:
                 )
             self._summaries = {name: SplitSummary(**self.manifest["splits"][name]) for name in SPLITS}
             parts = [(part["file"], part["bytes"]) for s in self._summaries.values() for part in s.parts]
-        except (FileNotFoundError, NotADirectoryError):
-            raise UnimixerError(
-                f"{self.folder} is not a prepared store (no manifest.json); make one with: unimixer data prepare"
-            ) from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UnimixerError(f"{path}: damaged ({error!r}); prepare the data again") from None
         self._verified: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ from unimixer.features.spec import FeatureSpec
 from unimixer.settings import parse
 
 FORMAT = 1
+LONGEST_NAME = 160
 
 
 @dataclass(frozen=True)
@@ -287,8 +289,11 @@ def _tensor(array: Array) -> torch.Tensor:
 
 
 def _file(kind: str, name: str) -> str:
-    """A file's name for a name that may hold any character."""
-    return f"{kind}.{quote(name, safe=' ')}.arrow"
+    """A file's name for a name that may hold any character, and be longer than the name of a file may be."""
+    safe = quote(name, safe=" ")
+    if len(safe) > LONGEST_NAME:
+        safe = f"{safe[:LONGEST_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{kind}.{safe}.arrow"
 
 
 def _texts(path: Path) -> pl.Series:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unimixer.errors import UnimixerError
+from unimixer.files import BUNDLE, check_kind
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -49,13 +50,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UnimixerError: one sentence with the file that is missing, truncated or changed.
     """
+    check_kind(folder, BUNDLE, marker=NAME, make="unimixer export RUN")
     path = folder / NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         form, version, files = manifest["format"], manifest["version"], manifest["files"]
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnimixerError(f"{folder} is not a bundle (no {NAME}); make one with: unimixer export RUN") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnimixerError(f"{path}: damaged ({error!r:.100}); export the run again") from None
     if form != FORMAT:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unimixer.errors import UnimixerError
+from unimixer.files import kind_of
 from unimixer.serving import sqlite_file
 from unimixer.serving.records import Columns, Record, Row, dumps
 from unimixer.serving.store import (
@@ -60,8 +61,11 @@ class SQLiteStore(FeatureStore):
     """
 
     def __init__(self, path: Path, *, patience: float = PATIENCE_S, name: str | None = None) -> None:
-        if not path.exists():
-            raise UnimixerError(f"{path}: no such feature store; make one with: unimixer store build")
+        if not path.is_file():
+            what = (
+                f"is {kind_of(path) or 'a folder'}, not a feature store" if path.is_dir() else "no such feature store"
+            )
+            raise UnimixerError(f"{path}: {what}; make one with: unimixer store build")
         self.path, self.patience, self.name = path, patience, name or str(path)
         self._local, self._lock = threading.local(), threading.Lock()
         self._open: list[sqlite3.Connection] = []

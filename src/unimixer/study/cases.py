@@ -192,7 +192,7 @@ def build_case(
 ) -> Case:
     """One model, sized to a budget or to a dial that is given."""
     spec = store.transform.spec
-    recipe = parse(Recipe, _values(study, variant, ref), where="recipe")
+    recipe = parse(Recipe, _values(study, variant, ref), where="recipe of the study (--set)")
     if size is None and kind == "flops":
         size = size_for_flops(with_tasks(spec, tuple(recipe.tasks) or spec.labels), flops=budget, **_arguments(recipe))
     elif size is None:

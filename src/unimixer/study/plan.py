@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
@@ -110,10 +110,10 @@ def parse_variant(text: str) -> dict[str, Any]:
             raise UnimixerError(
                 f"model {text!r}: {setting!r} is not OPTION=VALUE; write for example unimixer-lite:num_blocks=4:rank=8"
             )
-        if key == "label":
-            found["label"] = value
-        else:
-            found["recipe" if "." in key else "options"][key] = parse_scalar(value)
+        place = found if key == "label" else found["recipe" if "." in key else "options"]
+        if key in place:
+            raise UnimixerError(f"model {text!r}: {key} is given twice; give it once")
+        place[key] = value if key == "label" else parse_scalar(value, f"model {text!r}")
     return found
 
 
@@ -149,6 +149,15 @@ def _store(value: object) -> object:
 
 class Study(Settings):
     """A study: every model at every budget on every store, with the same features, batches and steps."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "dense_lr": "lr learning_rate lr_grid",
+        "data": "store stores",
+        "models": "model backbones",
+        "params": "budget budgets",
+        "judged_metrics": "metrics",
+        "recipe": "training settings batch_size",
+    }
 
     data: tuple[Annotated[StoreRef, BeforeValidator(_store)], ...] = Field(min_length=1)
     """Stores: paths, or names below ``$UNIMIXER_STORES``."""
@@ -230,7 +239,7 @@ class Study(Settings):
 
 def load_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     """Read a study from YAML; ``changes`` replace whole keys."""
-    return parse(Study, {**load_yaml(path), **(changes or {})}, where=str(path))
+    return parse(Study, load_yaml(path).with_values(changes or {}, "the changes"), where=str(path))
 
 
 def read_plan(folder: Path) -> Study:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from unimixer.progress import SILENCE, duration
+from unimixer.progress import SILENCE, duration, plain_console
 from unimixer.study.cases import Job
 
 
@@ -63,7 +63,8 @@ class Bars:
 
         self._folder = folder
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(24),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console, transient=True,
         )  # fmt: skip
         self._whole = self._progress.add_task("rows", total=None, note="")
@@ -79,7 +80,7 @@ class Bars:
 
     def row(self, row: dict[str, Any], done: int, total: int, left: float | None) -> None:
         """Print the row above the bars."""
-        self._progress.console.print(f"[{done}/{total}] {line(row)}", markup=False, highlight=False)
+        self._progress.console.print(f"[{done}/{total}] {line(row)}")
 
     def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
         """Move the bars; files are read once a second."""
@@ -107,9 +108,7 @@ def watching(folder: Path, *, quiet: bool = False) -> Iterator[View]:
     elif not sys.stderr.isatty():
         yield Lines(folder)
     else:
-        from rich.console import Console
-
-        with Bars(folder, Console(stderr=True)) as bars:
+        with Bars(folder, plain_console(stderr=True)) as bars:
             yield bars
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unimixer.settings import Settings, load_yaml, override, parse
+from unimixer.settings import Change, Document, Settings, load_yaml, override, parse
 
 _UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
 
@@ -150,6 +150,36 @@ class DistributedConfig(Settings):
 class Recipe(Settings):
     """One run."""
 
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "optimizer.dense_lr": "learning_rate lr dense_learning_rate step_size",
+        "optimizer.sparse_lr": "embedding_lr sparse_learning_rate emb_lr",
+        "optimizer.weight_decay": "l2 wd l2_reg regularization",
+        "optimizer.warmup_steps": "warmup warm_up warmup_ratio",
+        "optimizer.clip_norm": "grad_clip clip gradient_clip clip_grad_norm max_grad_norm",
+        "optimizer.decay": "lr_decay scheduler lr_scheduler",
+        "training.batch_size": "bs batch batchsize",
+        "training.epochs": "epoch num_epochs n_epochs max_epochs",
+        "training.max_steps": "steps num_steps total_steps",
+        "training.early_stopping": "patience earlystopping early_stop",
+        "training.seed": "random_seed random_state",
+        "training.num_workers": "workers n_workers",
+        "training.threads": "num_threads n_threads",
+        "training.accumulate": "gradient_accumulation gradient_accumulation_steps grad_accum accumulation",
+        "training.precision": "amp bf16 fp16 mixed_precision dtype",
+        "training.device": "gpu cuda",
+        "training.monitor": "metric eval_metric",
+        "training.evaluate_every": "eval_every validate_every",
+        "training.checkpoint_every": "save_every checkpoint_steps",
+        "model.embedding_dim": "emb_dim embed_dim embedding_size dim",
+        "model.dense_params": "params parameters num_params",
+        "model.tower_hidden_dims": "hidden_units tower_dims hidden_dim",
+        "model.backbone": "architecture arch model_name",
+        "model.num_tokens": "tokens n_tokens",
+        "temperature.end": "tau tau_end",
+        "tasks": "labels targets task",
+        "store": "data dataset data_path",
+        **{f"model.options.{name}": name for name in ("dropout", "hidden_dims", "num_blocks", "num_heads", "rank")},
+    }
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     store: str
     """Prepared data: a path, or a name below the folder ``$UNIMIXER_STORES`` (default: ``stores``)."""
@@ -162,6 +192,11 @@ class Recipe(Settings):
     distributed: DistributedConfig = DistributedConfig()
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str | Change] = ()) -> Recipe:
     """Read a recipe and apply overrides such as ``training.seed=1``."""
-    return parse(Recipe, override(load_yaml(Path(path)), overrides), where=str(path))
+    return parse(Recipe, recipe_values(path, overrides), where=str(path))
+
+
+def recipe_values(path: Path | str, overrides: Sequence[str | Change] = ()) -> Document:
+    """The values of a recipe with overrides, and where each of them is from."""
+    return override(load_yaml(Path(path)), overrides)

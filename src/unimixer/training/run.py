@@ -22,7 +22,7 @@ from unimixer.data.coverage import expected_shares
 from unimixer.data.store import Store
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder, disk_errors, link_or_copy, read_json, write_text
+from unimixer.files import RUN, atomic_folder, check_kind, disk_errors, link_or_copy, read_json, write_text
 from unimixer.settings import dump_yaml, load_yaml, parse
 from unimixer.training.config import Recipe
 
@@ -44,8 +44,7 @@ class RunFolder:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "config.yaml").exists():
-            raise UnimixerError(f"{self.folder} is not a run folder (no config.yaml); make one with: unimixer train")
+        check_kind(self.folder, RUN, marker="config.yaml", make="unimixer train")
 
     @classmethod
     def create(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, missing_packages
 from unimixer.files import write_text
 from unimixer.scaling.analysis import analyse, analyse_jointly
 from unimixer.scaling.intervals import REPLICATES
@@ -41,7 +41,7 @@ def write_report(
         seed: of the draws.
 
     Returns:
-        The files, the page first.
+        The files, the page first; ``scaling.md`` alone where the packages that draw are not installed.
     """
     if folder.exists() and not folder.is_dir():
         raise UnimixerError(f"{folder} is a file; choose a folder with --out")
@@ -50,8 +50,11 @@ def write_report(
         for x in points.sizes
     ]
     joint = analyse_jointly(points, reading, replicates=replicates, seed=seed)
-    pictures = draw_figures(found, folder / FIGURES)
-    shown = {one.x: f"{FIGURES}/scaling-{one.x}.png" for one in found}
+    drawn = not missing_packages("report")
+    pictures = draw_figures(found, folder / FIGURES) if drawn else []
+    shown = {one.x: f"{FIGURES}/scaling-{one.x}.png" for one in found if drawn}
     write_text(folder / MARKDOWN, markdown(found, joint, title=title, pictures=shown))
+    if not drawn:
+        return [folder / MARKDOWN]
     write_text(folder / PAGE, page(found, joint, title=title, csv=points_csv(points)))
     return [folder / PAGE, folder / MARKDOWN, *pictures]

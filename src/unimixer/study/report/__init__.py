@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimixer.errors import missing_packages
 from unimixer.files import write_text
 from unimixer.study.plan import JUDGED, read_plan
 from unimixer.study.report.figures import draw_figures
@@ -38,7 +39,7 @@ def write_report(
         title: above the report (default: from the folder's name).
 
     Returns:
-        The page.
+        The page, or ``report.md`` where the packages that draw are not installed.
     """
     study, frame = read_plan(folder), load_rows(folder)
     heading = title or f"Study {folder.resolve().name}"
@@ -52,6 +53,8 @@ def write_report(
         seeds=range(study.seeds),
     )
     write_text(folder / MARKDOWN, markdown(found, title=heading))
+    if missing_packages("report"):
+        return folder / MARKDOWN
     draw_figures(found, folder / FIGURES)
     write_text(folder / PAGE, page(found, title=heading, csv=frame.write_csv()))
     return folder / PAGE

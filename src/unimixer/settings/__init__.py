@@ -1,0 +1,23 @@
+"""Typed settings from YAML: one reader and one parser for schemas, recipes and studies, one sentence for a mistake."""
+
+from unimixer.settings.document import Document, copied, load_yaml, read_yaml
+from unimixer.settings.model import Settings, annotated_yaml, dump_yaml, origins_of, parse
+from unimixer.settings.overrides import Change, check_distinct, override, parse_scalar, read_change, read_changes
+
+__all__ = [
+    "Change",
+    "Document",
+    "Settings",
+    "annotated_yaml",
+    "check_distinct",
+    "copied",
+    "dump_yaml",
+    "load_yaml",
+    "origins_of",
+    "override",
+    "parse",
+    "parse_scalar",
+    "read_change",
+    "read_changes",
+    "read_yaml",
+]

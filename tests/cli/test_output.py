@@ -1,0 +1,60 @@
+"""What a verb prints arrives whole: brackets, narrow terminals, terminals of few characters."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unimixer.cli.output import table
+
+TEXTS = ("pip install 'unimixer[serve]'", "[bold]x[/bold]", ":smile:", "[/]", "Größe 漢字 · ½", "a" * 300)
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, columns: int = 80, encoding: str = "utf-8") -> str:
+    buffer = io.BytesIO()
+    stream = io.TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", newline="\n")
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    table(f"title {TEXTS[0]}", [f"column {TEXTS[0]}", "[n]", "third"], [[text, "[1]", 12_345] for text in TEXTS])
+    stream.flush()
+    return buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 500])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_prints_every_text_as_it_is(terminal: bool, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = printed(monkeypatch, terminal=terminal, columns=columns)
+    assert f"title {TEXTS[0]}" in out
+    cells = out.replace("\x1b[3m", "").replace("\x1b[0m", "").splitlines()[1:]
+    first = "".join(line.split("│" if "│" in line else "┃")[1].strip() for line in cells if line[:1] in "│┃")
+    together = first.replace(" ", "")
+    for text in TEXTS:
+        assert text.replace(" ", "") in together
+    assert out.replace("\n", "").count("[1]") == len(TEXTS)
+    assert "[n]" in out
+
+
+def test_a_terminal_of_few_characters_gets_a_table_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = printed(monkeypatch, terminal=False, encoding="ascii")
+    assert out.isascii()
+    assert "Gr\\xf6\\xdfe \\u6f22\\u5b57 \\xb7 \\xbd" in out
+    assert "pip install 'unimixer[serve]'" in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_help_and_errors_print_on_a_terminal_of_few_characters(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "NO_COLOR": "1"}
+    for arguments, code in ((["train", "--help"], 0), (["train", "漢字.yaml", "--json"], 2)):
+        command = [sys.executable, "-m", "unimixer", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+        assert done.returncode == code, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert done.stderr == b"error: \\u6f22\\u5b57.yaml: no such file\n"
+    assert done.stdout == b'{"error": "\\u6f22\\u5b57.yaml: no such file"}\n'

@@ -1,0 +1,67 @@
+"""An unknown key gets the one that was meant, wherever it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from toy import SCHEMA
+
+from unimixer.data.schema import Schema
+from unimixer.errors import UnimixerError
+from unimixer.settings import override, parse
+from unimixer.study.plan import Study
+from unimixer.training.config import Recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("learning_rate", "optimizer.dense_lr"),
+        ("lr", "optimizer.dense_lr"),
+        ("training.lr", "optimizer.dense_lr"),
+        ("optimizer.lr", "dense_lr"),
+        ("batch_size", "training.batch_size"),
+        ("Batch-Size", "training.batch_size"),
+        ("model.batch_size", "training.batch_size"),
+        ("epochs", "training.epochs"),
+        ("seed", "training.seed"),
+        ("model.seed", "training.seed"),
+        ("dropout", "model.options.dropout"),
+        ("embedding_dim", "model.embedding_dim"),
+        ("hidden_units", "model.tower_hidden_dims"),
+        ("early_stopping", "training.early_stopping"),
+        ("patience", "training.early_stopping"),
+        ("backbone", "model.backbone"),
+        ("bacth_size", "training.batch_size"),
+        ("optimiser", "optimizer"),
+        ("training.batchsize", "batch_size"),
+        ("training.seeed", "seed"),
+        ("dense_params", "model.dense_params"),
+    ],
+)
+def test_an_unknown_key_of_a_recipe_gets_the_one_that_was_meant(key: str, meant: str) -> None:
+    values: dict[str, Any] = {"name": "a", "store": "s"}
+    with pytest.raises(UnimixerError) as error:
+        parse(Recipe, override(values, [f"{key}=1"]), where="recipe")
+    assert str(error.value) == f"override {key}=1: unknown key {key!r}; did you mean {meant!r}?"
+
+
+def test_a_key_at_a_wrong_level_of_a_list_gets_its_place_below() -> None:
+    feature = {**SCHEMA["features"][0], "min_count": 2}
+    with pytest.raises(
+        UnimixerError, match=r"'features\.0\.min_count'; did you mean 'features\.0\.vocabulary\.min_count'\?"
+    ):
+        parse(Schema, {**SCHEMA, "features": [feature]}, where="s")
+    feature = {**SCHEMA["features"][0], "type": "numeric"}
+    with pytest.raises(UnimixerError, match=r"'features\.0\.type'; did you mean 'kind'\?"):
+        parse(Schema, {**SCHEMA, "features": [feature]}, where="s")
+    with pytest.raises(UnimixerError, match=r"'timestamp'; did you mean 'keys\.time'\?"):
+        parse(Schema, {**SCHEMA, "timestamp": "t"}, where="s")
+    with pytest.raises(UnimixerError, match=r"'learning_rate'; did you mean 'dense_lr'\?"):
+        parse(Study, {"data": ["s"], "models": ["mlp"], "params": ["1M"], "learning_rate": 1}, where="s")
+
+
+def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
+    with pytest.raises(UnimixerError, match=r"unknown key 'zzz'; known: distributed, model, name, optimizer, store, "):
+        parse(Recipe, {"name": "a", "store": "s", "zzz": 1}, where="recipe")
