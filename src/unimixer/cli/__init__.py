@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -88,6 +89,7 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         return 2
     place = "unimixer" if context is None else context.command_path
+    message = re.sub(r"://\S*@", "://", message)  # it repeats arguments, and an address may have a password
     return _fail(f"{' '.join(message.split()).rstrip('.')} (see: {place} --help)", arguments)
 
 

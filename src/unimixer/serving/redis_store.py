@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
@@ -88,6 +88,8 @@ class RedisStore(FeatureStore):
         self.name = shown(address)
         self._error: type[Exception] = redis.exceptions.RedisError
         try:
+            if "@" in "".join(urlsplit(address)[2:]):  # a part of the password would be read as a host
+                raise ValueError
             self.client = redis.Redis.from_url(
                 address,
                 decode_responses=True,
@@ -95,6 +97,7 @@ class RedisStore(FeatureStore):
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),  # a write whose answer is lost would be made twice
             )
+            self.client.connection_pool.make_connection()  # which reads the options of the address
         except (ValueError, TypeError):  # their texts repeat parts of the address
             scheme = address.partition("://")[0]
             raise UnimixerError(
@@ -238,10 +241,10 @@ class RedisStore(FeatureStore):
             raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
         except UnimixerError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError):
             raise StoreUnavailableError(
                 f"{self.name}: the feature store cannot be used now (it holds what no store writes); build it again"
-            ) from error
+            ) from None
 
 
 def create(address: str) -> None:
