@@ -13,6 +13,7 @@ from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
 from unimixer.serving.store import (
     FORMAT,
+    PATIENCE_S,
     Event,
     FeatureStore,
     Kind,
@@ -24,7 +25,6 @@ from unimixer.serving.store import (
 )
 
 PREFIX = "unimixer"
-TIMEOUT_S = 2.0
 REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
 _WRITE = """
@@ -75,9 +75,10 @@ class RedisStore(FeatureStore):
 
     Args:
         address: ``redis://[:password@]host:port/db``; ``?prefix=NAME`` sets several stores apart in one database.
+        patience: seconds that a call waits for an answer.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, patience: float = PATIENCE_S) -> None:
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -93,8 +94,8 @@ class RedisStore(FeatureStore):
             self.client = redis.Redis.from_url(
                 address,
                 decode_responses=True,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
+                socket_timeout=patience,
+                socket_connect_timeout=patience,
                 retry=Retry(NoBackoff(), 0),  # a write whose answer is lost would be made twice
             )
             self.client.connection_pool.make_connection()  # which reads the options of the address
