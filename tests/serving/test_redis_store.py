@@ -113,6 +113,8 @@ def test_a_store_that_was_emptied_or_is_of_another_format_is_no_empty_one(place:
         uses: list[Any] = [
             lambda: store.view("u3", {EVERY: 3}, 10),
             lambda: store.items(["i1"]),
+            store.counts,
+            store.has_data,
             lambda: store.put_items("item_id", [{"item_id": "i1"}]),
             lambda: store.append([Event("u", "i", 5, EVERY)]),
         ]

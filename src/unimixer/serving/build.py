@@ -64,17 +64,17 @@ def building(out: str, *, overwrite: bool) -> Iterator[FeatureStore]:
         with closing(open_store(out, patience=PATIENCE_S)) as store, store.filling(overwrite=overwrite):
             yield store
         return
-    path = Path(out)
+    path = Path(out).resolve()  # a link stays, and the file that it names is replaced
     if path.exists() and not overwrite:
-        raise UnimixerError(f"{path} exists; choose another file, or pass --overwrite to replace it")
+        raise UnimixerError(f"{out} exists; choose another file, or pass --overwrite to replace it")
     if path.exists() and not sqlite_file.is_database(path):
-        raise UnimixerError(f"{path} is no feature store, and is not replaced; choose another file")
+        raise UnimixerError(f"{out} is no feature store, and is not replaced; choose another file")
     sqlite_file.check_beside(path)
     with ExitStack() as held, atomic_file(path) as temporary:
         for rest in (temporary, temporary.with_name(f"{temporary.name}-journal")):
             rest.unlink(missing_ok=True)  # of a killed process that had our number
         create(temporary)
-        with closing(SQLiteStore(temporary, name=str(path))) as new, new.filling(overwrite=False):
+        with closing(SQLiteStore(temporary, name=out)) as new, new.filling(overwrite=False):
             yield new
         held.enter_context(sqlite_file.no_writer(path, PATIENCE_S))
         sqlite_file.check_beside(path)

@@ -149,11 +149,9 @@ class RedisStore(FeatureStore):
 
     def counts(self) -> dict[str, int]:
         """See :meth:`FeatureStore.counts`."""
-        names = ("users", "items", "events", "trimmed")
-        with self._talking():
-            found = cast(list[str | None], self.client.mget([self._at("count", name) for name in names]))
-        users, items, events, trimmed = (int(count or 0) for count in found)
-        return {"users": users, "items": items, "events": events - trimmed}
+        with self._reading() as pipe:
+            pipe.mget(self._counters())
+            return _counts(self._answers(pipe)[2][0])
 
     def has_data(self) -> bool:
         """See :meth:`FeatureStore.has_data`."""
@@ -194,12 +192,12 @@ class RedisStore(FeatureStore):
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
         """See :meth:`FeatureStore.filling`; Redis shows rows as they come, so a store is never replaced in place."""
-        if self.has_data():
-            raise UnimixerError(
-                f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
-                "database, or give the address another ?prefix=NAME"
-            )
         with self._talking():
+            if any(_counts(cast(list[str | None], self.client.mget(self._counters()))).values()):
+                raise UnimixerError(
+                    f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
+                    "database, or give the address another ?prefix=NAME"
+                )
             facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
             self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
         yield
@@ -207,6 +205,9 @@ class RedisStore(FeatureStore):
     def close(self) -> None:
         """See :meth:`FeatureStore.close`."""
         self.client.close()
+
+    def _counters(self) -> list[str]:
+        return [self._at("count", name) for name in ("users", "items", "events", "trimmed")]
 
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
@@ -261,6 +262,11 @@ def _without_prefix(address: str) -> tuple[str, str]:
     prefixes = [option.removeprefix("prefix=") for option in options if option.startswith("prefix=")]
     rest = "&".join(option for option in options if not option.startswith("prefix="))
     return base + (f"?{rest}" if rest else ""), unquote(prefixes[-1]) if prefixes else PREFIX
+
+
+def _counts(found: Sequence[str | None]) -> dict[str, int]:
+    users, items, events, trimmed = (int(count or 0) for count in found)
+    return {"users": users, "items": items, "events": events - trimmed}
 
 
 def _record(found: dict[str, str]) -> Record | None:
