@@ -185,6 +185,8 @@ def _drawn(stand: Stand) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
+    with Progress(*columns, console=plain_console(stderr=True), transient=True) as progress:
+        task = progress.add_task(stand.description, total=stand.total, completed=stand.done, note="")
 
         def advance(done: int, note: str = "") -> None:
             progress.advance(task, done)

@@ -164,6 +164,24 @@ def _killed_in_a_change(path: Path) -> None:
     assert path.with_name(f"{path.name}-journal").stat().st_size > 0
 
 
+def test_a_link_is_followed_to_the_file_that_it_names_now(features: Path, tmp_path: Path) -> None:
+    link, other = tmp_path / "current.sqlite", build(tmp_path / "other.sqlite", 5.0)
+    link.symlink_to("features.sqlite")
+    with closing(SQLiteStore(link)) as store:
+        assert store.items(["i1"])["i1"].values["price"] != 5.0
+        link.unlink()
+        link.symlink_to("other.sqlite")
+        assert store.items(["i1"])["i1"].values["price"] == 5.0
+        build(link, 6.0, overwrite=True)
+        assert store.items(["i1"])["i1"].values["price"] == 6.0
+    assert link.is_symlink()
+    assert content(other)[1] == content(link)[1]
+    _killed_in_a_change(features)
+    (tmp_path / "features.sqlite-journal").rename(tmp_path / "other.sqlite-journal")
+    with pytest.raises(StoreUnavailableError, match=r"other\.sqlite-journal: holds half a change of another file"):
+        SQLiteStore(link)
+
+
 def test_half_a_change_of_a_killed_process_is_taken_back(features: Path) -> None:
     before = content(features)
     _killed_in_a_change(features)

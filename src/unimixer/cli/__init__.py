@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -136,6 +137,7 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         return 2
     place = "unimixer" if context is None else context.command_path
+    message = re.sub(r"://\S*@", "://", message)  # it repeats arguments, and an address may have a password
     return _fail(f"{' '.join(message.split()).rstrip('.')} (see: {place} --help)", arguments)
 
 

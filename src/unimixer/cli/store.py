@@ -34,15 +34,16 @@ def build(
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
     from unimixer.serving.build import build_store
+    from unimixer.serving.store import shown
 
     started = time.perf_counter()
     counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
-    seconds = time.perf_counter() - started
+    seconds, place = time.perf_counter() - started, shown(out)
 
     def show() -> None:
-        print(f"{out}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
+        print(f"{place}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
 
-    emit({"store": out, **counts, "seconds": round(seconds, 2)}, as_json, show)
+    emit({"store": place, **counts, "seconds": round(seconds, 2)}, as_json, show)
 
 
 @app.command("show")

@@ -25,10 +25,12 @@ from unimixer.files import atomic_file
 from unimixer.progress import progress_bar, say
 from unimixer.serving import sqlite_file
 from unimixer.serving.records import check_length, kept
-from unimixer.serving.sqlite_store import PATIENCE_S, SQLiteStore, create
+from unimixer.serving.sqlite_store import SQLiteStore, create
 from unimixer.serving.store import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories, open_store
 from unimixer.training.run import RunFolder
 
+PATIENCE_S = 60.0
+"""Seconds that a build waits for a lock, or for Redis to take many events at once."""
 ROWS = 5_000
 """Rows of one write."""
 
@@ -73,20 +75,20 @@ def building(out: str, *, overwrite: bool) -> Iterator[FeatureStore]:
         StoreUnavailableError: beside the name are changes of a file that had it before.
     """
     if is_redis(out):
-        with closing(open_store(out)) as store, store.filling(overwrite=overwrite):
+        with closing(open_store(out, patience=PATIENCE_S)) as store, store.filling(overwrite=overwrite):
             yield store
         return
-    path = Path(out)
+    path = Path(out).resolve()  # a link stays, and the file that it names is replaced
     if path.exists() and not overwrite:
-        raise UnimixerError(f"{path} exists; choose another file, or pass --overwrite to replace it")
+        raise UnimixerError(f"{out} exists; choose another file, or pass --overwrite to replace it")
     if path.exists() and not sqlite_file.is_database(path):
-        raise UnimixerError(f"{path} is no feature store, and is not replaced; choose another file")
-    sqlite_file.check_beside(path, PATIENCE_S)
+        raise UnimixerError(f"{out} is no feature store, and is not replaced; choose another file")
+    sqlite_file.check_beside(path)
     with ExitStack() as held, atomic_file(path) as temporary:
         for rest in (temporary, temporary.with_name(f"{temporary.name}-journal")):
             rest.unlink(missing_ok=True)  # of a killed process that had our number
         create(temporary)
-        with closing(SQLiteStore(temporary, name=str(path))) as new, new.filling(overwrite=False):
+        with closing(SQLiteStore(temporary, name=out)) as new, new.filling(overwrite=False):
             yield new
         held.enter_context(sqlite_file.no_writer(path, PATIENCE_S))
         sqlite_file.check_beside(path)

@@ -61,6 +61,11 @@ class ContextEncoder:
         self._lock = threading.Lock()
         self._kept: Kept[_Row] = Kept(KEPT, KEPT_BYTES)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that kept contexts take."""
+        return self._kept.taken
+
     def read(self, given: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int) -> Context:
         """Encode the context of ``rows`` items.
 

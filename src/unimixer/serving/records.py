@@ -98,30 +98,36 @@ def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Se
     Raises:
         UnimixerError: some rows have lists and others have single values, or a value fits no column.
     """
-    kinds = [_kind(value) for value in values]
-    found = set(kinds) - {"null"}
-    rows = range(len(values)) if numbers is None else numbers
-    lists = [row for row, kind in zip(rows, kinds, strict=True) if kind.startswith(_LIST)]
-    if lists and len(lists) < sum(kind != "null" for kind in kinds):
-        single = next(row for row, kind in zip(rows, kinds, strict=True) if kind in found and row not in lists)
-        raise UnimixerError(
-            f"{where}, row {lists[0] + 1}: {name} is a list, but in row {single + 1} it is one value; "
-            "send lists in all rows, or in none"
-        )
-    kind = "null" if not found else _common(found)
-    if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
-        kind = "text"  # a float would lose the last digits of an id
+    rows = list(range(len(values))) if numbers is None else list(numbers)
     try:
-        if kind == "text" and found != {"text"}:
-            return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
-        series = pl.Series(name, values, dtype=dtype_of(kind), strict=False)
-        if series.null_count() == kinds.count("null"):
+        series = _series(name, values)
+        if series.null_count() == sum(value is None for value in values):
             return series
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        pass
+        pass  # the first row that does not fit is looked for below
     for row, value in zip(rows, values, strict=True):
         check_value(value, f"{where}, row {row + 1}: {name}")
+    first = {
+        isinstance(value, list): row for row, value in zip(rows[::-1], values[::-1], strict=True) if value is not None
+    }
+    if len(first) == 2:
+        raise UnimixerError(
+            f"{where}, row {first[True] + 1}: {name} is a list, but in row {first[False] + 1} it is one value; "
+            "send lists in all rows, or in none"
+        )
     raise UnimixerError(f"{where}: {name} has values that no column holds")
+
+
+def _series(name: str, values: Sequence[Any]) -> pl.Series:
+    kinds = {_kind(value) for value in values} - {"null"}
+    if 0 < sum(kind.startswith(_LIST) for kind in kinds) < len(kinds):
+        raise TypeError("lists and single values")
+    kind = _common(kinds) if kinds else "null"
+    if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
+        kind = "text"  # a float would lose the last digits of an id
+    if kind != "text" or kinds == {"text"}:
+        return pl.Series(name, values, dtype=dtype_of(kind), strict=False)
+    return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
 
 
 def fit_columns(known: Columns, rows: Iterable[Mapping[str, Any]], *, where: str) -> tuple[Columns, list[Row]]:
@@ -132,15 +138,15 @@ def fit_columns(known: Columns, rows: Iterable[Mapping[str, Any]], *, where: str
     """
     columns, fitted = dict(known), []
     given = list(rows)
+    for number, row in enumerate(given):
+        for name, value in row.items():
+            check_value(value, f"{where}, row {number + 1}: {name}")
     for name in {name: None for row in given for name in row}:
         kinds = {_kind(row[name]) for row in given if name in row} - {"null"}
         if columns.get(name, "null") in ("null", _LIST + "null"):
             columns[name] = _common(kinds) if kinds else columns.get(name, "null")
         elif columns[name] == "integer" and kinds & {"number"}:
             columns[name] = "number"  # whole numbers have the same text in both
-    for number, row in enumerate(given):
-        for name, value in row.items():
-            check_value(value, f"{where}, row {number + 1}: {name}")
     for number, row in enumerate(given):
         fitted.append({n: _fit(v, columns[n], f"{where}, row {number + 1}: {n}") for n, v in row.items()})
     return columns, fitted
@@ -179,8 +185,7 @@ def check_value(value: Any, where: str) -> None:
 def check_key(value: Any, where: str) -> None:
     """Raise for what is no key: a key is a text that is not too long, or an integer."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        names = {bool: "true or false", float: "a number", list: "a list", dict: "an object", type(None): "null"}
-        raise UnimixerError(f"{where}: a key is text or an integer, found {names.get(type(value), 'something else')}")
+        raise UnimixerError(f"{where}: a key is text or an integer, found {_shape(value)}")
     check_value(value, where)
     if isinstance(value, str):
         check_length(value, where)
@@ -193,11 +198,25 @@ def check_length(key: str, where: str) -> None:
 
 
 def canonical(keys: Sequence[Any]) -> list[str | None]:
-    """Keys as the tables know them: 3, 3.0 and "3.0" are one key; null where there is none."""
+    """Keys as the tables know them: 3, 3.0 and "3.0" are one key; null where there is none.
+
+    Raises:
+        UnimixerError: a list or an object is no key.
+    """
+    for number, key in enumerate(keys, 1):
+        if isinstance(key, (list, dict)):
+            raise UnimixerError(f"row {number}: a key is text or an integer, found {_shape(key)}")
     return as_text(series_of("key", keys)).cast(pl.String).to_list()
 
 
+def _shape(value: Any) -> str:
+    names = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")
+
+
 def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        raise TypeError("no column holds objects")
     if isinstance(value, list):
         return _LIST + _common({_kind(entry) for entry in value} - {"null"} or {"null"})
     names = {bool: "boolean", int: "integer", float: "number", str: "text", type(None): "null"}

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
 from unimixer.serving.store import (
     FORMAT,
+    PATIENCE_S,
     Event,
     FeatureStore,
     Kind,
@@ -24,7 +25,6 @@ from unimixer.serving.store import (
 )
 
 PREFIX = "unimixer"
-TIMEOUT_S = 2.0
 REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
 _WRITE = """
@@ -75,9 +75,10 @@ class RedisStore(FeatureStore):
 
     Args:
         address: ``redis://[:password@]host:port/db``; ``?prefix=NAME`` sets several stores apart in one database.
+        patience: seconds that a call waits for an answer.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, patience: float = PATIENCE_S) -> None:
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -88,13 +89,16 @@ class RedisStore(FeatureStore):
         self.name = shown(address)
         self._error: type[Exception] = redis.exceptions.RedisError
         try:
+            if "@" in "".join(urlsplit(address)[2:]):  # a part of the password would be read as a host
+                raise ValueError
             self.client = redis.Redis.from_url(
                 address,
                 decode_responses=True,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
+                socket_timeout=patience,
+                socket_connect_timeout=patience,
                 retry=Retry(NoBackoff(), 0),  # a write whose answer is lost would be made twice
             )
+            self.client.connection_pool.make_connection()  # which reads the options of the address
         except (ValueError, TypeError):  # their texts repeat parts of the address
             scheme = address.partition("://")[0]
             raise UnimixerError(
@@ -145,11 +149,9 @@ class RedisStore(FeatureStore):
 
     def counts(self) -> dict[str, int]:
         """See :meth:`FeatureStore.counts`."""
-        names = ("users", "items", "events", "trimmed")
-        with self._talking():
-            found = cast(list[str | None], self.client.mget([self._at("count", name) for name in names]))
-        users, items, events, trimmed = (int(count or 0) for count in found)
-        return {"users": users, "items": items, "events": events - trimmed}
+        with self._reading() as pipe:
+            pipe.mget(self._counters())
+            return _counts(self._answers(pipe)[2][0])
 
     def has_data(self) -> bool:
         """See :meth:`FeatureStore.has_data`."""
@@ -190,12 +192,12 @@ class RedisStore(FeatureStore):
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
         """See :meth:`FeatureStore.filling`; Redis shows rows as they come, so a store is never replaced in place."""
-        if self.has_data():
-            raise UnimixerError(
-                f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
-                "database, or give the address another ?prefix=NAME"
-            )
         with self._talking():
+            if any(_counts(cast(list[str | None], self.client.mget(self._counters()))).values()):
+                raise UnimixerError(
+                    f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
+                    "database, or give the address another ?prefix=NAME"
+                )
             facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
             self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
         yield
@@ -203,6 +205,9 @@ class RedisStore(FeatureStore):
     def close(self) -> None:
         """See :meth:`FeatureStore.close`."""
         self.client.close()
+
+    def _counters(self) -> list[str]:
+        return [self._at("count", name) for name in ("users", "items", "events", "trimmed")]
 
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
@@ -238,10 +243,10 @@ class RedisStore(FeatureStore):
             raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
         except UnimixerError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError):
             raise StoreUnavailableError(
                 f"{self.name}: the feature store cannot be used now (it holds what no store writes); build it again"
-            ) from error
+            ) from None
 
 
 def create(address: str) -> None:
@@ -257,6 +262,11 @@ def _without_prefix(address: str) -> tuple[str, str]:
     prefixes = [option.removeprefix("prefix=") for option in options if option.startswith("prefix=")]
     rest = "&".join(option for option in options if not option.startswith("prefix="))
     return base + (f"?{rest}" if rest else ""), unquote(prefixes[-1]) if prefixes else PREFIX
+
+
+def _counts(found: Sequence[str | None]) -> dict[str, int]:
+    users, items, events, trimmed = (int(count or 0) for count in found)
+    return {"users": users, "items": items, "events": events - trimmed}
 
 
 def _record(found: dict[str, str]) -> Record | None:

@@ -19,7 +19,7 @@ from unimixer.serving.gate import Gate, Log
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.score_log import ScoreLog, open_sink
 from unimixer.serving.settings import ServeSettings
-from unimixer.serving.store import KINDS, open_store
+from unimixer.serving.store import KINDS, PATIENCE_S, open_store
 
 BACKLOG = 512
 
@@ -45,7 +45,7 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
     log, metrics = Log(), Metrics()
     with contextlib.ExitStack() as open_things:  # closed last opened first
         listener = open_things.enter_context(_listen(settings.host, settings.port))
-        store = open_store(settings.store)
+        store = open_store(settings.store, patience=min(PATIENCE_S, settings.timeout / 2))
         open_things.callback(store.close)
         store.margin = settings.keep_events
         score_log = _score_log(settings, metrics, log)

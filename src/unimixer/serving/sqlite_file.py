@@ -127,6 +127,7 @@ def no_writer(path: Path, patience: float) -> Iterator[None]:
 
 
 def _foreign(path: Path) -> str | None:
+    path = path.resolve()  # what a link names is what SQLite looks beside
     log, journal = (path.with_name(path.name + end) for end in ("-wal", "-journal"))
     with suppress(FileNotFoundError):
         if log.stat().st_size:

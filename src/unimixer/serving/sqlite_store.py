@@ -17,6 +17,7 @@ from unimixer.serving import sqlite_file
 from unimixer.serving.records import Columns, Record, Row, dumps
 from unimixer.serving.store import (
     FORMAT,
+    PATIENCE_S,
     Event,
     FeatureStore,
     Kind,
@@ -26,8 +27,6 @@ from unimixer.serving.store import (
     wrong_format,
 )
 
-PATIENCE_S = 1.0
-"""Seconds that a call waits for a writer; less than a request has."""
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE users (key TEXT PRIMARY KEY, revision INTEGER NOT NULL, data TEXT NOT NULL) WITHOUT ROWID;

@@ -21,6 +21,8 @@ REDIS = ("redis", "rediss", "unix")
 EVERY = ""
 """Name under which the events of a history stand that every impression enters."""
 FORMAT = 1
+PATIENCE_S = 1.0
+"""Seconds that a call waits for the store; less than a request has."""
 MARGIN = 1_000
 """Events that are kept of a user and kind beyond the longest history that is asked for."""
 
@@ -228,8 +230,12 @@ def shown(place: str) -> str:
     return f"{scheme}://{base.rpartition('@')[2]}"
 
 
-def open_store(place: str) -> FeatureStore:
+def open_store(place: str, *, patience: float = PATIENCE_S) -> FeatureStore:
     """Open a SQLite file by its path, or Redis by its address (``redis://host:port/db``).
+
+    Args:
+        place: path or address.
+        patience: seconds that a call waits for a lock of the file, or for an answer of Redis.
 
     Raises:
         UnimixerError: there is no store, or one of another format.
@@ -237,7 +243,7 @@ def open_store(place: str) -> FeatureStore:
     if is_redis(place):
         from unimixer.serving.redis_store import RedisStore
 
-        return RedisStore(place)
+        return RedisStore(place, patience=patience)
     from unimixer.serving.sqlite_store import SQLiteStore
 
-    return SQLiteStore(Path(place))
+    return SQLiteStore(Path(place), patience=patience)
