@@ -1,4 +1,4 @@
-"""Progress bars for people: on a terminal only, never in a log."""
+"""What people are told on standard error: notes; and progress bars, on a terminal only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+
+def note(text: str) -> None:
+    """Say on standard error what was taken, or left out, and is no mistake."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 class Bar(Protocol):

@@ -74,6 +74,8 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 def parse_scalar(text: str) -> Any:
     """A value as YAML reads it; 1e-3 is a number."""
+    if text and not any(c.isalnum() or c in "\"'[]{}~" for c in text):
+        return text  # a mark such as | or :: stands for itself
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

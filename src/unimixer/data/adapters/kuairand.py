@@ -22,11 +22,13 @@ import polars as pl
 from pydantic import PositiveInt
 
 from unimixer.data.adapters.base import Names, calendar, categorical, locate, parse_options, past
-from unimixer.data.readers import find_files, read_chunks, read_table
+from unimixer.data.folders import find_file, find_files, natural
+from unimixer.data.readers import read_chunks, read_table
 from unimixer.data.schema import DateSplit, Feature, History, Keys, Label, Schema, Vocabulary
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.data.values import as_time, zone
 from unimixer.errors import UnimixerError, check_choice
+from unimixer.progress import note
 from unimixer.settings import Settings
 
 SOURCE = "kuairand-pure"
@@ -73,16 +75,18 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     chosen = parse_options(Options, SOURCE, options)
     for label in chosen.labels:
         check_choice("labels", label, FEEDBACK)
-    folder = locate(raw, "log_standard_*.csv*", "KuaiRand logs", source=SOURCE)
-    logs = find_files(folder, "log_standard_*.csv*", "KuaiRand logs")
+    folder = locate(raw, _csv("log_standard_*"), "KuaiRand logs", source=SOURCE)
+    logs = find_files(folder, _csv("log_standard_*"), "KuaiRand logs")
     if chosen.include_random:
-        logs += find_files(folder, "log_random_*.csv*", "KuaiRand logs of the random policy")
+        logs += find_files(folder, _csv("log_random_*"), "KuaiRand logs of the random policy")
     num_rows, last, firsts = _extent(logs)
-    users = read_table(find_files(folder, "user_features_pure.csv*", "user features")[0])
-    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"))
+    users = read_table(find_file(folder, _csv("user_features_pure"), "user features"))
+    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"), key=natural)
     if snapshots:
+        if len(snapshots) > 1:
+            note(f"{folder}: of {len(snapshots)} snapshots of the users, {snapshots[-1].name} is read")
         users = _with_snapshot(users, snapshots[-1], firsts)
-    items = read_table(find_files(folder, "video_features_basic_pure.csv*", "video features")[0])
+    items = read_table(find_file(folder, _csv("video_features_basic_pure"), "video features"))
     return RawTables(
         schema=_schema(chosen, _day(last), has_snapshot=bool(snapshots)),
         impressions=partial(read_chunks, logs),
@@ -90,6 +94,10 @@ def load(raw: Path | None, **options: Any) -> RawTables:
         items=_with_main_tag(items),
         num_rows=num_rows,
     )
+
+
+def _csv(stem: str) -> list[str]:
+    return [f"{stem}.csv", f"{stem}.csv.gz"]
 
 
 def _extent(logs: Sequence[Path]) -> tuple[int, int, pl.DataFrame]:
