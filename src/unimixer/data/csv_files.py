@@ -104,6 +104,10 @@ class CsvFile:
             f"; the first line holds {other!r}: name it as the 'separator' in the schema's 'files', or as --separator"
         )
 
+    def any_column(self) -> list[str]:
+        """A column that can be read."""
+        return self.names[:1]
+
     def empty(self, columns: Sequence[str]) -> pl.DataFrame:
         """The columns without rows."""
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
@@ -125,7 +129,7 @@ class CsvFile:
                     text = self._text(batch.slice(start, CHUNK_ROWS))
                     last = str(text.get_column(str(len(self.names) - 1))[-1])
                     kept = [text.get_column(str(place)).alias(n) for place, n in zip(places, columns, strict=True)]
-                    yield Chunk(pl.DataFrame(kept, height=text.height), source=str(self.path), first_row=rows + 1)
+                    yield Chunk(pl.DataFrame(kept), source=str(self.path), first_row=rows + 1)
                     rows += text.height
         except (pa.ArrowInvalid, OSError, UnicodeError, EOFError) as error:
             problem = self._refusal(source, rows, error)  # raised when the error, and what its frames hold, is gone

@@ -57,6 +57,11 @@ class ParquetFile:
         written = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(kept)))
         return {field.name for field in written if pa.types.is_dictionary(field.type)}
 
+    def any_column(self) -> list[str]:
+        """A column that can be read."""
+        unreadable = self.unreadable()
+        return [name for name in self.names if name not in unreadable][:1]
+
     def empty(self, columns: Sequence[str]) -> pl.DataFrame:
         """The columns without rows, in the types that polars has for them.
 
@@ -87,7 +92,7 @@ class ParquetFile:
                     continue
                 for batch in self._file.iter_batches(batch_size=CHUNK_ROWS, row_groups=groups, columns=list(columns)):
                     series = [_series(self.path, self._field(name), batch.column(name)) for name in columns]
-                    frame = pl.DataFrame(series, height=batch.num_rows)
+                    frame = pl.DataFrame(series)
                     yield number, batch.num_rows, Chunk(frame, source=str(self.path), first_row=rows + 1)
                     rows += batch.num_rows
         except (pa.ArrowException, OSError) as error:

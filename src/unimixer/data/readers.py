@@ -61,7 +61,7 @@ def read_pieces(
     for path in paths:
         table, partition = open_table(path, files or Files()), partition_of(path)
         kept = _kept(path, table, partition, columns, optional)
-        stored = [name for name in kept if name in table.names]
+        stored = [name for name in kept if name in table.names] or table.any_column()  # rows must be counted
         others = tuple(name for name in (*table.names, *partition) if name not in kept)
         if isinstance(table, ParquetFile):
             placed = table.pieces(stored, share, piece)
