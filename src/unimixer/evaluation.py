@@ -10,10 +10,9 @@ import torch
 from unimixer.caller import states_kept
 from unimixer.data import values
 from unimixer.data.entities import KeyIndex
-from unimixer.data.readers import read_chunks
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
-from unimixer.inference import Predictor
+from unimixer.inference import Predictor, read_rows
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.mixing import MatrixMixing, hardened
 from unimixer.progress import progress_bar
@@ -88,20 +87,30 @@ def store_of(run: RunFolder, folder: Path | None = None) -> Store:
     return opened
 
 
-def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[str, TaskMetrics]:
-    """Metrics of a run's best weights on raw labelled rows (Parquet or CSV)."""
-    return evaluate_rows(Predictor(run, device=device), path)
+def evaluate_file(
+    run: Path | str, path: Path, *, device: str = "auto", separator: str | None = None
+) -> dict[str, TaskMetrics]:
+    """Metrics of a run's best weights on raw labelled rows.
+
+    Args:
+        run: a run folder with best weights.
+        path: a Parquet or CSV file, or a folder of such files.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        separator: what stands between two fields of CSV (default: as the log of the run was read).
+    """
+    return evaluate_rows(Predictor(run, device=device), path, separator=separator)
 
 
 @states_kept()
-def evaluate_rows(predictor: Predictor, path: Path) -> dict[str, TaskMetrics]:
+def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = None) -> dict[str, TaskMetrics]:
     """:func:`evaluate_file` with an open model, whose ``coverage`` then tells of the rows."""
     schema = predictor.transform.schema
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)
     keys = KeyIndex()
+    sources = [label.source or label.name for label in labels]
     with progress_bar("scoring", None) as advance:
-        for chunk in read_chunks([path]):
+        for chunk in read_rows(schema, path, also=sources, separator=separator):
             logits = predictor.logits(chunk)
             classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
             users = None

@@ -12,9 +12,12 @@ import pyarrow.parquet as parquet
 import torch
 
 from unimixer.caller import states_kept
+from unimixer.data.adapters.own import with_options
 from unimixer.data.coverage import Coverage, UnknownValuesWarning
+from unimixer.data.folders import PARQUET_SUFFIXES, log_files
 from unimixer.data.frames import frame_of
-from unimixer.data.readers import PARQUET_SUFFIXES, TABLE_SUFFIXES, find_files, read_chunks
+from unimixer.data.readers import read_chunks
+from unimixer.data.schema import Schema
 from unimixer.data.tables import Chunk
 from unimixer.data.values import column
 from unimixer.errors import UnimixerError
@@ -73,7 +76,7 @@ class Predictor:
             rows: a polars or pandas frame, an Arrow table or record batch, a mapping of columns, a sequence of
                 mappings, the path of a file or folder, or a chunk of a reader.
         """
-        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows)])
+        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows, self.transform.schema)])
         for remark in self.coverage.remarks() if self.coverage.rows >= FEW_ROWS else ():
             if remark.grave and remark.feature not in self._warned:
                 self._warned.add(remark.feature)
@@ -86,8 +89,12 @@ class Predictor:
         return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
 
 
-def chunks_of(rows: Any) -> Iterator[Chunk]:
+def chunks_of(rows: Any, schema: Schema) -> Iterator[Chunk]:
     """Rows in whatever form as chunks; those of files are streamed.
+
+    Args:
+        rows: see :meth:`Predictor.predict`.
+        schema: that of the run's transform, which says what is read of files.
 
     Raises:
         UnimixerError: if they are nothing that can be scored; it says what can.
@@ -95,11 +102,27 @@ def chunks_of(rows: Any) -> Iterator[Chunk]:
     if isinstance(rows, Chunk):
         yield rows
     elif isinstance(rows, str | Path):
-        path = Path(rows)
-        files = find_files(path, [f"*{s}" for s in TABLE_SUFFIXES], "rows to score") if path.is_dir() else [path]
-        yield from read_chunks(files)
+        yield from read_rows(schema, Path(rows), or_empty=True)
     else:
         yield Chunk(frame_of(rows), "rows")
+
+
+def read_rows(
+    schema: Schema, place: Path, *, also: Sequence[str] = (), separator: str | None = None, or_empty: bool = False
+) -> Iterator[Chunk]:
+    """Stream the columns that a run reads of raw rows, in the order of the rows.
+
+    Args:
+        schema: that of the run's transform; its ``files`` say how CSV is read.
+        place: a file, or a folder as ``data prepare`` reads it.
+        also: further columns.
+        separator: what stands between two fields of CSV (default: as the schema says).
+        or_empty: hand over a chunk without rows where there are none.
+    """
+    files = with_options(schema.files, str(place), {} if separator is None else {"separator": separator})
+    columns = list(dict.fromkeys([*schema.needed_columns(outcomes=False), *also]))
+    paths = log_files(place, "rows")
+    return read_chunks(paths, columns=columns, optional=schema.optional_columns(), files=files, or_empty=or_empty)
 
 
 def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Path, keep: Sequence[str] = ()) -> int:
@@ -119,13 +142,13 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
     """
     csv = is_csv(output)
     check_kept(keep, predictor.tasks)
-    rows = 0
+    rows, types = 0, dict[str, pl.DataType]()
 
     def frames() -> Iterator[pl.DataFrame]:
         nonlocal rows
         for chunk in chunks:
             rows += chunk.frame.height
-            kept = [column(chunk, name) for name in keep]
+            kept = [_alike(chunk, column(chunk, name), types) for name in keep]
             nested = next((series for series in kept if csv and series.dtype.is_nested()), None)
             if nested is not None:
                 raise UnimixerError(
@@ -137,6 +160,24 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
     with atomic_file(output) as temporary, progress_bar("scoring", None) as advance:
         _write(frames(), temporary, csv=csv)
     return rows
+
+
+def _alike(chunk: Chunk, series: pl.Series, types: dict[str, pl.DataType]) -> pl.Series:
+    """A kept column in the type that it has in the first chunk."""
+    wanted = types.setdefault(series.name, series.dtype)
+    if series.dtype == wanted:
+        return series
+    try:
+        alike = series.cast(wanted)
+        same = alike.cast(series.dtype).equals(series)
+    except pl.exceptions.PolarsError:
+        same = False
+    if not same:
+        raise UnimixerError(
+            f"{chunk.source}: kept column {series.name!r} has type {series.dtype}, but {wanted} in the first file; "
+            "write the files alike"
+        )
+    return alike
 
 
 def is_csv(output: Path) -> bool:

@@ -97,6 +97,11 @@ def say(text: str, *, below_a_bar: bool = False) -> None:
     (_AUDIENCE.get() or _PEOPLE).tell(text, below_a_bar=below_a_bar)
 
 
+def note(text: str) -> None:
+    """Say what was taken, or left out, and is no mistake."""
+    say(f"note: {text}")
+
+
 class Stand:
     """Where some work stands."""
 

@@ -9,14 +9,21 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, Separator, emit, table
 
 app = typer.Typer(help="Prepare raw impression logs.", no_args_is_help=True)
 
 
 @app.command("init")
 def init(
-    source: Annotated[Path, typer.Option("--from", help="A Parquet or CSV file with one impression a row.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="Parquet or CSV with one impression a row: a file or a folder.")
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="How CSV is read: separator, header, encoding, quote."),
+    ] = None,
+    separator: Separator = None,
     out: Annotated[Path | None, typer.Option("--out", help="Schema file to write (default: standard output).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -27,8 +34,10 @@ def init(
     from unimixer.data.infer import infer_schema
     from unimixer.errors import UnimixerError
     from unimixer.files import write_text
+    from unimixer.settings import override
 
-    text = infer_schema(source)
+    given = override({}, options or []) | ({} if separator is None else {"separator": separator})
+    text = infer_schema(source, **given)
     if out is not None:
         if out.exists():
             raise UnimixerError(f"{out} exists; choose another --out")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Json, Separator, emit
 from unimixer.cli.train import show_metrics
 
 HELP = """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
@@ -21,12 +21,14 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test",
     data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="Raw labelled rows (Parquet or CSV) instead of a split.")
+        Path | None,
+        typer.Option("--input", help="Raw labelled rows (Parquet or CSV, a file or a folder) instead of a split."),
     ] = None,
     harden: Annotated[
         str | None,
         typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4."),
     ] = None,
+    separator: Separator = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -46,7 +48,7 @@ def evaluate(
         return
     if input_file is not None:
         predictor = Predictor(run, device=device)
-        name, metrics = str(input_file), evaluate_rows(predictor, input_file)
+        name, metrics = str(input_file), evaluate_rows(predictor, input_file, separator=separator)
         coverage = predictor.coverage
     else:
         name, metrics = split, evaluate_run(run, split, store=data, device=device)

@@ -12,6 +12,10 @@ import typer
 from unimixer.errors import missing_packages
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", help="What stands between two fields of CSV (default: as the schema says)."),
+]
 
 
 def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:

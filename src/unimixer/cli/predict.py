@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Json, Separator, emit
 
 HELP = """Score raw rows of users and items seen or unseen, in their order, streamed.
 
@@ -17,19 +17,19 @@ Example: unimixer predict RUN --input candidates.parquet --output scores.parquet
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    input_file: Annotated[Path, typer.Option("--input", help="Raw rows: Parquet or CSV.")],
+    input_file: Annotated[Path, typer.Option("--input", help="Raw rows: Parquet or CSV, a file or a folder.")],
     output: Annotated[Path, typer.Option("--output", help="Scores, one row an input row: Parquet or CSV.")],
     keep: Annotated[
         list[str] | None, typer.Option("--keep", help="Input column to copy in front of the scores.")
     ] = None,
+    separator: Separator = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
-    from unimixer.data.readers import read_chunks
     from unimixer.errors import UnimixerError
-    from unimixer.inference import Predictor, is_csv, write_predictions
+    from unimixer.inference import Predictor, check_kept, is_csv, read_rows, write_predictions
     from unimixer.progress import say
 
     if output.exists() and not overwrite:
@@ -37,7 +37,9 @@ def predict(
     is_csv(output)  # refuse a name of no known kind before any work
     predictor = Predictor(run, device=device)
     started = time.perf_counter()
-    rows = write_predictions(predictor, read_chunks([input_file]), output, keep or ())
+    check_kept(keep or (), predictor.tasks)
+    chunks = read_rows(predictor.transform.schema, input_file, also=keep or (), separator=separator, or_empty=True)
+    rows = write_predictions(predictor, chunks, output, keep or ())
     seconds = time.perf_counter() - started
     for remark in predictor.coverage.remarks():
         say(str(remark))

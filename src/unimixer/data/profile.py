@@ -1,18 +1,18 @@
-"""What the values of a raw column look like: kind, missing share, cardinality, unit of time, separator of lists."""
+"""What the values of a raw column look like: kind, missing share, cardinality, form of time, separator of lists."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
+from unimixer.data.time_forms import TimeForm, time_form
+
 Kind = Literal["integer", "number", "text", "boolean", "time", "list", "other"]
 NULL_TEXTS = ("NULL", "null", "NaN", "nan", "None", "none", "NA", "N/A", "\\N")
-EPOCHS = (("s", 10**9), ("ms", 10**12), ("us", 10**15))
-"""Unit of an integer time, and its size a generation ago; up to four times that is a date until 2096."""
-TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d", "%Y%m%d")
 SEPARATORS = ("|", ";", ",", " ")
 
 
@@ -51,29 +51,19 @@ class Column:
         return self.kind in ("integer", "text") and self.unique == len(self.values) >= 20
 
     @cached_property
-    def time_format(self) -> str | None:
-        """How the values tell the time, in the words of ``keys.time_format``."""
+    def time(self) -> TimeForm | None:
+        """How the values tell the time."""
         if self.kind == "time":
-            return "ms"  # typed: no format is needed
-        if self.kind == "integer" and len(self.values):
-            low, high = self.values.min(), self.values.max()
-            for unit, size in EPOCHS:
-                if size * 0.5 <= low and high <= size * 4:  # type: ignore[operator]
-                    return unit
-        if self.kind not in ("integer", "text") or not len(self.values):
-            return None
-        texts = self.values.cast(pl.String)
-        for form in TIME_FORMATS:
-            times = texts.str.to_datetime(form, strict=False)
-            if times.null_count() == 0 and times.dt.year().is_between(1990, 2096).all():
-                return form
-        return None
+            return TimeForm("ms")  # typed: no format is needed
+        return time_form(self.values) if self.kind in ("integer", "number", "text") else None
 
     @cached_property
     def separator(self) -> str | None:
         """What stands between the values of a multi-valued text: the parts recur more than the wholes."""
-        if self.kind != "text" or not len(self.values):
+        if self.kind != "text" or not len(self.values) or self.time is not None:
             return None
+        if self.is_json:
+            return ","
         for separator in SEPARATORS:
             multiple = self.values.filter(self.values.str.contains(separator, literal=True))
             if len(multiple) < max(2, 0.02 * len(self.values)):
@@ -82,6 +72,28 @@ class Column:
             if parts.n_unique() < multiple.n_unique() and not parts.str.contains(r"[\[\]()]").any():
                 return separator
         return None
+
+    @cached_property
+    def is_json(self) -> bool:
+        """Whether every text is a list in JSON of plain values; pairs of ascending numbers are ranges."""
+        if not self.values.str.contains(r"^\[.*\]$").all():
+            return False
+        try:
+            lists = [json.loads(text) for text in self.values.head(10_000)]
+        except ValueError:
+            return False
+        if any(isinstance(value, (list, dict)) for values in lists for value in values):
+            return False
+        return not all(len(v) == 2 and all(isinstance(n, int | float) for n in v) and v[0] <= v[1] for v in lists)
+
+    @cached_property
+    def is_vector(self) -> bool:
+        """Whether every text is a list in JSON of fractions, all equally long."""
+        if not self.is_json:
+            return False
+        lists = [json.loads(text) for text in self.values.head(1000)]
+        fractions = any(isinstance(number, float) for values in lists for number in values)
+        return fractions and len({len(values) for values in lists}) == 1
 
     @cached_property
     def width(self) -> int | None:
@@ -97,21 +109,36 @@ class Column:
         if self.kind == "list":
             examples = [str(value.to_list()[:4]) for value in self.values.head(2)]
         count = f"{self.unique:,} value{'s' if self.unique != 1 else ''}" if self.unique else "lists"
-        shown = ", ".join(" ".join(text.split())[:24] for text in examples)
+        shown = ", ".join(printable(" ".join(text[:99].split()))[:24] for text in examples)
         return f"{count}, {self.missing:.1%} missing, e.g. {shown}"
 
 
-def profile(series: pl.Series) -> Column:
-    """Look at a column; texts that are all numbers count as numbers, 3.0 as an integer."""
+def printable(text: str) -> str:
+    """Text with the escapes of YAML for characters that YAML does not take as they are."""
+    return "".join(
+        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in text
+    )
+
+
+def profile(series: pl.Series, *, category: bool = False) -> Column:
+    """Look at a column; texts that are all numbers count as numbers, 3.0 as an integer.
+
+    Args:
+        series: the raw values.
+        category: the file says that they are categories, whatever they look like.
+    """
     values = series.drop_nulls()
     nulls: tuple[str, ...] = ()
+    if values.dtype in (pl.Categorical, pl.Enum) or (category and values.dtype.is_integer()):
+        category, values = True, values.cast(pl.String)
     if values.dtype == pl.String:
         values = values.str.strip_chars()
         nulls = tuple(text for text in NULL_TEXTS if (values == text).any())
         values = values.filter(~values.is_in(["", *nulls]))
-        numbers = values.cast(pl.Float64, strict=False)
-        if len(values) and numbers.null_count() == 0:
-            values = numbers
+        values = values if category else _typed(values)
+    if values.dtype.is_decimal():
+        whole = values.cast(pl.Int64, strict=False)
+        values = whole if whole.cast(values.dtype, strict=False).equals(values) else values.cast(pl.Float64)
     if values.dtype.is_float():
         values = values.filter(values.is_finite())
         if len(values) and ((values == values.floor()) & (values.abs() < 2**53)).all():
@@ -119,15 +146,35 @@ def profile(series: pl.Series) -> Column:
     return Column(series.name, series, values, _kind(values.dtype), nulls)
 
 
-def _kind(dtype: pl.DataType) -> Kind:
+def _typed(texts: pl.Series) -> pl.Series:
+    """Texts as truth values, integers or numbers where all of them are; digits that a type would change stay text."""
+    if not len(texts):
+        return texts
+    lower = texts.str.to_lowercase()
+    if lower.is_in(["true", "false"]).all():
+        return lower == "true"
+    if texts.str.contains(r"^[+-]?\d+$").all():
+        if texts.str.contains(r"^[+-]?0\d").any():
+            return texts
+        for dtype in (pl.Int64, pl.UInt64):
+            whole = texts.cast(dtype, strict=False)
+            if whole.null_count() == 0:
+                return whole
+        return texts
+    numbers = texts.cast(pl.Float64, strict=False)
+    return texts if numbers.null_count() else numbers
+
+
+def _kind(dtype: Any) -> Kind:
     if dtype == pl.Boolean:
         return "boolean"
-    if dtype in (pl.Categorical, pl.Enum, pl.String):
+    if dtype == pl.String:
         return "text"
     if dtype in (pl.Datetime, pl.Date):
         return "time"
-    if dtype in (pl.List, pl.Array):
-        return "list"
+    if isinstance(dtype, (pl.List, pl.Array)):
+        plain = not dtype.inner.is_nested() and dtype.inner != pl.Null and _kind(dtype.inner) != "other"
+        return "list" if plain or dtype.inner in (pl.Categorical, pl.Enum) else "other"
     if dtype.is_integer():
         return "integer"
     return "number" if dtype.is_numeric() else "other"

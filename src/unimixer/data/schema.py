@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from unimixer.data.time_format import check_form
 from unimixer.errors import nearest
@@ -25,6 +26,50 @@ FIRST_ID = 2
 """First row that a known value can have."""
 MAX_BUCKETS = 2**31 - 1 - FIRST_ID
 """Ids are 32-bit numbers, and so is the number of rows that bounds them."""
+
+
+class Files(Settings):
+    """How files of text are read; Parquet says itself what it holds."""
+
+    separator: str | None = None
+    """What stands between two fields, one or several characters (default: a tab in ``.tsv`` files, else a comma)."""
+    header: tuple[str, ...] | None = None
+    """Names of the columns of files that have no header line."""
+    encoding: str = "utf-8"
+    """Encoding of the text, such as ``latin-1``."""
+    quote: str = '"'
+    """Character around fields that hold a separator; empty where quotes are ordinary characters."""
+
+    @field_validator("separator", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        return "\t" if value in ("\\t", "tab") else value
+
+    @field_validator("header", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("quote", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return "" if value is None else value
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Files:
+        if self.separator is not None and (not self.separator or set(self.separator) & {"\r", "\n", self.quote}):
+            raise ValueError(f"separator={self.separator!r} cannot stand between two fields; name another")
+        if len(self.quote) > 1 or self.quote in ("\r", "\n"):
+            raise ValueError(f"quote={self.quote!r} is not one character; leave it empty where nothing is quoted")
+        if self.header is not None and ("" in self.header or len(set(self.header)) < max(1, len(self.header))):
+            raise ValueError("header must name every column once")
+        try:
+            plain = "a,\n".encode(codecs.lookup(self.encoding).name) == b"a,\n"
+        except (LookupError, ValueError):
+            raise ValueError(f"encoding={self.encoding!r} is not known; for example utf-8 or latin-1") from None
+        if not plain:
+            raise ValueError(f"encoding={self.encoding!r} is not read; convert the files to UTF-8")
+        return self
 
 
 class Keys(Settings):
@@ -201,6 +246,7 @@ class Schema(Settings):
         "histories": "history",
     }
     name: str
+    files: Files = Files()
     keys: Keys = Keys()
     labels: tuple[Label, ...]
     weight: str | None = None
@@ -244,6 +290,22 @@ class Schema(Settings):
                     "an outcome is never a feature"
                 )
         return self
+
+    def needed_columns(self, *, outcomes: bool) -> list[str]:
+        """Columns that a log must have; with ``outcomes``, also those that only training and measuring read."""
+        names = [self.keys.user, self.keys.item, self.keys.time]
+        if outcomes:
+            sources = {label.name: label.source or label.name for label in self.labels}
+            events = [history.event for history in self.histories if history.event is not None]
+            names += [self.weight, *sources.values(), *(label.probability for label in self.labels)]
+            names += [sources.get(event, event) for event in events]
+        names += [feature.column for feature in self.features if feature.origin == "impressions"]
+        return [name for name in dict.fromkeys(names) if name is not None]
+
+    def optional_columns(self) -> list[str]:
+        """Columns that features read wherever they stand: in the log or in a table of users or items."""
+        names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
+        return list(dict.fromkeys(names))
 
     @property
     def label_names(self) -> tuple[str, ...]:

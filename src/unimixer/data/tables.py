@@ -26,6 +26,13 @@ class Chunk:
     source: str
     first_row: int = 1
     """Number, counted from 1, that the first row of the frame has among the data rows of its source."""
+    others: tuple[str, ...] = ()
+    """Columns of the source that were not read."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the source."""
+        return [*self.frame.columns, *self.others]
 
     def at(self, row: int) -> str:
         """The place of row ``row`` (counted from 0) of the frame, for a message."""

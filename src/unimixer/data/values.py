@@ -23,7 +23,7 @@ TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 def column(chunk: Chunk, name: str) -> pl.Series:
     """The raw column, or an error that gives the nearest name."""
     if name not in chunk.frame.columns:
-        raise UnimixerError(f"{chunk.source}: missing column {name!r}{nearest(name, chunk.frame.columns)}")
+        raise UnimixerError(f"{chunk.source}: missing column {name!r}{nearest(name, chunk.columns)}")
     return chunk.frame.get_column(name)
 
 

@@ -87,7 +87,7 @@ def test_features_read_columns_that_the_tables_have(small: Path, large: Path) ->
 def test_a_ragged_row_and_a_wrong_rating_are_named(small: Path) -> None:
     ratings = small / "ml-100k" / "u.data"
     ratings.write_text("1\t10\t4\t300\n1\t10\n")
-    with pytest.raises(UnimixerError, match=r"u.data, row 2: expected 4 fields between '\\t', found 2 "):
+    with pytest.raises(UnimixerError, match=r"u.data, row 2: expected 4 fields, found 2 "):
         open_raw("movielens-100k", small)
     ratings.write_text("1\t10\t4\t300\n1\t10\tgood\t300\n")
     with pytest.raises(UnimixerError, match=r"u.data, row 2: rating='good' is not a number"):
@@ -96,7 +96,7 @@ def test_a_ragged_row_and_a_wrong_rating_are_named(small: Path) -> None:
 
 def test_a_missing_file_is_named(large: Path) -> None:
     (large / "users.dat").unlink()
-    with pytest.raises(UnimixerError, match=r"users.dat: no such file; it belongs to the data set"):
+    with pytest.raises(UnimixerError, match=r"users.dat: no such file"):
         open_raw("movielens-1m", large)
 
 

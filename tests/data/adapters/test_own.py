@@ -13,8 +13,9 @@ from unimixer.errors import UnimixerError
 
 SCHEMA = """
 name: shop
+keys: {user: user}
 labels: [{name: click}]
-features: [{name: user, kind: categorical, domain: user}]
+features: [{name: user, kind: categorical, domain: user}, {name: age, kind: numeric, domain: user}]
 """
 LOG = pl.DataFrame({"user": [1, 2], "click": [0, 1]})
 
@@ -61,6 +62,9 @@ def test_users_and_items_stand_beside_the_parts_or_beside_impressions(raw: Path)
     assert names(raw) == (["impressions.csv.gz"], "users.csv", "items.parquet")
     (raw / "impressions").mkdir()
     (raw / "impressions" / "p.parquet").touch()
+    with pytest.raises(UnimixerError, match=r"impressions and impressions.csv.gz both hold impressions; keep one"):
+        names(raw)
+    (raw / "impressions.csv.gz").unlink()
     assert names(raw) == (["p.parquet"], "users.csv", "items.parquet")
 
 

@@ -16,7 +16,8 @@ import polars as pl
 from pydantic import PositiveInt
 
 from unimixer.data.adapters.base import calendar, categorical, locate, parse_options
-from unimixer.data.readers import find_files, read_chunks
+from unimixer.data.folders import find_file
+from unimixer.data.readers import read_chunks
 from unimixer.data.schema import DateSplit, Keys, Label, QuantileSplit, Schema, Vocabulary
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.errors import UnimixerError
@@ -56,7 +57,7 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     if not chosen.validation < chosen.test:
         raise UnimixerError(f"{SOURCE}: validation={chosen.validation} must be before test={chosen.test}")
     folder = locate(raw, FILES, "the Avazu training file", source=SOURCE)
-    logs = find_files(folder, FILES, "the Avazu training file")[:1]
+    logs = [find_file(folder, FILES, "the Avazu training file")]
     known = Vocabulary(min_count=chosen.min_count)
     parts = USER_PARTS[chosen.user]
     schema = Schema(

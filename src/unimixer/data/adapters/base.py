@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator
 
-from unimixer.data.readers import find_files
+from unimixer.data.folders import find_files
 from unimixer.data.schema import Feature, Vocabulary
 from unimixer.errors import UnimixerError, nearest
 from unimixer.settings import Settings, parse
@@ -48,9 +48,11 @@ def locate(raw: Path | None, pattern: str | Sequence[str], what: str, *, source:
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     for depth in ("", "*/", "*/*/"):
         for one in patterns:
-            matches = sorted(raw.glob(depth + one))
-            if matches:
-                return matches[0].parent
+            folders = sorted({path.parent for path in raw.glob(depth + one)})
+            if len(folders) > 1:
+                raise UnimixerError(f"{folders[0]} and {folders[1]} both hold {what}; name one of them as 'raw'")
+            if folders:
+                return folders[0]
     find_files(raw, patterns, what)  # says what is missing
     return raw
 

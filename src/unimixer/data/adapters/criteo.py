@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import PositiveInt
 
 from unimixer.data.adapters.base import categorical, locate, parse_options
-from unimixer.data.readers import find_files, read_chunks
-from unimixer.data.schema import Feature, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.folders import find_file
+from unimixer.data.readers import read_chunks
+from unimixer.data.schema import Feature, Files, Label, QuantileSplit, Schema, Vocabulary
 from unimixer.data.tables import RawTables
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
@@ -45,13 +46,14 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     if not chosen.validation < chosen.test:
         raise UnimixerError(f"{SOURCE}: validation={chosen.validation} must be less than test={chosen.test}")
     folder = locate(raw, FILES, "the Criteo training file", source=SOURCE)
-    logs = find_files(folder, FILES, "the Criteo training file")[:1]
+    logs = [find_file(folder, FILES, "the Criteo training file")]
     if chosen.hash_buckets is None:
         vocabulary = Vocabulary(min_count=chosen.min_count)
     else:
         vocabulary = Vocabulary(policy="hash", num_buckets=chosen.hash_buckets)
     schema = Schema(
         name=SOURCE,
+        files=Files(separator="\t", header=COLUMNS, quote=""),
         labels=(Label(name="click", source="label"),),
         split=QuantileSplit(validation=chosen.validation, test=chosen.test),
         features=(
@@ -59,4 +61,4 @@ def load(raw: Path | None, **options: Any) -> RawTables:
             *(categorical(c, "context", vocabulary) for c in CATEGORIES),
         ),
     )
-    return RawTables(schema, partial(read_chunks, logs, separator="\t", header=COLUMNS, quote=None), files=tuple(logs))
+    return RawTables(schema, partial(read_chunks, logs, files=schema.files), files=tuple(logs))

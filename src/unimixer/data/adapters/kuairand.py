@@ -22,11 +22,13 @@ import polars as pl
 from pydantic import PositiveInt
 
 from unimixer.data.adapters.base import Names, calendar, categorical, locate, parse_options, past
-from unimixer.data.readers import find_files, read_chunks, read_table
+from unimixer.data.folders import find_file, find_files, natural
+from unimixer.data.readers import read_chunks, read_table
 from unimixer.data.schema import DateSplit, Feature, History, Keys, Label, Schema, Vocabulary
 from unimixer.data.tables import Chunk, RawTables
 from unimixer.data.times import as_time, zone
 from unimixer.errors import UnimixerError, check_choice
+from unimixer.progress import note
 from unimixer.settings import Settings
 
 SOURCE = "kuairand-pure"
@@ -73,17 +75,20 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     chosen = parse_options(Options, SOURCE, options)
     for label in chosen.labels:
         check_choice("labels", label, FEEDBACK)
-    folder = locate(raw, "log_standard_*.csv*", "KuaiRand logs", source=SOURCE)
-    logs = find_files(folder, "log_standard_*.csv*", "KuaiRand logs")
+    folder = locate(raw, _csv("log_standard_*"), "KuaiRand logs", source=SOURCE)
+    logs = find_files(folder, _csv("log_standard_*"), "KuaiRand logs")
     if chosen.include_random:
-        logs += find_files(folder, "log_random_*.csv*", "KuaiRand logs of the random policy")
+        logs += find_files(folder, _csv("log_random_*"), "KuaiRand logs of the random policy")
     num_rows, last, firsts = _extent(logs)
     files = [
-        find_files(folder, "user_features_pure.csv*", "user features")[0],
-        find_files(folder, "video_features_basic_pure.csv*", "video features")[0],
+        find_file(folder, _csv("user_features_pure"), "user features"),
+        find_file(folder, _csv("video_features_basic_pure"), "video features"),
     ]
     users, items = (read_table(path) for path in files)
-    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"))[-1:]
+    snapshots = sorted(folder.glob("user_sequences_until_*.parquet"), key=natural)
+    if len(snapshots) > 1:
+        note(f"{folder}: of {len(snapshots)} snapshots of the users, {snapshots[-1].name} is read")
+    snapshots = snapshots[-1:]
     if snapshots:
         users = _with_snapshot(users, snapshots[0], firsts)
     return RawTables(
@@ -94,6 +99,10 @@ def load(raw: Path | None, **options: Any) -> RawTables:
         files=(*logs, *files, *snapshots),
         num_rows=num_rows,
     )
+
+
+def _csv(stem: str) -> list[str]:
+    return [f"{stem}.csv", f"{stem}.csv.gz"]
 
 
 def _extent(logs: Sequence[Path]) -> tuple[int, int, pl.DataFrame]:

@@ -14,7 +14,8 @@ import polars as pl
 from pydantic import PositiveInt
 
 from unimixer.data.adapters.base import calendar, categorical, past
-from unimixer.data.schema import Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.readers import read_table
+from unimixer.data.schema import Feature, Files, History, Keys, Label, QuantileSplit, Schema, Vocabulary
 from unimixer.data.tables import CHUNK_ROWS, Chunk, RawTables
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
@@ -39,24 +40,8 @@ class Options(Settings):
 
 
 def read_fields(path: Path, separator: str, header: Sequence[str]) -> Chunk:
-    """Read a small text file whose separator may have several characters, all columns as text.
-
-    Raises:
-        UnimixerError: the file is missing or empty, or a row has another number of fields.
-    """
-    if not path.is_file():
-        raise UnimixerError(f"{path}: no such file; it belongs to the data set, unpack the archive again")
-    lines = path.read_text(encoding="latin-1").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    fields = pl.Series("fields", lines).str.split(separator)
-    lengths = fields.list.len()
-    wrong = (lengths != len(header)).arg_max()
-    if wrong is not None and lengths[wrong] != len(header):
-        raise UnimixerError(
-            f"{path}, row {wrong + 1}: expected {len(header)} fields between {separator!r}, found {lengths[wrong]} "
-            f"({lines[wrong][:60]}); correct the row, or unpack the archive again"
-        )
-    frame = pl.DataFrame({name: fields.list.get(i) for i, name in enumerate(header)})
-    return Chunk(frame, str(path))
+    """Read a small file of the data set, all columns as text."""
+    return read_table(path, files=Files(separator=separator, header=tuple(header), encoding="latin-1", quote=""))
 
 
 def sorted_ratings(path: Path, separator: str, threshold: float) -> Chunk:
