@@ -22,7 +22,7 @@ def test_a_schema_is_read_from_its_file(tmp_path: Path) -> None:
     path.write_text(dump_yaml(toy_schema()), encoding="utf-8")
     assert load_schema(path) == toy_schema()
     path.write_text(path.read_text().replace("labels:", "lables:"))
-    with pytest.raises(UnimixerError, match=r"toy\.yaml, line 8: unknown key 'lables'; did you mean 'labels'\?"):
+    with pytest.raises(UnimixerError, match=r"toy\.yaml, line 11: unknown key 'lables'; did you mean 'labels'\?"):
         load_schema(path)
 
 
