@@ -124,6 +124,16 @@ def test_true_and_false_are_numbers_in_any_case() -> None:
     assert "x='yes' is not a number" in message(values.as_number, chunk("true", "yes"), "x")
 
 
+def test_a_number_of_32_bits_is_the_number_that_its_text_has() -> None:
+    written = ["0.1", "4.1", "-1e-20", "16777217", "3.4e38", ""]
+    narrow = pl.Series("x", written).cast(pl.Float32, strict=False)
+    expected = values.as_number(chunk("0.1", "4.1", "-1e-20", "16777216", "3.4e38", ""), "x")
+    np.testing.assert_array_equal(values.as_number(Chunk(narrow.to_frame(), "log.parquet"), "x"), expected)
+    liked = Label(name="x", threshold=4.1)
+    for column in (chunk("4.1", "4.0"), chunk(4.1, 4.0), chunk(4.1, 4.0, dtype=pl.Float32)):
+        assert values.as_label(column, liked).tolist() == [1, 0]
+
+
 def test_a_code_for_missing_is_found_whatever_its_form() -> None:
     for column in (chunk("-999", "4"), chunk(-999, 4), chunk(-999.0, 4.0), chunk("-999.000", "4")):
         np.testing.assert_array_equal(values.as_number(column, "x", ("", "-999")), [np.nan, 4])

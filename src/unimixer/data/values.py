@@ -106,7 +106,8 @@ def as_number(
             numbers = numbers.fill_null(truth.cast(pl.Float64))
         require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
     elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
-        numbers = series.cast(pl.Float64)
+        # 0.1 in 32 bits is meant as 0.1, the number that its text has, and not as 0.10000000149
+        numbers = (series.cast(pl.String) if series.dtype == pl.Float32 else series).cast(pl.Float64)
         if not series.dtype.is_float() and not series.null_count() and missing == ("",):
             return numbers.to_numpy()  # whole numbers are finite
     else:
