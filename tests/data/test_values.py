@@ -78,6 +78,15 @@ def test_a_key_that_lost_digits_in_a_float_is_refused(dtype: Any, bits: int) -> 
     )
 
 
+def test_a_key_that_was_written_as_a_float_is_refused() -> None:
+    for text in ("1.7000000000000002e+18", "1.23E+15", "2e+20"):
+        error = message(values.key_column, chunk("17", None, text), "x")
+        assert error.startswith(
+            f"log.csv, row 43: x='{text}' is a key written as a float, which has lost its last digits"
+        )
+    assert values.key_column(chunk("+1", "1e10", "a+b", "5e+"), "x").to_list() == ["+1", "1e10", "a+b", "5e+"]
+
+
 def test_a_key_is_one_text_in_any_type() -> None:
     for column in (
         chunk(17),
