@@ -52,6 +52,15 @@ def test_buckets_hold_equal_shares_and_a_missing_value_has_none() -> None:
     assert buckets.to_list() == ["0", "1", "1", "3", "3", None]
 
 
+def test_a_number_and_the_same_number_in_32_bits_fall_into_one_bucket() -> None:
+    sample = np.arange(1, 100) / 10
+    wide = sample.astype(np.float32).astype(np.float64)
+    assert not np.array_equal(sample, wide)
+    for learned in (sample, wide):
+        fit = NumericFit.fit(feature("bucketise", num_buckets=10), learned)
+        assert fit.bucket(sample).to_list() == fit.bucket(wide).to_list()
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=50), st.integers(1, 9))
 def test_buckets_of_repeated_values_are_numbered_without_gaps(sample: list[int], num_buckets: int) -> None:
     values = np.array(sample, dtype=np.float64)

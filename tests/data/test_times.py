@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from columns import FIRST_ROW, chunk, message
 from hypothesis import given, settings
@@ -270,6 +271,16 @@ def test_a_number_that_is_a_time_in_no_unit_is_named_without_a_warning() -> None
         for unit in ("s", "ms", "us", "ns"):
             error = message(times.as_time, chunk(number), Keys(time="x", time_format=unit))
             assert f"is not a time in {unit}; every impression needs its time" in error
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_a_typed_time_that_was_made_from_another_unit_is_refused(unit: Any) -> None:
+    made = pl.Series([MILLIS // 1000], dtype=pl.Int64).cast(pl.Datetime(unit))
+    error = message(times.as_time, chunk(*made, dtype=pl.Datetime(unit)), Keys(time="x"))
+    assert error.startswith("log.csv, row 41: x=datetime.datetime(1970, 1, ")
+    assert f"in {unit}, but 2022-05-04 in s; convert the column from its own unit" in error
+    born = chunk(datetime(1975, 3, 1, 7), dtype=pl.Datetime(unit))
+    assert times.as_time(born, Keys(time="x")).tolist() == [162_889_200_000]
 
 
 def test_one_row_in_another_unit_is_found_among_others() -> None:

@@ -78,6 +78,15 @@ def test_a_key_that_lost_digits_in_a_float_is_refused(dtype: Any, bits: int) -> 
     )
 
 
+def test_a_key_that_was_written_as_a_float_is_refused() -> None:
+    for text in ("1.7000000000000002e+18", "1.23E+15", "2e+20"):
+        error = message(values.key_column, chunk("17", None, text), "x")
+        assert error.startswith(
+            f"log.csv, row 43: x='{text}' is a key written as a float, which has lost its last digits"
+        )
+    assert values.key_column(chunk("+1", "1e10", "a+b", "5e+"), "x").to_list() == ["+1", "1e10", "a+b", "5e+"]
+
+
 def test_a_key_is_one_text_in_any_type() -> None:
     for column in (
         chunk(17),
@@ -122,6 +131,16 @@ def test_true_and_false_are_numbers_in_any_case() -> None:
     for column in (chunk(True, False, None), chunk("true", "False", ""), chunk("TRUE", "0", None)):
         np.testing.assert_array_equal(values.as_number(column, "x"), [1, 0, np.nan])
     assert "x='yes' is not a number" in message(values.as_number, chunk("true", "yes"), "x")
+
+
+def test_a_number_of_32_bits_is_the_number_that_its_text_has() -> None:
+    written = ["0.1", "4.1", "-1e-20", "16777217", "3.4e38", ""]
+    narrow = pl.Series("x", written).cast(pl.Float32, strict=False)
+    expected = values.as_number(chunk("0.1", "4.1", "-1e-20", "16777216", "3.4e38", ""), "x")
+    np.testing.assert_array_equal(values.as_number(Chunk(narrow.to_frame(), "log.parquet"), "x"), expected)
+    liked = Label(name="x", threshold=4.1)
+    for column in (chunk("4.1", "4.0"), chunk(4.1, 4.0), chunk(4.1, 4.0, dtype=pl.Float32)):
+        assert values.as_label(column, liked).tolist() == [1, 0]
 
 
 def test_a_code_for_missing_is_found_whatever_its_form() -> None:

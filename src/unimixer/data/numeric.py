@@ -53,7 +53,9 @@ class NumericFit:
 
     def bucket(self, numbers: NDArray[np.float64]) -> pl.Series:
         """The bucket of every number as text, null where missing."""
-        buckets = pl.Series(np.searchsorted(np.asarray(self.edges), numbers, side="right")).cast(pl.String)
+        # a number and the same number in 32 bits lie on one side of an edge
+        edges, values = np.asarray(self.edges, dtype=np.float32), numbers.astype(np.float32)
+        buckets = pl.Series(np.searchsorted(edges, values, side="right")).cast(pl.String)
         return pl.select(pl.when(pl.Series(np.isnan(numbers))).then(None).otherwise(buckets)).to_series()
 
 

@@ -54,7 +54,14 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
             return _iso(chunk, texts, keys.timezone, rule)
         stamps = _parse(texts, form, padded=series.dtype not in TEXT_TYPES)
     require(chunk, series, stamps.is_not_null(), rule, WAY_OUT)
-    return _millis(chunk, series, _zoned(stamps, keys.timezone), keys.timezone)
+    millis = _millis(chunk, series, _zoned(stamps, keys.timezone), keys.timezone)
+    if isinstance(series.dtype, pl.Datetime):
+        # the type may have been given with a wrong unit: seconds that were taken for nanoseconds are in 1970
+        physical = series.to_physical().to_numpy().astype(np.float64)
+        _check_plausible(
+            chunk, series, physical, millis, series.dtype.time_unit, "convert the column from its own unit"
+        )
+    return millis
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -66,7 +73,7 @@ def _epoch(chunk: Chunk, name: str, unit: str) -> IntArray:
     millis = _in_millis(series, numbers, unit)
     require(chunk, series, pl.Series(np.abs(millis) <= LAST_MS), f"is not a time in {unit}", WAY_OUT)  # false for NaN
     whole = millis.astype(np.int64)
-    _check_plausible(chunk, series, numbers, whole, unit)
+    _check_plausible(chunk, series, numbers, whole, unit, "correct keys.time_format, or the row")
     return whole
 
 
@@ -87,7 +94,7 @@ def _scaled(numbers: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
 
 
 def _check_plausible(
-    chunk: Chunk, series: pl.Series, numbers: NDArray[np.float64], millis: IntArray, unit: str
+    chunk: Chunk, series: pl.Series, numbers: NDArray[np.float64], millis: IntArray, unit: str, way_out: str
 ) -> None:
     """Refuse times of no log that are times of a log in another unit; small clocks are times in none."""
     odd = ~_plausible(millis)
@@ -109,7 +116,7 @@ def _check_plausible(
         series,
         valid,
         f"is the time {_shown(millis[rows[row]])} in {unit}, but {' or '.join(others)}",
-        "correct keys.time_format, or the row",
+        way_out,
     )
 
 

@@ -67,7 +67,11 @@ def key_column(chunk: Chunk, name: str) -> pl.Series:
 
 
 def check_exact(chunk: Chunk, series: pl.Series) -> None:
-    """Raise for a key that lost its last digits in a float."""
+    """Raise for a key that lost its last digits in a float, also where the float was written as text."""
+    way_out = "store keys as integers or as text"
+    if series.dtype == pl.String and series.str.contains("+", literal=True).any():  # quickly told from most keys
+        lost = series.str.contains(r"^\s*-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+\s*$").fill_null(False)
+        require(chunk, series, ~lost, "is a key written as a float, which has lost its last digits", way_out)
     if not series.dtype.is_float():
         return
     bits = 24 if series.dtype == pl.Float32 else 53
@@ -77,7 +81,7 @@ def check_exact(chunk: Chunk, series: pl.Series) -> None:
         series,
         exact,
         f"is a key of 2^{bits} or more in {series.dtype}, which has lost its last digits",
-        "store keys as integers or as text",
+        way_out,
     )
 
 
@@ -106,7 +110,8 @@ def as_number(
             numbers = numbers.fill_null(truth.cast(pl.Float64))
         require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
     elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
-        numbers = series.cast(pl.Float64)
+        # 0.1 in 32 bits is meant as 0.1, the number that its text has, and not as 0.10000000149
+        numbers = (series.cast(pl.String) if series.dtype == pl.Float32 else series).cast(pl.Float64)
         if not series.dtype.is_float() and not series.null_count() and missing == ("",):
             return numbers.to_numpy()  # whole numbers are finite
     else:
