@@ -89,7 +89,10 @@ def store_of(run: RunFolder, folder: Path | None = None) -> Store:
 
 def evaluate_file(run: Path | str, path: Path, *, device: str = "auto") -> dict[str, TaskMetrics]:
     """Metrics of a run's best weights on raw labelled rows (Parquet or CSV)."""
-    return evaluate_rows(Predictor(run, device=device), path)
+    predictor = Predictor(run, device=device)
+    metrics = evaluate_rows(predictor, path)
+    predictor.warn()
+    return metrics
 
 
 @states_kept()
