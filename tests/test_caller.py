@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_recipe, tiny_values
+from tiny import caller_states, tiny_recipe, tiny_values
 from toy import toy_frames
 
 from unimixer import Predictor, Store, UnimixerError, prepare, train
@@ -26,22 +25,6 @@ from unimixer.training.run import RunFolder
 from unimixer.training.train import resume
 
 LOG = toy_frames()[0].tail(50)
-
-
-def states() -> dict[str, Any]:
-    """What a call must not change."""
-    return {
-        "random": random.getstate(),
-        "numpy": str(np.random.get_state()),
-        "torch": torch.get_rng_state().tolist(),
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "precision": torch.get_float32_matmul_precision(),
-        "gradients": torch.is_grad_enabled(),
-        "warnings": list(warnings.filters),
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
-    }
 
 
 def going_on(folder: Path, run: Path, _store: Path) -> None:
@@ -93,9 +76,9 @@ def test_a_call_leaves_random_states_threads_and_filters_alone(
 ) -> None:
     for draw in (random.random, np.random.rand, lambda: torch.rand(1)):
         draw()
-    before = states()
+    before = caller_states()
     CALLS[name](tmp_path, toy_run.folder, toy_folder)
-    after = states()
+    after = caller_states()
     assert [what for what in before if before[what] != after[what]] == []
 
 
@@ -121,7 +104,7 @@ def test_states_are_given_back_when_a_call_fails() -> None:
         warnings.simplefilter("ignore")
         raise ZeroDivisionError
 
-    before = states()
+    before = caller_states()
     with pytest.raises(ZeroDivisionError):
         fails()
-    assert states() == before
+    assert caller_states() == before

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from toy import DAY, START, toy_frames, toy_tables
 
+from unimixer.data.coverage import UnknownValuesWarning
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -41,7 +42,9 @@ def test_a_file_of_the_rows_of_a_split_measures_the_same(ending: str, toy_run: R
 def test_a_file_may_have_users_never_seen(toy_run: RunFolder, tmp_path: Path) -> None:
     rows = TEST_ROWS.with_columns(user_id=pl.lit("new-") + pl.col("user_id"))
     rows.write_parquet(tmp_path / "new.parquet")
-    found = evaluate_file(toy_run.folder, tmp_path / "new.parquet")["is_click"]
+    with pytest.warns(UnknownValuesWarning) as caught:
+        found = evaluate_file(toy_run.folder, tmp_path / "new.parquet")["is_click"]
+    assert f"user_id: 100% of {rows.height} rows unknown (0% in validation)" in str(caught[0].message)
     assert found.users_counted == (toy_run.result or {})["test"]["is_click"]["users_counted"]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -71,3 +75,19 @@ def logged(run: RunFolder) -> list[tuple[Any, ...]]:
         (line["kind"], line["step"], line.get("task"), line.get("loss"), line["auc"] if "task" in line else None)
         for line in run.history()
     ]
+
+
+def caller_states() -> dict[str, Any]:
+    """What a call of the library must not change."""
+    return {
+        "random": random.getstate(),
+        "numpy": str(np.random.get_state()),
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+        "gradients": torch.is_grad_enabled(),
+        "warnings": list(warnings.filters),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+    }

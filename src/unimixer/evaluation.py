@@ -98,7 +98,10 @@ def evaluate_file(
         device: ``auto``, ``cpu`` or ``cuda``.
         separator: what stands between two fields of CSV (default: as the log of the run was read).
     """
-    return evaluate_rows(Predictor(run, device=device), path, separator=separator)
+    predictor = Predictor(run, device=device)
+    metrics = evaluate_rows(predictor, path, separator=separator)
+    predictor.warn()
+    return metrics
 
 
 @states_kept()

@@ -51,7 +51,7 @@ class Predictor:
         self.model = load_ranker(folder, device=self.device)
         self.tasks = tuple(folder.recipe.tasks)
         self.coverage = Coverage(self.transform.spec, folder.environment["data"].get("coverage"))
-        self._warned: set[str] = set()
+        self._warned, self._warn_at = set[str](), FEW_ROWS
         self._autocast = folder.recipe.training.precision == "bfloat16"
 
     def logits(self, chunk: Chunk) -> torch.Tensor:
@@ -77,11 +77,18 @@ class Predictor:
                 mappings, the path of a file or folder, or a chunk of a reader.
         """
         scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows, self.transform.schema)])
-        for remark in self.coverage.remarks() if self.coverage.rows >= FEW_ROWS else ():
+        self.warn()
+        return scores
+
+    def warn(self, stacklevel: int = 3) -> None:
+        """Warn of features that are unknown, or missing, in most rows so far: once a feature."""
+        if self.coverage.rows < self._warn_at:
+            return
+        self._warn_at = 2 * self.coverage.rows  # a share that was small takes as many rows again to become most
+        for remark in self.coverage.remarks():
             if remark.grave and remark.feature not in self._warned:
                 self._warned.add(remark.feature)
-                warnings.warn(remark.text, UnknownValuesWarning, stacklevel=2)
-        return scores
+                warnings.warn(remark.text, UnknownValuesWarning, stacklevel=stacklevel)
 
     def scores(self, chunk: Chunk) -> pl.DataFrame:
         """:meth:`predict` of some rows, without its warnings."""

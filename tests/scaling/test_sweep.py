@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from sweep_case import LITE, small_sweep
+from tiny import caller_states
 
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
@@ -29,10 +30,12 @@ GRID = (1e-3, 2e-3, 4e-3)
 def whole(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlannedSweep]:
     """A finished sweep; tests must not change it."""
     folder = tmp_path_factory.mktemp("sweeps") / "whole"
+    before = caller_states()
     planned = plan_sweep(small_sweep(toy_folder), folder, ONE)
     assert (planned.missing, planned.total) == (14, 14)  # 2 models: 3 rates, then 2 sizes with 2 seeds
     outcome = compute_sweep(planned, folder, ONE, quiet=True)
     assert outcome.failed == []
+    assert caller_states() == before
     assert 12 <= len(outcome.computed) <= 14  # a best rate on the grid makes its row of the search count
     return folder, planned
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from small import LITE, small_study
+from tiny import caller_states
 
 from unimixer.data.store import Store
 from unimixer.metrics import MetricAccumulator
@@ -26,10 +27,12 @@ GRID = [1e-3, 1e-2]
 def whole(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planned]:
     """A finished study; tests must not change it."""
     folder = tmp_path_factory.mktemp("studies") / "whole"
+    before = caller_states()
     planned = plan_study(small_study(toy_folder, dense_lr=GRID), folder, ONE)
     assert planned.missing == 6
     outcome = compute_study(planned, folder, ONE, quiet=True)
     assert (len(outcome.computed), outcome.found, outcome.failed) == (6, 0, [])
+    assert caller_states() == before
     return folder, planned
 
 

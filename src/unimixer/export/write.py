@@ -38,7 +38,7 @@ from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.files import atomic_folder
 from unimixer.mixing import MatrixMixing, hardened
-from unimixer.progress import stage
+from unimixer.progress import say, stage
 from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder
@@ -280,9 +280,10 @@ def _held_out_store(run: RunFolder, folder: Path | None) -> tuple[Store | None, 
     """The store of the run with its test part, or validation where that is empty; None where it is out of reach."""
     try:
         store = store_of(run, folder)
-    except UnimixerError:
+    except UnimixerError as error:
         if folder is not None:  # asked for by name: then it must be there
             raise
+        say(f"scores are compared on made-up rows, and no AUC is measured: {error}")
         return None, ""
     split = next((name for name in ("test", "validation") if store.summary(name).rows), None)
     return (store, split) if split else (None, "")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unimixer.caller import states_kept
 from unimixer.data.store import Store
 from unimixer.scaling.ladder import Ladder, width
 from unimixer.scaling.plan import Sweep, build_ladders, open_sweep, write_sweep
@@ -78,6 +79,7 @@ class PlannedSweep:
         return lines
 
 
+@states_kept()
 def plan_sweep(
     sweep: Sweep, folder: Path, machine: Machine, *, keep_speeds: bool = True, executor: MakeExecutor = Pool
 ) -> PlannedSweep:
@@ -138,6 +140,7 @@ def _speeds(ladder: Ladder, known: Mapping[str, Mapping[str, float]], machine: M
     return found
 
 
+@states_kept()
 def compute_sweep(
     planned: PlannedSweep,
     folder: Path,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from unimixer.caller import states_kept
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.study.cases import Case, build_cases, open_stores
@@ -53,6 +54,7 @@ class Planned:
         return sum(estimate.total_seconds for estimate in self.estimates) / workers
 
 
+@states_kept()
 def plan_study(study: Study, folder: Path, machine: Machine, *, keep_speeds: bool = True) -> Planned:
     """Size every model and measure its speed; nothing is trained, and rows are not touched.
 
@@ -102,6 +104,7 @@ def _missing(case: Case, search: RateSearch, folder: Path) -> int:
     return open_first + len(later) - len(done_keys(folder, later))
 
 
+@states_kept()
 def compute_study(
     planned: Planned, folder: Path, machine: Machine, *, keep_runs: bool = False, quiet: bool = False
 ) -> Outcome:

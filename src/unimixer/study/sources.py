@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimixer.api import prepare
+from unimixer.data.adapters import ADAPTERS
 from unimixer.data.origin import recorded
 from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
@@ -54,9 +55,9 @@ def _check_made_of(data: StoreRef) -> None:
     """Raise where a store that is there was made of another source, or with other options, than the study names."""
     folder = find_store(data.path)
     origin = Store(folder).manifest.get("origin") or {}
-    wanted = recorded(str(data.source), data.options)
-    for name, value in wanted.items():
-        if origin.get(name, value) != value:
+    for name, value in recorded(data.source, data.options).items():
+        moved = name == "source" and data.source not in ADAPTERS  # a schema file may stand elsewhere by now
+        if not moved and origin.get(name, value) != value:
             raise UnimixerError(
                 f"{folder} was made with {name} {origin[name]}, and the study names {value}; "
                 "remove the store, or name another path"
