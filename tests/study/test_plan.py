@@ -38,6 +38,15 @@ def test_an_option_without_a_dot_is_the_backbones_and_values_are_typed() -> None
     assert split_models("rankmixer,mlp:hidden_dims=[64,32], fm") == ["rankmixer", "mlp:hidden_dims=[64,32]", " fm"]
 
 
+def test_a_section_of_the_recipe_means_the_same_as_dotted_keys() -> None:
+    models = [{"backbone": "mlp", "recipe": {"model": {"readout": "flatten"}}}]
+    given = {"data": ["s"], "models": models, "params": ["1M"]}
+    recipe = {"model": {"num_tokens": 4, "embedding_dims": {"a": 8}}, "training.epochs": 2}
+    found = parse(Study, {**given, "recipe": recipe}, where="study")
+    assert found.recipe == {"model.num_tokens": 4, "model.embedding_dims": {"a": 8}, "training.epochs": 2}
+    assert found.models[0].recipe == {"model.readout": "flatten"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -72,6 +81,11 @@ def test_a_model_that_is_no_option_value_says_how_to_write_one() -> None:
         ({"base": "lit"}, "unknown base 'lit'; did you mean 'lite'?"),
         ({"models": ["rankmixer:label=a", "rankmixer:num_blocks=1:label=b"], "base": "rankmixer"}, "a · b"),
         ({"recipe": {"training.seed": 1}}, "--set training.seed: a study sets it itself"),
+        ({"recipe": {"training": {"seed": 1}}}, "--set training.seed: a study sets it itself"),
+        ({"recipe": {"model": {"backbone": "mlp"}}}, "--set model.backbone: a study sets it itself"),
+        ({"recipe": {"training": {"epochs": 1}, "training.epochs": 2}}, "training.epochs is given twice; give it once"),
+        ({"models": ["mlp:batch_norm=no"]}, "option of backbone 'mlp': batch_norm='no' is neither true nor false"),
+        ({"models": ["mlp:dropout=0.1:dropout=0.2"]}, "dropout is given twice; give it once"),
         ({"dense_lr": []}, "dense_lr"),
         ({"seed": 3}, "unknown key 'seed'; did you mean 'seeds'?"),
         ({"models": [{"backbone": "mlp", "size_of": "rankmixer"}, "rankmixer"]}, "size_of 'rankmixer'"),

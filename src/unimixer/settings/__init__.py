@@ -3,6 +3,7 @@
 from unimixer.settings.document import Document, copied, load_yaml, read_yaml
 from unimixer.settings.model import Settings, annotated_yaml, dump_yaml, origins_of, parse
 from unimixer.settings.overrides import Change, check_distinct, override, parse_scalar, read_change, read_changes
+from unimixer.settings.suggest import models_in
 
 __all__ = [
     "Change",
@@ -13,6 +14,7 @@ __all__ = [
     "copied",
     "dump_yaml",
     "load_yaml",
+    "models_in",
     "origins_of",
     "override",
     "parse",

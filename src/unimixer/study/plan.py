@@ -13,7 +13,7 @@ from unimixer.backbones.registry import check_options
 from unimixer.errors import UnimixerError, unknown
 from unimixer.files import write_text
 from unimixer.settings import Settings, dump_yaml, load_yaml, parse, parse_scalar
-from unimixer.training.config import Count
+from unimixer.training.config import Count, RecipeKeys
 
 PLAN = "study.yaml"
 JUDGED = ("auc", "uauc", "log_loss", "ne")
@@ -57,7 +57,7 @@ class Variant(Settings):
     """The table of an ablation that it belongs to."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the backbone."""
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeKeys = Field(default_factory=dict)
     """Dotted keys of the recipe, for example ``model.readout: flatten``."""
     size_of: str | None = None
     """Label of the model whose dial this one gets, so that its cost is free; by default it meets the budget itself."""
@@ -182,7 +182,7 @@ class Study(Settings):
     before looking."""
     judged_metrics: tuple[str, ...] = ()
     """Metrics whose differences are judged (default: AUC, UAUC, log loss and NE)."""
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe: RecipeKeys = Field(default_factory=dict)
     """Dotted keys of the recipe for every model, for example ``training.batch_size: 512``."""
     lenient: bool = False
     """Leave out a model that cannot be built at a budget, and say why, instead of refusing the study."""

@@ -23,6 +23,7 @@ from unimixer.caller import states_kept
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
+from unimixer.refusals import explain
 from unimixer.settings import parse
 from unimixer.study.rows import OK, Row, result_columns, write_row
 from unimixer.study.scores import scores_path, test_logits, write_array
@@ -147,6 +148,9 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
     except UnimixerError as error:
         return {"failed": " ".join(str(error).split())}
     except Exception as error:
+        refused = explain(error)
+        if refused is not None:
+            return {"failed": refused}
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unimixer.settings import Change, Document, Settings, load_yaml, override, parse
+from unimixer.errors import UnimixerError
+from unimixer.settings import Change, Document, Settings, load_yaml, models_in, override, parse
 
 _UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
 
@@ -190,6 +191,25 @@ class Recipe(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     distributed: DistributedConfig = DistributedConfig()
+
+
+def _dotted(value: object) -> object:
+    """Sections with keys below them (``training: {seed: 1}``) as dotted keys (``training.seed: 1``)."""
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        is_section = key in Recipe.model_fields and models_in(Recipe.model_fields[key].annotation)
+        below = inner if is_section and isinstance(inner, Mapping) else None
+        for name, one in [(key, inner)] if below is None else [(f"{key}.{name}", one) for name, one in below.items()]:
+            if name in found:
+                raise UnimixerError(f"{name} is given twice; give it once")
+            found[name] = one
+    return found
+
+
+RecipeKeys = Annotated[dict[str, Any], BeforeValidator(_dotted)]
+"""Keys of a recipe by their dotted names."""
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str | Change] = ()) -> Recipe:
