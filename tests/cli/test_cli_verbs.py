@@ -246,6 +246,23 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
     assert (tmp_path / "demo" / "demo.md").read_text() == (kept / "demo.md").read_text()
 
 
+def test_a_small_demo_takes_fewer_tokens_and_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = cli("demo", "--out", "demo", "--rows", "2000", "--params", "50K", "--json")
+    assert "num_tokens=8, embedding_dim=16, with which every model meets 50,000 parameters" in done.err
+    counts = [result["dense_parameters"] for result in done.json["models"].values()]
+    assert len(counts) == 3
+    assert all(abs(count - 50_000) <= 1_000 for count in counts)
+
+
+def test_a_demo_that_no_shape_fits_names_the_next_budget_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    error = "--params 100: the models of the demo cannot all meet it within 2%; the next round budget that they do is"
+    done = cli("demo", "--out", "demo", "--rows", "2000", "--params", "100")
+    assert done.err.splitlines()[-1] == f"error: {error} --params 2000"
+    assert not (tmp_path / "demo").exists()
+    assert "dense_params='few'" in cli("demo", "--params", "few").error
+
+
 def test_the_demo_never_replaces_what_it_did_not_make(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
