@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unimixer.errors import UnimixerError
+from unimixer.files import read_errors
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -56,14 +57,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         raise UnimixerError(f"{folder} is not a bundle (no {NAME}); make one with: unimixer export RUN") from None
+    except OSError:
+        with read_errors(path):
+            raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnimixerError(f"{path}: damaged ({error!r:.100}); export the run again") from None
     if form != FORMAT:
         raise UnimixerError(f"{path}: format {form}, this version reads {FORMAT}; export the run again")
     if version != version_of(manifest):
         raise UnimixerError(f"{path}: changed after it was written (its hash differs); export the run again")
-    for name, (size, expected) in entries.items():
-        _check_file(folder, name, size, expected)
+    with read_errors(folder):
+        for name, (size, expected) in entries.items():
+            _check_file(folder, name, size, expected)
     return manifest
 
 

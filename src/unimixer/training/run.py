@@ -20,8 +20,8 @@ import torch
 
 from unimixer.data.store import Store
 from unimixer.data.transform import Transform
-from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder, link_or_copy, write_text
+from unimixer.errors import UnimixerError, first_line
+from unimixer.files import atomic_folder, link_or_copy, read_errors, write_text
 from unimixer.settings import dump_yaml, load_yaml, parse
 from unimixer.training.config import Recipe
 
@@ -42,7 +42,9 @@ class RunFolder:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "config.yaml").exists():
+        with read_errors(self.folder):
+            found = (self.folder / "config.yaml").exists()
+        if not found:
             raise UnimixerError(f"{self.folder} is not a run folder (no config.yaml); make one with: unimixer train")
 
     @classmethod
@@ -104,7 +106,7 @@ class RunFolder:
     def warm_start(self) -> Path | None:
         """The run whose best weights this one started from."""
         path = self.folder / "warm-start.json"
-        return Path(json.loads(path.read_text(encoding="utf-8"))["run"]) if path.exists() else None
+        return Path(_read_json(path, "run")["run"]) if path.exists() else None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -125,24 +127,28 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         path = self.folder / "config.yaml"
-        return parse(Recipe, load_yaml(path), where=str(path))
+        with read_errors(path):
+            return parse(Recipe, load_yaml(path), where=str(path))
 
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, commit, seed and the hash of the data."""
-        values: dict[str, Any] = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+        values = _read_json(self.folder / "environment.json", "commit", "data", "versions")
+        if not isinstance(values["data"], dict) or "hash" not in values["data"]:
+            raise _of_another_version(self.folder / "environment.json", "data.hash")
         return values
 
     @property
     def transform(self) -> Transform:
         """The transform that the model was trained with."""
-        return Transform.load(self.folder / "transform")
+        with read_errors(self.folder / "transform"):
+            return Transform.load(self.folder / "transform")
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Metrics of the finished run, None before it has finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
@@ -210,6 +216,27 @@ def commit() -> str | None:
         return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", cwd=here) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """The values of a file of a run, which must have these keys."""
+    try:
+        with read_errors(path):
+            values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        if isinstance(error, UnimixerError):
+            raise
+        raise UnimixerError(f"{path}: damaged ({first_line(error)}); train the run again") from None
+    if not isinstance(values, dict):
+        raise UnimixerError(f"{path}: damaged (not an object); train the run again")
+    for key in keys:
+        if key not in values:
+            raise _of_another_version(path, key)
+    return values
+
+
+def _of_another_version(path: Path, key: str) -> UnimixerError:
+    return UnimixerError(f"{path}: has no {key!r}: another version wrote it, or it was changed; train the run again")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
