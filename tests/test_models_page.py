@@ -9,16 +9,17 @@ import pytest
 from unimixer.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-COMMAND = "unimixer models --markdown"
-BEGIN, END = f"<!-- generated: {COMMAND} -->", "<!-- end -->"
+COMMANDS = ("unimixer models --markdown", "unimixer models --budgets --markdown")
 
 
-def test_the_table_of_models_is_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_tables_of_models_are_what_the_program_prints(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    begin, end = f"<!-- generated: {command} -->", "<!-- end -->"
     with pytest.raises(SystemExit) as ended:
-        main(COMMAND.split()[1:])
+        main(command.split()[1:])
     assert ended.value.code == 0
     printed = capsys.readouterr().out.strip()
     text = PAGE.read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
-    found = text.split(BEGIN)[1].split(END)[0].strip()
-    assert found == printed, f"docs/models.md is old; put between its two markers what this prints: {COMMAND}"
+    assert text.count(begin) == 1
+    found = text.split(begin)[1].split(end)[0].strip()
+    assert found == printed, f"docs/models.md is old; put between its two markers what this prints: {command}"

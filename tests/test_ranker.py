@@ -183,6 +183,26 @@ def test_a_budget_that_cannot_be_met_is_named(spec: FeatureSpec) -> None:
         size_for_budget(spec, dense_params=10_000, size=3)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_small_budget_is_met_or_what_the_error_says_meets_it(spec: FeatureSpec, name: str) -> None:
+    for budget in (5_000, 50_000):
+        arguments: dict[str, Any] = {"backbone": name, "num_tokens": 14}  # as many as semantic tokens can be here
+        try:
+            budgets = [(budget, size_for_budget(spec, dense_params=budget, **arguments), arguments)]
+        except UnimixerError as error:
+            take, _, change = str(error).partition("; take ")[2].partition(", or ")
+            nearest = [int(count) for count in take.split(" or ")]
+            budgets = [(n, size_for_budget(spec, dense_params=n, **arguments), arguments) for n in nearest]
+            if change:
+                changed, _, reached = change.partition(", which reaches ")
+                given = {**arguments, changed.partition("=")[0]: int(changed.partition("=")[2])}
+                size = size_for_budget(spec, dense_params=budget, **given)
+                assert count_dense(Ranker(spec, size=size, **given)) == int(reached.replace(",", ""))
+                budgets.append((budget, size, given))
+        for wanted, size, given in budgets:
+            assert abs(count_dense(Ranker(spec, size=size, **given)) - wanted) <= 0.02 * wanted
+
+
 # ---- towers and errors -------------------------------------------------------
 
 

@@ -145,22 +145,24 @@ def check_kind(path: Path, kind: str, *, marker: str, make: str) -> None:
         marker: file that it has.
         make: command that makes one.
     """
-    found = kind_of(path)
+    with read_errors(path):
+        found, marked = kind_of(path), (path / marker).is_file()
     if found is not None and found != kind:
         raise UnimixerError(f"{path} is {found}, not {kind}; make one with: {make}")
-    if not (path / marker).is_file():
+    if not marked:
         raise UnimixerError(f"{path} is not {kind} (no {marker}); make one with: {make}")
 
 
-def read_json(path: Path, *, way_out: str = "restore the file from a copy") -> dict[str, Any]:
+def read_json(path: Path, *keys: str, way_out: str = "restore the file from a copy") -> dict[str, Any]:
     """Read a JSON object that this program wrote.
 
     Args:
         path: the file.
+        keys: that the object must have.
         way_out: what to do where it is damaged.
 
     Raises:
-        UnimixerError: it is missing, cannot be read, or holds no JSON object.
+        UnimixerError: it is missing, cannot be read, holds no JSON object, or lacks a key.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -173,7 +175,15 @@ def read_json(path: Path, *, way_out: str = "restore the file from a copy") -> d
         raise UnimixerError(f"{path}: damaged: not valid JSON ({error}); {way_out}") from None
     if not isinstance(values, dict):
         raise UnimixerError(f"{path}: damaged: expected a JSON object, found {type(values).__name__}; {way_out}")
+    for key in keys:
+        if key not in values:
+            raise lacking(path, key, way_out)
     return values
+
+
+def lacking(path: Path, key: str, way_out: str) -> UnimixerError:
+    """The error for a file of this program that lacks a key."""
+    return UnimixerError(f"{path}: has no {key!r}: another version wrote it, or it was changed; {way_out}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones import BACKBONES, build_backbone, solve_size
+from unimixer.backbones import BACKBONES, build_backbone, meet_budget
 from unimixer.backbones.registry import check_options
 from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_choice, unknown
@@ -270,11 +271,20 @@ def count_dense(ranker: Ranker) -> int:
     return sum(p.numel() for p in dense_parameters(ranker))
 
 
-def size_for_budget(spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, **arguments: Any) -> float:
+def size_for_budget(
+    spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, advise: bool = True, **arguments: Any
+) -> float:
     """The dial at which ``Ranker(spec, size=..., **arguments)`` has ``dense_params`` dense parameters.
 
+    Args:
+        spec: shapes of the encoded data.
+        dense_params: the budget.
+        tolerance: largest relative miss.
+        advise: look for what to change where it cannot be met, which takes longer than to find that out.
+        arguments: of the ranker.
+
     Raises:
-        UnimixerError: if no size comes within ``tolerance``, with the nearest counts.
+        UnimixerError: if no size comes within ``tolerance``, with what to change.
     """
     if arguments.get("size") is not None:
         raise UnimixerError("give size or dense_params, not both: the budget chooses the size")
@@ -282,8 +292,21 @@ def size_for_budget(spec: FeatureSpec, *, dense_params: int, tolerance: float = 
     small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
     arguments = {**arguments, "size": None, "managed_rows": None}
 
-    def count(size: float) -> int:
+    def count(**arguments: Any) -> int:
         with torch.device("meta"):
-            return count_dense(Ranker(small, **{**arguments, "size": size}))
+            return count_dense(Ranker(small, **arguments))
 
-    return solve_size(count, dense_params, tolerance=tolerance)
+    return meet_budget(
+        count, arguments, dense_params, tolerance=tolerance, changeable=changeable(arguments) if advise else {}
+    )
+
+
+def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
+    """Arguments of a ranker that move what its sizes cost: fewer tokens, or narrower ones where every field is one."""
+    given = {
+        name: int(arguments.get(name) or inspect.signature(Ranker).parameters[name].default)
+        for name in ("num_tokens", "embedding_dim")
+    }
+    backbone = BACKBONES.get(arguments.get("backbone") or "unimixer-lite")
+    fields = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
+    return {name: value for name, value in given.items() if name != "num_tokens" or not fields}

@@ -17,6 +17,8 @@ import yaml
 from toy import toy_frames, toy_tables
 
 from unimixer.backbones import BACKBONES
+from unimixer.cli import demo
+from unimixer.data.adapters import open_raw
 from unimixer.data.coverage import Coverage
 from unimixer.data.prepare import prepare
 from unimixer.data.store import Store
@@ -284,6 +286,26 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
     assert "no picture: drawing needs optional packages: pip install 'unimixer[report]'" in again.err
     assert "picture: none" in again.out
     assert (tmp_path / "demo" / "demo.md").read_text() == (kept / "demo.md").read_text()
+
+
+def test_a_small_demo_takes_fewer_tokens_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = prepare(open_raw("synthetic", None, rows=2_000), tmp_path / "store")
+    shape = demo._shape(store, 50_000)
+    assert shape == {"num_tokens": 8, "embedding_dim": 16}
+    assert (
+        capsys.readouterr().err
+        == "     num_tokens=8, embedding_dim=16, with which every model meets 50,000 parameters\n"
+    )
+    assert demo._shape(store, 300_000) == {"num_tokens": 16, "embedding_dim": 16}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_demo_that_no_shape_fits_names_the_next_budget_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    error = "--params 100: the models of the demo cannot all meet it within 2%; the next round budget that they do is"
+    done = cli("demo", "--out", "demo", "--rows", "2000", "--params", "100")
+    assert done.err.splitlines()[-1] == f"error: {error} --params 2000"
+    assert not (tmp_path / "demo").exists()
+    assert "dense_params='few'" in cli("demo", "--params", "few").error
 
 
 def test_the_demo_never_replaces_what_it_did_not_make(cli: Cli, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from tiny import tiny_recipe
 
 from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
+from unimixer.export.manifest import read_manifest
 from unimixer.training import run as training_run
+from unimixer.training.checkpoint import load_state, load_tensors
 from unimixer.training.config import Recipe
+from unimixer.training.model import best_weights
 from unimixer.training.run import RunFolder, commit, environment, runs_folder, versions
 
 
@@ -122,3 +127,65 @@ def test_threads_create_runs_side_by_side(toy_store: Store, tmp_path: Path) -> N
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(lambda name: run_in(tmp_path / name, toy_store), "ab"))
     assert [run.folder.name for run in runs] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("environment.json", None, "environment.json: no such file"),
+        ("environment.json", "{", "environment.json: damaged (Expecting property name"),
+        ("environment.json", "[1]", "environment.json: damaged (not an object); train the run again"),
+        ("environment.json", "{}", "environment.json: has no 'commit': another version wrote it, or it was changed;"),
+        (
+            "environment.json",
+            '{"commit": null, "versions": {}, "data": {}}',
+            "environment.json: has no 'data.hash': another version wrote it, or it was changed; train the run again",
+        ),
+        ("result.json", "", "result.json: damaged (Expecting value"),
+        ("warm-start.json", "{}", "warm-start.json: has no 'run': another version wrote it"),
+    ],
+)
+def test_a_file_of_a_run_that_is_not_whole_is_one_sentence(
+    toy_store: Store, tmp_path: Path, name: str, content: str | None, sentence: str
+) -> None:
+    run = run_in(tmp_path / "run", toy_store)
+    if content is None:
+        (run.folder / name).unlink()
+    else:
+        (run.folder / name).write_text(content)
+    with pytest.raises(UnimixerError) as refused:
+        _ = [run.environment, run.result, run.warm_start]
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("method", "read", "name"),
+    [
+        ("exists", lambda folder: RunFolder(folder), "run"),
+        ("read_text", lambda folder: RunFolder(folder).environment, "run/environment.json"),
+        ("read_text", lambda folder: RunFolder(folder).recipe, "run/config.yaml"),
+        ("read_text", lambda folder: RunFolder(folder).transform, "run/transform"),
+        ("open", lambda folder: load_tensors(folder / "w.safetensors"), "run/w.safetensors"),
+        ("read_text", lambda folder: load_state(folder / "state.json"), "run/state.json"),
+        ("read_text", lambda folder: read_manifest(folder), "run/manifest.json"),
+    ],
+)
+def test_what_another_user_owns_is_called_that_and_not_missing(
+    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, read: Any, name: str
+) -> None:
+    run_in(tmp_path / "run", toy_store)
+    monkeypatch.setattr(Path, method, denied)
+    with pytest.raises(UnimixerError, match=rf"{name}: cannot read: permission denied; give this user the right to"):
+        read(tmp_path / "run")
+
+
+def test_a_finished_run_without_its_weights_is_not_told_to_go_on(toy_run: RunFolder, tmp_path: Path) -> None:
+    copy = RunFolder(shutil.copytree(toy_run.folder, tmp_path / "run"))
+    copy.best_weights.unlink()
+    with pytest.raises(UnimixerError, match=r"model\.safetensors: missing, and the run is finished; train it again"):
+        best_weights(copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,18 @@ from unimixer.errors import UnimixerError, check_positive
 
 SCAN = 48
 """Sizes tried on either side of the crossing, where rounding makes counts jump."""
+
+
+class BudgetError(UnimixerError):
+    """No size comes near enough to a budget.
+
+    Attributes:
+        nearest: the largest count below it and the smallest above it, as far as there are any.
+    """
+
+    def __init__(self, message: str, nearest: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.nearest = nearest
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -44,7 +56,7 @@ def solve_size(
         what: name of the budget, for the message.
 
     Raises:
-        UnimixerError: with the nearest counts that can be reached, where none is within the tolerance.
+        BudgetError: with the nearest counts that can be reached, where none is within the tolerance.
 
     Example:
         >>> round(solve_size(lambda size: round(size) ** 2, 10_000))
@@ -67,15 +79,68 @@ def solve_size(
     while above / below > 1 + 1e-4 and abs(counted(best()) - params) > tolerance / 20 * params:
         middle = math.sqrt(below * above)
         below, above = (middle, above) if counted(middle) < params else (below, middle)
-    if abs(counted(best()) - params) > tolerance * params:
+    # where the smallest size is far too large, no rounding brings the budget near
+    if abs(counted(best()) - params) > tolerance * params and counted(low) < 2 * params:
         for step in range(-SCAN, SCAN + 1):
             counted(min(max(below * (1 + 0.3 * step / SCAN), low), high))
     if abs(counted(best()) - params) > tolerance * params:
         smaller = max((n for n in seen.values() if n < params), default=None)
         larger = min((n for n in seen.values() if n > params), default=None)
-        reach = " and ".join(f"{n:,}" for n in (smaller, larger) if n is not None)
-        raise UnimixerError(f"{what}={params:,} cannot be met within {tolerance:.0%}; the nearest counts are {reach}")
+        nearest = tuple(n for n in (smaller, larger) if n is not None)
+        reach = f"{'counts are' if len(nearest) > 1 else 'count is'} {' and '.join(f'{n:,}' for n in nearest)}"
+        raise BudgetError(f"{what}={params:,} cannot be met within {tolerance:.0%}; the nearest {reach}", nearest)
     return best()
+
+
+def meet_budget(
+    count: Callable[..., int],
+    arguments: Mapping[str, Any],
+    budget: int,
+    *,
+    tolerance: float = 0.02,
+    what: str = "params",
+    changeable: Mapping[str, int],
+) -> float:
+    """The size at which a model of these arguments meets a budget.
+
+    Args:
+        count: parameters, or any other cost, of a model with these arguments and a ``size``.
+        arguments: all but the size.
+        budget: what to meet.
+        tolerance: largest relative miss.
+        what: name of the budget, for the message.
+        changeable: arguments that could have another value, with the value that they have.
+
+    Raises:
+        BudgetError: if no size does; the message says which budgets near it are met, and a change of the arguments with
+            which this one is.
+    """
+
+    def solve(changes: Mapping[str, int]) -> tuple[float, int]:
+        given = {**arguments, **changes}
+        size = solve_size(lambda size: count(**{**given, "size": size}), budget, tolerance=tolerance, what=what)
+        return size, count(**{**given, "size": size})
+
+    try:
+        return solve({})[0]
+    except BudgetError as error:
+        advice = f"take {' or '.join(str(count) for count in error.nearest)}"
+        for name, value in _other_values(changeable):
+            try:
+                reached = solve({name: value})[1]
+            except UnimixerError:  # out of reach again, or no model at all
+                continue
+            advice += f", or {name}={value}, which reaches {reached:,}"
+            break
+        raise BudgetError(f"{error}; {advice}", error.nearest) from None
+
+
+def _other_values(changeable: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Other values of the arguments, near ones first."""
+    for name, value in changeable.items():
+        for other in (value // 2, value // 4, value * 2, value // 8):
+            if other > 0:
+                yield name, other
 
 
 def fit_budget(
@@ -100,16 +165,17 @@ def fit_budget(
     check_positive(num_tokens=num_tokens, params=params)
     cls = backbone_class(name)
 
-    def arguments(size: float) -> dict[str, Any]:
-        found = cls.dimensions(size, num_tokens=num_tokens, token_dim=token_dim, **options)
-        return {"num_tokens": num_tokens, **found, **options}
+    def arguments(size: float, **changes: int) -> dict[str, Any]:
+        shape: dict[str, Any] = {"num_tokens": num_tokens, "token_dim": token_dim, **changes}
+        return {"num_tokens": shape["num_tokens"], **cls.dimensions(size, **shape, **options), **options}
 
-    def count(size: float) -> int:
+    def count(size: float, **changes: int) -> int:
         with torch.device("meta"):
-            return count_parameters(build_backbone(name, **arguments(size)))
+            return count_parameters(build_backbone(name, **arguments(size, **changes)))
 
+    changeable = {"num_tokens": num_tokens} | ({} if token_dim is None else {"token_dim": token_dim})
     try:
-        size = solve_size(count, params, tolerance=tolerance)
+        size = meet_budget(count, {}, params, tolerance=tolerance, changeable=changeable)
     except UnimixerError as error:
         raise UnimixerError(f"backbone {name!r} with num_tokens={num_tokens}: {error}") from None
     return build_backbone(name, **arguments(size))

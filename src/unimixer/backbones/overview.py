@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -15,6 +17,8 @@ from unimixer.backbones.registry import BACKBONES, backbone_class, build_backbon
 NUM_TOKENS = 16
 FIELD_DIM = 16
 """Width of a token where the backbone leaves it to the embedding tables."""
+LARGEST_DIAL, DIAL_STEP = 512.0, 1.005
+"""Where the search for gaps between sizes ends, and by how much the dial moves, which is 1% of the parameters."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,15 @@ def default_backbone(name: str) -> Backbone:
         >>> default_backbone("rankmixer").patterns()
         ('identity', 'fixed permutation')
     """
-    cls = backbone_class(name)
-    needs_width = cls.options()["token_dim"].default is inspect.Parameter.empty
-    width = {"token_dim": FIELD_DIM} if needs_width or cls.default_tokenizer == "field" else {}
+    width = _own_width(backbone_class(name))
     with torch.device("meta"):
-        return build_backbone(name, num_tokens=NUM_TOKENS, **width)
+        return build_backbone(name, num_tokens=NUM_TOKENS, **({} if width is None else {"token_dim": width}))
+
+
+def _own_width(cls: type[Backbone]) -> int | None:
+    """The width of a token where the backbone does not set it."""
+    needed = cls.options()["token_dim"].default is inspect.Parameter.empty
+    return FIELD_DIM if needed or cls.default_tokenizer == "field" else None
 
 
 def overview(name: str) -> Overview:
@@ -60,6 +68,33 @@ def overview(name: str) -> Overview:
         name, cls.family, *built.patterns(), cls.default_tokenizer, built.token_dim, count_parameters(built),
         count_flops(built),
     )  # fmt: skip
+
+
+def any_budget_from(name: str, *, num_tokens: int = NUM_TOKENS, tolerance: float = 0.02) -> int:
+    """The number of parameters from which on every budget is met within the tolerance, by the closed formula.
+
+    Widths are whole numbers, those of mixers multiples of T, so sizes of a small model lie far apart.
+
+    Args:
+        name: of the backbone, which gets default options.
+        num_tokens: T.
+        tolerance: largest relative miss.
+
+    Example:
+        >>> any_budget_from("rankmixer", num_tokens=8)
+        6720
+    """
+    cls = backbone_class(name)
+    shape = {"num_tokens": num_tokens, "token_dim": _own_width(cls)}
+    fixed = {key: value for key, value in shape.items() if value is not None}
+
+    def count(size: float) -> int:
+        return cls.formula(**{**fixed, **cls.dimensions(size, **shape)})  # type: ignore[arg-type]
+
+    steps = range(round(math.log(LARGEST_DIAL, DIAL_STEP)) + 1)
+    counts = sorted({count(DIAL_STEP**step) for step in steps})  # rounding lets a larger dial have fewer
+    gaps = [above for below, above in pairwise(counts) if below * (1 + tolerance) < above * (1 - tolerance)]
+    return gaps[-1] if gaps else counts[0]
 
 
 def overviews() -> list[Overview]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unimixer.cli.output import Json, emit, markdown, table
+
+if TYPE_CHECKING:
+    from unimixer.data.store import Store
 
 HELP = """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
 
 Example: unimixer demo --out demo"""
 
 MODELS = ("unimixer-lite", "rankmixer", "mlp")
+SHAPES = [{"num_tokens": tokens, "embedding_dim": width} for width in (16, 8, 4) for tokens in (16, 8, 4)]
+"""What all models are tried with until they meet the budget; the first is the default."""
+ROUND = [digit * 10**zeros for zeros in range(3, 9) for digit in (1, 2, 5)]
+"""Budgets to propose."""
 MADE = {"store", "runs", "demo.png", "demo.md"}
 """All that a demo leaves; a folder with anything else in it is not replaced."""
 COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the reachable", "samples/s")
@@ -34,7 +42,11 @@ def demo(
     from unimixer.errors import MissingExtraError, UnimixerError
     from unimixer.files import write_text
     from unimixer.pictures import draw_runs
+    from unimixer.settings import parse
+    from unimixer.training.config import ModelConfig
 
+    budget = parse(ModelConfig, {"dense_params": params}, where="--params").dense_params
+    assert budget is not None
     if out.exists():
         if not overwrite:
             raise UnimixerError(f"{out} exists; choose another --out, or pass --overwrite to replace it")
@@ -44,6 +56,11 @@ def demo(
         shutil.rmtree(out)
     print(f"1/3  a synthetic world of {rows:,} impressions", file=sys.stderr)
     store = prepare("synthetic", out / "store", rows=rows, seed=seed)
+    try:
+        shape = _shape(store, budget)
+    except UnimixerError:
+        shutil.rmtree(out)
+        raise
     print("2/3  training, one pass over the log each", file=sys.stderr)
     runs = {}
     for model in MODELS:
@@ -51,7 +68,7 @@ def demo(
         recipe = {
             "name": f"demo-{model}",
             "store": str(out / "store"),
-            "model": {"backbone": model, "dense_params": params},
+            "model": {"backbone": model, "dense_params": budget, **shape},
             # a short log: small batches and quick tables
             "optimizer": {"sparse_lr": 0.005},
             "training": {"seed": seed, "batch_size": 256},
@@ -75,6 +92,35 @@ def demo(
         print(f"picture: {picture or 'none'}   table: {out / 'demo.md'}   runs: {out / 'runs'}")
 
     emit({"out": str(out), "best_reachable_auc": reachable, "models": results}, as_json, show)
+
+
+def _shape(store: Store, budget: int) -> dict[str, int]:
+    """The first shape with which all models meet the budget; another than the default is said."""
+    from unimixer.errors import UnimixerError
+
+    shape = _fitting(store, budget)
+    if shape is None:
+        larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(store, round_one)), None)
+        way_out = "" if larger is None else f"; the next round budget that they do is --params {larger}"
+        raise UnimixerError(f"--params {budget}: the models of the demo cannot all meet it within 2%{way_out}")
+    if shape != SHAPES[0]:
+        taken = ", ".join(f"{name}={value}" for name, value in shape.items())
+        print(f"     {taken}, with which every model meets {budget:,} parameters", file=sys.stderr)
+    return shape
+
+
+def _fitting(store: Store, budget: int) -> dict[str, int] | None:
+    """The first shape with which all models meet a budget."""
+    from unimixer.errors import UnimixerError
+    from unimixer.ranker import size_for_budget
+
+    for shape in SHAPES:
+        with suppress(UnimixerError):
+            for model in reversed(MODELS):  # the quickest answer first
+                arguments: dict[str, Any] = {"backbone": model, **shape}
+                size_for_budget(store.transform.spec, dense_params=budget, advise=False, **arguments)
+            return shape
+    return None
 
 
 def _row(model: str, result: dict[str, object]) -> list[str]:

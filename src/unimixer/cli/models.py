@@ -16,22 +16,30 @@ if TYPE_CHECKING:
 
 HELP = """Table of the backbones and of the patterns that they mix with, or the options of one.
 
-Examples: unimixer models · unimixer models --markdown · unimixer models unimixer-lite"""
+Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite"""
 
 COLUMNS = ("name", "family", "local pattern", "global pattern", "tokenizer", "parameters", "FLOPs an example")
 STACKED = ("model", "local pattern", "global pattern", "parameters, FLOPs")
+TOKENS = (16, 8, 4)
+"""Numbers of tokens of the table of budgets."""
 NARROW = 140
 """Columns of a terminal below which cells are stacked, to leave room for the patterns."""
 
 
 def models(
     name: Annotated[str | None, typer.Argument(help="A backbone, to see its options.")] = None,
+    budgets: Annotated[
+        bool, typer.Option("--budgets", help="From how many parameters on every budget is met within 2%.")
+    ] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
     if name is not None:
         _show_one(name, as_json=as_json)
+        return
+    if budgets:
+        _show_budgets(as_markdown=as_markdown, as_json=as_json)
         return
     from unimixer.backbones.overview import NUM_TOKENS, overviews
 
@@ -48,6 +56,20 @@ def models(
             table(title, COLUMNS, wide_rows(found), left=5)
 
     emit({"models": [asdict(model) for model in found]}, as_json, show)
+
+
+def _show_budgets(*, as_markdown: bool, as_json: bool) -> None:
+    from unimixer.backbones import BACKBONES
+    from unimixer.backbones.overview import any_budget_from
+
+    found = {name: {tokens: any_budget_from(name, num_tokens=tokens) for tokens in TOKENS} for name in BACKBONES}
+    columns = ("name", *(f"{tokens} tokens" for tokens in TOKENS))
+    rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in found.items()]
+    if as_markdown and not as_json:
+        print(markdown(columns, rows))
+        return
+    title = "parameters of the backbone from which on every budget is met within 2%"
+    emit({"any_budget_from": found}, as_json, lambda: table(title, columns, rows))
 
 
 def wide_rows(found: Sequence[Overview]) -> list[list[str]]:
@@ -76,7 +98,7 @@ def terminal_width() -> int:
 
 def _show_one(name: str, *, as_json: bool) -> None:
     from unimixer.backbones import BACKBONES
-    from unimixer.backbones.overview import overview
+    from unimixer.backbones.overview import NUM_TOKENS, any_budget_from, overview
     from unimixer.errors import unknown
 
     if name not in BACKBONES:
@@ -85,14 +107,15 @@ def _show_one(name: str, *, as_json: bool) -> None:
         key: None if parameter.default is inspect.Parameter.empty else parameter.default
         for key, parameter in BACKBONES[name].options().items()
     }
-    found = overview(name)
+    found, lowest = overview(name), any_budget_from(name)
 
     def show() -> None:
         print(inspect.getdoc(BACKBONES[name]) or "", end="\n\n")
         print(f"local pattern:  {found.local_pattern}")
         print(f"global pattern: {found.global_pattern}")
         print(f"at its default size: {found.parameters:,} parameters, {found.flops:,} FLOPs an example")
+        print(f"with {NUM_TOKENS} tokens every budget from {lowest:,} parameters on is met within 2%")
         rows = [[key, "" if value is None else repr(value)] for key, value in options.items()]
         table(f"options of {name}", ["option", "default"], rows, left=2)
 
-    emit({**asdict(found), "options": options}, as_json, show)
+    emit({**asdict(found), "any_budget_from": lowest, "options": options}, as_json, show)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unimixer.errors import UnimixerError
-from unimixer.files import BUNDLE, check_kind
+from unimixer.files import BUNDLE, check_kind, read_errors
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -56,14 +56,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         form, version, files = manifest["format"], manifest["version"], manifest["files"]
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except OSError:
+        with read_errors(path):
+            raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnimixerError(f"{path}: damaged ({error!r:.100}); export the run again") from None
     if form != FORMAT:
         raise UnimixerError(f"{path}: format {form}, this version reads {FORMAT}; export the run again")
     if version != version_of(manifest):
         raise UnimixerError(f"{path}: changed after it was written (its hash differs); export the run again")
-    for name, (size, expected) in entries.items():
-        _check_file(folder, name, size, expected)
+    with read_errors(folder):
+        for name, (size, expected) in entries.items():
+            _check_file(folder, name, size, expected)
     return manifest
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimixer.backbones import solve_size
+from unimixer.backbones import meet_budget
 from unimixer.backbones.flops import flops_a_row
 from unimixer.features.spec import FeatureSpec
-from unimixer.ranker import Ranker
+from unimixer.ranker import Ranker, changeable
 
 TOLERANCE = 0.02
 """Largest relative miss of a budget."""
@@ -57,10 +57,10 @@ def size_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANC
         arguments: of the ranker, without its size.
 
     Raises:
-        UnimixerError: if no size comes within ``tolerance``, with the nearest counts.
+        UnimixerError: if no size comes within ``tolerance``, with what to change.
     """
 
-    def count(size: float) -> int:
-        return ranker_flops(spec, **{**arguments, "size": size})
+    def count(**arguments: Any) -> int:
+        return ranker_flops(spec, **arguments)
 
-    return solve_size(count, flops, tolerance=tolerance, what="flops")
+    return meet_budget(count, arguments, flops, tolerance=tolerance, what="flops", changeable=changeable(arguments))

@@ -82,6 +82,8 @@ def best_weights(run: RunFolder) -> Path:
                 f"{run.folder} was stopped before its weights were put together; do it with: "
                 f"unimixer consolidate {run.folder}"
             )
+        if run.result is not None:
+            raise UnimixerError(f"{run.best_weights}: missing, and the run is finished; train it again")
         raise UnimixerError(
             f"{run.folder} has no best weights yet; continue it with: unimixer train --resume {run.folder}"
         )

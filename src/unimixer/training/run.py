@@ -22,7 +22,17 @@ from unimixer.data.coverage import expected_shares
 from unimixer.data.store import Store
 from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
-from unimixer.files import RUN, atomic_folder, check_kind, disk_errors, link_or_copy, read_json, write_text
+from unimixer.files import (
+    RUN,
+    atomic_folder,
+    check_kind,
+    disk_errors,
+    lacking,
+    link_or_copy,
+    read_errors,
+    read_json,
+    write_text,
+)
 from unimixer.settings import dump_yaml, load_yaml, parse
 from unimixer.training.config import Recipe
 
@@ -112,7 +122,7 @@ class RunFolder:
     def warm_start_facts(self) -> dict[str, Any]:
         """What ``warm-start.json`` says; nothing where the run started from fresh weights."""
         path = self.folder / "warm-start.json"
-        return read_json(path, way_out=_AGAIN) if path.exists() else {}
+        return read_json(path, "run", way_out=_AGAIN) if path.exists() else {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -136,17 +146,23 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         path = self.folder / "config.yaml"
-        return parse(Recipe, load_yaml(path), where=str(path))
+        with read_errors(path):
+            return parse(Recipe, load_yaml(path), where=str(path))
 
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, commit, seed and the hash of the data."""
-        return read_json(self.folder / "environment.json", way_out=_AGAIN)
+        path = self.folder / "environment.json"
+        values = read_json(path, "commit", "data", "versions", way_out=_AGAIN)
+        if not isinstance(values["data"], dict) or "hash" not in values["data"]:
+            raise lacking(path, "data.hash", _AGAIN)
+        return values
 
     @property
     def transform(self) -> Transform:
         """The transform that the model was trained with."""
-        return Transform.load(self.folder / "transform")
+        with read_errors(self.folder / "transform"):
+            return Transform.load(self.folder / "transform")
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -1,0 +1,63 @@
+"""Budgets: met within the tolerance, or refused with what to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from unimixer.backbones import BACKBONES, count_parameters, fit_budget, meet_budget
+from unimixer.backbones.budget import BudgetError
+from unimixer.backbones.overview import any_budget_from
+from unimixer.errors import UnimixerError
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_from_some_size_on_every_budget_is_met(name: str) -> None:
+    lowest = any_budget_from(name, num_tokens=8)
+    width = {"token_dim": 16} if BACKBONES[name].default_tokenizer == "field" else {}
+    for factor in (1.0, 1.13, 1.9, 6.0):
+        budget = round(lowest * factor)
+        found = count_parameters(fit_budget(name, params=budget, num_tokens=8, **width))
+        assert abs(found / budget - 1) <= 0.02
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("rankmixer", 8), ("rankmixer", 16)])
+def test_below_that_size_is_a_gap(name: str, tokens: int) -> None:
+    lowest = any_budget_from(name, num_tokens=tokens)
+    with pytest.raises(UnimixerError, match=rf"the nearest count.* {lowest:,}; take"):
+        fit_budget(name, params=int(lowest * 0.98) - 3, num_tokens=tokens)
+
+
+def steps_of(width: int) -> int:
+    """Sizes are multiples of 100 numbers of this width."""
+    return 100 * width
+
+
+def count(size: float, width: int = 16) -> int:
+    return max(1, round(size / 100)) * steps_of(width)
+
+
+def test_a_budget_between_two_sizes_is_refused_with_both_and_with_a_change_that_meets_it() -> None:
+    with pytest.raises(BudgetError) as refused:
+        meet_budget(count, {"width": 16}, 2_400, changeable={"width": 16})
+    assert str(refused.value) == (
+        "params=2,400 cannot be met within 2%; the nearest counts are 1,600 and 3,200; take 1600 or 3200, or width=8, "
+        "which reaches 2,400"
+    )
+    assert refused.value.nearest == (1_600, 3_200)
+    assert count(meet_budget(count, {"width": 8}, 2_400, changeable={"width": 8}), width=8) == 2_400
+
+
+def test_a_budget_below_the_smallest_size_names_that() -> None:
+    with pytest.raises(BudgetError) as refused:
+        meet_budget(count, {}, 10, what="flops", changeable={})
+    assert str(refused.value) == "flops=10 cannot be met within 2%; the nearest count is 1,600; take 1600"
+
+
+def test_a_change_that_is_no_model_is_not_proposed() -> None:
+    def picky(size: float, width: int = 16) -> int:
+        if width == 8:
+            raise UnimixerError("width=8 is not allowed")
+        return count(size, width)
+
+    with pytest.raises(BudgetError, match=r"or width=4, which reaches 2,400$"):
+        meet_budget(picky, {}, 2_400, changeable={"width": 16})
