@@ -147,6 +147,17 @@ def _refuse_rows(served: Served, client: Client) -> None:
         ("items", {"rows": [{"item_id": "a"}, {"item_id": "a"}]}, "items, row 2: item_id='a' stands twice"),
         ("items", {"rows": [{"item_id": "a", "price": "dear"}]}, "items, row 1: price='dear' is not a number"),
         ("items", {"rows": [{"item_id": "a", "picture": [1.0]}]}, "items, row 1: picture=1 numbers is a vector"),
+        (
+            "items",
+            {"rows": [{"item_id": "a", "price": 1}, {"item_id": "b", "price": [1]}]},
+            "items, row 2: price is a li",
+        ),
+        ("users", {"rows": [{"user_id": "k" * 1_001}]}, "users, row 1: user_id: the key has 1,001 characters"),
+        (
+            "events",
+            {"events": [{"user_id": "u1", "item_id": "k" * 1_001, "is_click": 1}]},
+            "events, row 1: the key has",
+        ),
         ("events", {"events": [{"user_id": "u1", "is_click": 1}]}, "events[0]: item_id is missing"),
         ("events", {"events": [{"user_id": "u1", "item_id": "i1", "is_clik": 1}]}, "events[0]: unknown column"),
     ]

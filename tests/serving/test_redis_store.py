@@ -137,6 +137,28 @@ def test_a_store_that_was_emptied_or_is_of_another_format_is_no_empty_one(place:
             store.view("u3", {}, 10)
 
 
+def test_a_store_that_is_being_filled_is_none_yet(place: str) -> None:
+    """A database that was emptied and is filled again shows a running server no half of its rows."""
+    redis_store.create(place)
+    with closing(RedisStore(place)) as server, closing(RedisStore(place)) as build:
+        before = server.view(None, {}, 0).generation
+        with build.filling(overwrite=False):
+            build.put_users("user_id", [{"user_id": "u3", "age": 1}])
+            build.append([Event("u3", "i1", 5, EVERY)])
+            assert build.counts() == {"users": 1, "items": 0, "events": 1}
+            for use in (
+                lambda: server.view("u3", {EVERY: 1}, 10),
+                lambda: server.append([Event("u3", "i2", 6, EVERY)]),
+            ):
+                with pytest.raises(StoreUnavailableError, match="no such feature store"):
+                    use()
+        view = server.view("u3", {EVERY: 1}, 10)
+        assert (view.generation not in ("", before), view.events) == (True, {EVERY: ["i1"]})
+        with pytest.raises(UnimixerError, match="holds a store already"), build.filling(overwrite=True):
+            pass
+        assert server.view(None, {}, 0).generation == view.generation
+
+
 def test_a_view_is_of_one_moment(place: str) -> None:
     redis_store.create(place)
     writer, reader = RedisStore(place), RedisStore(place)

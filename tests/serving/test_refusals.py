@@ -36,6 +36,11 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"context": {"tab": "x"}, "items": ["i1"]}', 422, "context: no column 'position'; send it"),
     (b'{"rank_by": "is_clik", "items": ["i1"]}', 422, "unknown task 'is_clik'; did you mean 'is_click'?"),
     (b'{"rank_by": ["is_click"], "items": ["i1"]}', 422, "unknown task"),
+    (b'{"items": ["i1", "%s"]}' % (b"k" * 1_001), 422, "items[1]: the key has 1,001 characters, at most 1,000"),
+    (b'{"user": "%s", "items": ["i1"]}' % (b"k" * 1_001), 422, "user: the key has 1,001 characters, at most 1,000"),
+    (b'{"user": {"user_id": "%s"}, "items": ["i1"]}' % (b"k" * 1_001), 422, "user: the key has 1,001 characters"),
+    (b'{"items": [{"item_id": "%s"}]}' % (b"k" * 1_001), 422, "items[0]: the key has 1,001 characters"),
+    (b'{"context": {"words": [%s1]}, "items": ["i1"]}' % (b"1," * 10_000), 422, "context.words: the list has 10,001"),
 ]  # fmt: skip
 
 
@@ -44,6 +49,18 @@ def test_bad_input_is_refused_with_one_sentence(body: bytes, status: int, senten
     answer = client.ask("POST", "/v1/rank", body)
     assert (answer.status, answer.error[: len(sentence)]) == (status, sentence)
     assert client.rank().status == 200  # the connection and the server live on
+
+
+def test_a_column_of_lists_and_single_values_is_named_with_its_rows(client: Client) -> None:
+    for name, values in (("words", (["red"], "blue")), ("category", ("c1", ["c2"])), ("price", (3.0, [4.0]))):
+        items = [{"item_id": "i1"}, *({"item_id": f"i{n + 2}", name: value} for n, value in enumerate(values))]
+        answer = client.rank(items=items, context={**CONTEXT, "words": None})
+        rows = (2, 3) if isinstance(values[0], list) else (3, 2)
+        assert (answer.status, answer.error) == (
+            422,
+            f"items, row {rows[0]}: {name} is a list, but in row {rows[1]} it is one value; "
+            "send lists in all rows, or in none",
+        )
 
 
 def test_values_that_do_not_fit_are_named(client: Client) -> None:

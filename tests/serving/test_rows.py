@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimixer.serving.rows import MISSING_SLOT, Encoded, Lists, RowCache
+from unimixer.serving.rows import KEY_BYTES, MISSING_SLOT, Encoded, Lists, RowCache
 
 
 def rows(numbers: list[int]) -> Encoded:
@@ -85,3 +85,21 @@ def test_dropped_rows_give_their_slots_back() -> None:
     assert cache.find([None, "1"]) == [MISSING_SLOT, None]
     assert ask(cache, [4, 0, 5]) == [4, 0, 5]
     assert set(cache.find(["4", "5"])) < set(slots)
+
+
+def test_long_keys_make_room_before_their_number_does() -> None:
+    cache = RowCache(rows([0]), 100)
+    for start in range(1, 2_000, 5):
+        keys = [f"{number}" + "k" * 900 for number in range(start, start + 5)]
+        cache.begin()
+        cache.add(keys, rows(list(range(start, start + 5))))
+        assert cache.take(cache.use(cache.find(keys))).ids[:, 0].tolist() == list(range(start, start + 5))
+        assert cache.key_bytes <= 100 * KEY_BYTES
+    assert 20 < len(cache) < 30
+    large = [f"{number}" + "k" * 9_000 for number in range(10)]
+    cache.begin()
+    cache.add(large, rows(list(range(10))))  # one request is never cut
+    assert None not in cache.find(large)
+    assert len(cache) == 10
+    cache.clear()
+    assert cache.key_bytes == 0

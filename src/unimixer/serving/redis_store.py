@@ -86,7 +86,7 @@ class RedisStore(FeatureStore):
         except ImportError:
             raise MissingExtraError("a feature store in Redis", "serve") from None
         address, self.prefix = _without_prefix(address)
-        self.name = shown(address)
+        self.name, self._filling = shown(address), False
         self._error: type[Exception] = redis.exceptions.RedisError
         try:
             if "@" in "".join(urlsplit(address)[2:]):  # a part of the password would be read as a host
@@ -191,16 +191,22 @@ class RedisStore(FeatureStore):
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
-        """See :meth:`FeatureStore.filling`; Redis shows rows as they come, so a store is never replaced in place."""
+        """See :meth:`FeatureStore.filling`; there is no store for others until all is in, and none is ever replaced."""
         with self._talking():
             if any(_counts(cast(list[str | None], self.client.mget(self._counters()))).values()):
                 raise UnimixerError(
                     f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
                     "database, or give the address another ?prefix=NAME"
                 )
-            facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
+            self.client.delete(self._at("meta"))
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+        facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
+        with self._talking():
             self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
-        yield
 
     def close(self) -> None:
         """See :meth:`FeatureStore.close`."""
@@ -227,6 +233,8 @@ class RedisStore(FeatureStore):
             StoreUnavailableError: Redis holds no store there, or one of another version.
         """
         (form, generation), clock, *rest = pipe.execute()
+        if self._filling:
+            return "", int(clock or 0), rest
         if form is None or generation is None:
             raise StoreUnavailableError(f"{self.name}: no such feature store; make one with: unimixer store build")
         if form != str(FORMAT):

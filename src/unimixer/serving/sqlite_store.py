@@ -176,7 +176,7 @@ class SQLiteStore(FeatureStore):
                 with suppress(sqlite3.Error):
                     connection.close()
             self._open.clear()
-            self._local = threading.local()
+            self._local, self._checked = threading.local(), None
 
     # ---- connections ----------------------------------------------------------------------------------------------
 
