@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from toy import SCHEMA, toy_schema
 
-from unimixer.data.schema import DateSplit, QuantileSplit, load_schema
+from unimixer.data.schema import DateSplit, Files, QuantileSplit, load_schema
 from unimixer.errors import UnimixerError
-from unimixer.settings import dump_yaml
+from unimixer.settings import dump_yaml, override, parse
 
 
 def feature(**values: Any) -> dict[str, Any]:
@@ -79,3 +79,32 @@ def test_a_contradiction_is_one_sentence(change: dict[str, Any], message: str) -
 
 def test_an_outcome_column_of_the_users_table_may_be_a_feature() -> None:
     toy_schema(features=[{"name": "x", "kind": "numeric", "domain": "user", "source": "watch_s", "origin": "users"}])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"separator": ""}, "separator='' cannot stand between two fields"),
+        ({"separator": '"'}, "cannot stand between two fields"),
+        ({"quote": "ab"}, "quote='ab' is not one character"),
+        ({"header": ["a", "a"]}, "header must name every column once"),
+        ({"encoding": "utf-16"}, "encoding='utf-16' is not read; convert the files to UTF-8"),
+        ({"encoding": "latin-x"}, "encoding='latin-x' is not known"),
+    ],
+)
+def test_how_files_are_read_must_be_possible(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnimixerError, match=message):
+        parse(Files, given, where="files")
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"), [("separator=|", "|"), ("separator=::", "::"), ("separator=\\t", "\t"), ("separator=;", ";")]
+)
+def test_a_separator_of_the_command_line_stands_for_itself(text: str, separator: str) -> None:
+    assert parse(Files, override({}, [text]), where="files").separator == separator
+
+
+def test_no_quotes_survive_the_way_through_yaml(tmp_path: Path) -> None:
+    schema = toy_schema().model_copy(update={"files": Files(separator="\t", header=("a", "b"), quote="")})
+    (tmp_path / "toy.yaml").write_text(dump_yaml(schema), encoding="utf-8")
+    assert load_schema(tmp_path / "toy.yaml").files == schema.files

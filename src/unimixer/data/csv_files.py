@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from unimixer.data.csv_source import UNIT, CsvSource
 from unimixer.data.schema import Files
 from unimixer.data.tables import CHUNK_ROWS, Chunk
 from unimixer.errors import UnimixerError
@@ -26,10 +27,6 @@ SEPARATORS = (",", "\t", ";", "|", "::")
 
 _BLOCK_BYTES = 4 << 20
 """Bytes of CSV that are parsed at once; one row must fit. Measured: 1 MiB and 16 MiB are slower."""
-_TAIL_BYTES = 4
-"""Enough for a closing quote and the line end."""
-_UNIT = "\x1f"
-"""ASCII's separator of units takes the place of a separator of several characters."""
 _VALUE = r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*"
 """A number or a date, which is the name of no column."""
 _MAGIC = {
@@ -73,10 +70,10 @@ class CsvFile:
 
     def lines(self, count: int) -> list[list[str]]:
         """The fields of the first lines that are not empty."""
-        quote, delimiter = self.files.quote, _UNIT if len(self.separator) > 1 else self.separator
+        quote, delimiter = self.files.quote, UNIT if len(self.separator) > 1 else self.separator
         try:
             # bytes that are no text may stand in any later row of the first block; their row is named when it is read
-            source = _Source(self.path, self.separator, self.files.encoding, errors="replace")
+            source = CsvSource(self.path, self.separator, self.files.encoding, errors="replace")
             with io.TextIOWrapper(cast(Any, source), encoding="utf-8", errors="replace", newline="") as text:
                 rows = csv.reader(
                     text, delimiter=delimiter, quotechar=quote or None, quoting=csv.QUOTE_MINIMAL if quote else 3
@@ -118,7 +115,7 @@ class CsvFile:
         quote = self.files.quote
         # the last column is always read: a quote that is never closed shows there
         read = list(dict.fromkeys([*places, len(self.names) - 1]))
-        source = _Source(self.path, self.separator, self.files.encoding)
+        source = CsvSource(self.path, self.separator, self.files.encoding)
         released = threading.Event()
         weakref.finalize(source, released.set)
         rows, last, reader, problem = 0, "", None, None
@@ -147,7 +144,7 @@ class CsvFile:
         if problem is not None:
             raise problem
 
-    def _open(self, source: _Source, read: Sequence[int]) -> Any:
+    def _open(self, source: CsvSource, read: Sequence[int]) -> Any:
         header, quote = self.files.header, self.files.quote
         return arrow_csv.open_csv(
             pa.PythonFile(source, mode="r"),
@@ -176,15 +173,15 @@ class CsvFile:
         frame = pl.from_arrow(pa.Table.from_batches([batch]))
         assert isinstance(frame, pl.DataFrame)
         if len(self.separator) > 1 and self.files.quote:  # fields in quotes may hold it
-            frame = frame.with_columns(pl.all().str.replace_all(_UNIT, self.separator, literal=True))
+            frame = frame.with_columns(pl.all().str.replace_all(UNIT, self.separator, literal=True))
         return frame
 
-    def _refusal(self, source: _Source, rows: int, error: Exception) -> UnimixerError:
+    def _refusal(self, source: CsvSource, rows: int, error: Exception) -> UnimixerError:
         if source.wrong is not None:
             number, expected, actual, text = source.wrong
             return UnimixerError(
                 f"{self.path}, row {number - int(self.files.header is None)}: expected {expected} fields, found "
-                f"{actual} ({_short(text.replace(_UNIT, self.separator))}); correct the row, or quote fields that hold "
+                f"{actual} ({_short(text.replace(UNIT, self.separator))}); correct the row, or quote fields that hold "
                 f"{self.separator!r}"
             )
         if "UTF8" in str(error) or isinstance(error, UnicodeError):
@@ -202,62 +199,6 @@ class CsvFile:
             pa.input_stream(str(self.path)), encoding=self.files.encoding, errors="surrogateescape", newline=""
         ) as lines:
             return next((n for n, line in enumerate(lines, 1) if any("\udc80" <= c <= "\udcff" for c in line)), 0)
-
-
-class _Source(io.RawIOBase):
-    """The bytes of a file as the parser wants them: UTF-8, one byte between two fields.
-
-    It remembers its last bytes, to tell a quote that was closed from one that never was, and the first row that did not
-    fit. All that the parser holds of Python is this object, so that it can be waited for.
-    """
-
-    def __init__(self, path: Path, separator: str, encoding: str, *, errors: str = "strict") -> None:
-        self.stream = pa.input_stream(str(path))
-        self.tail = b""
-        self.wrong: tuple[int, int, int, str] | None = None
-        self._separator = separator.encode()
-        self.delimiter = _UNIT if len(self._separator) > 1 else separator
-        plain = codecs.lookup(encoding).name == "utf-8"
-        self._decoder = None if plain else codecs.getincrementaldecoder(encoding)(errors)
-        self._held = b""
-
-    def refuse(self, row: Any) -> str:
-        """Note a row of another number of fields."""
-        self.wrong = row.number, row.expected_columns, row.actual_columns, str(row.text)
-        return "error"
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while True:
-            data, ended = self._decoded(size)
-            if len(self._separator) > 1:
-                data = self._separated(data, ended=ended)
-            if data or ended:
-                self.tail = (self.tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-                return data
-
-    def _decoded(self, size: int) -> tuple[bytes, bool]:
-        """Bytes of UTF-8, at most ``size`` with those that are held, and whether they are the last."""
-        if self._decoder is None:
-            data: bytes = self.stream.read(None if size < 0 else max(1, size - len(self._held)))
-            return data, not data
-        data = self.stream.read(None if size < 0 else max(1, (size - len(self._held)) // 4))
-        return self._decoder.decode(data, final=not data).encode(), not data
-
-    def _separated(self, data: bytes, *, ended: bool) -> bytes:
-        if _UNIT.encode() in data:
-            raise OSError(
-                f"it holds the control character {_UNIT!r}, which stands for the separator of several characters"
-            )
-        data = (self._held + data).replace(self._separator, _UNIT.encode())
-        self._held = b""
-        for length in range(len(self._separator) - 1, 0, -1):
-            if not ended and data.endswith(self._separator[:length]):
-                data, self._held = data[:-length], data[-length:]
-                break
-        return data
 
 
 def default_separator(path: Path) -> str:

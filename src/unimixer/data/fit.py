@@ -44,9 +44,9 @@ def resolve(tables: RawTables) -> Schema:
         raise UnimixerError(f"{schema.name}: the log has no rows")
     keys = schema.keys
     columns: dict[Origin, set[str]] = {
-        "impressions": set(first.frame.columns),
-        "users": set() if keys.user is None else {keys.user, *(tables.users.frame.columns if tables.users else ())},
-        "items": set() if keys.item is None else {keys.item, *(tables.items.frame.columns if tables.items else ())},
+        "impressions": set(first.columns),
+        "users": set() if keys.user is None else {keys.user, *(tables.users.columns if tables.users else ())},
+        "items": set() if keys.item is None else {keys.item, *(tables.items.columns if tables.items else ())},
     }
     needed = [keys.user, keys.item, keys.time, schema.weight]
     needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]

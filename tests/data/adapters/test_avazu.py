@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from datetime import date
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def test_a_file_without_a_column_is_an_error(raw: Path) -> None:
     (raw / "train.csv").write_text(HEADER.replace("C14", "c_14") + LINE)
     with pytest.raises(UnimixerError, match=r"train.csv: missing column 'C14'"):
         list(open_raw("avazu", raw).impressions())
+
+
+def test_the_file_as_it_is_downloaded_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train.gz").write_bytes(gzip.compress((HEADER + LINE * 3).encode()))
+    assert sum(chunk.frame.height for chunk in open_raw("avazu", tmp_path).impressions()) == 3
+    (tmp_path / "train.csv").write_text(HEADER + LINE * 3)
+    with pytest.raises(UnimixerError, match=r"train.csv and train.gz seem to hold the same rows"):
+        open_raw("avazu", tmp_path)

@@ -46,3 +46,12 @@ def test_a_short_row_is_named(tmp_path: Path) -> None:
 def test_the_test_part_cannot_begin_before_the_validation_part(tmp_path: Path) -> None:
     with pytest.raises(UnimixerError, match=r"validation=0.95 must be less than test=0.9"):
         open_raw("criteo", tmp_path, validation=0.95)
+
+
+def test_the_schema_says_how_the_file_is_read_and_two_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(LINE)
+    files = open_raw("criteo", tmp_path).schema.files
+    assert (files.separator, files.header, files.quote) == ("\t", COLUMNS, "")
+    (tmp_path / "train.txt.gz").write_bytes(gzip.compress(LINE.encode()))
+    with pytest.raises(UnimixerError, match=r"train.txt and train.txt.gz seem to hold the same rows"):
+        open_raw("criteo", tmp_path)

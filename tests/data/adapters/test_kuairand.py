@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -197,6 +199,26 @@ def test_a_missing_feature_file_is_named(cut: Path) -> None:
     (cut / "user_features_pure.csv").unlink()
     with pytest.raises(UnimixerError, match=r"no user features; looked for user_features_pure.csv"):
         open_raw("kuairand-pure", cut)
+
+
+def test_a_log_that_is_there_twice_is_refused(cut: Path) -> None:
+    log = cut / "log_standard_4_25_to_5_06_pure.csv"
+    log.with_name(f"{log.name}.gz").write_bytes(gzip.compress(log.read_bytes()))
+    with pytest.raises(UnimixerError, match=r"pure.csv and .*pure.csv.gz seem to hold the same rows"):
+        open_raw("kuairand-pure", cut)
+
+
+def test_a_backup_beside_the_log_is_not_read_and_said(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = cut / "log_standard_4_25_to_5_06_pure.csv"
+    log.with_name(f"{log.name}.bak").write_bytes(log.read_bytes())
+    assert open_raw("kuairand-pure", cut).num_rows == 2
+    assert f"not read: {log.name}.bak" in capsys.readouterr().err
+
+
+def test_two_folders_of_the_data_set_are_not_chosen_from(cut: Path) -> None:
+    shutil.copytree(cut, cut.parent / "copy")
+    with pytest.raises(UnimixerError, match=r"copy and .*cut both hold KuaiRand logs; name one of them as 'raw'"):
+        open_raw("kuairand-pure", cut.parent)
 
 
 @pytest.mark.skipif(
