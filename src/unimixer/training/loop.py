@@ -6,7 +6,7 @@ import random
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from unimixer.training.model import build_ranker, monitor, pick_device, with_tas
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
+from unimixer.training.state import TrainState
 from unimixer.training.step import TrainStep
 from unimixer.training.stop import StopRequest, stop_signals
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
@@ -44,23 +45,6 @@ from unimixer.training.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from unimixer.training.distributed.keeper import Keeper
-
-
-@dataclass
-class TrainState:
-    """Where a run stands; with the checkpoint's tensors it decides everything that follows."""
-
-    step: int = 0
-    """Optimizer steps taken."""
-    epoch: int = 0
-    batch: int = 0
-    """Batches of this epoch taken."""
-    best: float | None = None
-    best_step: int = 0
-    evaluations_without_gain: int = 0
-    seconds: float = 0.0
-    """Training time without evaluations and checkpoints."""
-    samples: int = 0
 
 
 class Trainer:
