@@ -266,13 +266,15 @@ class Schema(Settings):
         names = [self.keys.user, self.keys.item, self.keys.time]
         if outcomes:
             names += [self.weight, *(label.source or label.name for label in self.labels)]
-            names += [*(label.probability for label in self.labels), *(history.event for history in self.histories)]
+            renamed = {label.name for label in self.labels if label.source not in (None, label.name)}
+            names += [label.probability for label in self.labels]
+            names += [history.event for history in self.histories if history.event not in renamed]
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
         return [name for name in dict.fromkeys(names) if name is not None]
 
     def optional_columns(self) -> list[str]:
-        """Columns that features read wherever they stand: in the log or in a table of users or items."""
-        names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
+        """Columns that are read where they stand: in the log, or in a table of users or items."""
+        names = [f.column for f in self.features] + [n for h in self.histories for n in (h.snapshot, h.event) if n]
         return list(dict.fromkeys(names))
 
     @property
