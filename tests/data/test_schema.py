@@ -104,6 +104,15 @@ def test_a_separator_of_the_command_line_stands_for_itself(text: str, separator:
     assert parse(Files, override({}, [text]), where="files").separator == separator
 
 
+def test_the_columns_that_a_log_needs_are_those_of_the_keys_labels_and_events() -> None:
+    base = toy_schema()
+    schema = base.model_copy(update={"weight": "w", "labels": (base.labels[0].model_copy(update={"source": "grade"}),)})
+    needed = schema.needed_columns(outcomes=True)
+    assert {"user_id", "item_id", "time_ms", "w", "grade"} <= set(needed)
+    assert base.labels[0].name not in needed
+    assert set(schema.needed_columns(outcomes=False)) == {"user_id", "item_id", "time_ms"}
+
+
 def test_no_quotes_survive_the_way_through_yaml(tmp_path: Path) -> None:
     schema = toy_schema().model_copy(update={"files": Files(separator="\t", header=("a", "b"), quote="")})
     (tmp_path / "toy.yaml").write_text(dump_yaml(schema), encoding="utf-8")

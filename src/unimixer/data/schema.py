@@ -303,8 +303,8 @@ class Schema(Settings):
         return [name for name in dict.fromkeys(names) if name is not None]
 
     def optional_columns(self) -> list[str]:
-        """Columns that features read wherever they stand: in the log or in a table of users or items."""
-        names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
+        """Columns that are read where they stand: in the log, or in a table of users or items."""
+        names = [f.column for f in self.features] + [n for h in self.histories for n in (h.snapshot, h.event) if n]
         return list(dict.fromkeys(names))
 
     @property
