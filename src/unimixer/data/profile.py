@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from unimixer.data.time_forms import TimeForm, time_form
+from unimixer.data.guess_time import TimeForm, time_form
 
 Kind = Literal["integer", "number", "text", "boolean", "time", "list", "other"]
 NULL_TEXTS = ("NULL", "null", "NaN", "nan", "None", "none", "NA", "N/A", "\\N")

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from unimixer.data.numeric import NumericFit
-from unimixer.data.schema import FIRST_ID, Schema
+from unimixer.data.schema import FIRST_ID, OOV_ID, Schema
 from unimixer.data.transform import Transform
 from unimixer.data.vocabulary import Vocabulary
 from unimixer.errors import UnimixerError
@@ -26,7 +25,7 @@ class Rows:
 
     source: Tensor
     target: Tensor
-    """The row that a row of ``source`` becomes, one for one."""
+    """The row that a row of ``source`` becomes."""
     new: int = 0
     lost: int = 0
 
@@ -37,16 +36,26 @@ class Rows:
 
     @classmethod
     def of_texts(cls, source: Vocabulary, target: Vocabulary) -> Rows:
-        """Rows of equal texts; those of missing and of unknown values are their own."""
-        there, here = (
-            pl.DataFrame({"text": v.texts}).with_row_index(name, offset=FIRST_ID)
-            for v, name in ((source, "there"), (target, "here"))
-        )
-        both = here.join(there, on="text", how="inner", maintain_order="left")
+        """Rows of equal values; those of missing and of unknown values are their own.
+
+        A new row takes the row that the source would have looked up for it. Where only the other data knows the form of
+        its values (``True`` there, 1 here), it takes that of the most frequent text that means its value.
+        """
+        old = FIRST_ID + np.arange(len(source.texts))
+        becomes = target.lookup(source.texts)
+        first = np.full(target.num_embeddings, OOV_ID, dtype=np.int64)
+        first[becomes[::-1]] = old[::-1]
+        found = source.lookup(target.texts).astype(np.int64)
+        found = np.where(found == OOV_ID, first[FIRST_ID:], found)
+        known = np.flatnonzero(found >= FIRST_ID)
         special = np.arange(FIRST_ID)
-        old, new = (np.concatenate([special, both[name].to_numpy()]) for name in ("there", "here"))
-        lost = there.height - both.height
-        return cls(torch.from_numpy(old), torch.from_numpy(new), new=here.height - both.height, lost=lost)
+        kept = np.union1d(found[known], old[becomes >= FIRST_ID])
+        return cls(
+            torch.from_numpy(np.concatenate([special, found[known]])),
+            torch.from_numpy(np.concatenate([special, FIRST_ID + known])),
+            new=len(found) - len(known),
+            lost=len(old) - len(kept),
+        )
 
     @classmethod
     def of_edges(cls, source: NumericFit, target: NumericFit) -> Rows:
@@ -88,6 +97,12 @@ class Counterparts:
             if there.num_buckets != here.num_buckets:
                 a, b = (f"{n:,} hash buckets" if n else "no hash" for n in (there.num_buckets, here.num_buckets))
                 raise refusal(self._run, f"table {table!r} has {a} there and {b} in this data, so no row fits another")
+            if there.form != here.form:
+                raise refusal(
+                    self._run,
+                    f"the values of table {table!r} are a {there.form} there and a {here.form} in this data, "
+                    "so they have other hashes",
+                )
             return Rows.same(here.num_embeddings)
         members = [f.name for f in self.here.schema.features if f.table_name == table]
         moved = [name for name in members if name in self.buckets]
