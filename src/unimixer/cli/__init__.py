@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -92,7 +93,8 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, arguments: Sequence[str]) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where nobody reads it, the exit code tells
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
     return 2

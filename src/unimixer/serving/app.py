@@ -79,7 +79,8 @@ def _health(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/health/ready", tags=["health"], responses=answers(None, 503))
     async def ready() -> Response:
-        """A warmed-up bundle is in service."""
+        """A warmed-up bundle is in service, and the feature store holds data."""
+        await engine.check_ready()
         return reply({"ready": True, "model_version": engine.model.bundle.version})
 
     @app.get("/metrics", tags=["health"], responses=answers(None))
@@ -100,12 +101,17 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
     async def rank(request: Request) -> Response:
         """Score candidates for a user."""
         check_key(request, settings.api_key, "API")
-        values = read_json(await read_body(request, settings.max_body, settings.timeout))
         model = engine.model
-        call, task = model.reader.read(values, now=int(time.time() * 1000))
-        request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
-        engine.metrics.candidates.observe(len(call.items))
-        found = await engine.run(lambda: engine.rank(model, call), deadline(request, settings.timeout))
+        engine.requests.check_room()
+        data = await read_body(request, settings.max_body, settings.timeout)
+
+        def work() -> tuple[RankCall, int, Ranked]:
+            call, task = model.reader.read(read_json(data), now=int(time.time() * 1000))
+            request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
+            engine.metrics.candidates.observe(len(call.items))
+            return call, task, engine.rank(model, call)
+
+        call, task, found = await engine.requests.run(work, deadline(request, settings.timeout))
         encoded, tasks = found.encoded, model.bundle.tasks
         unknown_user = encoded.user is not None and encoded.user_revision == 0
         engine.metrics.unknown_users.inc(int(unknown_user))

@@ -20,7 +20,7 @@ from unimixer.serving.context import Context, ContextEncoder
 from unimixer.serving.entities import EntityEncoder
 from unimixer.serving.records import Columns, canonical
 from unimixer.serving.rows import Encoded, RowCache
-from unimixer.serving.store import EVERY, KINDS, FeatureStore, Kind, View
+from unimixer.serving.store import EVERY, KINDS, FeatureStore, Kind, StoreUnavailableError, View
 
 CACHED_ROWS = 200_000
 
@@ -103,6 +103,7 @@ class RequestEncoder:
         self._missing_user = _User(0, self.users.missing(), {})
         self._user_rows: OrderedDict[str, _User] = OrderedDict()
         self._state: tuple[str, int] | None = None
+        self._empty = False
         self._columns: dict[Kind, Columns] = {}
         self.check_store()
 
@@ -116,6 +117,19 @@ class RequestEncoder:
                     f"{self.store.name}: {encoder.kind} have no column {name!r}{nearest(name, known)}; "
                     "build the store from the data of this model, or write the column before serving it"
                 )
+
+    def check_data(self, *, look: bool = False) -> None:
+        """Raise a ``StoreUnavailableError`` where the store has no user and no item; they may come.
+
+        ``look`` reads the store; otherwise it is as the last call found it.
+        """
+        if look:
+            with self._lock:
+                self._follow(self.store.view(None, {}, 0))
+        if self._empty:
+            raise StoreUnavailableError(
+                f"{self.store.name}: holds no users and no items; fill it: unimixer store build"
+            )
 
     @property
     def cache_sizes(self) -> dict[Kind, int]:
@@ -166,7 +180,11 @@ class RequestEncoder:
         state = (view.generation, view.clock)
         if state == self._state:
             return
-        if self._state is None or self._state[0] != view.generation or self._state[1] > view.clock:
+        other = self._state is None or self._state[0] != view.generation or self._state[1] > view.clock
+        if other or self._empty:  # rows do not go away within a generation
+            counts = self.store.counts()
+            self._empty = any((self.users.key, self.items.key)) and not any(counts[kind] for kind in KINDS)
+        if self._state is None or other:
             self._item_rows.clear()
             self._user_rows.clear()
         else:

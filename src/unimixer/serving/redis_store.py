@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
-from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
+from unimixer.serving.store import FORMAT, IDS_KEPT_S, Event, FeatureStore, Kind, StoreUnavailableError, View
 
 PREFIX = "unimixer"
 TIMEOUT_S = 2.0
 REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
 _WRITE = """
+if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
 local revision, kind = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1]
 for i, text in ipairs(ARGV) do
   if i > 1 then
@@ -32,22 +33,31 @@ return revision
 """
 """Rows as [key, [column, JSON text, ...]]: one revision for all, and no reader between two rows."""
 _APPEND = """
-local prefix, margin, count = KEYS[1], tonumber(ARGV[1]), #ARGV - 1
-local number = redis.call('INCRBY', prefix .. ':count:events', count) - count
-local kinds, removed = {}, 0
-for i = 2, #ARGV do
+if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
+local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local first = tonumber(redis.call('GET', prefix .. ':count:events') or '0')
+local number, kinds, removed = first, {}, 0
+for i = 4, #ARGV do
   local event = cjson.decode(ARGV[i])
-  local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
-  redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
-  kinds[place], number = event[1], number + 1
+  local known = prefix .. ':event_id:' .. event[5]
+  if event[5] == '' or redis.call('SET', known, call, 'NX', 'EX', kept) or redis.call('GET', known) == call then
+    local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
+    redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
+    kinds[place], number = event[1], number + 1
+  end
 end
+redis.call('INCRBY', prefix .. ':count:events', number - first)
 for place, kind in pairs(kinds) do
   local longest = redis.call('HGET', prefix .. ':longest', kind)
   if longest then removed = removed + redis.call('ZREMRANGEBYRANK', place, 0, -(longest + margin) - 1) end
 end
 redis.call('INCRBY', prefix .. ':count:trimmed', removed)
+return number - first
 """
-"""Events as [kind, user, time, item]. Members of one time stand in the order of their texts, hence leading zeros."""
+"""Events as [kind, user, time, item, id]. Members of one time stand in the order of their texts, hence leading zeros.
+
+An id is kept with the call that brought it: one impression may be several events.
+"""
 _EXPECT = """
 for i = 1, #ARGV, 2 do
   local known = redis.call('HGET', KEYS[1] .. ':longest', ARGV[i])
@@ -107,10 +117,14 @@ class RedisStore(FeatureStore):
                     place = self._at("events", event, user)
                     pipe.zrevrangebyscore(place, f"({before}", "-inf", start=0, num=limit)
             generation, clock, *rest = pipe.execute()
+        if generation is None:  # emptied, or not filled to the end: everybody would be unknown
+            raise StoreUnavailableError(
+                f"{self.name}: holds no whole feature store; fill it with: unimixer store build"
+            )
         if user is None:
-            return View(generation or "", int(clock or 0), events={event: [] for event in windows})
+            return View(generation, int(clock or 0), events={event: [] for event in windows})
         events = {event: [_item(m) for m in reversed(found)] for event, found in zip(windows, rest[1:], strict=True)}
-        return View(generation or "", int(clock or 0), _record(rest[0]), events)
+        return View(generation, int(clock or 0), _record(rest[0]), events)
 
     def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
         """See :meth:`FeatureStore.records`."""
@@ -152,17 +166,17 @@ class RedisStore(FeatureStore):
             revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
         return int(revision)
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event]) -> int:
         """See :meth:`FeatureStore.append`."""
         if not events:
-            return
-        texts = [json.dumps([e.event, e.user, str(e.time), e.item]) for e in events]
+            return 0
+        texts, call = [json.dumps([e.event, e.user, str(e.time), e.item, e.id or ""]) for e in events], uuid.uuid4().hex
         with self._talking():
             pipe = self.client.pipeline(transaction=True)
             for start in range(0, len(texts), _EVENTS):
-                arguments = [str(self.margin), *texts[start : start + _EVENTS]]
+                arguments = [str(self.margin), call, str(IDS_KEPT_S), *texts[start : start + _EVENTS]]
                 self._append_events(keys=[self.prefix], args=arguments, client=pipe)
-            pipe.execute()
+            return sum(pipe.execute())
 
     def expect(self, longest: Mapping[str, int]) -> None:
         """See :meth:`FeatureStore.expect`."""
@@ -178,7 +192,10 @@ class RedisStore(FeatureStore):
                 f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
                 "database, or give the address another ?prefix=NAME"
             )
+        with self._talking():
+            self.client.hdel(self._at("meta"), "generation")  # no server answers from the first part of the rows
         yield
+        self._start()
 
     def close(self) -> None:
         """See :meth:`FeatureStore.close`."""

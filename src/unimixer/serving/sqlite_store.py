@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -12,7 +13,16 @@ from pathlib import Path
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.records import Columns, Record, Row, dumps
-from unimixer.serving.store import FORMAT, Event, FeatureStore, Kind, StoreUnavailableError, View
+from unimixer.serving.store import (
+    FORMAT,
+    IDS_KEPT_S,
+    PATIENCE_S,
+    Event,
+    FeatureStore,
+    Kind,
+    StoreUnavailableError,
+    View,
+)
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -115,9 +125,10 @@ class SQLiteStore(FeatureStore):
                 connection.execute(f"INSERT OR REPLACE INTO {kind} VALUES (?, ?, ?)", (key, revision, dumps(values)))
         return revision
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event]) -> int:
         """See :meth:`FeatureStore.append`."""
         with self._writing() as connection:
+            events = self._new(connection, events)
             number = int(self._meta(connection)["events"])
             self._set(connection, "events", str(number + len(events)))
             connection.executemany(
@@ -127,6 +138,7 @@ class SQLiteStore(FeatureStore):
             longest = self._longest(connection)
             for user, event in {(e.user, e.event) for e in events if e.event in longest}:
                 connection.execute(_TRIM, (user, event, longest[event] + self.margin))
+        return len(events)
 
     def expect(self, longest: Mapping[str, int]) -> None:
         """See :meth:`FeatureStore.expect`; writes only what is new, so a file that cannot be written may be served."""
@@ -147,6 +159,7 @@ class SQLiteStore(FeatureStore):
                 raise UnimixerError(f"{self.path} exists; choose another file, or pass --overwrite to replace it")
             for table in ("users", "items", "events", "meta"):
                 connection.execute(f"DELETE FROM {table}")
+            connection.execute("DROP TABLE IF EXISTS event_ids")
             _start(connection)
             yield
 
@@ -193,7 +206,7 @@ class SQLiteStore(FeatureStore):
                 f"{self.path}: the feature store cannot be used now ({error.strerror})"
             ) from error
         if getattr(self._local, "inode", None) != inode:
-            connection = connect(self.path)
+            connection = connect(self.path, self.patience)
             with self._lock:
                 old: sqlite3.Connection | None = getattr(self._local, "connection", None)
                 if old is not None:
@@ -205,6 +218,22 @@ class SQLiteStore(FeatureStore):
         return found
 
     @staticmethod
+    def _new(connection: sqlite3.Connection, events: Sequence[Event]) -> Sequence[Event]:
+        """Events that were not added before; their ids are kept for some time, with the events or not at all."""
+        ids = {event.id for event in events if event.id is not None}
+        if not ids:
+            return events
+        now = int(time.time())
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS event_ids (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        connection.execute("CREATE INDEX IF NOT EXISTS event_ids_by_time ON event_ids (at)")
+        connection.execute("DELETE FROM event_ids WHERE at <= ?", (now - IDS_KEPT_S,))
+        insert = "INSERT OR IGNORE INTO event_ids VALUES (?, ?)"
+        known = {name for name in ids if connection.execute(insert, (name, now)).rowcount == 0}
+        return [event for event in events if event.id not in known]
+
+    @staticmethod
     def _meta(connection: sqlite3.Connection) -> dict[str, str]:
         return dict(connection.execute("SELECT name, value FROM meta"))
 
@@ -212,7 +241,10 @@ class SQLiteStore(FeatureStore):
     def _state(connection: sqlite3.Connection) -> tuple[str, int]:
         """Generation and clock."""
         found = connection.execute("SELECT value FROM meta WHERE name IN ('clock', 'generation') ORDER BY name")
-        (clock,), (generation,) = found.fetchall()
+        facts = found.fetchall()
+        if len(facts) != 2:
+            raise StoreUnavailableError("the feature store is not whole; build it again: unimixer store build")
+        (clock,), (generation,) = facts
         return generation, int(clock)
 
     @staticmethod
@@ -232,9 +264,9 @@ class SQLiteStore(FeatureStore):
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that waits for a writer instead of failing."""
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+def connect(path: Path, patience: float = PATIENCE_S) -> sqlite3.Connection:
+    """A connection that waits for a writer, for some seconds, instead of failing."""
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
 

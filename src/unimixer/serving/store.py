@@ -21,6 +21,10 @@ EVERY = ""
 FORMAT = 1
 MARGIN = 1_000
 """Events that are kept of a user and kind beyond the longest history that is asked for."""
+IDS_KEPT_S = 86_400
+"""Seconds for which an event that is sent again is known by its id."""
+PATIENCE_S = 5.0
+"""Seconds that a write waits for another one."""
 
 
 class StoreUnavailableError(UnimixerError):
@@ -29,12 +33,16 @@ class StoreUnavailableError(UnimixerError):
 
 @dataclass(frozen=True)
 class Event:
-    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`."""
+    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`.
+
+    ``id`` is the sender's name of the impression: one that is sent again within :data:`IDS_KEPT_S` adds nothing.
+    """
 
     user: str
     item: str
     time: int
     event: str
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class FeatureStore(ABC):
     name: str
     """How messages name the store; without a password."""
     margin: int = MARGIN
+    patience: float = PATIENCE_S
 
     @abstractmethod
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
@@ -93,8 +102,11 @@ class FeatureStore(ABC):
         """Write typed rows over the columns that stored ones have; returns the revision."""
 
     @abstractmethod
-    def append(self, events: Sequence[Event]) -> None:
-        """Add events; those of one user at one time keep their order. The oldest beyond the bound go."""
+    def append(self, events: Sequence[Event]) -> int:
+        """Add events, and return how many; those of one user at one time keep their order.
+
+        The oldest beyond the bound go. Events whose id an earlier call has added are left out.
+        """
 
     @abstractmethod
     def expect(self, longest: Mapping[str, int]) -> None:
@@ -156,15 +168,15 @@ class FeatureStore(ABC):
         """Add or change items."""
         return self.put("items", key, rows)
 
-    def append_events(self, events: Sequence[Event]) -> None:
-        """Add events that have a time.
+    def append_events(self, events: Sequence[Event]) -> int:
+        """Add events that have a time; returns the number of those that are new.
 
         Raises:
             UnimixerError: an event from before every log; such events are the snapshot column of the user.
         """
         if any(event.time <= BEFORE_THE_LOG for event in events):
             raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
-        self.append(events)
+        return self.append(events)
 
 
 def longest_histories(schema: Schema) -> dict[str, int]:
