@@ -19,9 +19,10 @@ REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
 _WRITE = """
 if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
-local revision, kind = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1]
+local revision, kind, columns = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1], cjson.decode(ARGV[2])
+if #columns > 0 then redis.call('HSET', KEYS[1] .. ':columns:' .. kind, unpack(columns)) end
 for i, text in ipairs(ARGV) do
-  if i > 1 then
+  if i > 2 then
     local row = cjson.decode(text)
     local place = KEYS[1] .. ':' .. kind .. ':' .. row[1]
     if redis.call('EXISTS', place) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
@@ -31,7 +32,7 @@ for i, text in ipairs(ARGV) do
 end
 return revision
 """
-"""Rows as [key, [column, JSON text, ...]]: one revision for all, and no reader between two rows."""
+"""Columns as [name, type, ...], rows as [key, [column, JSON text, ...]]: one revision for all, no reader in between."""
 _APPEND = """
 if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
 local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -155,14 +156,12 @@ class RedisStore(FeatureStore):
 
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
-        arguments: list[str] = [kind]
+        arguments: list[str] = [kind, json.dumps([text for pair in columns.items() for text in pair])]
         for key, row in rows.items():
             # null for a value that is not known: the column loses what it had
             flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
             arguments.append(json.dumps([key, flat]))
         with self._talking():
-            if columns:
-                self.client.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
             revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
         return int(revision)
 
