@@ -17,7 +17,7 @@ from unimixer.data.schema import Schema
 from unimixer.data.tables import Chunk
 from unimixer.errors import UnimixerError, nearest
 from unimixer.serving.build import events_of
-from unimixer.serving.documents import EventsRequest, RowsRequest, Written, answers, body
+from unimixer.serving.documents import EventsRequest, EventsWritten, Reloaded, RowsRequest, Written, answers, body
 from unimixer.serving.engine import Engine, Model
 from unimixer.serving.entities import EntityEncoder
 from unimixer.serving.http import check_key, deadline, read_body, reply
@@ -59,12 +59,14 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         """Add or change items; the next request sees them."""
         return await write(request, partial(put_rows, "items"))
 
-    @app.post("/admin/events", tags=["admin"], openapi_extra=body(EventsRequest), responses=answers(None, *REFUSALS))
+    @app.post(
+        "/admin/events", tags=["admin"], openapi_extra=body(EventsRequest), responses=answers(EventsWritten, *REFUSALS)
+    )
     async def events(request: Request) -> Response:
         """Add impressions that happened; the next request sees them in its histories."""
         return await write(request, append_events)
 
-    @app.post("/admin/reload", tags=["admin"], responses=answers(None, 401, 403, 409, 422, 503))
+    @app.post("/admin/reload", tags=["admin"], responses=answers(Reloaded, 401, 403, 409, 422, 503))
     async def reload(request: Request) -> Response:
         """Open the bundle that the server's path names now, warm it up and put it in service."""
         check(request)
@@ -101,18 +103,14 @@ def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
     """Add impressions to the histories that take them; tells how many events were added, and how many known before."""
     rows, ids = _rows(values, "events"), None
     schema = model.bundle.transform.schema
-    needed = [schema.keys.user, schema.keys.item, *(h.event for h in schema.histories)]
-    names = [name for name in dict.fromkeys(needed) if name is not None]
-    time_name = schema.keys.time or "time"
+    names, known = _names(schema), event_columns(model)
     if EVENT_ID not in names:
         ids = _ids(rows)
         rows = [{name: value for name, value in row.items() if name != EVENT_ID} for row in rows]
     for number, row in enumerate(rows):
         for name, value in row.items():
-            if name not in names and name != schema.keys.time:
-                raise UnimixerError(
-                    f"events[{number}]: unknown column {name!r}{nearest(name, [*names, time_name, EVENT_ID])}"
-                )
+            if name not in known:
+                raise UnimixerError(f"events[{number}]: unknown column {name!r}{nearest(name, known)}")
             check_value(value, f"events[{number}].{name}")
         for name in names[:2]:
             if row.get(name) is None:
@@ -120,6 +118,18 @@ def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
     found = _events(schema, names, rows, ids)
     added = model.encoder.store.append_events(found)
     return {"events": added, **({"repeated": len(found) - added} if ids else {})}
+
+
+def event_columns(model: Model) -> set[str]:
+    """The columns that an event takes."""
+    schema = model.bundle.transform.schema
+    return {*_names(schema), EVENT_ID} | ({schema.keys.time} if schema.keys.time else set())
+
+
+def _names(schema: Schema) -> list[str]:
+    """The columns that make events of impressions, beside the time: user and item first."""
+    needed = [schema.keys.user, schema.keys.item, *(h.event for h in schema.histories)]
+    return [name for name in dict.fromkeys(needed) if name is not None]
 
 
 def _ids(rows: Sequence[dict[str, Any]]) -> list[str | None] | None:

@@ -29,7 +29,7 @@ class Crowd:
 
     def __init__(self, name: str, metrics: Metrics, *, threads: int, queue: int, timeout: float) -> None:
         self.name, self.metrics, self.threads, self.timeout = name, metrics, threads, timeout
-        self.limit = threads + queue
+        self._places = threads + queue
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._in_flight, self._mean, self._counting = 0, 0.01, threading.Lock()
 
@@ -37,6 +37,11 @@ class Crowd:
     def in_flight(self) -> int:
         """Jobs that run or wait."""
         return self._in_flight
+
+    @property
+    def limit(self) -> int:
+        """How many may be here: no more than find an answer in time, at the pace of now."""
+        return min(self._places, max(self.threads, int(self.timeout * self.threads / self._mean)))
 
     def check_room(self) -> None:
         """Refuse where there is no place; asked before a body is read, a refusal costs next to nothing.
