@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from ports import free_port
 from toy import DAY, START, toy_frames
 
 from unimixer.cli import main
@@ -231,3 +235,40 @@ def test_ids_are_forgotten_after_their_time(tmp_path: Path, monkeypatch: pytest.
         pass
     assert store.append_events([event]) == 1  # the events of a store that is filled anew went with it
     store.close()
+
+
+def test_a_write_that_redis_did_not_take_in_time_is_not_done_later(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                store = open_store(f"redis://127.0.0.1:{port}/0")
+                break
+            except StoreUnavailableError:
+                time.sleep(0.05)
+        store.put_items("item_id", [{"item_id": "i1", "price": 1}])
+        latest = store._latest  # type: ignore[attr-defined]
+
+        def then_stop() -> str:
+            found: str = latest()
+            redis.send_signal(signal.SIGSTOP)
+            return found
+
+        store._latest = then_stop  # type: ignore[attr-defined]
+        with pytest.raises(StoreUnavailableError, match="whether this was written is not known: send it again"):
+            store.append_events([Event("u", "a", 5, EVERY)])
+        redis.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        assert store.counts() == {"users": 0, "items": 1, "events": 0}
+        store._latest = latest  # type: ignore[attr-defined]
+        assert store.append_events([Event("u", "a", 5, EVERY)]) == 1
+        store.close()
+    finally:
+        redis.send_signal(signal.SIGCONT)
+        redis.terminate()
+        redis.wait(10)

@@ -17,12 +17,17 @@ PREFIX = "unimixer"
 TIMEOUT_S = 2.0
 REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
-_WRITE = """
+_CHECK = """
+local now = redis.call('TIME')
+if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then return redis.error_reply('the write came too late') end
 if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
-local revision, kind, columns = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1], cjson.decode(ARGV[2])
+"""
+"""What every write begins with: one that its sender has given up, or that would look like a store, is not done."""
+_WRITE = """
+local revision, kind, columns = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[2], cjson.decode(ARGV[3])
 if #columns > 0 then redis.call('HSET', KEYS[1] .. ':columns:' .. kind, unpack(columns)) end
 for i, text in ipairs(ARGV) do
-  if i > 2 then
+  if i > 3 then
     local row = cjson.decode(text)
     local place = KEYS[1] .. ':' .. kind .. ':' .. row[1]
     if redis.call('EXISTS', place) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
@@ -34,11 +39,10 @@ return revision
 """
 """Columns as [name, type, ...], rows as [key, [column, JSON text, ...]]: one revision for all, no reader in between."""
 _APPEND = """
-if redis.call('EXISTS', KEYS[1] .. ':meta') == 0 then return redis.error_reply('its data are gone') end
-local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local first = tonumber(redis.call('GET', prefix .. ':count:events') or '0')
 local number, kinds, removed = first, {}, 0
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local event = cjson.decode(ARGV[i])
   local known = prefix .. ':event_id:' .. event[5]
   if event[5] == '' or redis.call('SET', known, call, 'NX', 'EX', kept) or redis.call('GET', known) == call then
@@ -67,6 +71,7 @@ for i = 1, #ARGV, 2 do
   end
 end
 """
+_UNKNOWN = "; whether this was written is not known: send it again, events with the same event_id"
 _EVENTS = 1_000
 """Events of one call of the script, which keeps others waiting."""
 
@@ -87,6 +92,7 @@ class RedisStore(FeatureStore):
         self.prefix = prefix or PREFIX
         self.name = re.sub(r"//[^@/]*@", "//", address)
         self._error: type[Exception] = redis.exceptions.RedisError
+        self._silent = redis.exceptions.ConnectionError, redis.exceptions.TimeoutError
         try:
             self.client = redis.Redis.from_url(
                 address,
@@ -97,8 +103,8 @@ class RedisStore(FeatureStore):
         except ValueError as error:
             raise UnimixerError(f"{self.name}: not an address of Redis ({error}); use redis://host:port/db") from None
         with self._talking():
-            self._write_rows = self.client.register_script(_WRITE)
-            self._append_events = self.client.register_script(_APPEND)
+            self._write_rows = self.client.register_script(_CHECK + _WRITE)
+            self._append_events = self.client.register_script(_CHECK + _APPEND)
             self._expect = self.client.register_script(_EXPECT)
             form: Any = self.client.hget(self._at("meta"), "format")
         if form is None:
@@ -156,12 +162,12 @@ class RedisStore(FeatureStore):
 
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
-        arguments: list[str] = [kind, json.dumps([text for pair in columns.items() for text in pair])]
+        arguments: list[str] = [self._latest(), kind, json.dumps([text for pair in columns.items() for text in pair])]
         for key, row in rows.items():
             # null for a value that is not known: the column loses what it had
             flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
             arguments.append(json.dumps([key, flat]))
-        with self._talking():
+        with self._talking(_UNKNOWN):
             revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
         return int(revision)
 
@@ -170,10 +176,11 @@ class RedisStore(FeatureStore):
         if not events:
             return 0
         texts, call = [json.dumps([e.event, e.user, str(e.time), e.item, e.id or ""]) for e in events], uuid.uuid4().hex
-        with self._talking():
+        latest = self._latest()
+        with self._talking(_UNKNOWN):
             pipe = self.client.pipeline(transaction=True)
             for start in range(0, len(texts), _EVENTS):
-                arguments = [str(self.margin), call, str(IDS_KEPT_S), *texts[start : start + _EVENTS]]
+                arguments = [latest, str(self.margin), call, str(IDS_KEPT_S), *texts[start : start + _EVENTS]]
                 self._append_events(keys=[self.prefix], args=arguments, client=pipe)
             return sum(pipe.execute())
 
@@ -205,17 +212,26 @@ class RedisStore(FeatureStore):
             facts = {"format": FORMAT, "generation": uuid.uuid4().hex}
             self.client.hset(self._at("meta"), mapping=cast(dict[Any, Any], facts))
 
+    def _latest(self) -> str:
+        """Until when a write of now may be done, in ms of Redis's clock: as long as its sender waits."""
+        with self._talking():
+            seconds, micros = cast(tuple[int, int], self.client.time())
+        return str(int((seconds + TIMEOUT_S) * 1000 + micros / 1000))
+
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
-        """What Redis or the network refuses becomes one sentence."""
+    def _talking(self, unknown: str = "") -> Iterator[None]:
+        """What Redis or the network refuses becomes one sentence; ``unknown`` is for a reply that did not come."""
         try:
             yield
         except self._error as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
+            known = unknown if isinstance(error, self._silent) else ""
+            raise StoreUnavailableError(
+                f"{self.name}: the feature store cannot be used now ({reason}){known}"
+            ) from error
 
 
 def _record(found: dict[str, str]) -> Record | None:
