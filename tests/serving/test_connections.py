@@ -78,6 +78,16 @@ def test_a_head_without_an_end_is_cut_off(start: bytes, status: int, sentence: s
     narrow.wait_until(lambda: [line["status"] for line in narrow.logged("connection refused")].count(status) >= 2)
 
 
+@pytest.mark.parametrize("between", [b"5;", b"0\r\nX-Trailer: "], ids=["an extension", "a trailer"])
+def test_what_has_no_end_between_the_parts_of_a_body_is_cut_off(between: bytes, narrow: Served) -> None:
+    head = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{  \r\n"
+    before = narrow.metrics().get('unimixer_connections_refused_total{reason="trailers"}', 0)
+    with opened(narrow) as raw:
+        assert pour(raw, head + between, b"a" * 65_536) < 16 << 20
+    assert narrow.metrics()['unimixer_connections_refused_total{reason="trailers"}'] == before + 1
+    assert narrow.rank().status == 200
+
+
 def test_a_head_that_comes_whole_and_is_too_large_is_refused(narrow: Served) -> None:
     for head, status in (
         (b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * (MAX_HEAD // 5), 431),

@@ -49,6 +49,7 @@ class Connection(HttpToolsProtocol):
         self.limits = limits
         self._in_head, self._in_body, self._refused = False, False, False
         self._parsed = self._raw = self._begun = 0  # bytes of the head that began last; heads that began in this piece
+        self._between = 0  # bytes of a body in chunks that are none of it: extensions, trailers
         self._due: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -74,8 +75,10 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         began, patience, idle = self._in_head, self.limits.patience, not (self._in_head or self._in_body)
-        self._raw, self._begun = self._raw + len(data), 0
+        self._raw, self._begun, self._between = self._raw + len(data), 0, self._between + len(data)
         super().data_received(data)
+        if self._in_body and self._between > MAX_HEAD:
+            self._refuse(431, "trailers", f"more than {MAX_HEAD:,} bytes came between the parts of the body")
         if self._in_head:
             if idle and self._begun == 1:
                 self._raw = len(data)  # all of it is of this head
@@ -117,12 +120,13 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole: the request begins, if the head is not too large."""
         if self._check_size():
-            self._in_head, self._in_body = False, True
+            self._in_head, self._in_body, self._between = False, True, 0
             self._came()
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """See :class:`HttpToolsProtocol`."""
+        self._between = 0
         if not self._refused:
             super().on_body(body)
 

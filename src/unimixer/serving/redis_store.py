@@ -215,7 +215,7 @@ class RedisStore(FeatureStore):
     def _latest(self) -> str:
         """Until when a write of now may be done, in ms of Redis's clock: as long as its sender waits."""
         with self._talking():
-            seconds, micros = cast(tuple[int, int], self.client.time())
+            seconds, micros = self.client.time()
         return str(int((seconds + TIMEOUT_S) * 1000 + micros / 1000))
 
     def _at(self, *names: str) -> str:
