@@ -17,6 +17,7 @@ from toy import DAY, START, toy_frames
 
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
+from unimixer.serving import redis_store
 from unimixer.serving.sqlite_store import SQLiteStore, create
 from unimixer.serving.store import EVERY, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError, open_store
 from unimixer.training.run import RunFolder
@@ -247,25 +248,30 @@ def test_a_write_that_redis_did_not_take_in_time_is_not_done_later(tmp_path: Pat
     try:
         while True:
             try:
-                store = open_store(f"redis://127.0.0.1:{port}/0")
+                redis_store.create(f"redis://127.0.0.1:{port}/0")
                 break
             except StoreUnavailableError:
                 time.sleep(0.05)
+        store = open_store(f"redis://127.0.0.1:{port}/0")
         store.put_items("item_id", [{"item_id": "i1", "price": 1}])
-        latest = store._latest  # type: ignore[attr-defined]
+        now = store._now  # type: ignore[attr-defined]
 
-        def then_stop() -> str:
-            found: str = latest()
+        def then_stop() -> list[str]:
+            found: list[str] = now()
             redis.send_signal(signal.SIGSTOP)
             return found
 
-        store._latest = then_stop  # type: ignore[attr-defined]
-        with pytest.raises(StoreUnavailableError, match="whether this was written is not known: send it again"):
-            store.append_events([Event("u", "a", 5, EVERY)])
-        redis.send_signal(signal.SIGCONT)
-        time.sleep(0.3)
-        assert store.counts() == {"users": 0, "items": 1, "events": 0}
-        store._latest = latest  # type: ignore[attr-defined]
+        store._now = then_stop  # type: ignore[attr-defined]
+        for write in (
+            lambda: store.append_events([Event("u", "a", 5, EVERY)]),
+            lambda: store.put_items("item_id", [{"item_id": "i2", "price": 2}]),
+        ):
+            with pytest.raises(StoreUnavailableError, match="whether this was written is not known: send it again"):
+                write()
+            redis.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            assert store.counts() == {"users": 0, "items": 1, "events": 0}
+        store._now = now  # type: ignore[attr-defined]
         assert store.append_events([Event("u", "a", 5, EVERY)]) == 1
         store.close()
     finally:

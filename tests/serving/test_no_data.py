@@ -52,7 +52,7 @@ def test_a_redis_that_comes_back_empty_is_no_data_until_it_is_filled(
     with Served(bundles[0], address) as served, redis.Redis.from_url(address.partition("?")[0]) as client:
         before = answered(served)
         client.flushdb()
-        refused(served, "holds no whole feature store; fill it with: unimixer store build")
+        refused(served, "no such feature store; make one with: unimixer store build")
         body = {"rows": [{"item_id": "i1", "price": 3}]}
         assert served.admin("items", body).status == 503  # one row would look like a store
         event = {"user_id": "u1", "item_id": "i1", "is_click": 1}
@@ -80,11 +80,12 @@ def test_a_start_on_an_empty_store_is_not_ready_until_rows_come(bundles: tuple[P
 
 
 def test_a_redis_that_is_not_filled_to_the_end_is_not_answered_from(redis_address: str, tmp_path: Path) -> None:
-    store = open_store(f"{redis_address}?prefix=part-{tmp_path.name}")
+    address = f"{redis_address}?prefix=part-{tmp_path.name}"
+    store, other = open_store(address), open_store(address)
 
     def unanswered() -> None:
-        with pytest.raises(StoreUnavailableError, match="holds no whole feature store"):
-            store.view(None, {}, 0)
+        with pytest.raises(StoreUnavailableError, match="no such feature store"):
+            other.view(None, {}, 0)
 
     def break_off() -> None:
         with store.filling(overwrite=False):
@@ -96,3 +97,4 @@ def test_a_redis_that_is_not_filled_to_the_end_is_not_answered_from(redis_addres
         break_off()
     unanswered()
     store.close()
+    other.close()

@@ -64,7 +64,7 @@ def test_updates_that_wait_for_another_writer_are_refused_in_time_undone_and_kee
         assert {answer.headers["Retry-After"] for answer, _ in found} == {"1"}
         said = {answer.error.partition(": ")[2] or answer.error for answer, _ in found}
         assert said <= {
-            "the feature store cannot be used now (database is locked)",
+            "the feature store cannot be used now (another process is writing to it or has locked it)",
             "nothing was written within 2 s; send fewer rows or try again",
         }
         assert max(seconds for _, seconds in found) < 3  # the time of a request is 2 s
