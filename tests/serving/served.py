@@ -10,8 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 API_KEY, ADMIN_KEY = "callers-key-0123456789", "admins-key-0123456789"
 CONTEXT = {"tab": "home", "position": 3, "words": "red|blue"}
@@ -59,45 +62,70 @@ class Client:
 class Served:
     """``unimixer serve`` in a process of its own."""
 
-    def __init__(self, bundle: Path, store: str | Path, *options: str, keys: bool = False) -> None:
+    def __init__(
+        self, bundle: Path, store: str | Path, *options: str, keys: bool = False, stderr: int | None = None
+    ) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNIMIXER_ADMIN_KEY": ADMIN_KEY}
         if keys:
             environment["UNIMIXER_API_KEY"] = API_KEY
-        command = [sys.executable, "-m", "unimixer", "serve", str(bundle), "--store", str(store), "--port", "0"]
-        self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, env=environment, text=True)
+        # a server whose lines cannot be read cannot tell its port
+        self._port = None if stderr is None else free_port()
+        command = [sys.executable, "-m", "unimixer", "serve", str(bundle), "--store", str(store)]
+        command += ["--port", str(self._port or 0), *options]
+        self._errors, theirs = os.pipe() if stderr is None else (os.open(os.devnull, os.O_RDONLY), stderr)
+        self.process = subprocess.Popen(command, stderr=theirs, env=environment)
+        if stderr is None:
+            os.close(theirs)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                self.lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                self.other.append(line)
+        with os.fdopen(self._errors, errors="replace") as lines:
+            for line in lines:
+                try:
+                    self.lines.append(json.loads(line))
+                except json.JSONDecodeError:
+                    self.other.append(line)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in list(self.lines) if line["event"] == event]
 
     def wait_for(self, event: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+        self.wait_until(lambda: len(self.logged(event)) >= count, seconds)
+        return self.logged(event)[count - 1]
+
+    def wait_until(self, fact: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if len(self.logged(event)) >= count:
-                return self.logged(event)[count - 1]
-            if self.process.poll() is not None:
-                break
+        while not fact():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"it does not come true: {self.lines} {self.other}")
             time.sleep(0.02)
-        raise AssertionError(f"no {event!r} in {self.lines} {self.other}")
 
     @property
     def port(self) -> int:
-        return int(self.wait_for("listening")["port"])
+        return self._port or int(self.wait_for("listening")["port"])
 
     def ready(self) -> Served:
-        self.wait_for("ready")
+        if self._port is None:
+            self.wait_for("ready")
+        else:
+            self.wait_until(self._answers)
         return self
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/health/ready").status == 200
+        except OSError:
+            return False
+
+    def get(self, path: str) -> Answer:
+        client = self.client()
+        try:
+            return client.ask("GET", path)
+        finally:
+            client.close()
 
     def client(self) -> Client:
         return Client(self.port)
@@ -137,5 +165,3 @@ class Served:
             self.process.kill()
             self.process.wait(10)
         self._reader.join(10)
-        assert self.process.stderr is not None
-        self.process.stderr.close()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from ports import free_port
 from toy import DAY, START, toy_frames
 
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
+from unimixer.serving import redis_store
 from unimixer.serving.sqlite_store import SQLiteStore, create
-from unimixer.serving.store import EVERY, Event, FeatureStore, StoreUnavailableError, open_store
+from unimixer.serving.store import EVERY, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError, open_store
 from unimixer.training.run import RunFolder
 
 NOW = START + 9 * DAY
@@ -201,3 +207,74 @@ def test_the_command_builds_what_the_run_was_trained_on(
     with pytest.raises(SystemExit):
         main(["store", "show", str(out), "--item", "i3"])
     assert '"category": "c3"' in capsys.readouterr().out
+
+
+def test_events_of_a_known_id_are_left_out_for_a_day(store: FeatureStore) -> None:
+    one = [Event("u", "a", 5, EVERY, "first"), Event("u", "a", 5, "is_like", "first"), Event("u", "b", 6, EVERY)]
+    assert store.append_events(one) == 3
+    assert store.append_events(one) == 1
+    assert store.append_events([Event("v", "c", 7, EVERY, "second")]) == 1
+    assert store.view("u", {EVERY: 10, "is_like": 10}, 9).events == {EVERY: ["a", "b", "b"], "is_like": ["a"]}
+    assert store.counts()["events"] == 5
+
+
+def test_an_id_covers_all_events_of_its_call_however_many(store: FeatureStore) -> None:
+    many = [Event("u", f"i{n}", n, EVERY, "one") for n in range(2_500)]
+    assert store.append_events(many) == 2_500
+    assert store.append_events(many) == 0
+    assert store.counts()["events"] == 2_500
+
+
+def test_ids_are_forgotten_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(tmp_path / "new.sqlite")
+    store, now = open_store(str(tmp_path / "new.sqlite")), time.time()
+    event = Event("u", "a", 5, EVERY, "first")
+    for later, added in ((0, 1), (IDS_KEPT_S - 5, 0), (IDS_KEPT_S + 5, 1)):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        assert store.append_events([event]) == added
+    with store.filling(overwrite=True):
+        pass
+    assert store.append_events([event]) == 1  # the events of a store that is filled anew went with it
+    store.close()
+
+
+def test_a_write_that_redis_did_not_take_in_time_is_not_done_later(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                redis_store.create(f"redis://127.0.0.1:{port}/0")
+                break
+            except StoreUnavailableError:
+                time.sleep(0.05)
+        store = open_store(f"redis://127.0.0.1:{port}/0")
+        store.put_items("item_id", [{"item_id": "i1", "price": 1}])
+        now = store._now  # type: ignore[attr-defined]
+
+        def then_stop() -> list[str]:
+            found: list[str] = now()
+            redis.send_signal(signal.SIGSTOP)
+            return found
+
+        store._now = then_stop  # type: ignore[attr-defined]
+        for write in (
+            lambda: store.append_events([Event("u", "a", 5, EVERY)]),
+            lambda: store.put_items("item_id", [{"item_id": "i2", "price": 2}]),
+        ):
+            with pytest.raises(StoreUnavailableError, match="whether this was written is not known: send it again"):
+                write()
+            redis.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            assert store.counts() == {"users": 0, "items": 1, "events": 0}
+        store._now = now  # type: ignore[attr-defined]
+        assert store.append_events([Event("u", "a", 5, EVERY)]) == 1
+        store.close()
+    finally:
+        redis.send_signal(signal.SIGCONT)
+        redis.terminate()
+        redis.wait(10)

@@ -63,12 +63,44 @@ def test_logs_are_json_lines_without_the_data_of_users(keyed: Served) -> None:
     assert client.ask("POST", "/v1/rank?secret-query", body, headers).status == 422
     client.ask("GET", "/v2")
     client.close()
-    keyed.wait_for("request", count=3)
+    keyed.wait_until(lambda: any(line["route"] == "/v2" for line in keyed.logged("request")))
     lines = [line for line in keyed.logged("request") if line["request_id"] == "logged"]
     assert [(line["status"], line["candidates"]) for line in lines] == [(200, 2), (422, 2)]
     assert keyed.other == []
     for secret in ('"u3"', "secret", API_KEY):
         assert secret not in json.dumps(keyed.lines)
+
+
+@pytest.mark.parametrize("blank", ["", " " * 20, "\t\n" * 10])
+def test_a_blank_key_is_refused_and_not_taken_for_no_key(
+    blank: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNIMIXER_API_KEY", blank)
+    with pytest.raises(UnimixerError, match="the key in UNIMIXER_API_KEY is blank; unset it to serve without a key"):
+        read_key("UNIMIXER_API_KEY", None)
+    (tmp_path / "key").write_text(blank)
+    with pytest.raises(UnimixerError, match="key is blank; write one into it"):
+        read_key("UNIMIXER_API_KEY", tmp_path / "key")
+    monkeypatch.delenv("UNIMIXER_API_KEY")
+    assert read_key("UNIMIXER_API_KEY", None) is None
+
+
+def test_a_key_is_read_without_the_white_space_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMIXER_API_KEY", f" {API_KEY}\n")
+    found = read_key("UNIMIXER_API_KEY", None)
+    assert found is not None
+    assert found.get_secret_value() == API_KEY
+    monkeypatch.setenv("UNIMIXER_API_KEY", "with\x01control-characters")
+    with pytest.raises(UnimixerError, match="all printable ASCII"):
+        read_key("UNIMIXER_API_KEY", None)
+
+
+def test_a_server_that_everyone_may_ask_from_elsewhere_warns(bundles: tuple[Path, Path], toy_features: Path) -> None:
+    for host, keys, warnings in (("0.0.0.0", False, 1), ("0.0.0.0", True, 0), ("127.0.0.1", False, 0)):
+        with Served(bundles[0], toy_features, "--host", host, keys=keys) as served:
+            found = served.logged("warning")
+            assert len(found) == warnings
+            assert all("there is no API key; set UNIMIXER_API_KEY" in line["text"] for line in found)
 
 
 def test_a_key_that_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

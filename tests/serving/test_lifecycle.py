@@ -202,6 +202,23 @@ def test_a_crowd_is_refused_instead_of_queued_without_end(bundles: tuple[Path, P
         assert served.metrics()["unimixer_in_flight"] == 0
 
 
+def test_a_full_server_refuses_before_it_reads_a_body(bundles: tuple[Path, Path], features: Path) -> None:
+    with Served(bundles[0], features, "--concurrency", "1", "--queue", "0", "--timeout", "20") as served:
+        load, found = Load(served, clients=3), b""
+        head = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", served.port), timeout=0.2) as raw:
+                raw.sendall(head)  # and nothing of the body
+                try:
+                    found = raw.recv(65_536)
+                    break
+                except TimeoutError:
+                    continue
+        load.stop()
+        assert found.startswith(b"HTTP/1.1 429 ")
+        assert served.rank().status == 200
+
+
 def _slow_body(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as raw:
         raw.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")

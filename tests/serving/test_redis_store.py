@@ -86,7 +86,8 @@ def test_no_command_prints_a_password(
     wrong, down = address.replace(SECRET, f"{SECRET}-wrong"), f"redis://:{SECRET}@127.0.0.1:1/0"
     build = ["store", "build", str(toy_run.folder), "--source", str(tmp_path / "toy.yaml"), "--raw", str(tmp_path)]
     code, said = _run([*build, "--out", address, "--json"], capsys)
-    assert (code, json.loads(said[said.index("{") :])["store"]) == (0, redis_address)
+    result, _ = json.JSONDecoder().raw_decode(said, said.index("{"))
+    assert (code, result["store"]) == (0, redis_address)
     assert SECRET not in said
     serve = ["serve", str(toy_run.folder), "--port", "0", "--store"]
     parity = ["parity", str(tmp_path / "log"), "--run", str(toy_run.folder), "--store"]
@@ -157,6 +158,27 @@ def test_a_store_that_is_being_filled_is_none_yet(place: str) -> None:
         with pytest.raises(UnimixerError, match="holds a store already"), build.filling(overwrite=True):
             pass
         assert server.view(None, {}, 0).generation == view.generation
+
+
+def test_a_write_that_finds_no_store_any_more_is_not_done(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis loses its data between the look at the store and the write: one row would look like a store."""
+    with closing(RedisStore(place)) as store:
+        now = store._now
+
+        def then_empty() -> list[str]:
+            found = now()
+            store.client.delete(*store.client.keys(f"{store.prefix}:*"))
+            return found
+
+        monkeypatch.setattr(store, "_now", then_empty)
+        for write in (
+            lambda: store.put_items("item_id", [{"item_id": "i1"}]),
+            lambda: store.append([Event("u", "i", 5, EVERY)]),
+        ):
+            redis_store.create(place)
+            with pytest.raises(StoreUnavailableError, match="its data are gone"):
+                write()
+            assert store.client.keys(f"{store.prefix}:*") == []
 
 
 def test_a_view_is_of_one_moment(place: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from served import CONTEXT, Client, Served
+from served import ADMIN_KEY, CONTEXT, Client, Served
 
 BAD: list[tuple[bytes, int, str]] = [
     (b"", 400, "the body is not JSON: EOF"),
@@ -42,6 +42,44 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"items": [{"item_id": "%s"}]}' % (b"k" * 1_001), 422, "items[0]: the key has 1,001 characters"),
     (b'{"context": {"words": [%s1]}, "items": ["i1"]}' % (b"1," * 10_000), 422, "context.words: the list has 10,001"),
 ]  # fmt: skip
+
+
+LONG = "9" * 4_300
+"""The longest integer that JSON readers take; Python has no text for a longer one, as a product of two is."""
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/v1/rank", '{"rank_by": LONG, "items": ["i1"]}', "rank_by"),
+        ("/v1/rank", '{"user": LONG, "items": ["i1"]}', "user"),
+        ("/v1/rank", '{"items": ["i1", LONG]}', "items[1]"),
+        ("/v1/rank", '{"items": [{"price": -LONG}]}', "items[0].price"),
+        ("/v2/models/ranker/infer", '{"id": LONG, "inputs": []}', "id"),
+        ("/v2/models/ranker/infer", '{"inputs": [{"name": LONG}]}', "inputs[0].name"),
+        ("/v2/models/ranker/infer", '{"inputs": [{"name": "user.ids", "shape": [LONG, LONG]}]}', "inputs[0].shape[0]"),
+        ("/v2/models/ranker/infer", '{"inputs": [{"name": "user.ids", "datatype": LONG}]}', "inputs[0].datatype"),
+        ("/v2/models/ranker/infer", '{"inputs": [], "outputs": [{"name": LONG}]}', "outputs[0].name"),
+        ("/admin/items", '{"rows": [{"item_id": "a", "price": LONG}]}', "rows[0].price"),
+        ("/admin/users", '{"rows": [{"user_id": LONG}]}', "rows[0].user_id"),
+        ("/admin/events", '{"events": [{"user_id": "a", "item_id": "b", "time_ms": LONG}]}', "events[0].time_ms"),
+        ("/admin/events", '{"events": [{"event_id": LONG}]}', "events[0].event_id"),
+    ],
+)
+def test_an_integer_beyond_64_bits_is_refused_wherever_it_stands(
+    path: str, body: str, where: str, client: Client
+) -> None:
+    for number in (LONG, str(2**63)):
+        answer = client.ask("POST", path, body.replace("LONG", number).encode(), {"X-API-Key": ADMIN_KEY})
+        assert (answer.status, answer.error) == (
+            422,
+            f"{where}: the integer does not fit 64 bits; send large keys as text",
+        )
+
+
+def test_long_keys_of_digits_are_text_and_no_integers(client: Client) -> None:
+    answer = client.rank(items=["9" * 30, "i1"])
+    assert (answer.status, answer.json["unknown"]["items"]) == (200, 1)
 
 
 @pytest.mark.parametrize(("body", "status", "sentence"), BAD)

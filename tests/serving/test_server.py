@@ -96,3 +96,30 @@ def test_the_openapi_page_describes_every_path(client: Client) -> None:
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))
     assert set(references) <= set(document["components"]["schemas"])
     assert b"openapi.json" in client.ask("GET", "/docs").body
+
+
+def test_the_openapi_page_takes_the_columns_that_the_server_takes(client: Client) -> None:
+    schemas = client.ask("GET", "/openapi.json").json["components"]["schemas"]
+    fields = schemas["RankRequest"]["properties"]
+    assert (fields["items"]["minItems"], fields["items"]["maxItems"]) == (1, 100)
+    (user,) = [option for option in fields["user"]["anyOf"] if option.get("type") == "object"]
+    (item,) = [option for option in fields["items"]["items"]["anyOf"] if option.get("type") == "object"]
+    assert {user["additionalProperties"], item["additionalProperties"], fields["context"]["additionalProperties"]} == {
+        False
+    }
+    assert {"tab", "position", "words", "time_ms"} <= set(fields["context"]["properties"])
+    context = {**dict.fromkeys(fields["context"]["properties"]), **CONTEXT}
+    rank = client.rank(dict.fromkeys(user["properties"]), [dict.fromkeys(item["properties"])], context=context)
+    assert rank.status == 200, rank.body
+    event = schemas["EventsRequest"]["properties"]["events"]
+    assert event["minItems"] == 1
+    assert set(event["items"]["properties"]) == {"user_id", "item_id", "time_ms", "is_click", "event_id"}
+    assert event["items"]["additionalProperties"] is False
+
+
+def test_answers_have_the_content_type_of_the_openapi_page(client: Client) -> None:
+    for path, methods in client.ask("GET", "/openapi.json").json["paths"].items():
+        if "get" in methods:
+            answer = client.ask("GET", path.replace("{name}", "ranker"))
+            (documented,) = methods["get"]["responses"]["200"]["content"]
+            assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, documented), path

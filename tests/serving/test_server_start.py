@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from served import Served
 
 from unimixer.cli import main
+from unimixer.errors import UnimixerError
+from unimixer.export.manifest import NAME, write_manifest
+from unimixer.serving.engine import Engine
+from unimixer.serving.metrics import Metrics
+from unimixer.serving.settings import ServeSettings
+from unimixer.serving.store import open_store
 
 
 @pytest.mark.parametrize(
@@ -36,6 +44,66 @@ def test_a_server_that_cannot_start_says_why(
         main(["serve", str(bundles[0]), "--port", "0", *store, *options])
     assert ended.value.code == 2
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def damaged(bundle: Path, bad: Path) -> Path:
+    """A bundle whose graph is damaged, with checksums that fit: as a disk or a tool may have written it."""
+    shutil.copytree(bundle, bad)
+    values = json.loads((bad / NAME).read_text())
+    graph = bad / values["graph"]["file"]
+    graph.write_bytes(b"\x00" * 1_000)
+    (bad / NAME).unlink()
+    write_manifest(bad, {name: value for name, value in values.items() if name not in ("format", "version", "files")})
+    return bad
+
+
+def test_a_graph_that_cannot_be_read_is_one_sentence_at_the_start(
+    bundles: tuple[Path, Path], toy_features: Path, tmp_path: Path
+) -> None:
+    served = Served(damaged(bundles[0], tmp_path / "bad"), toy_features)
+    assert served.process.wait(60) == 2
+    served.__exit__()
+    (said,) = [line for line in served.other if line.startswith("error: ")]
+    assert str(tmp_path / "bad") in said
+    assert "Traceback" not in "".join(served.other)
+
+
+def test_a_graph_that_cannot_be_read_is_a_refused_swap(
+    bundles: tuple[Path, Path], toy_features: Path, tmp_path: Path
+) -> None:
+    current = tmp_path / "current"
+    current.symlink_to(bundles[0])
+    with Served(current, toy_features) as served:
+        version = served.rank().json["model"]["version"]
+        current.unlink()
+        current.symlink_to(damaged(bundles[0], tmp_path / "bad"))
+        answer = served.admin("reload")
+        assert answer.status == 422
+        assert str(tmp_path / "bad") in answer.error
+        served.process.send_signal(signal.SIGHUP)
+        assert served.wait_for("swap refused")["reason"] == answer.error
+        assert served.rank().json["model"]["version"] == version
+        assert served.metrics()['unimixer_swaps_total{result="refused"}'] == 2
+        assert served.other == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nsuch op"), MemoryError(), KeyError("graph"), OSError("io")])
+def test_whatever_fails_while_a_bundle_is_opened_is_one_sentence(
+    error: Exception, toy_features: Path, tmp_path: Path
+) -> None:
+    def fail(folder: Path, threads: int) -> None:
+        raise error
+
+    store, metrics = open_store(str(toy_features)), Metrics()
+    engine = Engine(ServeSettings(bundle=tmp_path, store=str(toy_features)), store, fail, metrics)
+    with pytest.raises(UnimixerError) as raised:
+        engine.load()
+    assert str(raised.value).startswith(f"{tmp_path}: the bundle cannot be put in service ({type(error).__name__}")
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("); export it again")
+    assert not engine.ready
+    engine.close()
+    store.close()
 
 
 def test_a_tampered_bundle_is_not_served(bundles: tuple[Path, Path], toy_features: Path, tmp_path: Path) -> None:

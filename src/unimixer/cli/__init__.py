@@ -142,7 +142,8 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, arguments: Sequence[str], code: int = 2) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # where nobody reads it, the exit code tells
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
     return code

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from unimixer.errors import UnimixerError
 from unimixer.serving import admin, protocol
-from unimixer.serving.documents import RankRequest, RankResponse, answers, body, schemas
+from unimixer.serving.documents import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
 from unimixer.serving.encoder import RankCall
 from unimixer.serving.engine import Engine, Model, Ranked
 from unimixer.serving.hashes import field_hashes
@@ -42,9 +43,15 @@ def make_app(engine: Engine, score_log: ScoreLog | None) -> FastAPI:
     protocol.add_routes(app, engine)
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema.setdefault("components", {}).setdefault("schemas", {}).update(schemas())
+        model = engine.model if engine.ready else None
+        shown = None if model is None else model.bundle.version
+        if app.openapi_schema is None or app.openapi_schema["info"].get("x-model-version") != shown:
+            columns = {} if model is None else model.reader.columns | {"events": admin.event_columns(model)}
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            found["info"]["x-model-version"] = shown
+            shapes = found.setdefault("components", {}).setdefault("schemas", {})
+            shapes |= schemas(columns, engine.settings.max_candidates)
+            app.openapi_schema = found
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -72,20 +79,23 @@ def _refusals(app: FastAPI) -> None:
 
 
 def _health(app: FastAPI, engine: Engine) -> None:
-    @app.get("/health/live", tags=["health"], responses=answers(None))
+    @app.get("/health/live", tags=["health"], responses=answers(Live))
     async def live() -> Response:
         """The process answers."""
         return reply({"live": True})
 
-    @app.get("/health/ready", tags=["health"], responses=answers(None, 503))
+    @app.get("/health/ready", tags=["health"], responses=answers(Ready, 503))
     async def ready() -> Response:
-        """A warmed-up bundle is in service."""
+        """A warmed-up bundle is in service, and the feature store holds data."""
+        await engine.check_ready()
         return reply({"ready": True, "model_version": engine.model.bundle.version})
 
-    @app.get("/metrics", tags=["health"], responses=answers(None))
+    text = {200: {"description": "Counters", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", tags=["health"], responses=text, response_class=PlainTextResponse)  # type: ignore[arg-type]
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(engine.metrics.text(), media_type=METRICS)
 
 
 def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
@@ -100,12 +110,17 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
     async def rank(request: Request) -> Response:
         """Score candidates for a user."""
         check_key(request, settings.api_key, "API")
-        values = read_json(await read_body(request, settings.max_body, settings.timeout))
         model = engine.model
-        call, task = model.reader.read(values, now=int(time.time() * 1000))
-        request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
-        engine.metrics.candidates.observe(len(call.items))
-        found = await engine.run(lambda: engine.rank(model, call), deadline(request, settings.timeout))
+        engine.requests.check_room()
+        data = await read_body(request, settings.max_body, settings.timeout)
+
+        def work() -> tuple[RankCall, int, Ranked]:
+            call, task = model.reader.read(read_json(data), now=int(time.time() * 1000))
+            request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
+            engine.metrics.candidates.observe(len(call.items))
+            return call, task, engine.rank(model, call)
+
+        call, task, found = await engine.requests.run(work, deadline(request, settings.timeout))
         encoded, tasks = found.encoded, model.bundle.tasks
         unknown_user = encoded.user is not None and encoded.user_revision == 0
         engine.metrics.unknown_users.inc(int(unknown_user))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,9 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
                 advance(part.height)
 
 
-def events_of(schema: Schema, chunk: Chunk, first_row: int = 0) -> Iterator[Event]:
+def events_of(
+    schema: Schema, chunk: Chunk, first_row: int = 0, ids: Sequence[str | None] | None = None
+) -> Iterator[Event]:
     """The events that raw impressions are, one for every kind of event that a history of the schema takes."""
     if not schema.histories:
         return
@@ -187,8 +189,10 @@ def events_of(schema: Schema, chunk: Chunk, first_row: int = 0) -> Iterator[Even
     users = values.key_column(chunk, schema.keys.user)
     items = values.key_column(chunk, schema.keys.item)
     times = pl.Series(as_time(chunk, schema.keys, first_row))
+    names = pl.Series([None] * chunk.frame.height if ids is None else ids, dtype=pl.String)
     whole = users.is_not_null() & items.is_not_null()  # impressions without a user or an item are nobody's past
     for event, history in {history.event or EVERY: history for history in schema.histories}.items():
         entered = whole & pl.Series(happened(history, schema, chunk))
-        for user, item, time in zip(users.filter(entered), items.filter(entered), times.filter(entered), strict=True):
-            yield Event(user, item, time, event)
+        columns = [series.filter(entered) for series in (users, items, times, names)]
+        for user, item, time, name in zip(*columns, strict=True):
+            yield Event(user, item, time, event, name)

@@ -29,6 +29,11 @@ class CallReader:
         self._item = self._own | ({self.item_key} if self.item_key else frozenset())
         self._context = encoder.context.known
 
+    @property
+    def columns(self) -> dict[str, frozenset[str]]:
+        """The columns that every field of a body takes."""
+        return {"user": self._user, "items": self._item, "context": frozenset(self._context)}
+
     def read(self, body: Mapping[str, Any], *, now: int) -> tuple[RankCall, int]:
         """The call, and the position of the task that its ranking is by.
 

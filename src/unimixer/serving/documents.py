@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +29,7 @@ class RankRequest(_Document):
     """Key of the user; or an object with the key and raw columns that win over stored ones."""
     context: Row = {}
     """Raw columns of the impression, the same for all items; its time is now where it is not given."""
-    items: list[Key | Row]
+    items: Annotated[list[Key | Row], Field(min_length=1)]
     """Keys of the candidates; or objects with the key and raw columns of their own."""
     rank_by: str | None = None
     """Task of the ranking (default: the first)."""
@@ -71,13 +72,15 @@ class Error(_Document):
 class RowsRequest(_Document):
     """Rows to add or to change; columns that are not given keep their values."""
 
-    rows: list[Row]
+    rows: Annotated[list[Row], Field(min_length=1)]
+    """Columns that the store has or the model reads; others are refused."""
 
 
 class EventsRequest(_Document):
     """Impressions that happened, with the columns of the log that histories read."""
 
-    events: list[Row]
+    events: Annotated[list[Row], Field(min_length=1)]
+    """``event_id``, a text of the sender's, makes an event that is sent again within a day known."""
 
 
 class Written(_Document):
@@ -85,6 +88,33 @@ class Written(_Document):
 
     rows: int
     revision: int
+
+
+class EventsWritten(_Document):
+    """What was added."""
+
+    events: int
+    repeated: int | None = None
+    """Events that were known by their id, where any had one."""
+
+
+class Live(_Document):
+    """The process answers."""
+
+    live: bool
+
+
+class Ready(_Document):
+    """Requests are answered."""
+
+    ready: bool
+    model_version: str
+
+
+class Reloaded(_Document):
+    """The bundle in service."""
+
+    model_version: str
 
 
 class Tensor(_Document):
@@ -106,16 +136,36 @@ class InferRequest(_Document):
     parameters: dict[str, Any] | None = None
 
 
-MODELS = (RankRequest, RankResponse, Error, RowsRequest, EventsRequest, Written, InferRequest)
+MODELS = (RankRequest, RankResponse, Error, RowsRequest, EventsRequest, Written, EventsWritten, InferRequest, Live,
+          Ready, Reloaded)  # fmt: skip
+METRICS = "text/plain; version=0.0.4"
 
 
-def schemas() -> dict[str, Any]:
-    """The JSON schemas of all bodies."""
+def schemas(columns: Mapping[str, Collection[str]], max_candidates: int) -> dict[str, Any]:
+    """The JSON schemas of all bodies.
+
+    Args:
+        columns: those of the model in service by field; nothing else is taken there.
+        max_candidates: items of a request.
+    """
     _, found = models_json_schema(
         [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
     )
     definitions: dict[str, Any] = found["$defs"]
+    definitions["RankRequest"]["properties"]["items"]["maxItems"] = max_candidates
+    for name in ("RankRequest", "EventsRequest"):
+        for field, known in columns.items():
+            _close(definitions[name]["properties"].get(field, {}), known)
     return definitions
+
+
+def _close(schema: dict[str, Any], columns: Collection[str]) -> None:
+    """Let the objects of a schema have these columns and no others."""
+    inner = schema.get("additionalProperties")
+    if isinstance(inner, dict):
+        schema.update(properties=dict.fromkeys(sorted(columns), inner), additionalProperties=False)
+    for option in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())):
+        _close(option, columns)
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
@@ -140,7 +190,9 @@ def answers(model: type[BaseModel] | None, *codes: int) -> dict[int | str, dict[
     found: dict[int | str, dict[str, Any]] = {
         code: {"description": texts[code], "content": {"application/json": {"schema": _ref(Error)}}} for code in codes
     }
-    if model is not None:
+    if model is None:
+        found[200] = {"description": "Done", "content": {"application/json": {"schema": {"type": "object"}}}}
+    else:
         found[200] = {"description": "Done", "content": {"application/json": {"schema": _ref(model)}}}
     return found
 

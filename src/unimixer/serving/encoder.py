@@ -16,7 +16,7 @@ from unimixer.features.request import Request, RequestLayout
 from unimixer.serving.context import Context, ContextEncoder
 from unimixer.serving.entities import EntityEncoder
 from unimixer.serving.rows import Encoded
-from unimixer.serving.store import EVERY, FeatureStore, Kind
+from unimixer.serving.store import EVERY, FeatureStore, Kind, StoreUnavailableError
 from unimixer.serving.stored import StoredRows
 
 CACHED_ROWS = 200_000
@@ -87,6 +87,18 @@ class RequestEncoder:
         events = {name: (h.event or EVERY, h.max_length) for name, h in histories.items()}
         self.stored = StoredRows(self.users, self.items, store, events, cached)
         self.stored.follow()
+
+    def check_data(self, *, look: bool = False) -> None:
+        """Raise a ``StoreUnavailableError`` where the store has no user and no item; they may come.
+
+        ``look`` reads the store; otherwise it is as the last call found it.
+        """
+        if look:
+            self.stored.follow()
+        if self.stored.empty:
+            raise StoreUnavailableError(
+                f"{self.store.name}: holds no users and no items; fill it: unimixer store build"
+            )
 
     @property
     def cache_sizes(self) -> dict[Kind, int]:

@@ -1,17 +1,15 @@
-"""The model in service: opened, warmed up, swapped while requests run; and the bounded crowd before it."""
+"""The model in service: opened, warmed up, swapped while requests run; and the bounded crowds before it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +19,17 @@ from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
 from unimixer.serving.call import CallReader
+from unimixer.serving.crowd import Crowd
 from unimixer.serving.encoder import EncodedCall, RankCall, RequestEncoder
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.refusal import RefusedError
 from unimixer.serving.settings import ServeSettings
-from unimixer.serving.store import FeatureStore, longest_histories
+from unimixer.serving.store import FeatureStore
 
-Result = TypeVar("Result")
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""
+MOST_TEXT = 300
+"""Characters of what a library says about a bundle."""
 
 
 class Scorer(Protocol):
@@ -104,11 +104,13 @@ class Engine:
     def __init__(self, settings: ServeSettings, store: FeatureStore, open_bundle: Open, metrics: Metrics) -> None:
         self.settings, self.store, self.metrics = settings, store, metrics
         self._open, self._swap = open_bundle, threading.Lock()
-        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="score")
-        self._in_flight, self._mean = 0, 0.01
-        self._counting = threading.Lock()
-        metrics.watch("in_flight", "Requests that are scored or wait", lambda: self._in_flight)
+        queue, timeout = settings.queue, settings.timeout
+        self.requests = Crowd("requests", metrics, threads=settings.concurrency, queue=queue, timeout=timeout)
+        self.updates = Crowd("updates", metrics, threads=1, queue=queue, timeout=timeout)
+        metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
+        metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
         self._model: Model | None = None
+        self._look: asyncio.Task[None] | None = None
 
     @property
     def model(self) -> Model:
@@ -139,14 +141,14 @@ class Engine:
             raise RefusedError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
         try:
             folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
-            bundle = self._open(folder, threads=self.settings.threads)
-            model = Model(bundle, self.store, self.settings, self.metrics.values.of(bundle.transform.spec))
-            sizes = [n for n in WARM_UP if n < self.settings.max_candidates]
-            model.warm_up((*sizes, self.settings.max_candidates))
-            self.store.expect(longest_histories(model.bundle.transform.schema))
-        except Exception:
+            model = self._warm(folder)
+        except Exception as error:
             self.metrics.swaps.labels("refused").inc()
-            raise
+            if isinstance(error, UnimixerError):
+                raise
+            # files that are damaged where no checksum looks fail anywhere, as anything
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TEXT].rstrip(" .:")
+            raise UnimixerError(f"{folder}: the bundle cannot be put in service ({text}); export it again") from error
         finally:
             self._swap.release()
         self._model = model
@@ -158,52 +160,49 @@ class Engine:
         gc.freeze()  # what is in service stays: collections need not look at it again and again
         return model.bundle.version
 
+    def _warm(self, folder: Path) -> Model:
+        bundle = self._open(folder, threads=self.settings.threads)
+        model = Model(bundle, self.store, self.settings, self.metrics.values.of(bundle.transform.spec))
+        sizes = [n for n in WARM_UP if n < self.settings.max_candidates]
+        model.warm_up((*sizes, self.settings.max_candidates))
+        return model
+
     def rank(self, model: Model, call: RankCall) -> Ranked:
-        """Encode and score; runs in a thread of the pool."""
+        """Encode and score; runs in a thread of the pool.
+
+        Raises:
+            StoreUnavailableError: the store cannot be read, or holds no data.
+        """
         started = time.perf_counter()
         encoded = model.encoder.encode(call)
+        model.encoder.check_data()
         self.metrics.values.add(model.coverage, encoded.request)
         middle = time.perf_counter()
         scores = model.bundle.score(encoded.request)
         ended = time.perf_counter()
         self.metrics.stage.labels("encode").observe(middle - started)
         self.metrics.stage.labels("score").observe(ended - middle)
-        self._mean += 0.1 * (ended - started - self._mean)
         return Ranked(scores, encoded, middle - started, ended - middle)
 
-    async def run(self, work: Callable[[], Result], deadline: float) -> Result:
-        """Do some work in the pool.
-
-        Args:
-            work: what to do.
-            deadline: of ``time.monotonic``.
+    async def check_ready(self) -> None:
+        """Look whether requests can be answered now; who asks meanwhile gets the same answer.
 
         Raises:
-            RefusedError: too many requests wait (429), or the time is over (503).
+            RefusedError: no bundle is in service, or the store does not answer in time.
+            StoreUnavailableError: the store cannot be read, or holds no data.
         """
-        limit = self.settings.concurrency + self.settings.queue
-        if self._in_flight >= limit:
-            self.metrics.refused.labels("queue").inc()
-            wait = math.ceil(self._in_flight * self._mean / self.settings.concurrency)
-            raise RefusedError(429, f"{self._in_flight} requests are waiting, at most {limit}; try again later",
-                          retry_after=max(1, wait))  # fmt: skip
-        self._count(1)
-        future = self._pool.submit(work)
-        future.add_done_callback(lambda _: self._count(-1))  # it counts until it ends, even where nobody waits for it
+        model = self.model
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(asyncio.to_thread(model.encoder.check_data, look=True))
+            self._look.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await asyncio.wrap_future(future)
+            async with asyncio.timeout(self.settings.timeout):
+                await asyncio.shield(self._look)
         except TimeoutError:
-            self.metrics.refused.labels("time").inc()
-            limit_s = self.settings.timeout
-            raise RefusedError(
-                503, f"no answer within {limit_s:g} s; send fewer items or try again", retry_after=1
-            ) from None
+            limit = self.settings.timeout
+            raise RefusedError(503, f"the feature store did not answer within {limit:g} s", retry_after=1) from None
 
     def close(self) -> None:
         """Wait for what runs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _count(self, change: int) -> None:
-        with self._counting:
-            self._in_flight += change
+        self.requests.close()
+        self.updates.close()

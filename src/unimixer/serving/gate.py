@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TextIO
+from typing import Any
 
+from unimixer.serving.log import Log, told
 from unimixer.serving.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -21,18 +20,6 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
 """Routes that are asked every few seconds; they are counted and not logged."""
-
-
-class Log:
-    """One JSON object a line; no key, no column and no address of a user is ever in it."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-
-    def __call__(self, event: str, **facts: Any) -> None:
-        line = json.dumps({"at": round(time.time(), 3), "event": event, **facts}, default=str)
-        self._stream.write(line + "\n")
-        self._stream.flush()
 
 
 class Gate:
@@ -92,9 +79,7 @@ class Gate:
 
     def _failed(self, request_id: str, error: Exception) -> None:
         """The kind of the error and where it was raised; its text may hold a user's data."""
-        frames = traceback.extract_tb(error.__traceback__)[-6:]
-        places = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-        self.log("failure", request_id=request_id, error=type(error).__name__, at_lines=places)
+        self.log("failure", request_id=request_id, **told(error))
 
 
 async def _respond(send: Send, status: int, body: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import orjson
 from fastapi import Request, Response
 from pydantic import SecretStr
 from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
 
 from unimixer.serving.refusal import RefusedError
 
@@ -66,6 +67,8 @@ async def read_body(request: Request, limit: int, timeout: float) -> bytes:
                     parts.append(part)
     except TimeoutError:
         raise RefusedError(408, f"the body did not arrive within {timeout:g} s") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "the connection ended before the body did") from None
     if size > limit:
         found = f"{int(declared):,}" if declared.isascii() and declared.isdigit() else f"more than {limit:,}"
         raise RefusedError(413, f"the body has {found} bytes, at most {limit:,} are read; send several requests")

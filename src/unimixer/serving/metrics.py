@@ -128,6 +128,17 @@ class Metrics:
         self.log_rejected = Counter(
             "unimixer_score_log_rejected", "Answers that the score log cannot hold", registry=registry
         )
+        self.log_lines_lost = Counter(
+            "unimixer_log_lines_lost",
+            "Lines of the log that standard error did not take",
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "unimixer_connections_refused",
+            "Connections that were ended for what is no request",
+            ["reason"],
+            registry=registry,
+        )
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

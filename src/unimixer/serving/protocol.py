@@ -46,8 +46,9 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/v2/health/ready", tags=["open inference protocol"], responses=answers(None, 503))
     async def ready() -> Response:
-        """A warmed-up bundle is in service."""
-        return reply({"ready": bool(engine.model)})
+        """A warmed-up bundle is in service, and the feature store holds data."""
+        await engine.check_ready()
+        return reply({"ready": True})
 
     @app.get("/v2/models/{name}", tags=["open inference protocol"], responses=answers(None, 404, 503))
     async def model(name: str) -> Response:
@@ -66,7 +67,8 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
     async def model_ready(name: str) -> Response:
         """The model answers."""
         check_name(name)
-        return reply({"name": name, "ready": bool(engine.model)})
+        await engine.check_ready()
+        return reply({"name": name, "ready": True})
 
     @app.post(
         "/v2/models/{name}/infer",
@@ -78,13 +80,18 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         """Score encoded tensors."""
         check_name(name)
         check_key(request, settings.api_key, "API")
-        values = read_json(await read_body(request, settings.max_body, settings.timeout))
         bundle = engine.model.bundle
-        ranking = read_request(values, bundle, max_candidates=settings.max_candidates)
-        request.state.candidates, request.state.model_version = len(ranking), bundle.version
-        scores = await engine.run(lambda: bundle.score(ranking), deadline(request, settings.timeout))
+        engine.requests.check_room()
+        data = await read_body(request, settings.max_body, settings.timeout)
+
+        def work() -> tuple[Any, NDArray[np.float32]]:
+            values = read_json(data)
+            ranking = read_request(values, bundle, max_candidates=settings.max_candidates)
+            request.state.candidates, request.state.model_version = len(ranking), bundle.version
+            return values.get("id"), bundle.score(ranking)
+
+        given, scores = await engine.requests.run(work, deadline(request, settings.timeout))
         output = {"name": OUTPUT, "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel()}
-        given = values.get("id")
         return reply(
             {
                 "model_name": name,

@@ -13,6 +13,7 @@ from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.records import Columns, Record, Row
 from unimixer.serving.store import (
     FORMAT,
+    IDS_KEPT_S,
     PATIENCE_S,
     Event,
     FeatureStore,
@@ -27,10 +28,18 @@ from unimixer.serving.store import (
 PREFIX = "unimixer"
 REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
+_CHECK = """
+local now = redis.call('TIME')
+if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then return redis.error_reply('the write came too late') end
+local format = redis.call('HGET', KEYS[1] .. ':meta', 'format') or ''
+if format ~= ARGV[2] then return redis.error_reply('its data are gone') end
+"""
+"""What every write begins with: one that its sender has given up, or that finds another store or none, is not done."""
 _WRITE = """
-local revision, kind = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[1]
+local revision, kind, columns = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[3], cjson.decode(ARGV[4])
+if #columns > 0 then redis.call('HSET', KEYS[1] .. ':columns:' .. kind, unpack(columns)) end
 for i, text in ipairs(ARGV) do
-  if i > 1 then
+  if i > 4 then
     local row = cjson.decode(text)
     local place = KEYS[1] .. ':' .. kind .. ':' .. row[1]
     if redis.call('EXISTS', place) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
@@ -40,24 +49,32 @@ for i, text in ipairs(ARGV) do
 end
 return revision
 """
-"""Rows as [key, [column, JSON text, ...]]: one revision for all, and no reader between two rows."""
+"""Columns as [name, type, ...], rows as [key, [column, JSON text, ...]]: one revision for all, no reader in between."""
 _APPEND = """
-local prefix, margin, count = KEYS[1], tonumber(ARGV[1]), #ARGV - 1
-local number = redis.call('INCRBY', prefix .. ':count:events', count) - count
-local kinds, removed = {}, 0
-for i = 2, #ARGV do
+local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local first = tonumber(redis.call('GET', prefix .. ':count:events') or '0')
+local number, kinds, removed = first, {}, 0
+for i = 6, #ARGV do
   local event = cjson.decode(ARGV[i])
-  local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
-  redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
-  kinds[place], number = event[1], number + 1
+  local known = prefix .. ':event_id:' .. event[5]
+  if event[5] == '' or redis.call('SET', known, call, 'NX', 'EX', kept) or redis.call('GET', known) == call then
+    local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
+    redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
+    kinds[place], number = event[1], number + 1
+  end
 end
+redis.call('INCRBY', prefix .. ':count:events', number - first)
 for place, kind in pairs(kinds) do
   local longest = redis.call('HGET', prefix .. ':longest', kind)
   if longest then removed = removed + redis.call('ZREMRANGEBYRANK', place, 0, -(longest + margin) - 1) end
 end
 redis.call('INCRBY', prefix .. ':count:trimmed', removed)
+return number - first
 """
-"""Events as [kind, user, time, item]. Members of one time stand in the order of their texts, hence leading zeros."""
+"""Events as [kind, user, time, item, id]. Members of one time stand in the order of their texts, hence leading zeros.
+
+An id is kept with the call that brought it: one impression may be several events.
+"""
 _EXPECT = """
 for i = 1, #ARGV, 2 do
   local known = redis.call('HGET', KEYS[1] .. ':longest', ARGV[i])
@@ -66,6 +83,7 @@ for i = 1, #ARGV, 2 do
   end
 end
 """
+_UNKNOWN = "; whether this was written is not known: send it again, events with the same event_id"
 _EVENTS = 1_000
 """Events of one call of the script, which keeps others waiting."""
 
@@ -86,8 +104,9 @@ class RedisStore(FeatureStore):
         except ImportError:
             raise MissingExtraError("a feature store in Redis", "serve") from None
         address, self.prefix = _without_prefix(address)
-        self.name, self._filling = shown(address), False
+        self.name, self.patience, self._filling = shown(address), patience, False
         self._error: type[Exception] = redis.exceptions.RedisError
+        self._silent = redis.exceptions.ConnectionError, redis.exceptions.TimeoutError
         try:
             if "@" in "".join(urlsplit(address)[2:]):  # a part of the password would be read as a host
                 raise ValueError
@@ -106,8 +125,8 @@ class RedisStore(FeatureStore):
                 "of a password than letters and digits written as %40 and the like"
             ) from None
         with self._talking():
-            self._write_rows = self.client.register_script(_WRITE)
-            self._append_events = self.client.register_script(_APPEND)
+            self._write_rows = self.client.register_script(_CHECK + _WRITE)
+            self._append_events = self.client.register_script(_CHECK + _APPEND)
             self._expect = self.client.register_script(_EXPECT)
             form = self.client.hget(self._at("meta"), "format")
         if form not in (None, str(FORMAT)):
@@ -159,29 +178,26 @@ class RedisStore(FeatureStore):
 
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
         """See :meth:`FeatureStore.write`."""
-        arguments: list[str] = [kind]
+        arguments: list[str] = [*self._now(), kind, json.dumps([text for pair in columns.items() for text in pair])]
         for key, row in rows.items():
             # null for a value that is not known: the column loses what it had
             flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
             arguments.append(json.dumps([key, flat]))
-        with self._reading() as pipe:
-            self._answers(pipe)
-            if columns:
-                pipe.hset(self._at("columns", kind), mapping=cast(dict[Any, Any], columns))
-            self._write_rows(keys=[self.prefix], args=arguments, client=pipe)
-            return int(pipe.execute()[-1])
+        with self._talking(_UNKNOWN):
+            revision: Any = self._write_rows(keys=[self.prefix], args=arguments)
+            return int(revision)
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event]) -> int:
         """See :meth:`FeatureStore.append`."""
         if not events:
-            return
-        texts = [json.dumps([e.event, e.user, str(e.time), e.item]) for e in events]
-        with self._reading() as pipe:
-            self._answers(pipe)
+            return 0
+        texts, call = [json.dumps([e.event, e.user, str(e.time), e.item, e.id or ""]) for e in events], uuid.uuid4().hex
+        now = self._now()
+        with self._talking(_UNKNOWN), self.client.pipeline(transaction=True) as pipe:
             for start in range(0, len(texts), _EVENTS):
-                arguments = [str(self.margin), *texts[start : start + _EVENTS]]
+                arguments = [*now, str(self.margin), call, str(IDS_KEPT_S), *texts[start : start + _EVENTS]]
                 self._append_events(keys=[self.prefix], args=arguments, client=pipe)
-            pipe.execute()
+            return sum(pipe.execute())
 
     def expect(self, longest: Mapping[str, int]) -> None:
         """See :meth:`FeatureStore.expect`."""
@@ -215,6 +231,16 @@ class RedisStore(FeatureStore):
     def _counters(self) -> list[str]:
         return [self._at("count", name) for name in ("users", "items", "events", "trimmed")]
 
+    def _now(self) -> list[str]:
+        """What a write of now begins with, see ``_CHECK``: until when it may be done, and the format of the store.
+
+        It may be done as long as its sender waits for an answer; the time is that of Redis's clock, in ms.
+        """
+        with self._reading() as pipe:
+            pipe.time()
+            ((seconds, micros),) = self._answers(pipe)[2]
+        return [str(int((seconds + self.patience) * 1000 + micros / 1000)), "" if self._filling else str(FORMAT)]
+
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
 
@@ -242,13 +268,16 @@ class RedisStore(FeatureStore):
         return generation, int(clock or 0), rest
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
-        """What Redis or the network refuses becomes one sentence."""
+    def _talking(self, unknown: str = "") -> Iterator[None]:
+        """What Redis or the network refuses becomes one sentence; ``unknown`` is for a reply that did not come."""
         try:
             yield
         except self._error as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})") from error
+            known = unknown if isinstance(error, self._silent) else ""
+            raise StoreUnavailableError(
+                f"{self.name}: the feature store cannot be used now ({reason}){known}"
+            ) from error
         except UnimixerError:
             raise
         except (KeyError, TypeError, ValueError):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pydantic_core
 
 from unimixer.errors import UnimixerError
+from unimixer.serving.records import check_value
 from unimixer.serving.store import StoreUnavailableError
+
+_LONG = re.compile(rb"[0-9]{19}")
+"""What every integer beyond 64 bits has."""
 
 
 class RefusedError(UnimixerError):
@@ -46,4 +51,18 @@ def read_json(body: bytes) -> dict[str, Any]:
         raise RefusedError(400, f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise RefusedError(422, f"the body is a JSON {type(found).__name__}, expected an object")
+    if _LONG.search(body):
+        _check_integers(found, "")
     return found
+
+
+def _check_integers(value: Any, where: str) -> None:
+    """Refuse integers beyond 64 bits wherever they stand: no column holds them, and the longest have no text."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_integers(inner, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_integers(inner, f"{where}[{number}]")
+    elif isinstance(value, int):
+        check_value(value, where[:200])

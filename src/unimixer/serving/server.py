@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -14,12 +16,14 @@ from fastapi import FastAPI
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.app import make_app
+from unimixer.serving.connections import Connection, Limits, files_for
 from unimixer.serving.engine import Engine, Open
-from unimixer.serving.gate import Gate, Log
+from unimixer.serving.gate import Gate
+from unimixer.serving.log import Log, standard_error
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.score_log import ScoreLog, open_sink
-from unimixer.serving.settings import ServeSettings
-from unimixer.serving.store import KINDS, PATIENCE_S, open_store
+from unimixer.serving.settings import API_KEY, ServeSettings
+from unimixer.serving.store import KINDS, open_store
 
 BACKLOG = 512
 
@@ -42,10 +46,17 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         same = settings.admin_key.get_secret_value() == settings.api_key.get_secret_value()
         if same:
             raise UnimixerError("the admin key is the API key; give whoever asks for scores another key")
-    log, metrics = Log(), Metrics()
+    metrics = Metrics()
+    log = Log(lost=metrics.log_lines_lost.inc)
+    with standard_error(log):
+        _serve(settings, open_bundle, metrics, log)
+        log("stopped")
+
+
+def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Log) -> None:
     with contextlib.ExitStack() as open_things:  # closed last opened first
         listener = open_things.enter_context(_listen(settings.host, settings.port))
-        store = open_store(settings.store, patience=min(PATIENCE_S, settings.timeout / 2))
+        store = open_store(settings.store, patience=settings.patience)
         open_things.callback(store.close)
         store.margin = settings.keep_events
         score_log = _score_log(settings, metrics, log)
@@ -59,7 +70,6 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, Gate(app, metrics, log), engine, listener, log))
-    log("stopped")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -72,8 +82,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: socket.socket, log: Log) -> None:
+    limits = Limits(files_for(settings.connections), settings.idle, settings.timeout, engine.metrics, log)
     config = uvicorn.Config(
         app,
+        http=partial(Connection, limits),  # type: ignore[arg-type]  # it is called like a class
+        ws="none",
+        timeout_keep_alive=settings.idle,  # type: ignore[arg-type]  # it is a number of seconds for a clock
         log_config=None,
         access_log=False,
         server_header=False,
@@ -86,8 +100,8 @@ async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: sock
     background: set[asyncio.Task[None]] = {opening}
 
     def stop() -> None:
+        server.should_exit = True  # before anything else that may fail
         log("stopping")
-        server.should_exit = True
 
     def reload() -> None:
         task = loop.create_task(_reload(engine, log))
@@ -98,7 +112,12 @@ async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: sock
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
     address, port = listener.getsockname()[:2]
-    log("listening", address=address, port=port)
+    log("listening", address=address, port=port, connections=limits.connections)
+    if settings.api_key is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        log(
+            "warning",
+            text=f"everyone who reaches {address}:{port} may ask for scores: there is no API key; set {API_KEY}",
+        )
     await server.serve(sockets=[listener])
     await opening
 
@@ -110,7 +129,11 @@ async def _open(engine: Engine, server: uvicorn.Server, log: Log) -> None:
     except BaseException:
         server.should_exit = True
         raise
-    log("ready", model_version=version)
+    try:
+        await engine.check_ready()
+        log("ready", model_version=version)
+    except UnimixerError as error:
+        log("not ready", model_version=version, reason=str(error))
 
 
 async def _reload(engine: Engine, log: Log) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.store import MARGIN
+from unimixer.serving.store import MARGIN, PATIENCE_S
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
@@ -35,6 +35,10 @@ class ServeSettings(Settings):
     """Requests that wait; more are refused with 429."""
     timeout: PositiveFloat = 2.0
     """Seconds from a request's arrival to its answer."""
+    connections: PositiveInt = 1_000
+    """Connections that are open at once; more are refused with 503."""
+    idle: PositiveFloat = 5.0
+    """Seconds that a connection may be silent before a request and between two."""
     max_body: PositiveInt = 1 << 20
     """Bytes of a body."""
     max_candidates: PositiveInt = 2_000
@@ -54,6 +58,11 @@ class ServeSettings(Settings):
     admin_key: SecretStr | None = None
     """Without it, nothing can be changed over HTTP."""
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a call waits for the store, as for another writer; the rest of a request's time is its own."""
+        return min(PATIENCE_S, self.timeout / 4)
+
 
 def read_key(variable: str, file: Path | None) -> SecretStr | None:
     """A key from a file or from the environment; never from the command line, which every user of a machine can read.
@@ -62,17 +71,20 @@ def read_key(variable: str, file: Path | None) -> SecretStr | None:
         UnimixerError: the file cannot be read, or the key is too short.
     """
     if file is None:
-        text = os.environ.get(variable, "")
-        if not text:
+        if variable not in os.environ:
             return None
+        text = os.environ[variable].strip()
     else:
         try:
             text = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UnimixerError(f"{file}: cannot read the key ({getattr(error, 'strerror', error)})") from None
-    if len(text) < MIN_KEY or not text.isascii():
+    if not text:
+        way_out = "write one into it" if file else "unset it to serve without a key"
+        raise UnimixerError(f"the key in {file or variable} is blank; {way_out}, or make one: openssl rand -hex 32")
+    if len(text) < MIN_KEY or not (text.isascii() and text.isprintable()):
         raise UnimixerError(
-            f"the key in {file or variable} has {len(text)} characters; a key has at least {MIN_KEY}, all ASCII: "
-            "openssl rand -hex 32"
+            f"the key in {file or variable} has {len(text)} characters; a key has at least {MIN_KEY}, all printable "
+            "ASCII: openssl rand -hex 32"
         )
     return SecretStr(text)

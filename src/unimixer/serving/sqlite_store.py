@@ -13,10 +13,11 @@ from pathlib import Path
 
 from unimixer.errors import UnimixerError
 from unimixer.files import kind_of
-from unimixer.serving import sqlite_file
+from unimixer.serving import sqlite_events, sqlite_file
 from unimixer.serving.records import Columns, Record, Row, dumps
 from unimixer.serving.store import (
     FORMAT,
+    KINDS,
     PATIENCE_S,
     Event,
     FeatureStore,
@@ -38,12 +39,7 @@ CREATE TABLE events (
 CREATE INDEX users_by_revision ON users (revision);
 CREATE INDEX items_by_revision ON items (revision);
 """
-_TRIM = """
-DELETE FROM events WHERE user = ?1 AND event = ?2 AND (time, number) <= (
-    SELECT time, number FROM events WHERE user = ?1 AND event = ?2 ORDER BY time DESC, number DESC LIMIT 1 OFFSET ?3
-)
-"""
-_TABLES = ("users", "items", "events")
+_TABLES = (*KINDS, "events")
 _KEYS = 500
 """Keys a query names; SQLite limits its parameters."""
 
@@ -79,15 +75,7 @@ class SQLiteStore(FeatureStore):
                 return View(generation, clock, events={event: [] for event in windows})
             found = connection.execute("SELECT revision, data FROM users WHERE key = ?", (user,)).fetchone()
             events = {
-                event: [
-                    item
-                    for (item,) in connection.execute(
-                        "SELECT item FROM events WHERE user = ? AND event = ? AND time < ? "
-                        "ORDER BY time DESC, number DESC LIMIT ?",
-                        (user, event, before, limit),
-                    )
-                ][::-1]
-                for event, limit in windows.items()
+                event: sqlite_events.last(connection, user, event, before, limit) for event, limit in windows.items()
             }
             return View(generation, clock, None if found is None else Record(*found), events)
 
@@ -134,18 +122,17 @@ class SQLiteStore(FeatureStore):
                 connection.execute(f"INSERT OR REPLACE INTO {kind} VALUES (?, ?, ?)", (key, revision, dumps(values)))
         return revision
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event]) -> int:
         """See :meth:`FeatureStore.append`."""
         with self._writing() as connection:
+            events = sqlite_events.new(connection, events)
             number = int(self._meta(connection)["events"])
             self._set(connection, "events", str(number + len(events)))
-            connection.executemany(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
-                ((e.user, e.event, e.time, number + i, e.item) for i, e in enumerate(events)),
-            )
+            sqlite_events.add(connection, events, number)
             longest = self._longest(connection)
             for user, event in {(e.user, e.event) for e in events if e.event in longest}:
-                connection.execute(_TRIM, (user, event, longest[event] + self.margin))
+                sqlite_events.trim(connection, user, event, longest[event] + self.margin)
+        return len(events)
 
     def expect(self, longest: Mapping[str, int]) -> None:
         """See :meth:`FeatureStore.expect`; writes only what is new, so a file that cannot be written may be served."""
@@ -164,8 +151,9 @@ class SQLiteStore(FeatureStore):
         with self._writing() as connection:
             if not overwrite and self.has_data():
                 raise UnimixerError(f"{self.name} exists; choose another file, or pass --overwrite to replace it")
-            for table in (*_TABLES, "meta"):
+            for table in (*KINDS, "meta"):
                 connection.execute(f"DELETE FROM {table}")
+            sqlite_events.forget(connection)
             connection.executemany("INSERT INTO meta VALUES (?, ?)", _facts())
             yield
 

@@ -25,6 +25,8 @@ PATIENCE_S = 1.0
 """Seconds that a call waits for the store; less than a request has."""
 MARGIN = 1_000
 """Events that are kept of a user and kind beyond the longest history that is asked for."""
+IDS_KEPT_S = 86_400
+"""Seconds for which an event that is sent again is known by its id."""
 
 
 class StoreUnavailableError(UnimixerError):
@@ -38,12 +40,16 @@ def wrong_format(name: str, found: str | None) -> StoreUnavailableError:
 
 @dataclass(frozen=True)
 class Event:
-    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`."""
+    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`.
+
+    ``id`` is the sender's name of the impression: one that is sent again within :data:`IDS_KEPT_S` adds nothing.
+    """
 
     user: str
     item: str
     time: int
     event: str
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,11 @@ class FeatureStore(ABC):
         """Write typed rows over the columns that stored ones have; returns the revision."""
 
     @abstractmethod
-    def append(self, events: Sequence[Event]) -> None:
-        """Add events; those of one user at one time keep their order. The oldest beyond the bound go."""
+    def append(self, events: Sequence[Event]) -> int:
+        """Add events, and return how many; those of one user at one time keep their order.
+
+        The oldest beyond the bound go. Events whose id an earlier call has added are left out.
+        """
 
     @abstractmethod
     def expect(self, longest: Mapping[str, int]) -> None:
@@ -183,8 +192,8 @@ class FeatureStore(ABC):
         """Add or change items."""
         return self.put("items", key, rows)
 
-    def append_events(self, events: Sequence[Event]) -> None:
-        """Add events that have a time.
+    def append_events(self, events: Sequence[Event]) -> int:
+        """Add events that have a time; returns the number of those that are new.
 
         Raises:
             UnimixerError: a key is too long; or an event is from before every log: such events are the snapshot column
@@ -195,7 +204,7 @@ class FeatureStore(ABC):
                 check_length(max(event.user, event.item, key=len), f"events, row {number}")
         if any(event.time <= BEFORE_THE_LOG for event in events):
             raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
-        self.append(events)
+        return self.append(events)
 
 
 def longest_histories(schema: Schema) -> dict[str, int]:

@@ -83,6 +83,11 @@ class StoredRows:
         self._columns: dict[Kind, Columns] = {}
 
     @property
+    def empty(self) -> bool:
+        """Whether every user and every item would be unknown: the store has no row, and so no column."""
+        return any((self.users.key, self.items.key)) and not any(self._columns.values())
+
+    @property
     def sizes(self) -> dict[Kind, int]:
         """Rows that are kept."""
         return {"users": len(self._user_rows), "items": len(self._item_rows)}
@@ -98,7 +103,13 @@ class StoredRows:
         Raises:
             StoreUnavailableError: the store cannot be read, or is another one now and does not fit the bundle.
         """
-        self._at_one_moment(lambda strict: self._follow(self.store.view(None, {}, 0), strict))
+
+        def look(strict: bool) -> None:
+            view = self.store.view(None, {}, 0)
+            with self._lock:
+                self._follow(view, strict)
+
+        self._at_one_moment(look)
 
     def user_key(self, key: Key) -> str | None:
         """A key in its canonical form."""
