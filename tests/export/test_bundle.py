@@ -74,7 +74,7 @@ def test_a_bundle_scores_raw_rows_as_the_predictor_does(
     for user, shown in (("u3", items), ("u0", items[:1]), ("nobody", ["i1", "nothing"]), ("u5", items * 40)):
         rows = rows_of(user, shown)
         request = Request.of(toy_run.transform.raw_batch(Chunk(rows, "rows")), opened.layout)
-        scores, expected = opened.score(request), predictor.predict(rows).to_numpy()
+        scores, expected = opened.score(request), predictor.scores(Chunk(rows, "rows")).to_numpy()
         assert scores.shape == (len(shown), 2)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(scores, 1 / (1 + np.exp(-opened.logits(request))), rtol=0, atol=1e-6)
