@@ -108,6 +108,8 @@ def explain(error: BaseException) -> str | None:
     where = f"{name}: " if isinstance(error, OSError) and name is not None else ""
     if found is not None:
         return f"{where}{found.reason}; {found.way_out}"
+    if isinstance(error, FileNotFoundError):
+        return f"{where}no such file"
     if isinstance(error, OSError):
         return f"{where}{error.strerror or error}"
     return None

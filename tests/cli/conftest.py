@@ -30,8 +30,14 @@ class Done(NamedTuple):
     @property
     def error(self) -> str:
         """The one sentence of a refused command."""
+        assert len(self.err.splitlines()) == 1, self
+        return self.last_error
+
+    @property
+    def last_error(self) -> str:
+        """The same for a command that said more before it was refused."""
         assert self.code == 2, self
-        (line,) = self.err.splitlines()
+        line = self.err.splitlines()[-1]
         assert line.startswith("error: ")
         return line.removeprefix("error: ")
 

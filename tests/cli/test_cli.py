@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import yaml
 from tiny import tiny_values
+from toy import toy_frames
 
 from unimixer.cli import main
 from unimixer.training.run import RunFolder
@@ -131,7 +132,7 @@ def test_nan_in_training_ends_with_one_sentence_and_code_2(
         return original(self, *args)
 
     monkeypatch.setattr(TrainStep, "__call__", broken)
-    error = cli("train", recipe, "--run", "run").error
+    error = cli("train", recipe, "--run", "run").last_error
     assert error.startswith("step 1: the loss is not finite; the first module with an output that is not finite is 'ba")
 
 
@@ -161,13 +162,13 @@ def test_sigterm_outside_training_cleans_up_and_has_an_exit_code_of_its_own(
     def killed(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("unimixer.inference.Predictor.predict", killed)
-    pl.DataFrame({"user_id": [1], "item_id": [1], "time": [1]}).write_csv(tmp_path / "rows.csv")
-    done = cli("predict", toy_run.folder, "--input", "rows.csv", "--output", "scores.csv", "--json")
+    monkeypatch.setattr("unimixer.inference.Predictor.scores", killed)
+    toy_frames()[0].head(3).write_parquet(tmp_path / "rows.parquet")
+    done = cli("predict", toy_run.folder, "--input", "rows.parquet", "--output", "scores.csv", "--json")
     assert done.code == 75
     assert done.err == "error: stopped by SIGTERM; run it again to begin anew\n"
     assert done.json == {"error": "stopped by SIGTERM; run it again to begin anew"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.parquet"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -181,7 +182,8 @@ def test_want_of_memory_is_one_sentence_and_a_fault_of_the_program_is_a_tracebac
         monkeypatch.setattr(TrainStep, "__call__", step)
 
     fails(MemoryError("Unable to allocate 7.11 PiB for an array"))
-    assert cli("train", recipe).error.startswith("out of memory: 7.11 PiB were asked for; make what is large smaller")
+    error = cli("train", recipe).last_error
+    assert error.startswith("out of memory: 7.11 PiB were asked for; make what is large smaller")
     fails(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         main(["train", str(recipe)])

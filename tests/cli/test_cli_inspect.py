@@ -128,5 +128,7 @@ def test_a_run_without_best_weights_or_store_says_what_to_do(cli: Cli, toy_run: 
     assert error.startswith("run was trained on the store /gone, and /gone is none (no manifest.json)")
     assert cli("inspect", "run", "--data", store, "--rows", "10").code == 0
     shutil.rmtree(tmp_path / "run" / "best")
+    assert "model.safetensors: missing, and the run is finished" in cli("inspect", "run", "--out", "x").error
+    (tmp_path / "run" / "result.json").unlink()
     assert "has no best weights yet; continue it with" in cli("inspect", "run", "--out", "x").error
     assert "nothing is not a run folder" in cli("inspect", "nothing").error
