@@ -218,7 +218,7 @@ except UnimixerError as error:
     assert done.returncode == 2, done.stderr
     assert done.stdout == (
         f"{tmp_path / 'store'}: cannot write: the file grew over the allowed size; nothing half-written was left; "
-        "free space or choose another folder"
+        "raise the limit (ulimit -f) or choose another folder"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -259,7 +259,7 @@ def test_real_impressions_get_the_scores_of_prediction(tmp_path: Path) -> None:
         items = [videos[i] for i in rng.permutation(len(videos))[:40]] + ["99999999"]
         user = row["user_id"] if number % 10 else "unseen"
         asked = RankCall(user, items, {"time_ms": row["time_ms"], "tab": row["tab"]})
-        expected = predictor.predict(Chunk(frame_of(asked, item="video_id"), "rows")).to_numpy()
+        expected = predictor.scores(Chunk(frame_of(asked, item="video_id"), "rows")).to_numpy()
         request = encoder.encode(asked).request
         for scored in (bundle.score(request), exported.score(request)):
             worst = max(worst, float(np.abs(scored - expected).max()))

@@ -304,7 +304,7 @@ class Schema(Settings):
 
     def optional_columns(self) -> list[str]:
         """Columns that are read where they stand: in the log, or in a table of users or items."""
-        names = [f.column for f in self.features] + [n for h in self.histories for n in (h.snapshot, h.event) if n]
+        names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
         return list(dict.fromkeys(names))
 
     @property
