@@ -38,8 +38,9 @@ RECIPE: dict[str, Any] = {
 
 
 def tiny_values(store: Path | str, *overrides: str) -> dict[str, Any]:
-    """Values of the recipe with changes such as ``training.seed=1``."""
-    return dict(override({**RECIPE, "store": str(store)}, overrides))
+    """Values of the recipe with changes such as ``training.seed=1``; of two for one key the later one counts."""
+    last = {change.partition("=")[0]: change for change in overrides}
+    return dict(override({**RECIPE, "store": str(store)}, list(last.values())))
 
 
 def tiny_recipe(store: Path | str, *overrides: str) -> Recipe:

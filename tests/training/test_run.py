@@ -133,15 +133,19 @@ def test_threads_create_runs_side_by_side(toy_store: Store, tmp_path: Path) -> N
     ("name", "content", "sentence"),
     [
         ("environment.json", None, "environment.json: no such file"),
-        ("environment.json", "{", "environment.json: damaged (Expecting property name"),
-        ("environment.json", "[1]", "environment.json: damaged (not an object); train the run again"),
+        ("environment.json", "{", "environment.json: damaged: not valid JSON (Expecting property name"),
+        (
+            "environment.json",
+            "[1]",
+            "environment.json: damaged: expected a JSON object, found list; restore the file from a copy",
+        ),
         ("environment.json", "{}", "environment.json: has no 'commit': another version wrote it, or it was changed;"),
         (
             "environment.json",
             '{"commit": null, "versions": {}, "data": {}}',
-            "environment.json: has no 'data.hash': another version wrote it, or it was changed; train the run again",
+            "environment.json: has no 'data.hash': another version wrote it, or it was changed; restore",
         ),
-        ("result.json", "", "result.json: damaged (Expecting value"),
+        ("result.json", "", "result.json: damaged: not valid JSON (Expecting value"),
         ("warm-start.json", "{}", "warm-start.json: has no 'run': another version wrote it"),
     ],
 )
@@ -166,19 +170,21 @@ def denied(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("method", "read", "name"),
     [
-        ("exists", lambda folder: RunFolder(folder), "run"),
+        ("is_file", lambda folder: RunFolder(folder), "run"),
         ("read_text", lambda folder: RunFolder(folder).environment, "run/environment.json"),
-        ("read_text", lambda folder: RunFolder(folder).recipe, "run/config.yaml"),
+        ("read_bytes", lambda folder: RunFolder(folder).recipe, "run/config.yaml"),
         ("read_text", lambda folder: RunFolder(folder).transform, "run/transform"),
         ("open", lambda folder: load_tensors(folder / "w.safetensors"), "run/w.safetensors"),
         ("read_text", lambda folder: load_state(folder / "state.json"), "run/state.json"),
-        ("read_text", lambda folder: read_manifest(folder), "run/manifest.json"),
+        ("read_text", lambda folder: read_manifest(folder / "best"), "run/best/manifest.json"),
     ],
 )
 def test_what_another_user_owns_is_called_that_and_not_missing(
     toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, read: Any, name: str
 ) -> None:
     run_in(tmp_path / "run", toy_store)
+    (tmp_path / "run" / "best").mkdir()
+    (tmp_path / "run" / "best" / "manifest.json").write_text("{}")
     monkeypatch.setattr(Path, method, denied)
     with pytest.raises(UnimixerError, match=rf"{name}: cannot read: permission denied; give this user the right to"):
         read(tmp_path / "run")

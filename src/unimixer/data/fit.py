@@ -112,7 +112,7 @@ class Fit:
     def _matches(self, table: Origin, named: NDArray[np.int32]) -> Iterator[Match]:
         """How many of the keys that the log names, by the rows that they have here, a table has."""
         entities = self._of(table)
-        if entities.table is not None:
+        if entities.table is not None and entities.key is not None:
             counts = (self.gathered.users if table == "users" else self.gathered.items).train_counts
             keys = entities.index.keys
             yield match(table, "the log", keys, named[FIRST_ROW:], entities.of_table, counts[FIRST_ROW:])
