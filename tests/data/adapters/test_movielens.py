@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from unimixer.data.adapters import open_raw
+from unimixer.data.history import happened
 from unimixer.data.tables import RawTables
+from unimixer.data.values import as_label
 from unimixer.errors import UnimixerError
 
 
@@ -57,10 +59,14 @@ def test_ratings_come_in_the_order_of_time_and_keep_it_within_a_second(small: Pa
 def test_a_film_is_liked_from_a_rating_on(small: Path) -> None:
     tables = open_raw("movielens-100k", small)
     [chunk] = tables.impressions()
-    assert chunk.frame.get_column("liked").to_list() == [0, 1, 0, 1]
+    assert as_label(chunk, tables.schema.labels[0]).tolist() == [0, 1, 0, 1]
+    assert [happened(h, tables.schema, chunk).tolist() for h in tables.schema.histories] == [
+        [True] * 4,
+        [False, True, False, True],
+    ]
     assert tables.schema.labels[0].threshold == 4
-    [chunk] = open_raw("movielens-100k", small, threshold=5).impressions()
-    assert chunk.frame.get_column("liked").to_list() == [0, 1, 0, 0]
+    label = open_raw("movielens-100k", small, threshold=5).schema.labels[0]
+    assert as_label(chunk, label).tolist() == [0, 1, 0, 0]
 
 
 def test_genre_flags_and_genre_names_become_the_same_lists(small: Path, large: Path) -> None:

@@ -44,8 +44,8 @@ def read_fields(path: Path, separator: str, header: Sequence[str]) -> Chunk:
     return read_table(path, files=Files(separator=separator, header=tuple(header), encoding="latin-1", quote=""))
 
 
-def sorted_ratings(path: Path, separator: str, threshold: float) -> Chunk:
-    """The ratings in the order of time, with the column ``liked``; rows of one second keep their order."""
+def sorted_ratings(path: Path, separator: str) -> Chunk:
+    """The ratings in the order of time; rows of one second keep their order."""
     chunk = read_fields(path, separator, RATING_COLUMNS)
     for name, dtype in (("rating", pl.Float64), ("timestamp", pl.Int64)):
         numbers = chunk.frame.get_column(name).cast(dtype, strict=False)
@@ -54,7 +54,6 @@ def sorted_ratings(path: Path, separator: str, threshold: float) -> Chunk:
             value = chunk.frame.get_column(name)[row]
             raise UnimixerError(f"{chunk.at(row)}: {name}={value!r} is not a number; correct the row")
     frame = chunk.frame.with_columns(pl.col("rating").cast(pl.Float64), pl.col("timestamp").cast(pl.Int64))
-    frame = frame.with_columns((pl.col("rating") >= threshold).cast(pl.Int8).alias(LIKED))
     return Chunk(frame.sort("timestamp", maintain_order=True), f"{path} (sorted by time)")
 
 

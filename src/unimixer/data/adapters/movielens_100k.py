@@ -41,7 +41,7 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     return movielens_tables(
         SOURCE,
         chosen,
-        ratings=sorted_ratings(folder / "u.data", "\t", chosen.threshold),
+        ratings=sorted_ratings(folder / "u.data", "\t"),
         users=read_fields(folder / "u.user", "|", USER_COLUMNS),
         movies=_with_genres(read_fields(folder / "u.item", "|", MOVIE_COLUMNS)),
         user_features=(

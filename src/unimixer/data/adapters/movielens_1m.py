@@ -23,7 +23,7 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     return movielens_tables(
         SOURCE,
         chosen,
-        ratings=sorted_ratings(folder / "ratings.dat", "::", chosen.threshold),
+        ratings=sorted_ratings(folder / "ratings.dat", "::"),
         users=read_fields(folder / "users.dat", "::", USER_COLUMNS),
         movies=read_fields(folder / "movies.dat", "::", MOVIE_COLUMNS),
         # age and occupation are codes of groups in this release
