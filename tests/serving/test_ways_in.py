@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from eager import EagerBundle
 from tiny import tiny_recipe
 from toy import START
 
@@ -251,10 +252,19 @@ def test_requests_are_encoded_as_files_are(
     features.close()
 
 
-def test_scores_are_equal_to_the_last_bit(stores: dict[str, Store], written: dict[str, Table], tmp_path: Path) -> None:
+def test_scores_are_equal_by_every_way(stores: dict[str, Store], written: dict[str, Table], tmp_path: Path) -> None:
     run = train(tiny_recipe(stores["pandas csv"].folder), folder=tmp_path / "run", quiet=True)
-    predictor = Predictor(run.folder, device="cpu")
+    predictor, bundle = Predictor(run.folder, device="cpu"), EagerBundle(run.folder)
     scores = {way: predictor.predict(next(table.raw().impressions())) for way, table in written.items()}
     assert scores["parquet"]["click"].n_unique() > 20
-    for way in WAYS:
-        assert scores[way].equals(scores["parquet"]), way
+    expected = scores["parquet"]["click"].tail(ASKED).to_list()
+    for way, table in written.items():
+        assert scores[way].equals(scores["parquet"]), way  # to the last bit
+        sqlite_store.create(tmp_path / f"{way}.sqlite")
+        features = SQLiteStore(tmp_path / f"{way}.sqlite")
+        with features.filling(overwrite=False):
+            fill(features, table.raw())
+        encoder = RequestEncoder(bundle.transform, bundle.layout, features)
+        asked = [float(bundle.score(encoder.encode(call).request)[0, 0]) for call in calls()]
+        assert asked == pytest.approx(expected, abs=1e-6), way  # one row a request rounds otherwise
+        features.close()
