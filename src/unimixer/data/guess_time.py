@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-EPOCHS = (("s", 10**9), ("ms", 10**12), ("us", 10**15), ("ns", 10**18))
+from unimixer.data.time_format import EPOCH_UNITS
+
+EPOCHS = tuple((unit, 10**18 // nanoseconds) for unit, nanoseconds in EPOCH_UNITS.items())
 """Unit of a number, and its size a generation ago; from half of that to four times that is a date from 1985 to 2096."""
 YEARS = (1990, 2100)
 """A calendar of other years is no time of an impression."""
