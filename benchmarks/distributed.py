@@ -136,7 +136,7 @@ def child_memory(rows: int, width: int) -> None:
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
     from unimixer.training.distributed import world_of
-    from unimixer.training.distributed.start import warm_start_sharded
+    from unimixer.training.distributed.setup import warm_start_sharded
     from unimixer.training.model import build_ranker
     from unimixer.training.step import TrainStep
 
@@ -216,8 +216,8 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
     from unimixer.training.distributed import world_of
+    from unimixer.training.distributed.setup import warm_start_sharded
     from unimixer.training.distributed.sharded_dense import local
-    from unimixer.training.distributed.start import warm_start_sharded
     from unimixer.training.model import build_ranker, resolve
     from unimixer.training.step import TrainStep
 

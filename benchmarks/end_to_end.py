@@ -24,8 +24,8 @@ import torch.nn.functional as F
 
 from unimixer.bench.machine import describe_machine
 from unimixer.cli.output import markdown
+from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store, find_store
 from unimixer.diagnosis import matmul_rate
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker, count_dense

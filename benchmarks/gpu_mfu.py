@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimixer.backbones import Backbone, fit_budget
-from unimixer.backbones.flops import count_flops
 from unimixer.mixing import Mixing
 from unimixer.ops import kernels
+from unimixer.profiling.flops import count_flops
 
 MODELS = ("rankmixer", "unimixer", "unimixer-lite", "tokenmixer-large")
 FORMS = ("eager", "compiled", "graph", "compiled-graph")

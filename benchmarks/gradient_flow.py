@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from unimixer.cli.output import markdown
+from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store, find_store
 from unimixer.mixing import Constrained
 from unimixer.mixing.global_patterns import Global
 from unimixer.progress import progress_bar

@@ -21,8 +21,8 @@ HELD_OUT = 50_000
 
 
 def prepare(rows: int, folder: Path, history: int) -> None:
-    from unimixer.data.adapters import open_raw
     from unimixer.data.prepare import prepare as write
+    from unimixer.data.raw.adapters import open_raw
     from unimixer.data.schema import QuantileSplit
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
@@ -35,7 +35,7 @@ def prepare(rows: int, folder: Path, history: int) -> None:
 def raw_file(rows: int, folder: Path, _history: int) -> None:
     import pyarrow.parquet as pq
 
-    from unimixer.data.adapters import open_raw
+    from unimixer.data.raw.adapters import open_raw
 
     writer = None
     for chunk in open_raw("synthetic", None, rows=rows, users=50_000, items=20_000).impressions():
@@ -59,8 +59,8 @@ def train(_rows: int, folder: Path, _history: int) -> None:
 
 
 def predict(_rows: int, folder: Path, _history: int) -> None:
-    from unimixer.data.readers import read_chunks
-    from unimixer.inference import Predictor, write_predictions
+    from unimixer.data.raw.readers import read_chunks
+    from unimixer.predictor import Predictor, write_predictions
 
     write_predictions(Predictor(folder / "run"), read_chunks([folder / "raw.parquet"]), folder / "scores.parquet")
 

@@ -23,7 +23,7 @@ GROUP_ROWS = 131_072
 
 def draw(rows: int, folder: Path) -> Path:
     """A log of row groups, with its tables and schema."""
-    from unimixer.data.adapters import open_raw
+    from unimixer.data.raw.adapters import open_raw
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
     assert tables.users is not None

@@ -37,14 +37,14 @@ from scoring import measure as take_turns
 
 from unimixer.bench.machine import describe_machine
 from unimixer.cli.output import markdown
-from unimixer.data.adapters import open_raw
 from unimixer.data.prepare import prepare
+from unimixer.data.raw.adapters import open_raw
 from unimixer.data.schema import Schema
 from unimixer.export import export_run, open_bundle
-from unimixer.serving import sqlite_store
-from unimixer.serving.build import fill
-from unimixer.serving.encoder import RankCall, RequestEncoder
-from unimixer.serving.score_log import read_log
+from unimixer.serving.encoding.request import RankCall, RequestEncoder
+from unimixer.serving.prediction_log.writer import read_log
+from unimixer.serving.stores import sqlite as sqlite_store
+from unimixer.serving.stores.build import fill
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.model import load_ranker

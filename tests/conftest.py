@@ -9,8 +9,8 @@ import torch
 from tiny import tiny_recipe
 from toy import toy_tables
 
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 

@@ -8,9 +8,9 @@ import small_models
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.data.layout import request_layout
+from unimixer.data.dataset import Store
+from unimixer.data.encoding.layout import request_layout
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec

@@ -9,7 +9,7 @@ import yaml
 from tiny import RECIPE, assert_equal_tensors, facts_of, tiny_recipe, tiny_values
 
 from unimixer import UnimixerError, prepare, train
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 
 
 def test_a_data_set_by_its_name_becomes_a_store(tmp_path: Path) -> None:

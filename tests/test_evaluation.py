@@ -11,8 +11,8 @@ import pytest
 from toy import DAY, START, toy_frames, toy_tables
 
 from unimixer.data.coverage import UnknownValuesWarning
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.evaluation import evaluate_file, evaluate_run
 from unimixer.training.evaluation import as_json

@@ -15,13 +15,13 @@ from torch import Tensor
 from toy import DAY, START, toy_frames
 
 from unimixer.blocks import CrossAttention
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
-from unimixer.data.tables import Chunk
+from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
-from unimixer.inference import Predictor
+from unimixer.predictor import Predictor
 from unimixer.ranker import Ranker, count_dense, dense_parameters, size_for_budget, table_parameters
 from unimixer.training.model import load_ranker
 from unimixer.training.train import train

@@ -5,10 +5,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
-    *("errors", "refusals", "files", "allocator", "caller", "progress", "settings", "cluster"),
+    *("errors", "refusals", "io", "allocator", "caller", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
-    *("metrics", "data", "training", "inference", "evaluation", "export", "inspection", "pictures", "diagnosis", "api"),
-    *("serving", "bench", "study", "scaling", "cli"),
+    *("metrics", "workers", "data", "training", "predictor", "evaluation", "profiling", "export", "inspection"),
+    *("diagnosis", "api", "serving", "bench", "experiments", "analysis", "report", "cli"),
 )
 """A module may import what stands before it, and what stands in its own room."""
 

@@ -17,7 +17,7 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from unimixer.files import DiskError, atomic_file
+from unimixer.io import DiskError, atomic_file
 from unimixer.refusals import explain, out_of_memory, refusal
 
 NUMBERS = np.random.default_rng(0).random(20_000)

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
+from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import Schema
-from unimixer.data.tables import Chunk, RawTables
 from unimixer.settings import parse
 
 ZONE = "Asia/Shanghai"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimixer.api import prepare, train
     from unimixer.backbones import BACKBONES, build_backbone
+    from unimixer.data.dataset import Store
     from unimixer.data.loader import Loader
-    from unimixer.data.store import Store
     from unimixer.errors import UnimixerError
     from unimixer.features.batch import Batch
     from unimixer.features.spec import FeatureSpec
-    from unimixer.inference import Predictor
+    from unimixer.predictor import Predictor
     from unimixer.ranker import Ranker
     from unimixer.training.config import Recipe
     from unimixer.training.run import RunFolder
@@ -27,11 +27,11 @@ _HOME = {
     "Batch": "unimixer.features.batch",
     "FeatureSpec": "unimixer.features.spec",
     "Loader": "unimixer.data.loader",
-    "Predictor": "unimixer.inference",
+    "Predictor": "unimixer.predictor",
     "Ranker": "unimixer.ranker",
     "Recipe": "unimixer.training.config",
     "RunFolder": "unimixer.training.run",
-    "Store": "unimixer.data.store",
+    "Store": "unimixer.data.dataset",
     "UnimixerError": "unimixer.errors",
     "build_backbone": "unimixer.backbones",
     "prepare": "unimixer.api",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unimixer.data.origin import open_source
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare as write_store
-from unimixer.data.store import Store
+from unimixer.data.raw.origin import open_source
 from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
 from unimixer.training.run import RunFolder

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from unimixer.caller import states_kept
-from unimixer.data import values
-from unimixer.data.entities import KeyIndex
-from unimixer.data.store import Store, find_store
+from unimixer.data.dataset import Store, find_store
+from unimixer.data.encoding.entities import KeyIndex
+from unimixer.data.raw import values
 from unimixer.errors import UnimixerError
-from unimixer.inference import Predictor, read_rows
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.mixing import MatrixMixing, hardened
+from unimixer.predictor import Predictor, read_rows
 from unimixer.progress import progress_bar
 from unimixer.training.convert import ScoreChange, score_change
 from unimixer.training.evaluation import evaluate_model, user_keys

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from unimixer.errors import UnimixerError
-from unimixer.files import disk_errors
+from unimixer.io import disk_errors
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,8 +6,8 @@ import pytest
 
 from unimixer.backbones import BACKBONES, count_parameters, fit_budget, meet_budget
 from unimixer.backbones.budget import BudgetError
-from unimixer.backbones.overview import any_budget_from
 from unimixer.errors import UnimixerError
+from unimixer.profiling.model_table import any_budget_from
 
 
 @pytest.mark.parametrize("name", BACKBONES)

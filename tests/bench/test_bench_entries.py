@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimixer.backbones.flops import count_flops
 from unimixer.bench import NAMES, Benchmark, Case, benchmark, read_rows, run_benchmarks, select
 from unimixer.bench.base import setting
 from unimixer.bench.run import select_cases
 from unimixer.errors import UnimixerError
+from unimixer.profiling.flops import count_flops
 
 TINY: Mapping[str, Case] = {
     "mixing": Case.of(L=24, b=3, batch=5),

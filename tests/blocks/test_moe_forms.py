@@ -9,7 +9,7 @@ from mixtures import EVERY, KINDS, D, E, H, T, build, rows
 
 from unimixer.blocks import build_ffn
 from unimixer.blocks.ffn import ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
-from unimixer.blocks.moe import slices
+from unimixer.blocks.moe.experts import slices
 from unimixer.errors import UnimixerError
 
 

@@ -162,7 +162,7 @@ def test_sigterm_outside_training_cleans_up_and_has_an_exit_code_of_its_own(
     def killed(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("unimixer.inference.Predictor.scores", killed)
+    monkeypatch.setattr("unimixer.predictor.Predictor.scores", killed)
     toy_frames()[0].head(3).write_parquet(tmp_path / "rows.parquet")
     done = cli("predict", toy_run.folder, "--input", "rows.parquet", "--output", "scores.csv", "--json")
     assert done.code == 75

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from unimixer.backbones import BACKBONES, build_backbone, count_parameters
-from unimixer.backbones.flops import count_flops
-from unimixer.backbones.overview import overview
+from unimixer.profiling.flops import count_flops
+from unimixer.profiling.model_table import overview
 
 Cli = Callable[..., Any]
 

@@ -21,10 +21,10 @@ from toy import toy_frames, toy_tables
 
 from unimixer.backbones import BACKBONES
 from unimixer.cli import demo
-from unimixer.data.adapters import open_raw
 from unimixer.data.coverage import Coverage
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
+from unimixer.data.raw.adapters import open_raw
 from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
 from unimixer.training.run import RunFolder

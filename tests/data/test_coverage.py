@@ -9,9 +9,9 @@ import torch
 from toy import toy_frames
 
 from unimixer.data.coverage import Coverage, expected_shares
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
-from unimixer.data.tables import Chunk
+from unimixer.data.raw.tables import Chunk
 from unimixer.features.batch import Batch
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
 from unimixer.training.run import RunFolder

@@ -11,9 +11,9 @@ import pytest
 from toy import tables_of, toy_frames, toy_schema
 
 from unimixer.api import prepare as prepare_source
+from unimixer.data.dataset import Store
 from unimixer.data.describe import best_reachable, describe_store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.metrics import auc
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from toy import tables_of, toy_schema
 
+from unimixer.data import dataset as store_module
 from unimixer.data import loader as module
-from unimixer.data import store as store_module
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 

@@ -14,11 +14,13 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data import crew, prepare, store
+from unimixer.data import dataset as store
+from unimixer.data import prepare
+from unimixer.data.dataset import Store
+from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import SPLITS
-from unimixer.data.store import Store
-from unimixer.data.tables import Chunk, RawTables
 from unimixer.errors import UnimixerError
+from unimixer.workers import tasks as crew
 
 
 def prepared(folder: Path, tables: RawTables, **options: Any) -> Store:

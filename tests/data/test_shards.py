@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from unimixer.data.dataset import SplitSummary, Store
 from unimixer.data.loader import Loader
 from unimixer.data.shards import batch_share, blocks_of, deal
-from unimixer.data.store import SplitSummary, Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 

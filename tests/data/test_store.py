@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unimixer.data.store import Store, find_store
+from unimixer.data.dataset import Store, find_store
 from unimixer.errors import UnimixerError
 
 PART = "train/part-00000.arrow"

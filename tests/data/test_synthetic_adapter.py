@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 import torch
 
-from unimixer.data.adapters.synthetic import HISTORY, SNAPSHOT, load
+from unimixer.data.raw.adapters.synthetic import HISTORY, SNAPSHOT, load
+from unimixer.data.raw.tables import CHUNK_ROWS, RawTables
 from unimixer.data.synthetic import World, WorldConfig
-from unimixer.data.tables import CHUNK_ROWS, RawTables
 from unimixer.errors import UnimixerError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU
 from unimixer.blocks.norms import LayerNorm, RMSNorm
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.export.batch_last import (
     BatchLast,
     RowFFN,

@@ -18,13 +18,13 @@ import pytest
 import torch
 from toy import toy_frames
 
-from unimixer.data.tables import Chunk
+from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.export import export_run, open_bundle
 from unimixer.export.manifest import NAME, version_of, write_manifest
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request
-from unimixer.inference import Predictor
+from unimixer.predictor import Predictor
 from unimixer.training.model import compiler
 from unimixer.training.run import RunFolder
 

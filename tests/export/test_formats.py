@@ -17,7 +17,7 @@ import torch
 from export_cases import KINDS, LONG, build, toy_requests
 from onnx import numpy_helper
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.export.graph import RequestRanker, feed
 from unimixer.export.onnx_file import write_onnx

@@ -11,7 +11,7 @@ from export_cases import KINDS, build, toy_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.export.graph import RequestRanker, feed, signature
 from unimixer.export.program import trace

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.layout import request_layout
-from unimixer.data.transform import Transform
+from unimixer.data.encoding.layout import request_layout
+from unimixer.data.encoding.transform import Transform
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.export import export_run, open_bundle
 from unimixer.export.graph import RequestRanker, signature

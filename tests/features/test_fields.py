@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import PackedEmbedding

@@ -9,10 +9,10 @@ import pytest
 import torch
 from toy import START, toy_tables
 
-from unimixer.data.layout import request_layout
+from unimixer.data.encoding.layout import request_layout
+from unimixer.data.encoding.transform import Transform
 from unimixer.data.prepare import prepare
-from unimixer.data.tables import Chunk
-from unimixer.data.transform import Transform
+from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request
 

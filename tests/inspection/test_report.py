@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.inspection import inspect_run
 from unimixer.inspection.effective_rank import effective_rank
@@ -55,7 +55,7 @@ def test_rows_do_not_depend_on_the_batches_and_end_with_the_split(
     toy_run: RunFolder, toy_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = inspect_run(toy_run.folder, rows=150)
-    monkeypatch.setattr("unimixer.inspection.report.BATCH_ROWS", 37)
+    monkeypatch.setattr("unimixer.inspection.inspect.BATCH_ROWS", 37)
     pieces = inspect_run(toy_run.folder, rows=150)
     assert (whole.rows, pieces.rows) == (150, 150)
     for a, b in zip(whole.ranks, pieces.ranks, strict=True):

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimixer.data.arrays import Ragged
-from unimixer.data.entities import EntityTable
-from unimixer.data.history import HistoryIndex
-from unimixer.data.layout import request_layout
-from unimixer.data.transform import Transform
+from unimixer.data.encoding.arrays import Ragged
+from unimixer.data.encoding.entities import EntityTable
+from unimixer.data.encoding.history import HistoryIndex
+from unimixer.data.encoding.layout import request_layout
+from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request
 from unimixer.training.model import load_ranker

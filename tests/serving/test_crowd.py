@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from unimixer.serving.crowd import Crowd
+from unimixer.serving.errors import RefusedError
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.refusal import RefusedError
 
 
 @pytest.fixture

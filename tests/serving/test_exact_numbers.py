@@ -7,9 +7,9 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from unimixer.data.values import as_text
+from unimixer.data.raw.values import as_text
 from unimixer.errors import UnimixerError
-from unimixer.serving.records import canonical, fit_columns, frame_of, kept, series_of
+from unimixer.serving.stores.records import canonical, fit_columns, frame_of, kept, series_of
 
 BIG = 2**53 + 1
 

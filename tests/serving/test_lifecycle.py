@@ -19,10 +19,10 @@ from ports import free_port
 from served import CONTEXT, Client, Served
 from toy import DAY, START, toy_tables
 
-from unimixer.serving.build import fill
-from unimixer.serving.score_log import read_log
+from unimixer.serving.prediction_log.writer import read_log
 from unimixer.serving.server import _loop_factory
-from unimixer.serving.store import open_store
+from unimixer.serving.stores.base import open_store
+from unimixer.serving.stores.build import fill
 
 
 def link(path: Path, bundle: Path) -> None:

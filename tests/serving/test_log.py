@@ -20,7 +20,7 @@ from served import Served
 
 from unimixer.serving import log as log_module
 from unimixer.serving.log import Log, standard_error
-from unimixer.serving.score_log import read_log
+from unimixer.serving.prediction_log.writer import read_log
 
 ASKED = 60
 

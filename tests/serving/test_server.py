@@ -11,9 +11,9 @@ import polars as pl
 from served import CONTEXT, Client, Served
 from toy import DAY, START
 
-from unimixer.data.tables import Chunk
+from unimixer.data.raw.tables import Chunk
 from unimixer.export import open_bundle
-from unimixer.inference import Predictor
+from unimixer.predictor import Predictor
 from unimixer.training.run import RunFolder
 
 NOW = START + 9 * DAY

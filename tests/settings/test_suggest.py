@@ -9,8 +9,8 @@ from toy import SCHEMA
 
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
+from unimixer.experiments.study_config import Study
 from unimixer.settings import override, parse
-from unimixer.study.plan import Study
 from unimixer.training.config import Recipe
 
 

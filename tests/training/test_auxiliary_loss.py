@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, RankMixer
 from unimixer.blocks import ReLUMoE, pop_penalties
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker
 from unimixer.training.model import build_ranker, load_ranker, resolve

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unimixer import ops
 from unimixer.blocks import pop_penalties
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.mixing import Constrained

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import tiny_values
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.evaluation import evaluate_hardened, evaluate_run
 from unimixer.settings import override

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from unimixer.data.forms import Form
-from unimixer.data.vocabulary import Vocabulary
+from unimixer.data.encoding.vocabulary import Vocabulary
+from unimixer.data.raw.forms import Form
 from unimixer.training.counterparts import Rows
 
 

@@ -13,13 +13,13 @@ from tiny import tiny_recipe
 from torch import Tensor
 from toy import SCHEMA, toy_tables
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.evaluation import evaluate_run
 from unimixer.features.managed import EMPTY
-from unimixer.inference import Predictor
+from unimixer.predictor import Predictor
 from unimixer.training.config import EvictionConfig
 from unimixer.training.eviction import COUNTS, LAST, Eviction, choose, due, ids_of, merged, policy_of
 from unimixer.training.model import build_ranker, rehearse, with_tasks

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.training import tracker
 from unimixer.training.checkpoint import latest_checkpoint, load_checkpoint

@@ -8,7 +8,7 @@ import pytest
 from killed import train_killed
 from tiny import assert_equal_tensors, tiny_values
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.mixing import Constrained
 from unimixer.settings import parse

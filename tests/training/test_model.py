@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.ranker import count_dense
 from unimixer.training.model import build_ranker, monitor, pick_device, resolve, with_tasks

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker
 from unimixer.training.model import build_ranker

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.export.manifest import read_manifest
 from unimixer.training import run as training_run

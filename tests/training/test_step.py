@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.mixing import MatrixMixing

@@ -19,8 +19,8 @@ from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml
 from unimixer.training.checkpoint import latest_checkpoint
 from unimixer.training.run import RunFolder
+from unimixer.training.signals import stop_signals
 from unimixer.training.step import TrainStep
-from unimixer.training.stop import stop_signals
 from unimixer.training.train import resume, train
 
 

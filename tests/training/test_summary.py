@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.training.run import RunFolder
 from unimixer.training.summary import finished_runs, spread, summarise_runs

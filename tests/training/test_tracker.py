@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.store import Store
+from unimixer.data.dataset import Store
 from unimixer.metrics import auc
 from unimixer.training import tracker as tracking
 from unimixer.training.run import RunFolder

@@ -13,8 +13,8 @@ import torch
 from tiny import tensors_of, tiny_recipe
 from toy import tables_of, toy_frames, toy_schema, toy_tables
 
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.mixing import MatrixMixing
 from unimixer.training.loop import Trainer

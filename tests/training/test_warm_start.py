@@ -14,9 +14,9 @@ import torch
 from tiny import tiny_recipe
 from toy import SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
 from unimixer.data.schema import FIRST_ID
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.features.managed import EMPTY
 from unimixer.training.evaluation import evaluate_model

@@ -20,7 +20,7 @@ from unimixer.blocks import (
     matched_hidden,
     small_ffn_init_,
 )
-from unimixer.blocks.initial import SMALL_DOWN
+from unimixer.blocks.initialization import SMALL_DOWN
 from unimixer.blocks.mix_revert import check_heads, largest_heads, placement
 from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import UnimixerError, check_positive

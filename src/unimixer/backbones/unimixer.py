@@ -23,7 +23,7 @@ from unimixer.blocks.cross_attention import attention_parameters, build_attentio
 from unimixer.blocks.residual import Block, count_norms
 from unimixer.errors import check_divisible, check_positive
 from unimixer.mixing import Mixing, UniMixing, UniMixingLite
-from unimixer.mixing.start import rule_heads
+from unimixer.mixing.initialization import rule_heads
 
 NARROWEST_BLOCK = 4
 """Least width of a block where none is given, as far as the heads of the rule allow."""

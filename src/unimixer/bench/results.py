@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.errors import UnimixerError
-from unimixer.files import write_text
+from unimixer.io import write_text
 
 OK = "ok"
 

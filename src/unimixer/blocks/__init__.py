@@ -10,16 +10,16 @@ from unimixer.blocks.auxiliary import (
 )
 from unimixer.blocks.cross_attention import CrossAttention
 from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
-from unimixer.blocks.initial import small_ffn_init_, small_init_
+from unimixer.blocks.initialization import small_ffn_init_, small_init_
 from unimixer.blocks.mix_revert import MixRevert
-from unimixer.blocks.moe import PerTokenExperts, PerTokenRouter
+from unimixer.blocks.moe.experts import PerTokenExperts, PerTokenRouter
+from unimixer.blocks.moe.relu import ReLUMoE
+from unimixer.blocks.moe.topk import TopKMoE
 from unimixer.blocks.norms import RMSNorm, build_norm
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
 from unimixer.blocks.recompute import Recomputing, recompute_activations
-from unimixer.blocks.relu_moe import ReLUMoE
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
 from unimixer.blocks.temperature import constant_temperature, linear_temperature
-from unimixer.blocks.topk_moe import TopKMoE
 
 __all__ = [
     "Auxiliary",

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from unimixer.blocks.moe import EXPERTS
+from unimixer.blocks.moe.experts import EXPERTS
+from unimixer.blocks.moe.relu import ReLUMoE
+from unimixer.blocks.moe.topk import TopKMoE
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenSwiGLU
-from unimixer.blocks.relu_moe import ReLUMoE
-from unimixer.blocks.topk_moe import TopKMoE
 from unimixer.errors import check_choice, unknown
 
 FFN = type[PerTokenFFN] | type[PerTokenSwiGLU] | type[ReLUMoE] | type[TopKMoE]

@@ -75,9 +75,9 @@ def ablate(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
+    from unimixer.experiments import Study
+    from unimixer.experiments.ablations import ablations
     from unimixer.settings import parse
-    from unimixer.study import Study
-    from unimixer.study.ablations import ablations
 
     if report_only:
         only_report(out, None, as_json=as_json)

@@ -35,7 +35,7 @@ from unimixer.cli.studies import (
 from unimixer.cli.studies import report_only as only_report
 
 if TYPE_CHECKING:
-    from unimixer.study import Study
+    from unimixer.experiments import Study
 
 HELP = """Train models at equal budgets with several seeds and say what their differences are worth; or go on with it.
 
@@ -79,8 +79,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
-    from unimixer.study.plan import split_models
-    from unimixer.study.sources import prepare_missing
+    from unimixer.experiments.sources import prepare_missing
+    from unimixer.experiments.study_config import split_models
 
     if report_only:
         only_report(study if out is None else out, base, as_json=as_json, **question(tasks, metrics))
@@ -99,9 +99,9 @@ def compare(
 def _study(source: Path | None, out: Path | None, given: dict[str, Any], recipe: dict[str, Any]) -> tuple[Study, Path]:
     """The study that was asked for, and its folder."""
     from unimixer.errors import UnimixerError
+    from unimixer.experiments.results import is_study
+    from unimixer.experiments.study_config import PLAN, Study
     from unimixer.settings import Document, load_yaml, parse
-    from unimixer.study.plan import PLAN, Study
-    from unimixer.study.rows import is_study
 
     folder = source if source is not None and is_study(source) else out
     if folder is None:

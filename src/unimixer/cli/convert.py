@@ -31,7 +31,7 @@ def convert(
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
     from unimixer.evaluation import store_of
-    from unimixer.files import write_text
+    from unimixer.io import write_text
     from unimixer.settings import dump_yaml
     from unimixer.training.convert import conversion_change, converted_recipe
     from unimixer.training.run import RunFolder

@@ -31,9 +31,9 @@ def init(
 
     Example: unimixer data init --from log.parquet --out schema.yaml
     """
-    from unimixer.data.infer import infer_schema
+    from unimixer.data.raw.infer import infer_schema
     from unimixer.errors import UnimixerError
-    from unimixer.files import write_text
+    from unimixer.io import write_text
     from unimixer.settings import override
 
     given = override({}, options or []) | ({} if separator is None else {"separator": separator})
@@ -68,9 +68,9 @@ def prepare(
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
-    from unimixer.data.origin import open_source
+    from unimixer.data.dataset import find_store
     from unimixer.data.prepare import prepare as write_store
-    from unimixer.data.store import find_store
+    from unimixer.data.raw.origin import open_source
     from unimixer.settings import override, read_changes
 
     started = time.perf_counter()
@@ -100,8 +100,8 @@ def describe(
 
     Example: unimixer data describe stores/kuairand-pure
     """
+    from unimixer.data.dataset import Store, find_store
     from unimixer.data.describe import describe_store
-    from unimixer.data.store import Store, find_store
 
     store = Store(find_store(str(folder)))
     facts = describe_store(store)
@@ -188,7 +188,7 @@ def fetch(
 
     Example: unimixer data fetch movielens-1m --out data
     """
-    from unimixer.data.fetch import fetch as download
+    from unimixer.data.raw.fetch import fetch as download
 
     folder = download(name, out, url=url)
     emit(

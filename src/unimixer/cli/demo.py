@@ -13,7 +13,7 @@ import typer
 from unimixer.cli.output import Json, emit, markdown, table
 
 if TYPE_CHECKING:
-    from unimixer.data.store import Store
+    from unimixer.data.dataset import Store
 
 HELP = """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
 
@@ -40,8 +40,8 @@ def demo(
     """See :data:`HELP`."""
     from unimixer.api import prepare, train
     from unimixer.errors import MissingExtraError, UnimixerError
-    from unimixer.files import write_text
-    from unimixer.pictures import draw_runs
+    from unimixer.io import write_text
+    from unimixer.report.inspection_figures import draw_runs
     from unimixer.settings import parse
     from unimixer.training.config import ModelConfig
 

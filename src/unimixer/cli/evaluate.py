@@ -36,7 +36,7 @@ def evaluate(
     from unimixer.data.coverage import Coverage
     from unimixer.errors import UnimixerError
     from unimixer.evaluation import evaluate_rows, evaluate_run, store_of
-    from unimixer.inference import Predictor
+    from unimixer.predictor import Predictor
     from unimixer.progress import say
     from unimixer.training.evaluation import as_json as plain
     from unimixer.training.run import RunFolder

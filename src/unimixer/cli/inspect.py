@@ -33,8 +33,9 @@ def inspect(
     from unimixer.errors import MissingExtraError
     from unimixer.inspection import inspect_run, write_inspection
     from unimixer.inspection.matrices import parse_temperatures
-    from unimixer.inspection.page import check_free
-    from unimixer.inspection.tables import (
+    from unimixer.report.inspection_figures import draw_inspection
+    from unimixer.report.inspection_page import check_free
+    from unimixer.report.inspection_tables import (
         ATTENTION_COLUMNS,
         RANK_COLUMNS,
         SHORT_COLUMNS,
@@ -42,7 +43,6 @@ def inspect(
         rank_rows,
         short_rows,
     )
-    from unimixer.pictures import draw_inspection
 
     folder = run / "inspection" if out is None else out
     check_free(folder, overwrite=overwrite)

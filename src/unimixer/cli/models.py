@@ -12,7 +12,7 @@ import typer
 from unimixer.cli.output import Json, emit, markdown, table
 
 if TYPE_CHECKING:
-    from unimixer.backbones.overview import Overview
+    from unimixer.profiling.model_table import Overview
 
 HELP = """Table of the backbones and of the patterns that they mix with, or the options of one.
 
@@ -41,7 +41,7 @@ def models(
     if budgets:
         _show_budgets(as_markdown=as_markdown, as_json=as_json)
         return
-    from unimixer.backbones.overview import NUM_TOKENS, overviews
+    from unimixer.profiling.model_table import NUM_TOKENS, overviews
 
     found = overviews()
     if as_markdown and not as_json:
@@ -60,7 +60,7 @@ def models(
 
 def _show_budgets(*, as_markdown: bool, as_json: bool) -> None:
     from unimixer.backbones import BACKBONES
-    from unimixer.backbones.overview import any_budget_from
+    from unimixer.profiling.model_table import any_budget_from
 
     found = {name: {tokens: any_budget_from(name, num_tokens=tokens) for tokens in TOKENS} for name in BACKBONES}
     columns = ("name", *(f"{tokens} tokens" for tokens in TOKENS))
@@ -98,8 +98,8 @@ def terminal_width() -> int:
 
 def _show_one(name: str, *, as_json: bool) -> None:
     from unimixer.backbones import BACKBONES
-    from unimixer.backbones.overview import NUM_TOKENS, any_budget_from, overview
     from unimixer.errors import unknown
+    from unimixer.profiling.model_table import NUM_TOKENS, any_budget_from, overview
 
     if name not in BACKBONES:
         raise unknown("model", name, BACKBONES)

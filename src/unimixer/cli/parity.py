@@ -30,8 +30,8 @@ def parity(
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
     from unimixer.export import open_bundle
-    from unimixer.serving.parity import EagerScorer, replay
-    from unimixer.serving.store import open_store
+    from unimixer.serving.prediction_log.replay import EagerScorer, replay
+    from unimixer.serving.stores.base import open_store
 
     if (run is None) == (bundle is None):
         raise UnimixerError("compare with one model: give --run or --bundle")

@@ -29,7 +29,7 @@ def predict(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
-    from unimixer.inference import Predictor, check_kept, is_csv, read_rows, write_predictions
+    from unimixer.predictor import Predictor, check_kept, is_csv, read_rows, write_predictions
     from unimixer.progress import say
 
     if output.exists() and not overwrite:

@@ -12,10 +12,10 @@ from unimixer.cli import scale_advise, scale_count, scale_run
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
-    from unimixer.scaling.analysis import Analysis
-    from unimixer.scaling.joint import JointLaw
-    from unimixer.scaling.points import Points
-    from unimixer.scaling.series import Reading
+    from unimixer.analysis.joint_law import JointLaw
+    from unimixer.analysis.points import Points
+    from unimixer.analysis.scaling_laws import Analysis
+    from unimixer.analysis.series import Reading
 
 HELP = "Scaling laws: count, sweep over sizes, fit exponents, say how big a model to buy, report."
 
@@ -73,9 +73,9 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """See :data:`FIT_HELP`."""
-    from unimixer.scaling.analysis import analyse, analyse_jointly
-    from unimixer.scaling.options import parse_sizes
-    from unimixer.scaling.report.values import analysis_values, joint_values
+    from unimixer.analysis.options import parse_sizes
+    from unimixer.analysis.scaling_laws import analyse, analyse_jointly
+    from unimixer.report.scaling_series import analysis_values, joint_values
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     sizes = parse_sizes(at) if at else []
@@ -107,8 +107,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """See :data:`REPORT_HELP`."""
-    from unimixer.scaling.options import parse_sizes
-    from unimixer.scaling.report import write_report
+    from unimixer.analysis.options import parse_sizes
+    from unimixer.report.scaling import write_report
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
@@ -131,12 +131,12 @@ def _given(
     models: str | None,
 ) -> tuple[Points, Reading]:
     """The points and how to read their metric."""
+    from unimixer.analysis.options import parse_floor
+    from unimixer.analysis.points import read_points
+    from unimixer.analysis.power_law import FORMS
+    from unimixer.analysis.series import Reading
+    from unimixer.analysis.units import METRICS, parse_units
     from unimixer.errors import UnimixerError, check_choice
-    from unimixer.scaling.options import parse_floor
-    from unimixer.scaling.points import read_points
-    from unimixer.scaling.power_law import FORMS
-    from unimixer.scaling.series import Reading
-    from unimixer.scaling.units import METRICS, parse_units
 
     if form is not None:
         check_choice("--form", form, FORMS)
@@ -152,7 +152,7 @@ def _given(
 
 
 def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
-    from unimixer.scaling.report.words import (
+    from unimixer.report.scaling_tables import (
         JOINT_COLUMNS,
         LAW_COLUMNS,
         PAIR_COLUMNS,

@@ -11,7 +11,7 @@ import typer
 from unimixer.cli.output import Json, emit, table
 
 if TYPE_CHECKING:
-    from unimixer.scaling.advise import Advice, Budget
+    from unimixer.analysis.sizing import Advice, Budget
 
 HELP = """Say how big a model to buy: the best predicted AUC within a budget for serving or training on this machine.
 
@@ -49,14 +49,14 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
+    from unimixer.analysis.costs import costs_of
+    from unimixer.analysis.points import read_points
+    from unimixer.analysis.scaling_laws import analyse
+    from unimixer.analysis.series import Reading
+    from unimixer.analysis.sizing import Budget
+    from unimixer.analysis.sizing import advise as find
     from unimixer.bench.machine import cores as cores_here
-    from unimixer.scaling.advise import Budget
-    from unimixer.scaling.advise import advise as find
-    from unimixer.scaling.analysis import analyse
-    from unimixer.scaling.costs import costs_of
-    from unimixer.scaling.points import read_points
-    from unimixer.scaling.series import Reading
-    from unimixer.scaling.sizes import parse_sizes
+    from unimixer.experiments.sizes import parse_sizes
 
     most = None if max_params is None else float(parse_sizes(max_params)[0])
     budget = Budget(

@@ -11,8 +11,8 @@ from unimixer.cli.output import Json, emit, table
 from unimixer.cli.studies import Common
 
 if TYPE_CHECKING:
-    from unimixer.scaling.count import Cost
-    from unimixer.scaling.memory import Memory
+    from unimixer.profiling.breakdown import Cost
+    from unimixer.profiling.memory import Memory
 
 HELP = """Count what models cost, by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
 
@@ -39,9 +39,9 @@ def count(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
-    from unimixer.scaling.sizes import parse_sizes
+    from unimixer.experiments.sizes import parse_sizes
+    from unimixer.experiments.study_config import Variant, parse_variant, split_models
     from unimixer.settings import parse
-    from unimixer.study.plan import Variant, parse_variant, split_models
 
     budgets = [] if params is None else parse_sizes(params)
     if len(budgets) > 1:
@@ -68,7 +68,7 @@ def _backbone(variant: Any, budget: int | None, size: float | None, num_tokens: 
 
     from unimixer.backbones import build_backbone, fit_budget
     from unimixer.backbones.registry import backbone_class
-    from unimixer.scaling.count import count_backbone
+    from unimixer.profiling.breakdown import count_backbone
 
     options = dict(variant.options)
     with torch.device("meta"):
@@ -89,11 +89,11 @@ def _ranker(
     import torch
 
     from unimixer.cli.studies import common_recipe
+    from unimixer.data.dataset import Store, find_store
     from unimixer.data.loader import Loader
-    from unimixer.data.store import Store, find_store
+    from unimixer.profiling.breakdown import count_ranker
+    from unimixer.profiling.memory import estimate_memory
     from unimixer.ranker import dense_parameters
-    from unimixer.scaling.count import count_ranker
-    from unimixer.scaling.memory import estimate_memory
     from unimixer.settings import Change, override, parse
     from unimixer.training.config import Recipe
     from unimixer.training.model import build_ranker, resolve, with_tasks

@@ -11,10 +11,10 @@ from unimixer.cli.output import Json, emit, table
 from unimixer.cli.studies import BatchSize, Common, DryRun, Jobs, KeepRuns, MaxSteps, Threads, common_recipe, machine
 
 if TYPE_CHECKING:
-    from unimixer.scaling.plan import Sweep
-    from unimixer.scaling.sweep import PlannedSweep
-    from unimixer.study import Machine
-    from unimixer.study.pool import MakeExecutor
+    from unimixer.experiments import Machine
+    from unimixer.experiments.run_sweep import PlannedSweep
+    from unimixer.experiments.sweep_config import Sweep
+    from unimixer.workers.local import MakeExecutor
 
 HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or go on with it.
 
@@ -79,10 +79,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
-    from unimixer.scaling.costs import ladder_latencies
-    from unimixer.scaling.points import POINTS
-    from unimixer.scaling.record import write_points
-    from unimixer.scaling.sweep import compute_sweep, plan_sweep
+    from unimixer.analysis.costs import ladder_latencies
+    from unimixer.analysis.points import POINTS
+    from unimixer.experiments.points_file import write_points
+    from unimixer.experiments.run_sweep import compute_sweep, plan_sweep
 
     given = _given(data, models, sizes, points, seeds, dial, lr_grid, lr_power, lr_search, sparse_lr)
     sweep, place = _sweep(folder, out, given, common_recipe(settings, batch_size, max_steps))
@@ -131,9 +131,9 @@ def transfer(
 ) -> None:
     """See :data:`TRANSFER_HELP`."""
     from unimixer.errors import UnimixerError
-    from unimixer.scaling.plan import build_ladders, open_sweep
-    from unimixer.scaling.sweep import PlannedSweep, try_rates
-    from unimixer.scaling.transfer import losses
+    from unimixer.experiments.lr_transfer import losses
+    from unimixer.experiments.run_sweep import PlannedSweep, try_rates
+    from unimixer.experiments.sweep_config import build_ladders, open_sweep
 
     given = _given(data, models, sizes, None, None, dial, lr_grid, None, None, sparse_lr)
     sweep, place = _sweep(folder, out, given, common_recipe(settings, batch_size, max_steps))
@@ -173,8 +173,8 @@ def _given(
 ) -> dict[str, Any]:
     """The fields of a sweep that were given on the command line."""
     from unimixer.errors import UnimixerError
-    from unimixer.scaling.sizes import parse_sizes
-    from unimixer.study.plan import split_models
+    from unimixer.experiments.sizes import parse_sizes
+    from unimixer.experiments.study_config import split_models
 
     if points is not None and sizes is None:
         raise UnimixerError(f"--points {points} needs a range: --sizes 0.25M..64M")
@@ -189,7 +189,7 @@ def _given(
 def _sweep(source: Path | None, out: Path | None, given: dict[str, Any], recipe: dict[str, Any]) -> tuple[Sweep, Path]:
     """The sweep that was asked for, and its folder; a folder that holds one is its own plan."""
     from unimixer.errors import UnimixerError
-    from unimixer.scaling.plan import SWEEP, Sweep, is_sweep, read_sweep
+    from unimixer.experiments.sweep_config import SWEEP, Sweep, is_sweep, read_sweep
     from unimixer.settings import Document, load_yaml, parse
 
     folder = source or out
@@ -211,11 +211,11 @@ def _sweep(source: Path | None, out: Path | None, given: dict[str, Any], recipe:
 
 
 def _executor(ray: str | None) -> MakeExecutor:
-    from unimixer.study.pool import Pool
+    from unimixer.workers.local import Pool
 
     if ray is None:
         return Pool
-    from unimixer.scaling.ray_pool import on_ray
+    from unimixer.workers.ray import on_ray
 
     return on_ray(ray)
 

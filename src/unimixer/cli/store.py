@@ -33,8 +33,8 @@ def build(
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
-    from unimixer.serving.build import build_store
-    from unimixer.serving.store import shown
+    from unimixer.serving.stores.base import shown
+    from unimixer.serving.stores.build import build_store
 
     started = time.perf_counter()
     counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
@@ -60,8 +60,8 @@ def show(
     import json
 
     from unimixer.errors import UnimixerError
-    from unimixer.serving.records import canonical
-    from unimixer.serving.store import open_store
+    from unimixer.serving.stores.base import open_store
+    from unimixer.serving.stores.records import canonical
 
     store = open_store(place)
     facts: dict[str, object] = {**store.counts()}

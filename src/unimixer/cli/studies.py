@@ -12,7 +12,7 @@ import typer
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
-    from unimixer.study import Machine, Planned, Study
+    from unimixer.experiments import Machine, Planned, Study
 
 Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared store; may be given several times.")]
 Raw = Annotated[Path | None, typer.Option("--raw", help="Raw files of a study whose store is to be prepared first.")]
@@ -111,7 +111,7 @@ def machine(jobs: int | None, threads: int) -> Machine:
     import torch
 
     from unimixer.bench.machine import cores
-    from unimixer.study import Machine
+    from unimixer.experiments import Machine
 
     return Machine(jobs or (1 if torch.cuda.is_available() else max(1, cores() // threads)), threads)
 
@@ -127,7 +127,7 @@ def carry_out(
     as_json: bool,
 ) -> None:
     """Plan, say what it costs, compute, report."""
-    from unimixer.study import compute_study, plan_study, report_study
+    from unimixer.experiments import compute_study, plan_study, report_study
 
     planned = plan_study(study, folder, place, keep_speeds=not dry_run)
     planned.left_out |= notes or {}
@@ -163,7 +163,7 @@ def carry_out(
 def report_only(folder: Path | None, base: str | None, *, as_json: bool, **question: Sequence[str]) -> None:
     """Tables and report from the rows of a folder."""
     from unimixer.errors import UnimixerError
-    from unimixer.study import report_study
+    from unimixer.experiments import report_study
 
     if folder is None:
         raise UnimixerError("--report-only of which study? give its folder")
@@ -174,7 +174,7 @@ def report_only(folder: Path | None, base: str | None, *, as_json: bool, **quest
 
 def plan_values(planned: Planned, place: Machine) -> dict[str, Any]:
     """The plan as plain values."""
-    from unimixer.study.estimate import table_rows
+    from unimixer.experiments.time_estimate import table_rows
 
     return {
         "plan": table_rows(planned.estimates),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unimixer.data.dataset import Store
 from unimixer.data.schema import OOV_ID, PADDING_ID
-from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from unimixer.data.dataset import SplitSummary, Store
+from unimixer.data.raw.times import zone
 from unimixer.data.schema import SPLITS
-from unimixer.data.store import SplitSummary, Store
-from unimixer.data.times import zone
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import auc
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.crew import Crew, Steps
-from unimixer.data.rows import Rows
+from unimixer.data.dataset import PartWriter, SplitSummary, Written, add_up, write_part
+from unimixer.data.encoding.rows import Rows
+from unimixer.data.encoding.splits import Splitter
+from unimixer.data.encoding.transform import Transform
+from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import SPLITS
-from unimixer.data.splits import Splitter
-from unimixer.data.store import PartWriter, SplitSummary, Written, add_up, write_part
-from unimixer.data.tables import RawTables
-from unimixer.data.transform import Transform
+from unimixer.workers.tasks import Crew, Steps
 
 
 @dataclass(frozen=True)

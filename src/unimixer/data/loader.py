@@ -10,9 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.rows import Rows
+from unimixer.data.dataset import Store
+from unimixer.data.encoding.rows import Rows
 from unimixer.data.shards import Blocks, batch_share, blocks_of, deal
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
 

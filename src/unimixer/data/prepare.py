@@ -8,15 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unimixer.data import store
-from unimixer.data.crew import Crew
+from unimixer.data import dataset as store
+from unimixer.data.dataset import SplitSummary, Store
 from unimixer.data.encode import Encode, encode
-from unimixer.data.fit import fit, resolve
+from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
-from unimixer.data.store import SplitSummary, Store
-from unimixer.data.tables import RawTables
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.files import atomic_folder
+from unimixer.io import atomic_folder
+from unimixer.workers.tasks import Crew
 
 WORK = ".work"
 """Folder inside the unfinished store for what workers hand over."""
@@ -72,10 +72,10 @@ def _crew(tables: RawTables, workers: int, ray: str | None, folder: Path) -> Cre
     work = folder.absolute() / WORK
     work.mkdir()
     if ray is not None:
-        from unimixer.data.ray_crew import RayCrew
+        from unimixer.workers.ray_crew import RayCrew
 
         return RayCrew(tables, workers, work, ray)
-    from unimixer.data.processes import Processes
+    from unimixer.workers.processes import Processes
 
     return Processes(tables, workers, work)
 

@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.store import SplitSummary
+from unimixer.data.dataset import SplitSummary
 from unimixer.errors import UnimixerError
 
 Blocks = NDArray[np.int64]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimixer.data.transform import Transform
+from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.export.graph import CANDIDATES, Input, feed, signature
 from unimixer.export.held_out import FILE, load_requests

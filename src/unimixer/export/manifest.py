@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unimixer.errors import UnimixerError
-from unimixer.files import BUNDLE, check_kind, read_errors
+from unimixer.io import BUNDLE, check_kind, read_errors
 
 FORMAT = 1
 NAME = "manifest.json"

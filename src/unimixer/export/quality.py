@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.export.graph import Input, feed
 from unimixer.export.requests import request_from

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from unimixer.caller import states_kept
-from unimixer.data.arrays import Ragged
-from unimixer.data.entities import FIRST_ROW, EntityTable, KeyIndex
-from unimixer.data.history import HistoryIndex
-from unimixer.data.layout import request_layout
+from unimixer.data.dataset import Store
+from unimixer.data.encoding.arrays import Ragged
+from unimixer.data.encoding.entities import FIRST_ROW, EntityTable, KeyIndex
+from unimixer.data.encoding.history import HistoryIndex
+from unimixer.data.encoding.layout import request_layout
+from unimixer.data.encoding.transform import Transform
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
-from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.evaluation import store_of
 from unimixer.export.bundle import Bundle, open_bundle
@@ -36,7 +36,7 @@ from unimixer.export.runners import FILES, FORMATS, Runner, open_runner
 from unimixer.export.triton import CONFIG, GRAPH, config
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
-from unimixer.files import atomic_folder
+from unimixer.io import atomic_folder
 from unimixer.mixing import MatrixMixing, hardened
 from unimixer.progress import say, stage
 from unimixer.ranker import Ranker

@@ -3,7 +3,6 @@
 from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
 from unimixer.mixing.basis_linear import BasisLinear, materialised
-from unimixer.mixing.compression import Compression, RectangularGlobal
 from unimixer.mixing.constrained import Constrained, set_temperature
 from unimixer.mixing.conversions import converted_state, expanded, from_rule
 from unimixer.mixing.convolution import Convolution
@@ -23,6 +22,7 @@ from unimixer.mixing.local_patterns import (
     Local,
     SharedLinear,
 )
+from unimixer.mixing.projections import Compression, RectangularGlobal
 from unimixer.mixing.token_mixing import TokenMixing
 from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from unimixer.errors import check_positive
 from unimixer.mixing.constrained import Constrained
 from unimixer.mixing.global_patterns import Global
+from unimixer.mixing.initialization import low_rank_permutation, permutation_logits
 from unimixer.mixing.local_patterns import Local
-from unimixer.mixing.start import low_rank_permutation, permutation_logits
 
 MARGIN = 1.2
 """Low-rank starts: raw units, times ``scale``, between the permutation and the best other entry."""
@@ -71,7 +71,7 @@ class LowRankGlobal(_ConstrainedGlobal):
     r"""A matrix between blocks from two thin ones, :math:`\mathrm{Sinkhorn}(A B / \tau)`: UniMixing-Lite.
 
     After Sinkhorn the matrix is close to full rank again. The start from a permutation is exact in a low rank, see
-    :func:`unimixer.mixing.start.low_rank_permutation`.
+    :func:`unimixer.mixing.initialization.low_rank_permutation`.
 
     Args:
         num_blocks: N.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from unimixer.errors import check_choice, check_divisible
+from unimixer.mixing.initialization import block_permutation
 from unimixer.mixing.learned import BasisLocal, LowRankGlobal
-from unimixer.mixing.start import block_permutation
 from unimixer.mixing.unified import MatrixMixing
 from unimixer.mixing.unimixing import LOCALS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from unimixer.errors import check_choice, check_divisible
+from unimixer.mixing.initialization import block_permutation
 from unimixer.mixing.learned import DoublyStochasticLocal, LearnedGlobal
-from unimixer.mixing.start import block_permutation
 from unimixer.mixing.unified import MatrixMixing
 
 LOCALS = ("doubly_stochastic", "shared", "free")

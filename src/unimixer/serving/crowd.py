@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from unimixer.serving.errors import RefusedError
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.refusal import RefusedError
 
 Result = TypeVar("Result")
 

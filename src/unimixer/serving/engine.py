@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.data.coverage import Coverage
-from unimixer.data.transform import Transform
+from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
-from unimixer.serving.call import CallReader
 from unimixer.serving.crowd import Crowd
-from unimixer.serving.encoder import EncodedCall, RankCall, RequestEncoder
+from unimixer.serving.encoding.parse_request import CallReader
+from unimixer.serving.encoding.request import EncodedCall, RankCall, RequestEncoder
+from unimixer.serving.errors import RefusedError
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.refusal import RefusedError
 from unimixer.serving.settings import ServeSettings
-from unimixer.serving.store import FeatureStore
+from unimixer.serving.stores.base import FeatureStore
 
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""

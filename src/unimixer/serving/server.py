@@ -15,15 +15,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.app import make_app
-from unimixer.serving.connections import Connection, Limits, files_for
 from unimixer.serving.engine import Engine, Open
-from unimixer.serving.gate import Gate
+from unimixer.serving.http.app import make_app
+from unimixer.serving.http.connections import Connection, Limits, files_for
+from unimixer.serving.http.middleware import Gate
 from unimixer.serving.log import Log, standard_error
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.score_log import ScoreLog, open_sink
+from unimixer.serving.prediction_log.writer import ScoreLog, open_sink
 from unimixer.serving.settings import API_KEY, ServeSettings
-from unimixer.serving.store import KINDS, open_store
+from unimixer.serving.stores.base import KINDS, open_store
 
 BACKLOG = 512
 

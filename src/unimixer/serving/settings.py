@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.store import MARGIN, PATIENCE_S
+from unimixer.serving.stores.base import MARGIN, PATIENCE_S
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"

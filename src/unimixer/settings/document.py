@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from unimixer.errors import UnimixerError
-from unimixer.files import kind_of
+from unimixer.io import kind_of
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top to a value."""

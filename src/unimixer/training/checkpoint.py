@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
-from unimixer.files import atomic_folder, read_errors, read_json
+from unimixer.io import atomic_folder, read_errors, read_json
 
 
 def save_checkpoint(
@@ -67,7 +67,7 @@ def load_checkpoint(
     """
     state = load_state(checkpoint / "state.json")
     if (checkpoint / "tables.json").exists():  # several processes wrote it
-        from unimixer.training.distributed.alone import checkpoint_of_many
+        from unimixer.training.distributed.consolidate import checkpoint_of_many
 
         weights, tensors = checkpoint_of_many(checkpoint)
         check_weights(checkpoint, weights, model.state_dict())

@@ -10,8 +10,8 @@ import torch
 
 from unimixer.backbones import BACKBONES
 from unimixer.caller import states_kept
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import UnimixerError
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker

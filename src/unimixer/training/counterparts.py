@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimixer.data.numeric import NumericFit
+from unimixer.data.encoding.numeric import NumericFit
+from unimixer.data.encoding.transform import Transform
+from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.schema import FIRST_ID, OOV_ID, Schema
-from unimixer.data.transform import Transform
-from unimixer.data.vocabulary import Vocabulary
 from unimixer.errors import UnimixerError
 
 _MEANING = ("kind", "domain", "transform", "table_name", "width", "history")

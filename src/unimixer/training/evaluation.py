@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from unimixer.data.entities import MISSING_ROW
+from unimixer.data.dataset import Store
+from unimixer.data.encoding.entities import MISSING_ROW
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import check_labels
-from unimixer.data.store import Store
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
-from unimixer.training.distributed.world import ALONE, World
+from unimixer.training.process_group import ALONE, World
 
 EVALUATION_BATCH = 4_096
 

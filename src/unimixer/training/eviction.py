@@ -16,7 +16,7 @@ from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker
 from unimixer.training.config import EvictionConfig, Recipe
 from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.world import ALONE, World
+from unimixer.training.process_group import ALONE, World
 
 if TYPE_CHECKING:
     from torchrec.modules.mc_modules import MCHEvictionPolicy

@@ -14,12 +14,12 @@ import torch
 
 from unimixer.allocator import keep_freed_memory
 from unimixer.blocks import pop_statistics
+from unimixer.data.dataset import Store
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.files import DiskError, atomic_file
+from unimixer.io import DiskError, atomic_file
 from unimixer.metrics import TaskMetrics
 from unimixer.progress import Bar, audience, progress_bar, say
 from unimixer.ranker import Ranker, count_dense, count_tables
@@ -31,20 +31,20 @@ from unimixer.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
 from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
+from unimixer.training.process_group import ALONE, World
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
+from unimixer.training.signals import StopRequest, stop_signals
 from unimixer.training.state import TrainState
 from unimixer.training.step import TrainStep
-from unimixer.training.stop import StopRequest, stop_signals
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
 from unimixer.training.warm_start import WarmStart
 
 if TYPE_CHECKING:
-    from unimixer.training.distributed.keeper import Keeper
+    from unimixer.training.distributed.checkpoint import Keeper
 
 
 class Trainer:
@@ -112,7 +112,7 @@ class Trainer:
         if start is not None:
             start.check_unchanged(RunFolder(self.run.outer).warm_start_facts)
         if self.world.distributed:
-            from unimixer.training.distributed.start import warm_start_sharded
+            from unimixer.training.distributed.setup import warm_start_sharded
 
             warm_start_sharded(self.model, self.recipe, start, world=self.world, device=self.device)
         else:
@@ -306,7 +306,7 @@ def keeper_of(run: RunFolder, model: Ranker, step: TrainStep, world: World) -> K
     """What writes and reads a model whose tables are cut over processes; None for a model of one process."""
     if not world.distributed:
         return None
-    from unimixer.training.distributed.keeper import Keeper
+    from unimixer.training.distributed.checkpoint import Keeper
 
     tables: Any = model.embedding.tables
     return Keeper(run, model, tables, step.optimizers["dense"], world, step.eviction)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from unimixer.data.coverage import expected_shares
-from unimixer.data.store import Store
-from unimixer.data.transform import Transform
+from unimixer.data.dataset import Store
+from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
-from unimixer.files import (
+from unimixer.io import (
     RUN,
     atomic_folder,
     check_kind,

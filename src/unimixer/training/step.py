@@ -17,11 +17,11 @@ from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.dense import DenseParts
-from unimixer.training.distributed.world import ALONE, World
 from unimixer.training.eviction import Eviction
 from unimixer.training.model import checkpoint_activations
 from unimixer.training.nonfinite import diverged, first_nonfinite_module
 from unimixer.training.optimizers import build_optimizers
+from unimixer.training.process_group import ALONE, World
 from unimixer.training.schedule import rate, temperature
 
 

@@ -14,7 +14,7 @@ import torch
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar, duration, say
 from unimixer.refusals import explain
-from unimixer.training.distributed.world import ALONE, World
+from unimixer.training.process_group import ALONE, World
 from unimixer.training.run import RunFolder
 
 WINDOW_ROWS = 20_000

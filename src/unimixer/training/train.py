@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from unimixer.caller import states_kept
+from unimixer.data.dataset import Store, find_store
 from unimixer.data.schema import SPLITS
-from unimixer.data.store import Store, find_store
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
 from unimixer.training.config import Recipe
 from unimixer.training.distributed import World, agree, check_triple, launched, world_of
-from unimixer.training.distributed.alone import take_over
+from unimixer.training.distributed.consolidate import take_over
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, rehearse, resolve

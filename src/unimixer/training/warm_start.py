@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimixer.data.encoding.transform import Transform
 from unimixer.data.schema import FIRST_ID
-from unimixer.data.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.managed import EMPTY
 from unimixer.mixing import converted_state

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unimixer.blocks import after_step, pop_penalties, recompute_activations
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import TABLES, Ranker, dense_parameters

@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import SCHEMA, toy_tables
 
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
 from unimixer.evaluation import evaluate_run
-from unimixer.inference import Predictor
 from unimixer.metrics import MetricAccumulator
+from unimixer.predictor import Predictor
 from unimixer.settings import dump_yaml, parse
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.alone import consolidate_run
+from unimixer.training.distributed.consolidate import consolidate_run
 from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP, resume, train
 

@@ -23,7 +23,7 @@ from unimixer.data.prepare import prepare
 from unimixer.evaluation import evaluate_run
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.alone import consolidate_run
+from unimixer.training.distributed.consolidate import consolidate_run
 from unimixer.training.distributed.sharded_dense import _placement, held_whole, layers
 from unimixer.training.run import RunFolder
 from unimixer.training.train import resume, train

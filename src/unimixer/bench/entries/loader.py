@@ -9,8 +9,8 @@ from torch import Tensor
 
 from unimixer.bench.base import Benchmark, Case, Prepared, Setting, Work
 from unimixer.bench.entries.stores import world_store
+from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.data.store import Store
 
 TRAINING = 0.8
 """Share of the rows that are in the training part."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unimixer.bench.base import Benchmark, Case, Prepared, Setting, Work
 from unimixer.bench.entries.stores import no_bars, world, world_store
-from unimixer.inference import Predictor
+from unimixer.predictor import Predictor
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.train import train

@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from unimixer.data.adapters import open_raw
+from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
-from unimixer.data.store import Store
-from unimixer.data.tables import RawTables
+from unimixer.data.raw.adapters import open_raw
+from unimixer.data.raw.tables import RawTables
 
 
 def world(rows: int) -> RawTables:

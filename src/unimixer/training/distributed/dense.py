@@ -13,7 +13,7 @@ from unimixer.features.batch import Batch
 from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.distributed.plan import quietly
 from unimixer.training.distributed.sharded_dense import clip, is_sharded, sum_whole
-from unimixer.training.distributed.world import World
+from unimixer.training.process_group import World
 
 
 class Scoring(nn.Module):

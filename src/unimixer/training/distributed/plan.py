@@ -13,7 +13,7 @@ from torch import nn
 
 from unimixer.errors import UnimixerError, unknown
 from unimixer.training.config import DistributedConfig, OptimizerConfig
-from unimixer.training.distributed.world import World
+from unimixer.training.process_group import World
 
 if TYPE_CHECKING:
     from torchrec.distributed.embedding import EmbeddingCollectionSharder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unimixer.blocks.cross_attention import EventFFN
 from unimixer.mixing import Constrained
 from unimixer.ranker import TABLES, Ranker, dense_parameters, table_parameters
-from unimixer.training.distributed.world import World
+from unimixer.training.process_group import World
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule

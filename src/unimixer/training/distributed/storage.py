@@ -12,9 +12,9 @@ from torch import Tensor
 
 from unimixer.errors import UnimixerError
 from unimixer.ranker import PACKED
-from unimixer.training.distributed.engine import FusedRule
+from unimixer.training.distributed.embedding_kernels import FusedRule
 from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.start import first_rows
+from unimixer.training.distributed.setup import first_rows
 
 if TYPE_CHECKING:
     from unimixer.training.distributed.tables import ShardedTables

@@ -16,11 +16,11 @@ from unimixer.features.managed import ManagedTables
 from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.engine import build_collections, build_optimizer
+from unimixer.training.distributed.embedding_kernels import build_collections, build_optimizer
 from unimixer.training.distributed.lookups import Columns, columns_of, jagged, split_by_batch
 from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.start import draw_rows
-from unimixer.training.distributed.world import World
+from unimixer.training.distributed.setup import draw_rows
+from unimixer.training.process_group import World
 
 
 class ShardedTables(nn.Module):

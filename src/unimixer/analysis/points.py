@@ -1,0 +1,244 @@
+"""Points of scaling curves, one line a run: read from CSV or Parquet, checked, every mistake one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from unimixer.analysis.units import AUC, ERROR, FACTORS, GAIN, METRICS, check_metric, check_size, parse_number
+from unimixer.errors import UnimixerError, check_choice, nearest
+
+POINTS = "points.csv"
+"""Name of the file in the folder of a sweep."""
+SIZES = ("params", "flops", "latency_ms")
+NEEDED = ("model", "params", "metric")
+OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "store", "status")
+NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc")
+_CANNOT = "; correct the row or remove it"
+_MAY_LACK = ("latency_ms", "auc", "best_auc", "rows", "seed")
+"""Columns in which an empty cell is no mistake."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run.
+
+    Args:
+        model: its name; that of the store stands before it where a file has several.
+        metric: as the file has it, in units of one.
+        params: dense parameters.
+        where: file and line, for messages.
+        flops: forward, a sample.
+        seed: of the run.
+        rows: training samples.
+        latency_ms: of a batch as served.
+        best_auc: the best that can be reached on these data.
+    """
+
+    model: str
+    metric: float
+    params: float
+    where: str
+    flops: float | None = None
+    seed: int | None = None
+    rows: float | None = None
+    latency_ms: float | None = None
+    best_auc: float | None = None
+
+    def size(self, column: str) -> float | None:
+        """Parameters, FLOPs or latency."""
+        found: float | None = getattr(self, column)
+        return found
+
+    @property
+    def config(self) -> tuple[float, ...]:
+        """What runs of one size share."""
+        return (self.params, self.flops or 0.0, self.rows or 0.0)
+
+
+@dataclass(frozen=True)
+class Points:
+    """All runs of a file.
+
+    Args:
+        points: in the order of the file.
+        metric: what their metric is: ``auc``, ``gain`` or ``error``.
+        source: the file.
+        notes: what was left out.
+    """
+
+    points: tuple[Point, ...]
+    metric: str
+    source: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[str]:
+        """Names, in the order of the file."""
+        return list(dict.fromkeys(point.model for point in self.points))
+
+    @property
+    def sizes(self) -> list[str]:
+        """Columns by which every run can be placed."""
+        return [name for name in SIZES if all(point.size(name) is not None for point in self.points)]
+
+    def only(self, models: Sequence[str]) -> Points:
+        """The same of some models."""
+        for name in models:
+            if name not in self.models:
+                raise UnimixerError(f"{self.source}: no model {name!r}{nearest(name, self.models)}")
+        return replace(self, points=tuple(point for point in self.points if point.model in models))
+
+
+def read_points(
+    path: Path | str, *, metric: str | None = None, form: str | None = None, units: Mapping[str, str] | None = None
+) -> Points:
+    """Read a file of points, or the one in the folder of a sweep.
+
+    Args:
+        path: CSV or Parquet with the columns ``model``, ``params``, ``metric``, and where at hand ``flops``, ``seed``,
+            ``rows``, ``latency_ms``, ``best_auc``, ``store``, ``status``; or a folder with ``points.csv``.
+        metric: ``auc``, ``gain`` or ``error`` (default: AUC where the file has a column ``auc``, as that of a sweep;
+            else an error where one is to be fitted, and a gain otherwise).
+        form: of the law that is to be fitted, ``gain`` or ``error``.
+        units: of ``params``, ``flops`` and ``metric``, where they are not one.
+
+    Raises:
+        UnimixerError: with the line, the rule and the way out.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / POINTS).exists():
+            raise UnimixerError(f"{path} has no {POINTS}; give a sweep's folder (unimixer scale run), or a CSV file")
+        path = path / POINTS
+    if not path.exists():
+        raise UnimixerError(f"{path}: no such file; expected a CSV or Parquet file with {', '.join(NEEDED)}")
+    frame = _read(path)
+    return check_points(frame, source=path.name, metric=metric, form=form, units=units)
+
+
+def check_points(
+    frame: pl.DataFrame,
+    *,
+    source: str = "points",
+    metric: str | None = None,
+    form: str | None = None,
+    units: Mapping[str, str] | None = None,
+) -> Points:
+    """The same of a table in memory; lines count as in a CSV file, whose first is the header."""
+    frame = frame.rename({name: name.strip().lower() for name in frame.columns})
+    for name in NEEDED:
+        if name not in frame.columns:
+            raise UnimixerError(f"{source}: no column {name!r}{nearest(name, frame.columns)}")
+    kind = metric or (AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
+    check_choice("metric", kind, METRICS)
+    units, stores = dict(units or {}), set(_texts(frame, "store"))
+    found, failed = [], 0
+    for number, row in enumerate(frame.iter_rows(named=True), start=2):
+        if str(row.get("status") or "ok").strip().lower() != "ok":
+            failed += 1
+            continue
+        found.append(_point(row, f"{source}, line {number}", kind, units, several_stores=len(stores) > 1))
+    if not found:
+        raise UnimixerError(f"{source}: no rows{f' but {failed} that failed' if failed else ''}; nothing to fit")
+    _check_duplicates(found)
+    notes = (f"{failed} run{'s' if failed > 1 else ''} that failed left out",) if failed else ()
+    return Points(tuple(found), kind, source, notes)
+
+
+def points_csv(points: Points) -> str:
+    """All runs as CSV, in units of one."""
+    names = [*NEEDED, *(name for name in OPTIONAL if name in Point.__dataclass_fields__)]
+    rows = [[getattr(point, name) for name in names] for point in points.points]
+    frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
+    return frame.drop([name for name in names if frame[name].null_count() == frame.height]).write_csv()
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pl.read_parquet(path)
+        return pl.read_csv(path, infer_schema=False, comment_prefix=None)
+    except pl.exceptions.NoDataError:
+        raise UnimixerError(f"{path.name} is empty; expected a header with {', '.join(NEEDED)} and rows") from None
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnimixerError(f"{path.name}: not a table that can be read ({reason}); expected CSV or Parquet") from None
+
+
+def _point(
+    row: Mapping[str, object], where: str, kind: str, units: Mapping[str, str], *, several_stores: bool
+) -> Point:
+    model = str(row["model"] or "").strip()
+    if not model:
+        raise UnimixerError(f"{where}: no model; every row needs a name in the column model")
+    where = f"{where} ({model})"
+    values = {name: _number(name, row.get(name), where, units) for name in NUMBERS}
+    for name in SIZES:
+        value = values[name]
+        if value is not None:
+            check_size(name, value, where, units)
+    metric, params = values["metric"], values["params"]
+    assert metric is not None  # an empty cell of these two was refused
+    assert params is not None
+    check_metric(kind, metric, where)
+    best, seed, store = values["best_auc"], values["seed"], str(row.get("store") or "").strip()
+    if best is not None and not 0 < best <= 1:
+        raise UnimixerError(f"{where}: best_auc={best:g} is no AUC, which lies between 0 and 1{_CANNOT}")
+    if seed is not None and seed != int(seed):
+        raise UnimixerError(f"{where}: seed={seed:g} is not a whole number{_CANNOT}")
+    return Point(
+        model=f"{store}: {model}" if several_stores and store else model,
+        metric=metric,
+        params=params,
+        where=where,
+        flops=values["flops"],
+        seed=None if seed is None else int(seed),
+        rows=values["rows"],
+        latency_ms=values["latency_ms"],
+        best_auc=best,
+    )
+
+
+def _number(name: str, cell: object, where: str, units: Mapping[str, str]) -> float | None:
+    """A cell as a number, ``None`` where there is none and none is needed."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        if name in ("params", "metric"):
+            raise UnimixerError(f"{where}: {name} is empty; remove the row, or give it status=failed")
+        return None
+    try:
+        value = parse_number(cell) if isinstance(cell, str) else float(str(cell))
+    except ValueError:
+        raise UnimixerError(f"{where}: {name}={cell!r} is not a number{_CANNOT}") from None
+    if not math.isfinite(value):
+        if name in _MAY_LACK and math.isnan(value):
+            return None
+        raise UnimixerError(f"{where}: {name}={cell}: not a finite number; remove the row, or give it status=failed")
+    written = isinstance(cell, str) and not cell.strip()[-1].isdigit() and not cell.strip().endswith(".")
+    return value if written else value * FACTORS[units.get(name, "1")]
+
+
+def _check_duplicates(points: Sequence[Point]) -> None:
+    """The same model, size and seed twice; without seeds, the same metric too: nothing was measured twice."""
+    seen: dict[tuple[object, ...], Point] = {}
+    for point in points:
+        same = (point.model, *point.config)
+        key = (*same, point.metric, point.latency_ms) if point.seed is None else (*same, point.seed)
+        if key in seen:
+            what = "the same model, size and metric" if point.seed is None else "the same model, size and seed"
+            raise UnimixerError(
+                f"{point.where} repeats {seen[key].where}: {what}; remove one of them, or, where they are different "
+                "runs, tell them apart by a column seed"
+            )
+        seen[key] = point
+
+
+def _texts(frame: pl.DataFrame, name: str) -> list[str]:
+    return [str(value).strip() for value in frame[name].to_list() if value] if name in frame.columns else []
+
+
+__all__ = ["AUC", "ERROR", "GAIN", "POINTS", "SIZES", "Point", "Points", "check_points", "points_csv", "read_points"]

@@ -1,0 +1,185 @@
+"""From points to what a report shows: laws, exponents compared, predictions, and what a reader has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unimixer.analysis.bootstrap import LEVEL, REPLICATES
+from unimixer.analysis.exponents import Pair, compare_exponents
+from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
+from unimixer.analysis.points import ERROR, Points
+from unimixer.analysis.power_law import Law, fit_law, needed_sizes
+from unimixer.analysis.series import SAME_ROWS, Reading, Series, build_series, words_of
+from unimixer.errors import UnimixerError, check_positive
+
+FAR = 8.0
+"""Predictions for more than so many times the largest size come with a warning."""
+AHEAD_BY = 4.0
+"""Without sizes to predict at, so many times the largest size."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A model at a size: the law, its interval, and the interval of one new run."""
+
+    model: str
+    size: float
+    times: float
+    value: float
+    band: tuple[float, float] | None
+    run: tuple[float, float] | None
+
+    @property
+    def far(self) -> bool:
+        """Whether the size lies too far from the runs."""
+        return self.times > FAR
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything over one kind of size.
+
+    Args:
+        x: ``params``, ``flops`` or ``latency_ms``.
+        form: ``gain`` or ``error``.
+        words: name of what is fitted.
+        series: runs by model.
+        laws: by model, those that can be fitted.
+        left_out: models that cannot, and why.
+        pairs: exponents compared.
+        predicted: at other sizes.
+        replicates: draws of the bootstrap.
+    """
+
+    x: str
+    form: str
+    words: str
+    series: dict[str, Series]
+    laws: dict[str, Law]
+    left_out: dict[str, str]
+    pairs: list[Pair]
+    predicted: list[Predicted]
+    replicates: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence each, with its model."""
+        found = list(self.notes)
+        for model, law in self.laws.items():
+            found += [f"{model}: {text}" for text in (*self.series[model].notes, *law.warnings)]
+        found += [f"{model}: not fitted: {why}" for model, why in self.left_out.items()]
+        tested = sum(pair.p is not None for pair in self.pairs)
+        if tested * 2 / (self.replicates + 1) >= 1 - LEVEL:
+            found.append(
+                f"{self.replicates} draws are too few to tell any of {tested} pairs apart after Holm; "
+                f"give --replicates {int(2 * tested / (1 - LEVEL)) + 1} or more"
+            )
+        far = list(dict.fromkeys(one.model for one in self.predicted if one.far))
+        if far:
+            found.append(
+                f"{', '.join(far)}: predicted at more than {FAR:g} times the largest size; the interval holds only if "
+                "the law does not bend"
+            )
+        return found
+
+
+def analyse(
+    points: Points,
+    *,
+    x: str = "params",
+    reading: Reading | None = None,
+    at: Sequence[float] = (),
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Analysis:
+    """Fit every model of a file and compare their exponents.
+
+    Args:
+        points: the runs.
+        x: ``params``, ``flops`` or ``latency_ms``.
+        reading: how the metric becomes what is fitted.
+        at: sizes to predict (default: four times the largest).
+        replicates: draws of the bootstrap.
+        seed: of the draws.
+
+    Raises:
+        UnimixerError: where no model can be fitted.
+    """
+    if replicates < 100:
+        raise UnimixerError(f"replicates={replicates}: percentiles of 95% intervals need at least 100 draws")
+    check_positive(**{f"at[{n}]": size for n, size in enumerate(at)})
+    reading = reading or Reading()
+    form, series = reading.form_of(points), build_series(points, x, reading)
+    laws, left_out = {}, {}
+    for one, stream in zip(series, np.random.default_rng(seed).spawn(len(series)), strict=True):
+        needed = needed_sizes(form, one.floor)
+        if one.sizes < needed:
+            left_out[one.model] = f"{one.sizes} size{'s' if one.sizes > 1 else ''}, and {needed} are needed" + (
+                " where the floor is fitted (2 where it is given: --best-auc or --floor)" if needed > 2 else ""
+            )
+            continue
+        laws[one.model] = fit_law(
+            *(one.x, one.y), form=form, floor=one.floor, size=one.size, replicates=replicates, generator=stream
+        )
+    if not laws:
+        told = "; ".join(f"{model}: {why}" for model, why in left_out.items())
+        raise UnimixerError(f"{points.source}: too few points to fit anything: {told}; train more sizes")
+    return Analysis(
+        x=x,
+        form=form,
+        words=words_of(form, points.metric),
+        series={one.model: one for one in series},
+        laws=laws,
+        left_out=left_out,
+        pairs=compare_exponents(laws),
+        predicted=_predicted(laws, at),
+        replicates=replicates,
+        notes=points.notes,
+    )
+
+
+def analyse_jointly(
+    points: Points, reading: Reading | None = None, *, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, JointLaw]:
+    """The joint law over parameters and rows of every model whose runs vary both; empty where none does."""
+    reading, found = reading or Reading(), {}
+    form = reading.form_of(points)
+    streams = np.random.default_rng(seed).spawn(len(points.models))
+    for model, stream in zip(points.models, streams, strict=True) if form == ERROR else ():
+        runs = [point for point in points.points if point.model == model]
+        rows = [point.rows for point in runs if point.rows is not None]
+        varied = len(rows) == len(runs) and max(rows) > SAME_ROWS * min(rows)
+        if not varied or min(len(set(rows)), len({point.params for point in runs})) < NEEDED:
+            continue
+        found[model] = fit_joint(
+            [point.params for point in runs],
+            rows,
+            [reading.value(point, form, points.metric) for point in runs],
+            floor=reading.floor_of(runs, form),
+            replicates=replicates,
+            generator=stream,
+        )
+    return found
+
+
+def _predicted(laws: dict[str, Law], at: Sequence[float]) -> list[Predicted]:
+    found = []
+    for model, law in laws.items():
+        largest = float(law.x.max())
+        for size in at or (AHEAD_BY * largest,):
+            band, run = law.band(size), law.prediction(size)
+            found.append(
+                Predicted(
+                    model=model,
+                    size=float(size),
+                    times=float(size) / largest,
+                    value=float(law.at(size)[0]),
+                    band=None if band is None else (float(band[0][0]), float(band[1][0])),
+                    run=None if run is None else (float(run[0][0]), float(run[1][0])),
+                )
+            )
+    return found

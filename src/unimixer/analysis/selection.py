@@ -1,0 +1,145 @@
+"""Which rows of a study stand for a model: those at the learning rates that validation chose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from unimixer.errors import UnimixerError, unknown
+from unimixer.experiments.cases import short
+
+Row = Mapping[str, Any]
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rows that may be compared with each other: one data set, one budget, one group of models."""
+
+    store: str
+    store_hash: str
+    budget_kind: str
+    budget: int
+    group: str = ""
+
+    @property
+    def words(self) -> str:
+        """What a heading says, for example ``kuairand-pure, 1M parameters``."""
+        return ", ".join([self.store, self.budget_words, *([self.group] if self.group else [])])
+
+    @property
+    def budget_words(self) -> str:
+        """For example ``1M parameters``."""
+        return f"{short(self.budget)} {'FLOPs a sample' if self.budget_kind == 'flops' else 'parameters'}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows of one model at the rates that were chosen for it."""
+
+    variant: str
+    dense_lr: float | None
+    sparse_lr: float | None
+    finished: Mapping[int, Row]
+    """By seed."""
+    failed: Mapping[int, Row]
+    missing: tuple[int, ...]
+    """Seeds that other models have, or that the plan asks for, and this one has no row of."""
+
+    @property
+    def example(self) -> Row:
+        """A row to read sizes from."""
+        return next(iter((self.finished or self.failed).values()))
+
+
+def tasks_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Tasks of the rows, in the order of the columns of their scores; rows of one store have the same."""
+    return tuple(dict.fromkeys(task for row in rows for task in json.loads(row["tasks"])))
+
+
+def is_finished(row: Row) -> bool:
+    """Whether the row is of a run that came to its end."""
+    return row.get("status") == "ok"
+
+
+def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
+    """Rows by what they may be compared within; the base stands in every group of models."""
+    groups = list(dict.fromkeys(_group(row) for row in rows if row["variant"] != base)) or [""]
+    found: dict[Place, list[Row]] = {}
+    for row in rows:
+        for group in groups if row["variant"] == base else [_group(row)]:
+            place = Place(row["store"], row["store_hash"], row["budget_kind"], row["budget"], group)
+            found.setdefault(place, []).append(row)
+    alone = len({row["variant"] for row in rows}) == 1
+    return {place: part for place, part in found.items() if alone or {row["variant"] for row in part} != {base}}
+
+
+def find_base(rows: Sequence[Row], base: str | None) -> str:
+    """The label of the base: given as a label or as a backbone; by default the first model of the rows."""
+    labels = list(dict.fromkeys(row["variant"] for row in rows))
+    if base is None:
+        return str(labels[0])
+    if base in labels:
+        return base
+    named = list(dict.fromkeys(str(row["variant"]) for row in rows if row["backbone"] == base))
+    if len(named) > 1:
+        raise UnimixerError(f"base={base!r} could be any of: {' · '.join(named)}; give the whole label")
+    if not named:
+        raise unknown("base", base, labels)
+    return named[0]
+
+
+def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ()) -> list[Chosen]:
+    """The chosen rows of every model of one place, in the order in which the models come.
+
+    The rates are those of the rows whose phase is not ``search``. Where the search is still open, they are the ones
+    with the best validation AUC so far (mean over tasks, then seeds). Test metrics play no part.
+
+    Args:
+        rows: rows of one :class:`Place`.
+        tasks: tasks whose validation AUC chooses.
+        seeds: seeds that the plan asks for.
+    """
+    kept = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        rates = _chosen_rates(own, tasks)
+        kept.append((str(variant), rates, [row for row in own if _rates(row) == rates]))
+    expected = sorted({*seeds, *(row["seed"] for _, _, own in kept for row in own)})
+    chosen = []
+    for variant, (dense, sparse), own in kept:
+        finished = {row["seed"]: row for row in own if is_finished(row)}
+        failed = {row["seed"]: row for row in own if row["seed"] not in finished}
+        missing = tuple(seed for seed in expected if seed not in finished and seed not in failed)
+        chosen.append(Chosen(variant, dense, sparse, dict(sorted(finished.items())), failed, missing))
+    return chosen
+
+
+def validation_auc(row: Row, tasks: Sequence[str]) -> float | None:
+    """Mean over tasks; None where one is not known."""
+    values = [row.get(f"validation_{task}_auc") for task in tasks]
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
+
+
+def _group(row: Row) -> str:
+    return row.get("group") or ""
+
+
+def _rates(row: Row) -> tuple[float | None, float | None]:
+    return row.get("dense_lr"), row.get("sparse_lr")
+
+
+def _chosen_rates(rows: Sequence[Row], tasks: Sequence[str]) -> tuple[float | None, float | None]:
+    settled = [row for row in rows if row.get("phase") != SEARCH]
+    if settled:
+        pairs = [_rates(row) for row in settled]
+        return max(dict.fromkeys(pairs), key=pairs.count)  # more than one only where a plan was changed by hand
+    scores: dict[tuple[float | None, float | None], list[float]] = {}
+    for row in rows:
+        score = validation_auc(row, tasks) if is_finished(row) else None
+        scores.setdefault(_rates(row), []).extend([] if score is None else [score])
+    return max(scores, key=lambda pair: mean(scores[pair]) if scores[pair] else float("-inf"))

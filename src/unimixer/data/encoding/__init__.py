@@ -1,0 +1,1 @@
+"""Fit the transform on the training part and encode rows with it."""

@@ -1,0 +1,126 @@
+"""Who met which item when: causal histories, looked up by user and time, the same way in training and in serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from unimixer.data.encoding.arrays import Ragged
+from unimixer.data.raw import values
+from unimixer.data.raw.lists import as_lists
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.schema import Feature, History, Label, Schema
+
+BEFORE_THE_LOG = np.iinfo(np.int64).min
+"""Time of the events of a snapshot: earlier than every impression."""
+AFTER_THE_LOG = np.iinfo(np.int64).max
+"""Time of new rows where the log has no times: later than every impression."""
+
+
+@dataclass(frozen=True)
+class HistoryIndex:
+    """Events of every user, oldest first.
+
+    Shape:
+        - items: one list a user row, each entry a row of the items table
+        - times: the same lists, event times in ms
+    """
+
+    items: Ragged
+    times: Ragged
+    max_length: int
+
+    @classmethod
+    def build(
+        cls,
+        users: NDArray[np.int32],
+        items: NDArray[np.int32],
+        times: NDArray[np.int64],
+        *,
+        num_users: int,
+        max_length: int,
+    ) -> HistoryIndex:
+        """Sort events by user and time; events of one user at one time keep their order."""
+        order = np.lexsort((times, users))
+        counts = np.bincount(users, minlength=num_users)
+        offsets = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return cls(Ragged(items[order], offsets), Ragged(times[order], offsets), max_length)
+
+    def windows(self, users: NDArray[np.int32], times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Start and length, (n, 2), of the last ``max_length`` events strictly earlier than each time.
+
+        An event at the very time of the impression is not seen: it may be the impression itself.
+        """
+        offsets = self.items.offsets
+        first, last = offsets[users], offsets[users + 1]
+        low, high = first.copy(), last.copy()
+        # binary search in all rows at once, each inside its user's events
+        while True:
+            open_ = low < high
+            if not open_.any():
+                break
+            middle = (low + high) // 2
+            earlier = np.zeros(len(low), dtype=bool)
+            earlier[open_] = self.times.values[middle[open_]] < times[open_]
+            low = np.where(open_ & earlier, middle + 1, low)
+            high = np.where(open_ & ~earlier, middle, high)
+        start = np.maximum(first, low - self.max_length)
+        return np.stack([start, low - start], axis=1)
+
+
+def event_label(history: History, schema: Schema) -> Label | None:
+    """The label that the event of a history names, if it does not name a column."""
+    return next((label for label in schema.labels if label.name == history.event), None)
+
+
+def event_column(history: History, schema: Schema) -> str | None:
+    """The column of the log that says whether the event of a history happened."""
+    label = event_label(history, schema)
+    return history.event if label is None else label.source or label.name
+
+
+def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
+    """Which impressions enter a history: where the event's column is 1 or its label holds; an empty value is no event.
+
+    Raises:
+        UnimixerError: the column is graded, and the event does not name the label with its threshold.
+    """
+    name, label = event_column(history, schema), event_label(history, schema)
+    if name is None:
+        return np.ones(chunk.frame.height, dtype=np.bool_)
+    numbers = values.as_number(chunk, name, way_out=f"an event of history {history.name!r} is 0 or 1, or empty")
+    if label is not None and label.threshold is not None:
+        reached: NDArray[np.bool_] = numbers >= label.threshold  # false for NaN
+        return reached
+    labels = [one.name for one in schema.labels if (one.source or one.name) == name and one.threshold is not None]
+    values.require(
+        chunk,
+        values.column(chunk, name),
+        pl.Series(np.isnan(numbers) | (numbers == 0) | (numbers == 1)),
+        "is not 0 or 1",
+        f"let event of history {history.name!r} name "
+        + (f"the label {labels[0]!r}" if labels else "a label with a threshold"),
+    )
+    entered: NDArray[np.bool_] = numbers == 1
+    return entered
+
+
+def snapshot_lists(history: History, users: Chunk) -> pl.Series:
+    """Item keys from before the log, a list a user, the last ``max_length`` of them, oldest first."""
+    assert history.snapshot is not None
+    raw = values.column(users, history.snapshot)
+    if isinstance(raw.dtype, (pl.List, pl.Array)) and raw.dtype.inner.is_float():
+        largest = raw.cast(pl.List(raw.dtype.inner)).list.eval(pl.element().abs()).list.max()
+        values.check_exact(users, largest.rename(history.snapshot))
+    feature = Feature(
+        name=history.snapshot,
+        kind="sequence",
+        domain="user",
+        max_length=history.max_length,
+        separator=history.separator,
+    )
+    return as_lists(users, feature)

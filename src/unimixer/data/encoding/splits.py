@@ -1,0 +1,143 @@
+"""Which part of the data an impression belongs to: by time, unless a random split is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.data.raw.times import midnight, zone
+from unimixer.data.schema import SPLITS, DateSplit, RandomSplit, Schema
+from unimixer.errors import UnimixerError
+
+SAMPLE = 1_000_000
+"""Quantiles and moments come from a uniform sample of this many values: exact for shorter data."""
+
+
+class Sample:
+    """A uniform sample of a stream: the values whose row numbers have the smallest hashes.
+
+    Which values those are depends on the stream alone, so samples of its parts merge to the sample of the whole.
+    """
+
+    def __init__(self, seed: int = 0, size: int = SAMPLE) -> None:
+        self._seed, self._size = seed, size
+        self._rows, self._values = np.empty(0, dtype=np.int64), np.empty(0)
+        self._limit: np.uint64 | None = None
+
+    def add(self, values: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+        """Offer the values of some rows of the stream; NaN is left out."""
+        offered = ~np.isnan(values)
+        if self._limit is not None:  # a full sample takes few of a chunk, and only those need sorting
+            offered &= _hashes(rows, self._seed) < self._limit
+        if offered.any():
+            self._keep(np.concatenate([self._rows, rows[offered]]), np.concatenate([self._values, values[offered]]))
+
+    @classmethod
+    def merge(cls, samples: Sequence[Sample]) -> Sample:
+        """The sample of all streams together; their rows differ."""
+        merged = cls(samples[0]._seed, samples[0]._size)
+        merged._keep(np.concatenate([s._rows for s in samples]), np.concatenate([s._values for s in samples]))
+        return merged
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The sample, in the order of the stream."""
+        return self._values[np.argsort(self._rows)]
+
+    def _keep(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        if len(rows) > self._size:
+            hashes = _hashes(rows, self._seed)
+            kept = np.argpartition(hashes, self._size)[: self._size]
+            rows, values, self._limit = rows[kept], values[kept], hashes[kept].max()
+        self._rows, self._values = rows, values
+
+
+def drawn(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDArray[np.float64]:
+    """A uniform sample, in their order, of values that one process holds whole; NaN is left out."""
+    values = values[~np.isnan(values)]
+    if len(values) <= size:
+        return values
+    keys = np.random.default_rng(seed).random(len(values))
+    return values[np.sort(np.argpartition(keys, size)[:size])]
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Assigns 0 (train), 1 (validation) or 2 (test) to every impression."""
+
+    validation_from: float = 0.0
+    test_from: float = 0.0
+    random: RandomSplit | None = None
+
+    @classmethod
+    def fit(cls, schema: Schema, times: NDArray[np.float64] | None) -> Splitter:
+        """Turn the schema's rule into two borders in time; ``times`` is a sample, needed for quantiles."""
+        split = schema.split
+        if isinstance(split, RandomSplit):
+            if split.validation + split.test >= 1:
+                raise UnimixerError("split: validation + test must leave a part for training")
+            return cls(random=split)
+        if isinstance(split, DateSplit):
+            if schema.keys.time is None:
+                raise UnimixerError("split by date needs keys.time; without it use {by: quantile}")
+            if split.validation >= split.test:
+                raise UnimixerError(f"split: validation={split.validation} must be before test={split.test}")
+            validation, test = (float(midnight(d, schema.keys.timezone)) for d in (split.validation, split.test))
+            return cls(validation, test)
+        if split.validation >= split.test:
+            raise UnimixerError(f"split: validation={split.validation} must be less than test={split.test}")
+        assert times is not None
+        if not len(times):
+            raise UnimixerError(f"{schema.name}: the log has no rows")
+        validation, test = (float(np.quantile(times, q, method="higher")) for q in (split.validation, split.test))
+        if validation >= test:
+            raise UnimixerError(
+                f"split: the quantiles {split.validation} and {split.test} of time are both "
+                f"{_show(int(test), schema)}; choose others, or split by date"
+            )
+        return cls(validation, test)
+
+    def __call__(self, times: NDArray[np.int64], first_row: int) -> NDArray[np.int8]:
+        """The part of every impression; ``first_row`` counts the rows before these in the whole log."""
+        if self.random is None:
+            return ((times >= self.validation_from).astype(np.int8) + (times >= self.test_from)).astype(np.int8)
+        uniform = _uniform(np.arange(first_row, first_row + len(times)), self.random.seed)
+        test = 1 - self.random.test
+        return ((uniform >= test - self.random.validation).astype(np.int8) + (uniform >= test)).astype(np.int8)
+
+    def check(self, rows: Sequence[int], span: tuple[float, float], schema: Schema) -> None:
+        """Raise if a part got no impression; ``span`` holds the first and last time of the log."""
+        for name, count in zip(SPLITS, rows, strict=True):
+            if not sum(rows):
+                raise UnimixerError(f"{schema.name}: the log has no rows")
+            if not count:
+                first, last = (_show(int(time), schema) for time in span)
+                raise UnimixerError(
+                    f"{schema.name}: the {name} part is empty: the log goes from {first} to {last}; "
+                    "change 'split' in the schema"
+                )
+
+
+def _show(time: int, schema: Schema) -> str:
+    if schema.keys.time is None:
+        return f"row {time + 1:,}"
+    zone_name = schema.keys.timezone
+    return f"{datetime.fromtimestamp(time / 1000, zone(zone_name)):%Y-%m-%d %H:%M} ({zone_name})"
+
+
+def _hashes(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A hash of the row number (splitmix64), different for different rows."""
+    with np.errstate(over="ignore"):
+        z = rows.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def _uniform(rows: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """The hash in [0, 1): the same row falls into the same part at any chunk size."""
+    return (_hashes(rows, seed) >> np.uint64(11)).astype(np.float64) / 2.0**53

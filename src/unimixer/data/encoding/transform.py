@@ -1,0 +1,310 @@
+"""The fitted transform: raw rows to encoded rows to batches. Training, prediction and serving all go through it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from unimixer.data.encoding.arrays import Array, Ragged, checksum, read_arrays, window_positions, write_arrays
+from unimixer.data.encoding.entities import MISSING_ROW, EntityTable, KeyIndex
+from unimixer.data.encoding.history import AFTER_THE_LOG, HistoryIndex
+from unimixer.data.encoding.layout import feature_spec, features_of, history_features, is_dense, is_id
+from unimixer.data.encoding.numeric import NumericFit
+from unimixer.data.encoding.rows import Rows
+from unimixer.data.encoding.vocabulary import Vocabulary
+from unimixer.data.raw import values
+from unimixer.data.raw.lists import as_lists, as_vectors
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.raw.times import as_time, time_part
+from unimixer.data.schema import Feature, Origin, Schema
+from unimixer.errors import UnimixerError
+from unimixer.features.batch import Batch
+from unimixer.features.spec import FeatureSpec
+from unimixer.settings import parse
+
+FORMAT = 1
+LONGEST_NAME = 160
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A schema with everything that was learned from the training part.
+
+    ``schema`` is resolved: every feature that does not read a history names its origin.
+    """
+
+    schema: Schema
+    vocabularies: dict[str, Vocabulary]
+    numerics: dict[str, NumericFit]
+    users: EntityTable
+    items: EntityTable
+    histories: dict[str, HistoryIndex] = field(default_factory=dict)
+    doubled: frozenset[str] = frozenset()
+    """Columns that the log has although features read them from an entity table; the log's are left alone."""
+
+    # ---- layout ---------------------------------------------------------------------------------------------------
+
+    def features(self, origin: Origin) -> list[Feature]:
+        """Features that stand in one raw table."""
+        return features_of(self.schema, origin)
+
+    def history_features(self) -> list[Feature]:
+        """Features that read a history, in the order of the columns of ``history_ids``."""
+        return history_features(self.schema)
+
+    @cached_property
+    def spec(self) -> FeatureSpec:
+        """The shapes of the batches."""
+        return feature_spec(self.schema, {name: v.num_embeddings for name, v in self.vocabularies.items()})
+
+    @property
+    def spec_groups(self) -> tuple[str, ...]:
+        """Names of the sequence groups in the order of the schema."""
+        return tuple(self.spec.groups)
+
+    # ---- raw to encoded -------------------------------------------------------------------------------------------
+
+    def texts(self, feature: Feature, chunk: Chunk) -> pl.Series:
+        """Canonical texts of an id feature."""
+        if feature.transform in ("hour", "weekday"):
+            keys = self.schema.keys.model_copy(update={"time": feature.column})
+            return time_part(as_time(chunk, keys), feature.transform, keys.timezone)
+        if feature.transform == "bucketise":
+            return self.numerics[feature.name].bucket(values.as_number(chunk, feature.column, feature.missing))
+        return values.text_column(chunk, feature.column, feature.missing)
+
+    def id_column(self, feature: Feature, chunk: Chunk) -> NDArray[np.int32]:
+        """Rows of the embedding table, one a raw row."""
+        return self.vocabularies[feature.table_name].lookup(self.texts(feature, chunk))
+
+    def dense_columns(self, feature: Feature, chunk: Chunk) -> NDArray[np.float32]:
+        """(n, width) numbers."""
+        if feature.kind == "embedding":
+            return as_vectors(chunk, feature)
+        numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
+        values.check_range(chunk, feature.column, numbers)
+        return numbers.astype(np.float32)[:, None]
+
+    def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
+        """Lists of rows of the embedding table."""
+        lists = as_lists(chunk, feature)
+        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+        np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
+        texts = lists.filter(lists.list.len() > 0).explode()
+        return Ragged(self.vocabularies[feature.table_name].lookup(texts.cast(pl.String)), offsets)
+
+    def encode_table(
+        self, origin: Origin, chunk: Chunk
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Ragged]]:
+        """Ids (n, F), dense (n, W) and lists of the features of one raw table."""
+        n, features = chunk.frame.height, self.features(origin)
+        ids = [self.id_column(f, chunk) for f in features if is_id(f)]
+        dense = [self.dense_columns(f, chunk) for f in features if is_dense(f)]
+        lists = {f.name: self.list_column(f, chunk) for f in features if f.kind == "sequence"}
+        return (
+            np.stack(ids, axis=1) if ids else np.empty((n, 0), dtype=np.int32),
+            np.concatenate(dense, axis=1) if dense else np.empty((n, 0), dtype=np.float32),
+            lists,
+        )
+
+    def history_columns(self, items: Chunk) -> NDArray[np.int32]:
+        """(n, C): what histories that met these items show of them, in the order of :meth:`history_features`."""
+        columns = [self.id_column(feature, items) for feature in self.history_features()]
+        return np.stack(columns, axis=1) if columns else np.empty((items.frame.height, 0), dtype=np.int32)
+
+    def entity_rows(self, table: EntityTable, key: str | None, chunk: Chunk) -> NDArray[np.int32]:
+        """Row of the entity of every raw row."""
+        if key is None:
+            return np.full(chunk.frame.height, MISSING_ROW, dtype=np.int32)
+        return table.index.lookup(values.key_column(chunk, key))
+
+    def encode(self, chunk: Chunk, *, labels: bool, first_row: int | None = None) -> Rows:
+        """Raw impressions to encoded ones.
+
+        Args:
+            chunk: raw rows.
+            labels: read labels, weights and true probabilities too.
+            first_row: rows of the log before these; it is their time where the schema names no time column, and rows
+                without it come after the whole log.
+        """
+        schema, keys = self.schema, self.schema.keys
+        users = self.entity_rows(self.users, keys.user, chunk)
+        if keys.time is None and first_row is None:
+            times = np.full(chunk.frame.height, AFTER_THE_LOG)
+        else:
+            times = as_time(chunk, keys, first_row)
+        ids, dense, lists = self.encode_table("impressions", chunk)
+        rows = Rows(
+            users=users,
+            items=self.entity_rows(self.items, keys.item, chunk),
+            times=times,
+            ids=ids,
+            dense=dense,
+            lists=lists,
+            windows={name: history.windows(users, times) for name, history in self.histories.items()},
+        )
+        if not labels:
+            return rows
+        truths = [label.probability for label in schema.labels if label.probability is not None]
+        return replace(
+            rows,
+            labels=np.stack([values.as_label(chunk, label) for label in schema.labels], axis=1),
+            truth=np.stack([values.as_number(chunk, c) for c in truths], axis=1).astype(np.float32)
+            if len(truths) == len(schema.labels)
+            else None,
+            weights=values.as_weight(chunk, schema.weight) if schema.weight else None,
+        )
+
+    # ---- encoded to batch -----------------------------------------------------------------------------------------
+
+    def batch(self, rows: Rows) -> Batch:
+        """Join encoded impressions with their users, items and histories into flat tensors."""
+        groups: dict[str, tuple[NDArray[np.int32], NDArray[np.int64]]] = {}
+        for name, history in self.histories.items():
+            window = rows.windows[name]
+            positions, offsets = window_positions(window[:, 0], window[:, 1])
+            columns = [i for i, f in enumerate(self.history_features()) if f.history == name]
+            groups[name] = self.items.history_ids[history.items.values[positions]][:, columns], offsets
+        for table, owners in ((self.users, rows.users), (self.items, rows.items)):
+            for name, ragged in table.lists.items():
+                taken = ragged.take(owners)
+                groups[name] = taken.values[:, None], taken.offsets
+        for name, ragged in rows.lists.items():
+            groups[name] = ragged.values[:, None], ragged.offsets
+        order = [g for g in self.spec_groups if g in groups]
+        ids = np.concatenate([self.users.ids[rows.users], self.items.ids[rows.items], rows.ids], axis=1)
+        dense = np.concatenate([self.users.dense[rows.users], self.items.dense[rows.items], rows.dense], axis=1)
+        return Batch(
+            ids=_tensor(ids),
+            dense=_tensor(dense),
+            values={name: _tensor(groups[name][0]) for name in order},
+            offsets={name: _tensor(groups[name][1]) for name in order},
+            labels=None if rows.labels is None else _tensor(rows.labels.astype(np.float32)),
+            weights=None if rows.weights is None else _tensor(rows.weights),
+            users=_tensor(rows.users.astype(np.int64)),
+        )
+
+    def raw_batch(self, chunk: Chunk, *, labels: bool = False, first_row: int | None = None) -> Batch:
+        """Raw rows to a batch: rows of the log give the very tensors that training saw.
+
+        Columns of users and items that stand in the rows win over the stored tables, which is how a new item brings
+        its features; but not where the log had such a column too, and training read the table all the same.
+        ``first_row`` is that of :meth:`encode`.
+        """
+        batch = self.batch(self.encode(chunk, labels=labels, first_row=first_row))
+        ids, dense = batch.ids.numpy(), batch.dense.numpy()
+        id_at = {f.name: i for i, f in enumerate(self.spec.ids)}
+        starts = np.cumsum([0, *(f.width for f in self.spec.dense)])
+        dense_at = {f.name: slice(starts[i], starts[i + 1]) for i, f in enumerate(self.spec.dense)}
+        brought = set(chunk.frame.columns) - self.doubled
+        for feature in (*self.features("users"), *self.features("items")):
+            if feature.column not in brought:
+                continue
+            if feature.name in id_at:
+                ids[:, id_at[feature.name]] = self.id_column(feature, chunk)
+            elif feature.name in dense_at:
+                dense[:, dense_at[feature.name]] = self.dense_columns(feature, chunk)
+            else:
+                ragged = self.list_column(feature, chunk)
+                batch.values[feature.name] = _tensor(ragged.values[:, None])
+                batch.offsets[feature.name] = _tensor(ragged.offsets)
+        return batch
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the transform as Arrow files and one JSON file with their checksums."""
+        folder.mkdir(parents=True)
+        tables: dict[str, Any] = {"users.arrow": self.users.columns(), "items.arrow": self.items.columns()}
+        for name, vocabulary in self.vocabularies.items():
+            texts = vocabulary.texts.to_arrow()
+            tables[_file("vocabulary", name)] = {"text": texts.cast("large_string")}
+        for name, history in self.histories.items():
+            tables[_file("history", name)] = {"items": history.items, "times": history.times}
+        for name, columns in tables.items():
+            write_arrays(folder / name, columns)
+        meta = {
+            "format": FORMAT,
+            "schema": self.schema.model_dump(mode="json", exclude_none=True),
+            "hash_buckets": {name: v.num_buckets for name, v in self.vocabularies.items()},
+            "forms": {name: v.form for name, v in self.vocabularies.items()},
+            "numerics": {name: vars(fit) for name, fit in self.numerics.items()},
+            "doubled": sorted(self.doubled),
+            "checksums": {name: checksum(folder / name) for name in tables},
+        }
+        (folder / "transform.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Transform:
+        """Open a saved transform; its arrays stay on disk and are memory-mapped.
+
+        Raises:
+            UnimixerError: if a file is missing, of another format, or does not have its checksum.
+        """
+        path = folder / "transform.json"
+        try:
+            meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            form, checksums = meta["format"], meta["checksums"]
+        except FileNotFoundError:
+            raise UnimixerError(f"{path}: not found; {folder.parent} is not a store or run made by unimixer") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnimixerError(f"{path}: damaged ({error}); prepare the data again") from None
+        if form != FORMAT:
+            raise UnimixerError(f"{path}: format {form}, this version reads {FORMAT}; prepare the data again")
+        for name, crc in checksums.items():
+            if not (folder / name).exists() or checksum(folder / name) != crc:
+                raise UnimixerError(f"{folder / name}: missing or damaged (checksum differs); prepare the data again")
+        schema = parse(Schema, meta["schema"], where=str(path))
+        forms = meta.get("forms", {})  # older files have none
+        return cls(
+            schema=schema,
+            vocabularies={
+                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets, forms.get(name, "text"))
+                for name, buckets in meta["hash_buckets"].items()
+            },
+            numerics={
+                name: NumericFit(**{**fit, "edges": tuple(fit["edges"])}) for name, fit in meta["numerics"].items()
+            },
+            users=EntityTable.from_columns(read_arrays(folder / "users.arrow")),
+            items=EntityTable.from_columns(read_arrays(folder / "items.arrow")),
+            histories={h.name: _history(folder / _file("history", h.name), h.max_length) for h in schema.histories},
+            doubled=frozenset(meta["doubled"]),
+        )
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """A tensor on the array's memory, or on a copy where that memory belongs to a file or to a data frame."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _file(kind: str, name: str) -> str:
+    """A file's name for a name that may hold any character, and be longer than the name of a file may be."""
+    safe = quote(name, safe=" ")
+    if len(safe) > LONGEST_NAME:
+        safe = f"{safe[:LONGEST_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{kind}.{safe}.arrow"
+
+
+def _texts(path: Path) -> pl.Series:
+    return pl.Series("text", cast(pa.Array, read_arrays(path)["text"]), dtype=pl.String)
+
+
+def _history(path: Path, max_length: int) -> HistoryIndex:
+    arrays = cast(dict[str, Ragged], read_arrays(path))
+    return HistoryIndex(arrays["items"], arrays["times"], max_length)
+
+
+def empty_entities() -> EntityTable:
+    """A table without entities, before anything is fitted."""
+    return EntityTable(KeyIndex(), np.zeros((2, 0), dtype=np.int32), np.zeros((2, 0), dtype=np.float32))

@@ -1,0 +1,65 @@
+"""Where impressions come from: one module a data set, and ``own`` for files with a schema of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unimixer.data.raw.tables import RawTables
+from unimixer.data.schema import Schema
+from unimixer.errors import UnimixerError, nearest, unknown
+
+ADAPTERS = {
+    "avazu": "unimixer.data.raw.adapters.avazu",
+    "criteo": "unimixer.data.raw.adapters.criteo",
+    "kuairand-pure": "unimixer.data.raw.adapters.kuairand",
+    "movielens-100k": "unimixer.data.raw.adapters.movielens_100k",
+    "movielens-1m": "unimixer.data.raw.adapters.movielens_1m",
+    "synthetic": "unimixer.data.raw.adapters.synthetic",
+}
+"""Names of the data sets, and the modules whose ``load(raw, **options)`` reads them; imported when asked for."""
+
+__all__ = ["ADAPTERS", "open_raw"]
+
+
+def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = None, **options: Any) -> RawTables:
+    """Open raw data by the name of a data set, or by an own schema.
+
+    Args:
+        source: a name in :data:`ADAPTERS`, or the path of a schema file (``.yaml``) that describes own files.
+        raw: the folder, or the file, with the raw data.
+        schema: what the columns mean, where that is known already (default: the schema file, or that of the data set).
+        options: what the adapter may be told (the fields of its ``Options``), as plain YAML values.
+
+    Raises:
+        UnimixerError: an unknown name or option, with the nearest one; or files that are not as they should be.
+
+    Example:
+        >>> tables = open_raw("kuairand-pure", Path("KuaiRand-Pure"), labels="is_click")  # doctest: +SKIP
+        >>> tables.schema.label_names  # doctest: +SKIP
+        ('is_click',)
+    """
+    if source in ADAPTERS:
+        load = importlib.import_module(ADAPTERS[source]).load
+        _check_options(source, load, options)
+    elif source.endswith((".yaml", ".yml")):
+        own = importlib.import_module("unimixer.data.raw.adapters.own")
+        return own.load(raw, schema=schema or Path(source), **options)  # type: ignore[no-any-return]
+    else:
+        raise UnimixerError(f"{unknown('data set', source, ADAPTERS)}; or give a schema file that ends with .yaml")
+    tables: RawTables = load(raw, **options)
+    return tables if schema is None else replace(tables, schema=schema)
+
+
+def _check_options(source: str, load: Any, options: dict[str, Any]) -> None:
+    """Adapters with an ``Options`` model check their own; those with plain keywords are checked here."""
+    parameters = inspect.signature(load).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = list(parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise UnimixerError(f"{source}: unknown option {name!r}{nearest(name, known)}")

@@ -1,0 +1,135 @@
+"""The synthetic world as raw tables: no download, and a best reachable AUC that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from unimixer.data.raw.adapters.base import categorical, past
+from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
+from unimixer.data.schema import Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.synthetic import BLOCK_ROWS, Snapshots, World, WorldConfig, WorldField, world_fields
+from unimixer.errors import UnimixerError
+
+HISTORY = "clicked"
+SNAPSHOT = "clicked_before"
+"""Column of the users with the items from before the log."""
+PAST_FIELDS = ("item_id", "category", "topic")
+"""What the history shows of its items."""
+HISTORY_LENGTH = 50
+RARE = Vocabulary(min_count=2)
+"""A value that is seen once trains the out-of-vocabulary row, which new users and items will need."""
+
+
+def load(
+    raw: Path | None = None,
+    *,
+    rows: int = 300_000,
+    seed: int = 0,
+    difficulty: str | float = "easy",
+    users: int | None = None,
+    items: int | None = None,
+    days: int = 14,
+    click_rate: float = 0.3,
+    like_rate: float = 0.05,
+    drift: float | None = None,
+    device: str = "cpu",
+) -> RawTables:
+    """Draw a world; nothing is read, and memory does not grow with the rows.
+
+    Args:
+        raw: must be None.
+        rows: impressions.
+        seed: equal seeds give equal worlds and, on equal devices, equal impressions.
+        difficulty: ``easy``, ``medium``, ``hard``, ``extreme``, or a number from 0 to 1.
+        users: number of users; None takes it from the difficulty, as with ``items`` and ``drift``.
+        items: number of items.
+        days: over which the rows are spread.
+        click_rate: mean of ``click``.
+        like_rate: mean of ``like``; below the click rate.
+        drift: radians by which the interactions turn in the course of the log.
+        device: where the impressions are drawn.
+
+    Raises:
+        UnimixerError: for a value out of its range, or if a folder is given.
+    """
+    if raw is not None:
+        raise UnimixerError(f"synthetic: {raw} was given, but the world is drawn and not read; leave the folder out")
+    config = WorldConfig(
+        num_rows=rows,
+        seed=seed,
+        difficulty=difficulty,
+        num_users=users,
+        num_items=items,
+        days=days,
+        click_rate=click_rate,
+        like_rate=like_rate,
+        drift=drift,
+    )
+    world = World(config, device)
+    source = f"synthetic world (difficulty {difficulty}, seed {seed})"
+    return RawTables(
+        schema=synthetic_schema(config),
+        impressions=partial(_chunks, world, source),
+        users=Chunk(_frame(world.users()).with_columns(_lists(world.snapshots())), f"{source}, users"),
+        items=Chunk(_frame(world.items()), f"{source}, items"),
+        num_rows=rows,
+    )
+
+
+def synthetic_schema(config: WorldConfig) -> Schema:
+    """What the columns of a world mean."""
+    return Schema(
+        name="synthetic",
+        keys=Keys(user="user_id", item="item_id", time="time"),
+        labels=tuple(Label(name=task, probability=f"{task}_probability") for task in ("click", "like")),
+        split=QuantileSplit(validation=0.8, test=0.9),
+        histories=(History(name=HISTORY, event="click", snapshot=SNAPSHOT, max_length=HISTORY_LENGTH),),
+        features=(
+            *(_feature(field) for field in world_fields(config)),
+            *(past(HISTORY, name, name, RARE, HISTORY_LENGTH) for name in PAST_FIELDS),
+        ),
+    )
+
+
+def _feature(field: WorldField) -> Feature:
+    if field.name == "hour":
+        return Feature(name="hour", kind="categorical", domain="context", source="time", transform="hour")
+    if field.numeric:
+        return Feature(name=field.name, kind="numeric", domain=field.domain, transform="log_standardise")
+    return categorical(field.name, field.domain, RARE)
+
+
+def _chunks(world: World, source: str) -> Iterator[Chunk]:
+    """A pass over the log; blocks are put together to chunks."""
+    blocks: list[pl.DataFrame] = []
+    first = 1
+    for block in world.impressions():
+        del block["hour"]  # the schema reads it from the time
+        blocks.append(_frame(block))
+        if len(blocks) == CHUNK_ROWS // BLOCK_ROWS:
+            yield Chunk(pl.concat(blocks, rechunk=True), source, first)
+            first += sum(frame.height for frame in blocks)
+            blocks = []
+    if blocks:
+        yield Chunk(pl.concat(blocks, rechunk=True), source, first)
+
+
+def _frame(columns: dict[str, Tensor]) -> pl.DataFrame:
+    """Columns of tensors: NaN is missing, ids are 32 bits wide."""
+    frame = pl.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+    ids = [name for name, column in columns.items() if column.dtype == torch.int64 and name != "time"]
+    return frame.with_columns(pl.col(ids).cast(pl.Int32), pl.col(pl.Float32).fill_nan(None))
+
+
+def _lists(snapshots: Snapshots) -> pl.Series:
+    values, offsets = (part.cpu().numpy() for part in snapshots)
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.int32)))
+    return pl.Series(SNAPSHOT, lists)

@@ -1,0 +1,106 @@
+"""Guesses from a sample of a log: which columns are keys, times and labels, and whom a column describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from unimixer.data.raw.profile import Column
+
+KEY_NAMES = {
+    "user": r"(user|uid|member|customer|viewer|visitor|account|profile)(_?(id|key|no))?",
+    "item": r"(item|iid|video|vid|movie|film|ad|creative|product|goods|sku|note|doc|article|news|song|track|photo|book"
+    r"|post)(_?(id|key|no))?",
+}
+TIME_NAMES = r"time|stamp|^ts$|_ts$|date|day|hour|_at$|_dt$"
+LABEL_NAMES = (
+    r"^(label|target|y)$",
+    r"click",
+    r"conver|purchas|buy|order",
+    r"like|long_view|finish|watched",
+    r"^is_|^has_",
+)
+"""Likely labels, the likeliest first."""
+RATING_NAMES = r"rating|stars|score"
+OUTCOME_NAMES = (
+    r"^is_|^has_|^(label|target|y)$|click|conver|purchas|buy|order|like|follow|comment|forward|share|hate|long_view|finish"
+    r"|complete|watch|play_?time|stay|dwell|reward|revenue|rating|enter$|favou?rite|ctr|cvr"
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """The column of a key, or why there is none."""
+
+    column: Column | None
+    reason: str = "no column was found by its name"
+    others: tuple[str, ...] = ()
+    """Columns that would fit too."""
+
+
+def guess_keys(columns: Sequence[Column]) -> dict[str, Key]:
+    """User, item and time of an impression."""
+    return {role: _key(columns, names) for role, names in KEY_NAMES.items()} | {"time": _time(columns)}
+
+
+def guess_labels(columns: Sequence[Column], keys: Sequence[str]) -> list[Column]:
+    """Columns that may be labels, the likeliest first."""
+    free = [c for c in columns if c.name not in keys and not c.missing]
+    found = [c for p in LABEL_NAMES for c in free if re.search(p, c.name, re.IGNORECASE) and c.is_binary]
+    found += [c for c in free if is_rating(c)]
+    return list({c.name: c for c in found or [c for c in free if c.is_binary]}.values())
+
+
+def is_rating(column: Column) -> bool:
+    """Whether a column grades an item."""
+    named = re.search(RATING_NAMES, column.name, re.IGNORECASE) is not None
+    return named and column.kind in ("integer", "number") and 2 < column.unique <= 20
+
+
+def guess_domains(columns: Sequence[Column], keys: dict[str, Key]) -> dict[str, str]:
+    """Columns that have one value for every user (or every item) that occurs at least twice belong to it."""
+    found: dict[str, str] = {}
+    frame = pl.DataFrame([c.raw for c in columns if c.kind not in ("list", "other")])
+    for role in ("item", "user"):
+        key = keys[role].column
+        if key is None:
+            continue
+        plain = [name for name in frame.columns if name != key.name]
+        groups = frame.group_by(key.name).agg(pl.col(plain).n_unique(), pl.len().alias("\0rows"))
+        groups = groups.filter(pl.col("\0rows") > 1)
+        found |= {name: role for name in plain if groups.height >= 20 and (groups.get_column(name) == 1).all()}
+        found[key.name] = role
+    return found
+
+
+def _key(columns: Sequence[Column], names: str) -> Key:
+    named = [c for c in columns if re.fullmatch(names, c.name, re.IGNORECASE)]
+    fitting = [c for c in named if c.kind in ("integer", "text") and c.unique > 1]
+    return _choose(named, fitting, "one value only" if named and named[0].kind in ("integer", "text") else None)
+
+
+def _time(columns: Sequence[Column]) -> Key:
+    named = [c for c in columns if re.search(TIME_NAMES, c.name, re.IGNORECASE)]
+    fitting = [c for c in named if c.time and not c.missing]
+    # a calendar is a time under any name; an integer is one by its name only
+    fitting = fitting or [c for c in columns if c.time and c.kind in ("time", "text") and not c.missing]
+    why = None
+    if named:
+        why = f"{named[0].missing:.1%} missing" if named[0].time else "no form of a time that is known"
+    return _choose(named, fitting, why)
+
+
+def _choose(named: Sequence[Column], fitting: Sequence[Column], why: str | None) -> Key:
+    best = max(fitting, key=lambda c: c.unique, default=None)
+    if best is not None:
+        return Key(best, others=tuple(c.name for c in fitting if c is not best))
+    if not named:
+        return Key(None)
+    return Key(None, f"the name of {named[0].name!r} fits, the values do not: {why or _type(named[0])}")
+
+
+def _type(column: Column) -> str:
+    return "no values" if not len(column.values) else f"type {column.raw.dtype}"

@@ -1,0 +1,201 @@
+"""Raw columns to typed values. A value that does not fit is named with its file, its row and the rule."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from unimixer.data.raw.forms import TRUTH, Form, canonical, form_of
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.schema import Label
+from unimixer.errors import UnimixerError, nearest
+
+FloatArray = NDArray[np.float64]
+
+LARGEST = float(np.finfo(np.float32).max)
+"""What a model gets are numbers of 32 bits."""
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
+
+
+def column(chunk: Chunk, name: str) -> pl.Series:
+    """The raw column, or an error that gives the nearest name."""
+    if name not in chunk.frame.columns:
+        raise UnimixerError(f"{chunk.source}: missing column {name!r}{nearest(name, chunk.columns)}")
+    return chunk.frame.get_column(name)
+
+
+def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
+    """Canonical text of categorical values, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
+    text = _canonical(series)
+    texts, forms = _missing_texts(missing)
+    gone = text.is_in(texts.to_list())
+    for form in forms:
+        if form != "boolean" or series.dtype == pl.Boolean:
+            gone |= canonical(text, form).is_in(canonical(texts, form).to_list())
+    if not gone.any():
+        return text.rename(series.name)
+    return pl.select(pl.when(gone).then(None).otherwise(text)).to_series().rename(series.name)
+
+
+@cache
+def _missing_texts(missing: tuple[str, ...]) -> tuple[pl.Series, tuple[Form, ...]]:
+    """Canonical texts that mean a missing value, and the forms in which values may have other texts than they."""
+    texts = pl.concat([_canonical(pl.Series(missing, dtype=pl.String)), pl.Series([""])])
+    found = {form_of(pl.Series([text]), typed=True) for text in texts if not text.removeprefix("-").isdigit()}
+    return texts, tuple(sorted(found - {"text"}))
+
+
+def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl.Series:
+    """Canonical text of a raw column."""
+    series = column(chunk, name)
+    if series.dtype.is_nested():
+        raise UnimixerError(
+            f"{chunk.source}: column {name!r} has type {series.dtype}, expected one value a row; "
+            "lists are features of kind 'sequence' or 'embedding'"
+        )
+    return as_text(series, missing)
+
+
+def key_column(chunk: Chunk, name: str) -> pl.Series:
+    """Canonical text of a column of keys, every one of which is exact."""
+    series = column(chunk, name)
+    check_exact(chunk, series)
+    return text_column(chunk, name)
+
+
+def check_exact(chunk: Chunk, series: pl.Series) -> None:
+    """Raise for a key that lost its last digits in a float, also where the float was written as text."""
+    way_out = "store keys as integers or as text"
+    if series.dtype == pl.String and series.str.contains("+", literal=True).any():  # quickly told from most keys
+        lost = series.str.contains(r"^\s*-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+\s*$").fill_null(False)
+        require(chunk, series, ~lost, "is a key written as a float, which has lost its last digits", way_out)
+    if not series.dtype.is_float():
+        return
+    bits = 24 if series.dtype == pl.Float32 else 53
+    exact = (series.abs() < 2**bits).fill_null(True) | series.is_nan().fill_null(True)
+    require(
+        chunk,
+        series,
+        exact,
+        f"is a key of 2^{bits} or more in {series.dtype}, which has lost its last digits",
+        way_out,
+    )
+
+
+def has_own_form(chunk: Chunk, name: str) -> bool:
+    """Whether the type of a column says that its values are numbers with decimals, or times."""
+    dtype = column(chunk, name).dtype
+    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    return bool(inner.is_float() or inner.is_decimal() or inner.is_temporal())
+
+
+def as_number(
+    chunk: Chunk,
+    name: str,
+    missing: tuple[str, ...] = ("",),
+    *,
+    way_out: str = "correct the row, or list the text under 'missing' of the feature",
+    largest: float = LARGEST,
+) -> FloatArray:
+    """Float64 values, NaN where missing."""
+    series = column(chunk, name)
+    if series.dtype in TEXT_TYPES:
+        text = as_text(series, missing)
+        numbers = text.cast(pl.Float64, strict=False)
+        if numbers.null_count() > text.null_count():
+            truth = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.String)
+            numbers = numbers.fill_null(truth.cast(pl.Float64))
+        require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
+    elif series.dtype.is_numeric() or series.dtype == pl.Boolean:
+        # 0.1 in 32 bits is meant as 0.1, the number that its text has, and not as 0.10000000149
+        numbers = (series.cast(pl.String) if series.dtype == pl.Float32 else series).cast(pl.Float64)
+        if not series.dtype.is_float() and not series.null_count() and missing == ("",):
+            return numbers.to_numpy()  # whole numbers are finite
+    else:
+        raise UnimixerError(
+            f"{chunk.source}: column {name!r} has type {series.dtype}, expected numbers; "
+            "convert the column, or declare another kind"
+        )
+    codes = [float(m) for m in missing if _is_number(m)]
+    if codes:
+        numbers = pl.select(pl.when(numbers.is_in(codes)).then(None).otherwise(numbers)).to_series()
+    found: FloatArray = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
+    beyond = np.abs(found) > largest  # false for NaN
+    if beyond.any():
+        infinite = np.isinf(found[beyond][0])
+        rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
+        require(chunk, series, pl.Series(~beyond), rule, "correct the row, or leave the value empty")
+    return found
+
+
+def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
+    """Raise where what a raw column became is no number of 32 bits; NaN is one."""
+    beyond = np.abs(numbers) > LARGEST
+    if beyond.any():
+        rule = "is so far from the values of the training part that no number of 32 bits holds the distance"
+        require(chunk, column(chunk, name), pl.Series(~beyond), rule, "correct the row, or leave the value empty")
+
+
+def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:
+    """0 or 1 for every row."""
+    name = label.source or label.name
+    series = column(chunk, name)
+    numbers = as_number(chunk, name, way_out="a label is 0 or 1, or a number with a threshold")
+    require(
+        chunk,
+        series,
+        pl.Series(~np.isnan(numbers)),
+        "is missing, but a label must be known",
+        "leave such rows out of the log",
+    )
+    if label.threshold is not None:
+        return (numbers >= label.threshold).astype(np.uint8)
+    binary = pl.Series((numbers == 0) | (numbers == 1))
+    require(
+        chunk,
+        series,
+        binary,
+        "is not 0 or 1",
+        f"give label {label.name!r} a threshold in the schema if it is a graded outcome",
+    )
+    return numbers.astype(np.uint8)
+
+
+def as_weight(chunk: Chunk, name: str) -> NDArray[np.float32]:
+    """Sample weights, zero or more."""
+    way_out = "a sample weight is a number of 0 or more"
+    numbers = as_number(chunk, name, way_out=way_out)
+    require(chunk, column(chunk, name), pl.Series(numbers >= 0), "is not a weight", way_out)
+    return numbers.astype(np.float32)
+
+
+def _canonical(series: pl.Series) -> pl.Series:
+    if series.dtype.is_float():
+        integer = series.cast(pl.Int64, strict=False)  # null beyond 64 bits
+        whole = (series.is_finite() & (series == series.floor())).fill_null(False) & integer.is_not_null()
+        other = pl.when(series.is_nan()).then(None).otherwise(series.cast(pl.String))
+        return pl.select(pl.when(whole).then(integer.cast(pl.String)).otherwise(other)).to_series()
+    if series.dtype.is_integer():
+        return series.cast(pl.String)
+    text = (series.cast(pl.Int8) if series.dtype == pl.Boolean else series).cast(pl.String)
+    return text.str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "${1}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def require(chunk: Chunk, values: pl.Series, valid: pl.Series, rule: str, way_out: str) -> None:
+    """Raise at the first row where ``valid`` is false."""
+    if not valid.all():
+        row = int((~valid).arg_max() or 0)
+        value = values[row].to_list() if isinstance(values[row], pl.Series) else values[row]
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+        raise UnimixerError(f"{chunk.at(row)}: {values.name}={shown} {rule}; {way_out}")

@@ -1,0 +1,213 @@
+"""Ablations by name: what a model loses or gains when one thing about it is changed.
+
+The list is that of arXiv:2604.00590 (its ablation table, its tables of basis number, rank and depth), and what the
+paper leaves open: the start of the mixing matrices, tokenizer and read-out. Two models can be the base, because ours
+is not the paper's: ``paper`` is its stack, SiameseNorm and a warm-up run at temperature 1 before the run at 0.05, from
+random matrices; ``default`` is what measures best here, post-norm and a constant low temperature from a start that is
+the rule of TokenMixer.
+
+A warm-up is a second pass over the data. Where the base has it, ``no temperature`` and ``no warm-up`` keep the second
+pass and change its temperature, or that of the first, so that steps are equal; the same with one pass stands beside.
+
+The number of Sinkhorn iterations is no ablation: matrices are scaled to a tolerance however many steps that takes, and
+the gradient is that of the solution, so there is no such number to choose. The sharpness that few iterations would
+cost is what ``tau_end`` varies, and doing without is ``no Sinkhorn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from unimixer.backbones.registry import backbone_class
+from unimixer.errors import UnimixerError, check_choice, unknown
+from unimixer.experiments.study_config import Variant
+
+GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "readout")
+BASES = ("paper", "default")
+LEARNED = ("unimixer", "unimixer-lite")
+"""Backbones that have what the paper ablates."""
+
+PAPER_STACK: dict[str, dict[str, Any]] = {
+    "options": {"residual": "siamese", "init": "random", "block_size": 6},
+    "recipe": {"temperature.schedule": "two-stage", "temperature.start": 1.0, "temperature.end": 0.05},
+}
+"""The paper's model, its blocks as wide as in its figure. It does not say how raw matrices start; random is the plain
+reading."""
+
+BLOCKS = (2, 4, 6, 8)
+_FLAT, _RAW = 0.02, 0.1
+
+Change = tuple[str, dict[str, Any], dict[str, Any]]
+"""Name, options of the backbone, keys of the recipe."""
+
+_CONSTRAINTS: tuple[Change, ...] = (
+    ("no symmetry", {"symmetric": False}, {}),
+    ("shared local weights", {"local": "shared"}, {}),
+    ("free local weights", {"local": "free"}, {}),
+)
+
+_OF_THE_PAPER: tuple[Change, ...] = (
+    ("no temperature", {}, {"temperature.end": 1.0}),
+    ("no warm-up", {}, {"temperature.start": 0.05}),
+    ("no temperature, one pass", {}, {"temperature.schedule": "constant", "temperature.end": 1.0}),
+    ("no warm-up, one pass", {}, {"temperature.schedule": "constant"}),
+    ("annealing for warm-up, one pass", {}, {"temperature.schedule": "linear"}),
+    *_CONSTRAINTS,
+    ("Post-Norm for SiameseNorm", {"residual": "post"}, {}),
+    ("Pre-Norm for SiameseNorm", {"residual": "pre"}, {}),
+    # random numbers of deviation one, unscaled by Sinkhorn, would blow the tokens up
+    (f"no Sinkhorn (raw deviation {_RAW})", {"doubly_stochastic": False, "init_scale": _RAW}, {}),
+    ("start from the rule", {"init": "rule"}, {}),
+    ("start from the identity", {"init": "identity"}, {}),
+    (f"start from random, deviation {_FLAT}", {"init_scale": _FLAT}, {}),
+    *((f"tau_end {tau}", {}, {"temperature.end": tau}) for tau in (0.02, 0.1, 0.2)),
+    *((f"block size {size}", {"block_size": size}, {}) for size in BLOCKS),
+)
+
+_OF_THE_DEFAULT: tuple[Change, ...] = (
+    ("no temperature", {}, {"temperature.end": 1.0}),
+    ("annealing from 1", {}, {"temperature.schedule": "linear"}),
+    ("warm-up at 1, two passes", {}, {"temperature.schedule": "two-stage"}),
+    ("two passes", {}, {"temperature.schedule": "two-stage", "temperature.start": 0.1}),
+    *_CONSTRAINTS,
+    ("SiameseNorm for Post-Norm", {"residual": "siamese"}, {}),
+    ("Pre-Norm for Post-Norm", {"residual": "pre"}, {}),
+    ("no Sinkhorn", {"doubly_stochastic": False}, {}),
+    ("start from the identity", {"init": "identity"}, {}),
+    ("start from random", {"init": "random"}, {}),
+    (f"start from random, deviation {_FLAT}", {"init": "random", "init_scale": _FLAT}, {}),
+    *((f"tau_end {tau}", {}, {"temperature.end": tau}) for tau in (0.02, 0.05, 0.2)),
+    *((f"block size {size}", {"block_size": size}, {}) for size in BLOCKS),
+)
+
+BASIS, RANK, DEPTH = (2, 4, 8), (2, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8)
+TOKENIZERS, READOUTS = ("chunk", "semantic", "random", "field"), ("mean", "flatten")
+
+
+def ablations(
+    model: str, *, groups: Sequence[str] = (), start: str = "paper", grow: bool = False
+) -> tuple[list[Variant], dict[str, str]]:
+    """The variants of an ablation, the base first; and why groups were left out, where none was asked for by name.
+
+    Args:
+        model: the backbone, with options as in :func:`~unimixer.experiments.study_config.parse_variant`.
+        groups: of :data:`GROUPS` (default: all that the model has).
+        start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
+        grow: give variants of basis, rank and depth the base's dial, so that their cost grows as in the paper's
+            tables; otherwise every variant meets the budget.
+
+    Example:
+        >>> variants, _ = ablations("unimixer", groups=["paper"])
+        >>> [variant.label for variant in variants][:3]
+        ['unimixer (paper)', 'unimixer (paper): no temperature', 'unimixer (paper): no warm-up']
+    """
+    check_choice("--from", start, BASES)
+    for group in groups:
+        if group not in GROUPS:
+            raise unknown("group", group, GROUPS)
+    base = _base(model, start)
+    found, left_out = [base], {}
+    for group in groups or GROUPS:
+        reason = _missing(base.backbone, group)
+        if reason is None:
+            found += _group(group, base, start, grow)
+        elif groups:
+            raise UnimixerError(f"group {group!r}: {reason}")
+        else:
+            left_out[group] = reason
+    return _different(found), left_out
+
+
+def _base(model: str, start: str) -> Variant:
+    from unimixer.experiments.study_config import parse_variant
+
+    given = Variant.model_validate(parse_variant(model))
+    if start == "default" or given.backbone not in LEARNED:
+        return given
+    label = f"{given.label} (paper)"
+    options, recipe = {**PAPER_STACK["options"], **given.options}, {**PAPER_STACK["recipe"], **given.recipe}
+    return given.model_copy(update={"label": label, "options": options, "recipe": recipe})
+
+
+def _missing(backbone: str, group: str) -> str | None:
+    """Why a backbone does not have a group."""
+    if group == "paper":
+        return None if backbone in LEARNED else f"{backbone} has no learned mixing; {' and '.join(LEARNED)} have"
+    option = {"basis": "num_basis", "rank": "rank", "depth": "num_blocks"}.get(group)
+    if group in ("basis", "rank"):
+        return None if backbone == "unimixer-lite" else f"{backbone} has none; pass --model unimixer-lite"
+    if option is not None and option not in backbone_class(backbone).options():
+        return f"{backbone} has no option {option}"
+    if group == "readout" and backbone_class(backbone).readout != "tokens":
+        return f"{backbone} gives one vector, not tokens"
+    return None
+
+
+def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
+    """The variants of one table."""
+    size_of = base.label if grow else None
+    if group == "paper":
+        return [_changed(base, group, change) for change in (_OF_THE_PAPER if start == "paper" else _OF_THE_DEFAULT)]
+    if group == "basis":
+        changes: list[Change] = [(f"{n} basis matrices", {"num_basis": n}, {}) for n in BASIS]
+    elif group == "rank":
+        changes = [(f"rank {n}", {"rank": n}, {}) for n in RANK]
+    elif group == "depth":
+        changes = [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH]
+    elif group == "tokenizer":
+        changes = [(f"{name} tokenizer", {}, {"model.tokenizer": name}) for name in TOKENIZERS]
+    else:
+        changes = [(f"{name} read-out", {}, {"model.readout": name}) for name in READOUTS]
+    grown = size_of if group in ("basis", "rank", "depth") else None
+    found = [_changed(base, group, change, grown) for change in changes]
+    if group == "depth" and base.backbone != "rankmixer":
+        found += _depth_of_rankmixer(grow)
+    return found
+
+
+def _depth_of_rankmixer(grow: bool) -> list[Variant]:
+    """RankMixer at the same depths, beside: the paper's point is that depth does not help it."""
+    two = Variant(backbone="rankmixer", group="depth", label="rankmixer")
+    changes: list[Change] = [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH if n != 2]
+    return [two, *(_changed(two, "depth", change, two.label if grow else None) for change in changes)]
+
+
+def _changed(base: Variant, group: str, change: Change, size_of: str | None = None) -> Variant:
+    name, options, recipe = change
+    return Variant(
+        backbone=base.backbone,
+        label=f"{base.label}: {name}",
+        group=group,
+        options={**base.options, **options},
+        recipe={**base.recipe, **recipe},
+        size_of=size_of,
+    )
+
+
+def _different(variants: Sequence[Variant]) -> list[Variant]:
+    """Without those that change nothing: the base stands for rank 16 where that is its rank."""
+    seen, found = [], []
+    for variant in variants:
+        what = variant.backbone, _all_options(variant), _all_keys(variant)
+        if what not in seen:
+            seen.append(what)
+            found.append(variant)
+    return found
+
+
+def _all_options(variant: Variant) -> dict[str, Any]:
+    """The options with the constructor's defaults."""
+    defaults = {name: option.default for name, option in backbone_class(variant.backbone).options().items()}
+    return {**defaults, **variant.options}
+
+
+def _all_keys(variant: Variant) -> dict[str, Any]:
+    defaults = {
+        "model.tokenizer": backbone_class(variant.backbone).default_tokenizer,
+        "model.readout": "mean",
+        "temperature.schedule": "constant",
+        "temperature.start": 1.0,
+        "temperature.end": 0.1,
+    }
+    return {**defaults, **variant.recipe}

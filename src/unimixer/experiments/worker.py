@@ -1,0 +1,177 @@
+"""The process that trains rows: ``python -m unimixer.experiments.worker``, a task a line on its input, a reply a line.
+
+It ends when its input ends, so no worker outlives the process that started it, however that one died; what it was
+training is continued from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unimixer.caller import states_kept
+from unimixer.data.dataset import Store
+from unimixer.data.loader import Loader
+from unimixer.errors import UnimixerError
+from unimixer.experiments.results import OK, Row, result_columns, write_row
+from unimixer.experiments.scores import scores_path, test_logits, write_array
+from unimixer.refusals import explain
+from unimixer.settings import parse
+from unimixer.training.config import Recipe
+from unimixer.training.evaluation import EVALUATION_BATCH, task_columns
+from unimixer.training.model import build_ranker, pick_device, with_tasks
+from unimixer.training.run import RunFolder, commit, versions
+from unimixer.training.step import TrainStep
+from unimixer.training.train import WARM_UP, resume, train
+
+MEASURED_SECONDS = 1.0
+"""Shortest time that a speed is measured over."""
+WARM_STEPS, LEAST_STEPS, MOST_STEPS = 2, 4, 40
+
+
+def train_row(task: dict[str, Any]) -> Row:
+    """Train one row, or go on with it; write its scores, then the row."""
+    folder, columns = Path(task["folder"]), task["columns"]
+    key, recipe = str(columns["key"]), parse(Recipe, task["recipe"], where="recipe")
+    place = folder / "runs" / key
+    store, scores = Store(recipe.store), scores_path(folder, key)
+    if (
+        place.exists()
+        and not scores.exists()
+        and RunFolder(place).result
+        and not RunFolder(place).best_weights.exists()
+    ):
+        shutil.rmtree(place)  # its weights were removed, and so were its scores: nothing to go on with
+    run = resume(place, store=store.folder, quiet=True) if place.exists() else train(recipe, folder=place, quiet=True)
+    result = run.result or {}
+    if run.best_weights.exists():
+        write_array(scores, test_logits(run, store))
+    row = {
+        **columns,
+        "status": OK,
+        "error": None,
+        "steps": result["steps"],
+        "best_step": result["best_step"],
+        **_effort(run, result),
+        **_place(task),
+        **result_columns(result),
+    }
+    write_row(folder, row)
+    return row
+
+
+def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
+    """Samples and seconds of all stages."""
+    results = [result]
+    if (run.folder / WARM_UP).exists():
+        results.append(RunFolder(run.folder / WARM_UP).result or {})
+    samples, seconds = sum(r["samples"] for r in results), sum(r["seconds"] for r in results)
+    return {
+        "samples": samples,
+        "seconds": round(seconds, 3),
+        "samples_per_second": round(samples / seconds, 1) if seconds else None,
+    }
+
+
+def _place(task: dict[str, Any]) -> Row:
+    """Where the row was computed."""
+    found = versions()
+    return {
+        "threads": torch.get_num_threads(),
+        "processes": task["processes"],
+        "commit": commit(),
+        "versions": f"torch {found['torch']}, python {sys.version.split()[0]}, unimixer {found['unimixer']}",
+        "machine": task["machine"],
+    }
+
+
+@states_kept()
+def measure(task: dict[str, Any]) -> dict[str, float]:
+    """Samples a second of a case, in training and in evaluation, over a second or so of each."""
+    recipe = parse(Recipe, task["recipe"], where="recipe")
+    store = Store(recipe.store)
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    tasks, device = tuple(recipe.tasks), pick_device(recipe.training.device)
+    torch.manual_seed(0)
+    model = build_ranker(recipe.model, with_tasks(store.transform.spec, tasks)).to(device).train()
+    step = TrainStep(model, recipe, task_columns(store, tasks), total_steps=MOST_STEPS, checkpoints=Path())
+    loader = Loader(store, "train", batch_size=recipe.training.batch_size, shuffle=True)
+    warm = min(WARM_STEPS, len(loader) - 1)  # a small store has no steps to spare
+    rows, since = 0, time.perf_counter()
+    for number, batch in enumerate(loader.batches()):
+        step([batch], number)
+        _wait(device)
+        if number < warm:
+            since = time.perf_counter()
+            continue
+        rows += len(batch)
+        spent = time.perf_counter() - since
+        if number + 1 >= MOST_STEPS or (number >= warm + LEAST_STEPS and spent > MEASURED_SECONDS):
+            break
+    trained = rows / max(time.perf_counter() - since, 1e-9)
+    return {"training": trained, "evaluation": _evaluation_speed(model, store, device)}
+
+
+def _evaluation_speed(model: torch.nn.Module, store: Store, device: torch.device) -> float:
+    model.eval()
+    rows, since = 0, time.perf_counter()
+    with torch.no_grad():
+        for number, batch in enumerate(Loader(store, "validation", batch_size=EVALUATION_BATCH).batches()):
+            model(batch.to(device))
+            _wait(device)
+            rows += len(batch)
+            if number >= 1 and time.perf_counter() - since > MEASURED_SECONDS / 2:
+                break
+    return rows / max(time.perf_counter() - since, 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def handle(task: dict[str, Any]) -> dict[str, Any]:
+    """Do one task; whatever goes wrong becomes one line."""
+    try:
+        return {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)}
+    except UnimixerError as error:
+        return {"failed": " ".join(str(error).split())}
+    except Exception as error:
+        refused = explain(error)
+        if refused is not None:
+            return {"failed": refused}
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def main() -> None:
+    """Take tasks until there are no more."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    tasks: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        reply = handle(tasks.get())
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

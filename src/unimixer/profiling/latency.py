@@ -1,0 +1,117 @@
+"""How long a request takes on this machine: a model over its candidates, as trained and with mixings worked out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from unimixer.bench.machine import cpu_model
+from unimixer.caller import states_kept
+from unimixer.data.dataset import Store
+from unimixer.data.loader import Loader
+from unimixer.errors import UnimixerError, check_positive
+from unimixer.experiments.cases import Case
+from unimixer.features.batch import Batch
+from unimixer.io import read_json, write_text
+from unimixer.mixing import frozen
+from unimixer.training.model import build_ranker, pick_device, with_tasks
+
+LATENCY = "latency.json"
+SECONDS = 0.6
+"""Of measuring one form of one model, at least; see also :data:`FEWEST`."""
+FEWEST, MOST = 7, 200
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a request, medians over many: ``eager`` as trained, ``frozen`` with mixings worked out."""
+
+    eager: float
+    frozen: float
+    candidates: int
+    threads: int
+
+    @property
+    def best(self) -> float:
+        """The quicker of both."""
+        return min(self.eager, self.frozen)
+
+
+@states_kept()
+def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency:
+    """Score one request, again and again: embedding lookup and dense part, from encoded features to logits.
+
+    The model has fresh weights, whose values do not matter to the time, and tables of full size, whose size does.
+
+    Args:
+        case: the model, sized.
+        candidates: rows of a request.
+        threads: of torch.
+    """
+    check_positive(candidates=candidates, threads=threads)
+    store, tasks = Store(case.recipe.store), tuple(case.recipe.tasks)
+    device = pick_device(case.recipe.training.device)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
+    batch = request(store, candidates).to(device)
+    forms = {"eager": model, "frozen": frozen(model)}
+    with torch.no_grad():
+        times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
+    return Latency(times["eager"], times["frozen"], candidates, threads)
+
+
+def request(store: Store, candidates: int) -> Batch:
+    """The first rows of the test part."""
+    held = store.summary("test").rows
+    if candidates > held:
+        raise UnimixerError(f"candidates={candidates:,}: the test part of {store.folder} has {held:,} rows; take fewer")
+    return next(iter(Loader(store, "test", batch_size=candidates, num_workers=0).batches()))
+
+
+def _scoring(model: torch.nn.Module, batch: Batch, device: torch.device) -> Callable[[], object]:
+    def score() -> object:
+        logits = model(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return logits
+
+    return score
+
+
+def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median milliseconds of each, by turns, so that what slows the machine hits all."""
+    for run in runs.values():
+        run()
+        run()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    while len(samples[next(iter(runs))]) < MOST:
+        for name, run in runs.items():
+            since = time.perf_counter()
+            run()
+            samples[name].append(1e3 * (time.perf_counter() - since))
+        if len(samples[next(iter(runs))]) >= FEWEST and time.perf_counter() - begin > SECONDS * len(runs):
+            break
+    return {name: round(median(found), 4) for name, found in samples.items()}
+
+
+def latencies(cases: Sequence[Case], folder: Path, *, candidates: int, threads: int = 1) -> list[Latency]:
+    """Of every case, measured once a machine: the folder keeps what was measured."""
+    path = folder / LATENCY
+    known = read_json(path, way_out="remove the file, and it is measured again") if path.exists() else {}
+    found = []
+    for case in cases:
+        recipe = case.recipe.optimizer
+        name = f"{case.job(0, recipe.dense_lr, recipe.sparse_lr).key} c{candidates} t{threads} {cpu_model()}"
+        if name not in known:
+            known[name] = asdict(measure_latency(case, candidates=candidates, threads=threads))
+            write_text(path, json.dumps(known, indent=1) + "\n")
+        found.append(Latency(**known[name]))
+    return found

@@ -1,0 +1,102 @@
+"""All backbones beside each other: the patterns that they are made of, and what they cost."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from unimixer.backbones.base import Backbone
+from unimixer.backbones.budget import count_parameters
+from unimixer.backbones.registry import BACKBONES, backbone_class, build_backbone
+from unimixer.profiling.flops import count_flops
+
+NUM_TOKENS = 16
+FIELD_DIM = 16
+"""Width of a token where the backbone leaves it to the embedding tables."""
+LARGEST_DIAL, DIAL_STEP = 512.0, 1.005
+"""Where the search for gaps between sizes ends, and by how much the dial moves, which is 1% of the parameters."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One backbone at its default size."""
+
+    name: str
+    family: str
+    local_pattern: str
+    """What happens inside a block, in words: the local mixing of arXiv:2604.00590."""
+    global_pattern: str
+    """What happens between blocks."""
+    tokenizer: str
+    token_dim: int
+    parameters: int
+    flops: int
+    """For one example, forward, see :func:`~unimixer.profiling.flops.count_flops`."""
+
+
+def default_backbone(name: str) -> Backbone:
+    """A backbone of its default size for 16 tokens, on the meta device: shapes without numbers.
+
+    Example:
+        >>> default_backbone("rankmixer").patterns()
+        ('identity', 'fixed permutation')
+    """
+    width = _own_width(backbone_class(name))
+    with torch.device("meta"):
+        return build_backbone(name, num_tokens=NUM_TOKENS, **({} if width is None else {"token_dim": width}))
+
+
+def _own_width(cls: type[Backbone]) -> int | None:
+    """The width of a token where the backbone does not set it."""
+    needed = cls.options()["token_dim"].default is inspect.Parameter.empty
+    return FIELD_DIM if needed or cls.default_tokenizer == "field" else None
+
+
+def overview(name: str) -> Overview:
+    """One backbone at its default size.
+
+    Example:
+        >>> overview("rankmixer").parameters, overview("rankmixer").flops
+        (1059328, 2097152)
+    """
+    cls, built = backbone_class(name), default_backbone(name)
+    return Overview(
+        name, cls.family, *built.patterns(), cls.default_tokenizer, built.token_dim, count_parameters(built),
+        count_flops(built),
+    )  # fmt: skip
+
+
+def any_budget_from(name: str, *, num_tokens: int = NUM_TOKENS, tolerance: float = 0.02) -> int:
+    """The number of parameters from which on every budget is met within the tolerance, by the closed formula.
+
+    Widths are whole numbers, those of mixers multiples of T, so sizes of a small model lie far apart.
+
+    Args:
+        name: of the backbone, which gets default options.
+        num_tokens: T.
+        tolerance: largest relative miss.
+
+    Example:
+        >>> any_budget_from("rankmixer", num_tokens=8)
+        6720
+    """
+    cls = backbone_class(name)
+    shape = {"num_tokens": num_tokens, "token_dim": _own_width(cls)}
+    fixed = {key: value for key, value in shape.items() if value is not None}
+
+    def count(size: float) -> int:
+        return cls.formula(**{**fixed, **cls.dimensions(size, **shape)})  # type: ignore[arg-type]
+
+    steps = range(round(math.log(LARGEST_DIAL, DIAL_STEP)) + 1)
+    counts = sorted({count(DIAL_STEP**step) for step in steps})  # rounding lets a larger dial have fewer
+    gaps = [above for below, above in pairwise(counts) if below * (1 + tolerance) < above * (1 - tolerance)]
+    return gaps[-1] if gaps else counts[0]
+
+
+def overviews() -> list[Overview]:
+    """All backbones, in the order of the registry."""
+    return [overview(name) for name in BACKBONES]

@@ -1,0 +1,1 @@
+"""Write pages, tables and pictures of studies, scaling laws and inspected runs."""

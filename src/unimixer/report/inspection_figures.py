@@ -1,0 +1,202 @@
+"""Pictures: learning curves, mixing matrices, effective ranks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unimixer.errors import MissingExtraError
+from unimixer.inspection.attention import AttentionReport
+from unimixer.inspection.effective_rank import RankStatistics
+from unimixer.inspection.inspect import Inspection
+from unimixer.inspection.matrices import learned_mixings, shrunk
+from unimixer.inspection.mixings import MixingReport
+from unimixer.io import atomic_file
+from unimixer.progress import progress_bar
+from unimixer.training.model import load_ranker
+from unimixer.training.run import RunFolder
+
+DPI = 110
+PANEL = 128
+"""Entries along one side of a drawn matrix, so that each has two pixels; of larger ones squares show the strongest."""
+SHOWN_HEADS = 4
+
+
+def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_of: str) -> None:
+    """Draw validation AUC against samples for every run, and the mixing matrices of one of them, as a PNG.
+
+    Args:
+        runs: finished runs by the name to show.
+        path: file to write.
+        task: label whose AUC is drawn.
+        matrices_of: run whose mixing matrices are drawn.
+    """
+    figure_class = _figure_class()
+    layers = learned_mixings(load_ranker(runs[matrices_of]).backbone)
+    figure = figure_class(figsize=(5.2 + 4 * len(layers), 4.4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(layers), width_ratios=[1.3, *[1.0] * len(layers)], squeeze=False)[0]
+    _draw_curves(axes[0], runs, task)
+    for number, (axis, layer) in enumerate(zip(axes[1:], layers, strict=True), start=1):
+        title = f"{matrices_of}: global mixing, layer {number}"
+        draw_matrix(axis, layer.between(), title=title, largest=1.0, bar=True)
+        axis.set(xlabel="from block", ylabel="to block")
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def draw_inspection(found: Inspection) -> dict[str, bytes]:
+    """The pictures of an inspection as PNG files by their names; only those for which there is something to draw."""
+    figures: dict[str, Callable[[], Any]] = {}
+    if found.mixings:
+        figures["global.png"] = lambda: _global_figure(found.mixings)
+    if any(at.local_matrices is not None for mixing in found.mixings for at in mixing.at):
+        figures["local.png"] = lambda: _local_figure(found.mixings)
+    if found.attention:
+        figures["attention.png"] = lambda: _attention_figure(found.attention)
+    figures["effective-rank.png"] = lambda: _rank_figure(found.ranks)
+    if found.temperatures and any(mixing.temperature is not None for mixing in found.mixings):
+        figures["temperature.png"] = lambda: _temperature_figure(found)
+    pictures = {}
+    with progress_bar("drawing", len(figures), unit="pictures") as advance:
+        for name, draw in figures.items():
+            pictures[name] = _png(draw())
+            advance(1)
+    return pictures
+
+
+def draw_matrix(axis: Any, matrix: Tensor, *, title: str, largest: float | None = None, bar: bool = False) -> None:
+    """Draw one matrix on an axis: from dark 0 to bright ``largest``; red and blue where entries may be negative.
+
+    Args:
+        axis: where.
+        matrix: ``(M, N)``.
+        title: above it.
+        largest: brightest value (default: the largest entry).
+        bar: draw a colour bar.
+    """
+    shown = shrunk(matrix.detach().float(), PANEL)
+    signed = bool(shown.min() < -1e-6)
+    top = (float(shown.abs().max()) if largest is None or signed else largest) or 1.0
+    image = axis.imshow(
+        shown.numpy(),
+        cmap="RdBu_r" if signed else "magma",
+        vmin=-top if signed else 0,
+        vmax=top,
+        interpolation="nearest",
+        extent=(-0.5, matrix.shape[1] - 0.5, matrix.shape[0] - 0.5, -0.5),
+    )
+    axis.set_title(title, fontsize="small")
+    if bar:
+        axis.figure.colorbar(image, ax=axis, shrink=0.7)
+
+
+def _global_figure(mixings: list[MixingReport]) -> Any:
+    """The figure of the paper: rows are temperatures, columns are layers."""
+    rows = max(len(mixing.at) for mixing in mixings)
+    figure = _figure_class()(figsize=(0.6 + 3.1 * len(mixings), 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(mixings), squeeze=False)
+    for column, mixing in enumerate(mixings):
+        for row in range(rows):
+            if row >= len(mixing.at):
+                axes[row, column].axis("off")
+                continue
+            at = mixing.at[row]
+            title = f"layer {column + 1}, {at.words}\nrow maximum {at.between.row_maximum:.2g}"
+            draw_matrix(axes[row, column], at.global_matrix, title=title, bar=True)
+    figure.supxlabel("from block", fontsize="small")
+    figure.supylabel("to block", fontsize="small")
+    return figure
+
+
+def _local_figure(mixings: list[MixingReport]) -> Any:
+    """A few local matrices of every layer, rows are temperatures."""
+    columns = [(f"layer {n}", m, i) for n, m in enumerate(mixings, start=1) for i in range(len(m.shown_blocks))]
+    rows = max(len(mixing.at) for _, mixing, _ in columns)
+    figure = _figure_class()(figsize=(0.6 + 1.9 * len(columns), 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (layer, mixing, number) in enumerate(columns):
+        for row in range(rows):
+            at = mixing.at[row] if row < len(mixing.at) else None
+            if at is None or at.local_matrices is None:
+                axes[row, column].axis("off")
+                continue
+            title = f"{layer}, block {mixing.shown_blocks[number]}\n{at.words}"
+            draw_matrix(axes[row, column], at.local_matrices[number], title=title, largest=1.0)
+            axes[row, column].set(xticks=[], yticks=[])
+    return figure
+
+
+def _attention_figure(layers: list[AttentionReport]) -> Any:
+    """Mean weights, rows are heads and columns are layers."""
+    rows = min(SHOWN_HEADS, max(len(layer.mean) for layer in layers))
+    figure = _figure_class()(figsize=(0.6 + 3.1 * len(layers), 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(layers), squeeze=False)
+    for column, layer in enumerate(layers):
+        for head in range(rows):
+            if head >= len(layer.mean):
+                axes[head, column].axis("off")
+                continue
+            title = f"{layer.place}\nhead {head}, mean of {layer.rows:,} rows"
+            draw_matrix(axes[head, column], layer.mean[head], title=title, bar=True)
+    return figure
+
+
+def _rank_figure(ranks: list[RankStatistics]) -> Any:
+    """Effective and stable rank at every place, in the order of the network."""
+    figure = _figure_class()(figsize=(max(6.0, 1.5 + 0.42 * len(ranks)), 4.6), layout="constrained")
+    axis = figure.subplots()
+    places = list(range(len(ranks)))
+    most = [min(rank.num_tokens, rank.token_dim) for rank in ranks]
+    axis.step(places, most, where="mid", color="grey", linestyle="--", label="min(T, D)")
+    for label, means, deviations in (
+        ("effective rank (entropy)", [r.mean for r in ranks], [r.deviation for r in ranks]),
+        ("stable rank", [r.stable_mean for r in ranks], [r.stable_deviation for r in ranks]),
+    ):
+        axis.errorbar(places, means, deviations, marker="o", capsize=3, label=label)
+    axis.set_xticks(places, [f"{rank.place}\n{rank.kind}" for rank in ranks], rotation=90, fontsize="x-small")
+    axis.set(title="rank of the tokens of a sample: mean and standard deviation", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    return figure
+
+
+def _temperature_figure(found: Inspection) -> Any:
+    figure = _figure_class()(figsize=(6.0, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([step for step, _ in found.temperatures], [tau for _, tau in found.temperatures], marker=".")
+    axis.set(title="temperature of the run", xlabel="step", ylabel="temperature", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("drawing", "report") from None
+    return Figure
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    return buffer.getvalue()
+
+
+def _draw_curves(axis: Any, runs: Mapping[str, RunFolder], task: str) -> None:
+    reachable = None
+    for name, run in runs.items():
+        batch = run.recipe.training.batch_size * run.recipe.training.accumulate
+        lines = [line for line in run.history() if line["kind"] == "validation" and line["task"] == task]
+        axis.plot([line["step"] * batch for line in lines], [line["auc"] for line in lines], marker="o", label=name)
+        best = (run.result or {}).get("best_reachable_auc")
+        reachable = best["validation"][task] if best else reachable
+    if reachable is not None:
+        axis.axhline(reachable, color="grey", linestyle="--", label=f"best reachable, {reachable:.4f}")
+    axis.set(title=f"validation AUC of {task!r}", xlabel="training samples", ylabel="AUC")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", fontsize="small")

@@ -1,0 +1,145 @@
+"""The part of the page that moves: choice of task and metric, plots, a table to sort. Plain JavaScript over plotly."""
+
+from unimixer.report.study_script_parts import script
+
+SCRIPT = script(r"""
+  const data = JSON.parse(document.getElementById("study").textContent);
+  const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
+
+  const metric = () => data.metrics.find(one => one.key === shown.metric);
+  const colourOf = verdict => ({ ahead: css("--ahead"), behind: css("--behind") })[verdict] || css("--soft");
+  const find = (place, task, key) =>
+    data.tables.find(table => table.place === place && table.task === task && table.metric === key);
+  const table = () => find(shown.place, shown.task, shown.metric);
+  const sign = value => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(4);
+  const rows = count => Math.max(210, 110 + 34 * count);
+  const names = lines => ({ tickvals: [...lines.keys()], ticktext: lines.map(line => wrapped(line.variant)),
+    showgrid: false, zeroline: false, range: [lines.length - 0.4, -0.6] });
+  function differences() {
+    const lines = table().lines.filter(line => line.compared);
+    const traces = lines.map((line, index) => {
+      const one = line.compared, colour = colourOf(line.verdict), sure = ["ahead", "behind"].includes(line.verdict);
+      return { x: [one.estimate], y: [index], mode: "markers",
+        error_x: { type: "data", symmetric: false, array: [one.high - one.estimate],
+          arrayminus: [one.estimate - one.low], color: colour, thickness: 2.5, width: 0 },
+        marker: { size: 11, color: sure ? colour : css("--card"), line: { width: 2.5, color: colour } },
+        hovertemplate: `<b>${escapeText(line.variant)}</b>: ${escapeText(line.verdict)}<br>${sign(one.estimate)}, `
+          + `${sign(one.low)} to ${sign(one.high)}<br>p ${escapeText(line.cells[10])}, `
+          + `after Holm ${escapeText(line.cells[11])}<extra></extra>` };
+    });
+    lines.forEach((line, index) => traces.push({ x: line.compared.by_seed, mode: "markers",
+      y: line.compared.by_seed.map(() => index + 0.3), marker: { size: 5, color: css("--soft"), opacity: 0.7 },
+      hovertemplate: `<b>${escapeText(line.variant)}</b><br>one seed: %{x:+.4f}<extra></extra>` }));
+    plot("differences", traces, { height: rows(lines.length), yaxis: names(lines),
+      xaxis: { title: { text: `${metric().name} of ${shown.task}: difference to ${escapeText(data.base)}`
+        + (metric().higher ? "" : ", lower is better") },
+        tickformat: "+.4~f", zeroline: true, zerolinecolor: css("--ink"), zerolinewidth: 1.5,
+        nticks: narrow.matches ? 4 : 9 } });
+  }
+  function seeds() {
+    const lines = table().lines.filter(line => line.values.length);
+    const traces = lines.flatMap((line, index) => {
+      const colour = data.colours[line.variant];
+      return [
+        { x: line.values.map(pair => pair[1]), y: line.values.map(() => index), mode: "markers",
+          customdata: line.values.map(pair => pair[0]), marker: { size: 9, color: colour, opacity: 0.65 },
+          hovertemplate: `<b>${escapeText(line.variant)}</b><br>seed %{customdata}: %{x:.4f}<extra></extra>` },
+        { x: [line.mean], y: [index], mode: "markers",
+          marker: { symbol: "line-ns", size: 18, line: { width: 3, color: colour } },
+          hovertemplate: `<b>${escapeText(line.variant)}</b><br>mean %{x:.4f}<extra></extra>` }];
+    });
+    plot("seeds", traces, { height: Math.max(400, rows(lines.length)), yaxis: names(lines),
+      xaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f", nticks: 6 } });
+  }
+  function budgets() {
+    const here = data.places[shown.place], x = [], found = new Map();
+    data.places.forEach((place, number) => {
+      const one = find(number, shown.task, shown.metric);
+      const same = ["store_hash", "group", "kind"].every(name => place[name] === here[name]);
+      if (!one || !same) { return; }
+      x.push(place.budget);
+      one.lines.filter(line => line.mean !== null).forEach(line => {
+        if (!found.has(line.variant)) { found.set(line.variant, []); }
+        found.get(line.variant).push([place.budget, line]);
+      });
+    });
+    const several = new Set(x).size > 1;
+    const traces = several ? [...found].map(([variant, points]) => {
+      points.sort((a, b) => a[0] - b[0]);
+      const colour = data.colours[variant];
+      return { x: points.map(point => point[0]), y: points.map(point => point[1].mean), name: escapeText(variant),
+        mode: "lines+markers", line: { color: colour, width: 2 }, marker: { color: colour, size: 7 },
+        error_y: { type: "data", array: points.map(point => point[1].spread || 0), color: colour, thickness: 1.2,
+          width: 4 },
+        hovertemplate: `<b>${escapeText(variant)}</b><br>%{x:.4s}: %{y:.4f} \u00b1 %{error_y.array:.4f}`
+          + "<extra></extra>" };
+    }) : [];
+    plot("budgets", traces, { height: 400, ...legend(),
+      xaxis: { type: "log", tickvals: [...new Set(x)], tickformat: ".4~s",
+        title: { text: here.kind === "flops" ? "FLOPs a sample" : "dense parameters" } },
+      yaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+  }
+  function search() {
+    const here = data.places[shown.place], key = `${shown.task} ${shown.metric}`;
+    const traces = table().lines.flatMap(line => {
+      const own = data.search.filter(row => row.variant === line.variant && row.store_hash === here.store_hash
+        && row.budget_kind === here.kind && row.budget === here.budget && row.sparse_lr === line.sparse_lr
+        && typeof row.values[key] === "number");
+      const first = Math.min(...own.map(row => row.seed));
+      const tried = own.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
+      if (!tried.length) { return []; }
+      const colour = data.colours[line.variant];
+      return [{ x: tried.map(row => row.dense_lr), y: tried.map(row => row.values[key]), name: escapeText(line.variant),
+        mode: "lines+markers", line: { color: colour, width: 2 },
+        marker: { color: colour, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
+          symbol: tried.map(row => row.dense_lr === line.dense_lr ? "circle-dot" : "circle") },
+        text: tried.map(row => row.dense_lr === line.dense_lr ? ", chosen" : ""),
+        hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:.1e}%{text}: %{y:.4f}<extra></extra>` }];
+    });
+    const rates = [...new Set(traces.flatMap(trace => trace.x))];
+    plot("search", rates.length > 1 ? traces : [], { height: 400, ...legend(),
+      xaxis: { type: "log", tickvals: rates, tickformat: ".0e", title: { text: "learning rate, dense parameters" } },
+      yaxis: { title: { text: `validation ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+  }
+  function speed() {
+    const lines = table().lines.filter(line => line.speed !== null && line.mean !== null);
+    const traces = lines.map(line => {
+      const colour = data.colours[line.variant];
+      return { x: [line.speed], y: [line.mean], name: escapeText(line.variant), mode: "markers",
+        marker: { color: colour, size: 11 },
+        error_y: { type: "data", array: [line.spread || 0], color: colour, thickness: 1.2, width: 4 },
+        hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:,.0f} samples/s, %{y:.4f}<br>`
+          + `${line.cells[1]} parameters, ${line.cells[2]} FLOPs a sample<extra></extra>` };
+    });
+    const best = table().best;
+    const shapes = best === null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: best, y1: best,
+      line: { color: css("--soft"), dash: "dash", width: 1.5 } }];
+    const annotations = shapes.map(() => ({ xref: "paper", x: 1, y: best, text: "the true probabilities",
+      yanchor: "top", showarrow: false, font: { size: 11, color: css("--soft") } }));
+    plot("speed", traces, { height: 400, ...legend(), shapes, annotations,
+      xaxis: { type: "log", tickformat: ".2~s", dtick: "D2", title: { text: "samples a second in training" } },
+      yaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+  }
+
+  function draw_table() {
+    const one = table(), last = data.columns.length - 1;
+    const cell = (value, index) => index !== last ? escapeText(value)
+      : `<span class="word ${["ahead", "behind"].includes(value) ? value : ""}">${escapeText(value)}</span>`;
+    sortable("table", data.columns, one.lines.map(line => line.cells), index => index === 0 || index === last, cell);
+    document.getElementById("table-caption").textContent = one.caption;
+  }
+  function draw() {
+    const there = Boolean(table());
+    document.getElementById("shown").hidden = !there;
+    document.getElementById("not-there").hidden = there;
+    document.querySelectorAll(".where").forEach(part => { part.textContent =
+      `${data.places[shown.place].words} \u00b7 ${metric().name} of ${shown.task}`; });
+    if (!there) { return; }
+    draw_table();
+    [differences, seeds, budgets, search, speed].forEach(one => one());
+  }
+  choice(shown, "place", "data and budget", data.places.map((place, index) => [index, place.words]), draw);
+  choice(shown, "task", "task", data.tasks.map(task => [task, task]), draw);
+  choice(shown, "metric", "metric", data.metrics.map(one => [one.key, one.name]), draw);
+  redraw(draw);
+""")

@@ -1,0 +1,1 @@
+"""Encode a ranking request: its JSON, its context, its stored rows."""

@@ -1,0 +1,72 @@
+"""One number a feature of a request: equal where its encoded values are, so that a replay can name what differs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.data.encoding.transform import Transform
+from unimixer.features.batch import Batch
+from unimixer.features.request import Request
+
+
+def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
+    r"""Hashes of the features of a request by name.
+
+    A column :math:`x_1, \dots, x_n` has the hash :math:`\sum_i w_i (x_i + 1) \bmod 2^{64}` with odd weights
+    :math:`w_i` that look random: another value, or another order, gives another number.
+    """
+    spec = transform.spec
+    found: dict[str, Any] = {}
+    ids, dense = _columns(request.user.ids), _columns(request.user.dense)
+    ids += _columns(request.candidates.ids)
+    dense += _columns(request.candidates.dense)
+    found.update(zip((field.name for field in spec.ids), ids, strict=True))
+    place = 0
+    for field in spec.dense:
+        parts = dense[place : place + field.width]
+        found[field.name] = sum((2 * i + 1) * int(part) for i, part in enumerate(parts)) % 2**64
+        place += field.width
+    for name, fields in spec.groups.items():
+        side = request.user if name in request.user.values else request.candidates
+        for sequence, number in zip(fields, _lists(side, name), strict=True):
+            found[sequence.name] = number
+    return {name: int(number) for name, number in found.items()}
+
+
+def _columns(tensor: Any) -> list[Any]:
+    return list(_sums(tensor.numpy()))
+
+
+def _lists(batch: Batch, group: str) -> NDArray[np.uint64]:
+    """Values and lengths: the same values cut elsewhere are other lists."""
+    lengths = _sums(batch.offsets[group].numpy()[:, None].astype(np.int32))[0]
+    with np.errstate(over="ignore"):
+        found: NDArray[np.uint64] = _sums(batch.values[group].numpy()) + lengths * np.uint64(0x9E3779B97F4A7C15)
+    return found
+
+
+def _sums(matrix: NDArray[Any]) -> NDArray[np.uint64]:
+    """Weighted sums of the columns of an (n, F) matrix of 32 bits a value."""
+    bits = np.ascontiguousarray(matrix).view(np.uint32).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        found: NDArray[np.uint64] = ((bits + np.uint64(1)) * _weights(len(bits))[:, None]).sum(0, dtype=np.uint64)
+    return found
+
+
+def _weights(count: int) -> NDArray[np.uint64]:
+    """The first numbers of splitmix64, made odd."""
+    return _many_weights(max(1, count - 1).bit_length())[:count]
+
+
+@lru_cache(maxsize=64)
+def _many_weights(bits: int) -> NDArray[np.uint64]:
+    """The first ``2 ** bits`` of them: few sizes are kept, whatever numbers of rows requests have."""
+    with np.errstate(over="ignore"):
+        z = np.arange(1, 2**bits + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))) | np.uint64(1)

@@ -1,0 +1,118 @@
+"""The body of a ranking request to a call: every name is known, every value is one that a column can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unimixer.errors import UnimixerError, nearest, unknown
+from unimixer.serving.encoding.request import RankCall, RequestEncoder
+from unimixer.serving.stores.records import MAX_KEY, check_key, check_value
+
+FIELDS = ("user", "context", "items", "rank_by")
+
+
+class CallReader:
+    """Reads the bodies of ranking requests for one bundle.
+
+    Args:
+        encoder: of the bundle; it knows the columns.
+        tasks: of the bundle.
+        max_candidates: items that a request may have.
+    """
+
+    def __init__(self, encoder: RequestEncoder, tasks: tuple[str, ...], *, max_candidates: int) -> None:
+        self.tasks, self.max_candidates = tasks, max_candidates
+        self.user_key, self.item_key = encoder.users.key, encoder.items.key
+        self._user = encoder.users.read | ({self.user_key} if self.user_key else frozenset())
+        self._own = encoder.items.read | encoder.context.columns - {encoder.context.time or ""}
+        self._item = self._own | ({self.item_key} if self.item_key else frozenset())
+        self._context = encoder.context.known
+
+    @property
+    def columns(self) -> dict[str, frozenset[str]]:
+        """The columns that every field of a body takes."""
+        return {"user": self._user, "items": self._item, "context": frozenset(self._context)}
+
+    def read(self, body: Mapping[str, Any], *, now: int) -> tuple[RankCall, int]:
+        """The call, and the position of the task that its ranking is by.
+
+        Raises:
+            UnimixerError: what is wrong where, with the nearest name for one that is not known.
+        """
+        _known(body, FIELDS, "the body")
+        user, user_columns = self._user_of(body.get("user"))
+        context = body.get("context", {})
+        if not isinstance(context, dict):
+            raise UnimixerError(f"context: expected an object of columns, found {_type(context)}")
+        _columns(context, self._context, "context")
+        items, own = self._items_of(body.get("items"))
+        return RankCall(user, items, context, user_columns, own, now), self._task(body.get("rank_by"))
+
+    def _user_of(self, given: Any) -> tuple[str | int | None, dict[str, Any]]:
+        if isinstance(given, dict):
+            _columns(given, self._user, "user")
+            columns = {name: value for name, value in given.items() if name != self.user_key}
+            given = given.get(self.user_key) if self.user_key else None
+        else:
+            columns = {}
+        if given is not None:
+            check_key(given, "user")
+            if self.user_key is None:
+                raise UnimixerError("user: this model knows no users; leave it out")
+        return given, columns
+
+    def _items_of(self, given: Any) -> tuple[list[str | int | None], list[dict[str, Any]] | None]:
+        if not isinstance(given, list):
+            raise UnimixerError(
+                f"items: expected a list of keys or objects, found {'nothing' if given is None else _type(given)}"
+            )
+        if not 1 <= len(given) <= self.max_candidates:
+            raise UnimixerError(
+                f"items: {len(given):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
+            )
+        plain = self.item_key is not None and set(map(type, given)) == {str}
+        if plain and max(map(len, given)) <= MAX_KEY and "".join(given).isascii():
+            return given, None
+        keys: list[str | int | None] = []
+        own: list[dict[str, Any]] = []
+        for number, item in enumerate(given):
+            where = f"items[{number}]"
+            columns: dict[str, Any] = {}
+            if isinstance(item, dict):
+                _columns(item, self._item, where)
+                columns = {name: value for name, value in item.items() if name != self.item_key}
+                item = item.get(self.item_key) if self.item_key else None
+                if item is not None:
+                    check_key(item, where)
+            else:
+                if item is None or self.item_key is None:
+                    raise UnimixerError(f"{where}: expected {'a key or ' if self.item_key else ''}an object of columns")
+                check_key(item, where)
+            keys.append(item)
+            own.append(columns)
+        return keys, own if any(own) else None
+
+    def _task(self, given: Any) -> int:
+        if given is None:
+            return 0
+        if given not in self.tasks:
+            raise unknown("task", str(given), self.tasks)
+        return self.tasks.index(given)
+
+
+def _known(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UnimixerError(f"{where}: unknown field {name!r}{nearest(name, known)}")
+
+
+def _columns(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    _known(given, known, where)
+    for name, value in given.items():
+        check_value(value, f"{where}.{name}")
+
+
+def _type(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")

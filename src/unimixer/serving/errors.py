@@ -1,0 +1,68 @@
+"""What the server answers instead of scores: a status and one sentence, in one JSON shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pydantic_core
+
+from unimixer.errors import UnimixerError
+from unimixer.serving.stores.base import StoreUnavailableError
+from unimixer.serving.stores.records import check_value
+
+_LONG = re.compile(rb"[0-9]{19}")
+"""What every integer beyond 64 bits has."""
+
+
+class RefusedError(UnimixerError):
+    """A request that is not answered.
+
+    Args:
+        status: HTTP status.
+        message: one sentence.
+        retry_after: seconds after which another try may succeed.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+def refusal(error: UnimixerError) -> RefusedError:
+    """Any mistake as a refusal: a store that is down is ours (503), everything else is the caller's (422)."""
+    if isinstance(error, RefusedError):
+        return error
+    if isinstance(error, StoreUnavailableError):
+        return RefusedError(503, str(error), retry_after=1)
+    return RefusedError(422, " ".join(str(error).split()))
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RefusedError: it is none; NaN and Infinity are no JSON.
+    """
+    try:
+        # keys of items hardly repeat within a body: a cache of strings costs more than it saves
+        found = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="none")
+    except ValueError as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise RefusedError(422, f"the body is a JSON {type(found).__name__}, expected an object")
+    if _LONG.search(body):
+        _check_integers(found, "")
+    return found
+
+
+def _check_integers(value: Any, where: str) -> None:
+    """Refuse integers beyond 64 bits wherever they stand: no column holds them, and the longest have no text."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_integers(inner, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_integers(inner, f"{where}[{number}]")
+    elif isinstance(value, int):
+        check_value(value, where[:200])

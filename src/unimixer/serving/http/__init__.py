@@ -1,0 +1,1 @@
+"""Serve HTTP: routes, middleware, connections, the OpenAPI page."""

@@ -1,0 +1,177 @@
+"""Changes while serving: rows, events and the bundle itself, behind a key of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fastapi import FastAPI, Request, Response
+
+from unimixer.data.encoding.history import event_column
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.schema import Schema
+from unimixer.errors import UnimixerError, nearest
+from unimixer.serving.encoding.entity import EntityEncoder
+from unimixer.serving.engine import Engine, Model
+from unimixer.serving.errors import RefusedError, read_json
+from unimixer.serving.http.common import check_key, deadline, read_body, reply
+from unimixer.serving.http.openapi import EventsRequest, EventsWritten, Reloaded, RowsRequest, Written, answers, body
+from unimixer.serving.stores.base import Event, Kind
+from unimixer.serving.stores.build import events_of
+from unimixer.serving.stores.records import check_value, series_of
+
+EVENT_ID = "event_id"
+"""The sender's name of an impression: sent again within a day, it adds nothing."""
+MOST_ID = 200
+"""Characters of such a name."""
+REFUSALS = (400, 401, 403, 408, 413, 422, 429, 503)
+
+
+def add_routes(app: FastAPI, engine: Engine) -> None:
+    """The routes below ``/admin``."""
+    settings = engine.settings
+
+    def check(request: Request) -> None:
+        if settings.admin_key is None:
+            raise RefusedError(403, "the server was started without an admin key, so nothing is changed over HTTP")
+        check_key(request, settings.admin_key, "admin")
+
+    async def write(request: Request, work: Callable[[Model, dict[str, Any]], dict[str, int]]) -> Response:
+        check(request)
+        model = engine.model
+        engine.updates.check_room()
+        data = await read_body(request, settings.max_body, settings.timeout)
+        begin = deadline(request, settings.timeout - settings.patience)
+        return reply(await engine.updates.finish(lambda: work(model, read_json(data)), begin))
+
+    @app.post("/admin/users", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
+    async def users(request: Request) -> Response:
+        """Add or change users; the next request sees them."""
+        return await write(request, partial(put_rows, "users"))
+
+    @app.post("/admin/items", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
+    async def items(request: Request) -> Response:
+        """Add or change items; the next request sees them."""
+        return await write(request, partial(put_rows, "items"))
+
+    @app.post(
+        "/admin/events", tags=["admin"], openapi_extra=body(EventsRequest), responses=answers(EventsWritten, *REFUSALS)
+    )
+    async def events(request: Request) -> Response:
+        """Add impressions that happened; the next request sees them in its histories."""
+        return await write(request, append_events)
+
+    @app.post("/admin/reload", tags=["admin"], responses=answers(Reloaded, 401, 403, 409, 422, 503))
+    async def reload(request: Request) -> Response:
+        """Open the bundle that the server's path names now, warm it up and put it in service."""
+        check(request)
+        version = await asyncio.to_thread(engine.load)
+        return reply({"model_version": version})
+
+
+def put_rows(kind: Kind, model: Model, values: dict[str, Any]) -> dict[str, int]:
+    """Write rows after they were encoded once: what cannot be encoded must not get into the store."""
+    rows = _rows(values, "rows")
+    encoder = model.encoder.users if kind == "users" else model.encoder.items
+    if encoder.key is None:
+        raise UnimixerError(f"this model knows no {kind}")
+    store = model.encoder.store
+    known = store.columns(kind)
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in known and name not in encoder.columns:
+                names = {*known, *encoder.columns}
+                raise UnimixerError(f"{kind}[{number}]: unknown column {name!r}{nearest(name, names)}")
+            check_value(value, f"{kind}[{number}].{name}")
+    _try(encoder, rows)
+    return {"rows": len(rows), "revision": store.put(kind, encoder.key, rows)}
+
+
+def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
+    names = sorted(encoder.columns)
+    frame = pl.DataFrame([series_of(name, [row.get(name) for row in rows], encoder.kind) for name in names])
+    chunk = Chunk(frame, encoder.kind)
+    encoder.encode(chunk, np.zeros(len(rows), dtype=np.int64).tolist())
+    encoder.snapshot(chunk)
+
+
+def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
+    """Add impressions to the histories that take them; tells how many events were added, and how many known before."""
+    rows, ids = _rows(values, "events"), None
+    schema = model.bundle.transform.schema
+    names, known = _names(schema), event_columns(model)
+    if EVENT_ID not in names:
+        ids = _ids(rows)
+        rows = [{name: value for name, value in row.items() if name != EVENT_ID} for row in rows]
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in known:
+                raise UnimixerError(f"events[{number}]: unknown column {name!r}{nearest(name, known)}")
+            check_value(value, f"events[{number}].{name}")
+        for name in names[:2]:
+            if row.get(name) is None:
+                raise UnimixerError(f"events[{number}]: {name} is missing; an event needs its user and its item")
+    found = _events(schema, names, rows, ids)
+    added = model.encoder.store.append_events(found)
+    return {"events": added, **({"repeated": len(found) - added} if ids else {})}
+
+
+def event_columns(model: Model) -> set[str]:
+    """The columns that an event takes."""
+    schema = model.bundle.transform.schema
+    return {*_names(schema), EVENT_ID} | ({schema.keys.time} if schema.keys.time else set())
+
+
+def _names(schema: Schema) -> list[str]:
+    """The columns that make events of impressions, beside the time: user and item first."""
+    needed = [schema.keys.user, schema.keys.item, *(event_column(h, schema) for h in schema.histories)]
+    return [name for name in dict.fromkeys(needed) if name is not None]
+
+
+def _ids(rows: Sequence[dict[str, Any]]) -> list[str | None] | None:
+    """The senders' names of impressions, None where there are none."""
+    found = [row.get(EVENT_ID) for row in rows]
+    given: dict[str, int] = {}
+    for number, name in enumerate(found):
+        if name is None:
+            continue
+        check_value(name, f"events[{number}].{EVENT_ID}")
+        if not isinstance(name, str) or not 1 <= len(name) <= MOST_ID:
+            raise UnimixerError(f"events[{number}].{EVENT_ID}: expected a text of 1 to {MOST_ID} characters")
+        if given.setdefault(name, number) != number:
+            raise UnimixerError(
+                f"events[{number}].{EVENT_ID}: stands in events[{given[name]}] too; every event has its own"
+            )
+    return found if given else None
+
+
+def _events(
+    schema: Schema, names: Sequence[str], rows: Sequence[dict[str, Any]], ids: Sequence[str | None] | None
+) -> list[Event]:
+    columns = [series_of(name, [row.get(name) for row in rows], "events") for name in names]
+    now = time.time()
+    if schema.keys.time is None:
+        return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), int(now * 1000), ids))
+    given = [row.get(schema.keys.time) for row in rows]
+    if all(value is None for value in given):
+        stamp = datetime.fromtimestamp(now, tz=UTC)
+        columns.append(pl.Series(schema.keys.time, [stamp] * len(rows), dtype=pl.Datetime("ms", "UTC")))
+    else:
+        columns.append(series_of(schema.keys.time, given, "events"))
+    return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), ids=ids))
+
+
+def _rows(values: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    for name in values:
+        if name != field:
+            raise UnimixerError(f"the body: unknown field {name!r}{nearest(name, [field])}")
+    rows = values.get(field)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UnimixerError(f"{field}: expected a list of objects, at least one")
+    return rows

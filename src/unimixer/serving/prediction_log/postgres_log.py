@@ -1,0 +1,152 @@
+"""The score log in a table of PostgreSQL."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from unimixer.errors import UnimixerError
+from unimixer.serving.prediction_log.postgres import (
+    DatabaseError,
+    connect,
+    driver,
+    limit_statements,
+    parse_address,
+    sentence,
+    watched,
+)
+from unimixer.serving.prediction_log.postgres_rows import HEADER, TRAILER, read_call, restore, row_bytes
+from unimixer.serving.prediction_log.postgres_table import COLUMNS, TABLE, check_table, ensure_table, identifier
+from unimixer.serving.prediction_log.record import Entry, Sink, UnfitError
+
+if TYPE_CHECKING:
+    import psycopg
+
+TASK = "a score log in PostgreSQL"
+_FETCHED = 256
+"""Rows that a reader holds."""
+_READ = """
+SELECT writer::text AS writer, number, request_id,
+    round(extract(epoch FROM answered_at) * 1000)::bigint AS answered_ms, time_ms, model_version,
+    user_id, user_revision, call::text AS call, items, item_revisions, tasks, scores, fields, hashes
+FROM {table} ORDER BY answered_at, writer, number
+"""
+
+
+class PostgresSink(Sink):
+    """A transaction a write. Whether a transaction whose end was not seen has happened, the next try asks the table.
+
+    Args:
+        address: ``postgresql://user@host:port/db``; ``?table=NAME`` or ``?table=SCHEMA.NAME`` instead of ``score_log``.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._driver = driver(TASK)
+        self._address = parse_address(address, table=TABLE, task=TASK)
+        self.name, self._table = self._address.name, identifier(self._address, self._driver)
+        self._connection: psycopg.Connection[Any] | None = None
+        with self._talking():
+            pass
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """See :meth:`Sink.write`."""
+        try:
+            rows = {entry.number: row_bytes(self.writer, entry) for entry in entries}
+        except (ValueError, TypeError, struct.error) as error:
+            raise UnfitError(f"{self.name}: an answer does not fit the columns ({type(error).__name__})") from None
+        with self._talking() as connection, watched(connection), connection.transaction():
+            limit_statements(connection)
+            for number in self._written(connection, min(rows), max(rows)):
+                rows.pop(number, None)
+            if not rows:
+                return
+            command = f"COPY {self._table} ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+            with connection.cursor() as cursor, cursor.copy(command) as copy:
+                copy.write(HEADER)
+                for row in rows.values():
+                    copy.write(row)
+                copy.write(TRAILER)
+
+    def close(self) -> None:
+        """See :meth:`Sink.close`."""
+        if self._connection is not None:
+            with suppress(self._driver.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _written(self, connection: psycopg.Connection[Any], first: int, last: int) -> list[int]:
+        """Numbers of ours that the table has: of a write that seemed to fail, and did not."""
+        query = f"SELECT number FROM {self._table} WHERE writer = %s AND number BETWEEN %s AND %s"
+        return [number for (number,) in connection.execute(query, [self.writer, first, last])]
+
+    @contextmanager
+    def _talking(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection, opened anew after an error; what the database refuses becomes one sentence."""
+        try:
+            if self._connection is None:
+                self._connection = connect(self._address, self._driver)
+                ensure_table(self._connection, self._address, self._table)
+            try:
+                yield self._connection
+            except self._driver.Error as error:
+                if not self._unfit(error):
+                    raise
+                # not the table's fault: where its columns were changed meanwhile, answers wait
+                check_table(self._connection, self._address, self._table)
+                reason = sentence(error, self._address)
+                raise UnfitError(f"{self.name}: the database cannot hold an answer ({reason})") from None
+        except self._driver.Error as error:
+            self.close()
+            reason = sentence(error, self._address)
+            raise DatabaseError(f"{self.name}: the database cannot be used now ({reason})") from None
+        except UnfitError:
+            raise
+        except UnimixerError:
+            self.close()
+            raise
+
+    def _unfit(self, error: psycopg.Error) -> bool:
+        """Whether the answers are at fault."""
+        errors = self._driver.errors
+        if isinstance(error, errors.UniqueViolation):
+            # our own key stands twice where a write of ours has ended after we asked; the next try sees it
+            return not (error.diag.constraint_name or "").endswith("_pkey")
+        return isinstance(error, (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded))
+
+
+def read_table(text: str) -> Iterator[dict[str, Any]]:
+    """See :func:`unimixer.serving.prediction_log.writer.read_log`."""
+    module = driver(TASK)
+    address = parse_address(text, table=TABLE, task=TASK)
+    table = identifier(address, module)
+    connection = connect(address, module)
+    try:
+        check_table(connection, address, table)
+        with connection.transaction(), connection.cursor("score_log", row_factory=module.rows.dict_row) as cursor:
+            cursor.itersize = _FETCHED
+            cursor.execute(_READ.format(table=table), binary=True)
+            for row in cursor:
+                yield _row(row)
+    except module.Error as error:
+        raise DatabaseError(f"{address.name}: the score log cannot be read ({sentence(error, address)})") from None
+    finally:
+        connection.close()
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the parts of a folder have it."""
+    user = row.pop("user_id")
+    for name in ("tasks", "fields"):
+        row[name] = [restore(text) for text in row[name]]
+    return {
+        **row,
+        "request_id": restore(row["request_id"]),
+        "model_version": restore(row["model_version"]),
+        "user": None if user is None else restore(user),
+        "call": read_call(row["call"]),
+        "items": [None if item is None else restore(item) for item in row["items"]],
+        "hashes": [number % 2**64 for number in row["hashes"]],
+    }

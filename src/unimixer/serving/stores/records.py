@@ -1,0 +1,264 @@
+"""Raw rows of users and items as the store keeps them: JSON values, and the column types that give frames back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from unimixer.data.raw.values import as_text
+from unimixer.errors import UnimixerError
+
+Row = dict[str, Any]
+Columns = dict[str, str]
+"""Names of columns and of their types."""
+
+_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "null": pl.Null,
+    "text": pl.String,
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    "number32": pl.Float32,
+    "boolean": pl.Boolean,
+}
+_LIST = "list of "
+_NUMBERS = ("integer", "number", "number32")
+LAST_INTEGER = 2**63 - 1
+MAX_KEY, MAX_TEXT, MAX_LIST = 1_000, 100_000, 10_000
+"""Characters of a key and of any other text, and entries of a list, that a request or a row may bring."""
+LAST_EXACT = 2**53
+"""Whole numbers beyond it are not exact as floats."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored row: the revision of the store at its last change, and its values as JSON."""
+
+    revision: int
+    data: str
+
+    @cached_property
+    def values(self) -> Row:
+        """Values by column."""
+        found: Row = json.loads(self.data)
+        return found
+
+
+def dtype_of(kind: str) -> Any:
+    """The polars type of a type's name."""
+    return pl.List(dtype_of(kind.removeprefix(_LIST))) if kind.startswith(_LIST) else _TYPES[kind]
+
+
+def kind_of(dtype: Any) -> str:
+    """The name under which a polars type is kept; what JSON has no form for is kept as its text."""
+    if isinstance(dtype, (pl.List, pl.Array)):
+        return _LIST + kind_of(dtype.inner)
+    if dtype.is_integer() and dtype != pl.UInt64:
+        return "integer"
+    return next((name for name, known in _TYPES.items() if dtype == known), "text")
+
+
+def kept(frame: pl.DataFrame) -> tuple[Columns, pl.DataFrame]:
+    """The types of a raw table's columns, and the table in these types."""
+    columns = {name: kind_of(dtype) for name, dtype in frame.schema.items()}
+    typed = frame.select(pl.col(name).cast(dtype_of(kind)) for name, kind in columns.items())
+    # a number that is not known is null, in a column as in JSON
+    return columns, typed.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+
+
+def dumps(values: Mapping[str, Any]) -> str:
+    """Values as JSON; what is not known is left out."""
+    return json.dumps({name: value for name, value in values.items() if value is not None}, separators=(",", ":"))
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> pl.DataFrame:
+    """Stored rows as a frame; a column that a row does not have is missing there."""
+    return pl.DataFrame(
+        [
+            pl.Series(name, [row.get(name) for row in rows], dtype=dtype_of(kind), strict=False)
+            for name, kind in columns.items()
+        ]
+    )
+
+
+def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Sequence[int] | None = None) -> pl.Series:
+    """A column of plain JSON values, whose type is what all of them can be.
+
+    Args:
+        name: of the column.
+        values: one a row, as :func:`check_value` allows them.
+        where: how messages name the rows.
+        numbers: of the rows, counted from 0 (default: 0, 1, 2, ...).
+
+    Raises:
+        UnimixerError: some rows have lists and others have single values, or a value fits no column.
+    """
+    rows = list(range(len(values))) if numbers is None else list(numbers)
+    try:
+        series = _series(name, values)
+        if series.null_count() == sum(value is None for value in values):
+            return series
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        pass  # the first row that does not fit is looked for below
+    for row, value in zip(rows, values, strict=True):
+        check_value(value, f"{where}, row {row + 1}: {name}")
+    first = {
+        isinstance(value, list): row for row, value in zip(rows[::-1], values[::-1], strict=True) if value is not None
+    }
+    if len(first) == 2:
+        raise UnimixerError(
+            f"{where}, row {first[True] + 1}: {name} is a list, but in row {first[False] + 1} it is one value; "
+            "send lists in all rows, or in none"
+        )
+    raise UnimixerError(f"{where}: {name} has values that no column holds")
+
+
+def _series(name: str, values: Sequence[Any]) -> pl.Series:
+    kinds = {_kind(value) for value in values} - {"null"}
+    if 0 < sum(kind.startswith(_LIST) for kind in kinds) < len(kinds):
+        raise TypeError("lists and single values")
+    kind = _common(kinds) if kinds else "null"
+    if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
+        kind = "text"  # a float would lose the last digits of an id
+    if kind != "text" or kinds == {"text"}:
+        return pl.Series(name, values, dtype=dtype_of(kind), strict=False)
+    return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
+
+
+def fit_columns(known: Columns, rows: Iterable[Mapping[str, Any]], *, where: str) -> tuple[Columns, list[Row]]:
+    """New rows in the types of the known columns, and the columns that they add or widen.
+
+    Raises:
+        UnimixerError: a value does not fit the type of its column.
+    """
+    columns, fitted = dict(known), []
+    given = list(rows)
+    for number, row in enumerate(given):
+        for name, value in row.items():
+            check_value(value, f"{where}, row {number + 1}: {name}")
+    for name in {name: None for row in given for name in row}:
+        kinds = {_kind(row[name]) for row in given if name in row} - {"null"}
+        if columns.get(name, "null") in ("null", _LIST + "null"):
+            columns[name] = _common(kinds) if kinds else columns.get(name, "null")
+        elif columns[name] == "integer" and kinds & {"number"}:
+            columns[name] = "number"  # whole numbers have the same text in both
+    for number, row in enumerate(given):
+        fitted.append({n: _fit(v, columns[n], f"{where}, row {number + 1}: {n}") for n, v in row.items()})
+    return columns, fitted
+
+
+def check_value(value: Any, where: str) -> None:
+    """Raise for a JSON value that no column holds: not finite, beyond 64 bits, no valid text, too long, or nested."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise UnimixerError(f"{where}: the text has {len(value):,} characters, at most {MAX_TEXT:,} are read")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise UnimixerError(f"{where}: holds a character that is no valid Unicode; send valid text") from None
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise UnimixerError(f"{where}: {value} is not a finite number; send null where a value is not known")
+    elif isinstance(value, int):
+        if abs(value) > LAST_INTEGER:
+            raise UnimixerError(f"{where}: the integer does not fit 64 bits; send large keys as text")
+    elif isinstance(value, list):
+        if len(value) > MAX_LIST:
+            raise UnimixerError(f"{where}: the list has {len(value):,} entries, at most {MAX_LIST:,} are read")
+        for entry in value:
+            if isinstance(entry, (list, dict)):
+                raise UnimixerError(f"{where}: expected a plain value or a list of plain values")
+            check_value(entry, where)
+        kinds = {_kind(entry) for entry in value} - {"null"}
+        if len(kinds) > 1 and not kinds <= set(_NUMBERS):
+            raise UnimixerError(f"{where}: a list holds values of one type, found {' and '.join(sorted(kinds))}")
+    elif value is not None:
+        raise UnimixerError(f"{where}: expected a plain value or a list of plain values")
+
+
+def check_key(value: Any, where: str) -> None:
+    """Raise for what is no key: a key is a text that is not too long, or an integer."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UnimixerError(f"{where}: a key is text or an integer, found {_shape(value)}")
+    check_value(value, where)
+    if isinstance(value, str):
+        check_length(value, where)
+
+
+def check_length(key: str, where: str) -> None:
+    """Raise for a key that is too long."""
+    if len(key) > MAX_KEY:
+        raise UnimixerError(f"{where}: the key has {len(key):,} characters, at most {MAX_KEY:,} are read")
+
+
+def canonical(keys: Sequence[Any]) -> list[str | None]:
+    """Keys as the tables know them: 3, 3.0 and "3.0" are one key; null where there is none.
+
+    Raises:
+        UnimixerError: a list or an object is no key.
+    """
+    for number, key in enumerate(keys, 1):
+        if isinstance(key, (list, dict)):
+            raise UnimixerError(f"row {number}: a key is text or an integer, found {_shape(key)}")
+    return as_text(series_of("key", keys)).cast(pl.String).to_list()
+
+
+def _shape(value: Any) -> str:
+    names = {bool: "true or false", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        raise TypeError("no column holds objects")
+    if isinstance(value, list):
+        return _LIST + _common({_kind(entry) for entry in value} - {"null"} or {"null"})
+    names = {bool: "boolean", int: "integer", float: "number", str: "text", type(None): "null"}
+    return names.get(type(value), "text")
+
+
+def _common(kinds: set[str]) -> str:
+    """The type that all values of a column can have."""
+    lists = {kind for kind in kinds if kind.startswith(_LIST)}
+    if lists:
+        inner = {kind.removeprefix(_LIST) for kind in kinds} - {"null"}
+        return _LIST + (_common(inner) if inner else "null")
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "number" if kinds <= set(_NUMBERS) else "text"
+
+
+def _text(value: Any) -> str:
+    """The text of a value beside which its column has values of other types."""
+    if isinstance(value, str):
+        return value
+    text: str | None = as_text(pl.Series([value])).cast(pl.String)[0]
+    return text or ""
+
+
+def _fit(value: Any, kind: str, where: str) -> Any:
+    """A JSON value in a column's type."""
+    if value is None:
+        return None
+    if kind.startswith(_LIST):
+        if not isinstance(value, list):
+            raise UnimixerError(f"{where}={value!r} is no list, but the column holds lists")
+        inner = kind.removeprefix(_LIST)
+        return [_fit(entry, inner, where) for entry in value]
+    if isinstance(value, list):
+        raise UnimixerError(f"{where} is a list, but the column holds one value a row")
+    if kind == "text":
+        return _text(value)
+    if kind == "boolean" and isinstance(value, bool):
+        return value
+    if kind in _NUMBERS and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind != "integer" and isinstance(value, int) and abs(value) > LAST_EXACT:
+            raise UnimixerError(f"{where}={value} loses its last digits in the column, which holds floats")
+        return value
+    raise UnimixerError(f"{where}={value!r} does not fit the column, which holds values of type {kind}")

@@ -1,0 +1,1 @@
+"""Run tasks in processes: on this machine or on a Ray cluster."""

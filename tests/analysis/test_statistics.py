@@ -1,0 +1,263 @@
+"""Metrics under multiplicities, intervals over seeds and users, and the correction for many comparisons."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import log_loss as sklearn_log_loss
+from sklearn.metrics import roc_auc_score
+
+from unimixer import metrics
+from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm
+from unimixer.analysis.weighted_metrics import LabelledRows
+from unimixer.errors import UnimixerError
+
+PLAIN = {
+    "auc": lambda logits, labels, users: metrics.auc(logits, labels),
+    "uauc": metrics.uauc,
+    "gauc": metrics.gauc,
+    "log_loss": lambda logits, labels, users: metrics.log_loss(logits, labels),
+    "ne": lambda logits, labels, users: metrics.normalised_entropy(logits, labels),
+}
+Columns = tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> Columns:
+    """Some rows with many ties, users of one row, and users of one class."""
+    size = draw(st.integers(4, 40))
+    logits = draw(st.lists(st.sampled_from([-1.5, -0.0, 0.0, 0.25, 2.0]), min_size=size, max_size=size))
+    labels = draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))
+    users = draw(st.lists(st.sampled_from([-9, 3, 4, 70, 1 << 40]), min_size=size, max_size=size))
+    both = [0.0, 0.25], [0, 1], [3, 3]  # one user has both classes at least
+    parts = zip((logits, labels, users), both, (np.float32, np.uint8, np.int64), strict=True)
+    return tuple(np.array([*own, *more], dtype=kind) for own, more, kind in parts)  # type: ignore[return-value]
+
+
+@given(columns())
+@settings(deadline=None)
+def test_every_user_once_is_the_plain_metric(rows: Columns) -> None:
+    logits, labels, users = rows
+    prepared = LabelledRows(labels, users)
+    once = np.ones((1, prepared.num_users), dtype=np.uint8)
+    assert prepared.metrics == tuple(PLAIN)
+    assert prepared.weighted("auc", logits)(once)[0] == metrics.auc(logits, labels)  # to the last bit
+    for name, plain in PLAIN.items():
+        assert prepared.weighted(name, logits)(once)[0] == pytest.approx(plain(logits, labels, users), rel=1e-12)
+
+
+@given(columns(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_whole_multiplicities_are_literally_repeated_users(rows: Columns, seed: int) -> None:
+    logits, labels, users = rows
+    prepared = LabelledRows(labels, users)
+    counts = np.random.default_rng(seed).integers(0, 4, (3, prepared.num_users)).astype(np.uint8)
+    found = {name: prepared.weighted(name, logits)(counts) for name in PLAIN}
+    for replicate, chosen in enumerate(counts):
+        copies = [(copy, user) for user, times in zip(prepared.keys, chosen, strict=True) for copy in range(times)]
+        repeated = [np.flatnonzero(users == user) for _, user in copies]
+        order = np.concatenate([np.empty(0, np.int64), *repeated])
+        people = np.repeat(np.arange(len(copies)), [len(part) for part in repeated])  # a copy is a user of its own
+        if len(set(labels[order])) < 2:
+            assert np.isnan([found[name][replicate] for name in ("auc", "uauc", "gauc", "ne")]).all()
+            continue
+        for name, plain in PLAIN.items():
+            if name in ("uauc", "gauc") and not prepared.both[chosen > 0].any():
+                assert np.isnan(found[name][replicate])
+            else:
+                expected = plain(logits[order], labels[order], people)
+                assert found[name][replicate] == pytest.approx(expected, rel=1e-12), name
+
+
+def test_weights_mean_what_they_mean_to_scikit_learn(rng: np.random.Generator) -> None:
+    logits, labels, users = sample(rng, users=50)
+    prepared = LabelledRows(labels, users)
+    counts = rng.integers(0, 5, (1, prepared.num_users)).astype(np.uint8)
+    weights = counts[0][prepared.codes]
+    assert prepared.weighted("auc", logits)(counts)[0] == pytest.approx(
+        roc_auc_score(labels, logits, sample_weight=weights), rel=1e-12
+    )
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert prepared.weighted("log_loss", logits)(counts)[0] == pytest.approx(
+        sklearn_log_loss(labels, probability, sample_weight=weights), rel=1e-9
+    )
+
+
+def test_users_of_one_class_are_left_out_of_uauc_only() -> None:
+    rows = LabelledRows([0, 1, 1, 1, 0], [1, 1, 2, 2, 3])
+    assert rows.users_of("uauc") == 1
+    assert rows.users_of("auc") == 3
+    assert rows.weighted("uauc", [0.2, 0.1, 0.9, 0.8, 0.0])(np.array([[1, 9, 9]], dtype=np.uint8)).tolist() == [0.0]
+
+
+def test_without_users_rows_are_drawn_and_there_is_no_uauc() -> None:
+    rows = LabelledRows([0, 1, 1, 0])
+    assert rows.num_users == 4
+    assert rows.metrics == ("auc", "log_loss", "ne")
+    with pytest.raises(UnimixerError, match="metric='uauc' is not one of auc, log_loss, ne"):
+        rows.weighted("uauc", [0.1, 0.2, 0.3, 0.4])
+
+
+def test_draws_are_the_same_for_every_model_and_take_as_many_users_as_there_are() -> None:
+    first, again = UserBootstrap(300, replicates=40, seed=3), UserBootstrap(300, replicates=40, seed=3)
+    (counts,) = first.counts()
+    assert np.array_equal(counts, next(again.counts()))
+    assert (counts.sum(axis=1) == 300).all()
+    assert counts.mean(axis=0).std() == pytest.approx(np.sqrt(1 / 40), rel=0.15)
+    assert not np.array_equal(counts, next(UserBootstrap(300, replicates=40, seed=4).counts()))
+
+
+def test_many_users_are_drawn_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels, users = sample(rng, users=50)
+    rows = LabelledRows(labels, users)
+    value, whole = UserBootstrap(rows.num_users, replicates=30).values(rows, "auc", logits)
+    monkeypatch.setattr("unimixer.analysis.significance._BLOCK", 3 * rows.num_users)
+    again, parts = UserBootstrap(rows.num_users, replicates=30).values(rows, "auc", logits)
+    assert value == again == metrics.auc(logits, labels)
+    assert np.array_equal(whole, parts)
+
+
+def test_the_spread_of_draws_is_the_standard_error_of_a_mean_over_users(rng: np.random.Generator) -> None:
+    logits, labels, users = sample(rng, users=400)
+    rows = LabelledRows(labels, users)
+    _, draws = UserBootstrap(rows.num_users, replicates=2_000).values(rows, "uauc", logits)
+    own = metrics.user_auc(logits, labels, users).auc
+    assert draws.std() == pytest.approx(own.std() / np.sqrt(len(own)), rel=0.06)
+
+
+def test_a_thousand_draws_of_thirty_thousand_rows_are_quick(rng: np.random.Generator) -> None:
+    logits, labels, users = sample(rng, users=7_500, rows=30_000)
+    rows = LabelledRows(labels, users)
+    bootstrap = UserBootstrap(rows.num_users)
+    began = time.process_time()
+    assert len(bootstrap.values(rows, "auc", logits)[1]) == 1_000
+    assert time.process_time() - began < 3  # 0.2 s where nothing else runs
+
+
+REGIMES = {  # standard deviations, in units of the mean: users, seed by user, seed; and where the coverage must lie
+    "users": (1.0, 0.0, 0.0, 3, (0.92, 0.98)),
+    "seeds": (0.3, 0.0, 1.0, 3, (0.90, 0.98)),
+    "both": (1.0, 0.3, 1.0, 5, (0.92, 0.985)),
+    "seed by user": (0.3, 1.0, 0.0, 5, (0.95, 1.0)),
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_intervals_cover_the_truth_where_the_variances_are_known(regime: str, rng: np.random.Generator) -> None:
+    users, both, seeds, number, (least, most) = REGIMES[regime]
+    found = [simulated(rng, users, both, seeds, number) for _ in range(500)]
+    coverage = np.mean([one.low < 0.01 < one.high for one in found])
+    assert least <= coverage <= most
+
+
+def test_p_is_uniform_where_there_is_no_difference(rng: np.random.Generator) -> None:
+    values = [simulated(rng, 1.0, 0.0, 0.2, 4, truth=0.0).p for _ in range(400)]
+    assert stats.kstest(values, "uniform").pvalue > 0.05
+
+
+def test_p_is_not_too_small_for_whole_models_that_are_alike(rng: np.random.Generator) -> None:
+    """From rows to p: models whose seeds differ in quality, on users who differ in how predictable they are."""
+    below = []
+    for _ in range(80):
+        _, labels, users = sample(rng, users=80, rows=500)
+        rows, ease = LabelledRows(labels, users), rng.normal(1.0, 0.5, 500)[users]
+        bootstrap = UserBootstrap(rows.num_users, replicates=150, seed=int(rng.integers(1 << 30)))
+        scores = [labels * (ease + rng.normal(0, 0.15)) + rng.normal(size=500) for _ in range(6)]
+        values, draws = zip(*(bootstrap.values(rows, "auc", score) for score in scores), strict=True)
+        one = difference(values[:3], values[3:], draws[:3], draws[3:], num_users=rows.num_users)
+        below.append(one.p is not None and one.p < 0.05)
+    assert np.mean(below) <= 0.1
+
+
+def test_a_difference_by_hand() -> None:
+    base = np.zeros((2, 4))
+    model = np.array([[0.0, 2.0, 0.0, 2.0], [2.0, 4.0, 2.0, 4.0]])  # means over seeds 1, 3, 1, 3: variance 4/3
+    found = difference([1.0, 3.0], [0.0, 0.0], model, base, num_users=5)
+    assert found.estimate == 2.0
+    assert found.by_seed == (1.0, 3.0)
+    assert found.users_deviation**2 == pytest.approx(4 / 3)
+    assert found.seeds_deviation == pytest.approx(1.0)  # variance 2, two seeds
+    assert found.freedom == pytest.approx((7 / 3) ** 2 / ((4 / 3) ** 2 / 4 + 1.0))
+    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, found.freedom) * np.sqrt(7 / 3))
+    assert found.p == pytest.approx(2 * stats.t.sf(2 / np.sqrt(7 / 3), found.freedom))
+
+
+def test_one_seed_has_an_interval_over_users_and_no_p() -> None:
+    found = difference([0.7], [0.6], [[0.6, 0.7, 0.8]], [[0.6, 0.6, 0.6]], num_users=9)
+    assert found.p is None
+    assert found.seeds_deviation is None
+    assert found.freedom == 8
+    assert found.high - found.low == pytest.approx(2 * 0.1 * stats.t.ppf(0.975, 8))
+
+
+def test_a_model_against_itself_is_not_different() -> None:
+    draws = np.random.default_rng(0).normal(size=(3, 20))
+    found = difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], draws, draws, num_users=9)
+    assert (found.estimate, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_holm_of_a_textbook_example() -> None:
+    # four comparisons: 4 x .005, 3 x .01, 2 x .03, then .04 not below its predecessor
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_keeps_the_order_and_stays_between_none_and_bonferroni(values: list[float]) -> None:
+    corrected = holm(values)
+    assert all(p <= c <= min(1.0, len(values) * p) + 1e-15 for p, c in zip(values, corrected, strict=True))
+    ranks = sorted(range(len(values)), key=values.__getitem__)
+    assert [corrected[place] for place in ranks] == sorted(corrected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: difference([], [], np.ones((0, 3)), np.ones((0, 3)), num_users=3), "no seeds"),
+        (lambda: difference([1.0], [1.0, 2.0], [[1.0]], [[1.0]], num_users=3), r"base has shape \(2,\)"),
+        (lambda: difference([1.0], [1.0], [[1.0, 2.0]], [[1.0]], num_users=3), r"base_draws has shape \(1, 1\)"),
+        (lambda: difference([1.0], [1.0], [[1.0]], [[1.0]], num_users=1), "num_users=1: a bootstrap over users"),
+        (lambda: LabelledRows([1, 1], [1, 2]), "AUC needs both classes"),
+        (lambda: LabelledRows([1, 0], [1, 2, 3]), r"users has shape \(3,\)"),
+        (lambda: LabelledRows([1, 0]).weighted("auc", [0.1]), "labels has shape"),
+        (lambda: LabelledRows([1, 0]).weighted("auc", [0.1, np.nan]), "logits, row 1: nan is not a score"),
+        (lambda: LabelledRows([1, 0]).weighted("auc", [0.1, 0.2])(np.ones((2, 3), np.uint8)), "one column a user"),
+    ],
+)
+def test_what_cannot_be_judged_is_said(call: Any, message: str) -> None:
+    with pytest.raises(UnimixerError, match=message):
+        call()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def sample(rng: np.random.Generator, *, users: int, rows: int = 3_000) -> Columns:
+    """Logits that know something, with ties."""
+    labels = (rng.random(rows) < 0.4).astype(np.uint8)
+    logits = np.round(rng.normal(size=rows) + 0.9 * labels, 2).astype(np.float32)
+    return logits, labels, rng.integers(0, users, rows)
+
+
+def simulated(
+    rng: np.random.Generator, users: float, both: float, seeds: float, number: int, *, truth: float = 0.01
+) -> Difference:
+    """A metric that is a mean over users of: what is so for the user, for the seed, and for both together."""
+    people, draws, unit = 60, 150, 0.001
+    own = rng.normal(size=people) * users + rng.normal(size=(number, people)) * both
+    own = truth + unit * (own * np.sqrt(people) + rng.normal(size=(number, 1)) * seeds)
+    chosen = rng.multinomial(people, np.full(people, 1 / people), size=draws) / people
+    base = np.full(number, 0.7)
+    model_draws = base[:, None] + own @ chosen.T
+    return difference(base + own.mean(axis=1), base, model_draws, np.tile(base[:, None], draws), num_users=people)

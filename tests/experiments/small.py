@@ -1,0 +1,47 @@
+"""A study that trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unimixer.experiments import Case, Study, build_cases, open_stores
+from unimixer.settings import parse
+
+LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+
+RECIPE: dict[str, Any] = {
+    "model.num_tokens": 4,
+    "model.embedding_dim": 4,
+    "model.tower_hidden_dims": [8],
+    "training.batch_size": 128,
+    "training.evaluate_every": 4,
+    "training.log_every": 1,
+    "training.num_workers": 0,
+    "training.device": "cpu",
+}
+
+
+def small_values(store: Path | str, **changes: Any) -> dict[str, Any]:
+    """Values of the study; ``recipe`` adds keys, everything else replaces."""
+    recipe = {**RECIPE, **changes.pop("recipe", {})}
+    values = {
+        "data": [str(store)],
+        "models": ["rankmixer", LITE],
+        "params": ["12K"],
+        "seeds": 2,
+        "dense_lr": [1e-3],
+        "tasks": {"is_click": 1.0},
+        "recipe": recipe,
+    }
+    return {**values, **changes}
+
+
+def small_study(store: Path | str, **changes: Any) -> Study:
+    """The study with changes."""
+    return parse(Study, small_values(store, **changes), where="study")
+
+
+def small_cases(store: Path | str, **changes: Any) -> list[Case]:
+    """Its cases."""
+    return build_cases(open_stores(small_study(store, **changes)))[0]

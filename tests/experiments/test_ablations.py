@@ -1,0 +1,111 @@
+"""The ablations by name: one thing changed each, all of them trainable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small import small_cases, small_study
+
+from unimixer.errors import UnimixerError
+from unimixer.experiments import build_cases, open_stores
+from unimixer.experiments.ablations import GROUPS, PAPER_STACK, ablations
+from unimixer.experiments.study_config import Variant
+
+
+def changes(base: Variant, variant: Variant) -> dict[str, object]:
+    """What a variant sets otherwise than its base."""
+    before = {**base.options, **base.recipe}
+    return {key: value for key, value in {**variant.options, **variant.recipe}.items() if before.get(key) != value}
+
+
+def by_name(model: str, **options: object) -> tuple[Variant, dict[str, dict[str, object]]]:
+    (base, *rest), _ = ablations(model, **options)  # type: ignore[arg-type]
+    return base, {v.label.partition(": ")[2]: changes(base, v) for v in rest if v.backbone == base.backbone}
+
+
+def test_the_papers_list_changes_one_thing_each_of_the_papers_stack() -> None:
+    base, found = by_name("unimixer", groups=["paper"])
+    assert base.label == "unimixer (paper)"
+    assert (base.options, base.recipe) == (PAPER_STACK["options"], PAPER_STACK["recipe"])
+    assert base.recipe == {"temperature.schedule": "two-stage", "temperature.start": 1.0, "temperature.end": 0.05}
+    assert found["no temperature"] == {"temperature.end": 1.0}
+    assert found["no warm-up"] == {"temperature.start": 0.05}
+    assert found["annealing for warm-up, one pass"] == {"temperature.schedule": "linear"}
+    assert found["no symmetry"] == {"symmetric": False}
+    assert found["shared local weights"] == {"local": "shared"}
+    assert found["Post-Norm for SiameseNorm"] == {"residual": "post"}
+    assert found["no Sinkhorn (raw deviation 0.1)"] == {"doubly_stochastic": False, "init_scale": 0.1}
+    assert found["start from the rule"] == {"init": "rule"}
+    assert found["start from the identity"] == {"init": "identity"}
+    assert found["tau_end 0.1"] == {"temperature.end": 0.1}
+    assert found["block size 8"] == {"block_size": 8}
+    assert "block size 6" not in found  # it is the base
+
+
+def test_from_the_default_the_same_list_is_taken_the_other_way() -> None:
+    base, found = by_name("unimixer-lite", groups=["paper"], start="default")
+    assert (base.options, base.recipe) == ({}, {})
+    assert found["SiameseNorm for Post-Norm"] == {"residual": "siamese"}
+    assert found["annealing from 1"] == {"temperature.schedule": "linear"}
+    assert found["start from random"] == {"init": "random"}
+    assert all(found.values())
+
+
+def test_tables_of_basis_rank_and_depth_leave_the_base_out_and_show_rankmixer_beside() -> None:
+    variants, left_out = ablations("unimixer-lite", groups=["basis", "rank", "depth"], start="default")
+    assert left_out == {}
+    tables = {group: [v.label for v in variants if v.group == group] for group in ("basis", "rank", "depth")}
+    assert tables["basis"] == [f"unimixer-lite: {n} basis matrices" for n in (2, 8)]
+    assert tables["rank"] == [f"unimixer-lite: rank {n}" for n in (2, 4, 8, 32, 64, 128, 256)]
+    depth = ("1 block", "4 blocks", "8 blocks")
+    rankmixer = ["rankmixer", *(f"rankmixer: {n}" for n in depth)]
+    assert tables["depth"] == [*(f"unimixer-lite: {n}" for n in depth), *rankmixer]
+    assert {v.size_of for v in variants} == {None}
+    grown, _ = ablations("unimixer-lite", groups=["depth"], start="default", grow=True)
+    assert [v.size_of for v in grown] == [None, *["unimixer-lite"] * 3, None, *["rankmixer"] * 3]
+
+
+def test_tokenizers_and_readouts_are_variants_of_any_model() -> None:
+    _, found = by_name("rankmixer", groups=["tokenizer", "readout"])
+    assert found == {
+        **{f"{name} tokenizer": {"model.tokenizer": name} for name in ("semantic", "random", "field")},
+        "flatten read-out": {"model.readout": "flatten"},
+    }
+
+
+def test_a_group_that_a_model_does_not_have_is_left_out_or_refused_when_named() -> None:
+    _, left_out = ablations("unimixer")
+    assert left_out == dict.fromkeys(("basis", "rank"), "unimixer has none; pass --model unimixer-lite")
+    assert set(ablations("dcnv2")[1]) == {"paper", "basis", "rank", "depth", "readout"}
+    with pytest.raises(UnimixerError, match="group 'rank': unimixer has none; pass --model unimixer-lite"):
+        ablations("unimixer", groups=["rank"])
+    with pytest.raises(UnimixerError, match=r"unknown group 'ranks'; did you mean 'rank'\?"):
+        ablations("unimixer", groups=["ranks"])
+    with pytest.raises(UnimixerError, match="--from='papers' is not one of paper, default"):
+        ablations("unimixer", start="papers")
+
+
+@pytest.mark.parametrize(("model", "start"), [("unimixer", "paper"), ("unimixer-lite", "default")])
+def test_every_variant_can_be_built_or_says_why_not(model: str, start: str, toy_folder: Path) -> None:
+    variants, _ = ablations(
+        f"{model}:num_blocks=1:label=base", groups=GROUPS if "lite" in model else ["paper"], start=start
+    )
+    values = [variant.model_dump() for variant in variants if variant.backbone == model and "tau" not in variant.label]
+    recipe = {"model.num_tokens": 4}
+    study = small_study(toy_folder, models=values, params=["60K"], lenient=True, recipe=recipe)
+    cases, left_out = build_cases(open_stores(study))
+    assert len(cases) + len(left_out) == len(values)
+    assert len(cases) > 0.8 * len(values), left_out
+    assert all(abs(case.dense_params / 60_000 - 1) < 0.02 for case in cases)
+    assert len({case.job(0, 1e-3, 1e-3).key for case in cases}) == len(cases)
+
+
+def test_what_the_paper_ablates_is_in_the_model_that_is_trained(toy_folder: Path) -> None:
+    variants, _ = ablations("unimixer:num_blocks=1", groups=["paper"])
+    chosen = [v.model_dump() for v in variants if v.label.endswith(("(paper)", "no symmetry", "no temperature"))]
+    base, flat, loose = small_cases(toy_folder, models=chosen, params=["60K"])
+    assert base.recipe.temperature.end == 0.05
+    assert flat.recipe.temperature.end == 1.0
+    assert (base.arguments["symmetric"], loose.arguments["symmetric"]) == (True, False)
+    assert base.samples == flat.samples == loose.samples  # equal steps: the warm-up is there in all of them

@@ -1,0 +1,127 @@
+"""What goes wrong while rows are computed: failing rows, killed children, requests to stop, two calls at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_cases
+
+from unimixer.errors import UnimixerError
+from unimixer.experiments import run_jobs
+from unimixer.experiments.executor import study_lock
+from unimixer.experiments.progress_view import position
+from unimixer.workers.local import Pool
+
+
+def _children() -> list[int]:
+    """Worker processes of this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            command = (path.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state != "Z" and "unimixer.experiments.worker" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
+    good, bad = (case.job(0, 1e-3, 1e-3) for case in small_cases(toy_folder))
+    broken = bad.recipe.model_copy(update={"training": bad.recipe.training.model_copy(update={"monitor": "no.auc"})})
+    broken_bad = type(bad)(bad.case, broken)
+    outcome = run_jobs([broken_bad, good], tmp_path, workers=1)
+    assert [row["key"] for row in outcome.computed] == [good.key]
+    (row,) = outcome.failed
+    assert row["status"] == "failed"
+    assert row["error"].startswith("unknown training.monitor 'no.auc'")
+    assert not (tmp_path / "runs" / row["key"]).exists()
+    # the next call tries it again, and what has become possible is done
+    again = run_jobs([broken_bad, good], tmp_path, workers=1)
+    assert (again.found, len(again.failed), again.computed) == (1, 1, [])
+
+
+def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_folder: Path, tmp_path: Path) -> None:
+    recipe = {"training.epochs": 20, "training.evaluate_every": 1000, "training.checkpoint_every": 5}
+    (long,) = small_cases(toy_folder, models=["rankmixer"], recipe=recipe)
+    (short,) = small_cases(toy_folder, models=["rankmixer"], recipe={"training.max_steps": 2})
+    jobs = [long.job(0, 1e-3, 1e-3), short.job(0, 1e-3, 1e-3)]
+    checkpoints = tmp_path / "runs" / jobs[0].key / "checkpoints"
+
+    class Killer:
+        """Kills the process that trains, when it has written a checkpoint."""
+
+        killed = False
+
+        def row(self, *_: Any) -> None:
+            pass
+
+        def running(self, *_: Any) -> None:
+            if not self.killed and any(checkpoints.glob("step-*")):
+                self.killed = True
+                (worker,) = _children()
+                os.kill(worker, signal.SIGKILL)
+
+    outcome = run_jobs(jobs, tmp_path, workers=1, view=Killer())
+    (row,) = outcome.failed
+    assert row["error"] == "its process was killed by SIGKILL, perhaps by the system for want of memory"
+    assert [done["key"] for done in outcome.computed] == [jobs[1].key]
+    assert any(checkpoints.glob("step-*"))
+    started = time.time()
+    again = run_jobs(jobs, tmp_path, workers=1)
+    assert [done["key"] for done in again.computed] == [jobs[0].key]
+    assert again.found == 1
+    created = (tmp_path / "runs" / jobs[0].key / "config.yaml").stat().st_mtime
+    assert created < started  # the run was continued, not begun again
+
+
+def test_a_second_call_in_the_same_folder_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+    with study_lock(tmp_path), pytest.raises(UnimixerError, match="is being computed by another process; wait for it"):
+        run_jobs([], tmp_path)
+
+
+def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tmp_path: Path) -> None:
+    (case, _) = small_cases(
+        toy_folder, recipe={"training.epochs": 4000, "training.evaluate_every": 100_000, "training.log_every": 5}
+    )
+    job = case.job(0, 1e-3, 1e-3)
+
+    class Stopper:
+        asked = False
+
+        def row(self, *_: Any) -> None:
+            pass
+
+        def running(self, *_: Any) -> None:
+            if not self.asked and position(tmp_path / "runs" / job.key)[0] > 0:
+                self.asked = True
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(UnimixerError, match=r"^stopped with 0 of 1 rows done; continue with: again$"):
+        run_jobs([job], tmp_path, view=Stopper(), resume_with="again")
+    assert any((tmp_path / "runs" / job.key / "checkpoints").glob("step-*"))
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_pool_replaces_a_process_that_died_while_idle(tmp_path: Path) -> None:
+    with Pool[str](workers=1, threads=1, log=tmp_path / "log") as pool:
+        pool.submit("first", {"do": "train", "folder": "x", "recipe": {}, "columns": {"key": "k"}})
+        reply = None
+        while reply is None:
+            reply = pool.wait(1.0)
+        assert reply.values["failed"] == "recipe: name: required, but not given"
+        (worker,) = _children()
+        os.kill(worker, signal.SIGKILL)
+        while pool._idle[0].poll() is None:
+            time.sleep(0.01)
+        pool.submit("second", {"do": "train", "folder": "x", "recipe": {"name": 3}, "columns": {"key": "k"}})
+        reply = None
+        while reply is None:
+            reply = pool.wait(1.0)
+        assert (reply.task, reply.died) == ("second", False)

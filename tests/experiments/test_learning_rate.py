@@ -1,0 +1,66 @@
+"""The choice of the learning rate: validation alone, the first seed alone, after the whole grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from small import small_cases
+
+from unimixer.experiments.lr_search import RateSearch, chosen_rates
+
+GRID = [(5e-4, 1e-3), (1e-3, 1e-3), (2e-3, 1e-3)]
+
+
+def row(rate: float, auc: float | None, *, seed: int = 0, **others: Any) -> dict[str, Any]:
+    found = {"dense_lr": rate, "sparse_lr": 1e-3, "seed": seed, "status": "ok", "tasks": '["click"]'}
+    return {**found, "validation_click_auc": auc, "test_click_auc": 1.0 - (auc or 0.0), **others}
+
+
+def test_the_best_on_validation_is_chosen_whatever_the_test_says() -> None:
+    rows = [row(5e-4, 0.7), row(1e-3, 0.72), row(2e-3, 0.71), row(2e-3, 0.9, seed=1)]
+    assert chosen_rates(rows, GRID, None) == (1e-3, 1e-3)
+
+
+def test_another_monitor_and_a_loss_choose_otherwise() -> None:
+    rows = [
+        row(rate, 0.7, validation_click_uauc=uauc, validation_click_log_loss=loss)
+        for (rate, _), uauc, loss in zip(GRID, (0.6, 0.61, 0.65), (0.3, 0.4, 0.5), strict=True)
+    ]
+    assert chosen_rates(rows, GRID, "click.uauc") == (2e-3, 1e-3)
+    assert chosen_rates(rows, GRID, "click.log_loss") == (5e-4, 1e-3)
+    assert chosen_rates(rows, GRID, None) == (5e-4, 1e-3)  # the first of equal ones
+
+
+def test_nothing_is_chosen_before_the_grid_is_complete_and_failures_do_not_count() -> None:
+    failed = row(1e-3, None, status="failed")
+    assert chosen_rates([row(5e-4, 0.7), failed], GRID, None) is None
+    assert chosen_rates([row(5e-4, 0.7), failed, row(2e-3, 0.71)], GRID, None) == (2e-3, 1e-3)
+    assert chosen_rates([row(rate, None, status="failed") for rate, _ in GRID], GRID, None) is None
+    assert chosen_rates([], [(1e-3, 1e-3)], None) == (1e-3, 1e-3)
+
+
+def test_a_search_gives_the_other_seeds_when_its_last_row_is_in(toy_folder: Path) -> None:
+    first, second = small_cases(toy_folder)
+    search = RateSearch([first, second], seeds=3, grid=GRID)
+    jobs = search.first_jobs()
+    assert [(job.case.variant, job.recipe.training.seed) for job in jobs] == [("rankmixer", 0)] * 3 + [("lite", 0)] * 3
+    assert (search.total(), search.rows_a_case) == (10, 5)
+    rows = [
+        row(job.recipe.optimizer.dense_lr, auc, key=job.key) for job, auc in zip(jobs, (0.5, 0.6, 0.7), strict=False)
+    ]
+    assert search.after(rows[0]) == search.after(rows[1]) == []
+    later = search.after(rows[2])
+    assert [(j.case.variant, j.recipe.training.seed, j.recipe.optimizer.dense_lr) for j in later] == [
+        ("rankmixer", 1, 2e-3),
+        ("rankmixer", 2, 2e-3),
+    ]
+    assert search.after(row(2e-3, 0.9, seed=1, key=later[0].key)) == []
+
+
+def test_a_grid_of_one_starts_all_seeds_at_once(toy_folder: Path) -> None:
+    search = RateSearch(small_cases(toy_folder), seeds=2, grid=[(1e-3, 1e-3)])
+    jobs = search.first_jobs()
+    assert [job.recipe.training.seed for job in jobs] == [0, 1, 0, 1]
+    assert search.total() == 4
+    assert search.after(row(1e-3, 0.6, key=jobs[0].key)) == []

@@ -1,0 +1,371 @@
+"""A store in a file: replaced, lost, locked, damaged and killed under a running server, and what is answered then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from served import CONTEXT, Served
+from toy import DAY, START, toy_tables
+
+from unimixer.errors import UnimixerError
+from unimixer.export import open_bundle
+from unimixer.serving.encoding.request import RankCall, RequestEncoder
+from unimixer.serving.stores.base import EVERY, Event, StoreUnavailableError
+from unimixer.serving.stores.build import building, fill
+from unimixer.serving.stores.sqlite import SQLiteStore
+
+ITEMS = [f"i{n}" for n in range(30)]
+NOW = START + 20 * DAY
+
+
+def build(path: Path, price: float, *, overwrite: bool = False) -> Path:
+    """The small world with one price for all items."""
+    with building(str(path), overwrite=overwrite) as store:
+        fill(store, toy_tables())
+        store.put_items("item_id", [{"item_id": item, "price": price} for item in ITEMS])
+    return path
+
+
+def content(path: Path) -> list[Any]:
+    """Every row of every table, after SQLite has looked at every page."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4").fetchall()
+            if table == "events"
+            else connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+            for table in ("users", "items", "events", "meta")
+        ]
+
+
+def scores(bundle: Path, path: Path, tmp_path: Path) -> list[float]:
+    """The scores that a server that was started on a copy of the store gives."""
+    copy = Path(shutil.copy(path, tmp_path / "asked.sqlite"))
+    with closing(SQLiteStore(copy)) as store:
+        opened = open_bundle(bundle)
+        encoder = RequestEncoder(opened.transform, opened.layout, store)
+        call = RankCall("u3", ITEMS, {**CONTEXT, "time_ms": NOW})
+        return [float(score) for score in opened.score(encoder.encode(call).request)[:, 0]]
+
+
+def ask(served: Served) -> Any:
+    client = served.client()
+    try:
+        return client.rank("u3", ITEMS, context={**CONTEXT, "time_ms": NOW})
+    finally:
+        client.close()
+
+
+def change(served: Served, number: int) -> None:
+    """Changes that the running server writes to the file that it has open."""
+    rows = [{"item_id": item, "price": 10_000.0 + number} for item in ITEMS]
+    events = [{"user_id": "u3", "item_id": item, "time_ms": NOW - 1_000, "is_click": 1} for item in ITEMS]
+    for path, body in (("items", {"rows": rows}), ("events", {"events": events})):
+        assert served.admin(path, body).status == 200
+
+
+def removed_and_built(old: Path, price: float) -> None:
+    old.unlink()
+    build(old, price)
+
+
+def moved(old: Path, price: float) -> None:
+    build(old.with_name("next.sqlite"), price).rename(old)
+
+
+def copied(old: Path, price: float) -> None:
+    shutil.copyfile(build(old.with_name("next.sqlite"), price), old)
+    old.with_name("next.sqlite").unlink()
+
+
+def overwritten(old: Path, price: float) -> None:
+    build(old, price, overwrite=True)
+
+
+def put_aside_and_built(old: Path, price: float) -> None:
+    old.rename(old.with_name("aside.sqlite"))
+    build(old, price)
+
+
+WAYS: list[Callable[[Path, float], None]] = [removed_and_built, moved, copied, overwritten, put_aside_and_built]
+
+
+def test_a_running_server_answers_from_the_store_that_was_put_in_place_and_from_nothing_else(
+    bundles: tuple[Path, Path], features: Path, tmp_path: Path
+) -> None:
+    with Served(bundles[0], features, "--concurrency", "2") as served:
+        for number, replaced in enumerate(WAYS):
+            assert ask(served).status == 200
+            change(served, number)
+            before = content(features)
+            replaced(features, 100.0 * (number + 1))
+            expected = content(build(tmp_path / "expected.sqlite", 100.0 * (number + 1)))
+            assert content(features)[:3] == expected[:3], replaced
+            for _ in range(4):  # more than there are threads
+                found = ask(served)
+                assert found.status == 200, found.body
+                assert found.json["scores"]["is_click"] == pytest.approx(
+                    scores(bundles[0], tmp_path / "expected.sqlite", tmp_path), abs=1e-6
+                ), replaced
+            change(served, number)  # it writes to the new file
+            assert content(features)[1] != expected[1]
+            if replaced is put_aside_and_built:
+                assert content(tmp_path / "aside.sqlite") == before
+            (tmp_path / "expected.sqlite").unlink()
+        assert served.stop() == 0
+    assert content(features)[1][0][2].count("price")
+    assert not list(tmp_path.glob("features.sqlite-*"))
+
+
+@pytest.mark.parametrize("replaced", WAYS)
+def test_a_killed_server_leaves_nothing_that_gets_into_the_next_store(
+    replaced: Callable[[Path, float], None], bundles: tuple[Path, Path], features: Path, tmp_path: Path
+) -> None:
+    """The server is killed in the middle of a stream of changes; what it had acknowledged is in the file."""
+    with Served(bundles[0], features) as served:
+        change(served, 7)
+        served.stop(signal.SIGKILL)
+    with closing(SQLiteStore(features)) as store:
+        assert {record.values["price"] for record in store.items(ITEMS).values()} == {10_007.0}
+    replaced(features, 300.0)
+    build(tmp_path / "expected.sqlite", 300.0)
+    assert content(features)[:3] == content(tmp_path / "expected.sqlite")[:3]
+
+
+_HALF = """
+import sys, os, signal
+from pathlib import Path
+from unimixer.serving.stores.sqlite import SQLiteStore
+from unimixer.serving.stores.base import EVERY, Event
+store = SQLiteStore(Path(sys.argv[1]))
+with store._writing() as connection:
+    connection.execute("PRAGMA cache_size = 5")  # so that pages of the change are in the file before its end
+    store.append([Event(f"u{n}", "half", n + 1, EVERY) for n in range(20_000)])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _killed_in_a_change(path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", _HALF, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+
+
+def test_a_link_is_followed_to_the_file_that_it_names_now(features: Path, tmp_path: Path) -> None:
+    link, other = tmp_path / "current.sqlite", build(tmp_path / "other.sqlite", 5.0)
+    link.symlink_to("features.sqlite")
+    with closing(SQLiteStore(link)) as store:
+        assert store.items(["i1"])["i1"].values["price"] != 5.0
+        link.unlink()
+        link.symlink_to("other.sqlite")
+        assert store.items(["i1"])["i1"].values["price"] == 5.0
+        build(link, 6.0, overwrite=True)
+        assert store.items(["i1"])["i1"].values["price"] == 6.0
+    assert link.is_symlink()
+    assert content(other)[1] == content(link)[1]
+    _killed_in_a_change(features)
+    (tmp_path / "features.sqlite-journal").rename(tmp_path / "other.sqlite-journal")
+    with pytest.raises(StoreUnavailableError, match=r"other\.sqlite-journal: holds half a change of another file"):
+        SQLiteStore(link)
+
+
+def test_half_a_change_of_a_killed_process_is_taken_back(features: Path) -> None:
+    before = content(features)
+    _killed_in_a_change(features)
+    with closing(SQLiteStore(features)) as store:
+        assert store.view("u5", {EVERY: 5}, NOW).events[EVERY] == []
+    assert content(features) == before
+
+
+def test_half_a_change_of_another_file_is_never_taken_back_from_the_one_that_has_its_name_now(
+    features: Path, tmp_path: Path
+) -> None:
+    before = content(features)
+    new = build(tmp_path / "new.sqlite", 5.0)
+    expected, whole = content(new), new.read_bytes()
+    _killed_in_a_change(features)
+    features.rename(tmp_path / "aside.sqlite")
+    with pytest.raises(StoreUnavailableError, match=r"features\.sqlite-journal: holds half a change of another file"):
+        build(features, 5.0)
+    new.rename(features)
+    with pytest.raises(StoreUnavailableError, match="put it beside that file under its name, or remove it"):
+        SQLiteStore(features)
+    assert features.read_bytes() == whole
+    (tmp_path / "features.sqlite-journal").rename(tmp_path / "aside.sqlite-journal")
+    assert content(features) == expected
+    with closing(SQLiteStore(tmp_path / "aside.sqlite")):
+        assert content(tmp_path / "aside.sqlite") == before  # and its own file is whole again
+
+
+def test_a_log_of_an_earlier_version_is_neither_read_into_another_file_nor_lost(features: Path, tmp_path: Path) -> None:
+    """Stores of earlier versions had write-ahead logs; one that was closed in order is taken over."""
+    with closing(sqlite3.connect(features)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    new = build(tmp_path / "new.sqlite", 5.0)
+    whole = new.read_bytes()
+    script = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "c.execute('DELETE FROM items'); c.commit(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    copy = Path(shutil.copy(features, tmp_path / "old.sqlite"))
+    with closing(SQLiteStore(copy)) as store:
+        assert store.counts()["items"] == 30
+        assert (copy.read_bytes()[18], list(tmp_path.glob("old.sqlite-*"))) == (1, [])
+    assert subprocess.run([sys.executable, "-c", script, str(features)], check=False).returncode == -signal.SIGKILL
+    with pytest.raises(StoreUnavailableError, match=r"sqlite-wal: holds changes .*PRAGMA journal_mode = DELETE"):
+        SQLiteStore(features)
+    new.rename(features)
+    for opened in (lambda: SQLiteStore(features), lambda: build(features, 6.0, overwrite=True)):
+        with pytest.raises(StoreUnavailableError, match=r"features\.sqlite-wal: holds changes that may be of another"):
+            opened()
+    assert features.read_bytes() == whole
+
+
+def test_a_view_is_of_one_moment(features: Path) -> None:
+    """A writer changes the user and adds an event in one transaction; a view never sees one without the other."""
+    writer, reader = SQLiteStore(features), SQLiteStore(features)
+    torn: list[tuple[int, int]] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        for number in range(1, 300):
+            with writer._writing():
+                writer.put_users("user_id", [{"user_id": "u3", "age": number}])
+                writer.append([Event("u3", f"i{number}", number, "mark")])
+        stop.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not stop.is_set():
+        view = reader.view("u3", {"mark": 1}, 10_000)
+        assert view.user is not None
+        if view.events["mark"]:
+            age, item = view.user.values["age"], view.events["mark"][0]
+            torn += [(age, view.clock)] if f"i{age}" != item or view.user.revision != view.clock else []
+    thread.join()
+    reader.close()
+    writer.close()
+    assert torn == []
+
+
+def test_a_change_that_another_file_overtakes_is_not_acknowledged(features: Path, tmp_path: Path) -> None:
+    new = build(tmp_path / "new.sqlite", 5.0)
+    with closing(SQLiteStore(features)) as store:
+        with pytest.raises(StoreUnavailableError, match="another file took its place while this"), store._writing():
+            new.rename(features)
+        assert store.items(["i1"])["i1"].values["price"] == 5.0
+
+
+def test_a_file_that_is_written_over_while_it_is_read_gives_no_row(features: Path, tmp_path: Path) -> None:
+    new = build(tmp_path / "new.sqlite", 5.0)
+    with closing(SQLiteStore(features)) as store:
+        with pytest.raises(StoreUnavailableError, match="written over while it was read; replace"), store._reading():
+            shutil.copyfile(new, features)
+        assert store.items(["i1"])["i1"].values["price"] == 5.0
+
+
+@pytest.fixture
+def locked(features: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(features, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+
+
+def test_a_locked_store_is_waited_for_as_long_as_it_was_told(features: Path, locked: sqlite3.Connection) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match=r"another process is writing to it or has locked it"):
+        SQLiteStore(features, patience=0.2)
+    assert 0.15 < time.monotonic() - started < 1.0
+    locked.execute("ROLLBACK")
+    with closing(SQLiteStore(features, patience=0.2)) as store:
+        locked.execute("BEGIN IMMEDIATE")  # one that writes keeps no reader waiting
+        assert store.users("u3") is not None
+        with pytest.raises(StoreUnavailableError, match="another process is writing"):
+            store.put_users("user_id", [{"user_id": "u3", "age": 1}])
+
+
+def test_a_full_disk_writes_nothing(features: Path) -> None:
+    before = content(features)
+    with closing(SQLiteStore(features)) as store:
+        with store._using() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreUnavailableError, match="the disk is full; nothing was written"):
+            store.append_events([Event(f"u{n}", "i1", n, EVERY) for n in range(1, 20_000)])
+        assert content(features) == before
+        store.append_events([Event("u3", "i1", 5, EVERY)])
+        assert store.counts()["events"] == len(before[2]) + 1
+
+
+def test_a_damaged_page_is_one_sentence(features: Path) -> None:
+    data = bytearray(features.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    data[page:] = os.urandom(len(data) - page)
+    features.write_bytes(data)
+    with pytest.raises(StoreUnavailableError, match="the file is damaged; build the store again"):
+        SQLiteStore(features)
+
+
+def test_a_store_that_is_gone_is_not_made_anew(features: Path) -> None:
+    with closing(SQLiteStore(features)) as store:
+        features.unlink()
+        for use in (lambda: store.users("u3"), lambda: store.append([Event("u", "i", 5, EVERY)])):
+            with pytest.raises(StoreUnavailableError, match=r"cannot be used now \(No such file or directory\)"):
+                use()
+        assert not features.exists()
+
+
+_READ_ONLY = """
+import os, sys
+from pathlib import Path
+from unimixer.serving.stores.sqlite import SQLiteStore
+if os.getuid() == 0:
+    os.setuid(65534)  # whom permissions bind
+store = SQLiteStore(Path(sys.argv[1]))
+store.expect({"is_click": 5})
+print(store.users("u3").values["user_id"])
+try:
+    store.put_users("user_id", [{"user_id": "u3"}])
+except Exception as error:
+    print(error)
+"""
+
+
+def test_what_a_server_only_reads_may_be_write_protected(toy_features: Path) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(shutil.copy(toy_features, folder))
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        script = [sys.executable, "-c", _READ_ONLY, str(path)]
+        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+        Path(folder).chmod(0o755)
+    assert said == ["u3", f"{path}: the feature store cannot be used now (it cannot be written)"]
+
+
+def test_a_build_replaces_only_a_store_and_only_when_told(features: Path, tmp_path: Path) -> None:
+    whole = features.read_bytes()
+    with pytest.raises(UnimixerError, match="exists; choose another file, or pass --overwrite to replace it"):
+        build(features, 1.0)
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UnimixerError, match=r"rows\.csv is no feature store, and is not replaced"):
+        build(tmp_path / "rows.csv", 1.0, overwrite=True)
+    with pytest.raises(ZeroDivisionError), building(str(features), overwrite=True):
+        raise ZeroDivisionError
+    assert features.read_bytes() == whole
+    features.write_bytes(whole[:5_000])  # one that is damaged is replaced
+    build(features, 4.0, overwrite=True)
+    assert content(features)[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.sqlite", "rows.csv"]
