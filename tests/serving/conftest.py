@@ -18,9 +18,10 @@ from served import Client, Served
 from toy import toy_tables
 
 from unimixer.export import export_run
+from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
 from unimixer.serving.stores import sqlite as sqlite_store
-from unimixer.serving.stores.base import FeatureStore, open_store
+from unimixer.serving.stores.base import FeatureStore
 from unimixer.serving.stores.build import fill
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.training.run import RunFolder

@@ -21,7 +21,7 @@ from toy import DAY, START, toy_tables
 
 from unimixer.serving.prediction_log.writer import read_log
 from unimixer.serving.server import _loop_factory
-from unimixer.serving.stores.base import open_store
+from unimixer.serving.stores import open_store
 from unimixer.serving.stores.build import fill
 
 

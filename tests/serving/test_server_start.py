@@ -16,7 +16,7 @@ from unimixer.export.manifest import NAME, write_manifest
 from unimixer.serving.engine import Engine
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.settings import ServeSettings
-from unimixer.serving.stores.base import open_store
+from unimixer.serving.stores import open_store
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from served import Answer, Served
 from toy import DAY, START
 
-from unimixer.serving.stores.base import open_store
+from unimixer.serving.stores import open_store
 
 
 def event(name: str | None = None) -> dict[str, Any]:

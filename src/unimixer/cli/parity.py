@@ -31,7 +31,7 @@ def parity(
     from unimixer.errors import UnimixerError
     from unimixer.export import open_bundle
     from unimixer.serving.prediction_log.replay import EagerScorer, replay
-    from unimixer.serving.stores.base import open_store
+    from unimixer.serving.stores import open_store
 
     if (run is None) == (bundle is None):
         raise UnimixerError("compare with one model: give --run or --bundle")

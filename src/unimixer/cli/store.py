@@ -60,7 +60,7 @@ def show(
     import json
 
     from unimixer.errors import UnimixerError
-    from unimixer.serving.stores.base import open_store
+    from unimixer.serving.stores import open_store
     from unimixer.serving.stores.records import canonical
 
     store = open_store(place)

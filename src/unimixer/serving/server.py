@@ -23,7 +23,8 @@ from unimixer.serving.log import Log, standard_error
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.prediction_log.writer import ScoreLog, open_sink
 from unimixer.serving.settings import API_KEY, ServeSettings
-from unimixer.serving.stores.base import KINDS, open_store
+from unimixer.serving.stores import open_store
+from unimixer.serving.stores.base import KINDS
 
 BACKLOG = 512
 

@@ -17,8 +17,9 @@ from toy import DAY, START, toy_frames
 
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
+from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
-from unimixer.serving.stores.base import EVERY, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError, open_store
+from unimixer.serving.stores.base import EVERY, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError
 from unimixer.serving.stores.sqlite import SQLiteStore, create
 from unimixer.training.run import RunFolder
 

@@ -9,8 +9,9 @@ import redis
 from served import Served
 from toy import toy_tables
 
+from unimixer.serving.stores import open_store
 from unimixer.serving.stores import sqlite as sqlite_store
-from unimixer.serving.stores.base import StoreUnavailableError, open_store
+from unimixer.serving.stores.base import StoreUnavailableError
 from unimixer.serving.stores.build import fill
 
 ROUTES = ("/health/ready", "/v2/health/ready", "/v2/models/ranker/ready")

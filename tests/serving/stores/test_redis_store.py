@@ -15,8 +15,9 @@ from toy import toy_frames, toy_tables
 
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
+from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
-from unimixer.serving.stores.base import EVERY, Event, FeatureStore, StoreUnavailableError, open_store, shown
+from unimixer.serving.stores.base import EVERY, Event, FeatureStore, StoreUnavailableError, shown
 from unimixer.serving.stores.build import fill
 from unimixer.serving.stores.redis import RedisStore
 from unimixer.training.run import RunFolder

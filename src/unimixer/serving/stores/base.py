@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from unimixer.data.encoding.history import BEFORE_THE_LOG
@@ -237,22 +236,3 @@ def shown(place: str) -> str:
     if "@" in query and "@" not in base:  # the password may have a question mark, or the query may have it
         return f"{scheme}://..."
     return f"{scheme}://{base.rpartition('@')[2]}"
-
-
-def open_store(place: str, *, patience: float = PATIENCE_S) -> FeatureStore:
-    """Open a SQLite file by its path, or Redis by its address (``redis://host:port/db``).
-
-    Args:
-        place: path or address.
-        patience: seconds that a call waits for a lock of the file, or for an answer of Redis.
-
-    Raises:
-        UnimixerError: there is no store, or one of another format.
-    """
-    if is_redis(place):
-        from unimixer.serving.stores.redis import RedisStore
-
-        return RedisStore(place, patience=patience)
-    from unimixer.serving.stores.sqlite import SQLiteStore
-
-    return SQLiteStore(Path(place), patience=patience)

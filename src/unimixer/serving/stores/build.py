@@ -23,8 +23,8 @@ from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar, say
-from unimixer.serving.stores import sqlite_file
-from unimixer.serving.stores.base import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories, open_store
+from unimixer.serving.stores import open_store, sqlite_file
+from unimixer.serving.stores.base import EVERY, Event, FeatureStore, Kind, is_redis, longest_histories
 from unimixer.serving.stores.records import check_length, kept
 from unimixer.serving.stores.sqlite import SQLiteStore, create
 from unimixer.training.run import RunFolder
