@@ -12,15 +12,8 @@ import torch
 from torch import nn
 
 from unimixer.errors import UnimixerError
-from unimixer.training.checkpoint import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_weights,
-    read_weights,
-    remove_leftovers,
-    save_checkpoint,
-    save_weights,
-)
+from unimixer.training.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
+from unimixer.training.tensor_files import latest_checkpoint, load_weights, read_weights, save_tensors
 
 
 def small(width: int = 3, *, name: str = "linear") -> nn.Module:
@@ -67,7 +60,7 @@ def test_weights_optimizers_state_and_random_numbers_come_back(saved: Path) -> N
 def test_buffers_are_weights_too(tmp_path: Path) -> None:
     model, other = small(), small()
     model.get_buffer("norm.running_mean").fill_(5.0)
-    save_weights(tmp_path / "w.safetensors", model)
+    save_tensors(tmp_path / "w.safetensors", model.state_dict())
     load_weights(tmp_path / "w.safetensors", other)
     assert torch.equal(other.get_buffer("norm.running_mean"), torch.full((2,), 5.0))
 
@@ -99,7 +92,7 @@ def test_a_write_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
 
 def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(path, small())
+    save_tensors(path, small().state_dict())
     with pytest.raises(
         UnimixerError, match=r"'linear\.weight' has shape \(2, 3\), this model needs \(2, 4\): it belongs"
     ):
@@ -113,7 +106,7 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_are_checked_against_a_model_without_memory(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", small())
+    save_tensors(tmp_path / "w.safetensors", small().state_dict())
     with torch.device("meta"):
         model = small()
     assert read_weights(tmp_path / "w.safetensors", model)["linear.weight"].shape == (2, 3)

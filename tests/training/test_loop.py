@@ -13,11 +13,12 @@ from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.training import tracker
-from unimixer.training.checkpoint import latest_checkpoint, load_checkpoint
+from unimixer.training.checkpoint import load_checkpoint
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.step import TrainStep
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import resume, train
 
 

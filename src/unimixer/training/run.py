@@ -108,9 +108,19 @@ class RunFolder:
         return self.folder.parent if (parent / "config.yaml").exists() else self.folder
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
     def best_weights(self) -> Path:
-        """Where the weights that validated best are."""
+        """The file of the weights that validated best."""
         return self.folder / "best" / "model.safetensors"
+
+    @property
+    def sharded_best(self) -> Path:
+        """The folder that several processes keep the best weights in until the run finishes."""
+        return self.folder / "best-sharded"
 
     @property
     def warm_start(self) -> Path | None:

@@ -14,11 +14,11 @@ from unimixer.errors import UnimixerError
 from unimixer.features.managed import EMPTY
 from unimixer.mixing import converted_state
 from unimixer.ranker import PACKED, TABLES, Ranker
-from unimixer.training.checkpoint import check_weights, load_tensors, weights_checksum
 from unimixer.training.config import Recipe
 from unimixer.training.counterparts import Counterparts, Rows, check_features, refusal
 from unimixer.training.model import best_weights, hollow_ranker
 from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import check_weights, load_tensors, stored_checksum
 
 NONE_KEPT = "; no id is known any more: check that both logs write them alike"
 
@@ -96,7 +96,7 @@ class WarmStart:
     @property
     def weights(self) -> str:
         """Names the content of the best weights."""
-        return weights_checksum(self.path)
+        return stored_checksum(self.path)
 
     def facts(self) -> dict[str, Any]:
         """What the run folder keeps of it."""
@@ -198,7 +198,7 @@ class WarmStart:
         )
 
 
-def in_the_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> Recipe:
+def with_field_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> Recipe:
     """The resolved recipe with the fields in the order of the source, where the schema has another one."""
     there = source.transform
     check_features(source.folder, there.schema, transform.schema)
