@@ -114,7 +114,7 @@ def test_encoded_histories_start_with_the_scores_of_their_source_or_are_refused(
 ) -> None:
     first = train(trained(stores / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
     assert_same_scores(first, started(trained(stores / "second", *MODELS[name]), tmp_path / "run", first))
-    with pytest.raises(UnimixerError, match="features that read histories stand in another order"):
+    with pytest.raises(UnimixerError, match="features that read histories have another order"):
         started(trained(stores / "turned", *MODELS[name]), tmp_path / "turned", first)
     assert not (tmp_path / "turned").exists()
 

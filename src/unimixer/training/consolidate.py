@@ -36,10 +36,10 @@ def consolidate_run(run: RunFolder) -> Path:
     if not source.exists():
         checkpoint = latest_checkpoint(run.checkpoints)
         if checkpoint is None or not is_sharded_checkpoint(checkpoint):
-            done = "its weights are together already" if run.best_weights.exists() else "it has no weights yet"
-            raise UnimixerError(f"{run.folder}: nothing to put together: {done}")
+            done = "its weights are in one file already" if run.best_weights.exists() else "it has no weights yet"
+            raise UnimixerError(f"{run.folder}: nothing to consolidate: {done}")
         if run.best_weights.exists():
-            raise UnimixerError(f"{run.folder}: nothing to put together: its weights are together already")
+            raise UnimixerError(f"{run.folder}: nothing to consolidate: its weights are in one file already")
         source = checkpoint
     consolidate_checkpoint(source, run.best_weights)
     return source

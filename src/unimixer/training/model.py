@@ -79,7 +79,7 @@ def best_weights(run: RunFolder) -> Path:
     if not run.best_weights.exists():
         if run.sharded_best.exists():
             raise UnimixerError(
-                f"{run.folder} was stopped before its weights were put together; do it with: "
+                f"{run.folder} was stopped before its weights were consolidated into one file; do it with: "
                 f"unimixer consolidate {run.folder}"
             )
         if run.result is not None:

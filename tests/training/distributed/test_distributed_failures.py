@@ -84,7 +84,7 @@ def test_a_checkpoint_of_a_process_alone_is_refused(toy_folder: Path, tmp_path: 
     checkpoint = run.folder / "checkpoints" / "step-000000004"
     for sentence in both([["--resume", str(run.folder)]] * 2, None, free_port()):
         assert sentence == (
-            f"error: {checkpoint} was written by one process alone; continue it with one process, without torchrun"
+            f"error: {checkpoint} was written by a single process; continue it with one process, without torchrun"
         )
 
 

@@ -87,7 +87,7 @@ class ShardedCheckpointer(Checkpointer):
         """
         if not is_sharded_checkpoint(checkpoint):
             raise UnimixerError(
-                f"{checkpoint} was written by one process alone; continue it with one process, without torchrun"
+                f"{checkpoint} was written by a single process; continue it with one process, without torchrun"
             )
         self._read(checkpoint, optimizer=True)
         tensors = load_tensors(checkpoint / "optimizer.safetensors")

@@ -29,31 +29,31 @@ def check_versions(installed: Mapping[str, str] | None = None) -> None:
         MissingExtraError: torchrec or fbgemm is not installed.
         UnimixerError: the three do not fit; the message says which releases would.
     """
-    found = installed_versions() if installed is None else dict(installed)
-    fbgemm = next((found[name] for name in FBGEMM if name in found), None)
-    expected = expected_minor(found["torch"])
+    packages = installed_versions() if installed is None else dict(installed)
+    fbgemm = next((packages[name] for name in FBGEMM if name in packages), None)
+    expected = expected_minor(packages["torch"])
     release = f"1.{expected[1]}.0"
-    if "torchrec" not in found or fbgemm is None:
+    if "torchrec" not in packages or fbgemm is None:
         raise MissingExtraError(
             f"training on several processes (and then: pip install --no-deps torchrec=={release})", "distributed"
         )
-    wrong = [f"{n} {v}" for n, v in (("torchrec", found["torchrec"]), ("fbgemm", fbgemm)) if _minor(v) != expected]
+    wrong = [f"{n} {v}" for n, v in (("torchrec", packages["torchrec"]), ("fbgemm", fbgemm)) if _minor(v) != expected]
     if wrong:
         raise UnimixerError(
-            f"torch {found['torch']} does not go with {' and '.join(wrong)}: torch 2.(X+5) needs torchrec 1.X and "
+            f"torch {packages['torch']} does not go with {' and '.join(wrong)}: torch 2.(X+5) needs torchrec 1.X and "
             f"fbgemm 1.X; pip install fbgemm-gpu-cpu=={release}, then pip install --no-deps torchrec=={release}"
         )
 
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of torch, torchrec and fbgemm, without those that are not installed."""
-    found = {}
+    packages = {}
     for name in ("torch", "torchrec", *FBGEMM):
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def expected_minor(torch: str) -> tuple[int, int]:
@@ -91,8 +91,8 @@ def check_same_config(processes: ProcessGroup, recipe: Recipe, store: Store, **m
     _check_shards(processes, recipe, store)
     if recipe.distributed.dense == "fsdp" and recipe.training.compile and processes.size > 1:
         raise UnimixerError(
-            "distributed.dense=fsdp does not go with training.compile, for compiled code does not gather what other "
-            "processes hold; leave one of the two out"
+            "distributed.dense=fsdp does not go with training.compile: compiled code cannot gather the parameters of "
+            "other processes; leave one of the two out"
         )
 
 

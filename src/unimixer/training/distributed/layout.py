@@ -118,7 +118,7 @@ def allowed_shardings(
         whole_rows = optimizer.sparse == "rowwise_adagrad"
         if wish == "column_wise" and whole_rows:
             raise UnimixerError(
-                f"table {name!r}: optimizer.sparse=rowwise_adagrad has one number a row and does not go with "
+                f"table {name!r}: optimizer.sparse=rowwise_adagrad has one number per row and does not go with "
                 "column_wise; choose table_wise or row_wise"
             )
         allowed[name] = [s for s in SHARDINGS if not (whole_rows and s == "column_wise")] if wish == "auto" else [wish]
