@@ -203,9 +203,9 @@ def choose(
     return ids[order], taken, order, int(counts[known].sum())
 
 
-def due(step: int, every: int) -> bool:
+def due(step: int, interval: int) -> bool:
     """Tell whether a decision is due after a number of steps."""
-    return step % every == 0 or (step < every and step & (step - 1) == 0)
+    return step % interval == 0 or (step < interval and step & (step - 1) == 0)
 
 
 def merged(observations: Sequence[Observed]) -> Observed:

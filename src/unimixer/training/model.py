@@ -104,12 +104,12 @@ def validate_recipe(recipe: Recipe, spec: FeatureSpec) -> Ranker:
         )
     model = hollow_ranker(recipe, spec)
     check_managed(recipe, spec)
-    checkpoint_activations(model, recipe)
+    set_activation_checkpointing(model, recipe)
     dense_groups(model, recipe.optimizer)
     return model
 
 
-def checkpoint_activations(model: Ranker, recipe: Recipe) -> None:
+def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:
     """Let the backbone recompute its blocks in backward if the recipe says so.
 
     Raises:

@@ -18,7 +18,7 @@ from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.eviction import Eviction
-from unimixer.training.model import checkpoint_activations
+from unimixer.training.model import set_activation_checkpointing
 from unimixer.training.optimizers import build_optimizers
 from unimixer.training.process_group import local_part
 from unimixer.training.schedule import rate, temperature
@@ -68,7 +68,7 @@ class TrainStep:
         if self.eviction is not None:
             self.optimizers["eviction"] = self.eviction
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
-        checkpoint_activations(model, recipe)
+        set_activation_checkpointing(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
         self.dense = strategy.forward(model, self.score)
 
