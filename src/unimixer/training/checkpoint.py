@@ -59,12 +59,39 @@ class Checkpointer:
         self.run, self.model, self.optimizers = run, model, optimizers
 
     def save_checkpoint(self, state: Mapping[str, Any], *, keep: int) -> None:
-        """Write ``step-N`` and remove all but the newest ``keep`` checkpoints."""
-        save_checkpoint(self.run.checkpoints, model=self.model, optimizers=self.optimizers, state=state, keep=keep)
+        """Write ``step-N`` atomically, then remove all but the newest ``keep`` checkpoints."""
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, optimizer in self.optimizers.items()
+            for key, tensor in optimizer_tensors(optimizer).items()
+        }
+        with atomic_folder(self.run.checkpoints / f"step-{state['step']:09d}", overwrite=True) as temporary:
+            save_tensors(temporary / "model.safetensors", self.model.state_dict())
+            save_tensors(temporary / "optimizer.safetensors", tensors)
+            save_tensors(temporary / "random.safetensors", _random_tensors())
+            write_state(temporary, state)
+        prune(self.run.checkpoints, keep)
 
     def load_checkpoint(self, checkpoint: Path) -> dict[str, Any]:
-        """Restore weights and optimizers; return the loop's state."""
-        return load_checkpoint(checkpoint, model=self.model, optimizers=self.optimizers)
+        """Restore weights, optimizers and random states; return the loop's state.
+
+        A single process also reads the checkpoint of several, which has no random states.
+
+        Raises:
+            UnimixerError: if a file is missing or damaged, or belongs to another model.
+        """
+        state = load_state(checkpoint / "state.json")
+        if is_sharded_checkpoint(checkpoint):
+            weights, tensors = read_sharded_checkpoint(checkpoint)
+            check_weights(checkpoint, weights, self.model.state_dict())
+            self.model.load_state_dict(weights)
+        else:
+            load_weights(checkpoint / "model.safetensors", self.model)
+            tensors = load_tensors(checkpoint / "optimizer.safetensors")
+            _set_random(load_tensors(checkpoint / "random.safetensors"))
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, select_tensors(tensors, name))
+        return state
 
     def save_best(self) -> None:
         """Keep the present weights as the best."""
@@ -79,53 +106,9 @@ class Checkpointer:
         """Leave the best weights as one file; a single process writes them so from the start."""
 
 
-def save_checkpoint(
-    folder: Path,
-    *,
-    model: nn.Module,
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    state: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """Write ``step-N`` atomically, then remove all but the newest ``keep`` checkpoints."""
-    target = folder / f"step-{state['step']:09d}"
-    tensors = {f"{name}.{key}": value for name, o in optimizers.items() for key, value in optimizer_tensors(o).items()}
-    with atomic_folder(target, overwrite=True) as temporary:
-        save_tensors(temporary / "model.safetensors", model.state_dict())
-        save_tensors(temporary / "optimizer.safetensors", tensors)
-        save_tensors(temporary / "random.safetensors", _random_tensors())
-        write_state(temporary, state)
-    prune(folder, keep)
-    return target
-
-
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state of the training loop into a checkpoint."""
     (folder / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
-
-
-def load_checkpoint(
-    checkpoint: Path, *, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> dict[str, Any]:
-    """Restore weights, optimizers and random states; return the loop's state.
-
-    A single process also reads the checkpoint of several, which has no random states.
-
-    Raises:
-        UnimixerError: if a file is missing or damaged, or belongs to another model.
-    """
-    state = load_state(checkpoint / "state.json")
-    if is_sharded_checkpoint(checkpoint):
-        weights, tensors = read_sharded_checkpoint(checkpoint)
-        check_weights(checkpoint, weights, model.state_dict())
-        model.load_state_dict(weights)
-    else:
-        load_weights(checkpoint / "model.safetensors", model)
-        tensors = load_tensors(checkpoint / "optimizer.safetensors")
-        _set_random(load_tensors(checkpoint / "random.safetensors"))
-    for name, optimizer in optimizers.items():
-        restore_optimizer(optimizer, select_tensors(tensors, name))
-    return state
 
 
 def remove_leftovers(run: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,21 +57,17 @@ def converted_recipe(run: RunFolder, to: str) -> Recipe:
     arguments["hidden_dim"] = arguments["hidden_dim"] or max(1, round(arguments["expansion"] * token_dim))
     if backbone == "rankmixer":
         arguments |= {"num_heads": num_tokens, "init_scale": INIT_SCALE}
-    known = BACKBONES[to].options()
+    known = _defaults(to)
     options = {name: value for name, value in arguments.items() if name in known and name not in ("rank", "expansion")}
     model = recipe.model.model_copy(
         update={
             "backbone": to,
             "size": None,
             "tokenizer": recipe.model.tokenizer or BACKBONES[backbone].default_tokenizer,
-            "options": {name: value for name, value in options.items() if value != _default(known[name])},
+            "options": {name: value for name, value in options.items() if value != known[name]},
         }
     )
     return recipe.model_copy(update={"name": f"{recipe.name}-as-{to}", "model": model})
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    return parameter.default
 
 
 def _defaults(backbone: str) -> dict[str, Any]:

@@ -267,8 +267,8 @@ def check_managed(recipe: Recipe, spec: FeatureSpec) -> None:
     for table, rows in recipe.model.managed_rows.items():
         if table in spec.tables and rows >= spec.tables[table]:
             raise UnimixerError(
-                f"model.managed_rows: table {table!r} has {spec.tables[table]:,} ids and needs no {rows:,} managed "
-                "rows; leave it out, every id has a row then"
+                f"model.managed_rows: table {table!r} has {spec.tables[table]:,} ids and needs no {rows:,} "
+                "managed rows; leave it out, every id has a row then"
             )
     for config in eviction_configs(recipe).values():
         policy_of(config)
