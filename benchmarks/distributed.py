@@ -135,9 +135,9 @@ def child_memory(rows: int, width: int) -> None:
     from unimixer.features.spec import FeatureSpec, IdField
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
-    from unimixer.training.distributed import world_of
-    from unimixer.training.distributed.setup import warm_start_sharded
+    from unimixer.training.distributed.strategy import ShardedStrategy
     from unimixer.training.model import build_ranker
+    from unimixer.training.process_group import join_processes
     from unimixer.training.step import TrainStep
 
     spec = FeatureSpec(
@@ -152,9 +152,9 @@ def child_memory(rows: int, width: int) -> None:
     values |= {"optimizer": {"sparse": "rowwise_adagrad"}, "distributed": {"sharding": "row_wise"}}
     recipe = parse(Recipe, values, where="benchmark")
     torch.set_num_threads(1)
-    with world_of(300) as world:
+    with join_processes(300) as processes:
         ranker = build_ranker(recipe.model, spec, table_device="meta").train()
-        generator = torch.Generator().manual_seed(world.rank)
+        generator = torch.Generator().manual_seed(processes.rank)
 
         def batch() -> Batch:
             ids = torch.stack([torch.randint(rows, (4096,), generator=generator), torch.randint(8, (4096,))], 1).int()
@@ -163,8 +163,9 @@ def child_memory(rows: int, width: int) -> None:
         import torchrec  # noqa: F401  so that its own memory counts as there before
 
         before = resident()
-        warm_start_sharded(ranker, recipe, None, world=world, device=torch.device("cpu"))
-        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=30, checkpoints=Path(), world=world)
+        strategy = ShardedStrategy(processes)
+        strategy.place(ranker, recipe, None, torch.device("cpu"))
+        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=30, checkpoints=Path(), strategy=strategy)
         for number in range(30):
             if number == 10:
                 begin = time.perf_counter()
@@ -173,7 +174,7 @@ def child_memory(rows: int, width: int) -> None:
         after = resident()
         tables: Any = ranker.embedding.tables
         owned = sum(len(shard) for name, _, shard in tables.local_shards() if name == "big")
-        said = {"rank": world.rank, "owned": f"{owned:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        said = {"rank": processes.rank, "owned": f"{owned:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
         # one line at a time: both ranks write to one pipe
         os.write(
             1, (json.dumps({**said, "grown": f"{after - before:.2f}", "step": f"{seconds * 1e3:.1f}"}) + "\n").encode()
@@ -215,10 +216,9 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
     from unimixer.ranker import dense_parameters
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
-    from unimixer.training.distributed import world_of
-    from unimixer.training.distributed.setup import warm_start_sharded
-    from unimixer.training.distributed.sharded_dense import local
+    from unimixer.training.distributed.strategy import ShardedStrategy
     from unimixer.training.model import build_ranker, resolve
+    from unimixer.training.process_group import join_processes, local_part
     from unimixer.training.step import TrainStep
 
     fields = tuple(IdField(f"id{number}", "item", f"table{number}") for number in range(16))
@@ -227,12 +227,13 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
     values = {"name": "wide", "store": "none", "model": model, "distributed": {"dense": form, "sharding": "row_wise"}}
     recipe = resolve(parse(Recipe, values, where="benchmark"), spec)
     torch.set_num_threads(1)
-    with world_of(300) as world:
+    with join_processes(300) as processes:
         before = resident()
         ranker = build_ranker(recipe.model, spec, table_device="meta").train()
-        warm_start_sharded(ranker, recipe, None, world=world, device=torch.device("cpu"))
-        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=6, checkpoints=Path(), world=world)
-        generator = torch.Generator().manual_seed(world.rank)
+        strategy = ShardedStrategy(processes)
+        strategy.place(ranker, recipe, None, torch.device("cpu"))
+        step = TrainStep(ranker, recipe, torch.tensor([0]), total_steps=6, checkpoints=Path(), strategy=strategy)
+        generator = torch.Generator().manual_seed(processes.rank)
         seconds = []
         for number in range(6):
             ids = torch.randint(100, (rows, 16), generator=generator, dtype=torch.int32)
@@ -242,8 +243,8 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
             seconds.append(time.perf_counter() - begin)
         give_back()
         after, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        held = sum(local(parameter).numel() for parameter in dense_parameters(ranker))
-        said = {"rank": world.rank, "held": f"{held:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        held = sum(local_part(parameter).numel() for parameter in dense_parameters(ranker))
+        said = {"rank": processes.rank, "held": f"{held:,}", "before": f"{before:.2f}", "after": f"{after:.2f}"}
         said |= {"grown": f"{after - before:.2f}", "most": f"{most:.2f}", "step": f"{sorted(seconds[2:])[2] * 1e3:.0f}"}
         os.write(1, (json.dumps(said) + "\n").encode())
 

@@ -49,9 +49,9 @@ def child(values: dict[str, Any], run: Path) -> None:
     def counted(self: Any, group: Any, number: int) -> Any:
         nonlocal dense
         if number in (FIRST, LAST):
-            self.world.barrier()
+            self.processes.barrier()
             seen[number] = loopback()
-            self.world.barrier()  # nobody begins before all have read
+            self.processes.barrier()  # nobody begins before all have read
         elif FIRST < number < LAST:
             lookups.append(sum(b.ids.numel() + sum(v.numel() for v in b.values.values()) for b in group))
         dense = count_dense(self.model)

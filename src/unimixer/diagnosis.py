@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unimixer.errors import EXTRAS, UnimixerError, missing_packages
-from unimixer.training.distributed.triple import check_triple, installed_versions
+from unimixer.training.distributed.checks import check_versions, installed_versions
 from unimixer.training.model import compiler
 from unimixer.training.run import commit, versions
 
@@ -53,7 +53,7 @@ def describe_triple(installed: Mapping[str, str] | None = None) -> str:
     found = installed_versions() if installed is None else installed
     versions = ", ".join(f"{name} {found[name]}" for name in found)
     try:
-        check_triple(found)
+        check_versions(found)
     except UnimixerError as error:
         return f"{versions}: {error}"
     return f"{versions}: they go together"

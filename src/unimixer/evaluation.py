@@ -40,7 +40,7 @@ def evaluate_run(
     folder = RunFolder(run)
     opened, place, recipe = store_of(folder, store), pick_device(device), folder.recipe
     model = load_ranker(folder, device=place)
-    return evaluate_model(model, opened, split, tuple(recipe.tasks), device=place, precision=recipe.training.precision)
+    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=recipe.training.precision)
 
 
 @states_kept()
@@ -64,7 +64,7 @@ def evaluate_hardened(
         )
     hard = hardened(model, form)
     change = score_change(model, hard, opened, split)
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), device=torch.device("cpu")), change
+    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change
 
 
 def store_of(run: RunFolder, folder: Path | None = None) -> Store:

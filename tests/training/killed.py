@@ -15,6 +15,7 @@ from typing import Any
 
 from unimixer.settings import parse
 from unimixer.training import checkpoint, loop, step
+from unimixer.training.checkpoint import Checkpointer
 from unimixer.training.config import Recipe
 from unimixer.training.run import RunFolder
 from unimixer.training.train import resume, train
@@ -22,11 +23,11 @@ from unimixer.training.train import resume, train
 PLACES: dict[str, tuple[Any, str]] = {
     "step": (step.TrainStep, "__call__"),
     "evaluation": (loop, "evaluate_model"),
-    "best weights": (loop, "save_weights"),
-    "checkpoint": (checkpoint, "_save"),
-    "checkpoint's end": (loop, "save_checkpoint"),
+    "best weights": (Checkpointer, "save_best"),
+    "checkpoint": (checkpoint, "save_tensors"),
+    "checkpoint's end": (Checkpointer, "save_checkpoint"),
     "log": (RunFolder, "log"),
-    "final weights": (loop, "load_weights"),
+    "final weights": (Checkpointer, "load_best"),
     "result": (RunFolder, "write_json"),
 }
 """Function or method by the name of the place."""

@@ -12,15 +12,9 @@ import torch
 from torch import nn
 
 from unimixer.errors import UnimixerError
-from unimixer.training.checkpoint import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_weights,
-    read_weights,
-    remove_leftovers,
-    save_checkpoint,
-    save_weights,
-)
+from unimixer.training.checkpoint import Checkpointer, remove_leftovers
+from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import latest_checkpoint, load_weights, read_weights, save_tensors
 
 
 def small(width: int = 3, *, name: str = "linear") -> nn.Module:
@@ -40,18 +34,27 @@ def moved(model: nn.Module, optimizers: dict[str, torch.optim.Optimizer], steps:
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> RunFolder:
+    (tmp_path / "config.yaml").touch()
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    return run
+
+
+@pytest.fixture
+def saved(run: RunFolder) -> Path:
     model = small()
     optimizers = optimizers_of(model)
     moved(model, optimizers)
-    return save_checkpoint(tmp_path, model=model, optimizers=optimizers, state={"step": 7, "best": 0.1}, keep=2)
+    Checkpointer(run, model, optimizers).save_checkpoint({"step": 7, "best": 0.1}, keep=2)
+    return run.checkpoints / "step-000000007"
 
 
-def test_weights_optimizers_state_and_random_numbers_come_back(saved: Path) -> None:
+def test_weights_optimizers_state_and_random_numbers_come_back(run: RunFolder, saved: Path) -> None:
     expected = torch.rand(3), random.random()
     model = small()
     optimizers = optimizers_of(model)
-    assert load_checkpoint(saved, model=model, optimizers=optimizers) == {"step": 7, "best": 0.1}
+    assert Checkpointer(run, model, optimizers).load_checkpoint(saved) == {"step": 7, "best": 0.1}
     assert (torch.equal(torch.rand(3), expected[0]), random.random()) == (True, expected[1])
     twin = small()
     others = optimizers_of(twin)
@@ -67,18 +70,17 @@ def test_weights_optimizers_state_and_random_numbers_come_back(saved: Path) -> N
 def test_buffers_are_weights_too(tmp_path: Path) -> None:
     model, other = small(), small()
     model.get_buffer("norm.running_mean").fill_(5.0)
-    save_weights(tmp_path / "w.safetensors", model)
+    save_tensors(tmp_path / "w.safetensors", model.state_dict())
     load_weights(tmp_path / "w.safetensors", other)
     assert torch.equal(other.get_buffer("norm.running_mean"), torch.full((2,), 5.0))
 
 
-def test_the_newest_checkpoint_is_that_of_the_last_step(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
-    model = small()
+def test_the_newest_checkpoint_is_that_of_the_last_step(run: RunFolder) -> None:
+    assert latest_checkpoint(run.checkpoints) is None
     for step in (9, 10, 100):
-        save_checkpoint(tmp_path, model=model, optimizers={}, state={"step": step}, keep=2)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000000010", "step-000000100"]
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-000000100"
+        Checkpointer(run, small(), {}).save_checkpoint({"step": step}, keep=2)
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-000000010", "step-000000100"]
+    assert latest_checkpoint(run.checkpoints) == run.checkpoints / "step-000000100"
 
 
 def test_half_written_checkpoints_do_not_count_and_are_removed(saved: Path) -> None:
@@ -91,15 +93,15 @@ def test_half_written_checkpoints_do_not_count_and_are_removed(saved: Path) -> N
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_write_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_no_checkpoint(run: RunFolder) -> None:
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, model=small(), optimizers={}, state={"step": 1, "bad": object()}, keep=2)
-    assert list(tmp_path.iterdir()) == []
+        Checkpointer(run, small(), {}).save_checkpoint({"step": 1, "bad": object()}, keep=2)
+    assert list(run.checkpoints.iterdir()) == []
 
 
 def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(path, small())
+    save_tensors(path, small().state_dict())
     with pytest.raises(
         UnimixerError, match=r"'linear\.weight' has shape \(2, 3\), this model needs \(2, 4\): it belongs"
     ):
@@ -113,7 +115,7 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_are_checked_against_a_model_without_memory(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", small())
+    save_tensors(tmp_path / "w.safetensors", small().state_dict())
     with torch.device("meta"):
         model = small()
     assert read_weights(tmp_path / "w.safetensors", model)["linear.weight"].shape == (2, 3)
@@ -136,26 +138,28 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random.safetensors"])
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_a_damaged_file_is_refused_with_the_way_to_the_checkpoint_before(name: str, damage: Any, saved: Path) -> None:
+def test_a_damaged_file_is_refused_with_the_way_to_the_checkpoint_before(
+    name: str, damage: Any, run: RunFolder, saved: Path
+) -> None:
     damage(saved / name)
     model = small()
     with pytest.raises(UnimixerError, match=rf"{name}: damaged \(.*\); remove {saved}, and --resume continues"):
-        load_checkpoint(saved, model=model, optimizers=optimizers_of(model))
+        Checkpointer(run, model, optimizers_of(model)).load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("text", ["", "{", "\udcff"])
-def test_a_damaged_state_is_refused(text: str, saved: Path) -> None:
+def test_a_damaged_state_is_refused(text: str, run: RunFolder, saved: Path) -> None:
     (saved / "state.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UnimixerError, match=r"state\.json: damaged"):
-        load_checkpoint(saved, model=small(), optimizers={})
+        Checkpointer(run, small(), {}).load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
-def test_a_missing_file_is_refused(name: str, saved: Path) -> None:
+def test_a_missing_file_is_refused(name: str, run: RunFolder, saved: Path) -> None:
     (saved / name).unlink()
     model = small()
     with pytest.raises(UnimixerError, match=f"{name}: no such file"):
-        load_checkpoint(saved, model=model, optimizers=optimizers_of(model))
+        Checkpointer(run, model, optimizers_of(model)).load_checkpoint(saved)
 
 
 def test_nothing_is_pickled(saved: Path) -> None:

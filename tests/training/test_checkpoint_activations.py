@@ -20,11 +20,11 @@ from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.mixing import Constrained
 from unimixer.settings import parse
-from unimixer.training.checkpoint import latest_checkpoint
 from unimixer.training.config import Recipe
-from unimixer.training.model import build_ranker, rehearse, resolve
+from unimixer.training.model import build_ranker, resolve, validate_recipe
 from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep, task_loss
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import resume, train
 
 ON = "training.checkpoint_activations=true"
@@ -146,7 +146,7 @@ def test_a_compiled_step_recomputes_and_accumulates(toy_store: Store, monkeypatc
 def test_a_backbone_without_blocks_is_refused_before_there_is_a_run(toy_store: Store, tmp_path: Path) -> None:
     recipe = tiny_recipe(toy_store.folder, "model.backbone=mlp", "model.options={}", ON)
     with pytest.raises(UnimixerError, match=r"^training\.checkpoint_activations=true: backbone 'mlp' has no blocks"):
-        rehearse(resolve(recipe, toy_store.transform.spec), toy_store.transform.spec)
+        validate_recipe(resolve(recipe, toy_store.transform.spec), toy_store.transform.spec)
     with pytest.raises(UnimixerError, match="leave checkpoint_activations out"):
         train(recipe, folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

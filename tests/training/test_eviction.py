@@ -22,7 +22,7 @@ from unimixer.features.managed import EMPTY
 from unimixer.predictor import Predictor
 from unimixer.training.config import EvictionConfig
 from unimixer.training.eviction import COUNTS, LAST, Eviction, choose, due, ids_of, merged, policy_of
-from unimixer.training.model import build_ranker, rehearse, with_tasks
+from unimixer.training.model import build_ranker, validate_recipe, with_tasks
 from unimixer.training.optimizers import build_optimizers
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
@@ -119,7 +119,7 @@ def test_an_id_that_gets_a_row_begins_anew_and_all_others_keep_theirs(sparse: st
     for tensor in states:
         tensor += 1.0  # so that a row of zeros is one that was cleared
     before, cleared = weight.detach().clone(), torch.zeros(len(weight), dtype=torch.bool)
-    eviction.meet([batch], 0)
+    eviction.observe([batch], 0)
     eviction.step()
     for name in ("item_id", "category"):
         held, first = model.embedding.managed.of(name), model.embedding.tables.first_row(name)
@@ -187,4 +187,4 @@ def test_no_admission_and_no_eviction_is_lost_between_two_lines_of_the_log(toy_f
 def test_a_mistake_is_one_sentence(override: str, message: str, toy_store: Store) -> None:
     recipe = tiny_recipe(toy_store.folder, "tasks={is_click: 1.0}", MANAGED[0], override)
     with pytest.raises(UnimixerError, match=message):
-        rehearse(recipe, toy_store.transform.spec)
+        validate_recipe(recipe, toy_store.transform.spec)

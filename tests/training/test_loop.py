@@ -13,11 +13,11 @@ from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
 from unimixer.training import tracker
-from unimixer.training.checkpoint import latest_checkpoint, load_checkpoint
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.step import TrainStep
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import resume, train
 
 
@@ -175,7 +175,7 @@ def test_nan_stops_the_run_and_the_last_good_checkpoint_loads(
     trainer = Trainer(run, Store(toy_folder), quiet=True)
     checkpoint = latest_checkpoint(trainer.checkpoints)
     assert checkpoint is not None
-    assert load_checkpoint(checkpoint, model=trainer.model, optimizers=trainer.step.optimizers)["step"] == 4
+    assert trainer.checkpointer.load_checkpoint(checkpoint)["step"] == 4
     assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
     assert load_ranker(run) is not None
 

@@ -13,7 +13,7 @@ from unimixer.errors import UnimixerError
 from unimixer.mixing import Constrained
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.model import build_ranker, rehearse, resolve
+from unimixer.training.model import build_ranker, resolve, validate_recipe
 from unimixer.training.optimizers import MIXING_EPS, build_optimizers
 from unimixer.training.train import resume, train
 
@@ -51,4 +51,4 @@ def test_a_model_without_mixings_refuses_it(toy_folder: Path) -> None:
     spec = Store(toy_folder).transform.spec
     recipe = recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "model.backbone=mlp", "model.options={}")
     with pytest.raises(UnimixerError, match=r"mixing_lr=0.05: this model has no constrained mixing; leave mixing_lr"):
-        rehearse(resolve(recipe, spec), spec)
+        validate_recipe(resolve(recipe, spec), spec)

@@ -13,7 +13,7 @@ from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker
 from unimixer.training.model import build_ranker
-from unimixer.training.nonfinite import diverged, first_nonfinite_module, first_nonfinite_parameter
+from unimixer.training.step import diverged, first_nonfinite_module, first_nonfinite_parameter
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from needs import needs_torchrec
 from tiny import assert_equal_tensors, facts_of, logged, tiny_values
 
 from unimixer.settings import parse
-from unimixer.training.checkpoint import latest_checkpoint
 from unimixer.training.config import Recipe
 from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import WARM_UP, resume, train
 
 ACCUMULATED = (

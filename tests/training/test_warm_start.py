@@ -87,10 +87,9 @@ def one_step(recipe: Any) -> dict[str, Any]:
 
 def assert_same_scores(source: RunFolder, trainer: Trainer) -> None:
     """Both models score the rows of the validation part alike, each in its own encoding."""
-    device, old = torch.device("cpu"), load_ranker(source)
-    tasks = trainer.tasks
-    before = evaluate_model(old, Store(source.recipe.store), "validation", tuple(source.recipe.tasks), device=device)
-    after = evaluate_model(trainer.model, trainer.store, "validation", tasks, device=device)
+    old, tasks = load_ranker(source), trainer.tasks
+    before = evaluate_model(old, Store(source.recipe.store), "validation", tuple(source.recipe.tasks))
+    after = evaluate_model(trainer.model, trainer.store, "validation", tasks)
     for task in tasks:
         assert after[task].auc == pytest.approx(before[task].auc, abs=1e-6)
         assert after[task].log_loss == pytest.approx(before[task].log_loss, abs=1e-5)
@@ -115,7 +114,7 @@ def test_encoded_histories_start_with_the_scores_of_their_source_or_are_refused(
 ) -> None:
     first = train(trained(stores / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
     assert_same_scores(first, started(trained(stores / "second", *MODELS[name]), tmp_path / "run", first))
-    with pytest.raises(UnimixerError, match="features that read histories stand in another order"):
+    with pytest.raises(UnimixerError, match="features that read histories have another order"):
         started(trained(stores / "turned", *MODELS[name]), tmp_path / "turned", first)
     assert not (tmp_path / "turned").exists()
 

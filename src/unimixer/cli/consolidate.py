@@ -21,7 +21,7 @@ def consolidate(
     as_json: Json = False,
 ) -> None:
     """See :data:`HELP`."""
-    from unimixer.training.distributed.consolidate import consolidate_run
+    from unimixer.training.consolidate import consolidate_run
     from unimixer.training.run import RunFolder
 
     folder = RunFolder(run)

@@ -23,7 +23,7 @@ from unimixer.ranker import count_dense, size_for_budget, table_parameters
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_tasks
-from unimixer.training.model import build_ranker, rehearse, resolve, with_tasks
+from unimixer.training.model import build_ranker, resolve, validate_recipe, with_tasks
 
 INDIFFERENT: dict[str, Any] = {
     "training": {
@@ -202,7 +202,7 @@ def build_case(
     recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"size": size})}), spec)
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
-    rehearse(recipe, spec)
+    validate_recipe(recipe, spec)
     spec = with_tasks(spec, tuple(recipe.tasks))
     with torch.device("meta"):
         ranker = build_ranker(recipe.model, spec)

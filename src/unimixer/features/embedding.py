@@ -182,6 +182,16 @@ class EmbeddingTables(nn.Module):
         """First packed row of a table."""
         return self.of_width(self.width[table]).first_row[table]
 
+    @torch.no_grad()
+    def reset_rows(self, table: str, rows: Tensor, vectors: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Give some rows of a table new vectors and clear their state in the optimizer."""
+        weight = self.of_width(self.width[table]).weight
+        packed = (rows + self.first_row(table)).to(weight.device)
+        weight[packed] = vectors.to(weight.device)
+        for tensor in optimizer.state[weight].values():
+            if tensor.dim() and len(tensor) == len(weight):
+                tensor[packed] = 0
+
     def vectors(self, batch: Batch) -> Mapping[str, Tensor] | None:
         """Vectors by field of a batch that were looked up elsewhere; None: the rows are here, look them up.
 

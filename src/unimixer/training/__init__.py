@@ -1,1 +1,1 @@
-"""The training loop and what it keeps: run folder, checkpoints, trackers."""
+"""The training loop, its run folder and its checkpoints."""

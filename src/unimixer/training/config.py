@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run, as one small YAML file."""
+"""The recipe: everything that decides a training run, as one small YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
 
 
 def _count(value: object) -> object:
-    """Numbers may be written 800K or 1.5M."""
+    """Read a number that may be written 800K or 1.5M."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMbB])", value) if isinstance(value, str) else None
     return round(float(match[1]) * _UNITS[match[2]]) if match else value
 
@@ -25,11 +25,11 @@ Count = Annotated[PositiveInt, BeforeValidator(_count)]
 
 
 class ModelConfig(Settings):
-    """Arguments of the Ranker; nothing here depends on the data or the machine."""
+    """Arguments of the Ranker; none depends on the data or the machine."""
 
     backbone: str = "unimixer-lite"
     dense_params: Count | None = None
-    """Dense-parameter budget that chooses the size (within 2%)."""
+    """Budget of dense parameters that chooses the size (within 2%)."""
     size: PositiveFloat | None = None
     """The backbone's dial, instead of a budget."""
     num_tokens: PositiveInt = 16
@@ -38,65 +38,65 @@ class ModelConfig(Settings):
     embedding_dims: dict[str, PositiveInt] = Field(default_factory=dict)
     embedding_init_std: PositiveFloat = 0.01
     managed_rows: dict[str, Count] = Field(default_factory=dict)
-    """Rows of tables that have fewer than ids: ids that are met most have one of their own, all others share one."""
+    """Rows of the tables that have fewer rows than ids: the most frequent ids own a row, all others share one."""
     sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
     sequences: Literal["pooled", "tokens", "cross_attention"] = "pooled"
-    """Where behaviour sequences enter: the vector of all fields, tokens of their own, or every block by attention."""
+    """Where behavior sequences enter: the vector of all fields, tokens of their own, or every block by attention."""
     sequence_tokens: PositiveInt = 2
-    """Tokens of a sequence, for ``tokens``."""
+    """Tokens per sequence, for ``tokens``."""
     sequence_dim: PositiveInt | None = None
     """Width of an event inside the stack (default: the widest event as embedded)."""
     readout: Literal["mean", "flatten"] = "mean"
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
     field_order: tuple[str, ...] | None = None
-    """Order of the fields inside a domain (default: that of the schema); a warm start keeps the one of its source."""
+    """Order of the fields inside a domain (default: that of the schema); a warm start keeps the order of its source."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the backbone, see ``unimixer models``."""
 
 
 class TemperatureConfig(Settings):
-    """Temperature of learned mixing matrices over the run."""
+    """The temperature of learned mixing matrices over the run."""
 
     schedule: Literal["constant", "linear", "two-stage"] = "constant"
     """linear: max(start - (start - end) step / steps, end). two-stage: a run at ``start``, then one at ``end``."""
     start: PositiveFloat = 1.0
     end: PositiveFloat = 0.1
-    """The temperature of a constant schedule, and the last one of the others."""
+    """The temperature of a constant schedule, and the final one of the others."""
 
 
 class EvictionConfig(Settings):
-    """Which ids of a table with managed rows have one."""
+    """How ids of a managed table gain and lose rows."""
 
     policy: Literal["lfu", "lru", "distance_lfu"] = "lfu"
-    """Who loses its row: the id met least often, the one not met for longest, or the least of count / age."""
+    """The id that loses its row: the least frequent, the least recent, or the one with the smallest count / age."""
     every: PositiveInt = 100
-    """Steps between two decisions; the first ones come at steps 1, 2, 4 and so on, because no id has a row yet."""
+    """Steps between two decisions; the first come at steps 1, 2, 4 and so on, because no id owns a row yet."""
 
 
 class OptimizerConfig(Settings):
-    """How parameters move."""
+    """Optimizers and learning rates."""
 
     dense: Literal["adam", "adamw", "sgd"] = "adam"
     dense_lr: PositiveFloat = 1e-3
     mixing_lr: PositiveFloat | None = None
-    """Rate of the raw parameters of constrained mixings (default: as all dense ones); Adam's eps is then 1e-15 for
-    them, because what a sharp Sinkhorn lets through of a gradient may be smaller than the usual 1e-8."""
+    """Rate of the raw parameters of constrained mixings (default: ``dense_lr``). Adam's eps is then 1e-15 for them,
+    because a sharp Sinkhorn can make gradients smaller than the usual eps of 1e-8."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled, for ``adamw``."""
+    """Decoupled weight decay, for ``adamw``."""
     sparse: Literal["adam", "rowwise_adagrad", "sgd"] = "adam"
     sparse_lr: PositiveFloat = 1e-3
     eviction: dict[str, EvictionConfig] = Field(default_factory=dict)
-    """By table, for those of ``model.managed_rows`` that are not to go by the defaults."""
+    """Eviction by table, for tables of ``model.managed_rows`` that do not use the defaults."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear growth of both rates."""
+    """Steps over which both rates grow linearly."""
     decay: Literal["none", "linear", "cosine"] = "none"
-    """Decay of both rates to zero at the end of the run."""
+    """How both rates decay to zero until the end of the run."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient of the dense parameters."""
 
 
 class TrainingConfig(Settings):
-    """The loop."""
+    """The training loop."""
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 512
@@ -115,12 +115,12 @@ class TrainingConfig(Settings):
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 20
     auxiliary_weight: NonNegativeFloat = 0.1
-    """Weight of the loss on each of a backbone's intermediate tokens, where it has any."""
+    """Weight of the loss on each set of intermediate tokens, in backbones that have them."""
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     """Compile the dense part with torch.compile."""
     checkpoint_activations: bool = False
-    """Compute the insides of blocks again in backward instead of remembering them: memory for time."""
+    """Recompute activations inside blocks in backward: less memory, more time."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     num_workers: NonNegativeInt = 1
@@ -132,24 +132,24 @@ Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]
 
 
 class DistributedConfig(Settings):
-    """How several processes share a run; one process alone uses ``data_shards`` and nothing else of it."""
+    """How several processes share a run; a single process uses only ``data_shards``."""
 
     data_shards: PositiveInt | None = None
-    """Parts that the training rows are dealt to; a batch takes its share of rows from each (default: one a process).
-    Batches depend on this number and not on the number of processes, so a run resumes on any number up to it."""
+    """Parts of the training rows, from each of which a batch takes a share (default: one per process). Batches depend
+    on this number and not on the number of processes, so a run resumes on any number of processes up to it."""
     sharding: Sharding = "auto"
-    """How tables are cut; ``auto`` leaves every table to TorchRec's planner."""
+    """How tables are sharded; ``auto`` leaves every table to TorchRec's planner."""
     tables: dict[str, Sharding] = Field(default_factory=dict)
-    """The same for single tables."""
+    """Sharding of single tables."""
     dense: Literal["ddp", "fsdp"] = "ddp"
-    """Every process holds all dense parameters and their optimizer's state (DistributedDataParallel), or a part of
-    them (FSDP2), for backbones that would not fit."""
+    """``ddp``: every process holds all dense parameters and their optimizer's state. ``fsdp``: each holds a part, for
+    backbones that would not fit."""
     timeout: PositiveInt = 300
-    """Seconds that a process waits for another one before it gives up."""
+    """Seconds that a process waits for the others before it gives up."""
 
 
 class Recipe(Settings):
-    """One run."""
+    """One training run."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "optimizer.dense_lr": "learning_rate lr dense_learning_rate step_size",
@@ -194,18 +194,18 @@ class Recipe(Settings):
 
 
 def _dotted(value: object) -> object:
-    """Sections with keys below them (``training: {seed: 1}``) as dotted keys (``training.seed: 1``)."""
+    """Flatten sections (``training: {seed: 1}``) to dotted keys (``training.seed: 1``)."""
     if not isinstance(value, Mapping):
         return value
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, inner in value.items():
         is_section = key in Recipe.model_fields and models_in(Recipe.model_fields[key].annotation)
         below = inner if is_section and isinstance(inner, Mapping) else None
         for name, one in [(key, inner)] if below is None else [(f"{key}.{name}", one) for name, one in below.items()]:
-            if name in found:
+            if name in flattened:
                 raise UnimixerError(f"{name} is given twice; give it once")
-            found[name] = one
-    return found
+            flattened[name] = one
+    return flattened
 
 
 RecipeKeys = Annotated[dict[str, Any], BeforeValidator(_dotted)]
@@ -218,5 +218,5 @@ def load_recipe(path: Path | str, overrides: Sequence[str | Change] = ()) -> Rec
 
 
 def recipe_values(path: Path | str, overrides: Sequence[str | Change] = ()) -> Document:
-    """The values of a recipe with overrides, and where each of them is from."""
+    """Read the values of a recipe with overrides, and the origin of each value."""
     return override(load_yaml(Path(path)), overrides)

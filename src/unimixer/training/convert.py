@@ -1,8 +1,7 @@
-"""From a finished run to the recipe of another model that starts with the same scores."""
+"""Convert a finished run to the recipe of another model that starts with the same scores."""
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +21,14 @@ from unimixer.training.run import RunFolder
 from unimixer.training.warm_start import WarmStart
 
 TARGETS = {"rankmixer": ("unimixer", "unimixer-lite"), "unimixer-lite": ("unimixer",)}
-"""What each backbone can become without a change of its scores."""
+"""The backbones that each backbone can become without a change of its scores."""
 INIT_SCALE = 2.0
 """Raw value of a converted rule; at the temperature of 0.1 every other entry of a row is exp(-20)."""
 
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """How far the scores of two models are from each other, over all rows and tasks."""
+    """The differences between the scores of two models, over all rows and tasks."""
 
     rows: int
     max_logit_difference: float
@@ -38,13 +37,13 @@ class ScoreChange:
 
 
 def converted_recipe(run: RunFolder, to: str) -> Recipe:
-    """The recipe of a model that ``train(recipe, start_from=run)`` starts with the scores of this run.
+    """Make the recipe of a model that ``train(recipe, start_from=run)`` starts with the scores of this run.
 
     A RankMixer becomes a UniMixer that starts from the rule, with the same FFNs, norms and residuals; a UniMixing-Lite
     becomes a full UniMixer.
 
     Raises:
-        UnimixerError: if the run's backbone cannot become this one.
+        UnimixerError: if the run's backbone cannot become the other one.
     """
     recipe = run.recipe
     backbone = recipe.model.backbone
@@ -58,21 +57,17 @@ def converted_recipe(run: RunFolder, to: str) -> Recipe:
     arguments["hidden_dim"] = arguments["hidden_dim"] or max(1, round(arguments["expansion"] * token_dim))
     if backbone == "rankmixer":
         arguments |= {"num_heads": num_tokens, "init_scale": INIT_SCALE}
-    known = BACKBONES[to].options()
+    known = _defaults(to)
     options = {name: value for name, value in arguments.items() if name in known and name not in ("rank", "expansion")}
     model = recipe.model.model_copy(
         update={
             "backbone": to,
             "size": None,
             "tokenizer": recipe.model.tokenizer or BACKBONES[backbone].default_tokenizer,
-            "options": {name: value for name, value in options.items() if value != _default(known[name])},
+            "options": {name: value for name, value in options.items() if value != known[name]},
         }
     )
     return recipe.model_copy(update={"name": f"{recipe.name}-as-{to}", "model": model})
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    return parameter.default
 
 
 def _defaults(backbone: str) -> dict[str, Any]:
@@ -80,7 +75,7 @@ def _defaults(backbone: str) -> dict[str, Any]:
 
 
 def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
-    """The run's best weights in a model of another backbone, ready to score."""
+    """Load the run's best weights into a model of another backbone, ready to score."""
     converted = build_ranker(model, with_tasks(run.transform.spec, tuple(run.recipe.tasks)))
     converted.load_state_dict(WarmStart(run, converted, run.transform).state(converted))
     return converted.eval()
@@ -88,12 +83,12 @@ def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
 
 @states_kept()
 def conversion_change(run: RunFolder, recipe: Recipe, store: Store, split: str = "validation") -> ScoreChange:
-    """How far the scores move when the run's weights go into the model of another recipe."""
+    """Measure the change of scores when the model of another recipe takes over the run's weights."""
     return score_change(load_ranker(run), converted_ranker(run, recipe.model), store, split)
 
 
 def score_change(before: Ranker, after: Ranker, store: Store, split: str) -> ScoreChange:
-    """Score every row of a split with two models of the same store."""
+    """Score every row of a split with two models of the same store and compare."""
     loader = Loader(store, split, batch_size=EVALUATION_BATCH)
     largest = largest_probability = total = 0.0
     count = 0

@@ -1,4 +1,4 @@
-"""What two transforms have in common: which row, number or bucket of one is which of the other."""
+"""Match the rows, numbers and buckets of two transforms by their meaning."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from unimixer.data.schema import FIRST_ID, OOV_ID, Schema
 from unimixer.errors import UnimixerError
 
 _MEANING = ("kind", "domain", "transform", "table_name", "width", "history")
-"""What a feature must have alike in both schemas, or its vectors mean something else."""
+"""Properties of a feature that must agree in both schemas, or its vectors would change their meaning."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a table that two vocabularies have in common."""
+    """The rows of a table that two vocabularies share."""
 
     source: Tensor
     target: Tensor
-    """The row that a row of ``source`` becomes."""
+    """The new row of every row in ``source``."""
     new: int = 0
     lost: int = 0
 
     @classmethod
     def same(cls, count: int) -> Rows:
-        """All rows of a table that is the same in both."""
+        """Match all rows of a table that is the same in both."""
         return cls(torch.arange(count), torch.arange(count))
 
     @classmethod
     def of_texts(cls, source: Vocabulary, target: Vocabulary) -> Rows:
-        """Rows of equal values; those of missing and of unknown values are their own.
+        """Match rows of equal values; the rows of missing and of unknown values match each other.
 
-        A new row takes the row that the source would have looked up for it. Where only the other data knows the form of
-        its values (``True`` there, 1 here), it takes that of the most frequent text that means its value.
+        A new row takes the row that the source would have looked up for it. If only the target knows the form of its
+        values (``True`` there, 1 here), it takes the row of the most frequent text with the same value.
         """
         old = FIRST_ID + np.arange(len(source.texts))
         becomes = target.lookup(source.texts)
         first = np.full(target.num_embeddings, OOV_ID, dtype=np.int64)
         first[becomes[::-1]] = old[::-1]
-        found = source.lookup(target.texts).astype(np.int64)
-        found = np.where(found == OOV_ID, first[FIRST_ID:], found)
-        known = np.flatnonzero(found >= FIRST_ID)
+        rows = source.lookup(target.texts).astype(np.int64)
+        rows = np.where(rows == OOV_ID, first[FIRST_ID:], rows)
+        known = np.flatnonzero(rows >= FIRST_ID)
         special = np.arange(FIRST_ID)
-        kept = np.union1d(found[known], old[becomes >= FIRST_ID])
+        kept = np.union1d(rows[known], old[becomes >= FIRST_ID])
         return cls(
-            torch.from_numpy(np.concatenate([special, found[known]])),
+            torch.from_numpy(np.concatenate([special, rows[known]])),
             torch.from_numpy(np.concatenate([special, FIRST_ID + known])),
-            new=len(found) - len(known),
+            new=len(rows) - len(known),
             lost=len(old) - len(kept),
         )
 
     @classmethod
     def of_edges(cls, source: NumericFit, target: NumericFit) -> Rows:
-        """Every new bucket begins as the old one in which its middle lies, an outermost one as the outermost."""
+        """Match every new bucket with the old one that contains its middle, and outermost buckets with outermost."""
         edges = np.asarray(target.edges)
         inside = np.searchsorted(np.asarray(source.edges), (edges[1:] + edges[:-1]) / 2, side="right")
         buckets = np.concatenate([[0], inside, [len(source.edges)]])[: len(edges) + 1]
@@ -68,15 +68,15 @@ class Rows:
 
 
 class Counterparts:
-    """The rows and numbers of a run's data by what they are in other data.
+    """Matches rows, numbers and buckets of a run's data with those of other data.
 
     Args:
         run: folder of the run, for messages.
-        there: its transform.
-        here: that of the other data.
+        there: transform of the run.
+        here: transform of the other data.
 
     Raises:
-        UnimixerError: if the features differ, or a table has nothing by which its rows could be found.
+        UnimixerError: if the features differ, or the rows of a table cannot be matched.
     """
 
     def __init__(self, run: Path, there: Transform, here: Transform) -> None:
@@ -86,9 +86,9 @@ class Counterparts:
         pairs = {name: (there.numerics[name], fit) for name, fit in here.numerics.items()}
         moved = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         self.numbers = {f.name: moved[f.name] for f in features if "standardise" in f.transform and f.name in moved}
-        """Standardised features whose mean or spread is another one."""
+        """Standardized features whose mean or spread has changed."""
         self.buckets = {f.name: moved[f.name] for f in features if f.transform == "bucketise" and f.name in moved}
-        """Features whose buckets have other edges."""
+        """Features whose bucket edges have changed."""
         self.rows = {table: self._rows(table) for table in here.vocabularies}
 
     def _rows(self, table: str) -> Rows:
@@ -116,12 +116,12 @@ class Counterparts:
 
 
 def refusal(run: Path, reason: str) -> UnimixerError:
-    """The error for a run that cannot be the start of another."""
+    """Make the error for a run that cannot be the start of another."""
     return UnimixerError(f"no warm start from {run}: {reason}")
 
 
 def check_features(run: Path, there: Schema, here: Schema) -> None:
-    """Raise unless the features of two schemas mean the same, whatever their order."""
+    """Raise unless two schemas have features of the same meaning, in any order."""
     theirs, ours = ({f.name: f for f in schema.features} for schema in (there, here))
     rule = "a warm start needs the same features, and"
     for name in {**theirs, **ours}:

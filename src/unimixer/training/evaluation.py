@@ -1,4 +1,4 @@
-"""A model over all batches of a split: exact metrics."""
+"""Exact metrics of a model over all batches of a split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unimixer.data.prepare import check_labels
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
-from unimixer.training.process_group import ALONE, World
+from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 EVALUATION_BATCH = 4_096
 
@@ -26,14 +26,13 @@ def evaluate_model(
     split: str,
     tasks: tuple[str, ...],
     *,
-    device: torch.device,
     precision: str = "float32",
-    world: World = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, TaskMetrics]:
-    """Metrics of every task on one split, or on the union of several, named ``validation+test``.
+    """Measure every task on one split, or on the union of several, named ``validation+test``.
 
-    Several processes score a part each; rank 0 puts their scores together and tells all of them what came out, which
-    is to the last bit what one process would measure of these scores.
+    Each process scores its part of the rows. Rank 0 merges the scores and sends the metrics to all; they equal those
+    of a single process to the last bit.
     """
     splits = split.split("+")
     for part in splits:
@@ -42,24 +41,24 @@ def evaluate_model(
     was_training = model.training
     model.eval()
     for part in splits:
-        _score(model, store, part, accumulator, device=device, precision=precision, world=world)
+        _score(model, store, part, accumulator, precision=precision, processes=processes)
     model.train(was_training)
-    return merged_metrics(accumulator, world)
+    return merged_metrics(accumulator, processes)
 
 
-def merged_metrics(own: MetricAccumulator, world: World) -> dict[str, TaskMetrics]:
-    """Metrics of the rows of all processes."""
-    states = world.collect(own.state()) if world.size > 1 else []
+def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str, TaskMetrics]:
+    """Compute the metrics of the rows of all processes."""
+    states = processes.collect(own.state()) if processes.size > 1 else []
 
     def compute() -> dict[str, TaskMetrics]:
-        if world.size == 1:
+        if processes.size == 1:
             return own.compute()
         whole = MetricAccumulator(own.tasks, with_users=own.with_users)
         for state in states:
             whole.update(state["logits"], state["labels"], state.get("users"))
         return whole.compute()
 
-    return world.lead(compute)
+    return processes.on_rank_zero(compute)
 
 
 def _score(
@@ -68,13 +67,12 @@ def _score(
     split: str,
     metrics: MetricAccumulator,
     *,
-    device: torch.device,
     precision: str,
-    world: World,
+    processes: ProcessGroup,
 ) -> None:
     """Add the logits of one split, or of this process's part of it, to the metrics."""
-    batch_size, shards = EVALUATION_BATCH * world.size, world.shards(world.size)
-    loader = Loader(store, split, batch_size=batch_size, shards=shards, num_shards=world.size)
+    device, size = next(model.parameters()).device, processes.size
+    loader = Loader(store, split, batch_size=EVALUATION_BATCH * size, shards=processes.shards(size), num_shards=size)
     columns = task_columns(store, metrics.tasks)
     with torch.no_grad(), progress_bar(f"evaluating {split}", loader.num_rows) as advance:
         for batch in loader.batches():
@@ -82,25 +80,25 @@ def _score(
                 logits = model(batch.padded().to(device)).float().cpu()[: len(batch)]
             assert batch.labels is not None
             assert batch.users is not None
-            users = user_keys(batch.users, metrics.num_rows, world) if metrics.with_users else None
+            users = user_keys(batch.users, metrics.num_rows, processes) if metrics.with_users else None
             metrics.update(logits, batch.labels[:, columns], users)
             advance(len(batch))
 
 
-def user_keys(users: torch.Tensor, first: int, world: World = ALONE) -> torch.Tensor:
-    """Keys by which UAUC groups: an impression without a user is a user of its own, and so left out.
+def user_keys(users: torch.Tensor, first: int, processes: ProcessGroup = SINGLE_PROCESS) -> torch.Tensor:
+    """Compute the keys by which UAUC groups: an impression without a user gets a key of its own and so is left out.
 
     Args:
         users: rows of the user table ``(B,)``.
-        first: impressions before these, so that no two share a key.
-        world: processes that measure together, whose keys must not meet either.
+        first: number of impressions before these, so that no two share a key.
+        processes: processes that measure together; their keys differ too.
     """
-    alone = -1 - (torch.arange(first, first + len(users)) * world.size + world.rank)
-    return torch.where(users == MISSING_ROW, alone, users)
+    unique = -1 - (torch.arange(first, first + len(users)) * processes.size + processes.rank)
+    return torch.where(users == MISSING_ROW, unique, users)
 
 
 def check_tasks(store: Store, split: str, tasks: Sequence[str]) -> None:
-    """Raise if a task, unlike labels that are not learned, has one class only in a split."""
+    """Raise if a task has only one class in a split; labels that are not tasks may."""
     schema, summary = store.transform.schema, store.summary(split)
     chosen = [i for i, label in enumerate(schema.labels) if label.name in tasks]
     labels = tuple(schema.labels[i] for i in chosen)
@@ -109,11 +107,11 @@ def check_tasks(store: Store, split: str, tasks: Sequence[str]) -> None:
 
 
 def task_columns(store: Store, tasks: tuple[str, ...]) -> torch.Tensor:
-    """Columns of the tasks among the labels of the store."""
+    """Return the columns of the tasks among the labels of the store."""
     names = store.transform.schema.label_names
     return torch.tensor([names.index(task) for task in tasks])
 
 
 def as_json(metrics: dict[str, TaskMetrics]) -> dict[str, dict[str, Any]]:
-    """Metrics as plain values."""
+    """Convert metrics to plain values."""
     return {task: asdict(values) for task, values in metrics.items()}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,32 +19,21 @@ from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.io import DiskError, atomic_file
+from unimixer.io import DiskError
 from unimixer.metrics import TaskMetrics
 from unimixer.progress import Bar, audience, progress_bar, say
-from unimixer.ranker import Ranker, count_dense, count_tables
-from unimixer.training.checkpoint import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_weights,
-    remove_leftovers,
-    save_checkpoint,
-    save_weights,
-)
+from unimixer.ranker import count_dense, count_tables
+from unimixer.training.checkpoint import TrainState, remove_leftovers
 from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
-from unimixer.training.nonfinite import diverged, first_nonfinite_parameter
-from unimixer.training.process_group import ALONE, World
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
 from unimixer.training.signals import StopRequest, stop_signals
-from unimixer.training.state import TrainState
-from unimixer.training.step import TrainStep
+from unimixer.training.step import TrainStep, diverged, first_nonfinite_parameter
+from unimixer.training.strategy import UNSHARDED, Strategy
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.tracker import Clock, Meter, RunningAUC, Tracker
 from unimixer.training.warm_start import WarmStart
-
-if TYPE_CHECKING:
-    from unimixer.training.distributed.checkpoint import Keeper
 
 
 class Trainer:
@@ -54,8 +43,8 @@ class Trainer:
         run: a folder made by :meth:`RunFolder.create`.
         store: the prepared data.
         start_from: run whose best weights are the starting point, unless there is a checkpoint already.
-        quiet: say nothing on standard error.
-        world: the processes that train it together; rank 0 writes the folder.
+        quiet: print nothing on standard error.
+        strategy: how several processes share the model; rank 0 writes the folder.
     """
 
     def __init__(
@@ -65,9 +54,10 @@ class Trainer:
         *,
         start_from: Path | None = None,
         quiet: bool = False,
-        world: World = ALONE,
+        strategy: Strategy = UNSHARDED,
     ) -> None:
-        self.run, self.store, self.recipe, self.quiet, self.world = run, store, run.recipe, quiet, world
+        self.run, self.store, self.recipe, self.quiet = run, store, run.recipe, quiet
+        self.processes = processes = strategy.processes
         config = self.recipe.training
         keep_freed_memory()
         if config.threads is not None:
@@ -75,16 +65,17 @@ class Trainer:
         self.tasks = tuple(self.recipe.tasks)
         for split in ("train", "validation", "test"):
             check_tasks(store, split, self.tasks)
-        self.device = pick_device(config.device, world.local_rank if world.distributed else None)
-        self.checkpoints = run.folder / "checkpoints"
+        self.device = pick_device(config.device, processes.local_rank if processes.distributed else None)
+        self.checkpoints = run.checkpoints
         torch.manual_seed(config.seed)
         random.seed(config.seed)
-        tables = "meta" if world.distributed else None
-        self.model = build_ranker(self.recipe.model, with_tasks(store.transform.spec, self.tasks), table_device=tables)
+        spec = with_tasks(store.transform.spec, self.tasks)
+        self.model = build_ranker(self.recipe.model, spec, table_device=strategy.table_device)
         if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
             start_from = None
-        self._place(start_from)
-        shards = self.recipe.distributed.data_shards or world.size
+        strategy.place(self.model, self.recipe, self._warm_start(start_from), self.device)
+        self.model.train()
+        shards = self.recipe.distributed.data_shards or processes.size
         self.loader = Loader(
             store,
             "train",
@@ -92,63 +83,59 @@ class Trainer:
             shuffle=True,
             seed=config.seed,
             num_workers=config.num_workers,
-            shards=world.shards(shards),
+            shards=processes.shards(shards),
             num_shards=shards,
         )
         per_epoch = -(-len(self.loader) // config.accumulate)
         self.total_steps = min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
         self.evaluate_every = config.evaluate_every or max(1, -(-self.total_steps // 4))
         self.checkpoint_every = config.checkpoint_every or self.evaluate_every
-        columns = task_columns(store, self.tasks)
         self.step = TrainStep(
-            self.model, self.recipe, columns, total_steps=self.total_steps, checkpoints=self.checkpoints, world=world
+            self.model,
+            self.recipe,
+            task_columns(store, self.tasks),
+            total_steps=self.total_steps,
+            checkpoints=self.checkpoints,
+            strategy=strategy,
         )
-        self.keeper = keeper_of(run, self.model, self.step, world)
+        self.checkpointer = strategy.checkpointer(run, self.model, self.step.optimizers)
         self.state = TrainState()
 
-    def _place(self, start_from: Path | None) -> None:
-        """Bring the model to the device, its tables to the processes, and begin from a run's weights if given."""
-        start = None if start_from is None else WarmStart(RunFolder(start_from), self.model, self.store.transform)
-        if start is not None:
-            start.check_unchanged(RunFolder(self.run.outer).warm_start_facts)
-        if self.world.distributed:
-            from unimixer.training.distributed.setup import warm_start_sharded
-
-            warm_start_sharded(self.model, self.recipe, start, world=self.world, device=self.device)
-        else:
-            if start is not None:
-                self.model.load_state_dict(start.state(self.model))
-            self.model.to(self.device)
-        self.model.train()
+    def _warm_start(self, source: Path | None) -> WarmStart | None:
+        if source is None:
+            return None
+        start = WarmStart(RunFolder(source), self.model, self.store.transform)
+        start.check_unchanged(RunFolder(self.run.outer).warm_start_facts)
+        return start
 
     # ---- the run --------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one; return the result."""
-        leader = self.world.leader
-        with audience(self.run.folder / LOG if leader else None, quiet=self.quiet or not leader):
+        first = self.processes.is_rank_zero
+        with audience(self.run.folder / LOG if first else None, quiet=self.quiet or not first):
             return self._fit()
 
     def _fit(self) -> dict[str, Any]:
-        world = self.world
-        world.lead(lambda: remove_leftovers(self.run.folder))
-        checkpoint = world.lead(lambda: latest_checkpoint(self.checkpoints))
+        processes = self.processes
+        processes.on_rank_zero(lambda: remove_leftovers(self.run.folder))
+        checkpoint = processes.on_rank_zero(lambda: latest_checkpoint(self.checkpoints))
         if checkpoint is not None:
-            self.state = TrainState(**self._load(checkpoint))
-        world.lead(lambda: self.run.forget_after(self.state.step))
+            self.state = TrainState(**self.checkpointer.load_checkpoint(checkpoint))
+        processes.on_rank_zero(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.accumulate
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
         first = self.state.step
         say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
         with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
             steps = {"total_steps": self.total_steps, "next_step": first + 1}
-            self.tracker = Tracker(self.run, advance, **steps, silent=not world.leader)
+            self.tracker = Tracker(self.run, advance, **steps, silent=not processes.is_rank_zero)
             try:
                 self._train(advance, stopped, rows)
                 return self._finish(stopped)
             except DiskError as error:
-                kept = latest_checkpoint(self.checkpoints)
-                how = "there is no checkpoint yet, begin anew" if kept is None else f"continue from {kept.name}"
+                newest = latest_checkpoint(self.checkpoints)
+                how = "there is no checkpoint yet, begin anew" if newest is None else f"continue from {newest.name}"
                 raise DiskError(f"{error}; {how} with: {self._continue}") from error
             finally:
                 self.tracker.close()
@@ -157,8 +144,8 @@ class Trainer:
         config, state = self.recipe.training, self.state
         running, clock = RunningAUC(), Clock(state.seconds)
         meter = Meter(clock)
-        for group, waited in self._groups():
-            outcome = self.step(group, state.step)
+        for batches, waited in self._step_batches():
+            outcome = self.step(batches, state.step)
             running.add(outcome.logits, outcome.labels)
             state.step += 1
             state.samples += outcome.rows
@@ -167,7 +154,7 @@ class Trainer:
             last, stop = state.step == self.total_steps, self._stop(stopped)
             if state.step % config.log_every == 0 or last:
                 tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
-                auc, report = running.value(self.world), meter.report(self.world)
+                auc, report = running.value(self.processes), meter.report(self.processes)
                 values = {**report, "auc": auc, "temperature": tau, **pop_statistics(self.model)}
                 left = max(0, rows - state.samples) / report["samples_per_second"]
                 self.tracker.steps({"step": state.step, **values}, left)
@@ -182,28 +169,28 @@ class Trainer:
         if self._out_of_patience() and state.step < self.total_steps:
             say(f"stopped early: no gain in {config.early_stopping} evaluations")
 
-    def _groups(self) -> Iterator[tuple[list[Batch], float]]:
-        """Batches of one optimizer step each and the seconds spent waiting for them.
+    def _step_batches(self) -> Iterator[tuple[list[Batch], float]]:
+        """Yield the batches of each optimizer step and the seconds spent waiting for them.
 
-        The position in the state is that after the step, so that a checkpoint written there continues with the next.
+        The state has the position after the step, so that a checkpoint written then continues with the next step.
         """
         config, state = self.recipe.training, self.state
         for epoch in range(state.epoch, config.epochs):
             start = state.batch if epoch == state.epoch else 0
-            batches = self.loader.batches(epoch, start)
-            group: list[Batch] = []
+            loaded = self.loader.batches(epoch, start)
+            batches: list[Batch] = []
             waited = 0.0
             while state.step < self.total_steps and not self._out_of_patience():
                 before = time.perf_counter()
-                batch = next(batches, None)
+                batch = next(loaded, None)
                 waited += time.perf_counter() - before
                 if batch is not None:
-                    group.append(batch)
-                if group and (batch is None or len(group) == config.accumulate):
-                    start += len(group)
+                    batches.append(batch)
+                if batches and (batch is None or len(batches) == config.accumulate):
+                    start += len(batches)
                     state.epoch, state.batch = (epoch, start) if start < len(self.loader) else (epoch + 1, 0)
-                    yield group, waited
-                    group, waited = [], 0.0
+                    yield batches, waited
+                    batches, waited = [], 0.0
                 if batch is None:
                     break
 
@@ -212,8 +199,8 @@ class Trainer:
         return patience is not None and self.state.evaluations_without_gain >= patience
 
     def _stop(self, stopped: StopRequest) -> bool:
-        """Whether this process, or any that it trains with, was asked to stop."""
-        return self.world.sums([float(stopped.is_set())])[0] > 0
+        """Tell whether any process of the run was asked to stop."""
+        return self.processes.sums([float(stopped.is_set())])[0] > 0
 
     def _stopped(self, request: StopRequest) -> StoppedError:
         return request.error(f"stopped at step {self.state.step}; continue with: {self._continue}")
@@ -237,52 +224,33 @@ class Trainer:
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
             state.best, state.best_step = value, state.step
-            if self.keeper is not None:
-                self.keeper.save_best()
-            else:
-                with atomic_file(self.run.best_weights) as path:
-                    save_weights(path, self.model)
+            self.checkpointer.save_best()
         self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:
         precision = self.recipe.training.precision
-        return evaluate_model(
-            self.model, self.store, split, self.tasks, device=self.device, precision=precision, world=self.world
-        )
+        return evaluate_model(self.model, self.store, split, self.tasks, precision=precision, processes=self.processes)
 
     def _check_parameters(self) -> None:
-        """What is not finite is never written."""
-        broken = next(filter(None, self.world.gather(first_nonfinite_parameter(self.model))), None)
+        """Raise before weights that are not finite are written."""
+        broken = next(filter(None, self.processes.gather(first_nonfinite_parameter(self.model))), None)
         if broken is not None:
             raise diverged(self.state.step, f"parameter {broken!r} is not finite after it", self.checkpoints)
 
     def _checkpoint(self) -> None:
         self._check_parameters()
-        state, keep = asdict(self.state), self.recipe.training.keep_checkpoints
-        if self.keeper is not None:
-            self.keeper.save_checkpoint(self.checkpoints, state, keep=keep)
-            return
-        save_checkpoint(self.checkpoints, model=self.model, optimizers=self.step.optimizers, state=state, keep=keep)
-
-    def _load(self, checkpoint: Path) -> dict[str, Any]:
-        if self.keeper is not None:
-            return self.keeper.load_checkpoint(checkpoint)
-        return load_checkpoint(checkpoint, model=self.model, optimizers=self.step.optimizers)
+        self.checkpointer.save_checkpoint(asdict(self.state), keep=self.recipe.training.keep_checkpoints)
 
     def _finish(self, stopped: StopRequest) -> dict[str, Any]:
         """Measure the best weights on validation and test."""
-        if self.keeper is not None:
-            self.keeper.load_best()
-        else:
-            load_weights(self.run.best_weights, self.model)
+        self.checkpointer.load_best()
         state = self.state
         metrics = {}
         for split in ("validation", "test"):
             metrics[split] = self._measure(split)
             if self._stop(stopped):
                 raise self._stopped(stopped)
-        if self.keeper is not None:
-            self.keeper.finish()
+        self.checkpointer.finish()
         self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
         reachable = {split: best_reachable(self.store, split) for split in metrics}
         result = {
@@ -296,17 +264,7 @@ class Trainer:
             **{split: as_json(values) for split, values in metrics.items()},
             "best_reachable_auc": reachable if reachable["test"] else None,
         }
-        if self.world.distributed:
-            result["processes"] = self.world.size
-        self.world.lead(lambda: self.run.write_json("result.json", result))
+        if self.processes.distributed:
+            result["processes"] = self.processes.size
+        self.processes.on_rank_zero(lambda: self.run.write_json("result.json", result))
         return result
-
-
-def keeper_of(run: RunFolder, model: Ranker, step: TrainStep, world: World) -> Keeper | None:
-    """What writes and reads a model whose tables are cut over processes; None for a model of one process."""
-    if not world.distributed:
-        return None
-    from unimixer.training.distributed.checkpoint import Keeper
-
-    tables: Any = model.embedding.tables
-    return Keeper(run, model, tables, step.optimizers["dense"], world, step.eviction)

@@ -1,4 +1,4 @@
-"""From a recipe to a Ranker."""
+"""Build the Ranker of a recipe, and load the one of a run."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from unimixer.blocks import recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker, size_for_budget
-from unimixer.training.checkpoint import load_weights
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import load_weights
 
 
 def build_ranker(config: ModelConfig, spec: FeatureSpec, *, table_device: str | None = None) -> Ranker:
-    """A freshly initialised model; the caller seeds torch. Tables on ``meta`` are for others to take their place."""
+    """Build a freshly initialized model; the caller seeds torch and replaces tables on ``meta``."""
     return Ranker(spec, **config.model_dump(exclude={"dense_params"}), table_device=table_device)
 
 
 def hollow_ranker(recipe: Recipe, spec: FeatureSpec) -> Ranker:
-    """The model of a resolved recipe without numbers: layout and shapes alone."""
+    """Build the model of a resolved recipe on ``meta``: layout and shapes without numbers."""
     with torch.device("meta"):
         return build_ranker(recipe.model, with_tasks(spec, tuple(recipe.tasks)))
 
 
 def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
-    """Turn a budget into a size and name the tasks, so that a run says exactly what it is."""
+    """Turn a budget into a size and name the tasks, so that a run folder says exactly what it trained."""
     for task in recipe.tasks:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
@@ -48,7 +48,7 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
 
 
 def monitor(recipe: Recipe) -> tuple[str, str]:
-    """Task and metric by which the best weights are chosen."""
+    """Return the task and the metric that choose the best weights."""
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
     known = [f"{t}.{m}" for t in recipe.tasks for m in ("auc", "uauc", "gauc", "log_loss")]
@@ -58,12 +58,12 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
 
 
 def with_tasks(spec: FeatureSpec, tasks: tuple[str, ...]) -> FeatureSpec:
-    """The same inputs with some of the labels."""
+    """Return the same inputs with only some of the labels."""
     return replace(spec, labels=tasks)
 
 
 def load_ranker(run: RunFolder, *, device: torch.device | str = "cpu") -> Ranker:
-    """The best weights of a run, ready to score."""
+    """Load the best weights of a run into a model that is ready to score."""
     recipe, weights = run.recipe, best_weights(run)
     model = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
     load_weights(weights, model)
@@ -71,15 +71,15 @@ def load_ranker(run: RunFolder, *, device: torch.device | str = "cpu") -> Ranker
 
 
 def best_weights(run: RunFolder) -> Path:
-    """File of the best weights.
+    """Return the file of the best weights.
 
     Raises:
         UnimixerError: if the run has not been evaluated yet.
     """
     if not run.best_weights.exists():
-        if (run.folder / "best-sharded").exists():
+        if run.sharded_best.exists():
             raise UnimixerError(
-                f"{run.folder} was stopped before its weights were put together; do it with: "
+                f"{run.folder} was stopped before its weights were consolidated into one file; do it with: "
                 f"unimixer consolidate {run.folder}"
             )
         if run.result is not None:
@@ -90,12 +90,12 @@ def best_weights(run: RunFolder) -> Path:
     return run.best_weights
 
 
-def rehearse(recipe: Recipe, spec: FeatureSpec) -> Ranker:
-    """Build the model without memory, so that what cannot be built is refused before a run folder is made.
+def validate_recipe(recipe: Recipe, spec: FeatureSpec) -> Ranker:
+    """Build the model without memory, so that a recipe that cannot train is refused before a run folder is made.
 
     Raises:
         UnimixerError: unknown backbone, option or device, sizes that do not fit, no compiler, no blocks to checkpoint,
-            a rate for mixings where there are none.
+            a rate for mixings in a model that has none.
     """
     device = pick_device(recipe.training.device)
     if recipe.training.compile and device.type == "cpu" and compiler() is None:
@@ -104,19 +104,19 @@ def rehearse(recipe: Recipe, spec: FeatureSpec) -> Ranker:
         )
     model = hollow_ranker(recipe, spec)
     check_managed(recipe, spec)
-    checkpoint_activations(model, recipe)
+    set_activation_checkpointing(model, recipe)
     dense_groups(model, recipe.optimizer)
     return model
 
 
-def checkpoint_activations(model: Ranker, recipe: Recipe) -> None:
-    """Let the backbone recompute its blocks in backward where the recipe says so.
+def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:
+    """Let the backbone recompute its blocks in backward if the recipe says so.
 
     Raises:
-        UnimixerError: if the backbone has no blocks, so that there would be nothing to save.
+        UnimixerError: if the backbone has no blocks, so that nothing would be saved.
     """
-    wanted = recipe.training.checkpoint_activations
-    if not recompute_activations(model.backbone, wanted) and wanted:
+    recompute = recipe.training.checkpoint_activations
+    if not recompute_activations(model.backbone, recompute) and recompute:
         raise UnimixerError(
             f"training.checkpoint_activations=true: backbone {recipe.model.backbone!r} has no blocks that could be "
             f"computed again in backward; leave checkpoint_activations out"
@@ -124,13 +124,13 @@ def checkpoint_activations(model: Ranker, recipe: Recipe) -> None:
 
 
 def compiler() -> str | None:
-    """Path of the C++ compiler that torch.compile would use for a CPU."""
+    """Find the C++ compiler that torch.compile would use for a CPU."""
     named = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [named] if named else ["g++", "c++", "clang++"])), None)
 
 
 def pick_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device of a run; ``auto`` takes CUDA where there is one, and of several processes each takes its own."""
+    """Choose the device of a run; ``auto`` takes CUDA if there is any, and each of several processes takes its own."""
     if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{local_rank}"
     if name == "auto":

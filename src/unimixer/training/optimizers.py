@@ -1,4 +1,4 @@
-"""Optimizers; those of embedding tables are row-sparse: a step costs what it touched, whatever the number of rows."""
+"""Optimizers; those of embedding tables are row-sparse: a step costs what the batch touches, however many rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from unimixer.features.embedding import merge_rows
 from unimixer.mixing import Constrained
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
-from unimixer.training.distributed.sharded_dense import apart
 
 MIXING_EPS = 1e-15
-"""Adam's eps for mixings with a rate of their own: from the rule at temperature 0.1 their gradients are about 5e-9."""
+"""Adam's eps for mixings with their own rate: their gradients are about 5e-9 at temperature 0.1."""
 
 
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """A rule for the dense parameters, a row-sparse one for the tables; ``base_lr`` is the rate before its schedule."""
+    """Build the dense and the row-sparse optimizer; ``base_lr`` of a group is the rate before its schedule."""
     dense: torch.optim.Optimizer
-    groups = apart(dense_groups(model, config))
+    groups = _uniform_groups(dense_groups(model, config))
     if config.dense == "adamw":
         dense = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True)
     elif config.dense == "adam":
@@ -40,12 +39,12 @@ def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.
 
 
 def sharded_optimizer(model: Ranker) -> torch.optim.Optimizer | None:
-    """The optimizer that tables cut over processes bring along; None for the tables of one process."""
+    """Return the optimizer that sharded tables bring along; None for the tables of a single process."""
     return getattr(model.embedding.tables, "optimizer", None)
 
 
 def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The dense parameters; those of constrained mixings apart where the recipe gives them a rate of their own."""
+    """Group the dense parameters; constrained mixings form a group where the recipe gives them their own rate."""
     parameters = dense_parameters(model)
     if config.mixing_lr is None:
         return [{"params": parameters}]
@@ -66,8 +65,19 @@ def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]
     ]
 
 
+def _uniform_groups(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Split groups by the type of their tensors: a fused update takes sharded or ordinary tensors, never both."""
+    uniform = []
+    for group in groups:
+        kinds: dict[type, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            kinds.setdefault(type(parameter.data), []).append(parameter)
+        uniform += [{**group, "params": parameters} for parameters in kinds.values()] or [group]
+    return uniform
+
+
 class RowSparse(torch.optim.Optimizer):
-    """Base: merges the gradients of a row that a batch met several times, then updates the rows met."""
+    """Base class: merges the gradients of rows that a batch looked up several times, then updates these rows."""
 
     def __init__(self, params: Iterable[nn.Parameter], *, lr: float, **defaults: Any) -> None:
         super().__init__(params, {"lr": lr, **defaults})
@@ -93,7 +103,7 @@ class RowSparse(torch.optim.Optimizer):
 
 
 def _merged(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows met, each once, and their gradients; what a backward has merged already is recognised by its order."""
+    """Return the rows with a gradient, each once, and their gradients; ascending rows are merged already."""
     rows, values = gradient._indices()[0], gradient._values()
     if not bool((rows[1:] > rows[:-1]).all()):
         gradient = merge_rows(rows, torch.arange(len(rows), device=rows.device), values, gradient.shape[0])
@@ -102,13 +112,13 @@ def _merged(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RowSparseAdam(RowSparse):
-    r"""Adam on the rows that a step met; moments of other rows stand still ("lazy" Adam).
+    r"""Adam on the rows that a step looked up; the moments of other rows do not change ("lazy" Adam).
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
         w \leftarrow w - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    with t the number of steps of the optimizer. Where a step meets every row this is ``torch.optim.Adam``; elsewhere
+    with t the number of steps of the optimizer. Where a step looks up every row this is ``torch.optim.Adam``; elsewhere
     it is ``torch.optim.SparseAdam`` in fewer passes over the rows, except that SparseAdam adds :math:`\epsilon`
     before the second correction and this adds it after, as Adam does (the tests compare all three).
     """
@@ -124,7 +134,7 @@ class RowSparseAdam(RowSparse):
         super().__init__(params, lr=lr, betas=betas, eps=eps)
 
     def begin(self, weight: Tensor) -> None:
-        """Make the state of a weight."""
+        """Create the state of a weight."""
         self.state[weight].update(
             step=torch.tensor(0), exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight)
         )
@@ -168,7 +178,7 @@ class RowWiseAdagrad(RowSparse):
 
 
 class RowSparseSGD(RowSparse):
-    r"""Gradient descent on the rows that a step met.
+    r"""Gradient descent on the rows that a step looked up.
 
     .. math:: w_r \leftarrow w_r - \eta \, g_r
     """
@@ -184,4 +194,4 @@ SPARSE_RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
     "sgd": RowSparseSGD,
 }
-"""Rules of embedding tables by their names in a recipe."""
+"""Optimizers of embedding tables by their names in a recipe."""

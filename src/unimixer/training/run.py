@@ -1,4 +1,4 @@
-"""The run folder: everything that made a model, everything that it measured, everything needed to use it again."""
+"""The run folder: how a model was trained, its measurements, and the files needed to use it again."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _AGAIN = "restore the file from a copy of the run, or train it again"
 _PACKAGES = ("unimixer", "torch", "numpy", "pyarrow", "polars", "safetensors")
 
 LOG = "train.log"
-"""What people were told while a run was trained, with the time of every line."""
+"""The lines printed while a run was trained, with the time of each."""
 
 
 class RunFolder:
     """One training run on disk.
 
-    ``config.yaml`` the resolved recipe · ``environment.json`` versions, commit, seed, data hash · ``transform/`` what
-    turns raw rows into batches · ``metrics.jsonl`` one line a log or evaluation · ``train.log`` what people were told ·
-    ``checkpoints/`` to resume from · ``best/`` the weights that validated best · ``result.json`` their metrics ·
-    ``warm-start.json`` the run that it started from and what came over · ``events.*`` for TensorBoard.
+    ``config.yaml`` the resolved recipe · ``environment.json`` versions, commit, seed, data hash · ``transform/`` the
+    transform from raw rows to batches · ``metrics.jsonl`` one line per log or evaluation · ``train.log`` the printed
+    lines · ``checkpoints/`` to resume from · ``best/`` the weights that validated best · ``result.json`` their metrics
+    · ``warm-start.json`` the run that it started from and the rows kept · ``events.*`` for TensorBoard.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -60,14 +60,14 @@ class RunFolder:
     def create(
         cls, folder: Path | None, recipe: Recipe, store: Store, *, warm_start: Mapping[str, Any] | None = None
     ) -> RunFolder:
-        """Make the folder of a new run; an existing one is never written into.
+        """Make the folder of a new run; never write into an existing one.
 
         Args:
             folder: the folder (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after recipe, time and seed).
             recipe: resolved.
-            store: what it is trained on.
+            store: the data to train on.
             warm_start: facts on the start from another run: its folder (``run``), the checksum of its ``weights``, and
-                what came over.
+                the numbers of rows kept.
         """
         if folder is not None:
             if folder.exists():
@@ -103,30 +103,40 @@ class RunFolder:
 
     @property
     def outer(self) -> Path:
-        """The folder of the run that this one is a stage of, or its own."""
+        """The folder of the run that has this one as its first stage; otherwise the folder itself."""
         parent = self.folder.resolve().parent
         return self.folder.parent if (parent / "config.yaml").exists() else self.folder
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
     def best_weights(self) -> Path:
-        """Where the weights that validated best are."""
+        """The file of the weights that validated best."""
         return self.folder / "best" / "model.safetensors"
 
     @property
+    def sharded_best(self) -> Path:
+        """The folder that several processes keep the best weights in until the run finishes."""
+        return self.folder / "best-sharded"
+
+    @property
     def warm_start(self) -> Path | None:
-        """The run whose best weights this one started from."""
+        """The run whose best weights were the start of this one."""
         facts = self.warm_start_facts
         return Path(facts["run"]) if facts else None
 
     @property
     def warm_start_facts(self) -> dict[str, Any]:
-        """What ``warm-start.json`` says; nothing where the run started from fresh weights."""
+        """The content of ``warm-start.json``; empty if the run started from fresh weights."""
         path = self.folder / "warm-start.json"
         return read_json(path, "run", way_out=_AGAIN) if path.exists() else {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training this run; the lock ends with the process, whatever ends it."""
+        """Keep other processes from training this run; the lock ends with the process, also if it is killed."""
         try:
             import fcntl
         except ImportError:  # not on Windows
@@ -166,7 +176,7 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Metrics of the finished run, None before it has finished."""
+        """The metrics of a finished run; None before it has finished."""
         path = self.folder / "result.json"
         if not path.exists():
             return None
@@ -180,7 +190,7 @@ class RunFolder:
             file.write(json.dumps(dict(values)) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """All logged lines; a line that a killed process left incomplete is passed over."""
+        """Read all logged lines; skip a line that a killed process left incomplete."""
         path = self.folder / "metrics.jsonl"
         lines = []
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
@@ -191,7 +201,7 @@ class RunFolder:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drop logged lines of what a resumed run does again: later steps, and the final test."""
+        """Drop the logged lines that a resumed run writes again: later steps, and the final test."""
         kept = [line for line in self.history() if line["step"] <= step and line["kind"] != "test"]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -201,12 +211,12 @@ class RunFolder:
 
 
 def runs_folder() -> Path:
-    """Where runs are made and looked for: ``$UNIMIXER_RUNS``, or ``runs``."""
+    """Return the folder of runs: ``$UNIMIXER_RUNS``, or ``runs``."""
     return Path(os.environ.get("UNIMIXER_RUNS", "runs"))
 
 
 def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
-    """What a reader needs to judge whether two runs are comparable."""
+    """Describe a run well enough to judge whether two runs are comparable."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

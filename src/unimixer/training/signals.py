@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: the run takes its step to the end, writes a checkpoint and stops."""
+"""Handle Ctrl-C and SIGTERM as requests: the run finishes its step, writes a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest(threading.Event):
-    """Set by the first signal, which it remembers."""
+    """An event that the first signal sets, with the number of that signal."""
 
     number: int | None = None
 
     def error(self, message: str) -> StoppedError:
-        """The error that ends the work; without a signal of our own, that of another process made us stop."""
+        """Make the error that ends the work; without a number, another process received the signal."""
         return StoppedError(message, interrupted=self.number == signal.SIGINT)
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Give an event that the first signal sets; a second signal acts at once, as it did before."""
+    """Provide an event that the first signal sets; a second signal acts at once, as without this handler."""
     stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

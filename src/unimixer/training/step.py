@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unimixer.blocks import after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
+from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.dense import DenseParts
 from unimixer.training.eviction import Eviction
-from unimixer.training.model import checkpoint_activations
-from unimixer.training.nonfinite import diverged, first_nonfinite_module
+from unimixer.training.model import set_activation_checkpointing
 from unimixer.training.optimizers import build_optimizers
-from unimixer.training.process_group import ALONE, World
+from unimixer.training.process_group import local_part
 from unimixer.training.schedule import rate, temperature
+from unimixer.training.strategy import UNSHARDED, Strategy
+from unimixer.training.tensor_files import latest_checkpoint
 
 
 class Outcome(NamedTuple):
-    """What a step saw, before it learned from it."""
+    """The loss and the scores of a step, from before its update."""
 
     loss: Tensor
-    """Of the tasks alone, without penalties and auxiliary losses, so that curves of different models compare. Of
-    several processes each has its part, and their sum is the loss of the step."""
+    """The loss of the tasks, without penalties and auxiliary losses, so that curves of different models compare.
+    Each process has its part; the sum over processes is the loss of the step."""
     logits: Tensor
     labels: Tensor
     rows: int
-    """Of all processes; ``logits`` and ``labels`` are those of this one."""
+    """Rows of all processes; ``logits`` and ``labels`` are those of this process."""
 
 
 class TrainStep:
@@ -46,7 +47,7 @@ class TrainStep:
         columns: columns of the recipe's tasks among the labels of a batch.
         total_steps: of the whole run; the schedules end there.
         checkpoints: folder with checkpoints, for the message of a run that diverged.
-        world: the processes that take the steps together.
+        strategy: how several processes share the model.
     """
 
     def __init__(
@@ -57,61 +58,61 @@ class TrainStep:
         *,
         total_steps: int,
         checkpoints: Path,
-        world: World = ALONE,
+        strategy: Strategy = UNSHARDED,
     ) -> None:
-        self.model, self.recipe, self.columns, self.world = model, recipe, columns, world
+        self.model, self.recipe, self.columns, self.processes = model, recipe, columns, strategy.processes
         self.total_steps, self.checkpoints = total_steps, checkpoints
         self.device = next(model.parameters()).device
         self.optimizers = build_optimizers(model, recipe.optimizer)
-        self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], world)
+        self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], self.processes)
         if self.eviction is not None:
             self.optimizers["eviction"] = self.eviction
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
-        checkpoint_activations(model, recipe)
+        set_activation_checkpointing(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
-        self.dense = DenseParts(model, self.score, world)
+        self.dense = strategy.forward(model, self.score)
 
-    def __call__(self, group: Sequence[Batch], step: int) -> Outcome:
-        """Take step number ``step``, counted from 0, on batches whose rows all weigh as if they were one batch."""
+    def __call__(self, batches: Sequence[Batch], step: int) -> Outcome:
+        """Take step number ``step``, counted from 0; the rows of all batches weigh as if they were one batch."""
         config = self.recipe
         factor = rate(config.optimizer, step, self.total_steps)
         for optimizer in self.optimizers.values():
-            for entry in optimizer.param_groups:
-                entry["lr"] = entry["base_lr"] * factor
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
             optimizer.zero_grad(set_to_none=True)
         set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
-        weight, rows = self.world.sums([sum(map(weight_of, group)), sum(map(len, group))])
+        weight, rows = self.processes.sums([sum(map(weight_of, batches)), sum(map(len, batches))])
         total_weight, total_rows = max(weight, 1e-12), int(rows)
-        if self.world.distributed:  # what a step draws depends on no step before it, nor on a restart
-            torch.manual_seed(hash((config.training.seed, step, self.world.rank)) % 2**63)
-        shares = [len(batch) / total_rows for batch in group]
-        batches = [self._prepared(batch) for batch in group]
+        if self.processes.distributed:  # a step draws the same numbers whatever came before it, also after a restart
+            torch.manual_seed(hash((config.training.seed, step, self.processes.rank)) % 2**63)
+        shares = [len(batch) / total_rows for batch in batches]
+        prepared = [self._prepare(batch) for batch in batches]
         if self.eviction is not None:
-            self.eviction.meet(group, step)
+            self.eviction.observe(batches, step)
         outcomes = []
-        with self.model.embedding.tables.once(batches, step), constrained_once(self.model):
-            for batch, share in zip(batches, shares, strict=True):
-                with self.dense.exchange(batch is batches[-1]):
+        with self.model.embedding.tables.once(prepared, step), constrained_once(self.model):
+            for batch, share in zip(prepared, shares, strict=True):
+                with self.dense.exchange(batch is prepared[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))
         self.dense.finish()
         if config.optimizer.clip_norm is not None:
             self.dense.clip(config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        after_step(self.model, self.world.total if self.world.size > 1 else None)
+        after_step(self.model, self.processes.total if self.processes.size > 1 else None)
         if len(outcomes) == 1:
             return Outcome(*outcomes[0], total_rows)
         losses, logits, labels = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels), total_rows)
 
-    def _prepared(self, batch: Batch) -> Batch:
-        """A batch whose ids were checked, on the device; one without rows becomes a row that weighs nothing."""
+    def _prepare(self, batch: Batch) -> Batch:
+        """Check the ids of a batch and move it to the device; an empty one becomes a row of weight zero."""
         if self.device.type == "cpu":
             self.model.embedding.check(batch)
         return batch.padded().to(self.device)
 
     def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the gradients of a batch; its loss, its logits and its labels."""
+        """Add the gradients of a batch; return its loss, its logits and its labels."""
         assert batch.labels is not None
         labels = batch.labels[:, self.columns]
         bfloat16 = self.recipe.training.precision == "bfloat16"
@@ -127,7 +128,7 @@ class TrainStep:
         return loss.detach(), logits.detach()[rows], labels[rows]
 
     def _extra_loss(self, batch: Batch, labels: Tensor, total_weight: float, share: float) -> Tensor | float:
-        """What modules add to the loss of a batch: that of intermediate tokens, and penalties by its share of rows."""
+        """Compute the auxiliary losses of intermediate tokens, and the penalties by the batch's share of rows."""
         penalty = pop_penalties(self.model)
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
@@ -136,14 +137,14 @@ class TrainStep:
         return extra
 
     def _check_finite(self, loss: Tensor, batch: Batch, step: int) -> None:
-        """Stop at a loss that is not finite; a GPU is asked only where a step is logged, to keep steps in flight."""
+        """Raise at a loss that is not finite; on a GPU only where a step is logged, to keep steps in flight."""
         number = step + 1
         if self.device.type != "cpu" and number % self.recipe.training.log_every and number != self.total_steps:
             return
-        if not self.dense.all_of(bool(loss.detach().isfinite())):
-            where = self.dense.first_of(first_nonfinite_module(self.model, batch))
-            detail = f"the first module with an output that is not finite is {where!r}"
-            if where is None:
+        if not self.dense.all_finite(bool(loss.detach().isfinite())):
+            name = self.dense.first_name(first_nonfinite_module(self.model, batch))
+            detail = f"the first module with an output that is not finite is {name!r}"
+            if name is None:
                 detail = "every module's output is finite, so look at the sample weights and task weights"
             raise diverged(number, f"the loss is not finite; {detail}", self.checkpoints)
 
@@ -151,7 +152,7 @@ class TrainStep:
 def task_loss(
     logits: Tensor, labels: Tensor, task_weights: Tensor, weights: Tensor | None, total_weight: float
 ) -> Tensor:
-    r"""Binary cross-entropy, summed over tasks by their weights, averaged over rows by theirs.
+    r"""Compute the binary cross-entropy, summed over tasks by their weights, averaged over rows by theirs.
 
     .. math::
         \mathcal{L} = \frac{1}{\Omega} \sum_b \omega_b \sum_k \lambda_k \,
@@ -167,5 +168,41 @@ def task_loss(
 
 
 def weight_of(batch: Batch) -> float:
-    """Total weight of a batch: its rows, where they have no weights."""
+    """Sum the weights of a batch; a row without a weight counts 1."""
     return float(len(batch)) if batch.weights is None else float(batch.weights.sum())
+
+
+# ---- numbers that are not finite ----
+
+
+def diverged(step: int, reason: str, checkpoints: Path) -> UnimixerError:
+    """Make the error that ends a run at a step; it names the last good checkpoint."""
+    checkpoint = latest_checkpoint(checkpoints)
+    left = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+    return UnimixerError(f"step {step}: {reason}; {left}; lower the learning rates or set optimizer.clip_norm")
+
+
+def first_nonfinite_module(model: nn.Module, batch: Batch) -> str | None:
+    """Find the first module, in the order of computation, whose output is not finite."""
+    names: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not names and not bool(output.isfinite().all()):
+                names.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return names[0] if names else None
+
+
+def first_nonfinite_parameter(model: nn.Module) -> str | None:
+    """Find the first parameter that is not finite in the part that this process holds."""
+    return next((n for n, p in model.named_parameters() if not bool(local_part(p.detach()).isfinite().all())), None)

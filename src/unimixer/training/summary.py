@@ -1,4 +1,4 @@
-"""Runs side by side: mean and spread over the seeds of each recipe."""
+"""Compare runs: mean and spread over the seeds of each recipe."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from unimixer.errors import UnimixerError
 from unimixer.training.run import RunFolder
 
 METRICS = ("validation.auc", "validation.uauc", "test.auc", "test.uauc")
-INDIFFERENT = (
+IGNORED_KEYS = (
     *("name", "store", "training.seed", "training.device", "training.num_workers", "training.threads"),
     *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
     *("distributed.sharding", "distributed.tables", "distributed.dense", "distributed.timeout"),
 )
-"""Keys of a recipe in which two runs of one row may differ; a store is told by the hash of its content."""
+"""Recipe keys in which runs of one row may differ; the hash of its content identifies a store."""
 
 
 def finished_runs(folders: Iterable[Path]) -> list[RunFolder]:
-    """All finished runs below some folders; first stages of two-stage runs are parts of their run."""
-    found: dict[Path, RunFolder] = {}
+    """Find all finished runs below some folders, without the first stages of two-stage runs."""
+    runs: dict[Path, RunFolder] = {}
     for folder in folders:
         if not folder.exists():
             raise UnimixerError(f"{folder}: no such folder; runs are made by: unimixer train")
         for path in sorted(folder.rglob("config.yaml")):
             run = RunFolder(path.parent)
             if run.result is not None and run.outer == run.folder:
-                found.setdefault(run.folder.resolve(), run)
-    return list(found.values())
+                runs.setdefault(run.folder.resolve(), run)
+    return list(runs.values())
 
 
 def summarise_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """One row a recipe and task.
+    """Make one row per recipe and task.
 
-    Runs that differ in more than their seed, or in their data, are never averaged together: where they share a name,
-    the keys that differ are shown behind it. Of several runs of one seed the last one counts.
+    Runs that differ in more than their seed, or in their data, are never averaged together: if they share a name, the
+    differing keys are shown behind it. The last of several runs with one seed counts.
     """
     rows = []
     for name, runs in _groups(finished_runs(folders)):
@@ -59,7 +59,7 @@ def summarise_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation, to the fourth decimal."""
+    """Format mean and standard deviation to the fourth decimal."""
     if not values:
         return "-"
     if len(values) == 1:
@@ -68,12 +68,12 @@ def spread(values: list[float]) -> str:
 
 
 def _groups(runs: list[RunFolder]) -> list[tuple[str, list[RunFolder]]]:
-    """Runs of one recipe on one data set, one a seed, by a name that tells groups apart."""
+    """Group runs of one recipe on one data set, one per seed, under a name that distinguishes the groups."""
     settings: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     groups: dict[tuple[str, str], dict[int, RunFolder]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.environment["created"]):
         recipe = run.recipe
-        own = {key: value for key, value in flat(recipe.model_dump(mode="json")).items() if key not in INDIFFERENT}
+        own = {key: value for key, value in flat(recipe.model_dump(mode="json")).items() if key not in IGNORED_KEYS}
         own["data"] = run.environment["data"]["hash"]
         settings[recipe.name][str(own)] = own
         groups[recipe.name, str(own)][recipe.training.seed] = run
@@ -87,8 +87,8 @@ def _groups(runs: list[RunFolder]) -> list[tuple[str, list[RunFolder]]]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values by dotted keys, as text."""
-    found: dict[str, str] = {}
+    """Flatten nested values to texts by dotted keys."""
+    texts: dict[str, str] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return found
+        texts |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return texts

@@ -1,4 +1,4 @@
-"""Who hears about a run: the metrics file, TensorBoard where it is installed, and the person at the terminal."""
+"""Report a run: to its metrics file, to TensorBoard if it is installed, and to the terminal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar, duration, say
 from unimixer.refusals import explain
-from unimixer.training.process_group import ALONE, World
+from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 from unimixer.training.run import RunFolder
 
 WINDOW_ROWS = 20_000
-"""The AUC shown during training is that of the last rows, each scored before it was learned from."""
+"""The AUC shown during training is that of the last rows, each scored before the update that it is part of."""
 LINE_SECONDS = 5.0
-"""Least seconds between two lines about steps, so that the log of a long run stays small."""
+"""Minimum seconds between two lines about steps, so that the log of a long run stays small."""
 
 
 class Clock:
-    """Seconds of training; it stands still in evaluations and checkpoints, and goes on where a killed run stopped."""
+    """Measures the seconds of training, without evaluations and checkpoints, over all processes that resumed a run."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._since = time.perf_counter() - seconds
@@ -36,14 +36,14 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Let the clock stand still."""
+        """Stop the clock inside the block."""
         before = self.seconds
         yield
         self._since = time.perf_counter() - before
 
 
 class Meter:
-    """Mean loss, speed and waiting since the last report."""
+    """Measures the mean loss, the speed and the share of waiting for data since the last report."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -59,11 +59,9 @@ class Meter:
         self._waited += waited
         self._losses.append(loss)
 
-    def report(self, world: World = ALONE) -> dict[str, Any]:
-        """Numbers of the steps so far, of all processes; the next report begins here."""
-        loss = float(
-            torch.stack(self._losses).mean()
-        )  # on a GPU this waits for the steps, so it stands before the time
+    def report(self, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
+        """Report the steps since the last report, of all processes."""
+        loss = float(torch.stack(self._losses).mean())  # before the time, because a GPU finishes its steps here
         seconds = self._clock.seconds - self._begin
         values = {
             "loss": loss,
@@ -71,11 +69,11 @@ class Meter:
             "data_wait": min(1.0, self._waited / seconds),
         }
         self._restart()
-        return values if world.size == 1 else _together(world.gather(values))
+        return values if processes.size == 1 else _merge_reports(processes.gather(values))
 
 
-def _together(ranks: list[dict[str, float]]) -> dict[str, Any]:
-    """Reports of all processes as one: their losses are parts of one sum; the longest wait holds up all of them."""
+def _merge_reports(ranks: list[dict[str, float]]) -> dict[str, Any]:
+    """Merge the reports of all processes: losses add up, and all processes wait for the slowest."""
     speeds, waits = [rank["samples_per_second"] for rank in ranks], [rank["data_wait"] for rank in ranks]
     return {
         "loss": sum(rank["loss"] for rank in ranks),
@@ -87,7 +85,7 @@ def _together(ranks: list[dict[str, float]]) -> dict[str, Any]:
 
 
 class RunningAUC:
-    """AUC of the first task over a sliding window of predictions."""
+    """Measures the AUC of the first task over a sliding window of predictions."""
 
     def __init__(self) -> None:
         self._parts: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
@@ -100,13 +98,13 @@ class RunningAUC:
         while self._rows - len(self._parts[0][0]) >= WINDOW_ROWS:
             self._rows -= len(self._parts.popleft()[0])
 
-    def value(self, world: World = ALONE) -> float | None:
-        """None while the window has one class only; of several processes each has a window of its own."""
+    def value(self, processes: ProcessGroup = SINGLE_PROCESS) -> float | None:
+        """Compute the AUC over the windows of all processes; None while they have only one class."""
         window = (
             torch.cat([part[0] for part in self._parts]).cpu().numpy(),
             torch.cat([part[1] for part in self._parts]).cpu().numpy(),
         )
-        windows = world.collect(window)
+        windows = processes.collect(window)
         if not windows:
             return None
         logits, labels = (np.concatenate(parts) for parts in zip(*windows, strict=True))
@@ -116,21 +114,21 @@ class RunningAUC:
 
 
 class Tracker:
-    """Writes what a run reports; of several processes the first one does, and the others keep silent.
+    """Writes the reports of a run; of several processes rank 0 writes, and the others are silent.
 
     Args:
         run: the folder of the run.
-        advance: the bar of the training.
+        advance: the progress bar of the training.
         total_steps: steps of the whole run.
-        next_step: the step that comes first.
-        silent: this process is not the one that speaks.
+        next_step: the step that comes next.
+        silent: whether this process writes nothing.
     """
 
     def __init__(
         self, run: RunFolder, advance: Bar, *, total_steps: int, next_step: int = 1, silent: bool = False
     ) -> None:
         self._run, self._advance, self._total_steps, self._silent = run, advance, total_steps, silent
-        self._said: float | None = None
+        self._last_line: float | None = None
         self._events: Any = None
         if silent:
             return
@@ -138,7 +136,7 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        # TensorBoard hides what a killed process wrote of steps that are taken again
+        # TensorBoard hides the values of a killed process for steps that are taken again
         self._events = SummaryWriter(str(run.folder), purge_step=next_step)
 
     def steps(self, values: dict[str, Any], seconds_left: float | None = None) -> None:
@@ -153,8 +151,8 @@ class Tracker:
         shown.append(f"{values['samples_per_second']:,.0f} samples/s, {values['data_wait']:.0%} waiting for data")
         self._advance(0, "  ".join(shown))
         step, now = values["step"], time.monotonic()
-        if self._said is None or now - self._said >= LINE_SECONDS or step == self._total_steps:
-            self._said = now
+        if self._last_line is None or now - self._last_line >= LINE_SECONDS or step == self._total_steps:
+            self._last_line = now
             left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
             say(f"step {step:>7,} of {self._total_steps:,}  {'  '.join(shown)}{left}", below_a_bar=True)
 
@@ -167,8 +165,8 @@ class Tracker:
             self._run.log({"kind": split, "step": step, "task": task, **numbers})
             self._scalars(f"{split}/{task}", {"step": step, **numbers})
             users = "" if values.uauc is None else f"  UAUC {values.uauc:.4f}"
-            place = f"step {step:>7,}  {split:<10} {task:<12}"
-            say(f"{place} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
+            label = f"step {step:>7,}  {split:<10} {task:<12}"
+            say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
 
     def close(self) -> None:
         """Flush TensorBoard."""
@@ -185,7 +183,7 @@ class Tracker:
 
     @contextmanager
     def _allowed_to_fail(self) -> Iterator[None]:
-        """The run needs no TensorBoard: where its file cannot be written, say so and go on."""
+        """Go on without TensorBoard if its file cannot be written, and say so."""
         try:
             yield
         except OSError as error:

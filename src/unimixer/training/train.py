@@ -12,77 +12,81 @@ from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
 from unimixer.training.config import Recipe
-from unimixer.training.distributed import World, agree, check_triple, launched, world_of
-from unimixer.training.distributed.consolidate import take_over
+from unimixer.training.consolidate import consolidate_best
+from unimixer.training.distributed.checks import check_same_config, check_versions
+from unimixer.training.distributed.strategy import ShardedStrategy
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
-from unimixer.training.model import monitor, rehearse, resolve
+from unimixer.training.model import monitor, resolve, validate_recipe
+from unimixer.training.process_group import ProcessGroup, join_processes, launched
 from unimixer.training.run import RunFolder
-from unimixer.training.warm_start import WarmStart, in_the_order_of
+from unimixer.training.strategy import UNSHARDED, Strategy
+from unimixer.training.warm_start import WarmStart, with_field_order_of
 
 WARM_UP = "warm-up"
-"""Folder, inside a two-stage run, of its first stage."""
+"""Folder of the first stage inside a two-stage run."""
 
 
 @states_kept()
 def train(
     recipe: Recipe, *, folder: Path | None = None, start_from: Path | None = None, quiet: bool = False
 ) -> RunFolder:
-    """Train from the start; returns the finished run.
+    """Train from the start; return the finished run.
 
-    Under torchrun all processes call this alike and train one run together. Where torchrun has started them again
-    after a failure, an existing ``folder`` is the run to go on with.
+    Under torchrun all processes call this alike and train one run together. If torchrun has restarted them after a
+    failure, they continue the run in an existing ``folder``.
 
     Args:
-        recipe: what to train on what.
+        recipe: the model, the data and the training.
         folder: run folder to make (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after time and seed).
-        start_from: run whose best weights are the starting point, also where the data was prepared anew: a row of a
-            table goes where the text of its id is. What was kept, is new or was lost is said and kept in the folder.
-        quiet: say nothing on standard error.
+        start_from: run whose best weights are the starting point, also on data that was prepared anew: a row of a
+            table goes to the id with the same text. Kept, new and lost rows are printed and recorded in the folder.
+        quiet: print nothing on standard error.
     """
     if launched():
-        check_triple()
+        check_versions()
     store = Store(find_store(recipe.store))
     spec, source = store.transform.spec, None if start_from is None else RunFolder(start_from)
     recipe = resolve(recipe, spec).model_copy(update={"store": str(store.folder.resolve())})
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
     _check_monitor(recipe, store)
-    facts, said = None, list[str]()
+    facts, lines = None, list[str]()
     if source is not None:
-        recipe = in_the_order_of(source, recipe, store.transform)
-    model = rehearse(recipe, spec)
+        recipe = with_field_order_of(source, recipe, store.transform)
+    model = validate_recipe(recipe, spec)
     if source is not None:
         start = WarmStart(source, model, store.transform)
         start.state(model)
-        facts, said = start.facts(), start.lines()
+        facts, lines = start.facts(), start.lines()
         del start
-    with world_of(recipe.distributed.timeout) as world:
-        agree(world, recipe, store, folder=folder, warm_start=start_from)
-        recipe = _with_shards(recipe, world)
+    with join_processes(recipe.distributed.timeout) as processes:
+        check_same_config(processes, recipe, store, folder=folder, warm_start=start_from)
+        recipe = _with_shards(recipe, processes)
 
         def create() -> Path:
             if _started_again(folder):
                 assert folder is not None
                 return _same_run(folder, recipe, store)
             made = RunFolder.create(folder, recipe, store, warm_start=facts).folder
-            if said and not quiet:
-                say("\n".join(said))
+            if lines and not quiet:
+                say("\n".join(lines))
             return made
 
-        run = RunFolder(world.lead(create))
-        return run if run.result is not None else _continue(run, store, quiet=quiet, world=world)
+        run = RunFolder(processes.on_rank_zero(create))
+        return run if run.result is not None else _continue(run, store, processes, quiet=quiet)
 
 
-def _with_shards(recipe: Recipe, world: World) -> Recipe:
-    """The recipe with its number of data shards, which a run on several processes keeps wherever it goes on."""
-    if not world.distributed or recipe.distributed.data_shards is not None:
+def _with_shards(recipe: Recipe, processes: ProcessGroup) -> Recipe:
+    """Add the number of data shards, which a run keeps when it continues on another number of processes."""
+    if not processes.distributed or recipe.distributed.data_shards is not None:
         return recipe
-    return recipe.model_copy(update={"distributed": recipe.distributed.model_copy(update={"data_shards": world.size})})
+    distributed = recipe.distributed.model_copy(update={"data_shards": processes.size})
+    return recipe.model_copy(update={"distributed": distributed})
 
 
 def _started_again(folder: Path | None) -> bool:
-    """Whether torchrun has started the processes again, so that the folder is theirs already."""
+    """Tell whether torchrun has restarted the processes, so that the folder is already theirs."""
     if folder is None and launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise UnimixerError("torchrun --max-restarts needs --run FOLDER, so that a restart finds its run again")
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -102,17 +106,17 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
 
     Args:
         folder: the run.
-        store: the store, where it moved since the run began.
-        quiet: say nothing on standard error.
+        store: the store, if it has moved since the run began.
+        quiet: print nothing on standard error.
 
     Raises:
-        UnimixerError: if the data is not what the run began with, or another process is training the run.
+        UnimixerError: if the data differs from that of the start, or another process is training the run.
     """
     run = RunFolder(folder)
     if run.result is not None:
         return run
     if launched():
-        check_triple()
+        check_versions()
     opened = Store(find_store(str(store or run.recipe.store)))
     expected = run.environment["data"]["hash"]
     if opened.hash != expected:
@@ -120,24 +124,25 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
             f"{opened.folder} has content {opened.hash}, the run began with {expected}; resume on the same data"
         )
     if not launched():
-        take_over(run)
-    with world_of(run.recipe.distributed.timeout) as world:
-        agree(world, run.recipe, opened, folder=run.folder)
-        return _continue(run, opened, quiet=quiet, world=world)
+        consolidate_best(run)
+    with join_processes(run.recipe.distributed.timeout) as processes:
+        check_same_config(processes, run.recipe, opened, folder=run.folder)
+        return _continue(run, opened, processes, quiet=quiet)
 
 
-def _continue(run: RunFolder, store: Store, *, quiet: bool, world: World) -> RunFolder:
+def _continue(run: RunFolder, store: Store, processes: ProcessGroup, *, quiet: bool) -> RunFolder:
+    strategy = ShardedStrategy(processes) if processes.distributed else UNSHARDED
     with ExitStack() as stack:
-        world.lead(lambda: stack.enter_context(run.lock()))
+        processes.on_rank_zero(lambda: stack.enter_context(run.lock()))
         start_from = run.warm_start
         if run.recipe.temperature.schedule == "two-stage":
-            start_from = _first_stage(run, store, quiet=quiet, world=world).folder
-        Trainer(run, store, start_from=start_from, quiet=quiet, world=world).fit()
+            start_from = _first_stage(run, store, strategy, quiet=quiet).folder
+        Trainer(run, store, start_from=start_from, quiet=quiet, strategy=strategy).fit()
     return run
 
 
-def _first_stage(run: RunFolder, store: Store, *, quiet: bool, world: World) -> RunFolder:
-    """A whole run at the high temperature; the second stage starts from its weights (arXiv:2604.00590, warm-up)."""
+def _first_stage(run: RunFolder, store: Store, strategy: Strategy, *, quiet: bool) -> RunFolder:
+    """Train a whole run at the high temperature, from which the second stage starts (arXiv:2604.00590, warm-up)."""
     folder = run.folder / WARM_UP
 
     def create() -> None:
@@ -147,10 +152,10 @@ def _first_stage(run: RunFolder, store: Store, *, quiet: bool, world: World) -> 
             )
             RunFolder.create(folder, run.recipe.model_copy(update={"temperature": temperature}), store)
 
-    world.lead(create)
+    strategy.processes.on_rank_zero(create)
     stage = RunFolder(folder)
     if stage.result is None:
-        Trainer(stage, store, start_from=run.warm_start, quiet=quiet, world=world).fit()
+        Trainer(stage, store, start_from=run.warm_start, quiet=quiet, strategy=strategy).fit()
     return stage
 
 

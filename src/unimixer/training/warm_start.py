@@ -1,4 +1,4 @@
-"""Weights of a run as the start of another: a table's row goes where the text of its id is, whatever its number."""
+"""Start a run from the weights of another: rows of tables move to the ids with the same text."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from unimixer.errors import UnimixerError
 from unimixer.features.managed import EMPTY
 from unimixer.mixing import converted_state
 from unimixer.ranker import PACKED, TABLES, Ranker
-from unimixer.training.checkpoint import check_weights, load_tensors, weights_checksum
 from unimixer.training.config import Recipe
 from unimixer.training.counterparts import Counterparts, Rows, check_features, refusal
 from unimixer.training.model import best_weights, hollow_ranker
 from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import check_weights, load_tensors, stored_checksum
 
 NONE_KEPT = "; no id is known any more: check that both logs write them alike"
 
 
 class WarmStart:
-    """The best weights of a run for a model that may stand on other data, and may have other mixings.
+    """The best weights of a run, for a model of other data or with other mixings.
 
-    What an id, a field or a task has learned goes to the same id, field or task. What is new starts as it was drawn.
-    Weights of a standardised number follow its mean and spread, so that a raw value goes on to mean what it meant.
+    The weights of an id, a field or a task go to the same id, field or task. New ones keep their fresh weights. Weights
+    of a standardized number follow its mean and spread, so that a raw value keeps its meaning.
 
     Args:
         source: the run.
-        model: what is to start; it may be on ``meta``.
-        transform: of the data of that model.
+        model: the model to start; it may be on ``meta``.
+        transform: transform of the model's data.
 
     Raises:
         UnimixerError: if features differ, or the models differ in more than their mixings.
@@ -48,7 +48,7 @@ class WarmStart:
         check_weights(self.path, self.tensors, self.source.state_dict())
 
     def state(self, model: Ranker) -> dict[str, Tensor]:
-        """The whole state of the model; a tensor that the model has on ``meta`` stays there.
+        """Compute the whole state of the model; its tensors on ``meta`` stay there.
 
         Raises:
             UnimixerError: naming the first tensor that does not fit.
@@ -78,7 +78,7 @@ class WarmStart:
 
     @torch.no_grad()
     def fill(self, table: str, part: Tensor, first: int = 0, column: int = 0) -> None:
-        """Write the rows that the source knows into a part of a table that begins at this row and column."""
+        """Copy the rows that the source knows into a part of a table that begins at this row and column."""
         tables = self.source.embedding.tables
         managed = table in self.source.embedding.managed.tables
         rows = Rows.same(tables.num_embeddings[table]) if managed else self.data.rows[table]
@@ -88,18 +88,18 @@ class WarmStart:
         part[(rows.target[mine] - first).to(part.device)] = vectors.to(part.device)
 
     def check_unchanged(self, facts: Mapping[str, Any]) -> None:
-        """Raise where a run that began from this source, as its facts say, goes on after the source was made anew."""
+        """Raise if a run that started from this source is resumed after the source has been trained again."""
         same_run = facts.get("run") == str(self.folder.resolve())
         if same_run and facts.get("weights", self.weights) != self.weights:
             raise refusal(self.folder, "its best weights are not those that the run began with; begin another run")
 
     @property
     def weights(self) -> str:
-        """Names the content of the best weights."""
-        return weights_checksum(self.path)
+        """The checksum of the best weights, which identifies them."""
+        return stored_checksum(self.path)
 
     def facts(self) -> dict[str, Any]:
-        """What the run folder keeps of it."""
+        """Return the facts that the run folder records."""
         counts = {
             table: {"kept": len(rows.target) - FIRST_ID, "new": rows.new, "lost": rows.lost}
             for table, rows in self.data.rows.items()
@@ -115,28 +115,28 @@ class WarmStart:
         return {**facts, "buckets": edges, "tasks": tasks}
 
     def lines(self) -> list[str]:
-        """The same for the person who watches."""
+        """Format the facts as lines to print."""
         facts = self.facts()
         tables = {t: c for t, c in facts["tables"].items() if c["new"] or c["lost"]}
-        found = [
+        lines = [
             f"  {table}: {c['kept']:,} rows kept, {c['new']:,} new, {c['lost']:,} lost{'' if c['kept'] else NONE_KEPT}"
             for table, c in tables.items()
         ]
         for name, moved in facts["numbers"].items():
             (mean, mean_now), (std, std_now) = moved["mean"], moved["std"]
-            found.append(
+            lines.append(
                 f"  {name}: mean {mean:.4g} -> {mean_now:.4g}, spread {std:.4g} -> {std_now:.4g}; its weights follow"
             )
         for name in facts["buckets"]:
-            found.append(f"  {name}: its buckets have other edges; each begins as the old bucket around its middle")
+            lines.append(f"  {name}: its buckets have other edges; each begins as the old bucket around its middle")
         for task in facts["tasks"]["new"]:
-            found.append(f"  task {task}: new, its tower starts fresh")
+            lines.append(f"  task {task}: new, its tower starts fresh")
         same = len(facts["tables"]) - len(tables)
         whole = f"all rows of {'all' if not tables else f'{same} other'} tables kept" if same else "rows by their ids"
-        return [f"warm start from {self.folder}: {whole}", *found]
+        return [f"warm start from {self.folder}: {whole}", *lines]
 
     def _move_maps(self, state: dict[str, Tensor]) -> None:
-        """Give the ids of managed rows their new numbers; a lost id gives its row back."""
+        """Renumber the ids that own managed rows; a lost id gives its row back."""
         managed = self.source.embedding.managed.tables
         for number, table in enumerate(managed):
             ids, rows = (f"embedding.managed.maps.{number}.{name}" for name in ("ids", "rows"))
@@ -145,11 +145,11 @@ class WarmStart:
             held = state[ids] != EMPTY
             moved = state[ids].clone()
             moved[held] = becomes[moved[held]]
-            order = torch.argsort(moved, stable=True)  # what is empty goes behind, and the shared row stays the last
+            order = torch.argsort(moved, stable=True)  # empty entries go to the end, and the shared row stays last
             state[ids], state[rows] = moved[order], state[rows][order]
 
     def _move_numbers(self, state: dict[str, Tensor], model: Ranker) -> None:
-        """Order the weights of numbers by name, and let them follow: (x s + m - m0) / s0 is the old number of x."""
+        """Order the weights of numbers by name and rescale them: (x s + m - m0) / s0 is the old number of x."""
         there, here = ([f.name for f in one.spec.dense if f.width == 1] for one in (self.source, model))
         weight, bias, missing = (f"embedding.numeric.{name}" for name in ("weight", "bias", "missing"))
         if not here:
@@ -163,7 +163,7 @@ class WarmStart:
             state[bias][at] = b + w * ((after.mean - before.mean) / before.std)
 
     def _check_layout(self, model: Ranker) -> None:
-        """Raise unless both models lay their fields out alike."""
+        """Raise unless both models have the same layout of fields."""
         there, here = self.source.embedding, model.embedding
         for table, width in there.tables.width.items():
             if here.tables.width[table] != width:
@@ -177,7 +177,7 @@ class WarmStart:
         orders = [[piece.name for piece in one.pieces] for one in (there, here)]
         if orders[0] != orders[1]:
             a, b = (", ".join(order) for order in orders)
-            raise self._other_model(f"its fields stand in the order {a}, and here as {b}")
+            raise self._other_model(f"its fields have the order {a}, and here {b}")
         ordered = [[g.name for g in one.event_groups] for one in (there, here)]
         of = [one.spec.groups for one in (there, here)]
         whole = {*ordered[0], *there.encoder_of} & {*ordered[1], *here.encoder_of}
@@ -185,7 +185,7 @@ class WarmStart:
         if ordered[0] != ordered[1] or compared[0] != compared[1]:
             raise refusal(
                 self.folder,
-                "the features that read histories stand in another order there; give them the same order in the schema",
+                "the features that read histories have another order there; give them the same order in the schema",
             )
         if not set(self.tasks[0]) & set(self.tasks[1]):
             a, b = (", ".join(names) for names in self.tasks)
@@ -198,8 +198,8 @@ class WarmStart:
         )
 
 
-def in_the_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> Recipe:
-    """The resolved recipe with the fields in the order of the source, where the schema has another one."""
+def with_field_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> Recipe:
+    """Put the fields of a resolved recipe into the order of the source, if the schema has another order."""
     there = source.transform
     check_features(source.folder, there.schema, transform.schema)
     theirs, ours = (
@@ -214,7 +214,7 @@ def in_the_order_of(source: RunFolder, recipe: Recipe, transform: Transform) -> 
 def _by_name(
     state: dict[str, Tensor], own: dict[str, Tensor], prefix: str, there: Sequence[str], here: Sequence[str]
 ) -> None:
-    """Put the parts of a list of modules where their names stand in the other model; new ones keep their own start."""
+    """Renumber the weights of a list of modules by the names of its members; new members keep their fresh weights."""
     parts = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}.")}
     for number, name in enumerate(here):
         new = f"{prefix}.{number}."

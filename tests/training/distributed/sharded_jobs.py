@@ -17,10 +17,10 @@ from unimixer.features.batch import Batch
 from unimixer.mixing import constrained_once, set_temperature
 from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.config import OptimizerConfig
-from unimixer.training.distributed import World, world_of
-from unimixer.training.distributed.dense import DenseParts
-from unimixer.training.distributed.sharded_dense import held_whole, is_part, local, settle, shard_dense
+from unimixer.training.distributed.dense import FSDPForward, is_sharded, reshard, shard_dense, whole_parameters
 from unimixer.training.optimizers import build_optimizers
+from unimixer.training.process_group import ProcessGroup, join_processes, local_part
+from unimixer.training.strategy import DenseForward
 
 CLIP = 1e-3
 """Far below any gradient's norm, so that clipping has something to do."""
@@ -28,15 +28,17 @@ CLIP = 1e-3
 
 def do_gradients(store: str, cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of every model: how far gradients of parts are from those of the whole, and what this process holds."""
-    with world_of(60) as world:
+    with join_processes(60) as processes:
         opened = Store(Path(store))
-        batches = Loader(opened, "train", batch_size=96, shards=world.shards(world.size), num_shards=world.size)
+        batches = Loader(
+            opened, "train", batch_size=96, shards=processes.shards(processes.size), num_shards=processes.size
+        )
         given = [batch for batch, _ in zip(batches.batches(), range(2), strict=False)]
-        return {name: _case(opened, given, dict(case), world) for name, case in cases.items()}
+        return {name: _case(opened, given, dict(case), processes) for name, case in cases.items()}
 
 
-def _case(store: Store, batches: list[Batch], case: dict[str, Any], world: World) -> dict[str, float]:
-    torch.manual_seed(world.rank)  # the parts must come of one model and not of a model a rank
+def _case(store: Store, batches: list[Batch], case: dict[str, Any], processes: ProcessGroup) -> dict[str, float]:
+    torch.manual_seed(processes.rank)  # the parts must come of one model and not of a model a rank
     recompute = case.pop("recompute", False)
     plain = Ranker(store.transform.spec, num_tokens=8, embedding_dim=4, tower_hidden_dims=[8], **case).train()
     set_temperature(plain, 1.0)  # at a sharp one the gradients of mixings are rounding noise
@@ -44,27 +46,27 @@ def _case(store: Store, batches: list[Batch], case: dict[str, Any], world: World
     for tensor in [*plain.parameters(), *plain.buffers()]:
         torch.distributed.broadcast(tensor.detach(), 0)
     cut = copy.deepcopy(plain)
-    if world.rank:
+    if processes.rank:
         with torch.no_grad():
             for parameter in dense_parameters(cut):
                 parameter.zero_()
-    shard_dense(cut, world=world, device=torch.device("cpu"))
+    shard_dense(cut, processes=processes, device=torch.device("cpu"))
     with torch.no_grad():
         cut.eval()(batches[0])  # an evaluation before the step, after which something stays gathered
         cut.train()
-    expected = _gradients(plain, batches, DenseParts(plain, plain.score, World()), world)
-    found = _gradients(cut, batches, DenseParts(cut, cut.score, world), world)
-    settle(cut)
+    expected = _gradients(plain, batches, DenseForward(plain, plain.score), processes)
+    found = _gradients(cut, batches, FSDPForward(cut, cut.score, processes), processes)
+    reshard(cut)
     optimizer = build_optimizers(cut, OptimizerConfig())["dense"]
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for key, tensor in state.items() if key != "step"]
     assert expected.keys() == found.keys(), sorted(expected.keys() ^ found.keys())
     return {
         "difference": max(_difference(expected[name], found[name]) for name in expected),
-        "own": sum(local(parameter).numel() for parameter in dense_parameters(cut)),
-        "learned": sum(local(p).numel() for p in dense_parameters(cut) if p.grad is not None),
-        "moments": sum(local(tensor).numel() for tensor in moments),
-        "whole": sum(parameter.numel() for parameter in held_whole(cut)),
+        "own": sum(local_part(parameter).numel() for parameter in dense_parameters(cut)),
+        "learned": sum(local_part(p).numel() for p in dense_parameters(cut) if p.grad is not None),
+        "moments": sum(local_part(tensor).numel() for tensor in moments),
+        "whole": sum(parameter.numel() for parameter in whole_parameters(cut)),
         "all": sum(parameter.numel() for parameter in dense_parameters(plain)),
     }
 
@@ -74,7 +76,7 @@ def _difference(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: World) -> dict[str, Tensor]:
+def _gradients(model: Ranker, batches: list[Batch], dense: DenseForward, processes: ProcessGroup) -> dict[str, Tensor]:
     """Gradients of a step over two batches, before and after they are clipped."""
     torch.manual_seed(0)
     with constrained_once(model):
@@ -87,16 +89,18 @@ def _gradients(model: Ranker, batches: list[Batch], dense: DenseParts, world: Wo
                 penalty = pop_penalties(model)
                 assert isinstance(loss, Tensor)
                 (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
-            if dense.sharded and batch is not batches[-1]:  # a step has one exchange, and this batch had none
-                assert all(p.grad is None for p in dense_parameters(model) if is_part(p))
+            if (
+                isinstance(dense, FSDPForward) and batch is not batches[-1]
+            ):  # a step has one exchange, and this batch had none
+                assert all(p.grad is None for p in dense_parameters(model) if is_sharded(p))
     dense.finish()
-    if not dense.sharded:
+    if not isinstance(dense, FSDPForward):
         for parameter in dense_parameters(model):
             if parameter.grad is not None:
-                parameter.grad = world.total(parameter.grad)
+                parameter.grad = processes.total(parameter.grad)
     found = {name: whole(gradient).clone() for name, gradient in _dense_gradients(model)}
     dense.clip(CLIP)
-    after_step(model, world.total)
+    after_step(model, processes.total)
     return found | {f"{name}, clipped": whole(gradient) for name, gradient in _dense_gradients(model)}
 
 

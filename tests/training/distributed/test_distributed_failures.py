@@ -17,16 +17,17 @@ from tiny import tiny_values
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.settings import parse
 from unimixer.training.config import DistributedConfig, OptimizerConfig, Recipe
-from unimixer.training.distributed import World, check_triple, launched
-from unimixer.training.distributed.plan import wishes
+from unimixer.training.distributed.checks import check_versions
+from unimixer.training.distributed.layout import allowed_shardings
+from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup, launched
 from unimixer.training.train import _started_again, train
 
 FITS = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}
 
 
 def test_releases_that_were_built_for_each_other_fit() -> None:
-    check_triple(FITS)
-    check_triple({"torch": "2.11.1", "torchrec": "1.6.0", "fbgemm-gpu": "1.6.0"})
+    check_versions(FITS)
+    check_versions({"torch": "2.11.1", "torchrec": "1.6.0", "fbgemm-gpu": "1.6.0"})
 
 
 @pytest.mark.parametrize(
@@ -39,12 +40,12 @@ def test_releases_that_were_built_for_each_other_fit() -> None:
 )
 def test_a_wrong_triple_is_one_sentence_with_the_way_out(changes: dict[str, str], message: str) -> None:
     with pytest.raises(UnimixerError, match=message):
-        check_triple(FITS | changes)
+        check_versions(FITS | changes)
 
 
 def test_a_missing_package_names_the_extra() -> None:
     with pytest.raises(MissingExtraError, match=r"unimixer\[distributed\]"):
-        check_triple({"torch": "2.13.0"})
+        check_versions({"torch": "2.13.0"})
 
 
 @needs_torchrec
@@ -83,7 +84,7 @@ def test_a_checkpoint_of_a_process_alone_is_refused(toy_folder: Path, tmp_path: 
     checkpoint = run.folder / "checkpoints" / "step-000000004"
     for sentence in both([["--resume", str(run.folder)]] * 2, None, free_port()):
         assert sentence == (
-            f"error: {checkpoint} was written by one process alone; continue it with one process, without torchrun"
+            f"error: {checkpoint} was written by a single process; continue it with one process, without torchrun"
         )
 
 
@@ -145,18 +146,18 @@ def test_restarts_need_a_folder_to_find_the_run_again(monkeypatch: pytest.Monkey
 def test_wishes_for_tables_that_cannot_be_met_are_refused() -> None:
     adagrad = OptimizerConfig(sparse="rowwise_adagrad")
     with pytest.raises(UnimixerError, match=r"unknown table in distributed\.tables 'usr'; did you mean 'user'"):
-        wishes(DistributedConfig(tables={"usr": "row_wise"}), OptimizerConfig(), {"user": 5})
+        allowed_shardings(DistributedConfig(tables={"usr": "row_wise"}), OptimizerConfig(), {"user": 5})
     with pytest.raises(UnimixerError, match=r"rowwise_adagrad .* does not go with column_wise"):
-        wishes(DistributedConfig(sharding="column_wise"), adagrad, {"user": 5})
-    found = wishes(DistributedConfig(tables={"user": "row_wise"}), adagrad, {"user": 5, "item": 7})
+        allowed_shardings(DistributedConfig(sharding="column_wise"), adagrad, {"user": 5})
+    found = allowed_shardings(DistributedConfig(tables={"user": "row_wise"}), adagrad, {"user": 5, "item": 7})
     assert found == {"user": ["row_wise"], "item": ["table_wise", "row_wise"]}
 
 
 def test_a_process_alone_says_everything_to_itself() -> None:
-    alone = World()
-    assert alone.leader
+    alone = SINGLE_PROCESS
+    assert alone.is_rank_zero
     assert alone.sums([1.0, 2.0]) == [1.0, 2.0]
     assert alone.gather("x") == alone.collect("x") == ["x"]
-    assert alone.lead(lambda: 3) == 3
+    assert alone.on_rank_zero(lambda: 3) == 3
     assert list(alone.shards(3)) == [0, 1, 2]
-    assert [list(World(rank, 2).shards(5)) for rank in (0, 1)] == [[0, 2, 4], [1, 3]]
+    assert [list(ProcessGroup(rank, 2).shards(5)) for rank in (0, 1)] == [[0, 2, 4], [1, 3]]

@@ -27,7 +27,7 @@ from unimixer.metrics import MetricAccumulator
 from unimixer.predictor import Predictor
 from unimixer.settings import dump_yaml, parse
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.consolidate import consolidate_run
+from unimixer.training.consolidate import consolidate_run
 from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP, resume, train
 

@@ -20,8 +20,8 @@ from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.distributed import world_of
 from unimixer.training.evaluation import as_json, merged_metrics
+from unimixer.training.process_group import join_processes
 from unimixer.training.step import TrainStep
 from unimixer.training.train import resume, train
 
@@ -57,11 +57,11 @@ def do_resume(folder: str) -> str:
 def do_metrics(rows: str) -> dict[str, Any]:
     """Metrics of given predictions, of which every rank has its part."""
     found = np.load(rows)
-    with world_of(60) as world:
-        part = slice(world.rank, None, world.size)
+    with join_processes(60) as processes:
+        part = slice(processes.rank, None, processes.size)
         own = MetricAccumulator(("click", "like"))
         own.update(found["logits"][part], found["labels"][part], found["users"][part])
-        return as_json(merged_metrics(own, world))
+        return as_json(merged_metrics(own, processes))
 
 
 class _acting:  # noqa: N801

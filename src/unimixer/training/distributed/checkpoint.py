@@ -1,11 +1,14 @@
-"""Checkpoints and best weights of a run on several processes."""
+"""Checkpoints and best weights of a run on several processes.
+
+Tables are written by torch.distributed.checkpoint to safetensors files that any number of ranks with any plan can read.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,21 @@ from torch import Tensor
 from unimixer.errors import UnimixerError
 from unimixer.io import replace_folder, settle_folder
 from unimixer.ranker import Ranker
-from unimixer.training.checkpoint import (
+from unimixer.training.checkpoint import Checkpointer, write_state
+from unimixer.training.consolidate import (
+    TABLES_DESCRIPTION,
+    TABLES_FOLDER,
+    consolidate_best,
+    is_sharded_checkpoint,
+    read_tables_description,
+)
+from unimixer.training.distributed.dense import gather_full, reshard, shard_like
+from unimixer.training.distributed.tables import ShardedTables
+from unimixer.training.eviction import Eviction
+from unimixer.training.optimizers import dense_groups
+from unimixer.training.process_group import ProcessGroup, local_part, quietly
+from unimixer.training.run import RunFolder
+from unimixer.training.tensor_files import (
     check_weights,
     load_state,
     load_tensors,
@@ -23,114 +40,103 @@ from unimixer.training.checkpoint import (
     prune,
     restore_optimizer,
     save_tensors,
-    tensors_of,
+    select_tensors,
 )
-from unimixer.training.distributed.consolidate import BEST, consolidate
-from unimixer.training.distributed.setup import take_rows
-from unimixer.training.distributed.sharded_dense import local, part_of, put_together, settle
-from unimixer.training.distributed.storage import DESCRIPTION, describe, read_tables, write_tables
-from unimixer.training.distributed.tables import ShardedTables
-from unimixer.training.eviction import Eviction
-from unimixer.training.optimizers import dense_groups
-from unimixer.training.process_group import World
-from unimixer.training.run import RunFolder
 
 
-class Keeper:
-    """Writes and reads a model whose tables are cut over processes.
+class ShardedCheckpointer(Checkpointer):
+    """Writes and reads a model whose tables are sharded.
 
-    Dense weights and their optimizer stand in the files of one machine and are written by rank 0, which puts them
-    together where processes have parts of them; tables stand beside them, see
-    :mod:`~unimixer.training.distributed.storage`. A folder gets its name when all processes have written theirs.
+    Rank 0 gathers the dense weights and their optimizer and writes them into the files of a single process. The tables
+    are in a folder beside them. A checkpoint gets its name when all processes have written their parts.
+
+    Args:
+        run: the run.
+        model: its model.
+        optimizers: its optimizers by name.
+        processes: the processes of the run.
     """
 
     def __init__(
         self,
         run: RunFolder,
         model: Ranker,
-        tables: ShardedTables,
-        dense: torch.optim.Optimizer,
-        world: World,
-        eviction: Eviction | None = None,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        processes: ProcessGroup,
     ) -> None:
-        self.run, self.model, self.tables, self.dense, self.world = run, model, tables, dense, world
-        self.eviction = eviction
+        super().__init__(run, model, optimizers)
+        self.ranker, self.dense, self.processes = model, optimizers["dense"], processes
+        tables: Any = model.embedding.tables
+        self.tables: ShardedTables = tables
+        eviction = optimizers.get("eviction")
+        self.eviction = eviction if isinstance(eviction, Eviction) else None
 
-    def save_checkpoint(self, folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
+    def save_checkpoint(self, state: Mapping[str, Any], *, keep: int) -> None:
         """Write ``step-N`` and remove all but the newest ``keep`` checkpoints."""
         if self.eviction is not None:
             self.eviction.collect()
-
-        def rest(temporary: Path) -> None:
-            (temporary / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
-
-        self._write(folder / f"step-{state['step']:09d}", rest, optimizer=True)
-        self.world.lead(lambda: prune(folder, keep))
+        target = self.run.checkpoints / f"step-{state['step']:09d}"
+        self._write(target, lambda temporary: write_state(temporary, state), optimizer=True)
+        self.processes.on_rank_zero(lambda: prune(self.run.checkpoints, keep))
 
     def load_checkpoint(self, checkpoint: Path) -> dict[str, Any]:
         """Restore weights and optimizers; return the loop's state.
 
         Raises:
-            UnimixerError: if a file is missing or damaged, or is that of another model.
+            UnimixerError: if a file is missing or damaged, or belongs to another model.
         """
-        if not (checkpoint / DESCRIPTION).exists():
+        if not is_sharded_checkpoint(checkpoint):
             raise UnimixerError(
-                f"{checkpoint} was written by one process alone; continue it with one process, without torchrun"
+                f"{checkpoint} was written by a single process; continue it with one process, without torchrun"
             )
         self._read(checkpoint, optimizer=True)
         tensors = load_tensors(checkpoint / "optimizer.safetensors")
-        self._restore(tensors_of(tensors, "dense"))
+        self._restore_dense(select_tensors(tensors, "dense"))
         if self.eviction is not None:
-            restore_optimizer(self.eviction, tensors_of(tensors, "eviction"))
+            restore_optimizer(self.eviction, select_tensors(tensors, "eviction"))
         return load_state(checkpoint / "state.json")
 
     def save_best(self) -> None:
-        """Keep the weights as they are now."""
-        self._write(self.run.folder / BEST, lambda temporary: None, optimizer=False)
+        """Keep the present weights as the best."""
+        self._write(self.run.sharded_best, lambda temporary: None, optimizer=False)
 
     def load_best(self) -> None:
-        """Go back to the weights that validated best."""
-        if (self.run.folder / BEST).exists():
-            self._read(self.run.folder / BEST, optimizer=False)
+        """Load the weights that validated best."""
+        if self.run.sharded_best.exists():
+            self._read(self.run.sharded_best, optimizer=False)
             return
-        tensors = load_tensors(self.run.best_weights)  # they have been put together already
-        load_dense(self.model, tensors)
-        take_rows(self.tables, tensors)
+        tensors = load_tensors(self.run.best_weights)  # an earlier process has consolidated them
+        load_dense(self.ranker, tensors)
+        self.tables.load_packed(tensors)
 
     def finish(self) -> None:
-        """Put the best weights together in the file that a run on one machine has them in."""
-        self.world.lead(lambda: self._finish())
+        """Consolidate the best weights into the file of a single process."""
+        self.processes.on_rank_zero(lambda: consolidate_best(self.run))
 
-    def _finish(self) -> None:
-        if (self.run.folder / BEST).exists():
-            consolidate(self.run.folder / BEST, self.run.best_weights)
-            shutil.rmtree(self.run.folder / BEST)
-
-    def _write(self, target: Path, rest: Any, *, optimizer: bool) -> None:
-        temporary = Path(self.world.lead(lambda: _make(target)))
+    def _write(self, target: Path, write_more: Callable[[Path], None], *, optimizer: bool) -> None:
+        temporary = Path(self.processes.on_rank_zero(lambda: _make_temporary(target)))
         write_tables(temporary, self.tables, optimizer=optimizer)
-        self._save(temporary / "model.safetensors", dense_state(self.model).items())
+        self._save(temporary / "model.safetensors", dense_state(self.ranker).items())
         if optimizer:
-            self._save(temporary / "optimizer.safetensors", self._states())
+            self._save(temporary / "optimizer.safetensors", self._optimizer_states())
 
-        def end() -> None:
-            (temporary / DESCRIPTION).write_text(describe(self.tables), encoding="utf-8")
-            rest(temporary)
+        def complete() -> None:
+            (temporary / TABLES_DESCRIPTION).write_text(describe_tables(self.tables), encoding="utf-8")
+            write_more(temporary)
             settle_folder(temporary)
             replace_folder(temporary, target)
 
-        self.world.lead(end)
+        self.processes.on_rank_zero(complete)
 
     def _save(self, path: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Let rank 0 write tensors that all processes have, or have parts of."""
-        whole = put_together(tensors, self.world)
-        self.world.lead(lambda: save_tensors(path, whole))
+        full = gather_full(tensors, self.processes)
+        self.processes.on_rank_zero(lambda: save_tensors(path, full))
 
     def _parameters(self) -> list[torch.nn.Parameter]:
-        """Dense parameters in the order in which one process numbers them."""
-        return [p for group in dense_groups(self.model, self.run.recipe.optimizer) for p in group["params"]]
+        """List the dense parameters in the order in which a single process numbers them."""
+        return [p for group in dense_groups(self.ranker, self.run.recipe.optimizer) for p in group["params"]]
 
-    def _states(self) -> Iterator[tuple[str, Tensor]]:
+    def _optimizer_states(self) -> Iterator[tuple[str, Tensor]]:
         for number, parameter in enumerate(self._parameters()):
             if parameter in self.dense.state:
                 for key, value in self.dense.state[parameter].items():
@@ -138,45 +144,96 @@ class Keeper:
         if self.eviction is not None:
             yield from ((f"eviction.{key}", value) for key, value in optimizer_tensors(self.eviction).items())
 
-    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give every dense parameter its state, of which this process takes its part."""
+    def _restore_dense(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give every dense parameter this process's part of its state."""
         parameters, order = self._parameters(), [p for group in self.dense.param_groups for p in group["params"]]
-        places = {parameter: place for place, parameter in enumerate(order)}
-        found = {}
+        numbers = {parameter: number for number, parameter in enumerate(order)}
+        states = {}
         for name, tensor in tensors.items():
             number, key = name.split(".", 1)
             parameter = parameters[int(number)]
-            found[f"{places[parameter]}.{key}"] = part_of(tensor, parameter)
-        restore_optimizer(self.dense, found)
+            states[f"{numbers[parameter]}.{key}"] = shard_like(tensor, parameter)
+        restore_optimizer(self.dense, states)
 
     def _read(self, folder: Path, *, optimizer: bool) -> None:
         path = folder / "model.safetensors"
         tensors = load_tensors(path)
-        check_weights(path, tensors, dense_state(self.model))
+        check_weights(path, tensors, dense_state(self.ranker))
         read_tables(folder, self.tables, optimizer=optimizer)
-        load_dense(self.model, tensors)
+        load_dense(self.ranker, tensors)
 
 
 def dense_state(model: Ranker) -> dict[str, Tensor]:
-    """The weights of the dense part, which all processes have alike or have parts of."""
-    settle(model)
+    """Collect the weights of the dense part; every process has them whole or has parts of them."""
+    reshard(model)
     parts = {name: child for name, child in model.named_children() if name != "embedding"}
-    found = {f"{name}.{key}": value for name, child in parts.items() for key, value in child.state_dict().items()}
+    state = {f"{name}.{key}": value for name, child in parts.items() for key, value in child.state_dict().items()}
     inner = {name: child for name, child in model.embedding.named_children() if name != "tables"}
-    found |= {f"embedding.{n}.{key}": v for n, child in inner.items() for key, v in child.state_dict().items()}
-    return found
+    state |= {f"embedding.{n}.{key}": v for n, child in inner.items() for key, v in child.state_dict().items()}
+    return state
 
 
 @torch.no_grad()
 def load_dense(model: Ranker, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the dense part, or this process's part of it."""
+    """Copy the dense part, or this process's part of it, into a model."""
     for name, own in dense_state(model).items():
-        local(own).copy_(local(part_of(tensors[name], own)))
+        local_part(own).copy_(local_part(shard_like(tensors[name], own)))
 
 
-def _make(target: Path) -> str:
-    """A temporary folder beside the target; a name that is left behind is removed when the run goes on."""
+def _make_temporary(target: Path) -> str:
+    """Make a temporary folder beside the target; resuming the run removes those of killed processes."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return str(temporary)
+
+
+# ---- tables ----
+
+
+def write_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> None:
+    """Write the tables, and the states of their optimizer if asked; each process writes the parts that it owns."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    with quietly():
+        writer = HuggingFaceStorageWriter(str(folder / TABLES_FOLDER), save_distributed=True)
+        save(tables.tensors(optimizer=optimizer), storage_writer=writer)
+
+
+def describe_tables(tables: ShardedTables) -> str:
+    """Describe the tables for those who read them later."""
+    ranks = tables.processes.size
+    values = {"rows": tables.num_embeddings, "width": tables.width, "rule": tables.layout.rule, "ranks": ranks}
+    return json.dumps(values, indent=1) + "\n"
+
+
+def read_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> None:
+    """Read what :func:`write_tables` wrote; each process reads the parts that it owns now.
+
+    Raises:
+        UnimixerError: if the tables belong to another model.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    _check_tables(folder, tables, optimizer=optimizer)
+    with quietly():
+        reader = HuggingFaceStorageReader(str(folder / TABLES_FOLDER))
+        load(tables.tensors(optimizer=optimizer), storage_reader=reader)
+
+
+def _check_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> None:
+    """Raise unless a folder holds the tables of this model, and the states of its optimizer if asked."""
+    written, rows, width = read_tables_description(folder), tables.num_embeddings, tables.width
+    for name in sorted({*rows, *written["rows"]}):
+        here = f"{rows[name]} x {width[name]}" if name in rows else "nothing"
+        there = f"{written['rows'][name]} x {written['width'][name]}" if name in written["rows"] else "nothing"
+        if here != there:
+            raise UnimixerError(
+                f"{folder}: table {name!r} is {there}, this model needs {here}: it belongs to another model"
+            )
+    if optimizer and written["rule"] != tables.layout.rule:
+        raise UnimixerError(
+            f"{folder}: its tables were trained with {written['rule']}, this run has {tables.layout.rule}"
+        )

@@ -1,23 +1,33 @@
-"""Calls the dense part in training and adds its gradients up: with DistributedDataParallel, or with FSDP2."""
+"""The dense part on several processes: DistributedDataParallel holds it whole, FSDP2 shards it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from unimixer.blocks.cross_attention import EventFFN
 from unimixer.features.batch import Batch
-from unimixer.ranker import TABLES, Ranker, dense_parameters
-from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.sharded_dense import clip, is_sharded, sum_whole
-from unimixer.training.process_group import World
+from unimixer.mixing import Constrained
+from unimixer.ranker import TABLES, Ranker, dense_parameters, table_parameters
+from unimixer.training.process_group import ProcessGroup, local_part, quietly
+from unimixer.training.strategy import DenseForward
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
+SMALLEST_SHARE = 0.1
+"""A layer with a smaller share of the largest layer's parameters is gathered with the parameters outside of layers."""
+
+
+# ---- every process holds all dense parameters ----
 
 
 class Scoring(nn.Module):
-    """A ranker as a step calls it: a batch to logits, with the dense part as it was compiled."""
+    """Scores a batch with the ranker's embedding and its compiled dense part, as one module for DDP."""
 
     def __init__(self, ranker: Ranker, score: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -27,61 +37,34 @@ class Scoring(nn.Module):
         return self._score(*self.ranker.embed(batch))
 
 
-class DenseParts:
-    """Calls a ranker in training; where several processes train it, backward adds up their gradients.
+class DDPForward(DenseForward):
+    """Sums the gradients of a ranker whose dense parameters every process holds whole.
 
     Gradients are summed and not averaged, because the loss is divided by the weight of the whole batch already. A
-    bucket travels while backward still computes. Raw matrices of constrained mixings get their gradient at the end of
-    :func:`~unimixer.mixing.constrained_once` only; their buckets travel then, and the reduction ends with them.
-
-    A ranker whose dense parameters :func:`~unimixer.training.distributed.sharded_dense.shard_dense` has cut sends its
-    own gradients, each to the process that holds the part, and :meth:`finish` adds up those of what is held whole.
+    bucket is sent while backward still computes. Raw matrices of constrained mixings get their gradient only at the end
+    of :func:`~unimixer.mixing.constrained_once`; their buckets are sent then, and complete the reduction.
     """
 
-    def __init__(self, ranker: Ranker, score: Callable[..., Tensor], world: World) -> None:
-        self.ranker, self.world, self.sharded = ranker, world, is_sharded(ranker)
-        self._call: nn.Module = ranker if self.sharded else Scoring(ranker, score)
-        if world.size > 1 and not self.sharded:
-            self._call = _parallel(self._call, ranker)
+    def __init__(self, ranker: Ranker, score: Callable[..., Tensor]) -> None:
+        super().__init__(ranker, score)
+        self._parallel = _parallel(Scoring(ranker, score))
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits ``(B, tasks)``."""
-        logits: Tensor = self._call(batch)
+        """Compute the logits ``(B, tasks)``."""
+        logits: Tensor = self._parallel(batch)
         return logits
 
     @contextmanager
     def exchange(self, wanted: bool) -> Iterator[None]:
-        """Inside, forward and backward of a batch end in an exchange of all gradients so far, or in none."""
-        if self.sharded:
-            self.ranker.set_requires_gradient_sync(wanted)  # type: ignore[operator]
-        if wanted or self.sharded or isinstance(self._call, Scoring):
+        """Let forward and backward of a batch end in an exchange of all gradients so far, or in none."""
+        if wanted:
             yield
             return
-        with self._call.no_sync():  # type: ignore[operator]
+        with self._parallel.no_sync():  # type: ignore[operator]
             yield
 
-    def finish(self) -> None:
-        """Add up, after the last backward of a step, what no exchange of a batch has."""
-        if self.sharded:
-            sum_whole(self.ranker)
 
-    def clip(self, largest: float) -> None:
-        """Scale the gradients down to a norm over all dense parameters."""
-        if self.sharded:
-            clip(self.ranker, largest, self.world)
-        else:
-            torch.nn.utils.clip_grad_norm_(dense_parameters(self.ranker), largest)
-
-    def all_of(self, good: bool) -> bool:
-        """Whether all processes found so, where every forward needs all of them; elsewhere whether this one did."""
-        return self.world.sums([float(not good)])[0] == 0 if self.sharded else good
-
-    def first_of(self, found: str | None) -> str | None:
-        """What the first process found that found something, where every forward needs all; elsewhere this one."""
-        return next(filter(None, self.world.gather(found)), None) if self.sharded else found
-
-
-def _parallel(scoring: nn.Module, ranker: Ranker) -> nn.Module:
+def _parallel(scoring: nn.Module) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     tables = [name for name, _ in scoring.named_parameters() if name.startswith(f"ranker.{TABLES}")]
@@ -90,16 +73,178 @@ def _parallel(scoring: nn.Module, ranker: Ranker) -> nn.Module:
     ignore(scoring, tables)
     with quietly():
         parallel = DistributedDataParallel(scoring, broadcast_buffers=False)
-    # a lambda, because DistributedDataParallel compares annotations, and those of this file are texts
+    # a lambda, because DistributedDataParallel compares annotations, and those of this file are strings
     parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket))
     return parallel
 
 
 def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
-    """Add a bucket of gradients up over the processes."""
+    """Sum a bucket of gradients over the processes."""
     import torch.distributed as dist
 
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
     return future
+
+
+# ---- every process holds a part of the dense parameters ----
+
+
+class FSDPForward(DenseForward):
+    """Sums the gradients of a ranker that :func:`shard_dense` has sharded, each on the process that holds the part.
+
+    Every forward pass needs all processes, so all of them agree on whether a loss is finite.
+    """
+
+    def __init__(self, ranker: Ranker, score: Callable[..., Tensor], processes: ProcessGroup) -> None:
+        super().__init__(ranker, score)
+        self.processes = processes
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Compute the logits ``(B, tasks)``."""
+        logits: Tensor = self.ranker(batch)
+        return logits
+
+    @contextmanager
+    def exchange(self, wanted: bool) -> Iterator[None]:
+        """Let forward and backward of a batch end in an exchange of all gradients so far, or in none."""
+        self.ranker.set_requires_gradient_sync(wanted)  # type: ignore[operator]
+        yield
+
+    def finish(self) -> None:
+        """Sum, in one exchange, the gradients of the parameters that every process holds whole."""
+        import torch.distributed as dist
+
+        gradients = [p.grad for p in whole_parameters(self.ranker) if p.grad is not None]
+        if not gradients:
+            return
+        joined = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(joined)
+        for gradient, total in zip(gradients, torch.split(joined, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    @torch.no_grad()
+    def clip(self, largest: float) -> None:
+        """Scale the gradients down to a norm over all parameters of all processes, as ``clip_grad_norm_`` does."""
+        gradients = [p.grad for p in dense_parameters(self.ranker) if p.grad is not None]
+        parts = [local_part(gradient) for gradient in gradients if is_sharded(gradient)]
+        whole = [gradient for gradient in gradients if not is_sharded(gradient)]
+        norms = [torch.nn.utils.get_total_norm(some).double() if some else torch.zeros(()) for some in (parts, whole)]
+        total = (self.processes.total(norms[0].square()) + norms[1].square().to(norms[0].device)).sqrt()
+        factor = (largest / (total + 1e-6)).clamp(max=1.0).float()
+        for gradient in (*parts, *whole):
+            gradient.mul_(factor.to(gradient.device))
+
+    def all_finite(self, finite: bool) -> bool:
+        """Tell whether the loss is finite on all processes."""
+        return self.processes.sums([float(not finite)])[0] == 0
+
+    def first_name(self, name: str | None) -> str | None:
+        """Return the first name that any process has found."""
+        return next(filter(None, self.processes.gather(name)), None)
+
+
+def shard_dense(model: Ranker, *, processes: ProcessGroup, device: torch.device) -> None:
+    """Shard the dense parameters of a model with FSDP2; its tables do not change.
+
+    Each layer of the backbone is gathered by itself, and everything outside of layers together. Every process holds the
+    parameters of constrained mixings whole: their constraint couples a whole matrix, so that Sinkhorn of a part would
+    be wrong; it is solved once a step outside of any forward; and they are a small share of a wide model. Parameters of
+    one number cannot be sharded and are whole too. :meth:`FSDPForward.finish` sums the gradients of whole parameters.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not name.startswith(TABLES):
+            dist.broadcast(tensor.detach(), 0)
+    ignored = {*table_parameters(model), *whole_parameters(model)}
+    mesh, placement = init_device_mesh(device.type, (processes.size,)), _placement(processes.size)
+    for part in [*layers(model.backbone), model]:
+        sharded: FSDPModule = fully_shard(part, mesh=mesh, ignored_params=ignored, shard_placement_fn=placement)
+        sharded.set_gradient_divide_factor(1.0)  # the loss is divided by the weight of the whole batch already
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other sum with a factor
+
+
+def whole_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Collect the dense parameters that every process holds whole."""
+    mixings = [part for part in model.modules() if isinstance(part, Constrained)]
+    raw = [parameter for part in mixings for parameter in part.parameters(recurse=False)]
+    return [*raw, *(p for name, p in model.named_parameters() if not p.dim() and not name.startswith(TABLES))]
+
+
+def layers(backbone: nn.Module) -> list[nn.Module]:
+    """Collect the modules of a backbone that are gathered by themselves, inner ones first.
+
+    They are the members of its outermost lists. The network on events in an attention is one as well, because the
+    stream calls it and not the attention.
+    """
+    whole = {*whole_parameters(backbone)}
+
+    def weight(module: nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p not in whole)
+
+    weights = {member: weight(member) for members in _outermost_lists(backbone) for member in members}
+    smallest = max(1, SMALLEST_SHARE * max(weights.values(), default=1))
+    inner = [module for module in backbone.modules() if isinstance(module, EventFFN)]
+    return [*inner, *(member for member, count in weights.items() if count >= smallest and member not in inner)]
+
+
+def _outermost_lists(module: nn.Module) -> Iterator[nn.ModuleList | nn.Sequential]:
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost_lists(child)
+
+
+def _placement(processes: int) -> Callable[[nn.Parameter], Any]:
+    """Choose the axis along which a parameter is sharded: one that divides evenly, else the first.
+
+    Weights of tokens are (T, in, out); with more processes than tokens some processes would get nothing of the first
+    axis.
+    """
+    from torch.distributed.tensor import Shard
+
+    def place(parameter: nn.Parameter) -> Shard:
+        even = [axis for axis, length in enumerate(parameter.shape) if length % processes == 0]
+        return Shard(next(iter(even), 0))
+
+    return place
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what a forward without backward has gathered, so that parameters are parts again."""
+    for part in model.modules():
+        if hasattr(part, "reshard"):
+            part.reshard()  # type: ignore[operator]
+
+
+# ---- parts of tensors ----
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is sharded over the processes."""
+    return hasattr(tensor, "full_tensor")
+
+
+def gather_full(tensors: Iterable[tuple[str, Tensor]], processes: ProcessGroup) -> dict[str, Tensor]:
+    """Gather sharded tensors; all processes take part, and rank 0 alone gets the result."""
+    full = {}
+    for name, tensor in tensors:
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+        if processes.is_rank_zero:
+            full[name] = whole.cpu() if whole is not tensor else tensor
+    return full
+
+
+def shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Shard a tensor that all processes have whole in the way of ``like``; return it as it is if that is whole."""
+    if not is_sharded(like) or whole.shape != like.shape:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(whole.to(like.device), mesh, placements, src_data_rank=None)

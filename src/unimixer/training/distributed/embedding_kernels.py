@@ -1,26 +1,30 @@
-"""TorchRec's modules: collections of tables cut by a plan, and the optimizer that moves their rows."""
+"""TorchRec's modules: sharded collections of tables, and the optimizers that update their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unimixer.training.config import OptimizerConfig, Recipe
-from unimixer.training.distributed.plan import make_plan, wishes
-from unimixer.training.distributed.rows import RowsOfRank
+from unimixer.training.distributed.layout import TableLayout, allowed_shardings, make_plan
 from unimixer.training.optimizers import RowSparseAdam
-
-if TYPE_CHECKING:
-    from unimixer.training.distributed.tables import ShardedTables
+from unimixer.training.process_group import ProcessGroup
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+_FUSED_STATES = {
+    "adam": {"momentum1": "exp_avg", "momentum2": "exp_avg_sq", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
+    "rowwise_adagrad": {"momentum1": "sum", "sum": "sum"},
+    "sgd": {},
+}
+"""Names of fbgemm's states in the optimizers of a single process."""
 
 
-def build_collections(tables: ShardedTables, recipe: Recipe) -> nn.ModuleDict:
-    """One sharded ``EmbeddingCollection`` a width; every rank makes memory for its own part alone."""
+def build_collections(layout: TableLayout, recipe: Recipe, processes: ProcessGroup) -> nn.ModuleDict:
+    """Build one sharded ``EmbeddingCollection`` per width; every rank allocates only its own part."""
     import torch.distributed as dist
     from torchrec import EmbeddingCollection, EmbeddingConfig
     from torchrec.distributed.comm_ops import set_gradient_division
@@ -29,119 +33,177 @@ def build_collections(tables: ShardedTables, recipe: Recipe) -> nn.ModuleDict:
 
     set_gradient_division(False)  # the loss is divided by the weight of the whole batch already
     whole = nn.ModuleDict()
-    for width, columns in tables.columns.items():
-        used = {name: [c.key for c in columns if c.table == name] for name in tables.num_embeddings}
+    for width, columns in layout.columns.items():
+        used = {name: [c.key for c in columns if c.table == name] for name in layout.rows}
         configs = [
             EmbeddingConfig(
-                name=tables.aliases[name],
-                num_embeddings=tables.num_embeddings[name],
+                name=layout.aliases[name],
+                num_embeddings=layout.rows[name],
                 embedding_dim=width,
                 feature_names=keys,
-                init_fn=_leave,
+                init_fn=_skip_initialization,
             )
             for name, keys in used.items()
             if keys
         ]
         whole[str(width)] = EmbeddingCollection(tables=configs, device=torch.device("meta"))
-    sharder = EmbeddingCollectionSharder(fused_params=fused_parameters(recipe.optimizer, tables.device))
-    allowed = wishes(recipe.distributed, recipe.optimizer, tables.num_embeddings)
-    plan = make_plan(
-        whole,
-        sharder,
-        {tables.aliases[name]: types for name, types in allowed.items()},
-        {tables.aliases[name]: width for name, width in tables.width.items()},
-        world=tables.world,
-        device=tables.device,
-        batch_size=recipe.training.batch_size,
-    )
+    sharder = EmbeddingCollectionSharder(fused_params=fused_parameters(recipe.optimizer, layout.device))
+    allowed = allowed_shardings(recipe.distributed, recipe.optimizer, layout.rows)
+    plan = make_plan(whole, sharder, allowed, layout, processes, recipe.training.batch_size)
     group = dist.group.WORLD
     assert group is not None
     environment = ShardingEnv.from_process_group(group)
-    found = nn.ModuleDict()
+    sharded = nn.ModuleDict()
     for name, collection in whole.items():
-        found[name] = sharder.shard(collection, plan.plan[name], environment, tables.device)
-    return found
+        sharded[name] = sharder.shard(collection, plan.plan[name], environment, layout.device)
+    return sharded
 
 
 def fused_parameters(config: OptimizerConfig, device: torch.device) -> dict[str, Any]:
-    """The rule that fbgemm fuses with the backward pass."""
+    """Choose the rule that fbgemm fuses with the backward pass."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
     rate = {"learning_rate": config.sparse_lr}
     if config.sparse == "rowwise_adagrad":
         return {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "eps": 1e-8, **rate}
-    if config.sparse == "sgd" or device.type == "cpu":  # Adam on a CPU is RowsOfRank's, and this moves nothing
+    if config.sparse == "sgd" or device.type == "cpu":  # LocalAdam updates the rows on a CPU, and this rule none
         return {"optimizer": EmbOptimType.EXACT_SGD, **rate}
     return {"optimizer": EmbOptimType.ADAM, **ADAM, **rate}
 
 
-class FusedRule(torch.optim.Optimizer):
-    """fbgemm's fused rule as the step knows an optimizer: it has rates, and its rows move in the backward pass."""
+def build_optimizer(collections: nn.ModuleDict, config: OptimizerConfig, device: torch.device) -> FusedRule | LocalAdam:
+    """Build the optimizer of the tables."""
+    if config.sparse == "adam" and device.type == "cpu":
+        return LocalAdam(collections, config.sparse_lr)
+    return FusedRule(collections, config)
 
-    def __init__(self, collections: nn.ModuleDict, lr: float) -> None:
+
+class FusedRule(torch.optim.Optimizer):
+    """fbgemm's fused rule with the interface of an optimizer: the rows are updated in the backward pass."""
+
+    def __init__(self, collections: nn.ModuleDict, config: OptimizerConfig) -> None:
+        self._names = _FUSED_STATES[config.sparse]
         self._fused: list[Any] = [collection.fused_optimizer for collection in collections.values()]
-        self._engines = [kernel.emb_module for _, _, kernel in kernels(collections)]
-        # an optimizer wants a parameter: this one stands for rows that others hold
-        super().__init__([nn.Parameter(torch.empty(0))], {"lr": lr})
+        self._kernels = [kernel.emb_module for _, _, kernel in kernels(collections)]
+        # an optimizer needs a parameter: this one stands for the rows inside the kernels
+        super().__init__([nn.Parameter(torch.empty(0))], {"lr": config.sparse_lr})
 
     def at_step(self, step: int) -> None:
-        """Tell Adam how many steps came before; forwards without a step, as in evaluations, have counted on."""
-        for engine in self._engines:
-            if hasattr(engine, "iter") and hasattr(engine, "iter_cpu"):
-                engine.iter.fill_(step)
-                engine.iter_cpu.fill_(step)
+        """Tell Adam the number of steps before; it also counts forward passes of evaluations."""
+        for kernel in self._kernels:
+            if hasattr(kernel, "iter") and hasattr(kernel, "iter_cpu"):
+                kernel.iter.fill_(step)
+                kernel.iter_cpu.fill_(step)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Hand on the rate; there are no gradients to clear."""
-        for engine in self._engines:
-            engine.set_learning_rate(self.param_groups[0]["lr"])
+        """Pass on the learning rate; there are no gradients to clear."""
+        for kernel in self._kernels:
+            kernel.set_learning_rate(self.param_groups[0]["lr"])
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """The rows have moved already."""
+        """Do nothing: the backward pass has updated the rows."""
 
-    def states(self) -> dict[str, dict[str, Any]]:
-        """Sharded tensors of the state by TorchRec's name of the table and name of the state."""
-        found: dict[str, dict[str, Any]] = {}
+    def states(self, weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the states of tables as sharded tensors, by alias of the table and name of the state."""
+        states: dict[str, dict[str, Any]] = {}
         for fused in self._fused:
             for key, values in fused.state_dict()["state"].items():
                 alias = key.removeprefix("embeddings.").removesuffix(".weight")
-                found[alias] = {name.rpartition(".")[2]: value for name, value in values.items()}
-        return found
+                named = {name.rpartition(".")[2]: value for name, value in values.items()}
+                states[alias] = {self._names[name]: value for name, value in named.items() if name in self._names}
+        return states
 
 
-class RankAdam(RowSparseAdam):
-    """The row-sparse Adam of one machine on the rows of a rank."""
+class LocalAdam(RowSparseAdam):
+    """The row-sparse Adam of a single process, on the rows of this rank.
+
+    fbgemm fuses Adam with the backward pass only on CUDA. On a CPU this optimizer updates the rows: the planner, the
+    exchange of ids and vectors and the state dict remain TorchRec's.
+    """
 
     def __init__(self, collections: nn.ModuleDict, lr: float) -> None:
-        self.rows: list[RowsOfRank] = []
-        for lookup, place, kernel in list(kernels(collections)):
-            lookup._emb_modules[place] = RowsOfRank(kernel)
-            self.rows.append(lookup._emb_modules[place])
+        self.shards: list[LocalRows] = []
+        for lookup, position, kernel in list(kernels(collections)):
+            lookup._emb_modules[position] = LocalRows(kernel)
+            self.shards.append(lookup._emb_modules[position])
         # a rank may own no rows at all
-        super().__init__([r.weight for r in self.rows] or [nn.Parameter(torch.empty(0, 1))], lr=lr)
-        for row in self.rows:
-            self.begin(row.weight)
+        super().__init__([shard.weight for shard in self.shards] or [nn.Parameter(torch.empty(0, 1))], lr=lr)
+        for shard in self.shards:
+            self.begin(shard.weight)
 
     def at_step(self, step: int) -> None:
-        """Tell how many steps came before."""
-        for row in self.rows:
-            self.state[row.weight]["step"].fill_(step)
+        """Set the number of steps before this one."""
+        for shard in self.shards:
+            self.state[shard.weight]["step"].fill_(step)
+
+    def states(self, weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the states of tables as tensors sharded like their weights, by alias and name of the state."""
+        return {
+            alias: {state: self._sharded(alias, weight, state) for state in ("exp_avg", "exp_avg_sq")}
+            for alias, weight in weights.items()
+        }
+
+    def _sharded(self, alias: str, weight: Any, state: str) -> Any:
+        from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+        from torch.distributed._shard.sharded_tensor.shard import Shard
+
+        shards = []
+        for rows in self.shards:
+            for number, table in enumerate(rows.config.embedding_tables):
+                if table.name == alias:
+                    start, count = rows.range_of(number)
+                    shards.append(Shard(self.state[rows.weight][state][start : start + count], table.local_metadata))
+        return ShardedTensor._init_from_local_shards_and_global_metadata(
+            shards, weight.metadata(), process_group=weight._process_group
+        )
+
+
+class LocalRows(nn.Module):
+    """Looks up a rank's part of some tables with row-sparse gradients, in the memory of TorchRec's kernel.
+
+    Args:
+        kernel: TorchRec's kernel of tables of one width, which this module replaces.
+
+    Shape:
+        - features: ids ``(V,)`` of the kernel's tables, one feature after the other; output: ``(V, width)``
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        super().__init__()
+        self.kernel = kernel
+        width, engine = kernel.config.embedding_tables[0].local_cols, kernel.emb_module
+        # shared memory: TorchRec's state dict shows what the optimizer writes here
+        self.weight = nn.Parameter(engine.weights_host.detach().view(-1, width))
+        self.starts = [int(offset) // width for offset in engine.weights_offsets.tolist()]  # by feature
+
+    @property
+    def config(self) -> Any:
+        """TorchRec's description of the tables."""
+        return self.kernel.config
+
+    def forward(self, features: Any) -> Tensor:
+        ids, counts = features.values(), features.length_per_key()
+        shift = torch.repeat_interleave(torch.tensor(self.starts[: len(counts)]), torch.tensor(counts))
+        return F.embedding(ids.long() + shift, self.weight, sparse=True)
+
+    def flush(self) -> None:
+        """Do nothing: TorchRec flushes caches before it reads a state, and there is no cache."""
+
+    purge = flush
+
+    def range_of(self, table: int) -> tuple[int, int]:
+        """Return the first row and the number of rows of a table in ``weight``."""
+        tables = self.config.embedding_tables
+        return sum(t.local_rows for t in tables[:table]), tables[table].local_rows
 
 
 def kernels(collections: nn.ModuleDict) -> Iterator[tuple[Any, int, Any]]:
-    """TorchRec's kernels on this rank, with the lookup and the place in it that each stands in."""
+    """Yield TorchRec's kernels on this rank, each with its lookup and its position there."""
     for collection in collections.values():
         for lookup in collection._lookups:  # type: ignore[union-attr]
-            for place, kernel in enumerate(lookup._emb_modules):
-                yield lookup, place, kernel
+            for position, kernel in enumerate(lookup._emb_modules):
+                yield lookup, position, kernel
 
 
-def build_optimizer(tables: ShardedTables, config: OptimizerConfig) -> FusedRule | RankAdam:
-    """The optimizer of the tables."""
-    if config.sparse == "adam" and tables.device.type == "cpu":
-        return RankAdam(tables.collections, config.sparse_lr)
-    return FusedRule(tables.collections, config.sparse_lr)
-
-
-def _leave(_tensor: torch.Tensor) -> None:
-    """Rows are drawn afterwards, by their number in the whole table."""
+def _skip_initialization(_tensor: torch.Tensor) -> None:
+    """Leave rows as they are; :meth:`ShardedTables.draw` fills them by their number in the whole table."""

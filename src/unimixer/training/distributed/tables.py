@@ -1,4 +1,4 @@
-"""Embedding tables cut over processes by TorchRec, in the place of those of one process."""
+"""Embedding tables that TorchRec shards over processes; they replace the tables of a single process."""
 
 from __future__ import annotations
 
@@ -7,93 +7,98 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables
 from unimixer.features.managed import ManagedTables
-from unimixer.features.spec import FeatureSpec
-from unimixer.ranker import Ranker
+from unimixer.ranker import PACKED, Ranker
 from unimixer.training.config import Recipe
+from unimixer.training.consolidate import first_packed_rows
 from unimixer.training.distributed.embedding_kernels import build_collections, build_optimizer
-from unimixer.training.distributed.lookups import Columns, columns_of, jagged, split_by_batch
-from unimixer.training.distributed.plan import quietly
-from unimixer.training.distributed.setup import draw_rows
-from unimixer.training.process_group import World
+from unimixer.training.distributed.layout import TableLayout, jagged
+from unimixer.training.process_group import ProcessGroup, quietly
+
+DRAWN_ROWS = 65_536
+"""Rows that are drawn together."""
 
 
 class ShardedTables(nn.Module):
-    """Tables of any widths, one ``EmbeddingCollection`` a width, each rank with its part of the rows or columns.
+    """Tables of any widths, one ``EmbeddingCollection`` per width; each rank owns a part of the rows or columns.
 
-    A step looks all of its batches up in one exchange, :meth:`once`, and sends all of their gradients back in one: a
-    table moves once a step, however many batches it accumulates. Gradients add up over the processes and are not
-    divided by their number, because the loss is divided by the weight of the whole batch already.
+    A step looks up all of its batches in one exchange, :meth:`once`, and sends all of their gradients back in another:
+    tables are updated once a step, however many batches it accumulates. Gradients are summed over processes and not
+    averaged, because the loss is divided by the weight of the whole batch already.
 
     Args:
-        plain: the tables to stand for; they may be on ``meta``.
-        spec: fields and their tables.
-        managed: maps of tables that have fewer rows than ids.
+        plain: the tables to replace; they may be on ``meta``.
+        layout: their shapes and fields.
+        managed: maps of the tables that have fewer rows than ids.
         recipe: resolved.
-        world: the processes.
-        device: of this process.
+        processes: the processes of the run.
     """
 
     def __init__(
         self,
         plain: EmbeddingTables,
-        spec: FeatureSpec,
-        recipe: Recipe,
-        *,
+        layout: TableLayout,
         managed: ManagedTables,
-        world: World,
-        device: torch.device,
+        recipe: Recipe,
+        processes: ProcessGroup,
     ) -> None:
         super().__init__()
         self.num_embeddings, self.width, self.init_std = plain.num_embeddings, plain.width, plain.init_std
-        self.aliases = {name: f"table_{number}" for number, name in enumerate(self.num_embeddings)}
-        self.columns: dict[int, list[Columns]] = columns_of(spec, self.width)
-        self.world, self.device, self.rule = world, device, recipe.optimizer.sparse
-        self._managed = (managed,)  # in a tuple: it is the embedding's, and its weights are counted there
-        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec asks it with every lookup
+        self.layout, self.processes = layout, processes
+        self._managed = (managed,)  # in a tuple, because its weights belong to the embedding and not to this module
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec calls it in every lookup
         with quietly():
-            self.collections = build_collections(self, recipe)
-            self.optimizer = build_optimizer(self, recipe.optimizer)
-            self.places = _places(self)
-        draw_rows(self, recipe.training.seed)
+            self.collections = build_collections(layout, recipe, processes)
+            self.optimizer = build_optimizer(self.collections, recipe.optimizer, layout.device)
+            self.weights = self._weights()
+        self.draw(recipe.training.seed)
         self._ready: dict[int, dict[str, Tensor]] = {}
 
+    def _weights(self) -> dict[str, Any]:
+        """Find TorchRec's sharded tensor of every table."""
+        states = {key: value for module in self.collections.values() for key, value in module.state_dict().items()}
+        keys = {name: f"embeddings.{alias}.weight" for name, alias in self.layout.aliases.items()}
+        return {name: states[key] for name, key in keys.items() if key in states}
+
+    # ---- lookups ----
+
     def vectors(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Vectors by field of a batch; outside :meth:`once` they are looked up, which all processes do together."""
+        """Return vectors by field; outside :meth:`once` all processes look up a batch together."""
         ready = self._ready.get(id(batch))
         if ready is not None:
             return ready
-        return {name: pieces[0] for name, pieces in split_by_batch(self, self.look_up([batch]), [batch]).items()}
+        return {name: parts[0] for name, parts in self.layout.split(self.look_up([batch]), [batch]).items()}
 
     def look_up(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Vectors by field of several batches, one after the other, with their graph."""
-        found: dict[str, Tensor] = {}
+        """Look up several batches, one after the other; return vectors by field, with their graph."""
+        vectors: dict[str, Tensor] = {}
         rows = [self._managed[0](batch) for batch in batches]
-        for width, columns in self.columns.items():
+        for width, columns in self.layout.columns.items():
             looked_up = self.collections[str(width)](jagged(columns, rows)).wait()
-            found |= {column.field: looked_up[column.key].values() for column in columns}
-        return found
+            vectors |= {column.field: looked_up[column.key].values() for column in columns}
+        return vectors
 
     @contextmanager
     def once(self, batches: Sequence[Batch], step: int = 0) -> Iterator[None]:
-        """Inside, the batches may be embedded and their losses differentiated; at the end the tables move.
+        """Let the batches be embedded and their losses be differentiated inside; update the tables at the end.
 
         Args:
             batches: all batches of a step, in the order in which they are used.
-            step: number of the step, from 0: what Adam corrects its averages by.
+            step: number of the step, from 0, by which Adam corrects its averages.
         """
         learns = torch.is_grad_enabled()
         if learns:
             self.optimizer.at_step(step)
         whole = self.look_up(batches)
-        pieces = split_by_batch(self, whole, batches)
-        leaves = {n: [p.detach().requires_grad_(learns) for p in parts] for n, parts in pieces.items()}
-        self._ready = {id(b): {n: parts[i] for n, parts in leaves.items()} for i, b in enumerate(batches)}
+        split = self.layout.split(whole, batches)
+        leaves = {name: [part.detach().requires_grad_(learns) for part in parts] for name, parts in split.items()}
+        self._ready = {id(b): {name: parts[i] for name, parts in leaves.items()} for i, b in enumerate(batches)}
         try:
             yield
         finally:
@@ -102,35 +107,77 @@ class ShardedTables(nn.Module):
             gradients = [torch.cat([_gradient(leaf) for leaf in leaves[name]]) for name in whole]
             torch.autograd.backward(list(whole.values()), gradients)
 
+    # ---- parts of tables ----
+
     def local_shards(self) -> Iterator[tuple[str, tuple[int, int], Tensor]]:
-        """What this rank owns: table, first row and first column, and the numbers, in the memory they are used in."""
-        for name, place in self.places.items():
-            for shard in place.local_shards():
+        """Yield the parts of this rank: table, first row and column, and the numbers in the memory of the table."""
+        for name, weight in self.weights.items():
+            for shard in weight.local_shards():
                 first_row, first_column = shard.metadata.shard_offsets
                 yield name, (first_row, first_column), shard.tensor
+
+    def tensors(self, *, optimizer: bool) -> dict[str, Any]:
+        """Return sharded tensors by table and name: weights, and the states of the optimizer if asked."""
+        tensors = {f"{name}.weight": weight for name, weight in self.weights.items()}
+        if optimizer:
+            aliases = self.layout.aliases
+            states = self.optimizer.states({aliases[name]: weight for name, weight in self.weights.items()})
+            for name, alias in aliases.items():
+                tensors |= {f"{name}.{state}": tensor for state, tensor in states.get(alias, {}).items()}
+        return tensors
+
+    @torch.no_grad()
+    def draw(self, seed: int) -> None:
+        """Draw all rows from N(0, init_std^2) as a function of seed, table and row: the same under every plan."""
+        numbers = {name: number for number, name in enumerate(self.num_embeddings)}
+        for name, (first, column), shard in self.local_shards():
+            width, last = self.width[name], first + len(shard)
+            for block in range(first // DRAWN_ROWS, -(-last // DRAWN_ROWS)):
+                begin = block * DRAWN_ROWS
+                low, high = max(first, begin), min(last, begin + DRAWN_ROWS)
+                shape = (min(DRAWN_ROWS, self.num_embeddings[name] - begin), width)
+                drawn = np.random.default_rng((seed, numbers[name], block)).standard_normal(shape, dtype=np.float32)
+                part = torch.from_numpy(drawn)[low - begin : high - begin]
+                shard[low - first : high - first].copy_(part[:, column : column + shard.shape[1]] * self.init_std)
+
+    @torch.no_grad()
+    def load_packed(self, packed: Mapping[str, Tensor]) -> None:
+        """Copy this rank's part out of the weights of a single process, one matrix per width."""
+        starts = first_packed_rows(self.num_embeddings, self.width)
+        for name, (first, column), shard in self.local_shards():
+            whole = packed[PACKED.format(width=self.width[name])]
+            begin = starts[name] + first
+            shard.copy_(whole[begin : begin + len(shard), column : column + shard.shape[1]])
+
+    @torch.no_grad()
+    def reset_rows(self, table: str, rows: Tensor, vectors: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Give some rows of a table new vectors and clear their optimizer state, each process in its own part."""
+        assert optimizer is self.optimizer
+        for name, tensor in self.tensors(optimizer=True).items():
+            if name.rpartition(".")[0] != table:
+                continue
+            for shard in tensor.local_shards():
+                first, column = (*shard.metadata.shard_offsets, 0)[:2]
+                mine = (rows >= first) & (rows < first + len(shard.tensor))
+                local = (rows[mine] - first).to(shard.tensor.device)
+                if name == f"{table}.weight":
+                    part = vectors[mine][:, column : column + shard.tensor.shape[1]]
+                    shard.tensor[local] = part.to(shard.tensor.device)
+                else:
+                    shard.tensor[local] = 0
 
 
 def _gradient(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
-def _places(tables: ShardedTables) -> dict[str, Any]:
-    """TorchRec's sharded tensor of every table, by the table's own name."""
-    found = {}
-    for collection in tables.collections.values():
-        state = collection.state_dict()
-        for name, alias in tables.aliases.items():
-            if f"embeddings.{alias}.weight" in state:
-                found[name] = state[f"embeddings.{alias}.weight"]
-    return {name: found[name] for name in tables.num_embeddings if name in found}
-
-
-def shard_tables(model: Ranker, recipe: Recipe, *, world: World, device: torch.device) -> ShardedTables:
-    """Put sharded tables in the place of a model's own and move the rest to the device."""
-    plain = model.embedding.tables
-    del model.embedding.tables
+def shard_tables(model: Ranker, recipe: Recipe, *, processes: ProcessGroup, device: torch.device) -> ShardedTables:
+    """Replace a model's tables by sharded ones and move the rest to the device."""
+    plain, embedding = model.embedding.tables, model.embedding
+    del embedding.tables
     model.to(device)
+    layout = TableLayout.of(plain, model.spec, recipe.optimizer.sparse, device)
     with quietly():
-        sharded = ShardedTables(plain, model.spec, recipe, managed=model.embedding.managed, world=world, device=device)
-    model.embedding.tables = sharded  # type: ignore[assignment]
+        sharded = ShardedTables(plain, layout, embedding.managed, recipe, processes)
+    embedding.tables = sharded  # type: ignore[assignment]
     return sharded

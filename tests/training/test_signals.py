@@ -17,10 +17,10 @@ from tiny import tiny_recipe
 
 from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml
-from unimixer.training.checkpoint import latest_checkpoint
 from unimixer.training.run import RunFolder
 from unimixer.training.signals import stop_signals
 from unimixer.training.step import TrainStep
+from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import resume, train
 
 

@@ -23,8 +23,8 @@ from unimixer.data.prepare import prepare
 from unimixer.evaluation import evaluate_run
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.distributed.consolidate import consolidate_run
-from unimixer.training.distributed.sharded_dense import _placement, held_whole, layers
+from unimixer.training.consolidate import consolidate_run
+from unimixer.training.distributed.dense import _placement, layers, whole_parameters
 from unimixer.training.run import RunFolder
 from unimixer.training.train import resume, train
 
@@ -146,7 +146,7 @@ def test_layers_are_apart_and_hold_nearly_all_of_a_backbone(name: str) -> None:
     assert len(found) > 1
     assert len(set(parameters)) == len(parameters)
     assert not [layer for layer in found if isinstance(layer, RMSNorm)]  # too small to be gathered by themselves
-    whole = sum(parameter.numel() for parameter in {*held_whole(backbone)} - {*parameters})
+    whole = sum(parameter.numel() for parameter in {*whole_parameters(backbone)} - {*parameters})
     assert sum(map(torch.Tensor.numel, parameters)) + whole > 0.7 * sum(p.numel() for p in backbone.parameters())
 
 
