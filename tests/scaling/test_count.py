@@ -17,7 +17,7 @@ from unimixer.blocks.auxiliary import Auxiliary
 from unimixer.data.loader import Loader
 from unimixer.data.store import Store
 from unimixer.mixing import Constrained
-from unimixer.ops.sinkhorn.implicit import scale
+from unimixer.ops.sinkhorn.newton import scale
 from unimixer.ranker import Ranker, count_dense
 from unimixer.scaling import products
 from unimixer.scaling.count import Cost, count_backbone, count_ranker, full_batch

@@ -44,7 +44,8 @@ class Constrained(nn.Module):
         if self._held is not None:
             return self._held
         recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        if self.training or recorded or torch.compiler.is_compiling():
+        capturing = self.temperature.is_cuda and torch.cuda.is_current_stream_capturing()  # the cache asks the host
+        if self.training or recorded or capturing or torch.compiler.is_compiling():
             return self._constrain(self.raw())
         sources = [*self.parameters(), self.temperature]
         cache = self._cache
