@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones import Backbone, build_backbone
 from unimixer.backbones.flops import count_flops
-from unimixer.mixing import Mixing, frozen
+from unimixer.mixing import Mixing, constrained_once, frozen
 
 SIZES = {
     "unimixer-lite": {"1M": (64, 160), "10M": (256, 408), "100M": (704, 1480)},
@@ -93,8 +93,9 @@ class Subject:
         """One step of training; the gradients of the step stay."""
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens.grad = None
-        loss = self.loss(self.tokens)
-        loss.backward()
+        with constrained_once(self.backbone):  # as training does it: layers of one shape together
+            loss = self.loss(self.tokens)
+            loss.backward()
         self.optimizer.step()
         return loss.detach()
 
