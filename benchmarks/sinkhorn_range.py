@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unimixer.ops import permutation_matrix, sinkhorn, sinkhorn_reference, token_mixing_permutation
-from unimixer.ops.sinkhorn.implicit import scale
+from unimixer.ops.sinkhorn.newton import scale
 
 TOLERANCE = 1e-5
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unimixer.ops import permutation_matrix, sinkhorn, sinkhorn_reference, token_mixing_permutation
-from unimixer.ops.sinkhorn.implicit import scale
+from unimixer.ops.sinkhorn.newton import scale
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

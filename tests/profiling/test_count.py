@@ -16,7 +16,7 @@ from unimixer.blocks.auxiliary import Auxiliary
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.mixing import Constrained
-from unimixer.ops.sinkhorn.implicit import scale
+from unimixer.ops.sinkhorn.newton import scale
 from unimixer.profiling import products
 from unimixer.profiling.breakdown import Cost, count_backbone, count_ranker, full_batch
 from unimixer.profiling.flops import PRODUCTS, count_flops

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from unimixer import ops
 from unimixer.errors import check_positive, check_shape
-from unimixer.ops import kernels
 
 
 def _slices(*shape: int, fan_in: int) -> nn.Parameter:
@@ -104,7 +103,4 @@ class PerTokenSwiGLU(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's gated layer."""
         check_shape("tokens", tokens, (None, *self.up_gate.weight.shape[:2]))
-        if kernels.chosen(tokens):
-            output: Tensor = self.down(kernels.per_token_swiglu(tokens, self.up_gate.weight, self.up_gate.bias))
-            return output
         return ops.per_token_ffn(tokens, self.up_gate.weight, self.up_gate.bias, self.down.weight, self.down.bias)

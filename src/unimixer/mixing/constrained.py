@@ -44,7 +44,7 @@ class Constrained(nn.Module):
         if self._held is not None:
             return self._held
         recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        if self.training or recorded or torch.compiler.is_compiling():
+        if self.training or recorded or torch.compiler.is_compiling() or _capturing(self.temperature):
             return self._constrain(self.raw())
         sources = [*self.parameters(), self.temperature]
         cache = self._cache
@@ -77,6 +77,11 @@ class Constrained(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None, "_held": None}
+
+
+def _capturing(tensor: Tensor) -> bool:
+    """Whether a CUDA graph captures what follows: it cannot compare a cache, and has to follow later parameters."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _same(kept: Tensor, current: Tensor) -> bool:

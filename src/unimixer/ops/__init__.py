@@ -1,12 +1,12 @@
 """Pure functions, the mathematics; a tensor's name carries its axes."""
 
 from unimixer.ops.layout import batch_first, batch_last
-from unimixer.ops.mixing import unimixing, unimixing_matrix
 from unimixer.ops.norm import layer_norm, layer_norm_reference, rms_norm, rms_norm_reference
 from unimixer.ops.per_token import per_token_ffn, per_token_ffn_reference, per_token_linear, swiglu
 from unimixer.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from unimixer.ops.token_mixing import permutation_matrix, token_mixing, token_mixing_permutation
 from unimixer.ops.unified import block_diagonal, unified_matrix, weigh
+from unimixer.ops.unimixing import unimixing, unimixing_matrix
 
 __all__ = [
     "batch_first",

@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie in memory, and when hand-written kernels run instead of plain operations.
+"""Where the samples of a batch lie in memory, and when fused CPU layers run instead of plain operations.
 
 Shapes never change: tokens are ``(B, T, D)`` everywhere. *Batch-last* tokens have their samples next to each other in
 memory, as if they were a contiguous ``(T, D, B)``; blocks of features are then rows, so that a mixing between blocks,

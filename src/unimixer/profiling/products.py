@@ -37,7 +37,7 @@ from unimixer.mixing import (
     SparseGlobal,
     UnitValues,
 )
-from unimixer.ops.sinkhorn.implicit import PLAIN_STEPS
+from unimixer.ops.sinkhorn import newton
 
 EMBEDDING, TOKENIZER, SEQUENCES, LOCAL, GLOBAL = (
     "embedding lookup",
@@ -258,10 +258,10 @@ def sinkhorn_products(count: int, size: int, *, symmetric: bool, steps: int = SI
         steps: of the solver, its first four plain.
     """
     plain, hessian = 4 * size**2, size**3 // 3 + 2 * size**2
-    newton = max(0, steps - PLAIN_STEPS)
+    newton_steps = max(0, steps - newton.SINKHORN_STEPS)
     product = 0 if symmetric else 2 * size**3
     yield Product(
-        count * (steps * plain + newton * (hessian + product)),
+        count * (steps * plain + newton_steps * (hessian + product)),
         gradients=0,
         again=count * (2 * plain + hessian),
         group=SINKHORN,

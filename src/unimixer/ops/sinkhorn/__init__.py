@@ -1,4 +1,4 @@
-"""Sinkhorn scaling to a doubly stochastic matrix: ``reference`` defines it, ``implicit`` is what training runs."""
+"""Sinkhorn scaling to a doubly stochastic matrix: ``reference`` defines it, ``operator`` is what training runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.ops.sinkhorn.implicit import solve
+from unimixer.ops.sinkhorn.operator import solve
 from unimixer.ops.sinkhorn.reference import sinkhorn_reference
 
 __all__ = ["sinkhorn", "sinkhorn_reference"]

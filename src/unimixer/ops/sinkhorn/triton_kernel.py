@@ -1,6 +1,6 @@
 """Triton program of Sinkhorn scaling: one matrix a program, from the first step to the last without leaving it.
 
-The steps are those of :mod:`unimixer.ops.sinkhorn.implicit`, whose names are kept: a few plain ones, epsilon scaling
+The steps are those of :mod:`unimixer.ops.sinkhorn.newton`, whose names are kept: a few plain ones, epsilon scaling
 for a matrix that they leave far from scaled, then guarded Newton steps. A Newton step is solved by conjugate gradients,
 products of the plan with a vector, where the reference factors the Hessian. No step waits for the host.
 
@@ -15,16 +15,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from unimixer.ops.sinkhorn import implicit
+from unimixer.ops.sinkhorn import newton as torch_newton
 
-PLAIN_STEPS = tl.constexpr(implicit.PLAIN_STEPS)
-ROUGH = tl.constexpr(implicit.ROUGH)
-FIRST_RANGE = tl.constexpr(implicit.FIRST_RANGE)
-LARGEST_STEP = tl.constexpr(implicit.LARGEST_STEP)
-LARGEST_WISH = tl.constexpr(implicit.LARGEST_WISH)
-TRUSTED = tl.constexpr(implicit.TRUSTED)
+SINKHORN_STEPS = tl.constexpr(torch_newton.SINKHORN_STEPS)
+ANNEAL_TOLERANCE = tl.constexpr(torch_newton.ANNEAL_TOLERANCE)
+FIRST_RANGE = tl.constexpr(torch_newton.FIRST_RANGE)
+MAX_NEWTON_STEP = tl.constexpr(torch_newton.MAX_NEWTON_STEP)
+MAX_NEWTON_STEP_RAW = tl.constexpr(torch_newton.MAX_NEWTON_STEP_RAW)
+TRUST_REGION_LOG = tl.constexpr(torch_newton.TRUST_REGION_LOG)
 RIDGE = tl.constexpr(1e-6)
-SMALLEST_LOG = tl.constexpr(implicit.SMALLEST_LOG)
+SMALLEST_LOG = tl.constexpr(torch_newton.SMALLEST_LOG)
 OUTSIDE = tl.constexpr(-1e30)
 """What is read where a matrix has ended and its tile has not."""
 PRECISE = tl.constexpr(1e-6)
@@ -104,7 +104,7 @@ def shift(source, factor, logits, potential, space, size, SYMMETRIC: tl.constexp
 
 
 @triton.jit
-def times_hessian(logits, rows_N, vector, space, size, SYMMETRIC: tl.constexpr, N: tl.constexpr, R: tl.constexpr):
+def timeshessian(logits, rows_N, vector, space, size, SYMMETRIC: tl.constexpr, N: tl.constexpr, R: tl.constexpr):
     """Product of the Hessian, with its ridge, and a vector."""
     at = tl.arange(0, N)
     down = tl.zeros((N,), tl.float32)
@@ -143,7 +143,7 @@ def newton(logits, rows, space, size, SYMMETRIC: tl.constexpr, N: tl.constexpr, 
     enough = now * PRECISE
     count = 0
     while (count < 2 * size) & (now > enough):
-        product = times_hessian(logits, rows, direction, space, size, SYMMETRIC, N, R)
+        product = timeshessian(logits, rows, direction, space, size, SYMMETRIC, N, R)
         along = now / tl.sum(direction * product, 0)
         step += along * direction
         residual -= along * product
@@ -152,10 +152,10 @@ def newton(logits, rows, space, size, SYMMETRIC: tl.constexpr, N: tl.constexpr, 
         direction = preconditioned + (following / now) * direction
         now = following
         count += 1
-    step = tl.minimum(tl.maximum(step, -LARGEST_WISH), LARGEST_WISH)
-    step = step * tl.minimum(1 / tl.maximum(tl.max(tl.abs(step), 0), 1e-30) * LARGEST_STEP, 1.0)
+    step = tl.minimum(tl.maximum(step, -MAX_NEWTON_STEP_RAW), MAX_NEWTON_STEP_RAW)
+    step = step * tl.minimum(1 / tl.maximum(tl.max(tl.abs(step), 0), 1e-30) * MAX_NEWTON_STEP, 1.0)
     total = tl.sum(step, 0)
-    trusted = (total == total) & (tl.max(tl.abs(tl.log(rows)), 0) < TRUSTED)
+    trusted = (total == total) & (tl.max(tl.abs(tl.log(rows)), 0) < TRUST_REGION_LOG)
     return tl.where(trusted, step, plain(rows, SYMMETRIC))
 
 
@@ -235,13 +235,13 @@ def scale(
     rows, _columns = sums(logits, space, size, N, R)
     error = tl.max(tl.abs(rows - 1), 0)
     iteration = 0
-    while (iteration < PLAIN_STEPS) & (iteration < max_iterations) & (error > tolerance):
+    while (iteration < SINKHORN_STEPS) & (iteration < max_iterations) & (error > tolerance):
         shift(logits, 1.0, logits, plain(rows, SYMMETRIC), space, size, SYMMETRIC, N, R)
         rows, _columns = sums(logits, space, size, N, R)
         error = tl.max(tl.abs(rows - 1), 0)
         iteration += 1
     theta, potential = 1.0 + 0.0 * error, tl.zeros((N,), tl.float32)
-    if error > ROUGH:
+    if error > ANNEAL_TOLERANCE:
         lowest = tl.zeros((N,), tl.float32)
         for first in range(0, size, R):
             _rows, offsets, inside = tile_of(first, size, N, R)
@@ -256,7 +256,7 @@ def scale(
     while (iteration < max_iterations) & ((error > tolerance) | (theta < 1.0)):
         step = newton(logits, rows, space, size, SYMMETRIC, N, R)
         potential += step
-        if (error < ROUGH) & (theta < 1.0):
+        if (error < ANNEAL_TOLERANCE) & (theta < 1.0):
             colder = tl.minimum(2 * theta, 1.0)
             potential = potential * (colder / theta)
             theta = colder

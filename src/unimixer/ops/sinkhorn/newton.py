@@ -1,4 +1,4 @@
-"""Sinkhorn scaling by guarded Newton steps, with the gradient of the solution instead of that of the iterations.
+"""Sinkhorn scaling by guarded Newton steps, in plain torch on any device.
 
 Both cases are one convex problem in one vector ``f`` whose gradient is ``rows - 1``:
 
@@ -17,9 +17,6 @@ A Newton step is good for potentials that are off by one or two, while those of 
 matrix that the plain steps leave far from scaled is therefore solved hot first: ``theta * S`` for a small ``theta``,
 which doubles, and the potentials with it, whenever the rows are roughly right (epsilon scaling in optimal transport,
 arXiv:1610.06519). Scores of range 10,000 then take some forty steps.
-
-The solver is a custom operator: opaque to ``torch.compile`` and ``torch.export``, which could not trace a loop that
-stops by tolerance.
 """
 
 from __future__ import annotations
@@ -27,34 +24,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unimixer.ops import kernels
-
-PLAIN_STEPS = 4
+SINKHORN_STEPS = 4
 """Plain scaling steps before the first Newton step."""
-ROUGH = 0.7
+ANNEAL_TOLERANCE = 0.7
 """A matrix whose row sums deviate by less needs no heating or, if it is hot already, goes on to the next theta."""
 FIRST_RANGE = 40.0
 """Range of ``theta * S`` at the first theta."""
-LARGEST_STEP = 2.0
+MAX_NEWTON_STEP = 2.0
 """Bound on the change of any potential in a Newton step."""
-LARGEST_WISH = 8.0
+MAX_NEWTON_STEP_RAW = 8.0
 """Bound on each component before that: a nearly singular direction asks for thousands and would stop all others."""
-TRUSTED = 4.0
+TRUST_REGION_LOG = 4.0
 """A matrix with a row sum outside exp(-4) to exp(4) takes plain steps."""
 RIDGE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Added to the Hessian's diagonal."""
 SMALLEST_LOG = -60.0
 """Entries below exp(-60) are kept there: they carry no weight, and denormal numbers would slow every step."""
-
-
-@torch.library.custom_op(
-    "unimixer::sinkhorn", mutates_args=(), schema="(Tensor s, bool sym, float tol, int n) -> Tensor"
-)
-def solve(scores: Tensor, symmetric: bool, tolerance: float, max_iterations: int) -> Tensor:
-    """The doubly stochastic scaling of ``exp(scores)``; ``scores`` must be symmetric if ``symmetric`` is said."""
-    if kernels.chosen(scores, matrix=scores.shape[-1]) and scores.dtype == torch.float32:
-        return kernels.sinkhorn_scaling(scores, symmetric, tolerance, max_iterations)
-    return scale(scores, symmetric, tolerance, max_iterations)[0]
 
 
 def scale(scores: Tensor, symmetric: bool, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
@@ -86,13 +71,13 @@ def scale(scores: Tensor, symmetric: bool, tolerance: float, max_iterations: int
                     break
                 state = place, target, theta, potential, logits, plan, rows, error
                 place, target, theta, potential, logits, plan, rows, error = (x.index_select(0, rest) for x in state)
-            step = _step(plan, rows, symmetric, newton=iteration >= PLAIN_STEPS)
+            step = _step(plan, rows, symmetric, newton=iteration >= SINKHORN_STEPS)
             logits = _shift(logits, step, symmetric)
-            if iteration < PLAIN_STEPS:  # a shifted problem has the same solution, and a smaller range
-                target, hotter = logits, _first_theta(logits) if iteration == PLAIN_STEPS - 1 else theta
+            if iteration < SINKHORN_STEPS:  # a shifted problem has the same solution, and a smaller range
+                target, hotter = logits, _first_theta(logits) if iteration == SINKHORN_STEPS - 1 else theta
             else:
                 potential, hotter = potential + step, theta
-            following = torch.where(error < ROUGH, (2 * theta).clamp(max=1), hotter)
+            following = torch.where(error < ANNEAL_TOLERANCE, (2 * theta).clamp(max=1), hotter)
             if bool((following != theta).any()):
                 potential = potential * (following / theta)
                 fresh = _shift(target * following.unsqueeze(-1), potential, symmetric)
@@ -121,15 +106,16 @@ def _step(plan: Tensor, rows: Tensor, symmetric: bool, newton: bool) -> Tensor:
     plain = log_rows / (-2 if symmetric else -1)
     if not newton:
         return plain
-    factor, failed = torch.linalg.cholesky_ex(_hessian(plan, rows, symmetric))
+    factor, failed = torch.linalg.cholesky_ex(hessian(plan, rows, symmetric))
     step = torch.cholesky_solve((1 - rows).unsqueeze(-1), factor).squeeze(-1)
-    step = step.clamp(-LARGEST_WISH, LARGEST_WISH)
-    step = step * (LARGEST_STEP / step.abs().amax(-1, keepdim=True)).clamp(max=1)
-    trusted = (failed == 0) & torch.isfinite(step).all(-1) & (log_rows.abs().amax(-1) < TRUSTED)
+    step = step.clamp(-MAX_NEWTON_STEP_RAW, MAX_NEWTON_STEP_RAW)
+    step = step * (MAX_NEWTON_STEP / step.abs().amax(-1, keepdim=True)).clamp(max=1)
+    trusted = (failed == 0) & torch.isfinite(step).all(-1) & (log_rows.abs().amax(-1) < TRUST_REGION_LOG)
     return torch.where(trusted.unsqueeze(-1), step, plain)
 
 
-def _hessian(plan: Tensor, rows: Tensor, symmetric: bool) -> Tensor:
+def hessian(plan: Tensor, rows: Tensor, symmetric: bool) -> Tensor:
+    """The Hessian of the convex problem with its ridge."""
     # In the general case a constant added to f changes nothing: 1 1^T / N fills that direction.
     matrix = plan if symmetric else 1 / plan.shape[-1] - plan @ plan.mT
     return matrix + torch.diag_embed(rows + RIDGE[plan.dtype])
@@ -143,51 +129,3 @@ def _rounded(plan: Tensor, symmetric: bool) -> Tensor:
     rows, columns = ((1 - plan.sum(axis)).clamp(min=0) for axis in axes)
     missing = torch.maximum(rows.sum(-1), columns.sum(-1)).clamp(min=torch.finfo(plan.dtype).tiny)
     return plan + (rows.unsqueeze(-1) * columns.unsqueeze(-2)) / missing[..., None, None]
-
-
-@solve.register_fake
-def _(scores: Tensor, symmetric: bool, tolerance: float, max_iterations: int) -> Tensor:
-    return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
-
-
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output)
-    ctx.symmetric = inputs[1]  # type: ignore[attr-defined]
-
-
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    r"""The implicit gradient.
-
-    Rows and columns of P stay at one while the scores move, :math:`dP = P \circ (dS + df 1^T + 1 dg^T)`; so the
-    cotangent :math:`M = G \circ P` loses :math:`P \circ (a 1^T + 1 b^T)` with :math:`a + P b = M 1` and
-    :math:`P^T a + b = M^T 1`. In the symmetric case :math:`a = b = (I + P)^{-1} (M + M^T) 1 / 2`.
-    """
-    (plan,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    symmetric: bool = ctx.symmetric  # type: ignore[attr-defined]
-    with torch.autocast(plan.device.type, enabled=False):
-        # Near a permutation the small eigenvalues of the Hessian drown in the rounding of float32.
-        wide = plan if plan.device.type == "mps" else plan.double()
-        if not symmetric:
-            wide = wide / wide.sum(-2, keepdim=True)
-        moved = grad * wide
-        rows, columns = moved.sum(-1), moved.sum(-2)
-        if symmetric:
-            left = right = _solve_hessian(wide, (rows + columns) / 2, symmetric=True)
-        else:
-            left = _solve_hessian(wide, rows - _times(wide, columns), symmetric=False)
-            right = columns - _times(wide.mT, left)
-        moved = moved - wide * (left.unsqueeze(-1) + right.unsqueeze(-2))
-        return moved.to(plan.dtype), None, None, None
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
-
-
-def _solve_hessian(plan: Tensor, right: Tensor, symmetric: bool) -> Tensor:
-    """Solve ``(I + P) z = right`` or ``(I - P P^T) z = right``, both of which may be singular."""
-    factor, _ = torch.linalg.cholesky_ex(_hessian(plan, plan.sum(-1), symmetric))
-    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
-
-
-solve.register_autograd(_backward, setup_context=_setup_context)

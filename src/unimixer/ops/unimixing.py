@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, einsum
 
-from unimixer.ops import kernels
-
 
 def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
     r"""Mix the N blocks of width b of a flattened embedding, without ever building the L x L matrix.
@@ -24,8 +22,6 @@ def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
         >>> unimixing(torch.arange(4.0).view(1, 4), torch.eye(2).flip(0), torch.eye(2).expand(2, 2, 2))
         tensor([[2., 3., 0., 1.]])
     """
-    if kernels.chosen(x_BL, block=local_Nbb.shape[-1]):
-        return kernels.unimixing(x_BL, global_NN, local_Nbb)
     num_blocks, block_size = global_NN.shape[0], local_Nbb.shape[-1]
     # Samples last: a block is then b whole rows, and neither product needs a copy of batch-last tokens.
     blocks_NbB = x_BL.T.contiguous().view(num_blocks, block_size, -1)

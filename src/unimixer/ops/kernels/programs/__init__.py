@@ -1,1 +1,0 @@
-"""The kernels themselves, in Triton: imported at their first use, because Triton is optional."""
