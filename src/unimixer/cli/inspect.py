@@ -31,18 +31,19 @@ def inspect(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import MissingExtraError
-    from unimixer.inspection import inspect_run, write_inspection
+    from unimixer.inspection import inspect_run
     from unimixer.inspection.matrices import parse_temperatures
-    from unimixer.report.inspection_figures import draw_inspection
-    from unimixer.report.inspection_page import check_free
-    from unimixer.report.inspection_tables import (
+    from unimixer.report.inspection import (
         ATTENTION_COLUMNS,
         RANK_COLUMNS,
         SHORT_COLUMNS,
         attention_rows,
+        check_free,
         rank_rows,
         short_rows,
+        write_inspection,
     )
+    from unimixer.report.inspection_figures import draw_inspection
 
     folder = run / "inspection" if out is None else out
     check_free(folder, overwrite=overwrite)

@@ -75,7 +75,7 @@ def fit(
     """See :data:`FIT_HELP`."""
     from unimixer.analysis.options import parse_sizes
     from unimixer.analysis.scaling_laws import analyse, analyse_jointly
-    from unimixer.report.scaling_series import analysis_values, joint_values
+    from unimixer.report.scaling_tables import analysis_values, joint_values
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     sizes = parse_sizes(at) if at else []
@@ -108,14 +108,15 @@ def report(
 ) -> None:
     """See :data:`REPORT_HELP`."""
     from unimixer.analysis.options import parse_sizes
-    from unimixer.report.scaling import write_report
+    from unimixer.report.scaling import FitOptions, write_report
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
     sizes = parse_sizes(at) if at else []
     heading = title or f"How quality grows: {points.resolve().stem}"
     say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(points))}")
-    files = write_report(found, folder, reading=reading, at=sizes, title=heading, replicates=replicates, seed=seed)
+    options = FitOptions(reading=reading, at=sizes, replicates=replicates, seed=seed)
+    files = write_report(found, folder, title=heading, options=options)
     values = {"page": str(files[0]), "files": [str(path) for path in files]}
     emit(values, as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))
 

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from unimixer.inspection import Inspection, inspect_run
+from unimixer.report.inspection import page, panels, rank_rows, sharpness_rows
 from unimixer.report.inspection_figures import draw_inspection
-from unimixer.report.inspection_page import page, panels
-from unimixer.report.inspection_tables import rank_rows, sharpness_rows
 from unimixer.training.run import RunFolder
 
 VOID = {"meta", "link", "img", "input"}

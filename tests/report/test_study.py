@@ -12,8 +12,8 @@ from small import small_study
 from unimixer.analysis.comparison import judge
 from unimixer.experiments import Machine, compute_study, plan_study
 from unimixer.experiments.results import load_rows
-from unimixer.report.study import write_report
-from unimixer.report.study_markdown import markdown, markdown_table
+from unimixer.report.markdown import markdown_table
+from unimixer.report.study import markdown, write_report
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES
 
 PNG = b"\x89PNG\r\n\x1a\n"
