@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -153,26 +153,17 @@ def _given(
 
 
 def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
-    from unimixer.report.scaling_tables import (
-        JOINT_COLUMNS,
-        LAW_COLUMNS,
-        PAIR_COLUMNS,
-        equation,
-        joint_cells,
-        law_cells,
-        pair_cells,
-        predicted_cells,
-        prediction_columns,
-    )
+    from unimixer.report.scaling_tables import equation, joint_table, law_table, pair_table, prediction_table
 
-    laws = fitted.laws
-    table(equation(fitted), LAW_COLUMNS, [law_cells(fitted, model) for model in laws])
-    if fitted.pairs:
-        table("exponents compared", PAIR_COLUMNS, [pair_cells(pair) for pair in fitted.pairs])
-    rows: list[Any] = [predicted_cells(one, fitted) for one in fitted.predicted]
-    table("predicted", prediction_columns(fitted), rows)
-    if joint:
-        table("error = c + a N^-b + d D^-e", JOINT_COLUMNS, [joint_cells(m, law) for m, law in joint.items()])
+    tables = [
+        (equation(fitted), law_table(fitted)),
+        ("exponents compared", pair_table(fitted)),
+        ("predicted", prediction_table(fitted)),
+        ("error = c + a N^-b + d D^-e", joint_table(joint)),
+    ]
+    for title, content in tables:
+        if content.rows:
+            table(title, content.columns, content.rows)
     for text in fitted.warnings:
         print(f"warning: {text}")
     for model, law in joint.items():

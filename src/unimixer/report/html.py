@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from unimixer.errors import MissingExtraError
 
@@ -13,16 +13,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PACKAGE = "unimixer.report"
-
-
-class Badge(NamedTuple):
-    """A cell of a table whose text gets a color."""
-
-    text: str
-    kind: str
-    """``better``, ``worse``, or empty for neither."""
-    title: str = ""
-    """The text under the pointer."""
 
 
 def render(template: str, **values: Any) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from unimixer.errors import UnimixerError
 from unimixer.inspection.inspect import Inspection
-from unimixer.inspection.matrices import max_pooled
+from unimixer.inspection.matrices import Sharpness, max_pooled
 from unimixer.io import atomic_file, write_text
 from unimixer.report.html import render
+from unimixer.report.tables import TextTable
 
 PAGE, NUMBERS = "inspect.html", "inspect.json"
 PICTURES = {
@@ -30,23 +31,17 @@ FILES = (PAGE, NUMBERS, *PICTURES)
 PANEL = 256
 """Entries along one side of a matrix on the page; a larger matrix shows the strongest entry of every square."""
 
-SHARPNESS_COLUMNS = (
-    *("layer", "temperature", "row maximum", "row entropy", "to permutation", "to flat"),
-    *("local row maximum", "change", "raw change", "local change"),
-)
-SHORT_COLUMNS = (*SHARPNESS_COLUMNS[:6], "change", "raw change")
+_SHARPNESS_COLUMNS = ("layer", "temperature", "row maximum", "row entropy", "to permutation", "to flat")
 SHARPNESS_CAPTION = (
     "Row maximum: mean largest entry of a row, 1 for a permutation. Row entropy: 0 for a permutation, 1 for a flat "
     "matrix. Distances are Frobenius norms divided by the square root of N; change is the distance from the start, at "
     "the trained temperature, and raw change that of the numbers before Sinkhorn, divided by their norm."
 )
-RANK_COLUMNS = ("place", "kind", "T x D", "effective rank", "of min(T, D)", "stable rank")
 RANK_CAPTION = (
     "Mean and standard deviation over rows. Effective rank is the exponential of the entropy of the normalized "
     "singular values of the tokens of one sample (Roy and Vetterli; RankUp, arXiv:2604.17878), stable rank is the "
     "squared Frobenius norm divided by the squared spectral norm."
 )
-ATTENTION_COLUMNS = ("layer", "heads", "blocks", "row maximum", "row entropy")
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -88,10 +83,6 @@ def write_inspection(
 
 def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
     """Render the page: text, tables, pictures and scripts inside one file."""
-    ranks = [
-        (row, f"{row[0]}: {row[3]} of at most {min(rank.num_tokens, rank.token_dim)}, {rank.rows:,} rows", rank.share)
-        for rank, row in zip(inspection.ranks, rank_rows(inspection), strict=True)
-    ]
     return render(
         "inspection.html.j2",
         title=f"{inspection.backbone}: {inspection.run}",
@@ -102,16 +93,17 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
             (f"{inspection.rows:,}", f"rows of the {inspection.split} part"),
         ],
         notes=inspection.notes,
-        panels=panels(inspection),
-        sharpness_columns=SHARPNESS_COLUMNS,
-        sharpness=sharpness_rows(inspection),
+        values=panels(inspection),
+        sharpness=sharpness_table(inspection),
         sharpness_caption=SHARPNESS_CAPTION,
-        attention_columns=ATTENTION_COLUMNS,
-        attention=attention_rows(inspection),
-        rank_columns=RANK_COLUMNS,
-        ranks=[(row, title, f"{share:.1%}") for row, title, share in ranks],
+        attention=attention_table(inspection),
+        ranks=rank_table(inspection),
+        bars=[
+            (f"{rank.share:.1%}", f"{rank.mean:.2f} of at most {min(rank.num_tokens, rank.token_dim)}")
+            for rank in inspection.ranks
+        ],
         rank_caption=RANK_CAPTION,
-        rows=f"{inspection.rows:,}",
+        rows=inspection.rows,
         split=inspection.split,
         pictures=pictures,
         captions=PICTURES,
@@ -131,36 +123,35 @@ def panels(inspection: Inspection) -> list[dict[str, Any]]:
     return shown
 
 
-def sharpness_rows(inspection: Inspection) -> list[list[str]]:
-    """Write one row for each layer and temperature."""
+def sharpness_table(inspection: Inspection) -> TextTable:
+    """Write the sharpness of every learned mixing, a row for each layer and temperature."""
+    columns = (*_SHARPNESS_COLUMNS, "local row maximum", "change", "raw change", "local change")
     rows = []
     for layer, mixing in enumerate(inspection.mixings, start=1):
         changes = (mixing.change, mixing.raw_change, mixing.local_change)
         for at in mixing.at:
             local_maximum = None if at.inside is None else at.inside.row_maximum
-            between = at.between
-            numbers = (between.row_maximum, between.row_entropy, between.to_permutation, between.to_flat, local_maximum)
             from_start = [_number(change) if at.trained else "" for change in changes]
             temperature = at.words.removeprefix("temperature ")
-            rows.append([f"{layer}: {mixing.place}", temperature, *map(_number, numbers), *from_start])
-    return rows
+            numbers = [*_sharpness(at.between), _number(local_maximum)]
+            rows.append([f"{layer}: {mixing.place}", temperature, *numbers, *from_start])
+    return TextTable(columns, rows, text=(0, 1))
 
 
-def short_rows(inspection: Inspection) -> list[list[str]]:
-    """Write one row for each layer, at the trained temperature."""
+def short_table(inspection: Inspection) -> TextTable:
+    """Write the sharpness of every learned mixing at the trained temperature."""
     rows = []
     for layer, mixing in enumerate(inspection.mixings, start=1):
         temperature = "-" if mixing.temperature is None else f"{mixing.temperature:g}"
-        between = mixing.trained.between
-        numbers = (between.row_maximum, between.row_entropy, between.to_permutation, between.to_flat)
-        changes = (mixing.change, mixing.raw_change)
-        rows.append([f"{layer}: {mixing.place}", temperature, *map(_number, (*numbers, *changes))])
-    return rows
+        changes = (_number(mixing.change), _number(mixing.raw_change))
+        rows.append([f"{layer}: {mixing.place}", temperature, *_sharpness(mixing.trained.between), *changes])
+    return TextTable((*_SHARPNESS_COLUMNS, "change", "raw change"), rows)
 
 
-def rank_rows(inspection: Inspection) -> list[list[str]]:
-    """Write one row for each place of the network."""
-    return [
+def rank_table(inspection: Inspection) -> TextTable:
+    """Write effective and stable rank at every place of the network."""
+    columns = ("place", "kind", "T x D", "effective rank", "of min(T, D)", "stable rank")
+    rows = [
         [
             *(rank.place, rank.kind, f"{rank.num_tokens} x {rank.token_dim}"),
             *(f"{rank.mean:.2f} ± {rank.deviation:.2f}", f"{rank.share:.0%}"),
@@ -168,16 +159,23 @@ def rank_rows(inspection: Inspection) -> list[list[str]]:
         ]
         for rank in inspection.ranks
     ]
+    return TextTable(columns, rows, text=(0, 1, 2))
 
 
-def attention_rows(inspection: Inspection) -> list[list[str]]:
-    """Write one row for each layer with attention."""
+def attention_table(inspection: Inspection) -> TextTable:
+    """Write the sharpness of attention in every layer."""
     rows = []
     for layer in inspection.attention:
         heads, out, blocks = layer.mean.shape
         numbers = map(_number, (layer.row_maximum, layer.row_entropy))
         rows.append([layer.place, str(heads), f"{out} x {blocks}", *numbers])
-    return rows
+    return TextTable(("layer", "heads", "blocks", "row maximum", "row entropy"), rows)
+
+
+def _sharpness(between: Sharpness) -> list[str]:
+    """Write the numbers of :data:`_SHARPNESS_COLUMNS` after the temperature."""
+    numbers = (between.row_maximum, between.row_entropy, between.to_permutation, between.to_flat)
+    return [_number(number) for number in numbers]
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from unimixer.analysis import bootstrap, significance
 from unimixer.analysis.comparison import AHEAD, BEHIND, NOT_TOLD, Judgement
 from unimixer.analysis.power_law import GAIN, SHORT_RANGE
@@ -135,3 +137,8 @@ def scaling_method(analysis: Analysis, *, joint: bool) -> list[tuple[str, str]]:
         )
     )
     return paragraphs
+
+
+def markdown_method(paragraphs: Iterable[tuple[str, str]]) -> str:
+    """Write the paragraphs as the last section of a Markdown report."""
+    return "\n\n".join(["## Method", *(f"{subject}. {text}" for subject, text in paragraphs)]) + "\n"

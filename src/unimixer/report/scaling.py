@@ -13,22 +13,19 @@ from unimixer.analysis.scaling_laws import Analysis, analyse, analyse_jointly
 from unimixer.analysis.series import NAMES, Reading
 from unimixer.errors import UnimixerError, missing_packages
 from unimixer.io import write_text
-from unimixer.report.markdown import markdown_list, markdown_report, markdown_table
-from unimixer.report.methods import scaling_method
+from unimixer.report.methods import markdown_method, scaling_method
 from unimixer.report.scaling_figures import draw_figures
 from unimixer.report.scaling_page import page
 from unimixer.report.scaling_tables import (
-    JOINT_COLUMNS,
-    LAW_COLUMNS,
-    PAIR_COLUMNS,
     conclusions,
     equation,
-    joint_cells,
-    law_cells,
-    pair_cells,
-    predicted_cells,
-    prediction_columns,
+    joint_table,
+    joint_warnings,
+    law_table,
+    pair_table,
+    prediction_table,
 )
+from unimixer.report.tables import bullets
 
 MARKDOWN, PAGE, FIGURES = "scaling.md", "scaling.html", "figures"
 """Other names than those of a study's report, which may be in the same folder."""
@@ -90,30 +87,28 @@ def markdown(
         title: heading of the report.
         pictures: the picture of each kind of size, as a path from the report.
     """
-    method = scaling_method(analyses[0], joint=bool(joint))
-    return markdown_report(title, _parts(analyses, joint, pictures), method)
+    method = markdown_method(scaling_method(analyses[0], joint=bool(joint)))
+    return "\n\n".join([f"# {title}", *_parts(analyses, joint, pictures), method])
 
 
 def _parts(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], pictures: Mapping[str, str]) -> Iterator[str]:
     for analysis in analyses:
         yield f"## Over {NAMES[analysis.x]}"
-        yield markdown_list(conclusions(analysis))
+        yield bullets(conclusions(analysis))
         if analysis.x in pictures:
             yield f"![{analysis.words} over {NAMES[analysis.x]}]({pictures[analysis.x]})"
         yield f"{equation(analysis)}:"
-        yield markdown_table(LAW_COLUMNS, [law_cells(analysis, model) for model in analysis.laws], text=(0,))
+        yield law_table(analysis).markdown()
         if analysis.pairs:
             yield "Exponents compared:"
-            yield markdown_table(PAIR_COLUMNS, [pair_cells(pair) for pair in analysis.pairs], text=(0, 5))
+            yield pair_table(analysis).markdown()
         yield "Predicted:"
-        cells = [predicted_cells(prediction, analysis) for prediction in analysis.predicted]
-        yield markdown_table(prediction_columns(analysis), cells, text=(0,))
+        yield prediction_table(analysis).markdown()
         if analysis.warnings:
             yield "Before you use this:"
-            yield markdown_list(analysis.warnings)
+            yield bullets(analysis.warnings)
     if joint:
         yield "## Over parameters and data"
-        yield markdown_table(JOINT_COLUMNS, [joint_cells(model, law) for model, law in joint.items()], text=(0,))
-        warnings = [f"{model}: {text}" for model, law in joint.items() for text in law.warnings]
-        if warnings:
-            yield markdown_list(warnings)
+        yield joint_table(joint).markdown()
+        if joint_warnings(joint):
+            yield bullets(joint_warnings(joint))

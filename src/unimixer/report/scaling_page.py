@@ -8,21 +8,19 @@ from typing import Any
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES
-from unimixer.report.html import Badge, render
+from unimixer.report.html import render
 from unimixer.report.methods import scaling_method
 from unimixer.report.scaling_figures import analysis_colors, curve
 from unimixer.report.scaling_tables import (
-    JOINT_COLUMNS,
     LAW_COLUMNS,
-    PAIR_COLUMNS,
     conclusions,
     equation,
-    joint_cells,
+    joint_table,
+    joint_warnings,
     law_cells,
-    outcome,
-    pair_cells,
-    predicted_cells,
-    prediction_columns,
+    law_table,
+    pair_table,
+    prediction_table,
     size,
 )
 
@@ -45,13 +43,12 @@ def page(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], *, title: 
         title=title,
         facts=_facts(analyses[0]),
         analyses=[_tables(analysis) for analysis in analyses],
-        law_columns=LAW_COLUMNS,
-        pair_columns=PAIR_COLUMNS,
-        joint_columns=JOINT_COLUMNS,
-        joint=[joint_cells(model, law) for model, law in joint.items()],
-        joint_warnings=[f"{model}: {text}" for model, law in joint.items() for text in law.warnings],
+        joint=joint_table(joint),
+        joint_warnings=joint_warnings(joint),
         method=scaling_method(analyses[0], joint=bool(joint)),
         csv=csv,
+        csv_name="points.csv",
+        script="scaling.js",
         values={
             "columns": list(LAW_COLUMNS),
             "analyses": [_plot_values(analysis, colors) for analysis in analyses],
@@ -72,16 +69,14 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
 
 def _tables(analysis: Analysis) -> dict[str, Any]:
     """Return everything over one kind of size, readable without scripts."""
-    pairs = [(pair_cells(pair), outcome(pair)) for pair in analysis.pairs]
     return {
         "name": NAMES[analysis.x],
         "conclusions": conclusions(analysis),
         "warnings": analysis.warnings,
         "equation": equation(analysis),
-        "laws": [law_cells(analysis, model) for model in analysis.laws],
-        "pairs": [[*cells, Badge(verdict, kind)] for (*cells, verdict), kind in pairs],
-        "prediction_columns": prediction_columns(analysis),
-        "predicted": [predicted_cells(prediction, analysis) for prediction in analysis.predicted],
+        "laws": law_table(analysis),
+        "pairs": pair_table(analysis),
+        "predicted": prediction_table(analysis),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,14 +13,14 @@ from unimixer.analysis.exponents import FLATTER, STEEPER, Pair
 from unimixer.analysis.formatting import MINUS, NONE, compact, p_value
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.power_law import GAIN, Law
-from unimixer.analysis.scaling_laws import Analysis, Predicted
+from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES, REPORTED_IN
+from unimixer.report.tables import Badge, TextTable
 
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")
-PAIR_COLUMNS = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
-JOINT_COLUMNS = ("model", "b, parameters", INTERVAL, "e, rows", f"{INTERVAL} of e", "c", "R²")
 PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
+_OUTCOMES = {STEEPER: "better", FLATTER: "worse"}
 SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms"}
 
 
@@ -70,11 +71,6 @@ def equation(analysis: Analysis) -> str:
     return f"{analysis.words} = c + a ({unit})^{MINUS}b"
 
 
-def outcome(pair: Pair) -> str:
-    """Return ``better`` for the steeper exponent, ``worse`` for the flatter, or nothing without a difference."""
-    return {STEEPER: "better", FLATTER: "worse"}.get(pair.verdict, "")
-
-
 def law_cells(analysis: Analysis, model: str) -> list[str]:
     """Write the law of a model, a text for each of :data:`LAW_COLUMNS`."""
     law, series = analysis.laws[model], analysis.series[model]
@@ -96,49 +92,55 @@ def law_cells(analysis: Analysis, model: str) -> list[str]:
     ]
 
 
-def pair_cells(pair: Pair) -> list[str]:
-    """Write a pair of models, a text for each of :data:`PAIR_COLUMNS`."""
-    ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
-    sign = "+" if pair.difference > 0 else ""
-    return [
-        f"{pair.model} {MINUS} {pair.other}",
-        f"{sign}{exponent(pair.difference)}",
-        between(ends),
-        p_value(pair.p),
-        p_value(pair.holm),
-        pair.verdict if pair.p is not None else "no interval",
+def law_table(analysis: Analysis) -> TextTable:
+    """Write the laws of all models."""
+    return TextTable(LAW_COLUMNS, [law_cells(analysis, model) for model in analysis.laws])
+
+
+def pair_table(analysis: Analysis) -> TextTable:
+    """Write the exponents of every two models compared."""
+    columns = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
+    return TextTable(columns, [_pair_cells(pair) for pair in analysis.pairs], text=(0, 5))
+
+
+def prediction_table(analysis: Analysis) -> TextTable:
+    """Write the predictions at other sizes."""
+    columns = ("model", NAMES[analysis.x], "times the largest", analysis.words, f"{INTERVAL} of the law", "of one run")
+    rows = [
+        [
+            prediction.model,
+            size(prediction.size, analysis.x),
+            f"{prediction.times:.3g}" + (" (far)" if prediction.far else ""),
+            plain(prediction.value),
+            _values(prediction.band),
+            _values(prediction.run),
+        ]
+        for prediction in analysis.predicted
     ]
+    return TextTable(columns, rows)
 
 
-def prediction_columns(analysis: Analysis) -> tuple[str, ...]:
-    """Return the columns of the table of predictions."""
-    return ("model", NAMES[analysis.x], "times the largest", analysis.words, f"{INTERVAL} of the law", "of one run")
-
-
-def predicted_cells(prediction: Predicted, analysis: Analysis) -> list[str]:
-    """Write a predicted size, a text for each of :func:`prediction_columns`."""
-    return [
-        prediction.model,
-        size(prediction.size, analysis.x),
-        f"{prediction.times:.3g}" + (" (far)" if prediction.far else ""),
-        plain(prediction.value),
-        _values(prediction.band),
-        _values(prediction.run),
+def joint_table(laws: Mapping[str, JointLaw]) -> TextTable:
+    """Write the laws over parameters and rows."""
+    columns = ("model", "b, parameters", INTERVAL, "e, rows", f"{INTERVAL} of e", "c", "R²")
+    rows = [
+        [
+            model,
+            exponent(law.b),
+            between(None if law.intervals is None else law.intervals["b"]),
+            exponent(law.e),
+            between(None if law.intervals is None else law.intervals["e"]),
+            plain(law.c) + (" fitted" if law.floor.fitted else ""),
+            NONE if law.r2 is None else f"{law.r2:.3f}",
+        ]
+        for model, law in laws.items()
     ]
+    return TextTable(columns, rows)
 
 
-def joint_cells(model: str, law: JointLaw) -> list[str]:
-    """Write a joint law, a text for each of :data:`JOINT_COLUMNS`."""
-    ends = law.intervals
-    return [
-        model,
-        exponent(law.b),
-        between(None if ends is None else ends["b"]),
-        exponent(law.e),
-        between(None if ends is None else ends["e"]),
-        plain(law.c) + (" fitted" if law.floor.fitted else ""),
-        NONE if law.r2 is None else f"{law.r2:.3f}",
-    ]
+def joint_warnings(laws: Mapping[str, JointLaw]) -> list[str]:
+    """Return the warnings of the laws over parameters and rows, each with its model."""
+    return [f"{model}: {text}" for model, law in laws.items() for text in law.warnings]
 
 
 def conclusions(analysis: Analysis) -> list[str]:
@@ -211,6 +213,19 @@ def _law_values(law: Law, unit: float) -> dict[str, Any]:
         "sizes": len(np.unique(law.x)),
         "span": law.span,
     }
+
+
+def _pair_cells(pair: Pair) -> list[str]:
+    ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
+    sign = "+" if pair.difference > 0 else ""
+    return [
+        f"{pair.model} {MINUS} {pair.other}",
+        f"{sign}{exponent(pair.difference)}",
+        between(ends),
+        p_value(pair.p),
+        p_value(pair.holm),
+        Badge(pair.verdict if pair.p is not None else "no interval", _OUTCOMES.get(pair.verdict, "")),
+    ]
 
 
 def _values(ends: tuple[float, float] | None) -> str:

@@ -11,23 +11,19 @@ from unimixer.errors import missing_packages
 from unimixer.experiments.results import load_rows
 from unimixer.experiments.study_config import JUDGED, read_plan
 from unimixer.io import write_text
-from unimixer.report.markdown import markdown_list, markdown_report, markdown_table
-from unimixer.report.methods import study_method
+from unimixer.report.methods import markdown_method, study_method
 from unimixer.report.study_figures import draw_figures
 from unimixer.report.study_page import page
 from unimixer.report.study_tables import (
-    COLUMNS,
-    FAILURE_COLUMNS,
-    METRIC_COLUMNS,
     METRIC_NAMES,
-    TEXT_COLUMNS,
     caption,
-    cells,
     conclusions,
-    failure_cells,
+    failure_table,
     intro,
-    metric_cells,
+    metric_table,
+    summary_table,
 )
+from unimixer.report.tables import bullets
 
 MARKDOWN, PAGE, FIGURES = "report.md", "report.html", "figures"
 
@@ -76,24 +72,24 @@ def write_report(
 
 def markdown(comparison: Judgement, *, title: str) -> str:
     """Write the comparison as Markdown: conclusions first, then one table for each metric, then the method."""
-    return markdown_report(title, _parts(comparison), study_method(comparison))
+    return "\n\n".join([f"# {title}", *_parts(comparison), markdown_method(study_method(comparison))])
 
 
 def _parts(comparison: Judgement) -> Iterator[str]:
     yield intro(comparison)
     for place in comparison.places:
         yield f"## {place.words}"
-        yield markdown_list(conclusions(comparison, place))
+        yield bullets(conclusions(comparison, place))
         for task in comparison.tasks:
             tables = [table for table in comparison.tables if (table.place, table.task) == (place, task)]
             if not tables:
                 continue
             yield f"### {place.words}: {task}"
-            yield markdown_table(METRIC_COLUMNS, metric_cells(tables[0].lines, task), text=(0,))
+            yield summary_table(tables[0].lines, task).markdown()
             for table in tables:
                 yield f"{METRIC_NAMES[table.metric]} of {task} against {comparison.base}:"
-                yield markdown_table(COLUMNS, [cells(line) for line in table.lines], text=TEXT_COLUMNS)
+                yield metric_table(table).markdown()
                 yield f"{caption(table)[:1].upper()}{caption(table)[1:]}." if caption(table) else "No scores were kept."
     if comparison.failures:
         yield f"## Runs that failed\n\n{len(comparison.failures)} of {len(comparison.rows)} rows:"
-        yield markdown_table(FAILURE_COLUMNS, failure_cells(comparison), text=(0, 1))
+        yield failure_table(comparison).markdown()

@@ -5,26 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from unimixer.analysis.comparison import Judgement, Line, Table
-from unimixer.analysis.formatting import p_value, signed
 from unimixer.analysis.selection import Place, Row, is_finished
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER
 from unimixer.report.figures import model_colors
-from unimixer.report.html import Badge, render
+from unimixer.report.html import render
 from unimixer.report.methods import study_method
 from unimixer.report.study_tables import (
     COLUMNS,
-    FAILURE_COLUMNS,
-    METRIC_COLUMNS,
     METRIC_NAMES,
-    TEXT_COLUMNS,
     caption,
     cells,
     conclusion,
-    failure_cells,
+    failure_table,
+    glance_table,
     intro,
-    metric_cells,
+    metric_table,
     outcome,
     speed,
+    summary_table,
 )
 
 
@@ -42,15 +40,13 @@ def page(comparison: Judgement, *, title: str, csv: str) -> str:
         intro=intro(comparison),
         facts=_facts(comparison),
         places=[_place(comparison, place) for place in comparison.places],
-        columns=COLUMNS,
-        text_columns=TEXT_COLUMNS,
-        metric_columns=METRIC_COLUMNS,
         base=comparison.base,
-        failure_columns=FAILURE_COLUMNS,
-        failures=failure_cells(comparison),
+        failures=failure_table(comparison),
         run_count=len(comparison.rows),
         method=study_method(comparison),
         csv=csv,
+        csv_name="rows.csv",
+        script="study.js",
         values=plot_values(comparison),
     )
 
@@ -96,46 +92,22 @@ def _facts(comparison: Judgement) -> list[tuple[str, str]]:
 
 
 def _place(comparison: Judgement, place: Place) -> dict[str, Any]:
-    """Return the tables of one place: models by metrics at a glance, then everything that was compared."""
+    """Return the tables of one place: all metrics at a glance, then everything that was compared by task."""
     tables = [table for table in comparison.tables if table.place == place]
-    by_task = {task: [table for table in tables if table.task == task] for task in comparison.tasks}
-    glance = [
-        [line.chosen.variant, *(_difference(table.lines[index]) for table in tables)]
-        for index, line in enumerate(tables[0].lines)
-    ]
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for table in tables:
+        values = {
+            "name": METRIC_NAMES[table.metric],
+            "conclusion": conclusion(table, comparison.base),
+            "table": metric_table(table),
+            "caption": caption(table),
+        }
+        by_task.setdefault(table.task, []).append(values)
     return {
         "words": place.words,
         "comparisons": tables[0].comparisons,
-        "groups": [(task, len(own)) for task, own in by_task.items() if own],
-        "columns": ["", *(METRIC_NAMES[table.metric] for table in tables)],
-        "glance": glance,
-        "tasks": [_task(task, own, comparison.base) for task, own in by_task.items() if own],
-    }
-
-
-def _difference(line: Line) -> str | Badge:
-    if line.compared is None:
-        return line.verdict
-    difference = signed(line.compared.estimate)
-    interval = f"{signed(line.compared.low)} to {signed(line.compared.high)}"
-    kind = outcome(line)
-    text = f"{difference} {line.verdict}" if kind else difference
-    return Badge(text, kind, f"{line.verdict}; {interval}; p {p_value(line.holm)}")
-
-
-def _task(task: str, tables: list[Table], base: str) -> dict[str, Any]:
-    return {
-        "name": task,
-        "metrics": metric_cells(tables[0].lines, task),
-        "tables": [
-            {
-                "metric": METRIC_NAMES[table.metric],
-                "conclusion": conclusion(table, base),
-                "rows": [[*cells(line)[:-1], Badge(line.verdict, outcome(line))] for line in table.lines],
-                "caption": caption(table),
-            }
-            for table in tables
-        ],
+        "glance": glance_table(tables),
+        "tasks": [(task, summary_table(tables[0].lines, task), metrics) for task, metrics in by_task.items()],
     }
 
 

@@ -8,6 +8,7 @@ from unimixer.analysis.comparison import AHEAD, BASE, BEHIND, NOT_TOLD, Judgemen
 from unimixer.analysis.formatting import NONE, compact, mean_and_spread, number, p_value, rate, signed
 from unimixer.analysis.selection import Place
 from unimixer.analysis.significance import LEVEL
+from unimixer.report.tables import Badge, TextTable
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -21,10 +22,7 @@ COLUMNS = (
     *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
     *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "verdict"),
 )
-"""Columns of the table of one metric; the first and the last are text."""
-TEXT_COLUMNS = (0, len(COLUMNS) - 1)
-METRIC_COLUMNS = ("model", *METRIC_NAMES.values())
-FAILURE_COLUMNS = ("row", "error")
+"""Columns of the table of one metric."""
 _OUTCOMES = {AHEAD: "better", BEHIND: "worse"}
 
 
@@ -49,12 +47,17 @@ def cells(line: Line) -> list[str]:
         NONE if difference is None else f"{signed(difference.low)} to {signed(difference.high)}",
         p_value(difference.p if difference else None),
         p_value(line.holm),
-        line.verdict,
+        Badge(line.verdict, outcome(line)),
     ]
 
 
-def metric_cells(lines: Sequence[Line], task: str) -> list[list[str]]:
-    """Write mean ± spread of every metric of a task on the test rows, a row for each model."""
+def metric_table(table: Table) -> TextTable:
+    """Write one metric of all models, with the difference to the base."""
+    return TextTable(COLUMNS, [cells(line) for line in table.lines], text=(0, len(COLUMNS) - 1))
+
+
+def summary_table(lines: Sequence[Line], task: str) -> TextTable:
+    """Write mean ± spread of every metric of a task on the test rows."""
     rows = []
     for line in lines:
         texts = [line.chosen.variant]
@@ -62,12 +65,24 @@ def metric_cells(lines: Sequence[Line], task: str) -> list[list[str]]:
             values = [row.get(f"test_{task}_{metric}") for row in line.chosen.finished.values()]
             texts.append(mean_and_spread([value for value in values if value is not None]))
         rows.append(texts)
-    return rows
+    return TextTable(("model", *METRIC_NAMES.values()), rows)
 
 
-def failure_cells(comparison: Judgement) -> list[list[str]]:
-    """Write one row for every failed run."""
-    return [[str(row["key"]), str(row.get("error") or "")] for row in comparison.failures]
+def glance_table(tables: Sequence[Table]) -> TextTable:
+    """Write the differences of all metrics of one place, with a word for those that the data decide."""
+    rows = [
+        [line.chosen.variant, *(_difference(table.lines[index]) for table in tables)]
+        for index, line in enumerate(tables[0].lines)
+    ]
+    tasks = [table.task for table in tables]
+    groups = [(task, tasks.count(task)) for task in dict.fromkeys(tasks)]
+    return TextTable(("", *(METRIC_NAMES[table.metric] for table in tables)), rows, groups=groups)
+
+
+def failure_table(comparison: Judgement) -> TextTable:
+    """Write the failed runs with their errors."""
+    rows = [[str(row["key"]), str(row.get("error") or "")] for row in comparison.failures]
+    return TextTable(("row", "error"), rows, text=(0, 1))
 
 
 def speed(line: Line) -> float | None:
@@ -125,3 +140,12 @@ def _seeds(line: Line) -> str:
     if line.compared is not None and line.compared.seeds < len(line.values):
         notes.append(f"{line.compared.seeds} compared")
     return f"{len(line.values)}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _difference(line: Line) -> str:
+    if line.compared is None:
+        return line.verdict
+    difference, kind = signed(line.compared.estimate), outcome(line)
+    interval = f"{signed(line.compared.low)} to {signed(line.compared.high)}"
+    text = f"{difference} {line.verdict}" if kind else difference
+    return Badge(text, kind, f"{line.verdict}; {interval}; p {p_value(line.holm)}")

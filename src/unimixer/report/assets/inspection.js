@@ -3,7 +3,7 @@
   "use strict";
   const stops = [[0,0,4],[28,16,68],[79,18,123],[129,37,129],[181,54,122],[229,80,100],[251,135,97],[254,194,135],
                  [252,253,191]];
-  const panels = JSON.parse(document.getElementById("panels").textContent);
+  const panels = JSON.parse(document.getElementById("values").textContent);
   const slider = document.getElementById("temperature"), words = document.getElementById("temperature-words");
   const oneScale = document.getElementById("one-scale"), tip = document.getElementById("tip");
   const shown = document.getElementById("panels-shown");

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
-  const data = JSON.parse(document.getElementById("scaling").textContent);
+  const data = JSON.parse(document.getElementById("values").textContent);
   const shown = { size: 0, above: false, reach: "near" };
   const now = () => data.analyses[shown.size];
   const fade = (color, share) => color + Math.round(255 * share).toString(16).padStart(2, "0");

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
-  const data = JSON.parse(document.getElementById("study").textContent);
+  const data = JSON.parse(document.getElementById("values").textContent);
   const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
 
   const metric = () => data.metrics.find(one => one.key === shown.metric);
