@@ -31,7 +31,7 @@ def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     facts = diagnose()
     assert facts["extra [track]"] == "tensorboard missing: pip install 'unimixer[track]'"
-    assert facts["extra [report]"] == "matplotlib, plotly missing: pip install 'unimixer[report]'"
+    assert facts["extra [report]"] == "matplotlib, plotly, jinja2 missing: pip install 'unimixer[report]'"
 
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ class StoppedError(UnimixerError):
 
 
 EXTRAS = {
-    "report": ("matplotlib", "plotly"),
+    "report": ("matplotlib", "plotly", "jinja2"),
     "track": ("tensorboard",),
     "serve": ("onnx", "onnxscript", "onnxruntime", "fastapi", "uvicorn", "orjson", "prometheus_client"),
     "sweep": ("ray",),

@@ -9,11 +9,11 @@ from unimixer.errors import UnimixerError
 from unimixer.inspection.matrices import (
     distance,
     learned_mixings,
+    max_pooled,
     parse_temperatures,
     relative_change,
     row_entropy,
     sharpness,
-    shrunk,
 )
 from unimixer.mixing import FullGlobal, IdentityLocal, TokenMixing, Unified, UniMixing, UniMixingLite, set_temperature
 
@@ -77,11 +77,11 @@ def test_only_square_learned_patterns_that_do_not_depend_on_tokens_are_learned_m
 def test_a_large_matrix_keeps_its_strongest_entries_when_it_is_drawn() -> None:
     matrix = torch.zeros(10, 10)
     matrix[9, 4], matrix[0, 0], matrix[1, 1] = -3.0, 0.5, 0.25
-    small = shrunk(matrix, 5)
+    small = max_pooled(matrix, 5)
     assert small.shape == (5, 5)
     assert (small[4, 2].item(), small[0, 0].item(), small.abs().sum().item()) == (-3.0, 0.5, 3.5)
-    assert shrunk(matrix, 10) is matrix
-    assert shrunk(torch.ones(7, 3), 4).shape == (4, 2)
+    assert max_pooled(matrix, 10) is matrix
+    assert max_pooled(torch.ones(7, 3), 4).shape == (4, 2)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,0", "1,-0.1", "nan", "inf", ","])

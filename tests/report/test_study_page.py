@@ -135,7 +135,7 @@ def test_it_is_readable_on_light_and_dark_wide_and_narrow(browser: Browser, dark
     inside = "[...document.querySelectorAll('.plot')].every(p => { const a = p.getBoundingClientRect(), "
     inside += "b = p.closest('figure').getBoundingClientRect(); return a.bottom <= b.bottom && a.right <= b.right; })"
     assert browser.run(inside)
-    for place, minimum in (("body", 7), (".soft", 4.5), (".word.ahead", 4.5), (".word.behind", 4.5), ("a", 4.5)):
+    for place, minimum in (("body", 7), (".soft", 4.5), (".badge.better", 4.5), (".badge.worse", 4.5), ("a", 4.5)):
         assert contrast(browser, place) > minimum, place
     ink = browser.run("document.querySelector('#seeds .xtick text').style.fill")
     assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == dark
@@ -157,7 +157,7 @@ def test_the_page_is_whole_and_names_from_outside_are_escaped(path: Path) -> Non
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)  # without the plotting library
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
     assert own.count("<details") == 4
-    assert "How it was done" in own
+    assert "How it is computed" in own
 
 
 def test_without_a_browser_the_reason_is_said() -> None:

@@ -31,18 +31,10 @@ def inspect(
 ) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import MissingExtraError
-    from unimixer.inspection import inspect_run, write_inspection
+    from unimixer.inspection import inspect_run
     from unimixer.inspection.matrices import parse_temperatures
+    from unimixer.report.inspection import attention_table, check_free, rank_table, short_table, write_inspection
     from unimixer.report.inspection_figures import draw_inspection
-    from unimixer.report.inspection_page import check_free
-    from unimixer.report.inspection_tables import (
-        ATTENTION_COLUMNS,
-        RANK_COLUMNS,
-        SHORT_COLUMNS,
-        attention_rows,
-        rank_rows,
-        short_rows,
-    )
 
     folder = run / "inspection" if out is None else out
     check_free(folder, overwrite=overwrite)
@@ -55,11 +47,14 @@ def inspect(
     files = write_inspection(found, pictures, folder, overwrite=overwrite)
 
     def show() -> None:
-        if found.mixings:
-            table("learned mixing as trained, and its change from the start", SHORT_COLUMNS, short_rows(found))
-        if found.attention:
-            table("attention", ATTENTION_COLUMNS, attention_rows(found))
-        table(f"rank of tokens, {found.rows:,} rows of {split}", RANK_COLUMNS, rank_rows(found), left=3)
+        tables = [
+            ("learned mixing as trained, and its change from the start", short_table(found)),
+            ("attention", attention_table(found)),
+            (f"rank of tokens, {found.rows:,} rows of {split}", rank_table(found)),
+        ]
+        for title, content in tables:
+            if content.rows:
+                table(title, content.columns, content.rows, left=len(content.text))
         for note in found.notes:
             print(note)
         print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")

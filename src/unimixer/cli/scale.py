@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -75,7 +75,7 @@ def fit(
     """See :data:`FIT_HELP`."""
     from unimixer.analysis.options import parse_sizes
     from unimixer.analysis.scaling_laws import analyse, analyse_jointly
-    from unimixer.report.scaling_series import analysis_values, joint_values
+    from unimixer.report.scaling_tables import analysis_values, joint_values
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     sizes = parse_sizes(at) if at else []
@@ -108,14 +108,15 @@ def report(
 ) -> None:
     """See :data:`REPORT_HELP`."""
     from unimixer.analysis.options import parse_sizes
-    from unimixer.report.scaling import write_report
+    from unimixer.report.scaling import FitOptions, write_report
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
     sizes = parse_sizes(at) if at else []
     heading = title or f"How quality grows: {points.resolve().stem}"
     say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(points))}")
-    files = write_report(found, folder, reading=reading, at=sizes, title=heading, replicates=replicates, seed=seed)
+    options = FitOptions(reading=reading, at=sizes, replicates=replicates, seed=seed)
+    files = write_report(found, folder, title=heading, options=options)
     values = {"page": str(files[0]), "files": [str(path) for path in files]}
     emit(values, as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))
 
@@ -152,26 +153,17 @@ def _given(
 
 
 def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
-    from unimixer.report.scaling_tables import (
-        JOINT_COLUMNS,
-        LAW_COLUMNS,
-        PAIR_COLUMNS,
-        equation,
-        joint_cells,
-        law_cells,
-        pair_cells,
-        predicted_cells,
-        prediction_columns,
-    )
+    from unimixer.report.scaling_tables import equation, joint_table, law_table, pair_table, prediction_table
 
-    laws = fitted.laws
-    table(equation(fitted), LAW_COLUMNS, [law_cells(fitted, model) for model in laws])
-    if fitted.pairs:
-        table("exponents compared", PAIR_COLUMNS, [pair_cells(pair) for pair in fitted.pairs])
-    rows: list[Any] = [predicted_cells(one, fitted) for one in fitted.predicted]
-    table("predicted", prediction_columns(fitted), rows)
-    if joint:
-        table("error = c + a N^-b + d D^-e", JOINT_COLUMNS, [joint_cells(m, law) for m, law in joint.items()])
+    tables = [
+        (equation(fitted), law_table(fitted)),
+        ("exponents compared", pair_table(fitted)),
+        ("predicted", prediction_table(fitted)),
+        ("error = c + a N^-b + d D^-e", joint_table(joint)),
+    ]
+    for title, content in tables:
+        if content.rows:
+            table(title, content.columns, content.rows)
     for text in fitted.warnings:
         print(f"warning: {text}")
     for model, law in joint.items():

@@ -1,7 +1,6 @@
-"""Looking into a trained run: learned mixing matrices, effective ranks, attention."""
+"""Measure a trained run: learned mixing matrices, effective ranks, attention."""
 
 from unimixer.inspection.effective_rank import effective_rank, stable_rank
 from unimixer.inspection.inspect import Inspection, inspect_run
-from unimixer.report.inspection_page import write_inspection
 
-__all__ = ["Inspection", "effective_rank", "inspect_run", "stable_rank", "write_inspection"]
+__all__ = ["Inspection", "effective_rank", "inspect_run", "stable_rank"]

@@ -1,4 +1,4 @@
-"""Effective rank: how many directions the tokens of one sample use."""
+"""Compute effective ranks: how many directions the tokens of one sample use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    r"""The entropy effective rank of every matrix.
+    r"""Compute the entropy effective rank of every matrix.
 
     .. math:: p_i = \sigma_i \Big/ \sum_j \sigma_j, \qquad \mathrm{erank}(X) = \exp\Bigl(-\sum_i p_i \log p_i\Bigr)
 
@@ -33,10 +33,10 @@ def effective_rank(x: Tensor) -> Tensor:
 
 
 def stable_rank(x: Tensor) -> Tensor:
-    r"""The stable rank of every matrix, :math:`\|X\|_F^2 / \|X\|_2^2`.
+    r"""Compute the stable rank of every matrix, :math:`\|X\|_F^2 / \|X\|_2^2`.
 
     RankElastor (arXiv:2605.23191) reports this number as its effective rank. It is never above the rank, counts
-    squares of singular values, and so is smaller than :func:`effective_rank` where few directions are strong.
+    squares of singular values, and so is smaller than :func:`effective_rank` if few directions are strong.
 
     Shape:
         - x: ``(..., T, D)``; output: ``(...)``, float64
@@ -72,7 +72,7 @@ class RankStatistics:
     """Effective ranks of the samples at one place of a network."""
 
     place: str
-    """Where, by the name of the module."""
+    """Name of the module."""
     kind: str
     """``tokens``, ``mixing``, ``attention``, ``FFN``, ``norm`` or ``block``."""
     num_tokens: int
@@ -89,12 +89,12 @@ class RankStatistics:
     stable_deviation: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 class RankMeter:
-    """Adds up the ranks of batches; all samples at a place have matrices of one shape."""
+    """Accumulate the ranks of batches; all samples at a place have matrices of one shape."""
 
     def __init__(self, place: str, kind: str, shape: tuple[int, int]) -> None:
         self.place, self.kind, self.shape = place, kind, shape
@@ -110,7 +110,7 @@ class RankMeter:
         self._stable.append(_squares_rank(sigma))
 
     def statistics(self) -> RankStatistics:
-        """Mean and spread of what was added."""
+        """Return mean and spread over all samples."""
         entropy, stable = torch.cat(self._entropy), torch.cat(self._stable)
         mean = float(entropy.mean())
         return RankStatistics(

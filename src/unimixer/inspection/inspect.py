@@ -1,4 +1,4 @@
-"""What a trained model does to its tokens: mixing matrices, effective ranks, attention, in numbers."""
+"""Measure what a trained model does to its tokens: mixing matrices, effective ranks, attention."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.evaluation import store_of
-from unimixer.inspection.attention import AttentionMeter, AttentionReport
+from unimixer.inspection.activations import WEIGHTS, AttentionMeter, AttentionReport, watch
 from unimixer.inspection.effective_rank import RankMeter, RankStatistics
 from unimixer.inspection.matrices import learned_mixings
-from unimixer.inspection.mixings import MixingReport, look_at_matrices
-from unimixer.inspection.places import WEIGHTS, watch
-from unimixer.inspection.start import starting_model
+from unimixer.inspection.mixings import MixingReport, measure_mixings
 from unimixer.profiling.flops import count_flops
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
-from unimixer.training.model import best_weights, load_ranker
-from unimixer.training.run import RunFolder
+from unimixer.training.model import best_weights, build_ranker, load_ranker, with_tasks
+from unimixer.training.run import RunFolder, versions
 from unimixer.training.train import WARM_UP
+from unimixer.training.warm_start import WarmStart
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.05)
 ROWS = 2_048
@@ -35,7 +34,7 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found."""
+    """Measurements of one trained run."""
 
     run: str
     backbone: str
@@ -53,14 +52,14 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Numbers without the matrices."""
+        """Return the numbers without the matrices."""
         plain = {key: getattr(self, key) for key in ("run", "backbone", "patterns", "parameters", "flops", "split")}
         return {
             **plain,
             "rows": self.rows,
             "mixings": [mixing.as_json() for mixing in self.mixings],
-            "effective_rank": [found.as_json() for found in self.ranks],
-            "attention": [found.as_json() for found in self.attention],
+            "effective_rank": [rank.as_json() for rank in self.ranks],
+            "attention": [layer.as_json() for layer in self.attention],
             "temperature": self.temperatures,
             "notes": self.notes,
         }
@@ -75,15 +74,15 @@ def inspect_run(
     split: str = "validation",
     store: Path | None = None,
 ) -> Inspection:
-    """Look into the best weights of a run; nothing is written.
+    """Measure the best weights of a run, without writing anything.
 
     Args:
         run: a run folder with best weights.
-        temperatures: at which learned matrices are solved again, beside the one that they were trained with.
-        rows: held-out rows whose tokens are looked at, or all where the split has fewer; drawn with a fixed seed, so
-            runs on one store see the same rows.
+        temperatures: temperatures at which learned matrices are solved, beside the one of the training.
+        rows: number of rows whose tokens are measured, or all if the split has fewer; a fixed seed draws them, so
+            all runs on one store use the same rows.
         split: ``train``, ``validation`` or ``test``.
-        store: the store, where it moved since the training.
+        store: folder of the store, if it moved since the training.
 
     Raises:
         UnimixerError: no best weights, no store, an unknown split, rows or temperatures that are not positive.
@@ -97,18 +96,18 @@ def inspect_run(
     if not opened.summary(split).rows:
         raise UnimixerError(f"split {split!r} of {opened.folder} has no rows; choose another --split")
     model = load_ranker(folder)
-    ranks, attention, seen = look_at_rows(model, opened, split, rows)
+    ranks, attention, measured = measure_rows(model, opened, split, rows)
     backbone, notes = model.backbone, []
     learned = learned_mixings(backbone)
     mixings: list[MixingReport] = []
     if learned:
         start, note = starting_model(folder)
         notes.append(note)
-        mixings = look_at_matrices(learned, [] if start is None else learned_mixings(start.backbone), temperatures)
+        mixings = measure_mixings(learned, [] if start is None else learned_mixings(start.backbone), temperatures)
     else:
         notes.append(f"{folder.recipe.model.backbone} has no learned mixing matrices: nothing to draw at temperatures")
-    if seen < rows:
-        notes.append(f"the {split} part has {seen:,} rows, fewer than the {rows:,} asked for")
+    if measured < rows:
+        notes.append(f"the {split} part has {measured:,} rows, fewer than the {rows:,} asked for")
     return Inspection(
         run=str(folder.folder),
         backbone=folder.recipe.model.backbone,
@@ -116,7 +115,7 @@ def inspect_run(
         parameters=count_parameters(backbone),
         flops=count_flops(backbone),
         split=split,
-        rows=seen,
+        rows=measured,
         mixings=mixings,
         ranks=ranks,
         attention=attention,
@@ -126,21 +125,21 @@ def inspect_run(
 
 
 @torch.no_grad()
-def look_at_rows(
+def measure_rows(
     model: Ranker, store: Store, split: str, rows: int
 ) -> tuple[list[RankStatistics], list[AttentionReport], int]:
-    """Effective ranks and mean attention over rows of a split, and how many rows there were."""
+    """Measure effective ranks and mean attention on rows of a split, and count the rows."""
     loader = Loader(store, split, batch_size=min(rows, BATCH_ROWS), shuffle=True)
     ranks: dict[str, RankMeter] = {}
     attention: dict[str, AttentionMeter] = {}
     wanted, done = min(rows, loader.num_rows), 0
     backbone = model.backbone
-    with watch(backbone) as seen, progress_bar("looking", wanted) as advance:
+    with watch(backbone) as activations, progress_bar("measuring", wanted) as advance:
         for batch in loader.batches():
-            seen.clear()
+            activations.clear()
             model(batch)
             count = min(len(batch), wanted - done)
-            for place, kind, value in seen:
+            for place, kind, value in activations:
                 if kind == WEIGHTS:
                     attention.setdefault(place, AttentionMeter(place)).add(value[:count])
                 else:
@@ -153,8 +152,30 @@ def look_at_rows(
     return [meter.statistics() for meter in ranks.values()], [meter.report() for meter in attention.values()], done
 
 
+def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
+    """Rebuild the model before its first step, with a note on its origin; None, with the reason, if that is impossible.
+
+    A run without a warm start is drawn again with the seed of the recipe, which gives the same numbers under the same
+    version of torch. Other runs start from the best weights of the run before them.
+    """
+    recipe = run.recipe
+    source = run.folder / WARM_UP if recipe.temperature.schedule == "two-stage" else run.warm_start
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        model = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
+    if source is not None:
+        try:
+            model.load_state_dict(WarmStart(RunFolder(source), model, run.transform).state(model))
+        except (UnimixerError, OSError) as error:
+            return None, f"the start is unknown, for its weights cannot be read: {error}"
+        return model.eval(), f"the start is the best weights of {source}"
+    trained, here = run.environment["versions"].get("torch"), versions()["torch"]
+    doubt = "" if trained == here else f"; it was trained with torch {trained}, this is {here}, so numbers may differ"
+    return model.eval(), f"the start is drawn again with seed {recipe.training.seed}{doubt}"
+
+
 def temperature_history(run: RunFolder) -> list[tuple[int, float]]:
-    """Step and temperature of every logged training step; those of a first stage come before, at steps up to zero."""
+    """Read step and temperature of every logged training step; a first stage comes before, at steps up to zero."""
     own = _logged(run)
     if run.recipe.temperature.schedule != "two-stage" or not (run.folder / WARM_UP / "config.yaml").exists():
         return own

@@ -1,4 +1,4 @@
-"""Mixing matrices as numbers: learned ones at any temperature, how sharp they are, how far from their start."""
+"""Measure mixing matrices: solve learned ones at any temperature, and compare them with permutations and each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_LOCAL = 64
 
 @dataclass(frozen=True)
 class Sharpness:
-    """How far matrices are from a permutation and from the flat average; means over a stack of matrices."""
+    """Distances of matrices from a permutation and from the flat average; means over a stack of matrices."""
 
     size: int
     """Rows of a matrix."""
@@ -56,7 +56,7 @@ class LearnedMixing:
 
     @torch.no_grad()
     def raw(self) -> Tensor:
-        """The learned numbers behind the global matrix: what a symmetric constraint keeps of them, before Sinkhorn."""
+        """Return the parameters of the global matrix before Sinkhorn; of symmetric ones, the symmetric part."""
         part = self.mixing.global_
         if not isinstance(part, Constrained):
             return self.between()
@@ -64,25 +64,25 @@ class LearnedMixing:
         return (raw + raw.mT) / 2 if part.symmetric else raw
 
     def between(self, tau: float | None = None) -> Tensor:
-        """The global matrix ``(N, N)`` at a temperature, or as it is."""
+        """Return the global matrix ``(N, N)``, at a temperature or as the model uses it."""
         part = self.mixing.global_
         return at_temperature(part, tau) if isinstance(part, Constrained) else part.weights()[0].detach()
 
     def inside(self, tau: float | None = None) -> Tensor | None:
-        """The local matrices ``(n, b, b)``, or None where nothing happens inside blocks."""
+        """Return the local matrices ``(n, b, b)``, or None without a learned local pattern."""
         part = self.mixing.local
         return at_temperature(part, tau) if isinstance(part, Constrained) else None
 
 
 def learned_mixings(module: nn.Module) -> list[LearnedMixing]:
-    """All mixings whose global matrix is learned, square, and the same for every input."""
-    found = [(name, part) for name, part in module.named_modules() if isinstance(part, Unified)]
-    return [LearnedMixing(n, part) for n, part in found if isinstance(part.global_, Constrained | FullGlobal)]
+    """Collect all mixings whose global matrix is learned, square, and the same for every input."""
+    mixings = [(name, part) for name, part in module.named_modules() if isinstance(part, Unified)]
+    return [LearnedMixing(n, part) for n, part in mixings if isinstance(part.global_, Constrained | FullGlobal)]
 
 
 @torch.no_grad()
 def at_temperature(part: Constrained, tau: float | None = None) -> Tensor:
-    """The constrained matrices, solved again from the raw ones at a temperature; the module stays as it is.
+    """Solve the constrained matrices again at a temperature, without changing the module.
 
     Example:
         >>> from unimixer.mixing import UniMixing
@@ -96,15 +96,15 @@ def at_temperature(part: Constrained, tau: float | None = None) -> Tensor:
 
 
 def sharpness(matrices: Tensor) -> Sharpness:
-    """Numbers of square matrices ``(N, N)``, or means of those of many, ``(n, N, N)``.
+    """Measure a square matrix ``(N, N)``, or the mean over many, ``(n, N, N)``.
 
     Example:
-        >>> found = sharpness(torch.eye(4).flip(0))
-        >>> found.row_maximum, found.row_entropy, found.to_permutation, round(found.to_flat, 4)
+        >>> eye = sharpness(torch.eye(4).flip(0))
+        >>> eye.row_maximum, eye.row_entropy, eye.to_permutation, round(eye.to_flat, 4)
         (1.0, 0.0, 0.0, 0.866)
     """
     stack = matrices.detach().double().reshape(-1, *matrices.shape[-2:])
-    stack = stack[evenly(len(stack), LARGEST_LOCAL)]
+    stack = stack[evenly_spaced(len(stack), LARGEST_LOCAL)]
     size = stack.shape[-1]
     entropy = row_entropy(stack)
     return Sharpness(
@@ -118,7 +118,7 @@ def sharpness(matrices: Tensor) -> Sharpness:
 
 
 def row_entropy(matrices: Tensor) -> Tensor | None:
-    """Entropy of every row, divided by that of a flat one; None where rows are no distributions."""
+    """Compute the entropy of every row, divided by that of a flat one; None if rows are no distributions."""
     if bool((matrices < -1e-6).any()) or bool(((matrices.sum(-1) - 1).abs() > 0.01).any()):
         return None
     entropy: Tensor = torch.special.entr(matrices.clamp(min=0)).sum(-1)
@@ -126,23 +126,23 @@ def row_entropy(matrices: Tensor) -> Tensor | None:
 
 
 def distance(first: Tensor, second: Tensor) -> float:
-    r"""Mean over matrices of :math:`\|A - B\|_F / \sqrt{N}`."""
+    r"""Compute the mean over matrices of :math:`\|A - B\|_F / \sqrt{N}`."""
     difference = first.double() - second.double()
     norms: Tensor = torch.linalg.matrix_norm(difference) / math.sqrt(first.shape[-1])
     return norms.mean().item()
 
 
 def relative_change(now: Tensor, before: Tensor) -> float:
-    r"""Norm of the difference by the norm of the start, :math:`\|A - A_0\|_F / \|A_0\|_F`."""
+    r"""Compute the norm of the difference divided by the norm of the start, :math:`\|A - A_0\|_F / \|A_0\|_F`."""
     change: Tensor = torch.linalg.norm(now - before) / torch.linalg.norm(before).clamp(min=1e-12)
     return change.item()
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` indices, evenly spaced, the first and the last among them.
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Choose at most ``most`` of ``count`` indices, evenly spaced, with the first and the last.
 
     Example:
-        >>> evenly(10, 4), evenly(2, 4)
+        >>> evenly_spaced(10, 4), evenly_spaced(2, 4)
         ([0, 3, 6, 9], [0, 1])
     """
     if count <= most:
@@ -151,26 +151,26 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def parse_temperatures(text: str) -> list[float]:
-    """Positive numbers with commas between them, largest first and each once.
+    """Parse positive numbers separated by commas, largest first and without repetitions.
 
     Example:
         >>> parse_temperatures("0.1, 1,0.3")
         [1.0, 0.3, 0.1]
     """
     try:
-        found = [float(part) for part in text.split(",") if part.strip()]
+        temperatures = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        found = []
-    if not found or any(not 0 < value < math.inf for value in found):
+        temperatures = []
+    if not temperatures or any(not 0 < value < math.inf for value in temperatures):
         raise UnimixerError(f"temperatures={text!r} must be numbers greater than 0 with commas between, such as 1,0.1")
-    return sorted(set(found), reverse=True)
+    return sorted(set(temperatures), reverse=True)
 
 
-def shrunk(matrix: Tensor, most: int) -> Tensor:
-    """A matrix of at most ``most`` rows and columns in which every square shows its strongest entry.
+def max_pooled(matrix: Tensor, most: int) -> Tensor:
+    """Pool a matrix to at most ``most`` rows and columns; every square shows its strongest entry.
 
     Example:
-        >>> shrunk(torch.eye(4)[[1, 0, 3, 2]], most=2)
+        >>> max_pooled(torch.eye(4)[[1, 0, 3, 2]], most=2)
         tensor([[1., 0.],
                 [0., 1.]])
     """

@@ -1,4 +1,4 @@
-"""Learned mixings of a trained model at several temperatures, and how far they moved."""
+"""Measure the learned mixings of a trained model at several temperatures, and their change from the start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimixer.inspection.matrices import LearnedMixing, Sharpness, distance, evenly, relative_change, sharpness
+from unimixer.inspection.matrices import LearnedMixing, Sharpness, distance, evenly_spaced, relative_change, sharpness
 from unimixer.progress import progress_bar
 
 SHOWN_LOCALS = 3
@@ -33,10 +33,16 @@ class AtTemperature:
 
     @property
     def words(self) -> str:
-        """The temperature, for titles."""
+        """Name the temperature, for headings."""
         if self.temperature is None:
             return "no temperature"
         return f"temperature {self.temperature:g}{' (trained)' if self.trained else ''}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers without the matrices."""
+        inside = None if self.inside is None else asdict(self.inside)
+        numbers = {"temperature": self.temperature, "trained": self.trained}
+        return {**numbers, "between": asdict(self.between), "inside": inside}
 
 
 @dataclass(frozen=True)
@@ -57,40 +63,30 @@ class MixingReport:
 
     @property
     def trained(self) -> AtTemperature:
-        """The matrices as the model uses them."""
-        return next(found for found in self.at if found.trained)
+        """Return the matrices as the model uses them."""
+        return next(at for at in self.at if at.trained)
 
     def as_json(self) -> dict[str, Any]:
-        """Numbers without the matrices."""
-        kept = (
-            "place",
-            "num_blocks",
-            "block_size",
-            "temperature",
-            "change",
-            "raw_change",
-            "local_change",
-            "shown_blocks",
-        )
-        numbers = ("temperature", "trained", "between", "inside")
-        at = [{key: value for key, value in _plain(found).items() if key in numbers} for found in self.at]
-        return {**{key: getattr(self, key) for key in kept}, "at": at}
+        """Return the numbers without the matrices."""
+        names = ("place", "num_blocks", "block_size", "temperature", "change", "raw_change", "local_change")
+        numbers = {name: getattr(self, name) for name in (*names, "shown_blocks")}
+        return {**numbers, "at": [at.as_json() for at in self.at]}
 
 
 @torch.no_grad()
-def look_at_matrices(
+def measure_mixings(
     learned: Sequence[LearnedMixing], starts: Sequence[LearnedMixing], temperatures: Sequence[float]
 ) -> list[MixingReport]:
-    """Solve every learned mixing at every temperature and measure it.
+    """Solve and measure every learned mixing at every temperature.
 
     Args:
         learned: mixings of the trained model.
         starts: the same mixings before training, or none.
-        temperatures: beside the trained one.
+        temperatures: temperatures beside the trained one.
     """
     before = {start.place: start for start in starts}
     with progress_bar("solving", len(learned) * (len(temperatures) + 1), unit="matrices") as advance:
-        found = []
+        reports = []
         for layer in learned:
             own = None if layer.temperature is None else float(f"{layer.temperature:.6g}")
             taus: list[float | None] = [None]
@@ -100,8 +96,8 @@ def look_at_matrices(
             for tau in taus:
                 at.append(_at(layer, tau, trained=tau == own))
                 advance(1)
-            found.append(_mixing_report(layer, before.get(layer.place), own, at))
-    return found
+            reports.append(_mixing_report(layer, before.get(layer.place), own, at))
+    return reports
 
 
 def _at(layer: LearnedMixing, tau: float | None, *, trained: bool) -> AtTemperature:
@@ -112,7 +108,7 @@ def _at(layer: LearnedMixing, tau: float | None, *, trained: bool) -> AtTemperat
         between=sharpness(between),
         inside=None if inside is None else sharpness(inside),
         global_matrix=between,
-        local_matrices=None if inside is None else inside[evenly(len(inside), SHOWN_LOCALS)],
+        local_matrices=None if inside is None else inside[evenly_spaced(len(inside), SHOWN_LOCALS)],
     )
 
 
@@ -128,16 +124,6 @@ def _mixing_report(
         change=None if start is None else distance(layer.between(own), start.between(own)),
         raw_change=None if start is None else relative_change(layer.raw(), start.raw()),
         local_change=None if inside is None or before is None else distance(inside, before),
-        shown_blocks=[] if inside is None else evenly(len(inside), SHOWN_LOCALS),
+        shown_blocks=[] if inside is None else evenly_spaced(len(inside), SHOWN_LOCALS),
         at=at,
     )
-
-
-def _plain(found: AtTemperature) -> dict[str, Any]:
-    inside = None if found.inside is None else asdict(found.inside)
-    return {
-        "temperature": found.temperature,
-        "trained": found.trained,
-        "between": asdict(found.between),
-        "inside": inside,
-    }

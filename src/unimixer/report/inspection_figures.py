@@ -1,28 +1,26 @@
-"""Pictures: learning curves, mixing matrices, effective ranks."""
+"""Draw learning curves, mixing matrices, attention and effective ranks as PNG."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from unimixer.errors import MissingExtraError
-from unimixer.inspection.attention import AttentionReport
+from unimixer.inspection.activations import AttentionReport
 from unimixer.inspection.effective_rank import RankStatistics
 from unimixer.inspection.inspect import Inspection
-from unimixer.inspection.matrices import learned_mixings, shrunk
+from unimixer.inspection.matrices import learned_mixings, max_pooled
 from unimixer.inspection.mixings import MixingReport
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
+from unimixer.report.figures import new_figure, png_bytes
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder
 
-DPI = 110
 PANEL = 128
-"""Entries along one side of a drawn matrix, so that each has two pixels; of larger ones squares show the strongest."""
+"""Entries along one side of a drawn matrix, so that each has two pixels; a larger one shows strongest entries."""
 SHOWN_HEADS = 4
 
 
@@ -35,9 +33,8 @@ def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_
         task: label whose AUC is drawn.
         matrices_of: run whose mixing matrices are drawn.
     """
-    figure_class = _figure_class()
     layers = learned_mixings(load_ranker(runs[matrices_of]).backbone)
-    figure = figure_class(figsize=(5.2 + 4 * len(layers), 4.4), layout="constrained")
+    figure = new_figure(5.2 + 4 * len(layers), 4.4)
     axes = figure.subplots(1, 1 + len(layers), width_ratios=[1.3, *[1.0] * len(layers)], squeeze=False)[0]
     _draw_curves(axes[0], runs, task)
     for number, (axis, layer) in enumerate(zip(axes[1:], layers, strict=True), start=1):
@@ -45,40 +42,40 @@ def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_
         draw_matrix(axis, layer.between(), title=title, largest=1.0, bar=True)
         axis.set(xlabel="from block", ylabel="to block")
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+        temporary.write_bytes(png_bytes(figure))
 
 
-def draw_inspection(found: Inspection) -> dict[str, bytes]:
-    """The pictures of an inspection as PNG files by their names; only those for which there is something to draw."""
+def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
+    """Draw the pictures that an inspection has data for, and return PNG files by their names."""
     figures: dict[str, Callable[[], Any]] = {}
-    if found.mixings:
-        figures["global.png"] = lambda: _global_figure(found.mixings)
-    if any(at.local_matrices is not None for mixing in found.mixings for at in mixing.at):
-        figures["local.png"] = lambda: _local_figure(found.mixings)
-    if found.attention:
-        figures["attention.png"] = lambda: _attention_figure(found.attention)
-    figures["effective-rank.png"] = lambda: _rank_figure(found.ranks)
-    if found.temperatures and any(mixing.temperature is not None for mixing in found.mixings):
-        figures["temperature.png"] = lambda: _temperature_figure(found)
+    if inspection.mixings:
+        figures["global.png"] = lambda: _global_figure(inspection.mixings)
+    if any(at.local_matrices is not None for mixing in inspection.mixings for at in mixing.at):
+        figures["local.png"] = lambda: _local_figure(inspection.mixings)
+    if inspection.attention:
+        figures["attention.png"] = lambda: _attention_figure(inspection.attention)
+    figures["effective-rank.png"] = lambda: _rank_figure(inspection.ranks)
+    if inspection.temperatures and any(mixing.temperature is not None for mixing in inspection.mixings):
+        figures["temperature.png"] = lambda: _temperature_figure(inspection)
     pictures = {}
     with progress_bar("drawing", len(figures), unit="pictures") as advance:
         for name, draw in figures.items():
-            pictures[name] = _png(draw())
+            pictures[name] = png_bytes(draw())
             advance(1)
     return pictures
 
 
 def draw_matrix(axis: Any, matrix: Tensor, *, title: str, largest: float | None = None, bar: bool = False) -> None:
-    """Draw one matrix on an axis: from dark 0 to bright ``largest``; red and blue where entries may be negative.
+    """Draw one matrix on an axis, from dark 0 to bright ``largest``, or in red and blue if entries may be negative.
 
     Args:
-        axis: where.
+        axis: axis to draw on.
         matrix: ``(M, N)``.
-        title: above it.
+        title: heading of the picture.
         largest: brightest value (default: the largest entry).
         bar: draw a colour bar.
     """
-    shown = shrunk(matrix.detach().float(), PANEL)
+    shown = max_pooled(matrix.detach().float(), PANEL)
     signed = bool(shown.min() < -1e-6)
     top = (float(shown.abs().max()) if largest is None or signed else largest) or 1.0
     image = axis.imshow(
@@ -95,9 +92,9 @@ def draw_matrix(axis: Any, matrix: Tensor, *, title: str, largest: float | None 
 
 
 def _global_figure(mixings: list[MixingReport]) -> Any:
-    """The figure of the paper: rows are temperatures, columns are layers."""
+    """Draw the figure of the paper: rows are temperatures, columns are layers."""
     rows = max(len(mixing.at) for mixing in mixings)
-    figure = _figure_class()(figsize=(0.6 + 3.1 * len(mixings), 3.1 * rows), layout="constrained")
+    figure = new_figure(0.6 + 3.1 * len(mixings), 3.1 * rows)
     axes = figure.subplots(rows, len(mixings), squeeze=False)
     for column, mixing in enumerate(mixings):
         for row in range(rows):
@@ -113,10 +110,10 @@ def _global_figure(mixings: list[MixingReport]) -> Any:
 
 
 def _local_figure(mixings: list[MixingReport]) -> Any:
-    """A few local matrices of every layer, rows are temperatures."""
+    """Draw some local matrices of every layer; rows are temperatures."""
     columns = [(f"layer {n}", m, i) for n, m in enumerate(mixings, start=1) for i in range(len(m.shown_blocks))]
     rows = max(len(mixing.at) for _, mixing, _ in columns)
-    figure = _figure_class()(figsize=(0.6 + 1.9 * len(columns), 2.1 * rows), layout="constrained")
+    figure = new_figure(0.6 + 1.9 * len(columns), 2.1 * rows)
     axes = figure.subplots(rows, len(columns), squeeze=False)
     for column, (layer, mixing, number) in enumerate(columns):
         for row in range(rows):
@@ -131,9 +128,9 @@ def _local_figure(mixings: list[MixingReport]) -> Any:
 
 
 def _attention_figure(layers: list[AttentionReport]) -> Any:
-    """Mean weights, rows are heads and columns are layers."""
+    """Draw mean attention weights: rows are heads, columns are layers."""
     rows = min(SHOWN_HEADS, max(len(layer.mean) for layer in layers))
-    figure = _figure_class()(figsize=(0.6 + 3.1 * len(layers), 2.9 * rows), layout="constrained")
+    figure = new_figure(0.6 + 3.1 * len(layers), 2.9 * rows)
     axes = figure.subplots(rows, len(layers), squeeze=False)
     for column, layer in enumerate(layers):
         for head in range(rows):
@@ -146,8 +143,8 @@ def _attention_figure(layers: list[AttentionReport]) -> Any:
 
 
 def _rank_figure(ranks: list[RankStatistics]) -> Any:
-    """Effective and stable rank at every place, in the order of the network."""
-    figure = _figure_class()(figsize=(max(6.0, 1.5 + 0.42 * len(ranks)), 4.6), layout="constrained")
+    """Draw effective and stable rank at every place, in the order of the network."""
+    figure = new_figure(max(6.0, 1.5 + 0.42 * len(ranks)), 4.6)
     axis = figure.subplots()
     places = list(range(len(ranks)))
     most = [min(rank.num_tokens, rank.token_dim) for rank in ranks]
@@ -164,27 +161,13 @@ def _rank_figure(ranks: list[RankStatistics]) -> Any:
     return figure
 
 
-def _temperature_figure(found: Inspection) -> Any:
-    figure = _figure_class()(figsize=(6.0, 3.2), layout="constrained")
+def _temperature_figure(inspection: Inspection) -> Any:
+    figure = new_figure(6.0, 3.2)
     axis = figure.subplots()
-    axis.plot([step for step, _ in found.temperatures], [tau for _, tau in found.temperatures], marker=".")
+    axis.plot([step for step, _ in inspection.temperatures], [tau for _, tau in inspection.temperatures], marker=".")
     axis.set(title="temperature of the run", xlabel="step", ylabel="temperature", ylim=(0, None))
     axis.grid(alpha=0.3)
     return figure
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("drawing", "report") from None
-    return Figure
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, format="png")
-    return buffer.getvalue()
 
 
 def _draw_curves(axis: Any, runs: Mapping[str, RunFolder], task: str) -> None:

@@ -1,4 +1,4 @@
-"""Scaling laws as pictures: PNG and SVG."""
+"""Draw scaling laws as pictures, PNG and SVG."""
 
 from __future__ import annotations
 
@@ -6,75 +6,101 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimixer.analysis.power_law import ERROR
+import numpy as np
+
+from unimixer.analysis.power_law import ERROR, Law
 from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES
-from unimixer.report.scaling_series import curve
+from unimixer.report.figures import model_colors, new_figure, save_figure
 from unimixer.report.scaling_tables import between, exponent, plain, size
-from unimixer.report.study_figures import PALETTE, figure_class, save_figure
 
-AHEAD = 2.0
-"""Curves are drawn to so many times the largest size."""
+STEPS = 60
+"""Points of a drawn curve."""
+BEYOND = 2.0
+"""Pictures continue curves to this multiple of the largest size."""
 
 
-def draw_figures(found: Sequence[Analysis], folder: Path) -> list[Path]:
-    """One picture a kind of size, the residuals beside the curves; return the files."""
+def draw_figures(analyses: Sequence[Analysis], folder: Path) -> list[Path]:
+    """Draw one picture for each kind of size, the residuals beside the curves, and return the files."""
     written = []
-    for one in found:
-        written += save_figure(_curves(one), folder / f"scaling-{one.x}")
+    for analysis in analyses:
+        written += save_figure(_curves(analysis), folder / f"scaling-{analysis.x}")
     return written
 
 
-def colours(found: Sequence[Analysis]) -> dict[str, str]:
-    """The colour of every model, the same everywhere."""
-    names = dict.fromkeys(model for one in found for model in one.series)
-    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
+def analysis_colors(analyses: Sequence[Analysis]) -> dict[str, str]:
+    """Assign a color to every model, the same for all kinds of size."""
+    return model_colors(model for analysis in analyses for model in analysis.series)
 
 
-def _curves(found: Analysis) -> Any:
-    figure = figure_class()(figsize=(11.5, 4.8), layout="constrained")
+def curve(law: Law, *, beyond: float) -> dict[str, Any]:
+    """Compute the law, its band and the interval of one run on a grid of sizes.
+
+    Args:
+        law: a fitted law.
+        beyond: multiple of the largest size at which the grid ends.
+
+    Returns:
+        Lists by name; ``inside`` counts the points of the grid up to the largest size.
+    """
+    low, high = float(law.x.min()), float(law.x.max())
+    inside = np.geomspace(low, high, STEPS)
+    grid = np.concatenate([inside, np.geomspace(high, high * beyond, STEPS // 2)[1:]])
+    values: dict[str, Any] = {"size": grid.tolist(), "value": law.at(grid).tolist(), "inside": len(inside)}
+    for name, ends in (("band", law.band(grid)), ("run", law.prediction(grid))):
+        values[name] = None if ends is None else [_bounded(end) for end in ends]
+    return values
+
+
+def _curves(analysis: Analysis) -> Any:
+    figure = new_figure(11.5, 4.8)
     left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
-    own = colours([found])
-    for model, law in found.laws.items():
-        colour, series, line = own[model], found.series[model], curve(law, beyond=AHEAD)
+    colors = analysis_colors([analysis])
+    for model, law in analysis.laws.items():
+        color, series, line = colors[model], analysis.series[model], curve(law, beyond=BEYOND)
         ends = "" if law.b_interval is None else f" ({between(law.b_interval)})"
         inside = line["inside"]
         if line["band"] is not None:
-            left.fill_between(line["size"], *line["band"], color=colour, alpha=0.13, linewidth=0)
+            left.fill_between(line["size"], *line["band"], color=color, alpha=0.13, linewidth=0)
         left.plot(
-            line["size"][:inside], line["value"][:inside], color=colour, label=f"{model}: b = {exponent(law.b)}{ends}"
+            line["size"][:inside], line["value"][:inside], color=color, label=f"{model}: b = {exponent(law.b)}{ends}"
         )
-        left.plot(line["size"][inside - 1 :], line["value"][inside - 1 :], color=colour, linestyle=":")
-        left.plot(series.x, series.y, "o", color=colour, markersize=4.5, alpha=0.75)
-        right.plot(series.x, 100 * law.residuals, "o", color=colour, markersize=4.5, alpha=0.75)
-    values = [value for series in found.series.values() for value in series.y]
+        left.plot(line["size"][inside - 1 :], line["value"][inside - 1 :], color=color, linestyle=":")
+        left.plot(series.x, series.y, "o", color=color, markersize=4.5, alpha=0.75)
+        right.plot(series.x, 100 * law.residuals, "o", color=color, markersize=4.5, alpha=0.75)
+    values = [value for series in analysis.series.values() for value in series.y]
     left.set_yscale("log")
     left.set_ylim(min(values) / _room(values), max(values) * _room(values))
     _ticks(left, min(values), max(values))
-    left.set_ylabel(found.words + (" (lower is better)" if found.form == ERROR else ""))
+    left.set_ylabel(analysis.words + (" (lower is better)" if analysis.form == ERROR else ""))
     right.set_ylabel("residual, %")
     right.axhline(0, color="black", linewidth=0.8)
     for axis in (left, right):
         axis.set_xscale("log")
-        axis.set_xlabel(NAMES[found.x])
+        axis.set_xlabel(NAMES[analysis.x])
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize="small")
-        axis.xaxis.set_major_formatter(lambda value, _: size(value, found.x).replace(".00", "").replace(".0", ""))
+        axis.xaxis.set_major_formatter(lambda value, _: size(value, analysis.x).replace(".00", "").replace(".0", ""))
     left.legend(fontsize="small", title="law, with its interval; dotted beyond the runs", title_fontsize="small")
     right.set_title("what the law leaves over", fontsize="small")
     return figure
 
 
 def _room(values: list[float]) -> float:
-    """Above and below the runs: a tenth of what they span, as a factor."""
+    """Return the factor by which an axis exceeds the values: a tenth of their span."""
     return float((max(values) / min(values)) ** 0.15 * 1.002)
 
 
 def _ticks(axis: Any, low: float, high: float) -> None:
-    """Round values a reader can name, where the axis spans less than a factor of ten."""
+    """Set ticks at round values if the axis spans less than a factor of ten."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     if high / low < 10:
         axis.yaxis.set_major_locator(FixedLocator(MaxNLocator(6).tick_values(low, high)))
         axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: plain(value))
+
+
+def _bounded(values: Any) -> list[float]:
+    """Clip values for JSON and for axes: an interval from one degree of freedom can be astronomical."""
+    return [float(value) for value in np.clip(values, 1e-12, 1e12)]

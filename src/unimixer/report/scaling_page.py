@@ -1,132 +1,116 @@
-"""Scaling laws as one page that needs no network: curves with intervals, tables, warnings, method, points."""
+"""Write scaling laws as one page that works without network: curves, tables, warnings, method and the points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from unimixer.analysis.exponents import NOT_TOLD, STEEPER, Pair
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES
-from unimixer.report.scaling_figures import colours
-from unimixer.report.scaling_method import method
-from unimixer.report.scaling_script import SCRIPT
-from unimixer.report.scaling_series import drawn
+from unimixer.report.html import render
+from unimixer.report.methods import scaling_method
+from unimixer.report.scaling_figures import analysis_colors, curve
 from unimixer.report.scaling_tables import (
-    JOINT_COLUMNS,
     LAW_COLUMNS,
-    PAIR_COLUMNS,
     conclusions,
     equation,
-    joint_cells,
+    joint_table,
+    joint_warnings,
     law_cells,
-    pair_cells,
-    predicted_cells,
-    prediction_columns,
+    law_table,
+    pair_table,
+    prediction_table,
+    size,
 )
-from unimixer.report.study_page import Markup, document, download, html_table, json_script, plotly
 
-PLOTS = (
-    (
-        *("curves", "wide-plot", "Quality against size"),
-        "A dot a run, the law and its interval; dotted beyond the runs, with the interval of one new run.",
-    ),
-    ("exponents", "", "Exponents", "With their intervals: the further right, the more a larger model gives."),
-    ("residuals", "", "What the law leaves over", "A bend here means that the law is not of this form."),
-)
-"""Of each plot its id, class, title and what it shows."""
+BEYOND = 8.0
+"""The page continues curves to this multiple of the largest size."""
 
 
-def page(found: Sequence[Analysis], joint: Mapping[str, JointLaw], *, title: str, csv: str) -> str:
-    """The page.
+def page(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], *, title: str, csv: str) -> str:
+    """Render the page.
 
     Args:
-        found: one analysis a kind of size.
-        joint: laws over parameters and rows.
-        title: above it.
-        csv: the points, to be downloaded from it.
+        analyses: one for each kind of size.
+        joint: laws over parameters and rows, by model.
+        title: heading of the page.
+        csv: the points, as the file that the page offers for download.
     """
-    return document(title, "\n".join(_parts(found, joint, title, csv)), scripts=[plotly(), SCRIPT])
-
-
-def _parts(found: Sequence[Analysis], joint: Mapping[str, JointLaw], title: str, csv: str) -> Iterator[str]:
-    yield f"<h1>{escape(title)}</h1>"
-    yield _facts(found)
-    yield _glance(found)
-    yield '<h2>Look closer</h2>\n<noscript><p class="card">The plots need scripts; all tables are below.</p></noscript>'
-    yield '<section><div id="controls" class="controls card"></div>'
-    yield f'<div class="plots">{"".join(_figure(*plot) for plot in PLOTS)}</div>'
-    yield '<h2>Laws</h2><div class="card"><p class="soft"><span class="law"></span>. <span class="where"></span></p>'
-    yield '<div id="table" class="scroll"></div></div></section>'
-    yield "<h2>All tables</h2>"
-    for one in found:
-        yield _tables(one, shown=one is found[0])
-    if joint:
-        yield "<h2>Over parameters and data</h2>"
-        rows = [joint_cells(model, law) for model, law in joint.items()]
-        told = "".join(f"<li>{escape(f'{m}: {t}')}</li>" for m, law in joint.items() for t in law.warnings)
-        yield (
-            '<div class="card" id="joint"><p class="soft">error = c + a N^-b + d D^-e over parameters N and training '
-            f"rows D</p>{html_table(JOINT_COLUMNS, rows, text=(0,))}{f'<ul>{told}</ul>' if told else ''}</div>"
-        )
-    yield "<h2>How it was done, and how to read it</h2>"
-    words = method(found[0], joint=bool(joint))
-    yield f'<div class="card"><dl>{"".join(f"<dt>{escape(s)}</dt><dd>{escape(w)}</dd>" for s, w in words)}</dl></div>'
-    yield f"<h2>Points</h2><p>Every run, one a line.</p><p>{download(csv, 'points.csv')}</p>"
-    own = colours(found)
-    yield json_script("scaling", {"columns": list(LAW_COLUMNS), "analyses": [drawn(one, own) for one in found]})
-
-
-def _facts(found: Sequence[Analysis]) -> str:
-    """Counts in large letters."""
-    first = found[0]
-    spans = [law.span for law in first.laws.values()]
-    counts = [
-        (f"{len(first.laws)}", "models" if len(first.laws) > 1 else "model"),
-        (f"{sum(len(series.x) for series in first.series.values())}", "runs"),
-        (f"{max(series.sizes for series in first.series.values())}", "sizes"),
-        (f"{max(spans):.3g}", "times from smallest to largest"),
-    ]
-    told = "".join(f"<div><b>{number}</b><span>{what}</span></div>" for number, what in counts)
-    return f'<div class="facts card">{told}</div>'
-
-
-def _glance(found: Sequence[Analysis]) -> str:
-    parts = ["<h2>At a glance</h2>"]
-    for one in found:
-        told = "".join(f"<li>{escape(text)}</li>" for text in conclusions(one))
-        parts.append(f'<div class="card"><h3>Over {NAMES[one.x]}</h3><ul>{told}</ul>{_warnings(one)}</div>')
-    return "".join(parts)
-
-
-def _warnings(one: Analysis) -> str:
-    if not one.warnings:
-        return ""
-    told = "".join(f"<li>{escape(text)}</li>" for text in one.warnings)
-    return f'<p><span class="word behind">before you use this</span></p><ul class="warnings">{told}</ul>'
-
-
-def _figure(name: str, kind: str, title: str, words: str) -> str:
-    return (
-        f'<figure class="card {kind}"><h3>{title}</h3><figcaption>{words} <span class="where"></span></figcaption>'
-        f'<div class="plot" id="{name}"></div></figure>'
+    colors = analysis_colors(analyses)
+    return render(
+        "scaling.html.j2",
+        title=title,
+        facts=_facts(analyses[0]),
+        analyses=[_tables(analysis) for analysis in analyses],
+        joint=joint_table(joint),
+        joint_warnings=joint_warnings(joint),
+        method=scaling_method(analyses[0], joint=bool(joint)),
+        csv=csv,
+        csv_name="points.csv",
+        script="scaling.js",
+        values={
+            "columns": list(LAW_COLUMNS),
+            "analyses": [_plot_values(analysis, colors) for analysis in analyses],
+        },
     )
 
 
-def _tables(one: Analysis, *, shown: bool) -> str:
-    """Everything over one kind of size, readable without scripts."""
-    laws = html_table(LAW_COLUMNS, [law_cells(one, model) for model in one.laws], text=(0,))
-    pairs = html_table(PAIR_COLUMNS, [_pair(pair) for pair in one.pairs], text=(0, 5)) if one.pairs else ""
-    rows = [predicted_cells(point, one) for point in one.predicted]
-    predicted = html_table(prediction_columns(one), rows, text=(0,))
-    title = f"<summary>Over {NAMES[one.x]}</summary><h3>{escape(equation(one))}</h3>"
-    compared = f"<h3>Exponents compared</h3>{pairs}" if pairs else ""
-    body = f"{title}{laws}{compared}<h3>Predicted</h3>{predicted}"
-    return f'<details class="card"{" open" if shown else ""}>{body}</details>'
+def _facts(analysis: Analysis) -> list[tuple[str, str]]:
+    """Return the counts at the top of the page."""
+    models = len(analysis.laws)
+    return [
+        (f"{models}", "models" if models > 1 else "model"),
+        (f"{sum(len(series.x) for series in analysis.series.values())}", "runs"),
+        (f"{max(series.sizes for series in analysis.series.values())}", "sizes"),
+        (f"{max(law.span for law in analysis.laws.values()):.3g}", "times from smallest to largest"),
+    ]
 
 
-def _pair(pair: Pair) -> list[str]:
-    *cells, verdict = pair_cells(pair)
-    kind = "" if verdict in (NOT_TOLD, "no interval") else "ahead" if verdict == STEEPER else "behind"
-    return [*cells, Markup(f'<span class="word {kind}">{escape(verdict)}</span>')]
+def _tables(analysis: Analysis) -> dict[str, Any]:
+    """Return everything over one kind of size, readable without scripts."""
+    return {
+        "name": NAMES[analysis.x],
+        "conclusions": conclusions(analysis),
+        "warnings": analysis.warnings,
+        "equation": equation(analysis),
+        "laws": law_table(analysis),
+        "pairs": pair_table(analysis),
+        "predicted": prediction_table(analysis),
+    }
+
+
+def _plot_values(analysis: Analysis, colors: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values that the script of the page plots over one kind of size."""
+    return {
+        "x": analysis.x,
+        "name": NAMES[analysis.x],
+        "form": analysis.form,
+        "words": analysis.words,
+        "equation": equation(analysis),
+        "models": [_model_values(analysis, model, colors[model]) for model in analysis.laws],
+    }
+
+
+def _model_values(analysis: Analysis, model: str, color: str) -> dict[str, Any]:
+    law, series = analysis.laws[model], analysis.series[model]
+    runs = zip(series.x.tolist(), series.y.tolist(), series.points, law.residuals.tolist(), strict=True)
+    return {
+        "model": model,
+        "color": color,
+        "floor": law.c,
+        "b": law.b,
+        "b_interval": law.b_interval,
+        "cells": law_cells(analysis, model),
+        "curve": curve(law, beyond=BEYOND),
+        "runs": [
+            {
+                "size": x,
+                "size_words": size(x, analysis.x),
+                "value": y,
+                "seed": point.seed,
+                "residual": residual,
+            }
+            for x, y, point, residual in runs
+        ],
+    }

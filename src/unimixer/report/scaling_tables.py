@@ -1,25 +1,31 @@
-"""How numbers of a scaling law are written: the same in the terminal, in Markdown and on the page."""
+"""Write scaling laws as cells, sentences and plain values, the same for Markdown, the page and the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
 from unimixer.analysis.bootstrap import LEVEL
-from unimixer.analysis.exponents import Pair
+from unimixer.analysis.exponents import FLATTER, STEEPER, Pair
+from unimixer.analysis.formatting import MINUS, NONE, compact, p_value
 from unimixer.analysis.joint_law import JointLaw
-from unimixer.analysis.power_law import GAIN
-from unimixer.analysis.scaling_laws import Analysis, Predicted
+from unimixer.analysis.power_law import GAIN, Law
+from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES, REPORTED_IN
-from unimixer.report.study_tables import MINUS, NONE, compact, p_value
+from unimixer.report.tables import Badge, TextTable
 
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")
-PAIR_COLUMNS = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
-JOINT_COLUMNS = ("model", "b, parameters", INTERVAL, "e, rows", f"{INTERVAL} of e", "c", "R²")
 PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
+_OUTCOMES = {STEEPER: "better", FLATTER: "worse"}
 SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms"}
 
 
 def plain(value: float, digits: int = 4) -> str:
-    """A number to so many significant digits, with a minus sign.
+    """Write a number to some significant digits.
 
     Example:
         >>> plain(0.123456), plain(-0.5), plain(1234567.0)
@@ -29,7 +35,7 @@ def plain(value: float, digits: int = 4) -> str:
 
 
 def exponent(value: float) -> str:
-    """Three decimals.
+    """Write an exponent to three decimals.
 
     Example:
         >>> exponent(0.11604), exponent(-0.02)
@@ -39,14 +45,14 @@ def exponent(value: float) -> str:
 
 
 def between(ends: tuple[float, float] | None, *, digits: int = 3) -> str:
-    """An interval of exponents."""
+    """Write an interval of exponents."""
     if ends is None:
         return NONE
     return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}".replace("-", MINUS)
 
 
 def size(value: float, x: str) -> str:
-    """A size as people write it.
+    """Write a size with its unit.
 
     Example:
         >>> size(135_500_000, "params"), size(8.25, "latency_ms")
@@ -57,23 +63,18 @@ def size(value: float, x: str) -> str:
     return f"{value / 1e12:#.3g}T".replace(".T", "T") if value >= 1e12 and x == "flops" else compact(value)
 
 
-def unit_of(x: str) -> float:
-    """In what the coefficient ``a`` counts sizes."""
-    return REPORTED_IN[x]
+def equation(analysis: Analysis) -> str:
+    """Write the form of the law as an equation."""
+    unit = f"{SHORT[analysis.x]}/1M" if REPORTED_IN[analysis.x] != 1 else SHORT[analysis.x]
+    if analysis.form == GAIN:
+        return f"{analysis.words} = a ({unit})^b"
+    return f"{analysis.words} = c + a ({unit})^{MINUS}b"
 
 
-def equation(found: Analysis) -> str:
-    """The law in words."""
-    unit = f"{SHORT[found.x]}/1M" if unit_of(found.x) != 1 else SHORT[found.x]
-    if found.form == GAIN:
-        return f"{found.words} = a ({unit})^b"
-    return f"{found.words} = c + a ({unit})^{MINUS}b"
-
-
-def law_cells(found: Analysis, model: str) -> list[str]:
-    """A model's law, one text for each of :data:`LAW_COLUMNS`."""
-    law, series = found.laws[model], found.series[model]
-    floor = NONE if found.form == GAIN else plain(law.c)
+def law_cells(analysis: Analysis, model: str) -> list[str]:
+    """Write the law of a model, a text for each of :data:`LAW_COLUMNS`."""
+    law, series = analysis.laws[model], analysis.series[model]
+    floor = NONE if analysis.form == GAIN else plain(law.c)
     if law.floor.fitted:
         ends = law.c_interval
         floor += " fitted" + ("" if ends is None else f" ({plain(ends[0], 3)} to {plain(ends[1], 3)})")
@@ -81,18 +82,140 @@ def law_cells(found: Analysis, model: str) -> list[str]:
         model,
         exponent(law.b),
         between(law.b_interval),
-        plain(law.a(unit_of(found.x))),
+        plain(law.a(REPORTED_IN[analysis.x])),
         floor,
         NONE if law.r2 is None else f"{law.r2:.3f}",
         f"{series.sizes}",
         f"{len(series.x)}",
-        size(float(law.x.min()), found.x),
-        size(float(law.x.max()), found.x),
+        size(float(law.x.min()), analysis.x),
+        size(float(law.x.max()), analysis.x),
     ]
 
 
-def pair_cells(pair: Pair) -> list[str]:
-    """A pair of models, one text for each of :data:`PAIR_COLUMNS`."""
+def law_table(analysis: Analysis) -> TextTable:
+    """Write the laws of all models."""
+    return TextTable(LAW_COLUMNS, [law_cells(analysis, model) for model in analysis.laws])
+
+
+def pair_table(analysis: Analysis) -> TextTable:
+    """Write the exponents of every two models compared."""
+    columns = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
+    return TextTable(columns, [_pair_cells(pair) for pair in analysis.pairs], text=(0, 5))
+
+
+def prediction_table(analysis: Analysis) -> TextTable:
+    """Write the predictions at other sizes."""
+    columns = ("model", NAMES[analysis.x], "times the largest", analysis.words, f"{INTERVAL} of the law", "of one run")
+    rows = [
+        [
+            prediction.model,
+            size(prediction.size, analysis.x),
+            f"{prediction.times:.3g}" + (" (far)" if prediction.far else ""),
+            plain(prediction.value),
+            _values(prediction.band),
+            _values(prediction.run),
+        ]
+        for prediction in analysis.predicted
+    ]
+    return TextTable(columns, rows)
+
+
+def joint_table(laws: Mapping[str, JointLaw]) -> TextTable:
+    """Write the laws over parameters and rows."""
+    columns = ("model", "b, parameters", INTERVAL, "e, rows", f"{INTERVAL} of e", "c", "R²")
+    rows = [
+        [
+            model,
+            exponent(law.b),
+            between(None if law.intervals is None else law.intervals["b"]),
+            exponent(law.e),
+            between(None if law.intervals is None else law.intervals["e"]),
+            plain(law.c) + (" fitted" if law.floor.fitted else ""),
+            NONE if law.r2 is None else f"{law.r2:.3f}",
+        ]
+        for model, law in laws.items()
+    ]
+    return TextTable(columns, rows)
+
+
+def joint_warnings(laws: Mapping[str, JointLaw]) -> list[str]:
+    """Return the warnings of the laws over parameters and rows, each with its model."""
+    return [f"{model}: {text}" for model, law in laws.items() for text in law.warnings]
+
+
+def conclusions(analysis: Analysis) -> list[str]:
+    """Write one sentence for each exponent and one for each pair that differs."""
+    lines = []
+    for model, law in analysis.laws.items():
+        ends = f", {INTERVAL} {between(law.b_interval)}" if law.b_interval else ", no interval"
+        lines.append(
+            f"{model}: b = {exponent(law.b)}{ends}; at {law.span:.3g} times the {PLAIN[analysis.x]}, "
+            + (
+                f"{law.span**law.b:.3g} times the gain"
+                if analysis.form == GAIN
+                else f"{law.span**-law.b:.0%} of the error above the floor is left"
+            )
+        )
+    decided = [pair for pair in analysis.pairs if pair.verdict in (STEEPER, FLATTER)]
+    for pair in decided:
+        lines.append(f"{pair.model} is {pair.verdict} than {pair.other} (p {p_value(pair.holm)} after Holm)")
+    if analysis.pairs and len(decided) < len(analysis.pairs):
+        rest = len(analysis.pairs) - len(decided)
+        pairs = f"pair{'s' if len(analysis.pairs) > 1 else ''}"
+        lines.append(f"{rest} of {len(analysis.pairs)} {pairs} of exponents cannot be told apart")
+    return lines
+
+
+def analysis_values(analysis: Analysis) -> dict[str, Any]:
+    """Return everything of an analysis but its curves, for ``--json``."""
+    return {
+        "x": analysis.x,
+        "form": analysis.form,
+        "equation": equation(analysis),
+        "unit": REPORTED_IN[analysis.x],
+        "laws": {model: _law_values(law, REPORTED_IN[analysis.x]) for model, law in analysis.laws.items()},
+        "left_out": analysis.left_out,
+        "pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in analysis.pairs],
+        "predicted": [{**asdict(one), "far": one.far} for one in analysis.predicted],
+        "warnings": analysis.warnings,
+    }
+
+
+def joint_values(laws: dict[str, JointLaw]) -> dict[str, Any]:
+    """Return joint laws by model; their coefficients count parameters and rows in millions."""
+    return {
+        model: {
+            "a": law.a(1e6),
+            "b": law.b,
+            "d": law.d(1e6),
+            "e": law.e,
+            "c": law.c,
+            "intervals": law.intervals,
+            "r2": law.r2,
+            "warnings": list(law.warnings),
+        }
+        for model, law in laws.items()
+    }
+
+
+def _law_values(law: Law, unit: float) -> dict[str, Any]:
+    """Return the numbers of one law."""
+    return {
+        "a": law.a(unit),
+        "a_interval": law.a_interval(unit),
+        "b": law.b,
+        "b_interval": law.b_interval,
+        "c": law.c,
+        "c_fitted": law.floor.fitted,
+        "c_interval": law.c_interval,
+        "r2": law.r2,
+        "runs": len(law.x),
+        "sizes": len(np.unique(law.x)),
+        "span": law.span,
+    }
+
+
+def _pair_cells(pair: Pair) -> list[str]:
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
     sign = "+" if pair.difference > 0 else ""
     return [
@@ -101,63 +224,8 @@ def pair_cells(pair: Pair) -> list[str]:
         between(ends),
         p_value(pair.p),
         p_value(pair.holm),
-        pair.verdict if pair.p is not None else "no interval",
+        Badge(pair.verdict if pair.p is not None else "no interval", _OUTCOMES.get(pair.verdict, "")),
     ]
-
-
-def prediction_columns(found: Analysis) -> tuple[str, ...]:
-    """Names of the cells of a prediction."""
-    return ("model", NAMES[found.x], "times the largest", found.words, f"{INTERVAL} of the law", "of one run")
-
-
-def predicted_cells(one: Predicted, found: Analysis) -> list[str]:
-    """A model at a size, one text for each of :func:`prediction_columns`."""
-    return [
-        one.model,
-        size(one.size, found.x),
-        f"{one.times:.3g}" + (" (far)" if one.far else ""),
-        plain(one.value),
-        _values(one.band),
-        _values(one.run),
-    ]
-
-
-def joint_cells(model: str, law: JointLaw) -> list[str]:
-    """A joint law, one text for each of :data:`JOINT_COLUMNS`."""
-    ends = law.intervals
-    return [
-        model,
-        exponent(law.b),
-        between(None if ends is None else ends["b"]),
-        exponent(law.e),
-        between(None if ends is None else ends["e"]),
-        plain(law.c) + (" fitted" if law.floor.fitted else ""),
-        NONE if law.r2 is None else f"{law.r2:.3f}",
-    ]
-
-
-def conclusions(found: Analysis) -> list[str]:
-    """What the exponents say, one sentence a model and one for all pairs."""
-    lines = []
-    for model, law in found.laws.items():
-        ends = f", {INTERVAL} {between(law.b_interval)}" if law.b_interval else ", no interval"
-        lines.append(
-            f"{model}: b = {exponent(law.b)}{ends}; at {law.span:.3g} times the {PLAIN[found.x]}, "
-            + (
-                f"{law.span**law.b:.3g} times the gain"
-                if found.form == GAIN
-                else f"{law.span**-law.b:.0%} of the error above the floor is left"
-            )
-        )
-    told = [pair for pair in found.pairs if pair.verdict in ("steeper", "flatter")]
-    for pair in told:
-        lines.append(f"{pair.model} is {pair.verdict} than {pair.other} (p {p_value(pair.holm)} after Holm)")
-    if found.pairs and len(told) < len(found.pairs):
-        rest = len(found.pairs) - len(told)
-        lines.append(
-            f"{rest} of {len(found.pairs)} pair{'s' if len(found.pairs) > 1 else ''} of exponents cannot be told apart"
-        )
-    return lines
 
 
 def _values(ends: tuple[float, float] | None) -> str:

@@ -1,19 +1,29 @@
-"""Reports of a study: Markdown, one page with plots that works offline, and pictures."""
+"""Write the reports of a study: Markdown, pictures, and one page that works without network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unimixer.analysis.comparison import judge
+from unimixer.analysis.comparison import Judgement, judge
 from unimixer.analysis.significance import REPLICATES
 from unimixer.errors import missing_packages
 from unimixer.experiments.results import load_rows
 from unimixer.experiments.study_config import JUDGED, read_plan
 from unimixer.io import write_text
+from unimixer.report.methods import markdown_method, study_method
 from unimixer.report.study_figures import draw_figures
-from unimixer.report.study_markdown import markdown
 from unimixer.report.study_page import page
+from unimixer.report.study_tables import (
+    METRIC_NAMES,
+    caption,
+    conclusions,
+    failure_table,
+    intro,
+    metric_table,
+    summary_table,
+)
+from unimixer.report.tables import bullets
 
 MARKDOWN, PAGE, FIGURES = "report.md", "report.html", "figures"
 
@@ -27,7 +37,7 @@ def write_report(
     replicates: int = REPLICATES,
     title: str | None = None,
 ) -> Path:
-    """Write ``report.md``, ``figures/`` and last ``report.html`` of a study; nothing is trained for it.
+    """Write ``report.md``, ``figures/`` and last ``report.html`` of a study, without training anything.
 
     Args:
         folder: a study.
@@ -36,14 +46,14 @@ def write_report(
         metrics: metrics to compare. Fewer tasks and metrics, chosen before the rows are seen, leave fewer comparisons
             to correct for.
         replicates: draws of users for the intervals.
-        title: above the report (default: from the folder's name).
+        title: heading of the report (default: from the folder's name).
 
     Returns:
-        The page, or ``report.md`` where the packages that draw are not installed.
+        The page, or ``report.md`` if the packages that draw are not installed.
     """
     study, frame = read_plan(folder), load_rows(folder)
     heading = title or f"Study {folder.resolve().name}"
-    found = judge(
+    comparison = judge(
         frame.to_dicts(),
         folder,
         base=base or study.base,
@@ -52,9 +62,34 @@ def write_report(
         replicates=replicates,
         seeds=range(study.seeds),
     )
-    write_text(folder / MARKDOWN, markdown(found, title=heading))
+    write_text(folder / MARKDOWN, markdown(comparison, title=heading))
     if missing_packages("report"):
         return folder / MARKDOWN
-    draw_figures(found, folder / FIGURES)
-    write_text(folder / PAGE, page(found, title=heading, csv=frame.write_csv()))
+    draw_figures(comparison, folder / FIGURES)
+    write_text(folder / PAGE, page(comparison, title=heading, csv=frame.write_csv()))
     return folder / PAGE
+
+
+def markdown(comparison: Judgement, *, title: str) -> str:
+    """Write the comparison as Markdown: conclusions first, then one table for each metric, then the method."""
+    return "\n\n".join([f"# {title}", *_parts(comparison), markdown_method(study_method(comparison))])
+
+
+def _parts(comparison: Judgement) -> Iterator[str]:
+    yield intro(comparison)
+    for place in comparison.places:
+        yield f"## {place.words}"
+        yield bullets(conclusions(comparison, place))
+        for task in comparison.tasks:
+            tables = [table for table in comparison.tables if (table.place, table.task) == (place, task)]
+            if not tables:
+                continue
+            yield f"### {place.words}: {task}"
+            yield summary_table(tables[0].lines, task).markdown()
+            for table in tables:
+                yield f"{METRIC_NAMES[table.metric]} of {task} against {comparison.base}:"
+                yield metric_table(table).markdown()
+                yield f"{caption(table)[:1].upper()}{caption(table)[1:]}." if caption(table) else "No scores were kept."
+    if comparison.failures:
+        yield f"## Runs that failed\n\n{len(comparison.failures)} of {len(comparison.rows)} rows:"
+        yield failure_table(comparison).markdown()

@@ -1,11 +1,14 @@
-"""How numbers of a study are written: the same in Markdown, on the page and in the terminal."""
+"""Write the comparison of a study as cells and sentences, the same for Markdown, the page and the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unimixer.analysis.comparison import Line, Table
+from unimixer.analysis.comparison import AHEAD, BASE, BEHIND, NOT_TOLD, Judgement, Line, Table
+from unimixer.analysis.formatting import NONE, compact, mean_and_spread, number, p_value, rate, signed
+from unimixer.analysis.selection import Place
 from unimixer.analysis.significance import LEVEL
+from unimixer.report.tables import Badge, TextTable
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -19,107 +22,78 @@ COLUMNS = (
     *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
     *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "verdict"),
 )
-"""Of a table of one metric; the first and the last column are text."""
-NONE = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
+"""Columns of the table of one metric."""
+_OUTCOMES = {AHEAD: "better", BEHIND: "worse"}
 
 
-def number(value: float | None, *, digits: int = 4) -> str:
-    """A metric to the fourth decimal."""
-    return NONE if value is None else f"{value:.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign.
-
-    Example:
-        >>> signed(0.00123), signed(-0.00004), signed(0.0)
-        ('+0.0012', '\N{MINUS SIGN}0.0000', '0.0000')
-    """
-    sign = "+" if value > 0 else MINUS if value < 0 else ""
-    return f"{sign}{abs(value):.4f}"
-
-
-def p_value(value: float | None) -> str:
-    """Three decimals; smaller ones as below.
-
-    Example:
-        >>> p_value(0.04), p_value(1e-9), p_value(None)
-        ('0.040', '<0.001', '\N{EN DASH}')
-    """
-    if value is None:
-        return NONE
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def compact(value: float) -> str:
-    """A large count to three digits.
-
-    Example:
-        >>> compact(2_000_099), compact(999), compact(12_345_678_901)
-        ('2.00M', '999', '12.3B')
-    """
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:#.3g}".removesuffix(".") + letter
-    return f"{value:g}"
-
-
-def rate(value: float | None) -> str:
-    """A learning rate.
-
-    Example:
-        >>> rate(0.001), rate(0.0005), rate(0.25)
-        ('1e-3', '5e-4', '0.25')
-    """
-    if value is None:
-        return NONE
-    if value >= 0.01:
-        return f"{value:g}"
-    digits, _, power = f"{value:.6e}".partition("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
-
-
-def seeds(line: Line) -> str:
-    """How many seeds count, and which ones do not."""
-    chosen, notes = line.chosen, []
-    for numbers, what in ((tuple(sorted(chosen.failed)), "failed"), (chosen.missing, "missing")):
-        if numbers:
-            notes.append(f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} {what}")
-    if line.compared is not None and line.compared.seeds < len(line.values):
-        notes.append(f"{line.compared.seeds} compared")
-    return f"{len(line.values)}" + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def speed(line: Line) -> float | None:
-    """Samples a second in training, the mean over seeds."""
-    rows = line.chosen.finished.values()
-    found = [row["samples_per_second"] for row in rows if row.get("samples_per_second") is not None]
-    return sum(found) / len(found) if found else None
+def outcome(line: Line) -> str:
+    """Return ``better`` or ``worse`` than the base, or nothing where the comparison does not decide."""
+    return _OUTCOMES.get(line.verdict, "")
 
 
 def cells(line: Line) -> list[str]:
-    """A line as texts, one for each of :data:`COLUMNS`."""
-    row, found, samples = line.chosen.example, line.compared, speed(line)
+    """Write one model, a text for each of :data:`COLUMNS`."""
+    row, difference, samples = line.chosen.example, line.compared, speed(line)
     return [
         line.chosen.variant,
         NONE if row.get("dense_params") is None else f"{row['dense_params']:,}",
         NONE if row.get("flops_per_sample") is None else compact(row["flops_per_sample"]),
         f"{rate(line.chosen.dense_lr)} · {rate(line.chosen.sparse_lr)}",
-        seeds(line),
+        _seeds(line),
         number(line.mean),
         number(line.spread),
         NONE if samples is None else f"{samples:,.0f}",
-        NONE if found is None else signed(found.estimate),
-        NONE if found is None else f"{signed(found.low)} to {signed(found.high)}",
-        p_value(found.p if found else None),
+        NONE if difference is None else signed(difference.estimate),
+        NONE if difference is None else f"{signed(difference.low)} to {signed(difference.high)}",
+        p_value(difference.p if difference else None),
         p_value(line.holm),
-        line.verdict,
+        Badge(line.verdict, outcome(line)),
     ]
 
 
+def metric_table(table: Table) -> TextTable:
+    """Write one metric of all models, with the difference to the base."""
+    return TextTable(COLUMNS, [cells(line) for line in table.lines], text=(0, len(COLUMNS) - 1))
+
+
+def summary_table(lines: Sequence[Line], task: str) -> TextTable:
+    """Write mean ± spread of every metric of a task on the test rows."""
+    rows = []
+    for line in lines:
+        texts = [line.chosen.variant]
+        for metric in METRIC_NAMES:
+            values = [row.get(f"test_{task}_{metric}") for row in line.chosen.finished.values()]
+            texts.append(mean_and_spread([value for value in values if value is not None]))
+        rows.append(texts)
+    return TextTable(("model", *METRIC_NAMES.values()), rows)
+
+
+def glance_table(tables: Sequence[Table]) -> TextTable:
+    """Write the differences of all metrics of one place, with a word for those that the data decide."""
+    rows = [
+        [line.chosen.variant, *(_difference(table.lines[index]) for table in tables)]
+        for index, line in enumerate(tables[0].lines)
+    ]
+    tasks = [table.task for table in tables]
+    groups = [(task, tasks.count(task)) for task in dict.fromkeys(tasks)]
+    return TextTable(("", *(METRIC_NAMES[table.metric] for table in tables)), rows, groups=groups)
+
+
+def failure_table(comparison: Judgement) -> TextTable:
+    """Write the failed runs with their errors."""
+    rows = [[str(row["key"]), str(row.get("error") or "")] for row in comparison.failures]
+    return TextTable(("row", "error"), rows, text=(0, 1))
+
+
+def speed(line: Line) -> float | None:
+    """Return samples per second in training, the mean over seeds."""
+    rows = line.chosen.finished.values()
+    speeds = [row["samples_per_second"] for row in rows if row.get("samples_per_second") is not None]
+    return sum(speeds) / len(speeds) if speeds else None
+
+
 def caption(table: Table) -> str:
-    """What stands under a table."""
+    """Write the line below a table: its rows and users, and what its p-values are corrected for."""
     parts = [f"{table.rows:,} test rows, {table.users:,} users"] if table.rows else []
     if table.comparisons:
         parts.append(f"p corrected for {table.comparisons} comparisons")
@@ -128,24 +102,50 @@ def caption(table: Table) -> str:
     return "; ".join(parts)
 
 
-def all_metrics(lines: Sequence[Line], task: str) -> list[list[str]]:
-    """Model by model, mean ± spread of every metric of a task on the test rows."""
-    found = []
-    for line in lines:
-        texts = [line.chosen.variant]
-        for metric in METRIC_NAMES:
-            values = [row.get(f"test_{task}_{metric}") for row in line.chosen.finished.values()]
-            texts.append(mean_and_spread([value for value in values if value is not None]))
-        found.append(texts)
-    return found
+def intro(comparison: Judgement) -> str:
+    """Write how many runs of how many models are compared."""
+    models = len({row["variant"] for row in comparison.rows})
+    failed = f", {len(comparison.failures)} of them failed" if comparison.failures else ""
+    return (
+        f"{len(comparison.rows)} runs{failed}: {models} model{'s' if models > 1 else ''}, compared with "
+        f"{comparison.base}. A difference gets a word only where its corrected p is below 0.05; no row is set in bold."
+    )
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
-    if not values:
-        return NONE
-    middle = sum(values) / len(values)
-    if len(values) == 1:
-        return number(middle)
-    deviation = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{middle:.4f} ± {deviation:.4f}"
+def conclusions(comparison: Judgement, place: Place) -> list[str]:
+    """Write one sentence for each task and metric of a place."""
+    tables = [table for table in comparison.tables if table.place == place]
+    return [f"{METRIC_NAMES[table.metric]} of {table.task}: {conclusion(table, comparison.base)}" for table in tables]
+
+
+def conclusion(table: Table, base: str) -> str:
+    """Write which models are better than the base, which are worse, and which the data cannot decide."""
+    parts = []
+    for word, preposition in ((AHEAD, "of "), (BEHIND, ""), (NOT_TOLD, "from ")):
+        lines = [line for line in table.lines if line.verdict == word]
+        names = [f"{line.chosen.variant} ({signed(line.compared.estimate)})" for line in lines if line.compared]
+        if names:
+            parts.append(f"{word} {preposition}{base}: {', '.join(names)}")
+    decided = (AHEAD, BEHIND, NOT_TOLD, BASE)
+    others = [f"{line.chosen.variant}: {line.verdict}" for line in table.lines if line.verdict not in decided]
+    return "; ".join(parts + others) or "nothing to compare"
+
+
+def _seeds(line: Line) -> str:
+    """Write how many seeds count, and which ones do not."""
+    chosen, notes = line.chosen, []
+    for numbers, reason in ((tuple(sorted(chosen.failed)), "failed"), (chosen.missing, "missing")):
+        if numbers:
+            notes.append(f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} {reason}")
+    if line.compared is not None and line.compared.seeds < len(line.values):
+        notes.append(f"{line.compared.seeds} compared")
+    return f"{len(line.values)}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _difference(line: Line) -> str:
+    if line.compared is None:
+        return line.verdict
+    difference, kind = signed(line.compared.estimate), outcome(line)
+    interval = f"{signed(line.compared.low)} to {signed(line.compared.high)}"
+    text = f"{difference} {line.verdict}" if kind else difference
+    return Badge(text, kind, f"{line.verdict}; {interval}; p {p_value(line.holm)}")

@@ -1,8 +1,7 @@
-"""What the scripts of all pages share: colours of the page in plots, a table to sort, choices, light and dark."""
-
-from __future__ import annotations
-
-PARTS = r"""
+// What the pages with plots share: plots in the colors of the page, sortable tables, choices, and redrawing when the
+// reader's colors, the width or the medium change.
+const report = (() => {
+  "use strict";
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 40rem)");
 
@@ -29,23 +28,23 @@ PARTS = r"""
     };
   }
   function plot(id, traces, more) {
-    const place = document.getElementById(id);
+    const element = document.getElementById(id);
     const empty = !traces.some(trace => trace.x.length);
-    place.closest("figure").hidden = empty;
-    if (empty) { Plotly.purge(place); return; }
+    element.closest("figure").hidden = empty;
+    if (empty) { Plotly.purge(element); return; }
     const config = { responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       toImageButtonOptions: { format: "svg", filename: id } };
     const { height, ...others } = more;
-    place.style.height = height + "px"; // not in the layout, where a resized window would lose it
-    Plotly.react(place, traces, layout(others), config);
+    element.style.height = height + "px"; // not in the layout, where a resized window would lose it
+    Plotly.react(element, traces, layout(others), config);
   }
   const legend = () => ({ showlegend: true,
     legend: { orientation: "h", y: -0.26, yanchor: "top", x: 0, font: { size: 11.5 }, itemwidth: 30 } });
 
   const orders = new Map();
   function sortable(id, columns, lines, text, shownCell) {
-    const order = orders.get(id), place = document.getElementById(id), rows = [...lines];
+    const order = orders.get(id), element = document.getElementById(id), rows = [...lines];
     if (order) {
       const value = cell => parseFloat(cell.replace(/,/g, "").replace("\u2212", "-").replace("<", ""));
       const unit = cell => ({ K: 1e3, M: 1e6, B: 1e9 })[cell.slice(-1)] || 1;
@@ -62,8 +61,8 @@ PARTS = r"""
     });
     const cell = (value, index) => `<td${text(index) ? " class=text" : ""}>${shownCell(value, index)}</td>`;
     const body = rows.map(line => `<tr>${line.map(cell).join("")}</tr>`);
-    place.innerHTML = `<table><thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
-    place.querySelectorAll("th button").forEach((button, index) => button.addEventListener("click", () => {
+    element.innerHTML = `<table><thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
+    element.querySelectorAll("th button").forEach((button, index) => button.addEventListener("click", () => {
       orders.set(id, { column: index, down: order && order.column === index ? !order.down : !text(index) });
       sortable(id, columns, lines, text, shownCell);
     }));
@@ -83,13 +82,10 @@ PARTS = r"""
     document.getElementById("controls").append(group);
   }
   function redraw(draw) {
-    dark.addEventListener("change", draw);
-    narrow.addEventListener("change", draw);
+    [dark, narrow, matchMedia("print")].forEach(query => query.addEventListener("change", draw));
+    addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
     draw();
   }
-"""
 
-
-def script(own: str) -> str:
-    """A page's own script with these parts before it, in one scope."""
-    return f'\n(() => {{\n  "use strict";{PARTS}{own}}})();\n'
+  return { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped };
+})();

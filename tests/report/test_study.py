@@ -12,8 +12,7 @@ from small import small_study
 from unimixer.analysis.comparison import judge
 from unimixer.experiments import Machine, compute_study, plan_study
 from unimixer.experiments.results import load_rows
-from unimixer.report.study import write_report
-from unimixer.report.study_markdown import markdown, markdown_table
+from unimixer.report.study import markdown, write_report
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -70,11 +69,6 @@ def test_the_method_says_how_often_users_were_drawn_and_what_is_not_covered(text
 def test_calibration_and_all_metrics_are_shown_with_their_spread(text: str) -> None:
     assert f"| model | {' | '.join(METRIC_NAMES.values())} |" in text
     assert re.search(r"\| rankmixer \|( \d\.\d{4} ± \d\.\d{4} \|){6}\n", text)
-
-
-def test_a_table_has_one_cell_a_column_whatever_is_in_it() -> None:
-    table = markdown_table(["a", "b"], [["x|y", "1\n2"]], text=(0,))
-    assert table == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
 
 
 def test_a_second_report_of_the_same_rows_is_the_same(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, Backbone, RankMixer, UniMixer, build_backbone
-from unimixer.inspection.attention import AttentionMeter
-from unimixer.inspection.places import WEIGHTS, places, watch
+from unimixer.inspection.activations import WEIGHTS, AttentionMeter, places, watch
 from unimixer.mixing import FullGlobal, IdentityLocal, SharedLinear, SoftmaxAttention, Unified
 
 

@@ -1,12 +1,11 @@
-"""The part of the page that moves: choice of the size and the scale, curves with intervals, exponents, residuals."""
-
-from unimixer.report.study_script_parts import script
-
-SCRIPT = script(r"""
-  const data = JSON.parse(document.getElementById("scaling").textContent);
+// The plots and the sortable table of scaling laws, for the choices at the top.
+(() => {
+  "use strict";
+  const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
+  const data = JSON.parse(document.getElementById("values").textContent);
   const shown = { size: 0, above: false, reach: "near" };
   const now = () => data.analyses[shown.size];
-  const fade = (colour, share) => colour + Math.round(255 * share).toString(16).padStart(2, "0");
+  const fade = (color, share) => color + Math.round(255 * share).toString(16).padStart(2, "0");
   const four = value => Number(value).toPrecision(4);
   const amount = value => {
     if (now().x === "latency_ms") { return `${Number(value).toPrecision(3)} ms`; }
@@ -21,11 +20,11 @@ SCRIPT = script(r"""
     return curve.size.filter(size => size <= last * most * 1.0001).length;
   };
   function ticks(values) { // round values of one decade and a half at most have too few ticks on a log axis
-    const found = [], [low, high] = [Math.min(...values), Math.max(...values)];
+    const candidates = [], [low, high] = [Math.min(...values), Math.max(...values)];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
-      [1, 2, 5].forEach(digit => found.push(digit * 10 ** power));
+      [1, 2, 5].forEach(digit => candidates.push(digit * 10 ** power));
     }
-    const inside = found.filter(tick => tick >= low / 1.6 && tick <= high * 1.6);
+    const inside = candidates.filter(tick => tick >= low / 1.6 && tick <= high * 1.6);
     return inside.length > (narrow.matches ? 6 : 12) ? inside.filter(tick => /^1/.test(tick.toExponential())) : inside;
   }
   function sizes(values) {
@@ -52,14 +51,14 @@ SCRIPT = script(r"""
   function curves() {
     const traces = [], seen = [], wide = [];
     now().models.forEach(model => {
-      const { curve, colour } = model, count = reach(curve), inside = Math.min(count, curve.inside);
+      const { curve, color } = model, count = reach(curve), inside = Math.min(count, curve.inside);
       const name = escapeText(model.model), group = { legendgroup: name };
       const band = (ends, from, to, share, words) => {
         const low = ends[0].slice(from, to).map(value => Math.max(lifted(model, value), 1e-9));
         const high = ends[1].slice(from, to).map(value => Math.max(lifted(model, value), 1e-9));
         const x = curve.size.slice(from, to);
         traces.push({ ...group, x: [...x, ...[...x].reverse()], y: [...low, ...high.reverse()], fill: "toself",
-          fillcolor: fade(colour, share), line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
+          fillcolor: fade(color, share), line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
           name: words });
       };
       if (curve.band) { band(curve.band, 0, count, 0.13, "band"); }
@@ -67,7 +66,7 @@ SCRIPT = script(r"""
       const line = (from, to, dash) => {
         const low = curve.run ? curve.run[0].slice(from, to) : null;
         traces.push({ ...group, x: curve.size.slice(from, to), name, mode: "lines", showlegend: dash === "solid",
-          y: curve.value.slice(from, to).map(value => lifted(model, value)), line: { color: colour, width: 2.2, dash },
+          y: curve.value.slice(from, to).map(value => lifted(model, value)), line: { color: color, width: 2.2, dash },
           text: curve.size.slice(from, to).map(amount),
           customdata: curve.value.slice(from, to).map((value, index) => low === null ? four(value)
             : `${four(value)}, one run ${four(low[index])} to ${four(curve.run[1][from + index])}`),
@@ -80,7 +79,7 @@ SCRIPT = script(r"""
       const runs = model.runs.filter(run => lifted(model, run.value) > 0);
       seen.push(...runs.map(run => lifted(model, run.value)));
       traces.push({ ...group, x: runs.map(run => run.size), y: runs.map(run => lifted(model, run.value)),
-        mode: "markers", name, showlegend: false, marker: { color: colour, size: 8, opacity: 0.75 },
+        mode: "markers", name, showlegend: false, marker: { color: color, size: 8, opacity: 0.75 },
         text: runs.map(run => `${run.size_words}${run.seed === null ? "" : `, seed ${run.seed}`}`),
         customdata: runs.map(run => [four(run.value), (100 * run.residual).toFixed(2)]),
         hovertemplate: `<b>${name}</b>, %{text}<br>%{customdata[0]}, %{customdata[1]}% from the law<extra></extra>` });
@@ -92,10 +91,10 @@ SCRIPT = script(r"""
   }
   function exponents() {
     const models = now().models, traces = models.map((model, index) => {
-      const ends = model.b_interval, marker = { size: 11, color: model.colour };
+      const ends = model.b_interval, marker = { size: 11, color: model.color };
       return { x: [model.b], y: [index], mode: "markers", marker,
         error_x: ends ? { type: "data", symmetric: false, array: [ends[1] - model.b],
-          arrayminus: [model.b - ends[0]], color: model.colour, thickness: 2.5, width: 0 } : undefined,
+          arrayminus: [model.b - ends[0]], color: model.color, thickness: 2.5, width: 0 } : undefined,
         hovertemplate: `<b>${escapeText(model.model)}</b><br>b = ${model.b.toFixed(4)}, `
           + `${ends ? `${ends[0].toFixed(4)} to ${ends[1].toFixed(4)}` : "no interval"}<extra></extra>` };
     });
@@ -108,7 +107,7 @@ SCRIPT = script(r"""
   function residuals() {
     const models = now().models, x = models.flatMap(model => model.runs.map(run => run.size));
     const traces = models.map(model => ({ x: model.runs.map(run => run.size), mode: "markers",
-      y: model.runs.map(run => 100 * run.residual), marker: { color: model.colour, size: 8, opacity: 0.75 },
+      y: model.runs.map(run => 100 * run.residual), marker: { color: model.color, size: 8, opacity: 0.75 },
       text: model.runs.map(run => `${run.size_words}${run.seed === null ? "" : `, seed ${run.seed}`}`),
       hovertemplate: `<b>${escapeText(model.model)}</b>, %{text}<br>%{y:.2f}%<extra></extra>` }));
     plot("residuals", traces, { height: Math.max(300, 110 + 40 * models.length), xaxis: sizes(x),
@@ -125,4 +124,4 @@ SCRIPT = script(r"""
   choice(shown, "above", "height", [[false, "as measured"], [true, "above the floor"]], draw);
   choice(shown, "reach", "law", [["near", "at the runs"], ["twice", "to 2 times"], ["far", "to 8 times"]], draw);
   redraw(draw);
-""")
+})();

@@ -1,13 +1,12 @@
-"""The part of the page that moves: choice of task and metric, plots, a table to sort. Plain JavaScript over plotly."""
-
-from unimixer.report.study_script_parts import script
-
-SCRIPT = script(r"""
-  const data = JSON.parse(document.getElementById("study").textContent);
+// The plots and the sortable table of a study, for the choices at the top.
+(() => {
+  "use strict";
+  const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
+  const data = JSON.parse(document.getElementById("values").textContent);
   const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
 
   const metric = () => data.metrics.find(one => one.key === shown.metric);
-  const colourOf = verdict => ({ ahead: css("--ahead"), behind: css("--behind") })[verdict] || css("--soft");
+  const colorOf = line => css(line.outcome ? `--${line.outcome}` : "--soft");
   const find = (place, task, key) =>
     data.tables.find(table => table.place === place && table.task === task && table.metric === key);
   const table = () => find(shown.place, shown.task, shown.metric);
@@ -18,11 +17,11 @@ SCRIPT = script(r"""
   function differences() {
     const lines = table().lines.filter(line => line.compared);
     const traces = lines.map((line, index) => {
-      const one = line.compared, colour = colourOf(line.verdict), sure = ["ahead", "behind"].includes(line.verdict);
+      const one = line.compared, color = colorOf(line);
       return { x: [one.estimate], y: [index], mode: "markers",
         error_x: { type: "data", symmetric: false, array: [one.high - one.estimate],
-          arrayminus: [one.estimate - one.low], color: colour, thickness: 2.5, width: 0 },
-        marker: { size: 11, color: sure ? colour : css("--card"), line: { width: 2.5, color: colour } },
+          arrayminus: [one.estimate - one.low], color: color, thickness: 2.5, width: 0 },
+        marker: { size: 11, color: line.outcome ? color : css("--card"), line: { width: 2.5, color: color } },
         hovertemplate: `<b>${escapeText(line.variant)}</b>: ${escapeText(line.verdict)}<br>${sign(one.estimate)}, `
           + `${sign(one.low)} to ${sign(one.high)}<br>p ${escapeText(line.cells[10])}, `
           + `after Holm ${escapeText(line.cells[11])}<extra></extra>` };
@@ -39,37 +38,37 @@ SCRIPT = script(r"""
   function seeds() {
     const lines = table().lines.filter(line => line.values.length);
     const traces = lines.flatMap((line, index) => {
-      const colour = data.colours[line.variant];
+      const color = data.colors[line.variant];
       return [
         { x: line.values.map(pair => pair[1]), y: line.values.map(() => index), mode: "markers",
-          customdata: line.values.map(pair => pair[0]), marker: { size: 9, color: colour, opacity: 0.65 },
+          customdata: line.values.map(pair => pair[0]), marker: { size: 9, color: color, opacity: 0.65 },
           hovertemplate: `<b>${escapeText(line.variant)}</b><br>seed %{customdata}: %{x:.4f}<extra></extra>` },
         { x: [line.mean], y: [index], mode: "markers",
-          marker: { symbol: "line-ns", size: 18, line: { width: 3, color: colour } },
+          marker: { symbol: "line-ns", size: 18, line: { width: 3, color: color } },
           hovertemplate: `<b>${escapeText(line.variant)}</b><br>mean %{x:.4f}<extra></extra>` }];
     });
     plot("seeds", traces, { height: Math.max(400, rows(lines.length)), yaxis: names(lines),
       xaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f", nticks: 6 } });
   }
   function budgets() {
-    const here = data.places[shown.place], x = [], found = new Map();
+    const here = data.places[shown.place], x = [], byModel = new Map();
     data.places.forEach((place, number) => {
       const one = find(number, shown.task, shown.metric);
       const same = ["store_hash", "group", "kind"].every(name => place[name] === here[name]);
       if (!one || !same) { return; }
       x.push(place.budget);
       one.lines.filter(line => line.mean !== null).forEach(line => {
-        if (!found.has(line.variant)) { found.set(line.variant, []); }
-        found.get(line.variant).push([place.budget, line]);
+        if (!byModel.has(line.variant)) { byModel.set(line.variant, []); }
+        byModel.get(line.variant).push([place.budget, line]);
       });
     });
     const several = new Set(x).size > 1;
-    const traces = several ? [...found].map(([variant, points]) => {
+    const traces = several ? [...byModel].map(([variant, points]) => {
       points.sort((a, b) => a[0] - b[0]);
-      const colour = data.colours[variant];
+      const color = data.colors[variant];
       return { x: points.map(point => point[0]), y: points.map(point => point[1].mean), name: escapeText(variant),
-        mode: "lines+markers", line: { color: colour, width: 2 }, marker: { color: colour, size: 7 },
-        error_y: { type: "data", array: points.map(point => point[1].spread || 0), color: colour, thickness: 1.2,
+        mode: "lines+markers", line: { color: color, width: 2 }, marker: { color: color, size: 7 },
+        error_y: { type: "data", array: points.map(point => point[1].spread || 0), color: color, thickness: 1.2,
           width: 4 },
         hovertemplate: `<b>${escapeText(variant)}</b><br>%{x:.4s}: %{y:.4f} \u00b1 %{error_y.array:.4f}`
           + "<extra></extra>" };
@@ -88,10 +87,10 @@ SCRIPT = script(r"""
       const first = Math.min(...own.map(row => row.seed));
       const tried = own.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
       if (!tried.length) { return []; }
-      const colour = data.colours[line.variant];
+      const color = data.colors[line.variant];
       return [{ x: tried.map(row => row.dense_lr), y: tried.map(row => row.values[key]), name: escapeText(line.variant),
-        mode: "lines+markers", line: { color: colour, width: 2 },
-        marker: { color: colour, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
+        mode: "lines+markers", line: { color: color, width: 2 },
+        marker: { color: color, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
           symbol: tried.map(row => row.dense_lr === line.dense_lr ? "circle-dot" : "circle") },
         text: tried.map(row => row.dense_lr === line.dense_lr ? ", chosen" : ""),
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:.1e}%{text}: %{y:.4f}<extra></extra>` }];
@@ -104,10 +103,10 @@ SCRIPT = script(r"""
   function speed() {
     const lines = table().lines.filter(line => line.speed !== null && line.mean !== null);
     const traces = lines.map(line => {
-      const colour = data.colours[line.variant];
+      const color = data.colors[line.variant];
       return { x: [line.speed], y: [line.mean], name: escapeText(line.variant), mode: "markers",
-        marker: { color: colour, size: 11 },
-        error_y: { type: "data", array: [line.spread || 0], color: colour, thickness: 1.2, width: 4 },
+        marker: { color: color, size: 11 },
+        error_y: { type: "data", array: [line.spread || 0], color: color, thickness: 1.2, width: 4 },
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:,.0f} samples/s, %{y:.4f}<br>`
           + `${line.cells[1]} parameters, ${line.cells[2]} FLOPs a sample<extra></extra>` };
     });
@@ -123,8 +122,9 @@ SCRIPT = script(r"""
 
   function draw_table() {
     const one = table(), last = data.columns.length - 1;
+    const outcomes = new Map(one.lines.map(line => [line.verdict, line.outcome]));
     const cell = (value, index) => index !== last ? escapeText(value)
-      : `<span class="word ${["ahead", "behind"].includes(value) ? value : ""}">${escapeText(value)}</span>`;
+      : `<span class="badge ${outcomes.get(value)}">${escapeText(value)}</span>`;
     sortable("table", data.columns, one.lines.map(line => line.cells), index => index === 0 || index === last, cell);
     document.getElementById("table-caption").textContent = one.caption;
   }
@@ -142,4 +142,4 @@ SCRIPT = script(r"""
   choice(shown, "task", "task", data.tasks.map(task => [task, task]), draw);
   choice(shown, "metric", "metric", data.metrics.map(one => [one.key, one.name]), draw);
   redraw(draw);
-""")
+})();

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from unimixer.inspection import Inspection, inspect_run
+from unimixer.report.inspection import page, panels, rank_table, sharpness_table
 from unimixer.report.inspection_figures import draw_inspection
-from unimixer.report.inspection_page import page, panels
-from unimixer.report.inspection_tables import rank_rows, sharpness_rows
 from unimixer.training.run import RunFolder
 
 VOID = {"meta", "link", "img", "input"}
@@ -55,13 +54,13 @@ def test_the_page_loads_nothing_and_holds_all_figures_and_numbers(found: Inspect
     assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest", text)
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(image) for image in images] == list(pictures.values())
-    for row in [*rank_rows(found), *sharpness_rows(found)]:
+    for row in [*rank_table(found).rows, *sharpness_table(found).rows]:
         assert all(f">{cell}</td>" in text for cell in row if cell)
 
 
 def test_the_explorer_gets_every_matrix_to_16_bits(found: Inspection) -> None:
     text = page(found, {})
-    shown = json.loads(re.search(r'id="panels">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    shown = json.loads(re.search(r'id="values">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
     assert shown == panels(found)
     (mixing,) = found.mixings
     assert [panel["title"] for panel in shown] == [

@@ -1,0 +1,72 @@
+"""Draw with matplotlib: what the figures of all reports share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from unimixer.errors import MissingExtraError
+from unimixer.io import atomic_file
+
+REPORT_DPI, PICTURE_DPI = 130, 110
+PALETTE = ("#2563eb", "#d97706", "#0f766e", "#be185d", "#7c3aed", "#4d7c0f", "#0891b2", "#b91c1c", "#57534e", "#a16207")
+"""One color for every model, readable on light and on dark ground."""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Make an empty figure of that size in inches, or raise if matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("drawing", "report") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> list[Path]:
+    """Write a figure as PNG and as SVG and return the two files; the same numbers give the same bytes.
+
+    Args:
+        figure: a figure of matplotlib.
+        path: file to write, without its ending.
+    """
+    written = []
+    for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+        target = path.with_name(f"{path.name}.{kind}")
+        with atomic_file(target) as temporary, _fixed_svg_ids():
+            figure.savefig(temporary, dpi=REPORT_DPI, format=kind, metadata=metadata)
+        figure.set_layout_engine("none")  # placed already; doing it again takes as long as drawing
+        written.append(target)
+    return written
+
+
+def png_bytes(figure: Any) -> bytes:
+    """Encode a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=PICTURE_DPI, format="png")
+    return buffer.getvalue()
+
+
+def model_colors(models: Iterable[str]) -> dict[str, str]:
+    """Assign a color to every model, in the order of their first appearance."""
+    return {model: PALETTE[index % len(PALETTE)] for index, model in enumerate(dict.fromkeys(models))}
+
+
+def add_legend(figure: Any, axes: Any) -> Any:
+    """Add one legend for all axes beside them and return the figure."""
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _fixed_svg_ids() -> AbstractContextManager[None]:
+    """Derive the ids inside an SVG from its content; by default they are random."""
+    from matplotlib import rc_context
+
+    return rc_context({"svg.hashsalt": "unimixer"})
