@@ -21,6 +21,7 @@ from unimixer.data.encoding.transform import Transform, empty_entities
 from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists
+from unimixer.data.raw.passes import LogReader
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import (
     OOV_ID,
@@ -33,7 +34,6 @@ from unimixer.data.schema import (
     Schema,
 )
 from unimixer.errors import UnimixerError, nearest
-from unimixer.workers.tasks import Crew
 
 
 def resolve(tables: RawTables) -> Schema:
@@ -230,14 +230,14 @@ class Fitted:
     matches: list[Match]
 
 
-def fit(schema: Schema, crew: Crew) -> Fitted:
+def fit(schema: Schema, reader: LogReader) -> Fitted:
     """Learn the transform and the borders between the parts from a resolved schema."""
     times = None
     if isinstance(schema.split, QuantileSplit):
-        times = Sample.merge(crew.run(SampleTimes(schema))).values
+        times = Sample.merge(reader.run(SampleTimes(schema))).values
     splitter = Splitter.fit(schema, times)
-    fitting = Fit(crew.tables, schema)
-    gathered = Gathered.merge(crew.run(Gather(schema, splitter)))
+    fitting = Fit(reader.tables, schema)
+    gathered = Gathered.merge(reader.run(Gather(schema, splitter)))
     splitter.check(sum(gathered.rows.values(), np.zeros(len(SPLITS), dtype=np.int64)).tolist(), gathered.span, schema)
     fitting.join(gathered)
     return Fitted(fitting.finish(), splitter, gathered.rows, fitting.matches)

@@ -17,10 +17,10 @@ from unimixer.data.encoding.transform import Transform, empty_entities
 from unimixer.data.encoding.vocabulary import Counter
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists
+from unimixer.data.raw.passes import Steps
 from unimixer.data.raw.tables import Chunk, Placed, RawTables
 from unimixer.data.raw.times import as_time
 from unimixer.data.schema import SPLITS, Feature, Schema
-from unimixer.workers.tasks import Steps
 
 T = TypeVar("T")
 
