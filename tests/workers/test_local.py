@@ -28,6 +28,9 @@ def work(message: Any, report: Report) -> Any:
         os.kill(os.getpid(), rest[0])
     elif kind == "exit":
         os._exit(rest[0])
+    elif kind == "report and sleep":
+        report(rest[0])
+        time.sleep(60)
     elif kind == "sleep":
         time.sleep(60)
     elif kind == "raise":
@@ -108,9 +111,10 @@ def test_stop_reaches_running_tasks_and_the_end_ends_all(tmp_path: Path) -> None
 
 
 def test_an_error_of_the_work_is_raised(tmp_path: Path) -> None:
-    with executor(tmp_path) as pool, pytest.raises(ValueError, match="a fault of the program"):
+    with executor(tmp_path) as pool:
         pool.submit("bad", ("raise", "a fault of the program"))
-        next_reply(pool)
+        with pytest.raises(ValueError, match="a fault of the program"):
+            next_reply(pool)
 
 
 SCRIPT = """

@@ -9,8 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fake_ray import FakeRay
+from test_local import work
+from test_passes import contents
+from toy import toy_tables
 
-from unimixer.errors import MissingExtraError
+from unimixer.data.prepare import prepare
+from unimixer.errors import MissingExtraError, UnimixerError
+from unimixer.workers.executor import Executor, Reply
 from unimixer.workers.ray import executor_on
 
 NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'unimixer[sweep]'")
@@ -81,6 +87,73 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
-    code = "import sys, unimixer.cli.scale, unimixer.experiments.run_sweep, unimixer.workers.ray\nprint('ray' in sys.modules)"
+    modules = "unimixer.cli.scale, unimixer.experiments.run_sweep, unimixer.workers.ray"
+    code = f"import sys, {modules}\nprint('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ---- without Ray: its calls, inside one process --------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    """A cluster of two cores."""
+    ray = FakeRay(cores=2)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def replies_of(pool: Executor[str], count: int) -> dict[str, Reply[str]]:
+    replies: dict[str, Reply[str]] = {}
+    while len(replies) < count:
+        reply = pool.wait(1.0)
+        if reply is not None:
+            replies[reply.task] = reply
+    return replies
+
+
+def test_workers_on_a_cluster_report_reply_and_die_as_those_of_this_machine(fake: FakeRay, tmp_path: Path) -> None:
+    reports: list[int] = []
+    with executor_on("local")(work, workers=4, threads=1, log=tmp_path / "log") as pool:
+        assert fake.options["num_cpus"] == 4
+        assert pool.free == 2  # places of the cluster
+        pool.submit("counts", ("count", 3), reports.append)
+        pool.submit("dies", ("exit", 7))
+        assert (pool.free, pool.running) == (0, ["counts", "dies"])
+        replies = replies_of(pool, 2)
+        assert replies["dies"] == Reply("dies", died="ended by itself with exit code 7")
+        assert replies["counts"].died is None
+        assert reports == [0, 1, 2]
+        pool.submit("long", ("report and sleep", 3), reports.append)
+        while 3 not in reports:
+            pool.wait(1.0)
+        pool.stop()
+        assert replies_of(pool, 1)["long"].died == "was killed by SIGTERM"
+        pool.submit("lost", ("sleep",))
+        fake.kill(next(iter(pool._busy.values())).worker)
+        assert replies_of(pool, 1)["lost"].died == "or its machine was lost (Ray: Its node was lost)"
+        assert (pool.free, pool.running, pool.wait(0.01)) == (2, [], None)
+    assert fake.actors == []
+
+
+def test_reports_arrive_while_the_task_runs(fake: FakeRay, tmp_path: Path) -> None:
+    reports: list[int] = []
+    with executor_on("local")(work, workers=1, threads=1, log=tmp_path / "log") as pool:
+        pool.submit("slow", ("report and sleep", 5), reports.append)
+        while not reports:
+            assert pool.wait(1.0) is None
+        assert (reports, pool.running) == ([5], ["slow"])
+
+
+def test_more_workers_of_a_preparation_than_cores_are_refused(fake: FakeRay, tmp_path: Path) -> None:
+    sentence = "--workers 3: the cluster has 2 cores, and every worker needs one; use --workers 2 or fewer"
+    with pytest.raises(UnimixerError, match=sentence):
+        prepare(toy_tables(300), tmp_path / "out", workers=3, ray="auto")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preparation_on_a_cluster_is_that_of_one_process(fake: FakeRay, tmp_path: Path) -> None:
+    tables = toy_tables(1_000, chunk_rows=37)
+    alone, cluster = prepare(tables, tmp_path / "1"), prepare(tables, tmp_path / "2", workers=2, ray="local")
+    assert contents(alone.folder) == contents(cluster.folder)

@@ -1,4 +1,4 @@
-"""The encoded store: a transform and memory-mapped parts of encoded impressions, checked before they are used."""
+"""The dataset: a transform and memory-mapped parts of encoded impressions, checked before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unimixer.io import STORE, check_kind
 
 @dataclass
 class SplitSummary:
-    """What a part of the data holds; counts, so that parts can be added up."""
+    """Counts of a split or of one of its parts; the counts of parts add up to those of the split."""
 
     parts: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
@@ -46,7 +46,7 @@ def find_store(name: str) -> Path:
 
 
 class Store:
-    """A prepared data set on disk.
+    """A prepared dataset on disk.
 
     Args:
         folder: what ``unimixer data prepare`` wrote.
@@ -86,22 +86,22 @@ class Store:
 
     @property
     def hash(self) -> str:
-        """Names the content: equal hashes, equal data."""
+        """Hash of the content: equal hashes mean equal data."""
         return str(self.manifest["hash"])
 
     @property
     def matches(self) -> list[Match]:
-        """How many of the keys that the log names its tables have; empty for a store of an older version."""
-        return [Match(**found) for found in self.manifest.get("matches", [])]
+        """Matches between the keys of the log and the entity tables; empty for a dataset of an older version."""
+        return [Match(**match) for match in self.manifest.get("matches", [])]
 
     def summary(self, split: str) -> SplitSummary:
-        """Counts of one split."""
+        """Return the counts of one split."""
         if split not in self._summaries:
             raise unknown("split", split, SPLITS)
         return self._summaries[split]
 
     def part(self, split: str, number: int) -> Rows:
-        """Memory-map one part; its checksum is verified the first time."""
+        """Memory-map one part and verify its checksum the first time."""
         part = self.summary(split).parts[number]
         path = self.folder / part["file"]
         if part["file"] not in self._verified:
@@ -111,6 +111,6 @@ class Store:
         return Rows.from_columns(read_arrays(path))
 
     def parts(self, split: str) -> Iterator[Rows]:
-        """All parts in order."""
+        """Yield all parts in order."""
         for number in range(len(self.summary(split).parts)):
             yield self.part(split, number)

@@ -13,7 +13,8 @@ from typing import Any
 
 from unimixer.data import write_dataset
 from unimixer.data.dataset import SplitSummary, Store
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.raw.passes import LogReader, run_shard
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema

@@ -27,7 +27,7 @@ PART_ROWS = 131_072
 
 @dataclass
 class Written:
-    """What one writer made of a run of rows of a split."""
+    """The parts that one writer wrote, and rows of parts that it shares with others."""
 
     parts: list[SplitSummary] = field(default_factory=list)
     fragments: list[tuple[int, Rows]] = field(default_factory=list)
@@ -64,7 +64,7 @@ class PartWriter:
             self._flush(wanted)
 
     def close(self) -> Written:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._buffered:
             self._flush(self._buffered)
         return self.written
@@ -81,7 +81,7 @@ class PartWriter:
 
 
 def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Transform) -> SplitSummary:
-    """Write one file of encoded impressions and say what it holds."""
+    """Write one file of encoded impressions and return its counts."""
     name = f"{split}/part-{number:05d}.arrow"
     path = folder / name
     path.parent.mkdir(exist_ok=True)
@@ -103,7 +103,7 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
 
 
 def add_up(summaries: Sequence[SplitSummary]) -> SplitSummary:
-    """The summary of all parts together, in the order of their numbers."""
+    """Add up the counts of all parts, in the order of their numbers."""
     return SplitSummary(
         parts=sorted((part for s in summaries for part in s.parts), key=lambda part: (len(part["file"]), part["file"])),
         rows=sum(s.rows for s in summaries),
@@ -125,7 +125,7 @@ def _sums(counts: Sequence[list[int]]) -> list[int]:
 
 
 def write_manifest(folder: Path, summaries: dict[str, SplitSummary], facts: dict[str, Any]) -> None:
-    """Describe all files of a store; the hash names its content."""
+    """Write the manifest of all files; its hash names the content."""
     content = hashlib.sha256((folder / "transform" / "transform.json").read_bytes())
     for summary in summaries.values():
         for part in summary.parts:
@@ -141,7 +141,7 @@ def write_manifest(folder: Path, summaries: dict[str, SplitSummary], facts: dict
 
 @dataclass(frozen=True)
 class Encode:
-    """The pass as a task.
+    """Encodes the log and writes its parts.
 
     Args:
         folder: of the store, with its saved transform.
@@ -156,22 +156,22 @@ class Encode:
     part_rows: int
     title: str = "encoding"
 
-    def run(self, tables: RawTables, share: range) -> Steps[list[Written]]:
-        """Encode a share, which must be a run of pieces, and write the parts that lie in it whole."""
+    def run(self, tables: RawTables, shard: range) -> Steps[list[Written]]:
+        """Encode a shard, which must be a run of pieces, and write the parts that lie in it whole."""
         transform = Transform.load(self.folder / "transform")
         totals = self._count(range(max(self.rows) + 1))
-        before = self._count(range(share.start))
+        before = self._count(range(shard.start))
         writers = [
             PartWriter(self.folder, split, transform, total=total, first=first, part_rows=self.part_rows)
             for split, total, first in zip(SPLITS, totals, before, strict=True)
         ]
-        for placed in tables.pieces(share):
+        for placed in tables.pieces(shard):
             if placed.chunk is not None:
                 rows = transform.encode(placed.chunk, labels=True, first_row=placed.first_row)
                 split = self.splitter(rows.times, placed.first_row)
                 for number, writer in enumerate(writers):
                     writer.add(rows.take(np.flatnonzero(split == number)))
-            yield placed.rows if placed.chunk is not None else 0, placed.first_row + placed.rows
+            yield placed.step
         return [writer.close() for writer in writers]
 
     def _count(self, pieces: range) -> list[int]:
@@ -180,19 +180,19 @@ class Encode:
 
 
 def encode(reader: LogReader, task: Encode) -> dict[str, SplitSummary]:
-    """Write the parts of all splits; parts that several workers share are put together here."""
+    """Write the parts of all splits; parts that several workers share are assembled here."""
     written = reader.run(task, runs(task.rows, reader.workers))
     transform = Transform.load(task.folder / "transform") if len(written) > 1 else None
     summaries = {}
     for split, of_split in zip(SPLITS, zip(*written, strict=True), strict=True):
-        found = [summary for one in of_split for summary in one.parts]
+        parts = [summary for one in of_split for summary in one.parts]
         pieces: dict[int, list[Rows]] = {}
         for number, rows in (fragment for one in of_split for fragment in one.fragments):
             pieces.setdefault(number, []).append(rows)
         for number, fragments in pieces.items():
             assert transform is not None
-            found.append(write_part(task.folder, split, number, Rows.concatenate(fragments), transform))
-        summaries[split] = add_up(found)
+            parts.append(write_part(task.folder, split, number, Rows.concatenate(fragments), transform))
+        summaries[split] = add_up(parts)
     return summaries
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.bench.machine import cpu_model
-from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job, unique
 from unimixer.experiments.progress_view import Silent, View
 from unimixer.experiments.results import FAILED, OK, Row, read_row, write_row
 from unimixer.experiments.worker import failure, handle
+from unimixer.io import file_lock
 from unimixer.training.checkpoint import remove_leftovers
 from unimixer.training.signals import stop_signals
 from unimixer.workers.executor import Executor, MakeExecutor, Reply
@@ -228,14 +228,5 @@ class _Engine:
 def study_lock(folder: Path) -> Iterator[None]:
     """Keep a second call out of a study's folder; the lock ends with the process, whatever ends it."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnimixerError(f"{folder} is being computed by another process; wait for it") from None
+    with file_lock(folder / ".lock", f"{folder} is being computed by another process; wait for it"):
         yield

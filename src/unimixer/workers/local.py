@@ -21,6 +21,8 @@ from typing import Any
 from unimixer.workers.executor import Executor, Reply, Task, Work
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+_STARTS = threading.Lock()
+"""Held while a process starts, which inherits the state of the whole program."""
 
 
 class LocalExecutor(Executor[Task]):
@@ -70,17 +72,17 @@ class LocalExecutor(Executor[Task]):
 
 
 class _Process:
-    """A pool of one process: the pool that loses a process fails all its tasks, and here that is one."""
+    """A pool of one process; a pool that loses a process fails all its tasks, so here it fails one."""
 
     def __init__(self, threads: int, log: Path | None, *, imports_main: bool) -> None:
         # spawn, not fork: a forked copy of running thread pools (torch, polars) can hang
         context = multiprocessing.get_context("spawn")
         self._reports, reports = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(1, context, _begin, (reports, log))
-        others = set(multiprocessing.active_children())
-        with _inherited(threads, imports_main=imports_main):
+        with _STARTS, _inherited(threads, imports_main=imports_main):
+            others = set(multiprocessing.active_children())
             self._pool.submit(int)  # the first task starts the process
-        (self.process,) = set(multiprocessing.active_children()) - others
+            (self.process,) = set(multiprocessing.active_children()) - others
         reports.close()
 
     def send(self, work: Work, message: bytes) -> Future[Any]:
@@ -88,7 +90,7 @@ class _Process:
         return self._pool.submit(_do, work, message)
 
     def reports(self) -> Iterator[Any]:
-        """Yield the reports that are there."""
+        """Yield the reports that have arrived."""
         with suppress(EOFError, OSError):  # the process died; its future says so
             while self._reports.poll():
                 yield self._reports.recv()
@@ -104,7 +106,7 @@ class _Process:
 
 @contextmanager
 def _inherited(threads: int, *, imports_main: bool) -> Iterator[None]:
-    """Set what a process that starts in here inherits: its number of threads, and a blocked Ctrl-C."""
+    """Let a process that starts in this context inherit its number of threads and a blocked Ctrl-C."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     main = sys.modules["__main__"]
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
@@ -138,7 +140,7 @@ _reports: Connection
 
 
 def _begin(reports: Connection, log: Path | None) -> None:
-    """Prepare a worker: its output goes to the log, Ctrl-C is the parent's business, and it ends with the parent."""
+    """Prepare a worker: print to the log, leave Ctrl-C to the parent, and end with the parent."""
     global _reports
     _reports = reports
     if hasattr(os, "setsid"):

@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +46,16 @@ def executor_on(
     if ray is None:
         return partial(LocalExecutor, imports_main=imports_main)
     _ray_package(purpose)
-    return partial(RayExecutor, address=ray, purpose=purpose, gpus=gpus)
+    return partial(RayExecutor, cluster=Cluster(ray, purpose, gpus))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster: its address, what it is used for, and the GPUs of each worker; see :func:`executor_on`."""
+
+    address: str
+    purpose: str
+    gpus: float = 0.0
 
 
 class RayExecutor(Executor[Task]):
@@ -56,23 +66,19 @@ class RayExecutor(Executor[Task]):
         workers: places at most.
         threads: of each, for which the cluster keeps as many cores.
         log: file for what the processes print, on a file system that all machines share.
-        address: see :func:`executor_on`, as ``purpose`` and ``gpus``.
-        purpose: for the message.
-        gpus: of each.
+        cluster: where.
     """
 
-    def __init__(
-        self, work: Work, *, workers: int, threads: int, log: Path | None, address: str, purpose: str, gpus: float = 0.0
-    ) -> None:
+    def __init__(self, work: Work, *, workers: int, threads: int, log: Path | None, cluster: Cluster) -> None:
         super().__init__(work, workers=workers, threads=threads, log=log and log.resolve())
-        self.address, self.purpose, self.gpus = address, purpose, gpus
+        self.cluster = cluster
         self._stack = ExitStack()
         self._ray: Any = None
         self._reports: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
-        cores, gpus = self.workers * self.threads, round(self.gpus * self.workers)
-        self._ray = self._stack.enter_context(_cluster(self.address, self.purpose, cores=cores, gpus=gpus))
+        cores, gpus = self.workers * self.threads, round(self.cluster.gpus * self.workers)
+        self._ray = self._stack.enter_context(_join(self.cluster, cores=cores, gpus=gpus))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -135,7 +141,7 @@ class RayExecutor(Executor[Task]):
         return place, place.run.remote(message)
 
     def _start(self) -> Any:
-        remote = self._ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_concurrency=CALLS)(_Place)
+        remote = self._ray.remote(num_cpus=self.threads, num_gpus=self.cluster.gpus, max_concurrency=CALLS)(_Place)
         return remote.remote(self.work, self.threads, self.log, str(Path.cwd()))
 
     def _end(self, worker: Any) -> None:
@@ -164,7 +170,7 @@ class _Place:
         return pickle.dumps((reply.value, reply.died, self._taken()))
 
     def reports(self) -> bytes:
-        """Return the reports of a while."""
+        """Return the reports of the last :data:`REPORT_SECONDS`."""
         time.sleep(REPORT_SECONDS)
         return pickle.dumps(self._taken())
 
@@ -183,7 +189,7 @@ class _Place:
 
 
 def _ray_package(purpose: str) -> Any:
-    """Import Ray when it is asked for and not before."""
+    """Import Ray on demand."""
     try:
         return import_module("ray")
     except ImportError:
@@ -191,9 +197,9 @@ def _ray_package(purpose: str) -> Any:
 
 
 @contextmanager
-def _cluster(address: str, purpose: str, *, cores: int, gpus: int) -> Iterator[Any]:
+def _join(cluster: Cluster, *, cores: int, gpus: int) -> Iterator[Any]:
     """Join a cluster, or begin one with these cores and GPUs; a cluster that was joined before stays joined."""
-    ray = _ray_package(purpose)
+    ray, address = _ray_package(cluster.purpose), cluster.address
     if ray.is_initialized():
         yield ray
         return

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.raw.passes import LogReader
 from unimixer.data.raw.tables import Chunk, RawTables

@@ -16,7 +16,8 @@ import torch
 from toy import START, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data.dataset import Store
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare

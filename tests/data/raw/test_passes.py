@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from toy import SCHEMA, FrameLog, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data import write_dataset
-from unimixer.data.encoding.fit import fit, resolve
-from unimixer.data.encoding.gather import Gathered
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.splits import Sample
+from unimixer.data.encoding.statistics import Statistics
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.passes import Collection, LogReader
@@ -123,10 +124,10 @@ class Grouped(LogReader):
 
     def run(self, log_pass: Any, shards: Any = None) -> list[Any]:
         results = super().run(log_pass, shards)
-        if not isinstance(results[0], Gathered):
+        if not isinstance(results[0], Statistics):
             return results
         merged = [[r for r, g in zip(results, self.groups, strict=False) if g == group] for group in (2, 0, 1)]
-        return [Gathered.merge(group) for group in merged if group]
+        return [Statistics.merge(group) for group in merged if group]
 
 
 @settings(max_examples=15, deadline=None)

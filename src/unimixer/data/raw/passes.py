@@ -1,4 +1,4 @@
-"""Passes over the log: in this process, or shard by shard in the workers of an executor."""
+"""Run passes over the log, in this process or shard by shard in the workers of an executor."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WAIT_SECONDS = 0.2
 
 
 class LogPass(Protocol[T_co]):
-    """Something to do with a shard of the log; travels to the worker by pickle."""
+    """A pass over a shard of the log; it travels to the worker by pickle."""
 
     @property
     def title(self) -> str:
         """The text beside the progress bar."""
 
     def run(self, tables: RawTables, shard: range) -> Steps[T_co]:
-        """Do it; an error belongs to the rows after the last step."""
+        """Read a shard; an error belongs to the rows after the last step."""
 
 
 class LogReader:
@@ -90,7 +90,7 @@ def _drive(steps: Steps[T], advance: Bar) -> T:
 
 @dataclass
 class Collection:
-    """News of all shards, until the pass is done or the first error in the order of the log is known."""
+    """Steps, ends and errors of all shards, until the pass is done or the first error of the log is known."""
 
     count: int
     advance: Bar
@@ -183,7 +183,7 @@ def _open_tables(folder: Path) -> RawTables:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where it survives pickling, else one of its kind with its text."""
+    """Return the error itself if it survives pickling, else an error with its text."""
     if isinstance(error, UnimixerError):
         return UnimixerError(str(error))
     try:
