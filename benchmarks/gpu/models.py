@@ -32,10 +32,10 @@ import torch
 import torch.nn.functional as F
 from kit import Rows, captured, reason, seconds
 from torch import Tensor, nn
-from unimixer.profiling.flops import count_flops
 
 from unimixer.backbones import Backbone, build_backbone
 from unimixer.mixing import Mixing, constrained_once, frozen
+from unimixer.profiling.flops import count_flops
 
 SIZES = {
     "unimixer-lite": {"1M": (64, 160), "10M": (256, 408), "100M": (704, 1480)},

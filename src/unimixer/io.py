@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from unimixer.errors import UnimixerError
 from unimixer.refusals import refusal
 
@@ -251,3 +253,23 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock that ends with the process, whatever ends it.
+
+    Args:
+        path: file of the lock.
+        busy: sentence for the error where another process holds the lock.
+    """
+    lock = FileLock(path, blocking=False)
+    with disk_errors(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UnimixerError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_ray import FakeRay
 
 Cli = Callable[..., Any]
 
@@ -111,3 +113,19 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 ) -> None:
     assert message in cli(*arguments).error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_on_a_cluster_makes_the_rows_of_this_machine(
+    cli: Cli, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("compare", "--data", toy_folder, "--models", "rankmixer", *SMALL, "--seeds", "1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'unimixer[sweep]'" in cli(*asked, "--out", "none", "--ray", "local").error
+    ray = FakeRay(cores=2)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert cli(*asked, "--out", "cluster", "--ray", "local", "--json").json["computed"] == 1
+    assert ray.actors == []
+    assert cli(*asked, "--out", "here", "--json").json["computed"] == 1
+    rows = [json.loads(next((tmp_path / name / "rows").iterdir()).read_text()) for name in ("cluster", "here")]
+    first, second = ({name: value for name, value in row.items() if "second" not in name} for row in rows)
+    assert first == second

@@ -14,8 +14,8 @@ import pytest
 import torch
 from toy import tables_of, toy_schema
 
-from unimixer.data import dataset as store_module
 from unimixer.data import loader as module
+from unimixer.data import write_dataset
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -56,7 +56,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Store:
         features=features,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "PART_ROWS", 128)
+        patch.setattr(write_dataset, "PART_ROWS", 128)
         store = prepare(tables_of(schema, frame), tmp_path_factory.mktemp("numbered") / "store")
     assert [part["rows"] for part in store.summary("train").parts] == [128, 128, 74]
     return store

@@ -14,13 +14,12 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data import dataset as store
-from unimixer.data import prepare
+from unimixer.data import prepare, write_dataset
 from unimixer.data.dataset import Store
+from unimixer.data.raw import passes
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
-from unimixer.workers import tasks as crew
 
 
 def prepared(folder: Path, tables: RawTables, **options: Any) -> Store:
@@ -36,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_chunk_size_does_not_change_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PART_ROWS", 100)
+    monkeypatch.setattr(write_dataset, "PART_ROWS", 100)
     folders = [tmp_path / f"chunks-of-{rows}" for rows in (7, 1000)]
     for folder, rows in zip(folders, (7, 1000), strict=True):
         prepared(folder, toy_tables(500, chunk_rows=rows))
@@ -237,7 +236,7 @@ def test_one_bar_after_the_other_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
         assert sum(done) == total == 300
         seen.append(f"end {description}")
 
-    monkeypatch.setattr(crew, "progress_bar", bar)
+    monkeypatch.setattr(passes, "progress_bar", bar)
     prepared(tmp_path / "store", toy_tables(300, split={"by": "quantile"}))
     names = ["reading times", "fitting vocabularies", "encoding"]
     assert seen == [f"{what} {name}" for name in names for what in ("begin", "end")]

@@ -65,5 +65,5 @@ def without_entities(transform: Transform) -> Transform:
         empty(transform.users),
         empty(transform.items),
         histories,
-        transform.doubled,
+        transform.shadowed_columns,
     )

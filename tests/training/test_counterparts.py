@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from unimixer.data.encoding.vocabulary import Vocabulary
-from unimixer.data.raw.forms import Form
+from unimixer.data.raw.values import Form
 from unimixer.training.counterparts import Rows
 
 

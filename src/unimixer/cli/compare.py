@@ -22,6 +22,7 @@ from unimixer.cli.studies import (
     Out,
     Params,
     Raw,
+    Ray,
     ReportOnly,
     Seeds,
     SparseRates,
@@ -73,6 +74,7 @@ def compare(
     settings: Common = None,
     jobs: Jobs = None,
     threads: Threads = 1,
+    ray: Ray = None,
     dry_run: DryRun = False,
     report_only: ReportOnly = False,
     keep_runs: KeepRuns = False,
@@ -93,7 +95,7 @@ def compare(
     given |= {f"judged_{key}": value for key, value in question(tasks, metrics).items()}
     planned, folder = _study(study, out, given, common_recipe(settings, batch_size, max_steps))
     prepare_missing(planned, raw)
-    carry_out(planned, folder, machine(jobs, threads), dry_run=dry_run, keep_runs=keep_runs, as_json=as_json)
+    carry_out(planned, folder, machine(jobs, threads), ray=ray, dry_run=dry_run, keep_runs=keep_runs, as_json=as_json)
 
 
 def _study(source: Path | None, out: Path | None, given: dict[str, Any], recipe: dict[str, Any]) -> tuple[Study, Path]:

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unimixer.cli.output import Json, emit, table
-from unimixer.cli.studies import BatchSize, Common, DryRun, Jobs, KeepRuns, MaxSteps, Threads, common_recipe, machine
+from unimixer.cli.studies import (
+    BatchSize,
+    Common,
+    DryRun,
+    Jobs,
+    KeepRuns,
+    MaxSteps,
+    Ray,
+    Threads,
+    common_recipe,
+    machine,
+)
 
 if TYPE_CHECKING:
     from unimixer.experiments import Machine
     from unimixer.experiments.run_sweep import PlannedSweep
     from unimixer.experiments.sweep_config import Sweep
-    from unimixer.workers.local import MakeExecutor
 
 HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or go on with it.
 
@@ -38,9 +48,6 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the sweep; on
 Dial = Annotated[str | None, typer.Option("--dial", help="What grows: width, depth or both (default width).")]
 Grid = Annotated[str | None, typer.Option("--lr-grid", help="Rates to choose from (default 5e-4,1e-3,...,8e-3).")]
 SparseRate = Annotated[float | None, typer.Option("--sparse-lr", help="Rate of the embedding tables (default 1e-3).")]
-Ray = Annotated[
-    str | None, typer.Option("--ray", help="Train on a Ray cluster: local, auto, or the address of its head.")
-]
 
 COLUMNS = (
     *("data", "model", "dense parameters", "FLOPs/sample", "blocks", "width", "rate", "rows", "to compute"),
@@ -83,10 +90,11 @@ def run(
     from unimixer.analysis.points import POINTS
     from unimixer.experiments.points_file import write_points
     from unimixer.experiments.run_sweep import compute_sweep, plan_sweep
+    from unimixer.workers.ray import executor_on
 
     given = _given(data, models, sizes, points, seeds, dial, lr_grid, lr_power, lr_search, sparse_lr)
     sweep, place = _sweep(folder, out, given, common_recipe(settings, batch_size, max_steps))
-    here, executor = machine(jobs, threads), _executor(ray)
+    here, executor = machine(jobs, threads), executor_on(ray)
     planned = plan_sweep(sweep, place, here, keep_speeds=not dry_run, executor=executor)
     values = _plan_values(planned, here)
     if not as_json:
@@ -134,6 +142,7 @@ def transfer(
     from unimixer.experiments.lr_transfer import losses
     from unimixer.experiments.run_sweep import PlannedSweep, try_rates
     from unimixer.experiments.sweep_config import build_ladders, open_sweep
+    from unimixer.workers.ray import executor_on
 
     given = _given(data, models, sizes, None, None, dial, lr_grid, None, None, sparse_lr)
     sweep, place = _sweep(folder, out, given, common_recipe(settings, batch_size, max_steps))
@@ -141,7 +150,7 @@ def transfer(
         raise UnimixerError("the rule is tested at two sizes or more, on a grid of three rates or more")
     sweep = open_sweep(sweep, place)
     planned = PlannedSweep(sweep, *build_ladders(sweep))
-    trials, outcome = try_rates(planned, place, machine(jobs, threads), executor=_executor(ray))
+    trials, outcome = try_rates(planned, place, machine(jobs, threads), executor=executor_on(ray))
     lines = losses(trials)
     grids: list[dict[str, Any]] = [
         {"model": one.model, "parameters": one.params, "width": round(one.width, 1), "metrics": dict(one.metrics)}
@@ -208,16 +217,6 @@ def _sweep(source: Path | None, out: Path | None, given: dict[str, Any], recipe:
         given = {**given, "recipe": {**(values.get("recipe") or {}), **recipe}}
     whole = values.with_values(given, "command line")
     return parse(Sweep, whole, where=str(folder / SWEEP) if values else "sweep"), folder
-
-
-def _executor(ray: str | None) -> MakeExecutor:
-    from unimixer.workers.local import Pool
-
-    if ray is None:
-        return Pool
-    from unimixer.workers.ray import on_ray
-
-    return on_ray(ray)
 
 
 def _plan_values(planned: PlannedSweep, place: Machine) -> dict[str, Any]:

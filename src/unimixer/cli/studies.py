@@ -40,6 +40,9 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Processes side by side (default: the cores; 1 with a GPU).")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each process.")]
+Ray = Annotated[
+    str | None, typer.Option("--ray", help="Train on a Ray cluster: local, auto, or the address of its head.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, cost and expected time, and train nothing.")]
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="Tables and report of the rows that are there.")]
 KeepRuns = Annotated[bool, typer.Option("--keep-runs", help="Keep weights and checkpoints of finished rows.")]
@@ -122,14 +125,17 @@ def carry_out(
     place: Machine,
     *,
     notes: dict[str, str] | None = None,
+    ray: str | None = None,
     dry_run: bool,
     keep_runs: bool,
     as_json: bool,
 ) -> None:
     """Plan, say what it costs, compute, report."""
     from unimixer.experiments import compute_study, plan_study, report_study
+    from unimixer.workers.ray import executor_on
 
-    planned = plan_study(study, folder, place, keep_speeds=not dry_run)
+    executor = executor_on(ray)
+    planned = plan_study(study, folder, place, keep_speeds=not dry_run, executor=executor)
     planned.left_out |= notes or {}
     if not as_json:
         show_plan(planned, place)
@@ -137,7 +143,8 @@ def carry_out(
         emit({"folder": str(folder), **plan_values(planned, place)}, as_json, lambda: None)
         return
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
-    outcome = compute_study(planned, folder, place, keep_runs=keep_runs)
+    more = "" if ray is None else f" --ray {ray}"
+    outcome = compute_study(planned, folder, place, keep_runs=keep_runs, executor=executor, more=more)
     written = report_study(folder)
     values = {
         "folder": str(folder),

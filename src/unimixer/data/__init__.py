@@ -1,1 +1,1 @@
-"""From raw logs to the encoded store and the streaming loader."""
+"""Turn raw logs into an encoded dataset and stream batches from it."""

@@ -1,4 +1,4 @@
-"""How much of some data a vocabulary knows: values unknown and values missing, feature by feature."""
+"""Count unknown and missing values of every feature and compare their shares with those of training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SAID, MOST, NEARLY_ALL = 0.1, 0.5, 0.9
 
 
 class UnknownValuesWarning(UserWarning):
-    """Most values of a feature are unknown to the vocabulary, or missing, and were not where the model was trained."""
+    """Warns that most values of a feature are unknown or missing, unlike in training."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A share that is not that of training."""
+    """A share of unknown or missing values that differs from training."""
 
     feature: str
     text: str
@@ -82,18 +82,18 @@ class Coverage:
 
     @classmethod
     def of_split(cls, store: Store, split: str) -> Coverage:
-        """What a store says of a split, or of several joined by ``+``; it has no counts of sequences."""
-        found, ids = cls(store.transform.spec, expected_shares(store)), len(store.transform.spec.ids)
+        """Count a split, or several joined by ``+``, from the manifest, which has no counts of sequences."""
+        coverage, ids = cls(store.transform.spec, expected_shares(store)), len(store.transform.spec.ids)
         for summary in map(store.summary, split.split("+")):
             counted = len(summary.missing)
-            found.rows += summary.rows
-            found.values[:counted] += summary.rows
-            found.unknown[:ids] += np.asarray(summary.out_of_vocabulary, dtype=np.int64)
-            found.missing[:counted] += np.asarray(summary.missing, dtype=np.int64)
-        return found
+            coverage.rows += summary.rows
+            coverage.values[:counted] += summary.rows
+            coverage.unknown[:ids] += np.asarray(summary.out_of_vocabulary, dtype=np.int64)
+            coverage.missing[:counted] += np.asarray(summary.missing, dtype=np.int64)
+        return coverage
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """Shares of unknown values, and of missing ones, by feature; one without values is left out."""
+        """Return the shares of unknown and of missing values by feature; features without values are left out."""
         met = [(at, name) for at, name in enumerate(self.names) if self.values[at]]
         numbers = {f.name for f in self.spec.dense}
         return {
@@ -102,8 +102,8 @@ class Coverage:
         }
 
     def remarks(self) -> list[Remark]:
-        """What a person should know: shares that are not those of training."""
-        found, shares = list[Remark](), self.shares()
+        """Return the shares that differ from training."""
+        remarks, shares = list[Remark](), self.shares()
         for name, share in shares["unknown"].items():
             usual = self.expected.get("unknown", {}).get(name)
             if share >= SAID and share >= 2 * (usual or 0.0):
@@ -112,17 +112,17 @@ class Coverage:
                 of = "rows" if count == self.rows else "values"
                 text = f"{name}: {_percent(share)} of {count:,} {of} unknown{known}"
                 grave = share > MOST
-                found.append(Remark(name, f"{text}; are they written as in training?" if grave else text, grave))
+                remarks.append(Remark(name, f"{text}; are they written as in training?" if grave else text, grave))
         for name, share in shares["missing"].items():
             usual = self.expected.get("missing", {}).get(name)
             if share >= NEARLY_ALL and (usual or 0.0) < MOST:
                 known = "" if usual is None else f" ({_percent(usual)} in training)"
-                found.append(Remark(name, f"{name}: missing in {_percent(share)} of {self.rows:,} rows{known}", True))
-        return found
+                remarks.append(Remark(name, f"{name}: missing in {_percent(share)} of {self.rows:,} rows{known}", True))
+        return remarks
 
 
 def expected_shares(store: Store) -> dict[str, dict[str, float]]:
-    """Shares of unknown values in the validation part of a store, and of missing ones in its training part."""
+    """Return the shares of unknown values in validation and of missing values in training."""
     spec, validation, train = store.transform.spec, store.summary("validation"), store.summary("train")
     plain = [*(f.name for f in spec.ids), *(f.name for f in spec.dense)]
     return {
@@ -138,7 +138,7 @@ def _share(count: int, rows: int) -> float:
 
 
 def _true(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of true values of every column; a product is several times as fast as a sum over rows."""
+    """Count the true values of every column by a matrix product, several times as fast as a sum over rows."""
     found: NDArray[np.float32] = np.ones(len(mask), dtype=np.float32) @ mask.astype(np.float32)
     return found.astype(np.int64)
 

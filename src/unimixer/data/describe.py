@@ -1,4 +1,4 @@
-"""A prepared store in numbers: fields, cardinalities, missing and unknown rates, label rates."""
+"""Describe a dataset in numbers: fields, cardinalities, missing and unknown rates, label rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimixer.metrics import auc
 
 
 def describe_store(store: Store) -> dict[str, Any]:
-    """Plain facts for a table or for JSON."""
+    """Return plain values for a table or for JSON."""
     schema, spec = store.transform.schema, store.transform.spec
     summaries = {split: store.summary(split) for split in SPLITS}
     best = {split: best_reachable(store, split) for split in SPLITS}
@@ -44,7 +44,7 @@ def describe_store(store: Store) -> dict[str, Any]:
 
 
 def best_reachable(store: Store, split: str) -> dict[str, float] | None:
-    """AUC of the true probabilities, where a simulator wrote them; None for real data.
+    """Compute the AUC of the true probabilities that a simulator wrote; None for real data.
 
     A label that has one class only in this split has no AUC and is left out.
     """

@@ -1,7 +1,8 @@
-"""The streaming loader: windows of shuffled blocks, batches assembled ahead of time, any position restorable."""
+"""Stream batches of a split: shuffle windows of blocks, assemble batches ahead of time, restore any position."""
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +11,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import SplitSummary, Store
 from unimixer.data.encoding.rows import Rows
-from unimixer.data.shards import Blocks, batch_share, blocks_of, deal
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
 
@@ -21,18 +21,21 @@ BLOCK_ROWS = 4_096
 WINDOW_BLOCKS = 32
 """Blocks that are shuffled together; memory holds a few windows whatever the number of rows."""
 
+Blocks = NDArray[np.int64]
+"""``(blocks, 3)``: part, first row, last row + 1."""
+
 Piece = tuple[Rows, NDArray[np.int64]]
 """Rows of a window and the positions in it that make a batch."""
 
 
 class Loader:
-    """Batches of one split.
+    """Streams the batches of one split.
 
     The order is a function of ``(seed, epoch)`` alone: blocks of neighbouring rows are permuted, then the rows inside
     a window of blocks. The number of workers changes the speed and nothing else, and a position is just the number of
     batches that were taken, so a run continues where it stopped.
 
-    Where several processes share a split, its blocks are dealt to ``num_shards`` shards and each is shuffled by
+    Where several processes share a split, its blocks are assigned to ``num_shards`` shards and each is shuffled by
     itself; a batch takes its share of rows from every shard. A process reads some of the shards and gets that part of
     each batch. All processes see equally many batches: a shard that ran out adds no rows to the last ones.
 
@@ -68,21 +71,23 @@ class Loader:
         self.transform = store.transform
         self.num_rows = store.summary(split).rows
         self._blocks = blocks_of(store.summary(split), self._block_rows())
-        self._dealt = deal(self._blocks, num_shards)
+        self._assigned = assign_blocks(self._blocks, num_shards)
         self._shares = [batch_share(batch_size, shard, num_shards) for shard in range(num_shards)]
-        lengths = [-(-_count(self._blocks[own]) // share) for own, share in zip(self._dealt, self._shares, strict=True)]
+        lengths = [
+            -(-_count(self._blocks[own]) // share) for own, share in zip(self._assigned, self._shares, strict=True)
+        ]
         self._length = max(lengths)
 
     def _block_rows(self) -> int:
-        """Rows of a block: few enough that shards of a small split are of nearly one size."""
+        """Return the rows of a block, few enough that shards of a small split have nearly equal sizes."""
         return BLOCK_ROWS if self.num_shards == 1 else max(1, min(BLOCK_ROWS, self.num_rows // (8 * self.num_shards)))
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return self._length
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from batch number ``start`` on."""
+        """Yield the batches of an epoch, from batch number ``start`` on."""
         steps = self._steps(epoch, start)
         if not self.num_workers:
             yield from (self._assemble(pieces) for pieces in steps)
@@ -105,7 +110,7 @@ class Loader:
         return self.transform.batch(taken[0] if len(taken) == 1 else Rows.concatenate(taken))
 
     def _steps(self, epoch: int, start: int) -> Iterator[list[Piece]]:
-        """What the shards read here give to each batch; a batch to which they give nothing has one piece of no rows."""
+        """Yield the pieces of each batch from the shards read here; a batch without any gets one piece of no rows."""
         streams = [self._pieces(shard, epoch, start) for shard in self.shards]
         nothing = np.empty(0, dtype=np.int64)
         empty: Piece | None = None
@@ -117,8 +122,8 @@ class Loader:
             yield pieces
 
     def _pieces(self, shard: int, epoch: int, start: int) -> Iterator[Piece]:
-        """The pieces of a shard, one a batch."""
-        share, blocks = self._shares[shard], self._blocks[self._dealt[shard]]
+        """Yield the pieces of a shard, one for each batch."""
+        share, blocks = self._shares[shard], self._blocks[self._assigned[shard]]
         order = self._block_order(epoch, shard)
         sizes = (blocks[order, 2] - blocks[order, 1]) if len(order) else np.zeros(0, dtype=np.int64)
         skip = start * share
@@ -153,7 +158,7 @@ class Loader:
         return Rows.concatenate(pieces)
 
     def _block_order(self, epoch: int, shard: int = 0) -> NDArray[np.int64]:
-        count = len(self._dealt[shard])
+        count = len(self._assigned[shard])
         if not self.shuffle:
             return np.arange(count)
         return np.random.default_rng((self.seed, epoch, *self._stream(shard))).permutation(count)
@@ -164,9 +169,45 @@ class Loader:
         return np.random.default_rng((self.seed, epoch, window, *self._stream(shard))).permutation(count)
 
     def _stream(self, shard: int) -> tuple[int, ...]:
-        """What tells the random numbers of a shard from those of others."""
+        """Return the numbers that make the random numbers of a shard differ from those of others."""
         return () if self.num_shards == 1 else (shard, self.num_shards, 0)
 
 
 def _count(blocks: Blocks) -> int:
     return int((blocks[:, 2] - blocks[:, 1]).sum())
+
+
+def blocks_of(summary: SplitSummary, block_rows: int) -> Blocks:
+    """Cut all rows of a split into blocks of neighbours; none reaches over two parts."""
+    blocks = [
+        (number, start, min(start + block_rows, part["rows"]))
+        for number, part in enumerate(summary.parts)
+        for start in range(0, part["rows"], block_rows)
+    ]
+    return np.array(blocks, dtype=np.int64).reshape(-1, 3)
+
+
+def assign_blocks(blocks: Blocks, num_shards: int) -> list[NDArray[np.int64]]:
+    """Assign blocks to shards, each to the shard with the fewest rows so far; return each shard's block numbers.
+
+    Shards differ by a block at most, and those of a log in the order of time all reach over the whole of it.
+    """
+    if num_shards == 1:
+        return [np.arange(len(blocks))]
+    rows = [(0, shard) for shard in range(num_shards)]
+    assigned: list[list[int]] = [[] for _ in range(num_shards)]
+    for number, size in enumerate((blocks[:, 2] - blocks[:, 1]).tolist()):
+        count, shard = rows[0]
+        assigned[shard].append(number)
+        heapq.heapreplace(rows, (count + size, shard))
+    return [np.array(numbers, dtype=np.int64) for numbers in assigned]
+
+
+def batch_share(batch_size: int, shard: int, num_shards: int) -> int:
+    """Return the rows that a shard gives to a batch; shares add up to the batch and differ by one at most."""
+    if batch_size < num_shards:
+        raise UnimixerError(
+            f"batch_size={batch_size} is smaller than the {num_shards} shards that it takes rows from; "
+            "it must be at least their number"
+        )
+    return batch_size // num_shards + (shard < batch_size % num_shards)

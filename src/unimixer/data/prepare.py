@@ -1,25 +1,30 @@
-"""From raw tables to an encoded store: resolve, fit on the training part, encode, describe; whole or not at all."""
+"""From raw tables to a dataset: resolve, fit on the training part, encode, describe; whole or not at all."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unimixer.data import dataset as store
+from unimixer.data import write_dataset
 from unimixer.data.dataset import SplitSummary, Store
-from unimixer.data.encode import Encode, encode
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
+from unimixer.data.raw.passes import LogReader, run_shard
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
+from unimixer.data.write_dataset import Encode, encode, write_manifest
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.io import atomic_folder
-from unimixer.workers.tasks import Crew
+from unimixer.workers.ray import executor_on
 
 WORK = ".work"
-"""Folder inside the unfinished store for what workers hand over."""
+"""Folder inside the unfinished dataset for files of the workers."""
 
 
 def prepare(
@@ -31,12 +36,12 @@ def prepare(
     workers: int = 1,
     ray: str | None = None,
 ) -> Store:
-    """Write the encoded store of raw tables; it is the same for any number of workers.
+    """Write raw tables as a dataset; it is the same for any number of workers.
 
     Args:
-        tables: what an adapter found.
+        tables: raw data, as an adapter opens it.
         out: folder to make.
-        overwrite: replace an existing store.
+        overwrite: replace an existing dataset.
         origin: facts on where the data came from, kept in the manifest.
         workers: processes that read the log and write the parts.
         ray: let workers of a Ray cluster do it: ``local``, ``auto`` or the address of a head.
@@ -52,36 +57,40 @@ def prepare(
         _check_replaceable(out)
     with atomic_folder(out, overwrite=overwrite) as folder:
         schema = resolve(tables)
-        with _crew(tables, workers, ray, folder) as crew:
-            fitted = fit(schema, crew)
+        with _log_reader(tables, workers, ray, folder.absolute() / WORK) as reader:
+            fitted = fit(schema, reader)
             fitted.transform.save(folder / "transform")
-            matches = [asdict(one) for one in fitted.matches]
-            task = Encode(folder.absolute(), fitted.splitter, fitted.rows, store.PART_ROWS)
+            matches = [asdict(match) for match in fitted.matches]
+            encoding = Encode(folder.absolute(), fitted.splitter, fitted.rows, write_dataset.PART_ROWS)
             del fitted  # the workers read what was saved; only then is the memory of the first pass free
-            summaries = encode(crew, task)
+            summaries = encode(reader, encoding)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         check_labels(schema, summaries["train"], "train")
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
-        store.write_manifest(folder, summaries, facts)
+        write_manifest(folder, summaries, facts)
     return Store(out)
 
 
-def _crew(tables: RawTables, workers: int, ray: str | None, folder: Path) -> Crew:
+@contextmanager
+def _log_reader(tables: RawTables, workers: int, ray: str | None, folder: Path) -> Iterator[LogReader]:
+    """Start the workers that read the log; one worker without Ray is this process."""
     if workers == 1 and ray is None:
-        return Crew(tables)
-    work = folder.absolute() / WORK
-    work.mkdir()
-    if ray is not None:
-        from unimixer.workers.ray_crew import RayCrew
-
-        return RayCrew(tables, workers, work, ray)
-    from unimixer.workers.processes import Processes
-
-    return Processes(tables, workers, work)
+        yield LogReader(tables)
+        return
+    folder.mkdir()
+    threads = 1 if ray is not None else max(1, (os.cpu_count() or 1) // workers)
+    make = executor_on(ray, "preparing on a Ray cluster", imports_main=True)
+    with make(run_shard, workers=workers, threads=threads, log=None) as executor:
+        if executor.free < workers:
+            raise UnimixerError(
+                f"--workers {workers}: the cluster has {executor.free} cores, and every worker needs one; "
+                f"use --workers {executor.free} or fewer"
+            )
+        yield LogReader(tables, executor, folder)
 
 
 def _check_replaceable(out: Path) -> None:
-    """Only a store may be replaced by a store: a slip of the finger must not delete a folder of something else."""
+    """Refuse to overwrite a folder that is not a dataset, so a mistyped path cannot delete other data."""
     if out.exists() and not (out / "manifest.json").is_file():
         raise UnimixerError(f"{out} exists and is not a prepared store, so it is not replaced; choose another folder")
 

@@ -1,4 +1,4 @@
-"""The schema: what the columns of a log mean. Typed, frozen, written in YAML, and free of any model choice."""
+"""The schema of a log: the meaning of its columns, typed, frozen, written in YAML, without any model choice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_BUCKETS = 2**31 - 1 - FIRST_ID
 
 
 class Files(Settings):
-    """How files of text are read; Parquet says itself what it holds."""
+    """How to read files of text; Parquet needs no such settings."""
 
     separator: str | None = None
     """What stands between two fields, one or several characters (default: a tab in ``.tsv`` files, else a comma)."""
@@ -73,7 +73,7 @@ class Files(Settings):
 
 
 class Keys(Settings):
-    """Columns of the impression log that say who saw what and when."""
+    """Columns of the impression log that name the user, the item and the time."""
 
     user: str | None = None
     """Column of the user's key; without it there is no UAUC and no history."""
@@ -104,7 +104,7 @@ class Label(Settings):
 
 
 class Vocabulary(Settings):
-    """How values become rows of an embedding table."""
+    """The policy that maps values to rows of an embedding table."""
 
     policy: Literal["vocab", "hash"] = "vocab"
     min_count: PositiveInt = 1
@@ -212,7 +212,7 @@ class DateSplit(Settings):
 
 
 class QuantileSplit(Settings):
-    """The same by quantiles of time."""
+    """Split by quantiles of time."""
 
     by: Literal["quantile"] = "quantile"
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -220,7 +220,7 @@ class QuantileSplit(Settings):
 
 
 class RandomSplit(Settings):
-    """At random; mixes past and future, so it must be asked for. The numbers are shares of the rows."""
+    """Split at random by shares of the rows; it mixes past and future, so it must be asked for."""
 
     by: Literal["random"] = "random"
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -292,7 +292,7 @@ class Schema(Settings):
         return self
 
     def needed_columns(self, *, outcomes: bool) -> list[str]:
-        """Columns that a log must have; with ``outcomes``, also those that only training and measuring read."""
+        """Return the columns that a log must have; ``outcomes`` adds those that only training and evaluation read."""
         names = [self.keys.user, self.keys.item, self.keys.time]
         if outcomes:
             sources = {label.name: label.source or label.name for label in self.labels}
@@ -303,7 +303,7 @@ class Schema(Settings):
         return [name for name in dict.fromkeys(names) if name is not None]
 
     def optional_columns(self) -> list[str]:
-        """Columns that are read where they stand: in the log, or in a table of users or items."""
+        """Return the columns that may be in the log or in a table of users or items."""
         names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
         return list(dict.fromkeys(names))
 

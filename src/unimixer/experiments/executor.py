@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.bench.machine import cpu_model
-from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job, unique
 from unimixer.experiments.progress_view import Silent, View
 from unimixer.experiments.results import FAILED, OK, Row, read_row, write_row
+from unimixer.experiments.worker import failure, handle
+from unimixer.io import file_lock
 from unimixer.training.checkpoint import remove_leftovers
 from unimixer.training.signals import stop_signals
-from unimixer.workers.local import Executor, MakeExecutor, Pool, Reply
+from unimixer.workers.executor import Executor, MakeExecutor, Reply
+from unimixer.workers.local import LocalExecutor
 
 STOP_SECONDS = 120.0
 """Longest wait for checkpoints after a request to stop."""
@@ -49,7 +51,7 @@ def run_jobs(
     expected: Mapping[str, float] | None = None,
     view: View | None = None,
     resume_with: str | None = None,
-    executor: MakeExecutor = Pool,
+    executor: MakeExecutor = LocalExecutor,
 ) -> Outcome:
     """Compute the rows of some jobs that a folder does not have yet.
 
@@ -73,7 +75,7 @@ def run_jobs(
         remove_leftovers(folder)
         engine = _Engine(folder, keep_runs, follow, total, expected or {}, view or Silent(), workers)
         log = folder / "workers.log"
-        with stop_signals() as stopped, executor(workers=workers, threads=threads, log=log) as pool:
+        with stop_signals() as stopped, executor(handle, workers=workers, threads=threads, log=log) as pool:
             engine.add(jobs)
             while engine.waiting or pool.running:
                 while engine.waiting and pool.free and not stopped.is_set():
@@ -98,7 +100,7 @@ def _drain(pool: Executor[Job], engine: _Engine) -> None:
         reply = pool.wait(TICK)
         if reply is None:
             waited += TICK
-        elif "row" in reply.values:
+        elif failure(reply) is None:
             engine.take(reply)
 
 
@@ -159,15 +161,16 @@ class _Engine:
 
     def take(self, reply: Reply[Job]) -> None:
         """Note a finished or failed row."""
-        job, row = reply.task, reply.values.get("row")
+        job, error = reply.task, failure(reply)
         self._running = [key for key in self._running if key != job.key]
-        if row is None:
-            row = {**job.columns(), "status": FAILED, "error": reply.values["failed"]}
+        if error is not None:
+            row = {**job.columns(), "status": FAILED, "error": error}
             write_row(self.folder, row)
             self.outcome.failed.append(row)
             if not reply.died:  # what failed by itself starts anew, what was killed goes on from its checkpoint
                 shutil.rmtree(self.folder / "runs" / job.key, ignore_errors=True)
         else:
+            row = reply.value["row"]
             self.outcome.computed.append(row)
             taken = time.monotonic() - self.started[job.key]
             self._seconds += taken
@@ -225,14 +228,5 @@ class _Engine:
 def study_lock(folder: Path) -> Iterator[None]:
     """Keep a second call out of a study's folder; the lock ends with the process, whatever ends it."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnimixerError(f"{folder} is being computed by another process; wait for it") from None
+    with file_lock(folder / ".lock", f"{folder} is being computed by another process; wait for it"):
         yield

@@ -19,6 +19,8 @@ from unimixer.experiments.results import OK, done_keys, is_study, read_row, writ
 from unimixer.experiments.scores import write_truth
 from unimixer.experiments.study_config import JUDGED, Study, joined, read_plan, write_plan
 from unimixer.experiments.time_estimate import Estimate, estimates, measure_speeds
+from unimixer.workers.executor import MakeExecutor
+from unimixer.workers.local import LocalExecutor
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Planned:
 
 
 @states_kept()
-def plan_study(study: Study, folder: Path, machine: Machine, *, keep_speeds: bool = True) -> Planned:
+def plan_study(
+    study: Study, folder: Path, machine: Machine, *, keep_speeds: bool = True, executor: MakeExecutor = LocalExecutor
+) -> Planned:
     """Size every model and measure its speed; nothing is trained, and rows are not touched.
 
     Args:
@@ -63,6 +67,7 @@ def plan_study(study: Study, folder: Path, machine: Machine, *, keep_speeds: boo
         folder: of the study, which need not exist.
         machine: processes and threads.
         keep_speeds: write measured speeds to the folder, so that the next call need not measure.
+        executor: makes what runs the measurements.
 
     Raises:
         UnimixerError: if a model cannot be sized or trained, or the folder was begun with other settings.
@@ -82,7 +87,12 @@ def plan_study(study: Study, folder: Path, machine: Machine, *, keep_speeds: boo
             folder.mkdir(parents=True, exist_ok=True)
         place = folder if keep else Path(scratch)
         speeds = measure_speeds(
-            wanted, place, workers=machine.workers, threads=machine.threads, log=place / "workers.log"
+            wanted,
+            place,
+            workers=machine.workers,
+            threads=machine.threads,
+            log=place / "workers.log",
+            executor=executor,
         )
     found = estimates(
         cases, speeds, missing=missing, rows_a_case=search.rows_a_case, workers=machine.workers, threads=machine.threads
@@ -106,7 +116,14 @@ def _missing(case: Case, search: RateSearch, folder: Path) -> int:
 
 @states_kept()
 def compute_study(
-    planned: Planned, folder: Path, machine: Machine, *, keep_runs: bool = False, quiet: bool = False
+    planned: Planned,
+    folder: Path,
+    machine: Machine,
+    *,
+    keep_runs: bool = False,
+    quiet: bool = False,
+    executor: MakeExecutor = LocalExecutor,
+    more: str = "",
 ) -> Outcome:
     """Compute the rows that are missing, then write the tables.
 
@@ -116,6 +133,8 @@ def compute_study(
         machine: processes and threads.
         keep_runs: keep weights and checkpoints of finished rows.
         quiet: say nothing on standard error.
+        executor: makes what runs the jobs.
+        more: options of the command that continues, for the message of a study that was stopped.
 
     Raises:
         UnimixerError: when stopped; the message has the command that continues.
@@ -141,7 +160,8 @@ def compute_study(
             total=planned.search.total(),
             expected=expected,
             view=view,
-            resume_with=f"unimixer compare {shlex.quote(str(folder))}{machine.options()}",
+            resume_with=f"unimixer compare {shlex.quote(str(folder))}{machine.options()}{more}",
+            executor=executor,
         )
     write_tables(folder)
     return outcome

@@ -23,7 +23,8 @@ from unimixer.experiments.scores import write_truth
 from unimixer.experiments.size_series import Ladder, width
 from unimixer.experiments.sweep_config import Sweep, build_ladders, open_sweep, write_sweep
 from unimixer.experiments.time_estimate import Estimate, expected_seconds, measure_speeds, speed_key, table_rows
-from unimixer.workers.local import MakeExecutor, Pool
+from unimixer.workers.executor import MakeExecutor
+from unimixer.workers.local import LocalExecutor
 
 MEASURED = 3
 """Sizes of a model whose speed is measured; that of the others is read off between them."""
@@ -81,7 +82,7 @@ class PlannedSweep:
 
 @states_kept()
 def plan_sweep(
-    sweep: Sweep, folder: Path, machine: Machine, *, keep_speeds: bool = True, executor: MakeExecutor = Pool
+    sweep: Sweep, folder: Path, machine: Machine, *, keep_speeds: bool = True, executor: MakeExecutor = LocalExecutor
 ) -> PlannedSweep:
     """Size every model and measure its speed; nothing is trained, and rows are not touched.
 
@@ -148,7 +149,7 @@ def compute_sweep(
     *,
     keep_runs: bool = False,
     quiet: bool = False,
-    executor: MakeExecutor = Pool,
+    executor: MakeExecutor = LocalExecutor,
     more: str = "",
 ) -> Outcome:
     """Compute the rows that are missing, then write ``points.csv``.
@@ -212,7 +213,12 @@ class _Expected(dict[str, float]):
 
 
 def try_rates(
-    planned: PlannedSweep, folder: Path, machine: Machine, *, quiet: bool = False, executor: MakeExecutor = Pool
+    planned: PlannedSweep,
+    folder: Path,
+    machine: Machine,
+    *,
+    quiet: bool = False,
+    executor: MakeExecutor = LocalExecutor,
 ) -> tuple[list[Trial], Outcome]:
     """Train the whole grid of rates at every size with the first seed: what the rule of transfer is tested on."""
     _begin(planned, folder)

@@ -10,10 +10,12 @@ from typing import Any
 
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case
+from unimixer.experiments.worker import failure, handle
 from unimixer.io import read_json, write_text
 from unimixer.progress import progress_bar
 from unimixer.training.signals import stop_signals
-from unimixer.workers.local import MakeExecutor, Pool
+from unimixer.workers.executor import MakeExecutor
+from unimixer.workers.local import LocalExecutor
 
 SPEEDS = "speeds.json"
 EVALUATIONS = 4
@@ -58,7 +60,7 @@ def measure_speeds(
     workers: int,
     threads: int,
     log: Path,
-    executor: MakeExecutor = Pool,
+    executor: MakeExecutor = LocalExecutor,
 ) -> dict[str, dict[str, float]]:
     """Samples a second of every case, by :func:`speed_key`, measured as the rows will run: side by side.
 
@@ -77,7 +79,7 @@ def measure_speeds(
     waiting = {speed_key(case, workers, threads): case for case in cases}
     waiting = {key: case for key, case in waiting.items() if key not in known}
     with (
-        executor(workers=workers, threads=threads, log=log) as pool,
+        executor(handle, workers=workers, threads=threads, log=log) as pool,
         stop_signals() as stopped,
         progress_bar("measuring speeds", len(waiting), unit="models") as advance,
     ):
@@ -91,11 +93,10 @@ def measure_speeds(
                 recipe["training"]["threads"] = threads
                 pool.submit(key, {"do": "measure", "recipe": recipe})
             reply = pool.wait(0.2)
-            if reply is not None and "failed" in reply.values:
-                case = waiting[reply.task]
-                raise UnimixerError(f"{case.name} cannot be trained: {reply.values['failed']}")
+            if reply is not None and (error := failure(reply)) is not None:
+                raise UnimixerError(f"{waiting[reply.task].name} cannot be trained: {error}")
             if reply is not None:
-                known[reply.task] = reply.values["speed"]
+                known[reply.task] = reply.value["speed"]
                 advance(1)
     if path is not None and waiting:
         write_text(path, json.dumps(known, indent=1) + "\n")

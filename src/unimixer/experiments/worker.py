@@ -1,17 +1,13 @@
-"""The process that trains rows: ``python -m unimixer.experiments.worker``, a task a line on its input, a reply a line.
+"""The work of a process that trains rows: a row, or a speed, for each task.
 
-It ends when its input ends, so no worker outlives the process that started it, however that one died; what it was
-training is continued from its newest checkpoint.
+A worker ends with the process that started it, however that one ended; the run that it was training is continued from
+its newest checkpoint.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import queue
 import shutil
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -33,6 +29,7 @@ from unimixer.training.model import build_ranker, pick_device, with_tasks
 from unimixer.training.run import RunFolder, commit, versions
 from unimixer.training.step import TrainStep
 from unimixer.training.train import WARM_UP, resume, train
+from unimixer.workers.executor import Reply, Report
 
 MEASURED_SECONDS = 1.0
 """Shortest time that a speed is measured over."""
@@ -141,8 +138,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def handle(task: dict[str, Any]) -> dict[str, Any]:
-    """Do one task; whatever goes wrong becomes one line."""
+def handle(task: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Do one task in a worker of an executor; whatever goes wrong becomes one line, and there are no reports."""
     try:
         return {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)}
     except UnimixerError as error:
@@ -155,23 +152,9 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def main() -> None:
-    """Take tasks until there are no more."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log
-    tasks: queue.Queue[dict[str, Any]] = queue.Queue()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            tasks.put(json.loads(line))
-        os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        reply = handle(tasks.get())
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-
-if __name__ == "__main__":
-    main()
+def failure(reply: Reply[Any]) -> str | None:
+    """What went wrong with a task, in one line; None where it went well."""
+    if reply.died is not None:
+        return f"its process {reply.died}"
+    error: str | None = reply.value.get("failed")
+    return error

@@ -27,6 +27,7 @@ from unimixer.io import (
     atomic_folder,
     check_kind,
     disk_errors,
+    file_lock,
     lacking,
     link_or_copy,
     read_errors,
@@ -137,19 +138,7 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training this run; the lock ends with the process, also if it is killed."""
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        path = self.folder / ".lock"
-        with disk_errors(path):
-            file = path.open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UnimixerError(f"{self.folder} is being trained by another process; wait for it") from None
+        with file_lock(self.folder / ".lock", f"{self.folder} is being trained by another process; wait for it"):
             yield
 
     @property

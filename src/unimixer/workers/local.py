@@ -1,179 +1,163 @@
-"""Worker processes: tasks out, replies in, and the news of a process that died."""
+"""The executor of this machine: every worker is a process."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import queue
+import pickle
 import signal
-import subprocess
 import sys
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from types import ModuleType
+from typing import Any
 
-Task = TypeVar("Task")
+from unimixer.workers.executor import Executor, Reply, Task, Work
 
-
-@dataclass(frozen=True)
-class Reply(Generic[Task]):
-    """What came of a task."""
-
-    task: Task
-    values: dict[str, Any]
-    """``row`` or ``speed``, or ``failed`` with one line."""
-    died: bool = False
-    """The process ended before it replied."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+_STARTS = threading.Lock()
+"""Held while a process starts, which inherits the state of the whole program."""
 
 
-class Executor(Protocol[Task]):
-    """Where tasks run; a task is under way until :meth:`wait` has given its reply."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None: ...
-
-    @property
-    def running(self) -> list[Task]:
-        """Tasks under way."""
-
-    @property
-    def free(self) -> int:
-        """Tasks that could start now."""
-
-    def submit(self, task: Task, message: dict[str, Any]) -> None:
-        """Start a task; its message is what the worker gets."""
-
-    def wait(self, timeout: float) -> Reply[Task] | None:
-        """The next reply, or None when there is none in time."""
-
-    def stop(self) -> None:
-        """Ask running tasks to write a checkpoint and end."""
-
-
-class MakeExecutor(Protocol):
-    """Makes one; :class:`Pool` does for this machine."""
-
-    def __call__(self, *, workers: int, threads: int, log: Path) -> Executor[Any]: ...
-
-
-class Pool(Generic[Task]):
-    """Processes that each do one task at a time, started when first needed and again where one died.
+class LocalExecutor(Executor[Task]):
+    """Processes on this machine.
 
     Args:
+        work: see :class:`~unimixer.workers.executor.Executor`, as ``workers``, ``threads`` and ``log``.
         workers: processes at most.
         threads: threads of each.
-        log: file for what they print.
+        log: file for what processes print.
+        imports_main: let processes import the script of this one, which messages may need that refer to it.
     """
 
-    def __init__(self, *, workers: int, threads: int, log: Path) -> None:
-        self.workers, self.threads, self.log = workers, threads, log
-        self._idle: list[subprocess.Popen[str]] = []
-        self._busy: dict[int, tuple[subprocess.Popen[str], Task]] = {}
-        self._listeners: dict[int, threading.Thread] = {}
-        self._news: queue.Queue[tuple[int, str | None]] = queue.Queue()
-
-    def __enter__(self) -> Pool[Task]:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.kill()
-
-    @property
-    def running(self) -> list[Task]:
-        """Tasks under way."""
-        return [task for _, task in self._busy.values()]
-
-    @property
-    def free(self) -> int:
-        """Tasks that could start now."""
-        return self.workers - len(self._busy)
-
-    def submit(self, task: Task, message: dict[str, Any]) -> None:
-        """Give a task to a process."""
-        for process in [process for process in self._idle if process.poll() is not None]:
-            self._idle.remove(process)
-            self._bury(process)
-        process = self._idle.pop() if self._idle else self._start()
-        self._busy[process.pid] = process, task
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # of a process that died meanwhile; the end of its output says so
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
+    def __init__(self, work: Work, *, workers: int, threads: int, log: Path | None, imports_main: bool = False) -> None:
+        super().__init__(work, workers=workers, threads=threads, log=log)
+        self.imports_main = imports_main
 
     def wait(self, timeout: float) -> Reply[Task] | None:
-        """The next reply, or None when there is none in time."""
-        try:
-            pid, line = self._news.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if pid not in self._busy:
-            for process in [process for process in self._idle if process.pid == pid]:
-                self._idle.remove(process)
-                self._bury(process)
-            return None
-        process, task = self._busy.pop(pid)
-        if line is None:
-            return Reply(task, {"failed": _end(self._bury(process))}, died=True)
-        self._idle.append(process)
-        return Reply(task, json.loads(line))
+        """Return the next reply, or None if there is none within ``timeout`` seconds."""
+        done, _ = wait(self._busy, timeout, FIRST_COMPLETED)
+        for running in self._busy.values():
+            running.hear(running.worker.reports())
+        for future in done:
+            process, task, _ = self._busy.pop(future)
+            if isinstance(future.exception(), BrokenProcessPool):
+                return Reply(task, died=_how_it_ended(self._end(process)))
+            self._idle.append(process)
+            return Reply(task, future.result())
+        return None
 
     def stop(self) -> None:
-        """Ask running tasks to write a checkpoint and end."""
-        for process, _ in self._busy.values():
-            process.send_signal(signal.SIGTERM)
+        """Send SIGTERM to the processes of running tasks, which then write a checkpoint and end."""
+        for running in self._busy.values():
+            running.worker.process.terminate()
 
-    def kill(self) -> None:
-        """End all processes at once."""
-        for process in [*self._idle, *(process for process, _ in self._busy.values())]:
-            process.kill()
-            self._bury(process)
-        self._idle, self._busy = [], {}
+    def _send(self, message: bytes) -> tuple[_Process, Future[Any]]:
+        while self._idle:
+            process = self._idle.pop()
+            with suppress(BrokenProcessPool):  # it died while it was idle
+                return process, process.send(self.work, message)
+            self._end(process)
+        process = _Process(self.threads, self.log, imports_main=self.imports_main)
+        return process, process.send(self.work, message)
 
-    def _bury(self, process: subprocess.Popen[str]) -> int:
-        """Let go of a process that ended; return its exit code."""
-        code = process.wait()
-        self._listeners.pop(process.pid).join()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.close()
-        return code
-
-    def _start(self) -> subprocess.Popen[str]:
-        count = str(self.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-        # a session of its own: Ctrl-C reaches the parent alone, which then asks for checkpoints
-        with self.log.open("a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "unimixer.experiments.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
-        listener = self._listeners[process.pid] = threading.Thread(target=self._listen, args=(process,), daemon=True)
-        listener.start()
-        return process
-
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._news.put((process.pid, line))
-        self._news.put((process.pid, None))
+    def _end(self, worker: _Process) -> int:
+        return worker.end()
 
 
-def _end(code: int) -> str:
-    """How a process ended, in words."""
+class _Process:
+    """A pool of one process; a pool that loses a process fails all its tasks, so here it fails one."""
+
+    def __init__(self, threads: int, log: Path | None, *, imports_main: bool) -> None:
+        # spawn, not fork: a forked copy of running thread pools (torch, polars) can hang
+        context = multiprocessing.get_context("spawn")
+        self._reports, reports = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(1, context, _begin, (reports, log))
+        with _STARTS, _inherited(threads, imports_main=imports_main):
+            others = set(multiprocessing.active_children())
+            self._pool.submit(int)  # the first task starts the process
+            (self.process,) = set(multiprocessing.active_children()) - others
+        reports.close()
+
+    def send(self, work: Work, message: bytes) -> Future[Any]:
+        """Start a task."""
+        return self._pool.submit(_do, work, message)
+
+    def reports(self) -> Iterator[Any]:
+        """Yield the reports that have arrived."""
+        with suppress(EOFError, OSError):  # the process died; its future says so
+            while self._reports.poll():
+                yield self._reports.recv()
+
+    def end(self) -> int:
+        """End the process; return its exit code."""
+        self.process.kill()
+        self._pool.shutdown()
+        self.process.join()
+        self._reports.close()
+        return self.process.exitcode or 0
+
+
+@contextmanager
+def _inherited(threads: int, *, imports_main: bool) -> Iterator[None]:
+    """Let a process that starts in this context inherit its number of threads and a blocked Ctrl-C."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    main = sys.modules["__main__"]
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    resource_tracker.ensure_running()  # the first start of a process would start it, and then let Ctrl-C in again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
+    if not imports_main:  # a process imports the script that is here
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _how_it_ended(code: int) -> str:
     if code >= 0:
-        return f"its process ended by itself with exit code {code}"
+        return f"ended by itself with exit code {code}"
     name = signal.Signals(-code).name
-    hint = ", perhaps by the system for want of memory" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"
+    return f"was killed by {name}" + (", perhaps by the system for want of memory" if name == "SIGKILL" else "")
+
+
+# ---- the worker's side ---------------------------------------------------------------------------------------------
+
+_reports: Connection
+
+
+def _begin(reports: Connection, log: Path | None) -> None:
+    """Prepare a worker: print to the log, leave Ctrl-C to the parent, and end with the parent."""
+    global _reports
+    _reports = reports
+    if hasattr(os, "setsid"):
+        os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if log is not None:
+        with log.open("a", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
+
+
+def _do(work: Work, message: bytes) -> Any:
+    return work(pickle.loads(message), _reports.send)

@@ -38,16 +38,16 @@ def test_rows_do_not_depend_on_the_chunks(keys: list[str | None], size: int) -> 
 
 def test_keys_of_the_table_come_first_and_those_of_the_log_have_no_features() -> None:
     log = EntityLog(Chunk(pl.DataFrame({"id": [7.0, 5.0], "age": [1, 2]}), "users.csv"), "id")
-    assert log.rows(Chunk(pl.DataFrame({"id": ["9", "5", None]}), "log.csv")).tolist() == [4, 3, 0]
+    assert log.read(Chunk(pl.DataFrame({"id": ["9", "5", None]}), "log.csv")).tolist() == [4, 3, 0]
     assert log.chunk().frame.rows() == [("7", 1), ("5", 2), ("9", None)]
     assert len(log.train_counts) == 5
 
 
 def test_without_a_table_or_a_key_there_is_nothing_but_the_keys() -> None:
     log = EntityLog(None, "id")
-    log.rows(Chunk(pl.DataFrame({"id": ["b", "a"]}), "log.csv"))
+    log.read(Chunk(pl.DataFrame({"id": ["b", "a"]}), "log.csv"))
     assert log.chunk().frame.rows() == [("b",), ("a",)]
-    assert EntityLog(None, None).rows(Chunk(pl.DataFrame({"id": ["b"]}), "log.csv")) is None
+    assert EntityLog(None, None).read(Chunk(pl.DataFrame({"id": ["b"]}), "log.csv")) is None
 
 
 def test_a_key_that_stands_twice_is_named_with_both_rows() -> None:

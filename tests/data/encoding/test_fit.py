@@ -11,17 +11,18 @@ import polars as pl
 import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.transform import Transform
+from unimixer.data.raw.passes import LogReader
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.errors import UnimixerError
-from unimixer.workers.tasks import Crew
 
 FEATURES = {feature["name"]: feature for feature in SCHEMA["features"]}
 
 
 def fitted(tables: RawTables) -> Transform:
-    return fit(resolve(tables), Crew(tables)).transform
+    return fit(resolve(tables), LogReader(tables)).transform
 
 
 def known(transform: Transform, table: str) -> set[str]:

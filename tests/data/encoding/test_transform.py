@@ -16,15 +16,16 @@ import torch
 from toy import START, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data.dataset import Store
-from unimixer.data.encoding.fit import fit, resolve
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
+from unimixer.data.raw.passes import LogReader
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.workers.tasks import Crew
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
@@ -144,7 +145,7 @@ def test_an_outcome_changes_no_input_of_its_own_or_of_an_earlier_row() -> None:
     batches = []
     for frame in (log, changed):
         tables = tables_of(toy_schema(), frame, users, items)
-        batches.append(fit(resolve(tables), Crew(tables)).transform.raw_batch(Chunk(log, "log.csv")))
+        batches.append(fit(resolve(tables), LogReader(tables)).transform.raw_batch(Chunk(log, "log.csv")))
     before, after = (lists(batch, "clicks") for batch in batches)
     assert before[:301] == after[:301]
     assert before != after
@@ -198,7 +199,7 @@ def test_a_new_value_is_hashed_where_the_table_is_hashed() -> None:
         "vocabulary": {"policy": "hash", "num_buckets": 1000},
     }
     tables = toy_tables(400, features=[hashed], histories=[])
-    batch = fit(resolve(tables), Crew(tables)).transform.raw_batch(new_row(user_id="user_1"))
+    batch = fit(resolve(tables), LogReader(tables)).transform.raw_batch(new_row(user_id="user_1"))
     assert batch.ids.tolist() == [[42]]
 
 
@@ -250,7 +251,7 @@ def test_a_transform_reads_back_and_gives_the_same_batches(tmp_path: Path) -> No
     tables = RawTables(
         schema.model_copy(update={"features": tuple(features)}), tables.impressions, tables.users, tables.items
     )
-    transform = fit(resolve(tables), Crew(tables)).transform
+    transform = fit(resolve(tables), LogReader(tables)).transform
     transform.save(tmp_path / "transform")
     loaded = Transform.load(tmp_path / "transform")
     chunk = next(tables.impressions())
@@ -262,7 +263,7 @@ def test_a_transform_reads_back_and_gives_the_same_batches(tmp_path: Path) -> No
 def test_a_damaged_transform_is_named(tmp_path: Path) -> None:
     tables = toy_tables(400)
     folder = tmp_path / "transform"
-    fit(resolve(tables), Crew(tables)).transform.save(folder)
+    fit(resolve(tables), LogReader(tables)).transform.save(folder)
     meta = (folder / "transform.json").read_text()
     for name in sorted(json.loads(meta)["checksums"]):
         data = (folder / name).read_bytes()
@@ -308,7 +309,7 @@ def test_a_saved_transform_remembers_the_forms_and_an_older_one_takes_texts_as_t
     tables = toy_tables(500)
     log, *entities = toy_frames(500)
     tables = tables_of(tables.schema, log.with_columns(tab=pl.col("is_click") == 1), *entities)
-    fitted, folder = fit(resolve(tables), Crew(tables)).transform, tmp_path / "transform"
+    fitted, folder = fit(resolve(tables), LogReader(tables)).transform, tmp_path / "transform"
     fitted.save(folder)
     feature = next(f for f in tables.schema.features if f.name == "tab")
     chunk = Chunk(pl.DataFrame({"tab": ["True", "FALSE", "1", None]}), "rows.csv")
@@ -329,7 +330,7 @@ def test_names_longer_than_that_of_a_file_are_saved_and_loaded(tmp_path: Path) -
     names = {kept[0].name: "漢" * 100 + "a", kept[1].name: "漢" * 100 + "b"}
     features = tuple(f.model_copy(update={"table": names.get(f.name, f.table)}) for f in tables.schema.features)
     long = replace(tables, schema=tables.schema.model_copy(update={"features": features}))
-    transform = fit(resolve(long), Crew(long)).transform
+    transform = fit(resolve(long), LogReader(long)).transform
     transform.save(tmp_path / "transform")
     loaded = Transform.load(tmp_path / "transform")
     for name in names.values():

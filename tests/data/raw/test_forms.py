@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimixer.data.raw.forms import Form, canonical, canonical_text, form_of
-from unimixer.data.raw.values import as_text
+from unimixer.data.raw.values import Form, as_text, canonical, canonical_text, form_of
 
 
 def form(*texts: str, typed: bool = False) -> str:

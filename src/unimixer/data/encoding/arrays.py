@@ -1,4 +1,4 @@
-"""Named arrays in one memory-mapped Arrow file: vectors, matrices, ragged lists and texts, read without a copy."""
+"""Store named arrays in one memory-mapped Arrow file: vectors, matrices, ragged lists and texts."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Ragged:
         return len(self.offsets) - 1
 
     def take(self, rows: Array) -> Ragged:
-        """The lists of some rows, in the order of ``rows``."""
+        """Return the lists of some rows, in the order of ``rows``."""
         starts = self.offsets[rows]
         positions, offsets = window_positions(starts, self.offsets[rows + 1] - starts)
         return Ragged(self.values[positions], offsets)
 
 
 def window_positions(starts: Array, lengths: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of windows ``[start, start + length)`` one after the other, and the offsets between them."""
+    """Return the positions of windows ``[start, start + length)`` one after the other, and their offsets."""
     offsets = np.zeros(len(starts) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
 
 
 def concatenate(parts: list[Ragged]) -> Ragged:
-    """Lists of several parts, one after the other."""
+    """Concatenate the lists of several parts."""
     lengths = np.concatenate([np.diff(p.offsets) for p in parts])
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -70,7 +70,7 @@ def read_arrays(path: Path) -> dict[str, Array | Ragged | pa.Array]:
 
 
 def checksum(path: Path) -> str:
-    """CRC-32 of a file, read in pieces."""
+    """Compute the CRC-32 of a file, block by block."""
     crc = 0
     with path.open("rb") as file:
         while piece := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""Users and items: keys to rows, and their encoded features, kept once instead of in every impression."""
+"""Tables of users and items: map keys to rows, and keep encoded features once instead of in every impression."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING_ROW, UNKNOWN_ROW, FIRST_ROW = PADDING_ID, OOV_ID, FIRST_ID
 
 
 class KeyIndex:
-    """Text keys to rows; grows while a log is read."""
+    """Maps text keys to rows and grows while a log is read."""
 
     def __init__(self, keys: pl.Series | None = None) -> None:
         self._table = pl.DataFrame({"key": pl.Series([], dtype=pl.String), "row": pl.Series([], dtype=pl.Int32)})
@@ -46,14 +46,14 @@ class KeyIndex:
         self._table = pl.concat([self._table, fresh.with_columns(rows.alias("row"))], rechunk=True)
 
     def lookup(self, keys: pl.Series) -> NDArray[np.int32]:
-        """The row of every key."""
-        found = pl.DataFrame({"key": keys}).join(self._table, on="key", how="left", maintain_order="left")
+        """Return the row of every key."""
+        joined = pl.DataFrame({"key": keys}).join(self._table, on="key", how="left", maintain_order="left")
         default = pl.when(pl.col("key").is_null()).then(MISSING_ROW).otherwise(UNKNOWN_ROW)
-        return found.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
+        return joined.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
 
 
 class EntityLog:
-    """Keys of one kind while the log is read, and how often each occurs in the training part.
+    """Collects the keys of users or of items from a log, and how often each occurs in the training part.
 
     Args:
         table: the raw entity table, if there is one; its keys come first and in its order.
@@ -70,12 +70,17 @@ class EntityLog:
         self.pieces = np.zeros(len(self.index), dtype=np.int64)
         """The piece of the log in which a key appeared first."""
 
-    def rows(self, chunk: Chunk, piece: int = 0) -> NDArray[np.int32] | None:
-        """Rows of a chunk's entities; new keys are added."""
-        return None if self.key is None else self.rows_of(values.key_column(chunk, self.key), piece)
+    def read(self, chunk: Chunk, piece: int = 0, train: NDArray[np.bool_] | None = None) -> NDArray[np.int32] | None:
+        """Add the keys of a chunk and count those of the training part, if given; return the row of each."""
+        if self.key is None:
+            return None
+        rows = self.rows_of(values.key_column(chunk, self.key), piece)
+        if train is not None:
+            self.train_counts += np.bincount(rows[train], minlength=len(self.index))
+        return rows
 
     def rows_of(self, texts: pl.Series, piece: int = 0) -> NDArray[np.int32]:
-        """Rows of keys; new keys are added."""
+        """Add keys; return the row of each."""
         self._add(texts, piece)
         return self.index.lookup(texts)
 
@@ -85,8 +90,8 @@ class EntityLog:
         self.pieces = np.concatenate([self.pieces, np.full(new, piece)]) if new else self.pieces
         self.train_counts.resize(len(self.index), refcheck=False)
 
-    def take_in(self, log: EntityLog) -> NDArray[np.int32]:
-        """Add the keys and counts of another log, new keys at the end and in its order; the rows that its rows became.
+    def join(self, log: EntityLog) -> NDArray[np.int32]:
+        """Add the keys and counts of another log, new ones at the end and in its order; return their rows.
 
         Keys of different pieces stand in the order of the pieces only where ``log`` is what :meth:`merge` returned.
         """
@@ -98,7 +103,7 @@ class EntityLog:
 
     @classmethod
     def merge(cls, logs: Sequence[EntityLog]) -> tuple[EntityLog, list[NDArray[np.int32]]]:
-        """Keys of logs of different pieces, in the order of their first appearance; the rows that their rows became."""
+        """Merge logs of different pieces, keys in the order of their appearance; return also the rows of each log."""
         merged = cls(None, logs[0].key)
         keys = pl.concat([log.index.keys for log in logs])
         pieces = pl.Series("piece", np.concatenate([log.pieces[FIRST_ROW:] for log in logs]), dtype=pl.Int64)
@@ -108,7 +113,7 @@ class EntityLog:
         merged.index.add(first.get_column("key"))
         merged.pieces = np.concatenate([np.zeros(FIRST_ROW, dtype=np.int64), first.get_column("piece").to_numpy()])
         merged.train_counts = np.zeros(len(merged.index), dtype=np.int64)
-        return merged, [merged.take_in(log) for log in logs]
+        return merged, [merged.join(log) for log in logs]
 
     @property
     def of_table(self) -> NDArray[np.int32]:
@@ -116,7 +121,7 @@ class EntityLog:
         return np.arange(FIRST_ROW, FIRST_ROW + (0 if self.table is None else self.table.frame.height), dtype=np.int32)
 
     def chunk(self) -> Chunk:
-        """The raw table in the order of the index; keys that only the log knows have no features."""
+        """Return the raw table in the order of the index; keys that only the log has get no features."""
         if self.key is None:
             return Chunk(pl.DataFrame(), "log")
         keys = self.index.keys.rename(self.key)
@@ -160,7 +165,7 @@ class EntityTable:
         return len(self.index)
 
     def columns(self) -> dict[str, Array | Ragged | pa.Array]:
-        """Named columns for a file."""
+        """Return named columns for a file."""
         keys = pl.concat([pl.Series("key", ["", ""]), self.index.keys.rename("key")]).to_arrow().cast(pa.large_string())
         flat: dict[str, Any] = {"key": keys}
         if self.ids.shape[1]:
@@ -173,7 +178,7 @@ class EntityTable:
 
     @classmethod
     def from_columns(cls, columns: dict[str, Any]) -> EntityTable:
-        """The inverse of :meth:`columns`."""
+        """Build a table from the columns of :meth:`columns`."""
         keys = pl.Series("key", columns["key"].slice(FIRST_ROW))
         n = len(columns["key"])
         empty = np.zeros((n, 0), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Who met which item when: causal histories, looked up by user and time, the same way in training and in serving."""
+"""Histories of users: look up past events by user and time, the same way in training and in serving."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HistoryIndex:
         return cls(Ragged(items[order], offsets), Ragged(times[order], offsets), max_length)
 
     def windows(self, users: NDArray[np.int32], times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Start and length, (n, 2), of the last ``max_length`` events strictly earlier than each time.
+        """Return start and length, (n, 2), of the last ``max_length`` events strictly earlier than each time.
 
         An event at the very time of the impression is not seen: it may be the impression itself.
         """
@@ -73,18 +73,18 @@ class HistoryIndex:
 
 
 def event_label(history: History, schema: Schema) -> Label | None:
-    """The label that the event of a history names, if it does not name a column."""
+    """Return the label that the event of a history names, or None if it names a column."""
     return next((label for label in schema.labels if label.name == history.event), None)
 
 
 def event_column(history: History, schema: Schema) -> str | None:
-    """The column of the log that says whether the event of a history happened."""
+    """Return the column of the log that tells whether the event of a history happened."""
     label = event_label(history, schema)
     return history.event if label is None else label.source or label.name
 
 
 def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
-    """Which impressions enter a history: where the event's column is 1 or its label holds; an empty value is no event.
+    """Select the impressions that enter a history: event column 1, or label true; empty is not an event.
 
     Raises:
         UnimixerError: the column is graded, and the event does not name the label with its threshold.
@@ -110,7 +110,7 @@ def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_
 
 
 def snapshot_lists(history: History, users: Chunk) -> pl.Series:
-    """Item keys from before the log, a list a user, the last ``max_length`` of them, oldest first."""
+    """Return the last ``max_length`` item keys from before the log for each user, oldest first."""
     assert history.snapshot is not None
     raw = values.column(users, history.snapshot)
     if isinstance(raw.dtype, (pl.List, pl.Array)) and raw.dtype.inner.is_float():

@@ -1,10 +1,14 @@
-"""Where every feature of a schema stands in a batch."""
+"""Resolve the raw tables of features and lay out their positions in a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unimixer.data.schema import Feature, Origin, Schema
+from unimixer.data.encoding.history import event_column, event_label
+from unimixer.data.raw import values
+from unimixer.data.raw.tables import RawTables
+from unimixer.data.schema import ORIGIN_OF_DOMAIN, Feature, Origin, Schema
+from unimixer.errors import UnimixerError, nearest
 from unimixer.features.request import RequestLayout
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
 
@@ -12,27 +16,27 @@ ORIGINS: tuple[Origin, ...] = ("users", "items", "impressions")
 
 
 def is_id(feature: Feature) -> bool:
-    """Whether a feature fills a column of ``Batch.ids``."""
+    """Return whether a feature fills a column of ``Batch.ids``."""
     return feature.kind == "categorical" or feature.transform == "bucketise"
 
 
 def is_dense(feature: Feature) -> bool:
-    """Whether a feature fills columns of ``Batch.dense``."""
+    """Return whether a feature fills columns of ``Batch.dense``."""
     return feature.kind in ("numeric", "embedding") and not is_id(feature)
 
 
 def features_of(schema: Schema, origin: Origin) -> list[Feature]:
-    """Features that stand in one raw table."""
+    """Return the features of one raw table."""
     return [f for f in schema.features if f.history is None and f.origin == origin]
 
 
 def history_features(schema: Schema) -> list[Feature]:
-    """Features that read a history, in the order of the columns of ``EntityTable.history_ids``."""
+    """Return the features that read a history, in the order of the columns of ``EntityTable.history_ids``."""
     return [f for f in schema.features if f.history is not None]
 
 
 def feature_spec(schema: Schema, tables: Mapping[str, int]) -> FeatureSpec:
-    """The shapes of the batches: id and dense columns stand users first, then items, then impressions.
+    """Return the shapes of the batches; id and dense columns are ordered users, items, impressions.
 
     Args:
         schema: resolved, every feature that does not read a history names its origin.
@@ -57,7 +61,7 @@ def feature_spec(schema: Schema, tables: Mapping[str, int]) -> FeatureSpec:
 
 
 def request_layout(schema: Schema) -> RequestLayout:
-    """What of a batch belongs to the user: the columns of the users table, their lists, and all histories.
+    """Return the part of a batch that belongs to the user: columns of the users table, their lists, and all histories.
 
     Args:
         schema: resolved.
@@ -70,4 +74,59 @@ def request_layout(schema: Schema) -> RequestLayout:
         user_ids=sum(is_id(f) for f in users),
         user_dense=sum(f.width or 1 for f in users if is_dense(f)),
         user_groups=(*histories, *(f.name for f in users if f.kind == "sequence")),
+    )
+
+
+# ---- origins --------------------------------------------------------------------------------------------------------
+
+
+def resolve(tables: RawTables) -> Schema:
+    """Set the origin of every feature: the entity table of its domain if it has the column, else the log."""
+    schema = tables.schema
+    first = next(tables.impressions(), None)
+    if first is None:
+        raise UnimixerError(f"{schema.name}: the log has no rows")
+    keys = schema.keys
+    columns: dict[Origin, set[str]] = {
+        "impressions": set(first.columns),
+        "users": set() if keys.user is None else {keys.user, *(tables.users.columns if tables.users else ())},
+        "items": set() if keys.item is None else {keys.item, *(tables.items.columns if tables.items else ())},
+    }
+    needed = [keys.user, keys.item, keys.time, schema.weight]
+    needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]
+    for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
+        values.column(first, name)
+    for history in schema.histories:
+        label = event_label(history, schema)
+        if label is not None and label.source not in (None, label.name) and label.name in columns["impressions"]:
+            raise UnimixerError(
+                f"history {history.name!r}: event {history.event!r} is a label read from {label.source!r} and a column "
+                "of the log too; rename the label"
+            )
+        if history.snapshot is not None and (tables.users is None or history.snapshot not in columns["users"]):
+            near = nearest(history.snapshot, columns["users"]) if tables.users else ""
+            raise UnimixerError(f"history {history.name!r}: the users table has no column {history.snapshot!r}{near}")
+    features = tuple(_with_origin(f, columns, keys.time) for f in schema.features)
+    return schema.model_copy(update={"features": features})
+
+
+def _with_origin(feature: Feature, columns: dict[Origin, set[str]], time: str | None) -> Feature:
+    if feature.transform in ("hour", "weekday") and feature.source is None:
+        if time is None:
+            raise UnimixerError(
+                f"feature {feature.name!r}: transform {feature.transform!r} needs keys.time or a source"
+            )
+        feature = feature.model_copy(update={"source": time})
+    if feature.transform in ("hour", "weekday"):
+        feature = feature.model_copy(update={"origin": "impressions"})  # every event has a time; an entity may not
+    wanted: Origin = "items" if feature.history is not None else feature.origin or ORIGIN_OF_DOMAIN[feature.domain]
+    fixed = feature.history is not None or feature.origin is not None
+    choices: list[Origin] = [wanted] if fixed else list(dict.fromkeys((wanted, "impressions")))
+    for origin in choices:
+        if feature.column in columns[origin]:
+            return feature.model_copy(update={"origin": origin})
+    known = sorted(set().union(*(columns[o] for o in choices)))
+    tables = " or ".join(choices)
+    raise UnimixerError(
+        f"feature {feature.name!r}: no column {feature.column!r} in {tables}{nearest(feature.column, known)}"
     )

@@ -1,4 +1,4 @@
-"""Whether keys that a log names stand in the table that comes with it."""
+"""Match the keys of a log with the keys of its entity tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS: dict[str, Callable[[pl.Series], pl.Series]] = {
 
 @dataclass(frozen=True)
 class Match:
-    """Different keys that a log or a snapshot names, and those of them that a table has.
+    """Counts of the different keys of a log or a snapshot, and of those that a table has.
 
     Args:
         table: users or items.
@@ -66,7 +66,7 @@ def match(
     known: NDArray[np.int32],
     counts: NDArray[np.int64],
 ) -> Match:
-    """Compare the keys that are named with those of a table.
+    """Compare named keys with the keys of a table.
 
     Args:
         table: users or items.

@@ -1,4 +1,4 @@
-"""Numbers to inputs of the model: what a numeric feature learns from the training part, and how it is applied."""
+"""Transform numeric features with statistics of the training part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ differ where they are further apart than ``ROUNDING`` of their size."""
 
 @dataclass(frozen=True)
 class NumericFit:
-    """What a numeric feature learned from the training part."""
+    """Statistics of a numeric feature in the training part."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -27,7 +27,7 @@ class NumericFit:
 
     @classmethod
     def fit(cls, feature: Feature, sample: NDArray[np.float64]) -> NumericFit:
-        """Moments, or quantiles between buckets, of the known values of the training part."""
+        """Compute moments, or quantiles between buckets, of the known values of the training part."""
         if not len(sample):
             raise UnimixerError(
                 f"feature {feature.name!r}: column {feature.column!r} has no number in the training part; "
@@ -44,7 +44,7 @@ class NumericFit:
         return cls(mean=mean, std=std if std > 1e-12 * abs(mean) else 1.0)
 
     def apply(self, feature: Feature, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Transformed values; NaN stays NaN."""
+        """Transform values; NaN stays NaN."""
         if "log" in feature.transform:
             numbers = _log(numbers)
         if "standardise" in feature.transform:
@@ -52,7 +52,7 @@ class NumericFit:
         return numbers
 
     def bucket(self, numbers: NDArray[np.float64]) -> pl.Series:
-        """The bucket of every number as text, null where missing."""
+        """Return the bucket of every number as text, null where missing."""
         # a number and the same number in 32 bits lie on one side of an edge
         edges, values = np.asarray(self.edges, dtype=np.float32), numbers.astype(np.float32)
         buckets = pl.Series(np.searchsorted(edges, values, side="right")).cast(pl.String)
@@ -60,7 +60,7 @@ class NumericFit:
 
 
 def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> None:
-    """Raise where values that differ become one point because others lie out of all proportion to them."""
+    """Raise if an outlier makes one point of values that differ."""
     known, counts = np.unique(sample, return_counts=True)
     starts = np.flatnonzero(np.diff(known, prepend=-np.inf) > FAR * std)
     ends = np.append(starts[1:], len(known)) - 1
@@ -79,5 +79,5 @@ def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> N
 
 
 def _log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sign and logarithm: sign(x) log(1 + |x|)."""
+    """x|).|Compute sign(x) log(1 + |x|).|x|)."""
     return np.sign(numbers) * np.log1p(np.abs(numbers))

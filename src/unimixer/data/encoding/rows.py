@@ -1,4 +1,4 @@
-"""Encoded impressions as plain arrays: what a part of the store holds and what the loader shuffles."""
+"""Encoded impressions as plain arrays, as dataset parts hold them and the loader shuffles them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Rows:
         return len(self.users)
 
     def columns(self) -> dict[str, Array | Ragged]:
-        """Named columns, without those of no width."""
+        """Return named columns, without those of no width."""
         flat: dict[str, Array | Ragged | None] = {
             "users": self.users,
             "items": self.items,
@@ -57,7 +57,7 @@ class Rows:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any]) -> Rows:
-        """The inverse of :meth:`columns`."""
+        """Build rows from the columns of :meth:`columns`."""
         n = len(columns["users"])
         return cls(
             users=columns["users"],
@@ -73,7 +73,7 @@ class Rows:
         )
 
     def take(self, rows: Array) -> Rows:
-        """Some rows, in the given order, copied."""
+        """Copy some rows in the given order."""
         return self._map(lambda column: column.take(rows) if isinstance(column, Ragged) else column[rows])
 
     def _map(self, function: Callable[[Any], Any]) -> Rows:
@@ -81,7 +81,7 @@ class Rows:
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
-        """Rows of several parts, one after the other."""
+        """Concatenate the rows of several parts."""
         columns = [part.columns() for part in parts]
         return Rows.from_columns({name: _join([c[name] for c in columns]) for name in columns[0]})
 

@@ -1,4 +1,4 @@
-"""Which part of the data an impression belongs to: by time, unless a random split is asked for."""
+"""Assign impressions to the training, validation and test part, by time or at random."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sample:
 
     @classmethod
     def merge(cls, samples: Sequence[Sample]) -> Sample:
-        """The sample of all streams together; their rows differ."""
+        """Merge samples of streams whose rows differ."""
         merged = cls(samples[0]._seed, samples[0]._size)
         merged._keep(np.concatenate([s._rows for s in samples]), np.concatenate([s._values for s in samples]))
         return merged
@@ -56,8 +56,8 @@ class Sample:
         self._rows, self._values = rows, values
 
 
-def drawn(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDArray[np.float64]:
-    """A uniform sample, in their order, of values that one process holds whole; NaN is left out."""
+def draw_sample(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDArray[np.float64]:
+    """Draw a uniform sample of an array and keep its order; NaN is left out."""
     values = values[~np.isnan(values)]
     if len(values) <= size:
         return values
@@ -67,7 +67,7 @@ def drawn(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDAr
 
 @dataclass(frozen=True)
 class Splitter:
-    """Assigns 0 (train), 1 (validation) or 2 (test) to every impression."""
+    """Assigns every impression to 0 (train), 1 (validation) or 2 (test)."""
 
     validation_from: float = 0.0
     test_from: float = 0.0
@@ -102,7 +102,7 @@ class Splitter:
         return cls(validation, test)
 
     def __call__(self, times: NDArray[np.int64], first_row: int) -> NDArray[np.int8]:
-        """The part of every impression; ``first_row`` counts the rows before these in the whole log."""
+        """Return the part of every impression; ``first_row`` counts the rows of the log before these."""
         if self.random is None:
             return ((times >= self.validation_from).astype(np.int8) + (times >= self.test_from)).astype(np.int8)
         uniform = _uniform(np.arange(first_row, first_row + len(times)), self.random.seed)
@@ -130,7 +130,7 @@ def _show(time: int, schema: Schema) -> str:
 
 
 def _hashes(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A hash of the row number (splitmix64), different for different rows."""
+    """Hash row numbers (splitmix64); different rows get different hashes."""
     with np.errstate(over="ignore"):
         z = rows.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -139,5 +139,5 @@ def _hashes(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
 
 
 def _uniform(rows: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """The hash in [0, 1): the same row falls into the same part at any chunk size."""
+    """Map the hash to [0, 1), so that a row falls into the same part at any chunk size."""
     return (_hashes(rows, seed) >> np.uint64(11)).astype(np.float64) / 2.0**53

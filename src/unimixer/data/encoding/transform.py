@@ -1,4 +1,4 @@
-"""The fitted transform: raw rows to encoded rows to batches. Training, prediction and serving all go through it."""
+"""The fitted transform: encode raw rows and make batches of them, for training, prediction and serving alike."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from unimixer.data.encoding.history import AFTER_THE_LOG, HistoryIndex
 from unimixer.data.encoding.layout import feature_spec, features_of, history_features, is_dense, is_id
 from unimixer.data.encoding.numeric import NumericFit
 from unimixer.data.encoding.rows import Rows
-from unimixer.data.encoding.vocabulary import Vocabulary
+from unimixer.data.encoding.vocabulary import Vocabulary, texts_of
 from unimixer.data.raw import values
-from unimixer.data.raw.lists import as_lists, as_vectors
+from unimixer.data.raw.lists import as_lists, as_vectors, flat_texts
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.raw.times import as_time, time_part
+from unimixer.data.raw.times import as_time
 from unimixer.data.schema import Feature, Origin, Schema
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -50,17 +50,17 @@ class Transform:
     users: EntityTable
     items: EntityTable
     histories: dict[str, HistoryIndex] = field(default_factory=dict)
-    doubled: frozenset[str] = frozenset()
+    shadowed_columns: frozenset[str] = frozenset()
     """Columns that the log has although features read them from an entity table; the log's are left alone."""
 
     # ---- layout ---------------------------------------------------------------------------------------------------
 
     def features(self, origin: Origin) -> list[Feature]:
-        """Features that stand in one raw table."""
+        """Return the features of one raw table."""
         return features_of(self.schema, origin)
 
     def history_features(self) -> list[Feature]:
-        """Features that read a history, in the order of the columns of ``history_ids``."""
+        """Return the features that read a history, in the order of the columns of ``history_ids``."""
         return history_features(self.schema)
 
     @cached_property
@@ -76,20 +76,17 @@ class Transform:
     # ---- raw to encoded -------------------------------------------------------------------------------------------
 
     def texts(self, feature: Feature, chunk: Chunk) -> pl.Series:
-        """Canonical texts of an id feature."""
-        if feature.transform in ("hour", "weekday"):
-            keys = self.schema.keys.model_copy(update={"time": feature.column})
-            return time_part(as_time(chunk, keys), feature.transform, keys.timezone)
+        """Return the canonical texts of an id feature."""
         if feature.transform == "bucketise":
             return self.numerics[feature.name].bucket(values.as_number(chunk, feature.column, feature.missing))
-        return values.text_column(chunk, feature.column, feature.missing)
+        return texts_of(feature, chunk, self.schema.keys)
 
     def id_column(self, feature: Feature, chunk: Chunk) -> NDArray[np.int32]:
-        """Rows of the embedding table, one a raw row."""
+        """Return the row of the embedding table for each raw row."""
         return self.vocabularies[feature.table_name].lookup(self.texts(feature, chunk))
 
     def dense_columns(self, feature: Feature, chunk: Chunk) -> NDArray[np.float32]:
-        """(n, width) numbers."""
+        """Return the numbers of a dense feature, (n, width)."""
         if feature.kind == "embedding":
             return as_vectors(chunk, feature)
         numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
@@ -97,17 +94,16 @@ class Transform:
         return numbers.astype(np.float32)[:, None]
 
     def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
-        """Lists of rows of the embedding table."""
+        """Return the lists of embedding rows of a sequence feature."""
         lists = as_lists(chunk, feature)
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)
         np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
-        texts = lists.filter(lists.list.len() > 0).explode()
-        return Ragged(self.vocabularies[feature.table_name].lookup(texts.cast(pl.String)), offsets)
+        return Ragged(self.vocabularies[feature.table_name].lookup(flat_texts(lists)), offsets)
 
     def encode_table(
         self, origin: Origin, chunk: Chunk
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Ragged]]:
-        """Ids (n, F), dense (n, W) and lists of the features of one raw table."""
+        """Encode the features of one raw table: ids (n, F), dense (n, W) and lists."""
         n, features = chunk.frame.height, self.features(origin)
         ids = [self.id_column(f, chunk) for f in features if is_id(f)]
         dense = [self.dense_columns(f, chunk) for f in features if is_dense(f)]
@@ -119,18 +115,18 @@ class Transform:
         )
 
     def history_columns(self, items: Chunk) -> NDArray[np.int32]:
-        """(n, C): what histories that met these items show of them, in the order of :meth:`history_features`."""
+        """Return the columns (n, C) that histories read of these items, in the order of :meth:`history_features`."""
         columns = [self.id_column(feature, items) for feature in self.history_features()]
         return np.stack(columns, axis=1) if columns else np.empty((items.frame.height, 0), dtype=np.int32)
 
     def entity_rows(self, table: EntityTable, key: str | None, chunk: Chunk) -> NDArray[np.int32]:
-        """Row of the entity of every raw row."""
+        """Return the entity row of every raw row."""
         if key is None:
             return np.full(chunk.frame.height, MISSING_ROW, dtype=np.int32)
         return table.index.lookup(values.key_column(chunk, key))
 
     def encode(self, chunk: Chunk, *, labels: bool, first_row: int | None = None) -> Rows:
-        """Raw impressions to encoded ones.
+        """Encode raw impressions.
 
         Args:
             chunk: raw rows.
@@ -196,7 +192,7 @@ class Transform:
         )
 
     def raw_batch(self, chunk: Chunk, *, labels: bool = False, first_row: int | None = None) -> Batch:
-        """Raw rows to a batch: rows of the log give the very tensors that training saw.
+        """Make a batch of raw rows; rows of the log give exactly the tensors that training reads.
 
         Columns of users and items that stand in the rows win over the stored tables, which is how a new item brings
         its features; but not where the log had such a column too, and training read the table all the same.
@@ -207,9 +203,9 @@ class Transform:
         id_at = {f.name: i for i, f in enumerate(self.spec.ids)}
         starts = np.cumsum([0, *(f.width for f in self.spec.dense)])
         dense_at = {f.name: slice(starts[i], starts[i + 1]) for i, f in enumerate(self.spec.dense)}
-        brought = set(chunk.frame.columns) - self.doubled
+        columns = set(chunk.frame.columns) - self.shadowed_columns
         for feature in (*self.features("users"), *self.features("items")):
-            if feature.column not in brought:
+            if feature.column not in columns:
                 continue
             if feature.name in id_at:
                 ids[:, id_at[feature.name]] = self.id_column(feature, chunk)
@@ -240,7 +236,7 @@ class Transform:
             "hash_buckets": {name: v.num_buckets for name, v in self.vocabularies.items()},
             "forms": {name: v.form for name, v in self.vocabularies.items()},
             "numerics": {name: vars(fit) for name, fit in self.numerics.items()},
-            "doubled": sorted(self.doubled),
+            "doubled": sorted(self.shadowed_columns),
             "checksums": {name: checksum(folder / name) for name in tables},
         }
         (folder / "transform.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
@@ -279,17 +275,17 @@ class Transform:
             users=EntityTable.from_columns(read_arrays(folder / "users.arrow")),
             items=EntityTable.from_columns(read_arrays(folder / "items.arrow")),
             histories={h.name: _history(folder / _file("history", h.name), h.max_length) for h in schema.histories},
-            doubled=frozenset(meta["doubled"]),
+            shadowed_columns=frozenset(meta["doubled"]),
         )
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    """A tensor on the array's memory, or on a copy where that memory belongs to a file or to a data frame."""
+    """Make a tensor on the array's memory, or on a copy if that memory belongs to a file or a data frame."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _file(kind: str, name: str) -> str:
-    """A file's name for a name that may hold any character, and be longer than the name of a file may be."""
+    """Return a valid file name for a name of any characters and any length."""
     safe = quote(name, safe=" ")
     if len(safe) > LONGEST_NAME:
         safe = f"{safe[:LONGEST_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -306,5 +302,5 @@ def _history(path: Path, max_length: int) -> HistoryIndex:
 
 
 def empty_entities() -> EntityTable:
-    """A table without entities, before anything is fitted."""
+    """Return a table without entities."""
     return EntityTable(KeyIndex(), np.zeros((2, 0), dtype=np.int32), np.zeros((2, 0), dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Values to rows of an embedding table: 0 is missing, 1 is unknown, known values follow by falling count."""
+"""Map values to rows of an embedding table: 0 is missing, 1 unknown, known values follow by falling count."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from unimixer.data.raw.forms import Form, canonical, canonical_text, form_of
-from unimixer.data.schema import FIRST_ID, OOV_ID, PADDING_ID
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.raw.times import as_time, time_part
+from unimixer.data.raw.values import Form, canonical, canonical_text, form_of, text_column
+from unimixer.data.schema import FIRST_ID, OOV_ID, PADDING_ID, Feature, Keys
 from unimixer.data.schema import Vocabulary as Policy
 
 MERGE_AT = 4_000_000
@@ -21,8 +23,16 @@ FEW = 512
 """Texts up to which a lookup asks a dictionary: a join reads the whole vocabulary, however few texts it is for."""
 
 
+def texts_of(feature: Feature, chunk: Chunk, keys: Keys) -> pl.Series:
+    """Return the canonical texts of a categorical feature, which a vocabulary counts and looks up."""
+    if feature.transform in ("hour", "weekday"):
+        times = as_time(chunk, keys.model_copy(update={"time": feature.column}))
+        return time_part(times, feature.transform, keys.timezone)
+    return text_column(chunk, feature.column, feature.missing)
+
+
 class Counter:
-    """Counts of texts, added up chunk by chunk; memory grows with the number of different texts."""
+    """Counts texts chunk by chunk; memory grows with the number of different texts."""
 
     typed = False
     """Whether a column type said that values are numbers with decimals, or times."""
@@ -46,13 +56,13 @@ class Counter:
             self._merge()
 
     def counts(self) -> pl.DataFrame:
-        """Columns ``text`` and ``count``."""
+        """Return the columns ``text`` and ``count``."""
         self._merge()
         return self._parts[0]
 
     @classmethod
     def merge(cls, counters: Sequence[Counter]) -> Counter:
-        """The counts of all together."""
+        """Add up the counts of several counters."""
         merged = cls()
         merged._parts = [counter.counts() for counter in counters]
         merged.typed = any(counter.typed for counter in counters)
@@ -85,7 +95,7 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, counter: Counter, policy: Policy) -> Vocabulary:
-        """Keep the values that the policy asks for; ties in count are broken by the text, so the result is stable."""
+        """Keep the values that the policy asks for; equal counts are ordered by text, so the result is stable."""
         counts = counter.counts()
         texts = counts.get_column("text")
         form = form_of(texts, typed=counter.typed)
@@ -98,11 +108,11 @@ class Vocabulary:
 
     @property
     def num_embeddings(self) -> int:
-        """Rows of the table, padding and out-of-vocabulary included."""
+        """Number of rows of the table, padding and out-of-vocabulary included."""
         return FIRST_ID + (self.num_buckets or len(self.texts))
 
     def lookup(self, texts: pl.Series) -> NDArray[np.int32]:
-        """The row of every text; null is 0, unknown is 1."""
+        """Return the row of every text; null is 0, unknown is 1."""
         if len(texts) <= FEW and not self.num_buckets:
             return np.asarray([self._row(text) for text in texts.to_list()], dtype=np.int32)
         if self.num_buckets:
@@ -110,14 +120,14 @@ class Vocabulary:
             hashes = [_hash(text, self.num_buckets) for text in canonical(known, self.form)]
             return _joined(texts, known, pl.Series(hashes, dtype=pl.Int32))
         known, rows = self.texts, pl.arange(FIRST_ID, FIRST_ID + len(self.texts), dtype=pl.Int32, eager=True)
-        found = _joined(texts, known, rows)
-        unknown = found == OOV_ID
+        numbers = _joined(texts, known, rows)
+        unknown = numbers == OOV_ID
         if self.form != "text" and unknown.any():
             others = texts.filter(pl.Series(unknown))
             if (one := canonical(others, self.form)) is not others:
-                found = found.copy()
-                found[unknown] = _joined(one, known, rows)
-        return found
+                numbers = numbers.copy()
+                numbers[unknown] = _joined(one, known, rows)
+        return numbers
 
     def _row(self, text: str | None) -> int:
         if text is None:
@@ -134,11 +144,11 @@ class Vocabulary:
 
 def _joined(texts: pl.Series, known: pl.Series, rows: pl.Series) -> NDArray[np.int32]:
     table = pl.DataFrame({"text": known, "row": rows})
-    found = pl.DataFrame({"text": texts}).join(table, on="text", how="left", maintain_order="left")
+    joined = pl.DataFrame({"text": texts}).join(table, on="text", how="left", maintain_order="left")
     default = pl.when(pl.col("text").is_null()).then(PADDING_ID).otherwise(OOV_ID)
-    return found.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
+    return joined.select(pl.col("row").fill_null(default).cast(pl.Int32)).to_series().to_numpy()
 
 
 def _hash(text: str, num_buckets: int) -> int:
-    """A hash that is the same on every machine and in every version."""
+    """Hash a text the same way on every machine and in every version."""
     return FIRST_ID + int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % num_buckets

@@ -55,11 +55,11 @@ class CsvFile:
         self.separator = files.separator or default_separator(path)
         with path.open("rb") as raw:
             start = raw.read(4)
-        found = next((what for magic, what in _MAGIC.items() if start.startswith(magic)), None)
+        kind = next((what for magic, what in _MAGIC.items() if start.startswith(magic)), None)
         if start.startswith(_GZIP) and not path.name.lower().endswith(".gz"):
-            found = "compressed with gzip; let its name end with .gz"
-        if found:
-            raise UnimixerError(f"{path}: is {found}")
+            kind = "compressed with gzip; let its name end with .gz"
+        if kind:
+            raise UnimixerError(f"{path}: is {kind}")
         first, second = [*self.lines(2), [], []][:2]
         self.names = list(files.header) if files.header is not None else _names(path, first, files.encoding)
         if files.header is not None and _is_header(first, second, files.header):
@@ -69,7 +69,7 @@ class CsvFile:
             )
 
     def lines(self, count: int) -> list[list[str]]:
-        """The fields of the first lines that are not empty."""
+        """Return the fields of the first lines that are not empty."""
         quote, delimiter = self.files.quote, UNIT if len(self.separator) > 1 else self.separator
         try:
             # bytes that are no text may stand in any later row of the first block; their row is named when it is read
@@ -84,11 +84,11 @@ class CsvFile:
             raise UnimixerError(f"{self.path}: the header cannot be read: {reason(error)}") from None
 
     def doubled(self) -> set[str]:
-        """Names that more than one column has; a column without a name is no matter."""
+        """Return the names that more than one column has; columns without a name do not count."""
         return {name for name in self.names if name and self.names.count(name) > 1}
 
     def hint(self) -> str:
-        """Why a column may be missing, for the end of a message."""
+        """Return why a column may be missing, for the end of a message."""
         if self.files.header is None and like_values(self.names):
             return (
                 "; the first line looks like values: if the file has no header line, "
@@ -102,11 +102,11 @@ class CsvFile:
         )
 
     def any_column(self) -> list[str]:
-        """A column that can be read."""
+        """Return a column that can be read."""
         return self.names[:1]
 
     def empty(self, columns: Sequence[str]) -> pl.DataFrame:
-        """The columns without rows."""
+        """Return the columns without rows."""
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -194,7 +194,7 @@ class CsvFile:
         return UnimixerError(f"{self.path}, after row {rows}: cannot be read: {reason(error)}")
 
     def _bad_line(self) -> int:
-        """Number of the first line, counted from 1, that is not of the encoding."""
+        """Return the number of the first line, counted from 1, that the encoding cannot decode."""
         with io.TextIOWrapper(
             pa.input_stream(str(self.path)), encoding=self.files.encoding, errors="surrogateescape", newline=""
         ) as lines:
@@ -202,12 +202,12 @@ class CsvFile:
 
 
 def default_separator(path: Path) -> str:
-    """The separator that the name of a CSV file tells."""
+    """Return the separator that the name of a CSV file implies."""
     return "\t" if ".tsv" in path.name.lower() else ","
 
 
 def sniff(path: Path, files: Files) -> Files:
-    """The settings with the separator that cuts the first lines into equally many fields, where none is named."""
+    """Add the separator that cuts the first lines into equally many fields, if none is named."""
     if files.separator is not None:
         return files
     default = default_separator(path)
@@ -227,14 +227,14 @@ def sniff(path: Path, files: Files) -> Files:
 
 
 def like_values(names: Sequence[str]) -> bool:
-    """Whether a header line is rather the first row: names that are numbers or dates, and no plain count."""
+    """Return whether a header line looks like the first row: its names are numbers or dates."""
     numbers = [name for name in names if re.fullmatch(_VALUE, name.strip())]
     counted = len(numbers) >= 3 and any(numbers == [str(i + first) for i in range(len(numbers))] for first in (0, 1))
     return bool(numbers) and not counted
 
 
 def reason(error: Exception) -> str:
-    """What a library says, in one line."""
+    """Return the message of a library in one line."""
     return " ".join(str(error).split()).rstrip(".")
 
 
@@ -253,7 +253,7 @@ def _names(path: Path, first: list[str], encoding: str) -> list[str]:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str], header: Sequence[str]) -> bool:
-    """Whether a first line names columns although their names are given: it repeats them, or has no number below it."""
+    """Return whether a first line names columns although their names are given."""
     same = sum(a.strip().lower() == b.lower() for a, b in zip(first, header, strict=False))
     if same * 2 >= max(1, len(header)):
         return True

@@ -1,4 +1,4 @@
-"""The bytes of a CSV file as the parser wants them: UTF-8, one byte between two fields."""
+"""Read a CSV file as the bytes that the parser accepts: UTF-8, with one byte between two fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAIL_BYTES = 4
 
 
 class CsvSource(io.RawIOBase):
-    """A file that is decoded and whose separator is made one byte while it is read.
+    """A CSV file whose text becomes UTF-8 and whose separator becomes one byte while it is read.
 
     It remembers its last bytes, to tell a quote that was closed from one that never was, and the first row that did not
     fit. All that the parser holds of Python is this object, so that it can be waited for.
@@ -33,7 +33,7 @@ class CsvSource(io.RawIOBase):
         self._held = b""
 
     def refuse(self, row: Any) -> str:
-        """Note a row of another number of fields."""
+        """Note a row with another number of fields."""
         self.wrong = row.number, row.expected_columns, row.actual_columns, str(row.text)
         return "error"
 
@@ -50,7 +50,7 @@ class CsvSource(io.RawIOBase):
                 return data
 
     def _decoded(self, size: int) -> tuple[bytes, bool]:
-        """Bytes of UTF-8, at most ``size`` with those that are held, and whether they are the last."""
+        """Read bytes of UTF-8, at most ``size`` with those held back, and whether they are the last."""
         if self._decoder is None:
             data: bytes = self.stream.read(None if size < 0 else max(1, size - len(self._held)))
             return data, not data

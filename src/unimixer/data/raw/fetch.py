@@ -1,4 +1,4 @@
-"""Downloads of public data sets: resumed, checked, unpacked safely, and in place whole or not at all."""
+"""Download public data sets: resume, verify checksums, unpack safely, whole or not at all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Download:
-    """Where a data set is published."""
+    """The addresses of a published data set."""
 
     page: str
     """The publisher's page."""
@@ -168,7 +168,7 @@ def _download(url: str, part: Path, retries: int, pause: float) -> None:
 
 
 def _attempt(url: str, part: Path, progress: Progress, task: TaskID) -> bool:
-    """One request; whether the file is complete after it."""
+    """Make one request; return whether the file is complete after it."""
     have = part.stat().st_size if part.exists() else 0
     # identity: a length that is counted and resumed must be that of the stored bytes
     headers = {"User-Agent": "unimixer", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -212,22 +212,22 @@ def _progress() -> Progress:
 
 
 def _verify(part: Path, archive: Path, md5: str | None) -> None:
-    """Compare with the publisher's checksum and with the recorded one; record it the first time."""
-    found = {kind: _digest(part, kind) for kind in ("md5", "sha256")}
+    """Compare the file with the publisher's checksum and with the recorded one; record it the first time."""
+    digests = {kind: _digest(part, kind) for kind in ("md5", "sha256")}
     record = archive.with_name(archive.name + ".sha256")
     recorded = record.read_text(encoding="utf-8").split()[:1] if record.exists() else []
     for kind, expected in (("md5", md5), ("sha256", recorded[0] if recorded else None)):
-        if expected is not None and found[kind] != expected:
+        if expected is not None and digests[kind] != expected:
             part.unlink()
             source = "the publisher's" if kind == "md5" else f"the one in {record}"
             raise UnimixerError(
-                f"{archive}: {kind} of the download is {found[kind]}, {source} is {expected}; the file was damaged or "
-                "has changed, and was removed: run it again"
+                f"{archive}: {kind} of the download is {digests[kind]}, {source} is {expected}; the file was damaged "
+                "or has changed, and was removed: run it again"
             )
     if not recorded:
-        write_text(record, f"{found['sha256']}  {archive.name}\n")
+        write_text(record, f"{digests['sha256']}  {archive.name}\n")
         if md5 is None:
-            message = f"{archive.name}: sha256 {found['sha256']}, recorded in {record.name}"
+            message = f"{archive.name}: sha256 {digests['sha256']}, recorded in {record.name}"
             plain_console(stderr=True).print(message, soft_wrap=True)
 
 
@@ -253,7 +253,7 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and contents of the regular files; links and devices are refused."""
+    """Yield names and contents of the regular files; links and devices are refused."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for entry in packed.infolist():

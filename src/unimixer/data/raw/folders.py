@@ -1,4 +1,4 @@
-"""Folders of tables: which files are one log, in which order, and what their paths tell."""
+"""Find the files of a log in folders, their order, and the columns in their paths."""
 
 from __future__ import annotations
 
@@ -27,68 +27,68 @@ _HEAD_BYTES = 1 << 16
 
 
 def is_table(path: Path) -> bool:
-    """Whether a name is that of a table."""
+    """Return whether a name is that of a table."""
     return path.name.lower().endswith(TABLE_SUFFIXES)
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a name is that of a Parquet file; anything else is text."""
+    """Return whether a name is that of a Parquet file; all others are text."""
     return path.name.lower().endswith(PARQUET_SUFFIXES)
 
 
 def check_table(path: Path) -> Path:
-    """The path itself; raises where its name is that of no table."""
+    """Return the path, or raise if its name is not that of a table."""
     if not is_table(path):
         raise UnimixerError(f"{path}: not a table; its name must end with one of {', '.join(TABLE_SUFFIXES)}")
     return path
 
 
 def partition_of(path: Path) -> dict[str, str | None]:
-    """The columns that the folders of a path tell, as Hive writes them: ``day=2026-01-01/hour=03``."""
-    found: dict[str, str | None] = {}
+    """Return the columns in the folders of a path, as Hive writes them: ``day=2026-01-01/hour=03``."""
+    values: dict[str, str | None] = {}
     for part in path.parts[:-1]:
         key, equals, value = part.partition("=")
         if equals and key:
             name = unquote(key)
-            if name in found:
+            if name in values:
                 raise UnimixerError(f"{path}: the path names {name!r} twice; every name must be unique")
-            found[name] = None if value == _NO_VALUE else unquote(value)
-    return found
+            values[name] = None if value == _NO_VALUE else unquote(value)
+    return values
 
 
-def log_files(place: Path, what: str = "impressions", leave: Sequence[Path] = ()) -> list[Path]:
-    """The files of one log: a file, or all tables in a folder and below it, in their natural order.
+def log_files(source: Path, what: str = "impressions", leave: Sequence[Path] = ()) -> list[Path]:
+    """Return the files of one log: a file, or all tables in a folder and below it, in natural order.
 
     Args:
-        place: the file or the folder.
+        source: the file or the folder.
         what: what the files are, for messages.
         leave: files and folders that belong to something else.
 
     Raises:
         UnimixerError: there is none; or a part of the log seems to be there twice, or in several formats.
     """
-    if not place.is_dir():
-        return [check_table(place)] if place.exists() else [place]
-    below = [path for path in _walk(place) if not any(path == one or one in path.parents for one in leave)]
+    if not source.is_dir():
+        return [check_table(source)] if source.exists() else [source]
+    below = [path for path in _walk(source) if not any(path == one or one in path.parents for one in leave)]
     tables = [path for path in below if is_table(path)]
     if not tables:
-        raise _nothing(place, [f"*{suffix}" for suffix in TABLE_SUFFIXES], what)
-    say_left_out(place, [path for path in below if not is_table(path)])
+        raise _nothing(source, [f"*{suffix}" for suffix in TABLE_SUFFIXES], what)
+    say_left_out(source, [path for path in below if not is_table(path)])
     check_one_log(tables)
-    _check_partitions(place, tables)
+    _check_partitions(source, tables)
     return sorted(tables, key=natural)
 
 
 def table_of(folder: Path, name: str) -> Path | None:
-    """The file ``NAME.*`` or the folder ``NAME`` with a table; raises where there are several."""
-    found = [p for p in sorted(folder.iterdir()) if _stem(p) == name and (p.is_dir() or is_table(p))]
-    if len(found) > 1:
-        raise UnimixerError(f"{folder}: {found[0].name} and {found[1].name} both hold {name}; keep one of them")
-    return found[0] if found else None
+    """Find the file ``NAME.*`` or the folder ``NAME`` of a table; raise if there are several."""
+    tables = [p for p in sorted(folder.iterdir()) if _stem(p) == name and (p.is_dir() or is_table(p))]
+    if len(tables) > 1:
+        raise UnimixerError(f"{folder}: {tables[0].name} and {tables[1].name} both hold {name}; keep one of them")
+    return tables[0] if tables else None
 
 
 def find_files(folder: Path, pattern: str | Sequence[str], what: str) -> list[Path]:
-    """The files of a folder that match a pattern, numbers in names in their natural order.
+    """Return the files of a folder that match a pattern, in natural order.
 
     Args:
         folder: where to look; not below it.
@@ -102,25 +102,25 @@ def find_files(folder: Path, pattern: str | Sequence[str], what: str) -> list[Pa
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     if not folder.is_dir():
         raise UnimixerError(f"{folder}: no such folder; expected the folder with {what} ({', '.join(patterns)})")
-    found = {path for one in patterns for path in folder.glob(one) if path.is_file() and not _is_hidden(path.name)}
-    if not found:
+    files = {path for one in patterns for path in folder.glob(one) if path.is_file() and not _is_hidden(path.name)}
+    if not files:
         raise _nothing(folder, patterns, what)
     near = {path for one in patterns for path in folder.glob(f"{one}?*") if path.is_file()}
-    say_left_out(folder, sorted(near - found))
-    check_one_log(found)
-    return sorted(found, key=natural)
+    say_left_out(folder, sorted(near - files))
+    check_one_log(files)
+    return sorted(files, key=natural)
 
 
 def find_file(folder: Path, pattern: str | Sequence[str], what: str) -> Path:
-    """The one file of a folder that matches a pattern; raises where there are several."""
-    found = find_files(folder, pattern, what)
-    if len(found) > 1:
-        raise UnimixerError(f"{folder}: {found[0].name} and {found[1].name} are both {what}; keep one of them")
-    return found[0]
+    """Return the file of a folder that matches a pattern; raise if there are several."""
+    files = find_files(folder, pattern, what)
+    if len(files) > 1:
+        raise UnimixerError(f"{folder}: {files[0].name} and {files[1].name} are both {what}; keep one of them")
+    return files[0]
 
 
 def check_one_log(paths: Iterable[Path]) -> None:
-    """Raise where files of a log cannot all be meant: several formats, one name with two endings, equal content."""
+    """Raise if files cannot belong to one log: several formats, one name with two endings, equal content."""
     ordered = sorted(paths, key=natural)
     stems: dict[tuple[Path, str], Path] = {}
     for path in ordered:
@@ -140,18 +140,18 @@ def check_one_log(paths: Iterable[Path]) -> None:
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by their size."""
+    """Return a sort key that orders numbers in names by size."""
     parts = re.findall(r"\d+|\D+", str(path))
     return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; those that are hidden, or below a hidden folder, are no data."""
+    """Yield all files below a folder except hidden ones and those below hidden folders."""
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(place))
-        folders[:] = [n for n in folders if not _is_hidden(n) and os.path.realpath(Path(place) / n) not in seen]
-        yield from (Path(place) / name for name in names if not _is_hidden(name))
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [n for n in folders if not _is_hidden(n) and os.path.realpath(Path(parent) / n) not in seen]
+        yield from (Path(parent) / name for name in names if not _is_hidden(name))
 
 
 def _is_hidden(name: str) -> bool:
@@ -159,7 +159,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _stem(path: Path) -> str:
-    """The name without the ending of a table."""
+    """Return the name without the ending of a table."""
     ending = max((s for s in (*TABLE_SUFFIXES, ".gz") if path.name.lower().endswith(s)), key=len, default="")
     return path.name[: len(path.name) - len(ending)]
 
@@ -177,7 +177,7 @@ def _nothing(folder: Path, patterns: Sequence[str], what: str) -> UnimixerError:
 
 
 def say_left_out(folder: Path, paths: Sequence[Path]) -> None:
-    """Name the files beside the data that are not read."""
+    """Print the names of files beside the data that are not read."""
     if paths:
         names = sorted(str(path.relative_to(folder)) for path in paths)
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -185,20 +185,20 @@ def say_left_out(folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _check_partitions(folder: Path, paths: Sequence[Path]) -> None:
-    """Raise where not all paths below a folder name the same columns."""
+    """Raise if the paths below a folder name different columns."""
     first = paths[0]
     keys = list(partition_of(first.relative_to(folder)))
     for path in paths:
-        found = list(partition_of(path.relative_to(folder)))
-        if found != keys:
+        names = list(partition_of(path.relative_to(folder)))
+        if names != keys:
             raise UnimixerError(
-                f"{path} tells {', '.join(found) or 'no column'} by its folders, but {first} tells "
+                f"{path} tells {', '.join(names) or 'no column'} by its folders, but {first} tells "
                 f"{', '.join(keys) or 'none'}; name one folder of the log, or give all files the same folders"
             )
 
 
 def _equal(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Pairs of files that hold equal bytes, and rows, under equal values of their partitions."""
+    """Yield pairs of files with equal bytes, and with rows, under equal values of their partitions."""
     sizes: dict[tuple[int, tuple[tuple[str, str | None], ...]], list[Path]] = {}
     for path in paths:
         sizes.setdefault((path.stat().st_size, tuple(partition_of(path).items())), []).append(path)
@@ -215,8 +215,8 @@ def _pairs(groups: Iterable[list[Path]]) -> Iterator[tuple[Path, Path]]:
 
 
 def _grouped(paths: Sequence[Path], limit: int | None) -> Iterator[list[Path]]:
-    """The files whose bytes, up to a limit, are equal; those alone are left out."""
-    found: dict[bytes, list[Path]] = {}
+    """Yield groups of two or more files whose bytes, up to a limit, are equal."""
+    groups: dict[bytes, list[Path]] = {}
     for path in paths:
         digest = hashlib.blake2b()
         with path.open("rb") as file:
@@ -224,12 +224,12 @@ def _grouped(paths: Sequence[Path], limit: int | None) -> Iterator[list[Path]]:
                 digest.update(block)
                 if limit is not None:
                     break
-        found.setdefault(digest.digest(), []).append(path)
-    yield from (group for group in found.values() if len(group) > 1)
+        groups.setdefault(digest.digest(), []).append(path)
+    yield from (group for group in groups.values() if len(group) > 1)
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether a file holds more than its header; parts without rows are alike and are no mistake."""
+    """Return whether a file holds more than its header; files without rows may be equal."""
     try:
         if is_parquet(path):
             return bool(parquet.read_metadata(path).num_rows)

@@ -1,4 +1,4 @@
-"""Rows in memory, in whatever form the caller has them, as one polars frame."""
+"""Convert rows in memory, of any common type, to one polars frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMS = (
 
 
 def frame_of(rows: Any) -> pl.DataFrame:
-    """A frame of rows in memory; the index of a pandas frame is left out, and NaN among texts is missing.
+    """Convert rows in memory to a frame; the index of a pandas frame is left out, and NaN among texts is missing.
 
     No library but polars is imported: other frames are asked for the Arrow stream that they offer.
 
@@ -55,7 +55,7 @@ def frame_of(rows: Any) -> pl.DataFrame:
 
 
 def _columns(columns: Mapping[Any, Any]) -> pl.DataFrame:
-    """A mapping of columns; one of single values is one row."""
+    """Convert a mapping of columns; a mapping of single values is one row."""
     single = [
         name for name, values in columns.items() if isinstance(values, str | bytes) or not hasattr(values, "__len__")
     ]
@@ -75,8 +75,8 @@ def _columns(columns: Mapping[Any, Any]) -> pl.DataFrame:
 
 
 def _without_nan_texts(columns: Mapping[str, Any], rows: int) -> pl.DataFrame:
-    """Columns as series; an object column holds Python values, among which NaN is missing."""
-    found = []
+    """Convert columns to series; NaN in an object column is missing."""
+    series = []
     for name, values in columns.items():
         if isinstance(values, list | tuple) or str(getattr(values, "dtype", "")) == "object":
             plain = [None if isinstance(v, float | np.floating) and v != v else v for v in values]
@@ -85,10 +85,10 @@ def _without_nan_texts(columns: Mapping[str, Any], rows: int) -> pl.DataFrame:
                 plain = [None if v is None else float(v) for v in plain]
             elif kinds == {int, str}:  # ids, of which some look like numbers
                 plain = [None if v is None else str(v) for v in plain]
-            found.append(_series(name, plain))
+            series.append(_series(name, plain))
         else:
-            found.append(_series(name, values))
-    return pl.DataFrame(found) if found else pl.DataFrame(height=rows)
+            series.append(_series(name, values))
+    return pl.DataFrame(series) if series else pl.DataFrame(height=rows)
 
 
 def _series(name: str, values: Any) -> pl.Series:
@@ -102,12 +102,12 @@ def _series(name: str, values: Any) -> pl.Series:
 
 
 def _once(names: Any) -> list[Any]:
-    """Names of columns, which must differ."""
-    found = list(names)
-    twice = next((name for name in found if found.count(name) > 1), None)
+    """Return the names of columns; raise if two are equal."""
+    unique = list(names)
+    twice = next((name for name in unique if unique.count(name) > 1), None)
     if twice is not None:
         raise UnimixerError(f"rows: column {twice!r} is there twice; rename one of them")
-    return found
+    return unique
 
 
 def _module(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Guesses from a sample of a log: which columns are keys, times and labels, and whom a column describes."""
+"""Guess from a sample of a log which columns are keys, times and labels, and which describe users or items."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OUTCOME_NAMES = (
 
 @dataclass(frozen=True)
 class Key:
-    """The column of a key, or why there is none."""
+    """The column of a key, or the reason that there is none."""
 
     column: Column | None
     reason: str = "no column was found by its name"
@@ -42,27 +42,27 @@ class Key:
 
 
 def guess_keys(columns: Sequence[Column]) -> dict[str, Key]:
-    """User, item and time of an impression."""
+    """Guess the columns of user, item and time."""
     return {role: _key(columns, names) for role, names in KEY_NAMES.items()} | {"time": _time(columns)}
 
 
 def guess_labels(columns: Sequence[Column], keys: Sequence[str]) -> list[Column]:
-    """Columns that may be labels, the likeliest first."""
+    """Return the columns that may be labels, the likeliest first."""
     free = [c for c in columns if c.name not in keys and not c.missing]
-    found = [c for p in LABEL_NAMES for c in free if re.search(p, c.name, re.IGNORECASE) and c.is_binary]
-    found += [c for c in free if is_rating(c)]
-    return list({c.name: c for c in found or [c for c in free if c.is_binary]}.values())
+    labels = [c for p in LABEL_NAMES for c in free if re.search(p, c.name, re.IGNORECASE) and c.is_binary]
+    labels += [c for c in free if is_rating(c)]
+    return list({c.name: c for c in labels or [c for c in free if c.is_binary]}.values())
 
 
 def is_rating(column: Column) -> bool:
-    """Whether a column grades an item."""
+    """Return whether a column holds ratings."""
     named = re.search(RATING_NAMES, column.name, re.IGNORECASE) is not None
     return named and column.kind in ("integer", "number") and 2 < column.unique <= 20
 
 
 def guess_domains(columns: Sequence[Column], keys: dict[str, Key]) -> dict[str, str]:
-    """Columns that have one value for every user (or every item) that occurs at least twice belong to it."""
-    found: dict[str, str] = {}
+    """Guess the domain of columns: one with a single value for every repeated user (or item) belongs to it."""
+    domains: dict[str, str] = {}
     frame = pl.DataFrame([c.raw for c in columns if c.kind not in ("list", "other")])
     for role in ("item", "user"):
         key = keys[role].column
@@ -71,9 +71,9 @@ def guess_domains(columns: Sequence[Column], keys: dict[str, Key]) -> dict[str, 
         plain = [name for name in frame.columns if name != key.name]
         groups = frame.group_by(key.name).agg(pl.col(plain).n_unique(), pl.len().alias("\0rows"))
         groups = groups.filter(pl.col("\0rows") > 1)
-        found |= {name: role for name in plain if groups.height >= 20 and (groups.get_column(name) == 1).all()}
-        found[key.name] = role
-    return found
+        domains |= {name: role for name in plain if groups.height >= 20 and (groups.get_column(name) == 1).all()}
+        domains[key.name] = role
+    return domains
 
 
 def _key(columns: Sequence[Column], names: str) -> Key:

@@ -1,4 +1,4 @@
-"""A first schema for own files: guesses from a sample, each with its evidence in a comment, to read and correct."""
+"""Infer a first schema for own files from a sample, with the evidence of each guess in a comment."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from unimixer.data.raw.guess import (
     guess_labels,
     is_rating,
 )
-from unimixer.data.raw.profile import Column, printable
-from unimixer.data.raw.sample import Sample, take_sample
+from unimixer.data.raw.profile import Column, Sample, printable, take_sample
 from unimixer.data.schema import Files, Schema
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse, read_yaml
@@ -101,8 +100,8 @@ def _files_text(files: Files) -> list[str]:
 
 
 def _keys_text(keys: dict[str, Key]) -> list[str]:
-    found = any(key.column for key in keys.values())
-    lines = [] if found else ["# no column looks like a user, an item or a time"]
+    has_key = any(key.column for key in keys.values())
+    lines = [] if has_key else ["# no column looks like a user, an item or a time"]
     for role in ("user", "item", "time"):
         column = keys[role].column
         if column is None:
@@ -121,7 +120,7 @@ def _keys_text(keys: dict[str, Key]) -> list[str]:
             )
             lines.append(f"  time_format: {json.dumps(column.time.name)}  # {why}{others}")
             lines.append("  timezone: UTC  # check: days and hours are counted in this zone")
-    return ["keys:" if found else "keys: {}", *lines]
+    return ["keys:" if has_key else "keys: {}", *lines]
 
 
 def _labels_text(labels: Sequence[Column]) -> list[str]:
@@ -139,7 +138,7 @@ def _labels_text(labels: Sequence[Column]) -> list[str]:
 
 
 def _threshold(column: Column) -> float:
-    """The rating that divides the rows most evenly."""
+    """Return the rating that divides the rows most evenly."""
     values = column.values.cast(pl.Float64)
     return min(sorted(values.unique())[1:], key=lambda v: abs(float((values >= v).sum()) / len(values) - 0.5))  # type: ignore[no-any-return]
 
@@ -170,12 +169,12 @@ def _features_text(
     tables: dict[str, Sample],
 ) -> list[str]:
     lines, domains = ["features:"], guess_domains(columns, keys)
-    told = {name: table.file.name for table in tables.values() for name in table.frame.columns}
+    sources = {name: table.file.name for table in tables.values() for name in table.frame.columns}
     roles = {key.column.name: role for role, key in keys.items() if key.column}
     for column in columns:
         reason = _refusal(column, roles, {label.name for label in labels})
-        if reason is None and column.name in told and column.name not in roles:
-            reason = f"stands in {printable(told[column.name])} too, which is read"
+        if reason is None and column.name in sources and column.name not in roles:
+            reason = f"stands in {printable(sources[column.name])} too, which is read"
         lines.append(_feature_text(column, domains.get(column.name, "context"), reason))
     lines += [f"  # {_quoted(name)}: {printable(reason)}" for name, reason in sample.left.items()]
     for role, table in tables.items():
@@ -184,7 +183,7 @@ def _features_text(
 
 
 def _entity_text(role: str, table: Sample, key: Column | None) -> list[str]:
-    """Features that stand in a table of users or items."""
+    """Write the features of a table of users or items."""
     if key is None:
         return [f"  # {printable(table.file.name)}: not read, because the log has no key of the {role}"]
     if key.name not in table.frame.columns:
@@ -207,7 +206,7 @@ def _feature_text(column: Column, domain: str, refusal: str | None) -> str:
 
 
 def _derived(keys: dict[str, Column | None], label: Column) -> list[str]:
-    """Features that are made of the keys: calendar and past items."""
+    """Write the features that follow from the keys: calendar and past items."""
     time, user, item = keys["time"], keys["user"], keys["item"]
     bodies: list[dict[str, object]] = []
     if time is not None:
@@ -222,7 +221,7 @@ def _derived(keys: dict[str, Column | None], label: Column) -> list[str]:
 
 
 def _refusal(column: Column, roles: dict[str, str], outcomes: set[str]) -> str | None:
-    """Why a column of the log should be no feature."""
+    """Return why a column of the log should not be a feature, or None."""
     if column.name in roles:
         return "the time key" if roles[column.name] == "time" else None
     if column.name in outcomes:
@@ -238,7 +237,7 @@ def _refusal(column: Column, roles: dict[str, str], outcomes: set[str]) -> str |
 
 
 def _no_information(column: Column, *, entity: bool = False) -> str | None:
-    """Why the values of a column tell nothing; in a table of entities a number of its own is no row number."""
+    """Return why the values of a column carry no information, or None."""
     if not len(column.values) or (column.unique == 1 and not column.missing):
         return "one value only"
     if column.is_row_number and not (entity and column.kind == "integer"):
@@ -249,7 +248,7 @@ def _no_information(column: Column, *, entity: bool = False) -> str | None:
 
 
 def _body(column: Column, domain: str) -> dict[str, object] | None:
-    """The feature that fits the values; ``None`` for types that are no feature."""
+    """Return the feature that fits the values, or None for types that cannot be a feature."""
     body: dict[str, object] = {"name": column.name, "kind": "categorical", "domain": domain}
     missing: dict[str, object] = {"missing": ["", *column.null_texts]} if column.null_texts else {}
     if column.kind in ("other", "time") or not len(column.values):
@@ -282,7 +281,7 @@ def _flow(body: dict[str, object]) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value in YAML's flow form; plain only where it can be read as nothing else."""
+    """Write a value in YAML's flow form, quoted unless it can only be read in one way."""
     if isinstance(value, dict):
         return _flow(value)
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w-]*", value, re.ASCII) and yaml.safe_load(value) == value:

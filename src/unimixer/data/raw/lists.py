@@ -1,4 +1,4 @@
-"""Raw columns of lists: typed lists, JSON in text, or text with a separator; and pretrained vectors."""
+"""Read raw columns of lists (typed, JSON, or text with a separator) and of pretrained vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NULLS = ["null", "None", "nan", "NaN"]
 
 
 def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
-    """A list of texts for every row, the last ``max_length`` of them; missing values are left out."""
+    """Return a list of texts for every row, the last ``max_length`` of them; missing values are left out."""
     lists = _raw_lists(chunk, feature)
     lengths = lists.list.len().fill_null(0).to_numpy()
     texts = as_text(lists.filter(pl.Series(lengths > 0)).explode(), feature.missing)
@@ -35,6 +35,11 @@ def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
     rows = pl.DataFrame({"row": np.arange(len(lengths))})
     joined = rows.join(grouped, on="row", how="left", maintain_order="left")
     return joined.select(pl.col("text").fill_null(pl.lit([], dtype=pl.List(pl.String)))).to_series()
+
+
+def flat_texts(lists: pl.Series) -> pl.Series:
+    """Return the texts of all lists, one after the other."""
+    return lists.filter(lists.list.len() > 0).explode().cast(pl.String)
 
 
 def _raw_lists(chunk: Chunk, feature: Feature) -> pl.Series:
@@ -63,7 +68,7 @@ def _raw_lists(chunk: Chunk, feature: Feature) -> pl.Series:
 
 
 def _written_lists(chunk: Chunk, feature: Feature, texts: pl.Series) -> pl.Series | None:
-    """Lists that are written as JSON, or as Python prints them, null where a text is none; None where all are none."""
+    """Read lists in JSON, or as Python prints them; null where a text is not a list, None if no text is."""
     texts = texts.str.strip_chars()
     opened, closed = texts.str.starts_with("["), texts.str.ends_with("]")
     if not (opened | closed).any():
@@ -75,7 +80,7 @@ def _written_lists(chunk: Chunk, feature: Feature, texts: pl.Series) -> pl.Serie
     split = texts.str.slice(1, texts.str.len_chars() - 2).str.split(",")
     entry = pl.element().str.strip_chars()
     known = split.list.eval(pl.when(entry.is_in(_NULLS)).then(None).otherwise(entry))
-    found = pl.select(pl.when(bare).then(known)).to_series()
+    lists_read = pl.select(pl.when(bare).then(known)).to_series()
     others = (opened & closed).fill_null(False) & ~bare
     if others.any():
         different = texts.filter(others).unique()
@@ -87,12 +92,12 @@ def _written_lists(chunk: Chunk, feature: Feature, texts: pl.Series) -> pl.Serie
             "is not one list of plain values",
             way_out,
         )
-        found = found.fill_null(pl.Series([lists.get(text) for text in texts], dtype=pl.List(pl.String)))
-    return found
+        lists_read = lists_read.fill_null(pl.Series([lists.get(text) for text in texts], dtype=pl.List(pl.String)))
+    return lists_read
 
 
 def _read_list(text: str) -> list[str | None] | None:
-    """The values of a list with quoted texts; None where it is no list of plain values."""
+    """Return the values of a list with quoted texts, or None if it is not a list of plain values."""
     if re.fullmatch(_LIST, text) is None:
         return None
     try:
@@ -111,7 +116,7 @@ def _read_token(token: str) -> str | None:
 
 
 def as_vectors(chunk: Chunk, feature: Feature) -> NDArray[np.float32]:
-    """Pretrained vectors (rows, width), NaN in every column where one is missing."""
+    """Return pretrained vectors (rows, width), all NaN for a row without one."""
     series, width = column(chunk, feature.column), feature.width or 0
     out = np.full((len(series), width), np.nan, dtype=np.float32)
     dtype = series.dtype

@@ -1,4 +1,4 @@
-"""Where a store came from: places that hold from any folder, and fingerprints of the files that were read."""
+"""Record the origin of a dataset: absolute paths and fingerprints of the files that were read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCKS, BLOCK_BYTES = 16, 1 << 16
 
 
 def open_source(source: str, raw: Path | None, options: Mapping[str, Any]) -> tuple[RawTables, dict[str, Any]]:
-    """Open raw data, with the facts by which it is found and known again: they go into the manifest of the store.
+    """Open raw data and return its tables and its origin, which the manifest of a dataset keeps.
 
     Args:
         source: name of a data set, or a schema file.
@@ -24,12 +24,12 @@ def open_source(source: str, raw: Path | None, options: Mapping[str, Any]) -> tu
         options: of the data set.
     """
     tables = open_raw(source, raw, **options)
-    place = None if raw is None else str(raw.resolve())
-    return tables, {**recorded(source, options), "raw": place, "files": fingerprints(tables.files)}
+    path = None if raw is None else str(raw.resolve())
+    return tables, {**recorded(source, options), "raw": path, "files": fingerprints(tables.files)}
 
 
 def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A source and its options in the form that a manifest keeps."""
+    """Return a source and its options in the form that a manifest keeps."""
     return {
         "source": source if source in ADAPTERS else str(Path(source).resolve()),
         "options": json.loads(json.dumps(dict(options), default=str)),
@@ -37,19 +37,19 @@ def recorded(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprints(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name, size and digest of some files; big files are not read whole."""
+    """Return name, size and digest of some files; big files are not read whole."""
     return [{"name": path.name, "bytes": path.stat().st_size, "digest": _digest(path)} for path in files]
 
 
 def difference(files: Sequence[Path], expected: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first way in which files are not those of earlier fingerprints, whatever their names; None where they are.
+    """Return the first difference between files and earlier fingerprints, whatever the names, or None.
 
     A file that was edited between the blocks and kept its size is not noticed.
     """
-    for path, found, before in zip(files, fingerprints(files), expected, strict=False):
-        if found["bytes"] != before["bytes"]:
-            return f"{path} has {found['bytes']:,} bytes, {before['name']} had {before['bytes']:,}"
-        if found["digest"] != before["digest"]:
+    for path, now, before in zip(files, fingerprints(files), expected, strict=False):
+        if now["bytes"] != before["bytes"]:
+            return f"{path} has {now['bytes']:,} bytes, {before['name']} had {before['bytes']:,}"
+        if now["digest"] != before["digest"]:
             return f"{path} has other content than {before['name']} had"
     if len(files) > len(expected):
         return f"{files[len(expected)]} was not there"
@@ -57,7 +57,7 @@ def difference(files: Sequence[Path], expected: Sequence[Mapping[str, Any]]) -> 
 
 
 def _digest(path: Path) -> str:
-    """A digest of the whole of a small file, and of evenly spaced blocks of a big one."""
+    """Compute the digest of a whole small file, or of evenly spaced blocks of a big one."""
     size, content = path.stat().st_size, hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         if size <= BLOCKS * BLOCK_BYTES:

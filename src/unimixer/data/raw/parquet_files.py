@@ -1,4 +1,4 @@
-"""One Parquet file: its columns, their types, and the runs of row groups that are read, or skipped, at once."""
+"""Read one Parquet file: its columns, their types, and runs of row groups that are read or skipped at once."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class ParquetFile:
         self.names: list[str] = [field.name for field in self._types]
 
     def doubled(self) -> set[str]:
-        """Names that more than one column has."""
+        """Return the names that more than one column has."""
         return {name for name in self.names if name and self.names.count(name) > 1}
 
     def hint(self) -> str:
-        """Nothing more is to be said where a column is missing."""
+        """Return no hint; a missing column in Parquet needs none."""
         return ""
 
     def categories(self) -> set[str]:
-        """Columns that were written as categories, whatever type they are read in."""
+        """Return the columns that were written as categories, whatever type they are read in."""
         kept = (self._file.metadata.metadata or {}).get(b"ARROW:schema")
         if kept is None:
             return set()
@@ -58,12 +58,12 @@ class ParquetFile:
         return {field.name for field in written if pa.types.is_dictionary(field.type)}
 
     def any_column(self) -> list[str]:
-        """A column that can be read."""
+        """Return a column that can be read."""
         unreadable = self.unreadable()
         return [name for name in self.names if name not in unreadable][:1]
 
     def empty(self, columns: Sequence[str]) -> pl.DataFrame:
-        """The columns without rows, in the types that polars has for them.
+        """Return the columns without rows, in their polars types.
 
         Raises:
             UnimixerError: polars has no such type.
@@ -71,22 +71,22 @@ class ParquetFile:
         return pl.DataFrame([_series(self.path, self._field(name), None) for name in columns])
 
     def unreadable(self) -> dict[str, str]:
-        """Columns that cannot be read, and their types."""
-        found = {}
+        """Return the columns that cannot be read, and their types."""
+        types = {}
         for field in self._types:
             try:
                 _series(self.path, field, None)
             except UnimixerError:
-                found[field.name] = str(field.type)
-        return found
+                types[field.name] = str(field.type)
+        return types
 
-    def pieces(self, columns: Sequence[str], share: range, piece: int) -> Iterator[tuple[int, int, Chunk | None]]:
-        """The pieces that begin with number ``piece``: their numbers and rows, and the chunks of those in ``share``."""
+    def pieces(self, columns: Sequence[str], shard: range, piece: int) -> Iterator[tuple[int, int, Chunk | None]]:
+        """Yield number, rows and, inside ``shard``, the chunk of every piece, from number ``piece`` on."""
         self.empty(columns)  # a type that cannot be read is refused before any row
         rows = 0
         try:
             for number, (groups, height) in enumerate(runs_of_groups(self._file.metadata), piece):
-                if number not in share:
+                if number not in shard:
                     yield number, height, None
                     rows += height
                     continue
@@ -103,7 +103,7 @@ class ParquetFile:
 
 
 def runs_of_groups(metadata: Any) -> Iterator[tuple[list[int], int]]:
-    """Row groups that are one piece, and their rows: as many as ``CHUNK_ROWS`` holds, at least one."""
+    """Yield the row groups of each piece and their rows: as many as ``CHUNK_ROWS`` holds, at least one."""
     groups: list[int] = []
     height = 0
     for group in range(metadata.num_row_groups):
@@ -117,7 +117,7 @@ def runs_of_groups(metadata: Any) -> Iterator[tuple[list[int], int]]:
 
 
 def _series(path: Path, field: Any, values: Any) -> pl.Series:
-    """A column in polars; without values, an empty one."""
+    """Convert a column to polars; without values, return an empty one."""
     kind = _readable(field.type)
     try:
         # polars panics at 256 bits, wherever they stand, and a panic prints
@@ -135,7 +135,7 @@ def _series(path: Path, field: Any, values: Any) -> pl.Series:
 
 
 def _readable(kind: Any) -> Any:
-    """The type that means the same and that polars knows; times keep their instant, not their zone."""
+    """Return the equivalent type that polars knows; times keep their instant, not their zone."""
     if pa.types.is_timestamp(kind) and kind.tz is not None and not _is_zone(kind.tz):
         return pa.timestamp(kind.unit, "UTC")
     if pa.types.is_decimal256(kind) and kind.precision <= _WIDEST:

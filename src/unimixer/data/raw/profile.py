@@ -1,15 +1,23 @@
-"""What the values of a raw column look like: kind, missing share, cardinality, form of time, separator of lists."""
+"""Profile the columns of a sample of raw rows: kind, missing share, cardinality, form of time, separator of lists."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from unimixer.data.raw.guess_time import TimeForm, time_form
+from unimixer.data.raw.csv_files import CsvFile, like_values
+from unimixer.data.raw.folders import partition_of
+from unimixer.data.raw.parquet_files import ParquetFile
+from unimixer.data.raw.readers import open_table, read_chunks
+from unimixer.data.schema import Files
+from unimixer.data.time_format import TimeForm, time_form
+from unimixer.errors import UnimixerError
 
 Kind = Literal["integer", "number", "text", "boolean", "time", "list", "other"]
 NULL_TEXTS = ("NULL", "null", "NaN", "nan", "None", "none", "NA", "N/A", "\\N")
@@ -52,14 +60,14 @@ class Column:
 
     @cached_property
     def time(self) -> TimeForm | None:
-        """How the values tell the time."""
+        """Form of time of the values, or None."""
         if self.kind == "time":
             return TimeForm("ms")  # typed: no format is needed
         return time_form(self.values) if self.kind in ("integer", "number", "text") else None
 
     @cached_property
     def separator(self) -> str | None:
-        """What stands between the values of a multi-valued text: the parts recur more than the wholes."""
+        """Separator of a multi-valued text, whose parts recur more often than the whole texts."""
         if self.kind != "text" or not len(self.values) or self.time is not None:
             return None
         if self.is_json:
@@ -114,14 +122,14 @@ class Column:
 
 
 def printable(text: str) -> str:
-    """Text with the escapes of YAML for characters that YAML does not take as they are."""
+    """Escape the characters of a text that YAML does not accept as they are."""
     return "".join(
         c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in text
     )
 
 
 def profile(series: pl.Series, *, category: bool = False) -> Column:
-    """Look at a column; texts that are all numbers count as numbers, 3.0 as an integer.
+    """Profile a column; texts that are all numbers count as numbers, 3.0 as an integer.
 
     Args:
         series: the raw values.
@@ -147,7 +155,7 @@ def profile(series: pl.Series, *, category: bool = False) -> Column:
 
 
 def _typed(texts: pl.Series) -> pl.Series:
-    """Texts as truth values, integers or numbers where all of them are; digits that a type would change stay text."""
+    """Convert texts to truth values, integers or numbers if all fit; digits that a type would change stay text."""
     if not len(texts):
         return texts
     lower = texts.str.to_lowercase()
@@ -178,3 +186,63 @@ def _kind(dtype: Any) -> Kind:
     if dtype.is_integer():
         return "integer"
     return "number" if dtype.is_numeric() else "other"
+
+
+# ---- the sample -----------------------------------------------------------------------------------------------------
+
+SAMPLE_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a table."""
+
+    file: Path
+    """The first file that has rows."""
+    frame: pl.DataFrame
+    categories: frozenset[str]
+    """Columns that the file calls categories."""
+    left: dict[str, str]
+    """Columns that were not read, and why."""
+
+    def columns(self) -> list[Column]:
+        """Profile all columns."""
+        return [profile(series, category=series.name in self.categories) for series in self.frame.get_columns()]
+
+
+def take_sample(paths: Sequence[Path], files: Files) -> Sample:
+    """Read the first rows of the files of one table.
+
+    Raises:
+        UnimixerError: there is no row; or the first line of a CSV file looks like values.
+    """
+    for path in paths:
+        table = open_table(path, files)
+        left = dict.fromkeys(table.doubled(), "stands twice")
+        categories = frozenset[str]()
+        if isinstance(table, ParquetFile):
+            left |= {name: f"type {kind} is not read" for name, kind in table.unreadable().items()}
+            categories = frozenset(table.categories())
+        names = [name for name in (*table.names, *partition_of(path)) if name not in left]
+        frames: list[pl.DataFrame] = []
+        # later files may have other columns or types: a sample of one file is of one kind
+        for chunk in read_chunks([path], columns=[], optional=names, files=files, or_empty=True):
+            frames.append(chunk.frame)
+            if sum(frame.height for frame in frames) >= SAMPLE_ROWS:
+                break
+        frame = pl.concat(frames).head(SAMPLE_ROWS)
+        if frame.height:
+            if isinstance(table, CsvFile) and files.header is None:
+                _check_header(table, frame)
+            return Sample(path, frame, categories, left)
+    raise UnimixerError(f"{', '.join(map(str, paths))}: no rows, expected at least one")
+
+
+def _check_header(table: CsvFile, frame: pl.DataFrame) -> None:
+    """Raise if the names look like values: numbers or dates, or values that recur below them."""
+    again = [name for name in frame.columns if (frame.get_column(name) == name).any()]
+    if like_values(table.names) or len(again) * 2 > len(frame.columns):
+        raise UnimixerError(
+            f"{table.path}: the first line looks like values ({', '.join(table.names[:6])}), not like names; if the "
+            "file has no header line, name its columns: header=user_id,item_id,...; else rename those that are numbers"
+        )

@@ -1,4 +1,4 @@
-"""Raw files as streams of chunks: text from CSV, types from Parquet, and only the columns that are asked for."""
+"""Stream raw files in chunks: text from CSV, types from Parquet, only the requested columns."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def read_chunks(paths: Sequence[Path], **options: Any) -> Iterator[Chunk]:
 
 def read_pieces(
     paths: Sequence[Path],
-    share: range = WHOLE,
+    shard: range = WHOLE,
     *,
     columns: Sequence[str] | None = None,
     optional: Sequence[str] = (),
     files: Files | None = None,
     or_empty: bool = False,
 ) -> Iterator[Placed]:
-    """Stream a share of the rows of some files, one after the other; other pieces come without their rows.
+    """Stream a shard of the rows of some files, one after the other; other pieces come without their rows.
 
     Columns of CSV files (also gzipped) are text, an empty field is the empty text; Parquet keeps its types. A folder
     ``day=2026-01-01`` in the path of a file is a column ``day`` of text. Memory does not depend on the number of rows:
@@ -47,7 +47,7 @@ def read_pieces(
 
     Args:
         paths: files with the same columns; rows are numbered within each.
-        share: the pieces to read.
+        shard: the pieces to read.
         columns: columns to read, in this order, which every file must have (default: all of the first file).
         optional: columns to read after those, where the first file has them.
         files: how CSV files are read.
@@ -64,7 +64,7 @@ def read_pieces(
         stored = [name for name in kept if name in table.names] or table.any_column()  # rows must be counted
         others = tuple(name for name in (*table.names, *partition) if name not in kept)
         if isinstance(table, ParquetFile):
-            placed = table.pieces(stored, share, piece)
+            placed = table.pieces(stored, shard, piece)
         else:
             placed = ((number, c.frame.height, c) for number, c in enumerate(table.chunks(stored), piece))
         for piece, height, chunk in placed:
@@ -83,9 +83,9 @@ def read_pieces(
 
 def read_table(paths: Path | Sequence[Path], **options: Any) -> Chunk:
     """Read a whole table, such as that of the users; ``options`` are those of :func:`read_pieces`."""
-    found = [paths] if isinstance(paths, Path) else list(paths)
-    chunks = list(read_chunks(found, **options))
-    source = str(found[0] if len(found) == 1 else found[0].parent)
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    chunks = list(read_chunks(files, **options))
+    source = str(files[0] if len(files) == 1 else files[0].parent)
     try:
         frame = pl.concat([chunk.frame for chunk in chunks], how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -96,7 +96,7 @@ def read_table(paths: Path | Sequence[Path], **options: Any) -> Chunk:
 
 
 def open_table(path: Path, files: Files) -> CsvFile | ParquetFile:
-    """A file with its header or schema.
+    """Open a file and read its header or schema.
 
     Raises:
         UnimixerError: there is no such file, or it is empty, or not of its kind.
@@ -118,7 +118,7 @@ def _kept(
     columns: Sequence[str] | None,
     optional: Sequence[str],
 ) -> list[str]:
-    """The columns to read of a file."""
+    """Return the columns to read of a file."""
     there = [name for name in dict.fromkeys((*table.names, *partition)) if name]
     wanted = set(optional)
     kept = there if columns is None else list(columns)
@@ -136,7 +136,7 @@ def _kept(
 
 
 def _whole(chunk: Chunk, kept: Sequence[str], partition: Mapping[str, str | None], others: tuple[str, ...]) -> Chunk:
-    """A chunk with the columns that its path tells, in their order."""
+    """Add to a chunk the columns in its path, in their order."""
     frame, source = chunk.frame, chunk.source
     for name, value in partition.items():
         if name not in kept:
@@ -145,8 +145,8 @@ def _whole(chunk: Chunk, kept: Sequence[str], partition: Mapping[str, str | None
             values = pl.Series(name, [value], dtype=pl.String).new_from_index(0, frame.height)
             frame = frame.with_columns(values) if frame.columns else values.to_frame()
             continue
-        told = pl.Series([value], dtype=pl.String).cast(frame.schema[name], strict=False)
-        differs = frame.get_column(name).ne_missing(told)
+        expected = pl.Series([value], dtype=pl.String).cast(frame.schema[name], strict=False)
+        differs = frame.get_column(name).ne_missing(expected)
         if differs.any():
             row = int(differs.arg_max() or 0)
             raise UnimixerError(

@@ -1,4 +1,4 @@
-"""What an adapter hands over: a stream of impressions and two entity tables, with the schema that reads them."""
+"""The raw tables that an adapter opens: a stream of impressions and two entity tables, with their schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK_ROWS = 262_144
 """Rows of one piece of the impression stream; memory grows with it and not with the log."""
 
 WHOLE = range(sys.maxsize)
-"""The share that is the whole log; a share is a range of numbers of pieces, ``range(w, sys.maxsize, n)`` or one run."""
+"""The shard that is the whole log; a shard is a range of numbers of pieces, ``range(w, sys.maxsize, n)`` or one run."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Chunk:
         return [*self.frame.columns, *self.others]
 
     def at(self, row: int) -> str:
-        """The place of row ``row`` (counted from 0) of the frame, for a message."""
+        """Return the file and the number of row ``row`` (counted from 0) of the frame, for a message."""
         return f"{self.source}, row {self.first_row + row}"
 
 
@@ -51,7 +51,12 @@ class Placed:
     """Rows of the whole log before these."""
     rows: int
     chunk: Chunk | None
-    """None where the piece belongs to the share of another worker."""
+    """None where the piece belongs to the shard of another worker."""
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """Rows done with this, and the row of the log that comes next: a step of a pass."""
+        return 0 if self.chunk is None else self.rows, self.first_row + self.rows
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,16 @@ class RawTables:
     num_rows: int | None = None
     """Number of impressions where it is known beforehand (for progress bars)."""
     reader: Callable[[range], Iterator[Placed]] | None = None
-    """A pass over a share where the reader can skip the rest; without it, all is read and some is dropped."""
+    """A pass over a shard where the reader can skip the rest; without it, all is read and some is dropped."""
     files: tuple[Path, ...] = ()
     """What the tables are read from."""
 
-    def pieces(self, share: range = WHOLE) -> Iterator[Placed]:
-        """A fresh pass over the pieces of a share, in the order of the log; those of others come without their rows."""
-        for placed in self._placed() if self.reader is None else self.reader(share):
-            if placed.piece >= share.stop:
+    def pieces(self, shard: range = WHOLE) -> Iterator[Placed]:
+        """Start a pass over the pieces of a shard, in the order of the log; those of others come without their rows."""
+        for placed in self._placed() if self.reader is None else self.reader(shard):
+            if placed.piece >= shard.stop:
                 return
-            yield placed if placed.piece in share else replace(placed, chunk=None)
+            yield placed if placed.piece in shard else replace(placed, chunk=None)
 
     def _placed(self) -> Iterator[Placed]:
         first_row = 0

@@ -1,4 +1,4 @@
-"""Raw times to milliseconds since 1970 (UTC), whatever the form in which they are written."""
+"""Convert raw times of any form to milliseconds since 1970 (UTC)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ISO = (
 
 
 def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
-    """Event time in milliseconds since 1970 (UTC); the number of the row where the schema names no time column.
+    """Return event times in milliseconds since 1970 (UTC), or row numbers if the schema names no time column.
 
     Args:
         chunk: raw rows.
@@ -86,7 +86,7 @@ def _in_millis(series: pl.Series, numbers: NDArray[np.float64], unit: str) -> ND
 
 
 def _scaled(numbers: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
-    """Milliseconds; seconds may have decimals, which no float64 holds exactly, finer units are cut."""
+    """Scale to milliseconds; seconds may have decimals, which no float64 holds exactly, finer units are cut."""
     if unit != "s":
         return np.floor(numbers / (EPOCH_UNITS["ms"] // EPOCH_UNITS[unit]))
     with np.errstate(over="ignore"):  # what becomes infinite is no time
@@ -96,20 +96,20 @@ def _scaled(numbers: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
 def _check_plausible(
     chunk: Chunk, series: pl.Series, numbers: NDArray[np.float64], millis: IntArray, unit: str, way_out: str
 ) -> None:
-    """Refuse times of no log that are times of a log in another unit; small clocks are times in none."""
+    """Refuse times outside 1990-2100 that would lie inside it in another unit; small clocks fit no unit."""
     odd = ~_plausible(millis)
     if not odd.any():
         return
     rows = np.flatnonzero(odd)
     readings = {other: _scaled(numbers[rows], other) for other in EPOCH_UNITS if other != unit}
     readings |= {form: _calendar(numbers[rows], form) for form in CALENDARS}
-    found = {form: _plausible(reading) for form, reading in readings.items()}
+    plausible = {form: _plausible(reading) for form, reading in readings.items()}
     # a made-up clock passes the numbers of a few calendar days, but not of these alone
-    found = {form: ok for form, ok in found.items() if ok.any() and (form in EPOCH_UNITS or ok.all())}
-    if not found:
+    plausible = {form: ok for form, ok in plausible.items() if ok.any() and (form in EPOCH_UNITS or ok.all())}
+    if not plausible:
         return
-    row = min(int(np.argmax(ok)) for ok in found.values())
-    others = [f"{_shown(readings[form][row])} in {form}" for form, ok in found.items() if ok[row]]
+    row = min(int(np.argmax(ok)) for ok in plausible.values())
+    others = [f"{_shown(readings[form][row])} in {form}" for form, ok in plausible.items() if ok[row]]
     valid = pl.Series(np.arange(len(millis)) != rows[row])
     require(
         chunk,
@@ -125,7 +125,7 @@ def _plausible(millis: NDArray[np.float64] | IntArray) -> NDArray[np.bool_]:
 
 
 def _calendar(numbers: NDArray[np.float64], form: str) -> NDArray[np.float64]:
-    """Milliseconds of whole numbers that are calendar times, NaN elsewhere."""
+    """Convert whole numbers that are calendar times to milliseconds; NaN elsewhere."""
     texts = pl.Series(numbers).cast(pl.Int64, strict=False).cast(pl.String)
     width = read_format(form).width
     stamps = _parse(pl.select(pl.when(texts.str.len_bytes() == width).then(texts)).to_series(), form)
@@ -140,7 +140,7 @@ def _shown(millis: float) -> str:
 
 
 def _parse(texts: pl.Series, form: str, *, padded: bool = False) -> pl.Series:
-    """Times of a strptime format, in UTC where the format or the text has a zone.
+    """Parse times of a strptime format; they are in UTC if the format or the text has a zone.
 
     Args:
         texts: written times.
@@ -185,8 +185,8 @@ def _iso(chunk: Chunk, texts: pl.Series, timezone: str, rule: str) -> IntArray:
     minutes = digits.str.slice(0, 2).cast(pl.Int64) * 60 + digits.str.slice(2, 2).cast(pl.Int64)
     east = pl.select(pl.when(own.str.starts_with("-")).then(-minutes).otherwise(minutes)).to_series()
     moved = stamps.dt.epoch("ms") - east * 60_000
-    found: IntArray = moved.fill_null(of_log).to_numpy()
-    return found + fraction
+    millis: IntArray = moved.fill_null(of_log).to_numpy()
+    return millis + fraction
 
 
 # ---- zones ----------------------------------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def _iso(chunk: Chunk, texts: pl.Series, timezone: str, rule: str) -> IntArray:
 def _millis(chunk: Chunk, series: pl.Series, stamps: pl.Series, timezone: str) -> IntArray:
     millis = stamps.dt.epoch("ms")
     require(chunk, series, millis.is_not_null(), _skipped(timezone), WAY_OUT)
-    found: IntArray = millis.to_numpy()
-    return found
+    numbers: IntArray = millis.to_numpy()
+    return numbers
 
 
 def _skipped(timezone: str) -> str:
@@ -204,7 +204,7 @@ def _skipped(timezone: str) -> str:
 
 
 def _zoned(stamps: pl.Series, timezone: str) -> pl.Series:
-    """Times that carry no zone stand in the log's zone; of an hour that clocks show twice, it is the first."""
+    """Put times without a zone into the log's zone; an hour that clocks show twice means the first."""
     zone(timezone)
     dtype = stamps.dtype
     if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
@@ -213,7 +213,7 @@ def _zoned(stamps: pl.Series, timezone: str) -> pl.Series:
 
 
 def zone(name: str) -> ZoneInfo:
-    """The time zone, or an error that names it."""
+    """Return the time zone; the error for an unknown one names it."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
@@ -221,12 +221,12 @@ def zone(name: str) -> ZoneInfo:
 
 
 def midnight(day: date, timezone: str) -> int:
-    """First millisecond of a day in a zone."""
+    """Return the first millisecond of a day in a zone."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone(timezone)).timestamp() * 1000)
 
 
 def time_part(millis: IntArray, part: str, timezone: str) -> pl.Series:
-    """Hour (0-23) or weekday (1 = Monday) of event times, as text."""
+    """Return the hour (0-23) or the weekday (1 = Monday) of event times as text."""
     zone(timezone)
     local = pl.Series(millis).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(timezone)
     return (local.dt.hour() if part == "hour" else local.dt.weekday()).cast(pl.String)

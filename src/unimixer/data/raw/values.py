@@ -1,14 +1,17 @@
-"""Raw columns to typed values. A value that does not fit is named with its file, its row and the rule."""
+"""Convert raw columns to canonical texts and typed values; an error names the file, the row and the rule."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from unimixer.data.raw.forms import TRUTH, Form, canonical, form_of
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.schema import Label
 from unimixer.errors import UnimixerError, nearest
@@ -21,14 +24,14 @@ TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
 
 def column(chunk: Chunk, name: str) -> pl.Series:
-    """The raw column, or an error that gives the nearest name."""
+    """Return the raw column; the error for a missing one gives the nearest name."""
     if name not in chunk.frame.columns:
         raise UnimixerError(f"{chunk.source}: missing column {name!r}{nearest(name, chunk.columns)}")
     return chunk.frame.get_column(name)
 
 
 def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
-    """Canonical text of categorical values, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
+    """Return canonical texts, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
     text = _canonical(series)
     texts, forms = _missing_texts(missing)
     gone = text.is_in(texts.to_list())
@@ -42,14 +45,14 @@ def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
 
 @cache
 def _missing_texts(missing: tuple[str, ...]) -> tuple[pl.Series, tuple[Form, ...]]:
-    """Canonical texts that mean a missing value, and the forms in which values may have other texts than they."""
+    """Return the canonical texts that mean a missing value, and the forms in which values have other texts."""
     texts = pl.concat([_canonical(pl.Series(missing, dtype=pl.String)), pl.Series([""])])
-    found = {form_of(pl.Series([text]), typed=True) for text in texts if not text.removeprefix("-").isdigit()}
-    return texts, tuple(sorted(found - {"text"}))
+    forms = {form_of(pl.Series([text]), typed=True) for text in texts if not text.removeprefix("-").isdigit()}
+    return texts, tuple(sorted(forms - {"text"}))
 
 
 def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl.Series:
-    """Canonical text of a raw column."""
+    """Return the canonical texts of a raw column."""
     series = column(chunk, name)
     if series.dtype.is_nested():
         raise UnimixerError(
@@ -60,7 +63,7 @@ def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl
 
 
 def key_column(chunk: Chunk, name: str) -> pl.Series:
-    """Canonical text of a column of keys, every one of which is exact."""
+    """Return the canonical texts of a column of keys; raise if one is not exact."""
     series = column(chunk, name)
     check_exact(chunk, series)
     return text_column(chunk, name)
@@ -86,7 +89,7 @@ def check_exact(chunk: Chunk, series: pl.Series) -> None:
 
 
 def has_own_form(chunk: Chunk, name: str) -> bool:
-    """Whether the type of a column says that its values are numbers with decimals, or times."""
+    """Return whether the type of a column is numbers with decimals, or times."""
     dtype = column(chunk, name).dtype
     inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
     return bool(inner.is_float() or inner.is_decimal() or inner.is_temporal())
@@ -100,7 +103,7 @@ def as_number(
     way_out: str = "correct the row, or list the text under 'missing' of the feature",
     largest: float = LARGEST,
 ) -> FloatArray:
-    """Float64 values, NaN where missing."""
+    """Return float64 values, NaN where missing."""
     series = column(chunk, name)
     if series.dtype in TEXT_TYPES:
         text = as_text(series, missing)
@@ -122,17 +125,17 @@ def as_number(
     codes = [float(m) for m in missing if _is_number(m)]
     if codes:
         numbers = pl.select(pl.when(numbers.is_in(codes)).then(None).otherwise(numbers)).to_series()
-    found: FloatArray = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
-    beyond = np.abs(found) > largest  # false for NaN
+    array: FloatArray = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
+    beyond = np.abs(array) > largest  # false for NaN
     if beyond.any():
-        infinite = np.isinf(found[beyond][0])
+        infinite = np.isinf(array[beyond][0])
         rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
         require(chunk, series, pl.Series(~beyond), rule, "correct the row, or leave the value empty")
-    return found
+    return array
 
 
 def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
-    """Raise where what a raw column became is no number of 32 bits; NaN is one."""
+    """Raise if a transformed value does not fit into 32 bits; NaN does."""
     beyond = np.abs(numbers) > LARGEST
     if beyond.any():
         rule = "is so far from the values of the training part that no number of 32 bits holds the distance"
@@ -140,7 +143,7 @@ def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
 
 
 def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:
-    """0 or 1 for every row."""
+    """Return 0 or 1 for every row."""
     name = label.source or label.name
     series = column(chunk, name)
     numbers = as_number(chunk, name, way_out="a label is 0 or 1, or a number with a threshold")
@@ -165,7 +168,7 @@ def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:
 
 
 def as_weight(chunk: Chunk, name: str) -> NDArray[np.float32]:
-    """Sample weights, zero or more."""
+    """Return sample weights, zero or more."""
     way_out = "a sample weight is a number of 0 or more"
     numbers = as_number(chunk, name, way_out=way_out)
     require(chunk, column(chunk, name), pl.Series(numbers >= 0), "is not a weight", way_out)
@@ -199,3 +202,96 @@ def require(chunk: Chunk, values: pl.Series, valid: pl.Series, rule: str, way_ou
         value = values[row].to_list() if isinstance(values[row], pl.Series) else values[row]
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
         raise UnimixerError(f"{chunk.at(row)}: {values.name}={shown} {rule}; {way_out}")
+
+
+# ---- the canonical text of a value ----------------------------------------------------------------------------------
+
+Form = Literal["text", "boolean", "number", "time"]
+"""What the values of a vocabulary are; the texts of a ``text`` stand for themselves alone."""
+TRUTH = {"true": "1", "false": "0"}
+FAR = 400
+"""An exponent beyond it is that of no float, and nobody writes such a number out."""
+
+_PLAIN = r"-?(?:0|[1-9][0-9]*)"
+_NUMBER = rf"(?:{_PLAIN}(?:\.[0-9]*)?|-?\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?"
+_TIME = (
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ]([0-9]{2}:[0-5][0-9])(:[0-5][0-9])?(?:[.,]([0-9]+))? ?([Zz]|UTC|[+-][0-9]{2}(?::?[0-5][0-9])?)?)?"
+)
+_OF_FORM = {"boolean": r"^(?i:0|1|true|false)$", "number": f"^{_NUMBER}$", "time": f"^{_TIME}$"}
+_TO_REWRITE = {"boolean": "^(?i:true|false)$", "number": r"^-?[0-9]*[.eE]|^-0$", "time": "^[0-9]{4}-[0-9]{2}-[0-9]{2}"}
+"""Texts that may not be canonical; all others are left alone unseen."""
+
+
+def form_of(texts: pl.Series, *, typed: bool) -> Form:
+    """Return the form that all of some different texts have.
+
+    Args:
+        texts: the different values of a column.
+        typed: a column type said that they are numbers or times. Texts alone are not taken for such where that would
+            make one value of two: 1.1 and 1.10 may be versions.
+    """
+    if not len(texts):
+        return "text"
+    if texts.str.contains(_OF_FORM["boolean"]).all():
+        return "boolean"
+    for form in ("number", "time"):
+        if texts.str.contains(_OF_FORM[form]).all():
+            return form if typed or canonical(texts, form).n_unique() == texts.n_unique() else "text"
+    return "text"
+
+
+def canonical(texts: pl.Series, form: Form) -> pl.Series:
+    """Return the canonical text of every value of a form; a text of another form stays as it is."""
+    if form == "text":
+        return texts
+    rewritten = texts.filter(texts.str.contains(_TO_REWRITE[form]).fill_null(False)).unique()
+    if rewritten.is_empty():
+        return texts
+    return texts.replace(rewritten, pl.Series([_CANONICAL[form](text) for text in rewritten], dtype=pl.String))
+
+
+def canonical_text(text: str, form: Form) -> str:
+    """Return the canonical text of one value of a form."""
+    return text if form == "text" else _CANONICAL[form](text)
+
+
+def _boolean(text: str) -> str:
+    return TRUTH.get(text.lower(), text)
+
+
+def _number(text: str) -> str:
+    """Write a number without exponent and without redundant zeros; no digit is lost."""
+    if re.fullmatch(_NUMBER, text) is None:
+        return text
+    mantissa, _, exponent = text.lower().partition("e")
+    shift = int(exponent or 0)
+    if abs(shift) > FAR:
+        return text
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    digits, point = whole + fraction, len(whole) + shift
+    digits = "0" * max(0, -point) + digits + "0" * max(0, point - len(digits))
+    whole, fraction = digits[: max(0, point)].lstrip("0") or "0", digits[max(0, point) :].rstrip("0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if mantissa.startswith("-") and number != "0" else number
+
+
+def _time(text: str) -> str:
+    """Write a day, a day and time, or a moment in UTC with a Z; midnight of a day is the day."""
+    match = re.fullmatch(_TIME, text)
+    if match is None:
+        return text
+    day, clock, second, fraction, zone = match.groups()
+    zone = {None: "", "Z": "+00:00", "z": "+00:00", "UTC": "+00:00"}.get(zone, zone)
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock or '00:00'}{second or ':00'}{zone}")
+        moment = moment.astimezone(UTC) if zone else moment
+    except (ValueError, OverflowError):
+        return text
+    parts = (fraction or "").rstrip("0")
+    if not zone and not parts and (moment.hour, moment.minute, moment.second) == (0, 0, 0):
+        return day
+    return f"{moment:%Y-%m-%d %H:%M:%S}{'.' if parts else ''}{parts}{'Z' if zone else ''}"
+
+
+_CANONICAL: dict[str, Callable[[str], str]] = {"boolean": _boolean, "number": _number, "time": _time}

@@ -1,4 +1,4 @@
-"""A world whose true probabilities are known: as many impressions as wanted, by seed, on any device; torch alone."""
+"""Simulate a world with known true probabilities: any number of impressions, on any device, with torch alone."""
 
 from unimixer.data.synthetic.config import DIFFICULTIES, WorldConfig, WorldField, world_fields
 from unimixer.data.synthetic.world import BLOCK_ROWS, Snapshots, World

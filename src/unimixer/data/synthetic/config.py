@@ -1,4 +1,4 @@
-"""What a synthetic world is made of, and the one dial that makes it harder."""
+"""Settings of a synthetic world, and the difficulty from which they follow."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class WorldField:
 
     @property
     def numeric(self) -> bool:
-        """Whether it is a number."""
+        """Whether the field is a number."""
         return self.size == 0
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """A synthetic world. Everything that is None follows from the difficulty.
+    """Settings of a synthetic world; the difficulty determines all that are None.
 
     The days are fixed and the rows spread over them, so a longer log of the same seed has the same users, items and
     rules, and more impressions an hour; its first rows are not those of the shorter log.
@@ -79,8 +79,8 @@ class WorldConfig:
                 f"difficulty={self.difficulty} must lie between 0 and 1, or be one of {', '.join(DIFFICULTIES)}"
             )
         sizes = {"num_users": self.num_users, "num_items": self.num_items}
-        given = {name: size for name, size in sizes.items() if size is not None}
-        check_positive(num_rows=self.num_rows, days=self.days, **given)
+        given_sizes = {name: size for name, size in sizes.items() if size is not None}
+        check_positive(num_rows=self.num_rows, days=self.days, **given_sizes)
         if not 0 <= self.seed < 1 << 62:
             raise UnimixerError(f"seed={self.seed} must be 0 or more, and below 2 ** 62")
         if not 0 < self.like_rate < self.click_rate < 1:
@@ -118,7 +118,7 @@ class WorldConfig:
 
     @property
     def widest_interaction(self) -> int:
-        """Fields with more ids than this stay out of the interactions: their ids have too few rows to be learned."""
+        """Largest number of ids of a field in interactions; ids of larger fields have too few rows to be learned."""
         return self.between(100, 1_000_000)
 
     @property
@@ -128,18 +128,18 @@ class WorldConfig:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Share of the logit's variance that each of :data:`COMPONENTS` has."""
+        """Shares of :data:`COMPONENTS` in the variance of the logit."""
         return tuple(
             easy + (extreme - easy) * self.level for easy, extreme in zip(EASY_SHARES, EXTREME_SHARES, strict=True)
         )
 
     def between(self, easy: int, extreme: int) -> int:
-        """A size on the geometric line from easy to extreme."""
+        """Interpolate geometrically between easy and extreme."""
         return round(easy * math.exp(self.level * math.log(extreme / easy)))
 
 
 def world_fields(config: WorldConfig) -> tuple[WorldField, ...]:
-    """All fields: users, then items, then the context of an impression."""
+    """Return all fields: users, then items, then the context of an impression."""
     size = config.between
     users = config.num_users or size(6_000, 500_000)
     items = config.num_items or size(1_200, 300_000)

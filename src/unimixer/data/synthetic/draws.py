@@ -1,4 +1,4 @@
-"""Random draws of the world: Zipf-distributed ids, log-normal numbers, event times with a daily wave."""
+"""Draw Zipf-distributed ids, log-normal numbers, and event times with a daily wave."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAVE = 0.7
 
 
 def zipf(rows: int, size: int, exponent: float, generator: Generator) -> Tensor:
-    r"""Ranks from 0 to ``size - 1``, drawn by inverting the distribution function of a bounded power law.
+    r"""Draw ranks from 0 to ``size - 1`` by inverting the distribution function of a bounded power law.
 
     .. math:: P(r) \propto \int_{r+1}^{r+2} x^{-s} dx
 
@@ -33,7 +33,7 @@ def zipf(rows: int, size: int, exponent: float, generator: Generator) -> Tensor:
 
 
 def numbers(rows: int, field: WorldField, generator: Generator) -> Tensor:
-    """Log-normal numbers, NaN where one is missing."""
+    """Draw log-normal numbers, NaN where one is missing."""
     normal = torch.randn(rows, generator=generator, device=generator.device)
     values = torch.exp(field.log_mean + field.log_std * normal)
     hidden = torch.rand(rows, generator=generator, device=generator.device) < field.missing
@@ -41,7 +41,7 @@ def numbers(rows: int, field: WorldField, generator: Generator) -> Tensor:
 
 
 def event_times(first: int, rows: int, total: int, days: int, generator: Generator) -> Tensor:
-    """Event times in milliseconds of rows ``first ... first + rows - 1`` of ``total``, never decreasing."""
+    """Draw the event times in milliseconds of rows ``first ... first + rows - 1`` of ``total``, never decreasing."""
     steps = torch.arange(first, first + rows, device=generator.device, dtype=torch.float64)
     steps += torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64)
     even = steps * (days / total)  # days since the start, evenly spread
@@ -49,5 +49,5 @@ def event_times(first: int, rows: int, total: int, days: int, generator: Generat
 
 
 def hour_of(time: Tensor) -> Tensor:
-    """Hour of the day, UTC."""
+    """Return the hour of the day, UTC."""
     return time // 3_600_000 % 24

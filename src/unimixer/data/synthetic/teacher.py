@@ -37,7 +37,7 @@ class Latents:
     absent: Tensor
 
     def of(self, ids: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors ``(fields, B, k)`` and biases ``(B, tasks)`` of ids and normal scores, both ``(fields, B)``."""
+        """Return vectors ``(fields, B, k)`` and biases ``(B, tasks)`` of ids and normal scores, ``(fields, B)``."""
         rows = ids + self.starts
         known = F.embedding(rows, self.table)
         waves = math.sqrt(2) * torch.cos(normals[..., None] * self.frequency + self.phase)
@@ -48,7 +48,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The rules of a world, drawn once; everything here is fixed but for the slow turn of the interactions."""
+    """The rules of a world, drawn once and fixed, except that the interactions turn slowly."""
 
     user: Latents
     item: Latents
@@ -66,7 +66,7 @@ class Teacher:
     drift: float
 
     def to(self, device: torch.device | str) -> Teacher:
-        """The same rules on a device."""
+        """Return the same rules on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
             if isinstance(value, Latents):
@@ -76,18 +76,18 @@ class Teacher:
         return Teacher(**moved)
 
     def components(self, inputs: dict[str, tuple[Tensor, Tensor]], affinity: Tensor, progress: float) -> Tensor:
-        """The raw parts of the logit, ``(components, B, tasks)``.
+        """Return the raw parts of the logit, ``(components, B, tasks)``.
 
         Args:
             inputs: Ids and normal scores of the fields, by domain.
             affinity: ``(B, k)``, elementwise product of the user's interest and the item's vector.
             progress: How much of the log has passed, 0 to 1.
         """
-        found = [getattr(self, domain).of(*inputs[domain]) for domain in ("user", "item", "context")]
-        vectors = torch.cat([latents for latents, _ in found])
+        domains = [getattr(self, domain).of(*inputs[domain]) for domain in ("user", "item", "context")]
+        vectors = torch.cat([latents for latents, _ in domains])
         angle = self.drift * progress
         turned = math.cos(angle) * self.weights[0] + math.sin(angle) * self.weights[1]
-        parts, used = [found[0][1] + found[1][1] + found[2][1]], 0
+        parts, used = [domains[0][1] + domains[1][1] + domains[2][1]], 0
         for terms in self.interactions:
             part = torch.zeros_like(parts[0])
             for term in terms:
@@ -100,12 +100,12 @@ class Teacher:
         return torch.stack([*parts, affinity @ self.interest_weights])
 
     def probabilities(self, inputs: dict[str, tuple[Tensor, Tensor]], affinity: Tensor, progress: float) -> Tensor:
-        """True probability of a click and of a like ``(B, tasks)``; a like needs a click, hence the product."""
+        """Return the true probabilities of click and like ``(B, tasks)``; a like needs a click, hence the product."""
         components = self.components(inputs, affinity, progress)
         return torch.sigmoid((components * self.gains[:, None]).sum(0) + self.intercepts).cumprod(1)
 
     def trimmed(self, step: Tensor) -> Teacher:
-        """The same rules with moved intercepts."""
+        """Return the same rules with moved intercepts."""
         return replace(self, intercepts=self.intercepts + step)
 
     def calibrated(self, components: Tensor, config: WorldConfig) -> Teacher:
@@ -125,7 +125,7 @@ class Teacher:
 
 
 def solve_intercept(logits: Tensor, weights: Tensor, rate: float) -> float:
-    """The b with ``mean(weights * sigmoid(logits + b)) = rate``, by bisection."""
+    """Find b with ``mean(weights * sigmoid(logits + b)) = rate`` by bisection."""
     low, high = -60.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -183,14 +183,14 @@ def _draw_latents(declared: list[WorldField], width: int, generator: Generator) 
 
 
 def unit_power(vectors: Tensor) -> Tensor:
-    """Rows scaled to a mean square of 1."""
+    """Scale rows to a mean square of 1."""
     return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
 
 def _draw_terms(
     declared: list[WorldField], count: int, order: int, config: WorldConfig, generator: Generator
 ) -> tuple[tuple[int, ...], ...]:
-    """Different sets of fields from two or more domains."""
+    """Draw different sets of fields from two or more domains."""
     allowed = [p for p, f in enumerate(declared) if f.size <= config.widest_interaction]
     terms: dict[tuple[int, ...], None] = {}
     while len(terms) < count:
@@ -201,7 +201,7 @@ def _draw_terms(
 
 
 def item_vectors(teacher: Teacher, config: WorldConfig, ids: Tensor) -> Tensor:
-    """The unit vector that interest in an item is about, from ids ``(categorical fields, items)``: ``(items, k)``."""
+    """Return the unit vectors ``(items, k)`` of items for the interest, from ids ``(categorical fields, items)``."""
     names = [f.name for f in world_fields(config) if f.domain == "item" and not f.numeric]
     latents = F.embedding(ids + teacher.item.starts, teacher.item.table)
     mixed = torch.stack([weight * latents[names.index(name)] for name, weight in INTEREST_FIELDS.items()]).sum(0)

@@ -76,19 +76,19 @@ class World:
         self._move()
 
     def users(self) -> dict[str, Tensor]:
-        """One row a user: ids as int64, numbers as float32 with NaN where missing."""
+        """Return one row per user: ids as int64, numbers as float32 with NaN where missing."""
         return dict(self._tables["user"])
 
     def items(self) -> dict[str, Tensor]:
-        """One row an item."""
+        """Return one row per item."""
         return dict(self._tables["item"])
 
     def snapshots(self) -> Snapshots:
-        """Items that users had clicked before the log."""
+        """Return the items that users clicked before the log."""
         return self._snapshots
 
     def impressions(self) -> Iterator[dict[str, Tensor]]:
-        """A fresh pass over the log, in the order of time, in blocks of :data:`BLOCK_ROWS` rows (the last: the rest).
+        """Start a pass over the log in the order of time, in blocks of :data:`BLOCK_ROWS` rows.
 
         Yields:
             ``user_id``, ``item_id``, ``time`` (ms), the context, ``click``, ``like`` (0 and 1), and the true
@@ -114,7 +114,7 @@ class World:
             }
 
     def _expose(self, first: int, rows: int, generator: Generator) -> dict[str, Tensor]:
-        """Who sees what, when and where."""
+        """Draw users, items, times and contexts of impressions."""
         config, user, item = self.config, self._first("user"), self._first("item")
         time = event_times(first, rows, config.num_rows, config.days, generator)
         order = self._popularity.order(first * config.days // config.num_rows)
@@ -129,7 +129,7 @@ class World:
         return block
 
     def _look_up(self, block: dict[str, Tensor], interest: Tensor) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
-        """What the teacher reads of a block: the fields by domain, and how the interest meets the item."""
+        """Return the inputs of the teacher for a block: fields by domain, and the product of interest and item."""
         user, item = block["user_id"], block["item_id"]
         inputs = {"context": self._encode("context", block)}
         for domain, rows in (("user", user), ("item", item)):
@@ -138,7 +138,7 @@ class World:
         return inputs, F.normalize(interest[user], dim=-1) * self._vectors[item]
 
     def _encode(self, domain: str, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Ids ``(categorical fields, rows)`` and normal scores ``(numeric fields, rows)``."""
+        """Return ids ``(categorical fields, rows)`` and normal scores ``(numeric fields, rows)``."""
         ids = [columns[f.name] for f in self._of(domain) if not f.numeric]
         normals = [(columns[f.name].log() - f.log_mean) / f.log_std for f in self._of(domain) if f.numeric]
         return torch.stack(ids), torch.stack(normals) if normals else ids[0].new_empty((0, len(ids[0]))).float()
@@ -155,7 +155,7 @@ class World:
         return table
 
     def _draw_snapshots(self, generator: Generator) -> tuple[Snapshots, Tensor]:
-        """Items that fit each user's taste, 0 to :data:`MAX_SNAPSHOT` of them, and the interest that they make."""
+        """Draw up to :data:`MAX_SNAPSHOT` items to each user's taste, and the interest that follows from them."""
         item, order = self._first("item"), self._popularity.order(0)
         values, lengths, interests = [], [], []
         for users in torch.split(torch.arange(self._first("user").size), USERS_AT_ONCE):
@@ -194,7 +194,7 @@ class World:
 
 @dataclass
 class Popularity:
-    """How popular items are, day by day: a power law over ranks, in which every item rises and sinks."""
+    """Popularity of items by day: a power law over ranks, in which every item rises and sinks."""
 
     base: Tensor
     """``(items,)``, log frequency over a long time."""
@@ -205,14 +205,14 @@ class Popularity:
     today: Tensor | None = None
 
     def order(self, day: int) -> Tensor:
-        """Items from the most to the least popular of the day."""
+        """Return the items from the most to the least popular of the day."""
         if self.today is None or day != self.day:
             waves = POPULARITY_WAVE * torch.sin(self.phase + math.tau * day / self.period)
             self.day, self.today = day, torch.argsort(self.base + waves, descending=True, stable=True)
         return self.today
 
     def to(self, device: torch.device) -> Popularity:
-        """The same on a device."""
+        """Return the same on a device."""
         return Popularity(self.base.to(device), self.period.to(device), self.phase.to(device))
 
 
@@ -243,5 +243,5 @@ def absorb_clicks(interest: Tensor, users: Tensor, vectors: Tensor, clicks: Tens
 
 
 def _spread(num_rows: int) -> list[tuple[float, int]]:
-    """Points of the log at which the calibration looks: how far, and which row."""
+    """Return points of the log for the calibration: their progress and their row."""
     return [(k / CALIBRATION_BLOCKS, num_rows * k // CALIBRATION_BLOCKS) for k in range(CALIBRATION_BLOCKS)]

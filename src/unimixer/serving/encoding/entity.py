@@ -79,7 +79,7 @@ class EntityEncoder:
     def bring(self, rows: Encoded, brought: Brought, where: str) -> None:
         """Put columns that came with the request in the place of stored ones, as ``Transform.raw_batch`` does."""
         for feature in self.features:
-            if feature.column not in brought or feature.column in self.transform.doubled:
+            if feature.column not in brought or feature.column in self.transform.shadowed_columns:
                 continue
             at, values = brought[feature.column]
             chunk = Chunk(pl.DataFrame([series_of(feature.column, values, where, at.tolist())]), where)

@@ -155,7 +155,7 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
     with progress_bar("reading events", tables.num_rows) as advance:
         for chunk in tables.impressions():
             for entities in logged.values():
-                entities.rows(chunk)
+                entities.read(chunk)
             store.append_events(list(events_of(tables.schema, chunk, first_row)))
             first_row += chunk.frame.height
             advance(chunk.frame.height)
@@ -163,7 +163,7 @@ def fill(store: FeatureStore, tables: RawTables) -> None:
     for kind, entities in known.items():
         if entities.key is None:
             continue
-        met = entities.take_in(logged[kind])[FIRST_ROW:]
+        met = entities.join(logged[kind])[FIRST_ROW:]
         if entities.table is not None:  # a table that the log never meets is refused
             match(kind, "the log", entities.index.keys, met, entities.of_table, np.ones(len(met), dtype=np.int64))
         columns, frame = kept(entities.chunk().frame)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from unimixer.data.encoding.fit import resolve
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.adapters.own import find_tables

@@ -1,4 +1,4 @@
-"""Where impressions come from: one module a data set, and ``own`` for files with a schema of the user's."""
+"""Adapters open raw data: one for each public data set, and ``own`` for files with a schema of the user."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError, nearest, unknown
 
 ADAPTERS = {
-    "avazu": "unimixer.data.raw.adapters.avazu",
-    "criteo": "unimixer.data.raw.adapters.criteo",
-    "kuairand-pure": "unimixer.data.raw.adapters.kuairand",
-    "movielens-100k": "unimixer.data.raw.adapters.movielens_100k",
-    "movielens-1m": "unimixer.data.raw.adapters.movielens_1m",
-    "synthetic": "unimixer.data.raw.adapters.synthetic",
+    "avazu": "unimixer.data.raw.adapters.avazu:load",
+    "criteo": "unimixer.data.raw.adapters.criteo:load",
+    "kuairand-pure": "unimixer.data.raw.adapters.kuairand:load",
+    "movielens-100k": "unimixer.data.raw.adapters.movielens:load_100k",
+    "movielens-1m": "unimixer.data.raw.adapters.movielens:load_1m",
+    "synthetic": "unimixer.data.raw.adapters.synthetic:load",
 }
-"""Names of the data sets, and the modules whose ``load(raw, **options)`` reads them; imported when asked for."""
+"""Names of the data sets, and the functions ``(raw, **options)`` that open them, imported when asked for."""
 
 __all__ = ["ADAPTERS", "open_raw"]
 
@@ -43,7 +43,8 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
         ('is_click',)
     """
     if source in ADAPTERS:
-        load = importlib.import_module(ADAPTERS[source]).load
+        module, _, function = ADAPTERS[source].partition(":")
+        load = getattr(importlib.import_module(module), function)
         _check_options(source, load, options)
     elif source.endswith((".yaml", ".yml")):
         own = importlib.import_module("unimixer.data.raw.adapters.own")
@@ -55,7 +56,7 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
 
 
 def _check_options(source: str, load: Any, options: dict[str, Any]) -> None:
-    """Adapters with an ``Options`` model check their own; those with plain keywords are checked here."""
+    """Check the options of an adapter with plain keywords; one with an ``Options`` model checks its own."""
     parameters = inspect.signature(load).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return

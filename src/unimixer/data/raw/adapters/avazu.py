@@ -39,7 +39,7 @@ USER_PARTS = {
 
 
 class Options(Settings):
-    """What may be chosen when Avazu is read."""
+    """Options for reading Avazu."""
 
     user: Literal["none", "device_id", "device_ip", "device"] = "none"
     """What stands for the user (UAUC needs one): a device column, or ``device``: id, address and model together."""

@@ -1,4 +1,4 @@
-"""What adapters share: typed options, the search for a folder, short forms for features."""
+"""Helpers of adapters: typed options, the search for a folder, short forms for features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_options(model: type[OptionsType], source: str, options: dict[str, Any]
 
 
 def locate(raw: Path | None, pattern: str | Sequence[str], what: str, *, source: str) -> Path:
-    """The folder with the raw files: ``raw`` itself, or a folder at most two levels below, as archives unpack.
+    """Find the folder with the raw files: ``raw`` itself, or a folder at most two levels below it.
 
     Raises:
         UnimixerError: there is none; it lists what was looked for.
@@ -58,12 +58,12 @@ def locate(raw: Path | None, pattern: str | Sequence[str], what: str, *, source:
 
 
 def categorical(name: str, domain: Domain, vocabulary: Vocabulary, *, missing: tuple[str, ...] = ("",)) -> Feature:
-    """A categorical feature that is read from the column of its name."""
+    """Return a categorical feature that is read from the column of its name."""
     return Feature(name=name, kind="categorical", domain=domain, vocabulary=vocabulary, missing=missing)
 
 
 def calendar(time: str) -> tuple[Feature, Feature]:
-    """Hour of the day and day of the week of the time column."""
+    """Return the hour of the day and the day of the week of the time column as features."""
     return (
         Feature(name="hour_of_day", kind="categorical", domain="context", source=time, transform="hour"),
         Feature(name="weekday", kind="categorical", domain="context", source=time, transform="weekday"),
@@ -71,7 +71,7 @@ def calendar(time: str) -> tuple[Feature, Feature]:
 
 
 def past(history: str, source: str, table: str, vocabulary: Vocabulary, max_length: int) -> Feature:
-    """What a history shows of its items: one column of the items, in the table of the candidate's feature."""
+    """Return a feature that reads one column of the past items, with the embedding table of the candidate's feature."""
     return Feature(
         name=f"{history}_{table}",
         kind="sequence",

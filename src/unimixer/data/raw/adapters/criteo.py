@@ -28,7 +28,7 @@ COLUMNS = ("label", *COUNTS, *CATEGORIES)
 
 
 class Options(Settings):
-    """What may be chosen when Criteo is read."""
+    """Options for reading Criteo."""
 
     min_count: PositiveInt = 10
     """Values seen fewer times in the training part become out-of-vocabulary."""

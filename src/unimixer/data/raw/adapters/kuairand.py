@@ -55,7 +55,7 @@ MAX_LATE = 0.01
 
 
 class Options(Settings):
-    """What may be chosen when KuaiRand-Pure is read."""
+    """Options for reading KuaiRand-Pure."""
 
     labels: Names = ("is_click", "long_view")
     include_random: bool = False
@@ -106,7 +106,7 @@ def _csv(stem: str) -> list[str]:
 
 
 def _extent(logs: Sequence[Path]) -> tuple[int, int, pl.DataFrame]:
-    """Number of rows, last time, and the first time of every user, in ms."""
+    """Return the number of rows, the last time, and the first time of every user, in ms."""
     rows, last = 0, 0
     firsts = pl.DataFrame(schema={"user_id": pl.String, "first_ms": pl.Int64})
     for chunk in read_chunks(logs, columns=["user_id", "time_ms"]):
@@ -122,7 +122,7 @@ def _day(time_ms: int) -> date:
 
 
 def _with_snapshot(users: Chunk, path: Path, firsts: pl.DataFrame) -> Chunk:
-    """Users with the lists of what they watched before their first impression of the log.
+    """Add to the users the lists of videos watched before their first impression of the log.
 
     The dates of the files are coarse (an event near midnight may stand in the next day), so the times decide: who has
     a snapshot that does not end before the log is left without one, because it may tell the future.
@@ -142,7 +142,7 @@ def _with_snapshot(users: Chunk, path: Path, firsts: pl.DataFrame) -> Chunk:
 
 
 def _with_main_tag(items: Chunk) -> Chunk:
-    """Videos with the first of their tags, which a history can show of a past video; a quarter has two or three."""
+    """Add to the videos the first of their tags, which a history can read; a quarter has two or three."""
     main = pl.col("tag").str.split(",").list.first().alias("main_tag")
     return Chunk(items.frame.with_columns(main), items.source)
 

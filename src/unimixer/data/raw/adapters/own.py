@@ -37,14 +37,14 @@ def load(raw: Path | None, *, schema: Path | Schema, **options: Any) -> RawTable
     optional = meaning.optional_columns()
     reading: dict[str, Any] = {"columns": meaning.needed_columns(outcomes=True), "optional": optional, "files": files}
 
-    def entities(place: Path | None, what: str, key: str | None) -> Chunk | None:
-        if place is None or key is None:
-            if place is not None:
-                note(f"{place}: not read, because the schema names no key of the {what}")
+    def entities(source: Path | None, what: str, key: str | None) -> Chunk | None:
+        if source is None or key is None:
+            if source is not None:
+                note(f"{source}: not read, because the schema names no key of the {what}")
             return None
         # a header that is given is that of the log; tables of entities have one of their own
         own = files.model_copy(update={"header": None})
-        return read_table(log_files(place, what), columns=[key], optional=optional, files=own)
+        return read_table(log_files(source, what), columns=[key], optional=optional, files=own)
 
     return RawTables(
         schema=meaning.model_copy(update={"files": files}),
@@ -57,13 +57,13 @@ def load(raw: Path | None, *, schema: Path | Schema, **options: Any) -> RawTable
 
 
 def with_options(files: Files, source: str, options: dict[str, Any]) -> Files:
-    """How files are read, with what was given besides the schema."""
-    given = parse_options(Files, source, options)
-    return parse_options(Files, source, {**files.model_dump(), **given.model_dump(include=set(options))})
+    """Return how files are read, with the options that override those of the schema."""
+    overrides = parse_options(Files, source, options)
+    return parse_options(Files, source, {**files.model_dump(), **overrides.model_dump(include=set(options))})
 
 
 def find_tables(raw: Path) -> tuple[list[Path], Path | None, Path | None]:
-    """The files of impressions, and the files or folders of users and items where there are any."""
+    """Find the files of impressions, and the files or folders of users and items, if any."""
     if not raw.is_dir():
         return log_files(raw), None, None
     users, items = (table_of(raw, name) for name in ("users", "items"))

@@ -85,7 +85,7 @@ def load(
 
 
 def synthetic_schema(config: WorldConfig) -> Schema:
-    """What the columns of a world mean."""
+    """Return the schema of a world."""
     return Schema(
         name="synthetic",
         keys=Keys(user="user_id", item="item_id", time="time"),
@@ -108,7 +108,7 @@ def _feature(field: WorldField) -> Feature:
 
 
 def _chunks(world: World, source: str) -> Iterator[Chunk]:
-    """A pass over the log; blocks are put together to chunks."""
+    """Draw the log in chunks of several blocks."""
     blocks: list[pl.DataFrame] = []
     first = 1
     for block in world.impressions():
@@ -123,7 +123,7 @@ def _chunks(world: World, source: str) -> Iterator[Chunk]:
 
 
 def _frame(columns: dict[str, Tensor]) -> pl.DataFrame:
-    """Columns of tensors: NaN is missing, ids are 32 bits wide."""
+    """Make a frame of tensors: NaN becomes null, ids become 32 bits wide."""
     frame = pl.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
     ids = [name for name, column in columns.items() if column.dtype == torch.int64 and name != "time"]
     return frame.with_columns(pl.col(ids).cast(pl.Int32), pl.col(pl.Float32).fill_nan(None))

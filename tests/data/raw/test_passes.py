@@ -21,16 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import SCHEMA, FrameLog, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data import dataset as store
-from unimixer.data.encode import Encode, encode, runs
-from unimixer.data.encoding.fit import fit, resolve
-from unimixer.data.encoding.gather import Gathered
+from unimixer.data import write_dataset
+from unimixer.data.encoding.fit import fit
+from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.splits import Sample
+from unimixer.data.encoding.statistics import Statistics
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
+from unimixer.data.raw.passes import Collection, LogReader
 from unimixer.data.raw.tables import Chunk, RawTables
+from unimixer.data.write_dataset import Encode, encode, runs
 from unimixer.errors import UnimixerError
-from unimixer.workers.tasks import Collection, Crew
 
 QUANTILE = {"by": "quantile", "validation": 0.7, "test": 0.85}
 RANDOM = {"by": "random", "validation": 0.2, "test": 0.2}
@@ -67,7 +68,7 @@ def own(folder: Path, kind: str) -> RawTables:
 
 
 def test_any_number_of_processes_makes_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PART_ROWS", 100)  # parts that lie in one share and parts that several share
+    monkeypatch.setattr(write_dataset, "PART_ROWS", 100)  # parts that lie in one share and parts that several share
     for workers in (1, 2, 3):
         tables = toy_tables(1_000, chunk_rows=37, split=QUANTILE)
         assert prepare(tables, tmp_path / str(workers), workers=workers).hash
@@ -79,7 +80,7 @@ def test_any_number_of_processes_makes_the_same_store(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_files_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(store, "PART_ROWS", 256)
+    monkeypatch.setattr(write_dataset, "PART_ROWS", 256)
     tables = own(tmp_path / "raw", kind)
     assert len({placed.piece for placed in tables.pieces()}) == 5
     for workers in (1, 2):
@@ -114,19 +115,19 @@ def test_a_ray_cluster_makes_the_same_store_and_names_the_same_row(
 # ---- merging -----------------------------------------------------------------
 
 
-class Grouped(Crew):
+class Grouped(LogReader):
     """Shares one after the other in this process; every group of them is merged on its own first."""
 
     def __init__(self, tables: RawTables, workers: int, groups: list[int]) -> None:
         super().__init__(tables)
         self.workers, self.groups = workers, groups
 
-    def run(self, task: Any, shares: Any = None) -> list[Any]:
-        results = super().run(task, shares)
-        if not isinstance(results[0], Gathered):
+    def run(self, log_pass: Any, shards: Any = None) -> list[Any]:
+        results = super().run(log_pass, shards)
+        if not isinstance(results[0], Statistics):
             return results
         merged = [[r for r, g in zip(results, self.groups, strict=False) if g == group] for group in (2, 0, 1)]
-        return [Gathered.merge(group) for group in merged if group]
+        return [Statistics.merge(group) for group in merged if group]
 
 
 @settings(max_examples=15, deadline=None)
@@ -136,7 +137,7 @@ class Grouped(Crew):
 def test_merging_in_any_grouping_gives_the_same_fit(workers: int, groups: list[int], split: dict[str, Any]) -> None:
     tables = toy_tables(600, chunk_rows=41, split=split)
     schema = resolve(tables)
-    alone, grouped = fit(schema, Crew(tables)), fit(schema, Grouped(tables, workers, groups))
+    alone, grouped = fit(schema, LogReader(tables)), fit(schema, Grouped(tables, workers, groups))
     assert alone.splitter == grouped.splitter
     assert {piece: rows.tolist() for piece, rows in alone.rows.items()} == {
         piece: rows.tolist() for piece, rows in grouped.rows.items()
@@ -192,16 +193,16 @@ def test_runs_cover_every_piece_once_in_order(rows: dict[int, int], workers: int
 
 def test_parts_are_the_same_for_any_cut_and_part_size(tmp_path: Path) -> None:
     tables = toy_tables(500, chunk_rows=23, split=RANDOM)
-    fitted = fit(resolve(tables), Crew(tables))
+    fitted = fit(resolve(tables), LogReader(tables))
     for part_rows in (1, 50, 1_000):
         seen = []
         for workers in (1, 4, 9):
             folder = tmp_path / f"{part_rows}-{workers}"
             folder.mkdir()
             fitted.transform.save(folder / "transform")
-            crew = Crew(tables)
-            crew.workers = workers
-            summaries = encode(crew, Encode(folder, fitted.splitter, fitted.rows, part_rows))
+            reader = LogReader(tables)
+            reader.workers = workers
+            summaries = encode(reader, Encode(folder, fitted.splitter, fitted.rows, part_rows))
             seen.append((summaries, contents(folder)))
         assert seen[0] == seen[1] == seen[2]
 
@@ -232,13 +233,13 @@ def test_the_first_wrong_row_of_the_log_is_named(tmp_path: Path, column: str, va
 
 def test_an_error_waits_for_those_who_could_meet_an_earlier_one() -> None:
     collection = Collection(3, lambda rows, note="": None)
-    collection.take(0, ("at", 10, 50))
-    collection.take(1, ("failed", 40, UnimixerError("later")))
+    collection.advance_to(0, (10, 50))
+    collection.end(1, (40, UnimixerError("later")))
     assert collection.open == [2]  # worker 0 is past row 40
-    collection.take(2, ("failed", 20, UnimixerError("earlier")))
+    collection.end(2, (20, UnimixerError("earlier")))
     assert collection.open == []
     with pytest.raises(UnimixerError, match="earlier"):
-        collection.results()
+        collection.results(Path())
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> N
 INTERRUPTED = """
 import sys
 sys.path[:0] = sys.argv[1:3]
-from test_workers import deadly, prepare
+from test_passes import deadly, prepare
 if __name__ == "__main__":
     print("begun", flush=True)
     prepare(deadly(waits=True), sys.argv[3], workers=2)
@@ -288,7 +289,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_nothing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     here = Path(__file__).parent
-    command = [sys.executable, str(script), str(here), str(here.parent), str(tmp_path / "out" / "store")]
+    command = [sys.executable, str(script), str(here), str(here.parents[1]), str(tmp_path / "out" / "store")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -1,4 +1,4 @@
-"""Rows dealt to shards: every row once, in batches that do not depend on how many processes read them."""
+"""Rows assigned to shards: every row once, in batches that do not depend on how many processes read them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from unimixer.data.dataset import SplitSummary, Store
-from unimixer.data.loader import Loader
-from unimixer.data.shards import batch_share, blocks_of, deal
+from unimixer.data.loader import Loader, assign_blocks, batch_share, blocks_of
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 
@@ -66,12 +65,12 @@ def test_a_shard_that_ran_out_gives_batches_without_rows(toy_store: Store) -> No
     }
 
 
-def test_blocks_are_dealt_evenly_and_shares_add_up() -> None:
+def test_blocks_are_assigned_evenly_and_shares_add_up() -> None:
     summary = SplitSummary(parts=[{"rows": 1000}, {"rows": 333}], rows=1333)
     blocks = blocks_of(summary, 100)
-    hands = deal(blocks, 4)
-    assert sorted(np.concatenate(hands).tolist()) == list(range(len(blocks)))
-    rows = [int((blocks[hand, 2] - blocks[hand, 1]).sum()) for hand in hands]
+    assigned = assign_blocks(blocks, 4)
+    assert sorted(np.concatenate(assigned).tolist()) == list(range(len(blocks)))
+    rows = [int((blocks[hand, 2] - blocks[hand, 1]).sum()) for hand in assigned]
     assert max(rows) - min(rows) <= 100
     assert [batch_share(10, shard, 4) for shard in range(4)] == [3, 3, 2, 2]
     with pytest.raises(UnimixerError, match="batch_size=3 is smaller than the 4 shards"):
