@@ -22,7 +22,7 @@ from unimixer.backbones import (
     solve_size,
 )
 from unimixer.errors import UnimixerError
-from unimixer.mixing import TokenMixing, frozen, set_temperature
+from unimixer.mixing import TokenMixing, freeze, set_temperature
 
 T, D = 4, 16
 NAMES = pytest.mark.parametrize("name", list(BACKBONES))
@@ -145,7 +145,7 @@ def test_bf16_autocast_is_finite_and_near_float32(name: str, options: dict[str, 
 def test_exports_with_a_dynamic_batch(name: str, options: dict[str, Any]) -> None:
     backbone = small(name, **options).eval()
     batch = torch.export.Dim("batch", min=1, max=4096)
-    for module in (backbone, frozen(backbone)):
+    for module in (backbone, freeze(backbone)):
         program = torch.export.export(module, (tokens(3),), dynamic_shapes=({0: batch},)).module()
         for size in (1, 7):
             torch.testing.assert_close(program(tokens(size)), backbone(tokens(size)), atol=1e-5, rtol=1e-5)

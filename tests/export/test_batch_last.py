@@ -32,7 +32,7 @@ from unimixer.export.precision import reduce
 from unimixer.export.program import trace
 from unimixer.export.runners import open_runner
 from unimixer.features.request import RequestLayout
-from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, frozen
+from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, freeze
 from unimixer.ops import per_token_linear
 
 
@@ -78,7 +78,7 @@ def test_norms(norm: Any) -> None:
 @pytest.mark.parametrize("kind", [UniMixing, UniMixingLite])
 def test_mixing_by_matrices(kind: Any, symmetric: bool, local: str) -> None:
     mixing = moved(kind(length=4 * 8, block_size=2, num_heads=4, local=local, symmetric=symmetric))
-    same(RowMatrixMixing(frozen(mixing)), mixing, torch.randn(5, 4, 8))
+    same(RowMatrixMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
 
 
 def test_mixing_by_a_permutation() -> None:

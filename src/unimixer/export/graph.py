@@ -17,7 +17,7 @@ from unimixer.export.ragged import newest_first
 from unimixer.export.tokens import SplitTokenizer, split_tokenizer
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
-from unimixer.mixing import frozen, materialised
+from unimixer.mixing import freeze, materialize
 from unimixer.ranker import Ranker
 
 USER, CANDIDATES = "user", "candidates"
@@ -101,7 +101,7 @@ class RequestRanker(nn.Module):
         super().__init__()
         tables, ranker.embedding.tables = ranker.embedding.tables, nn.Module()  # type: ignore[assignment]
         try:
-            self.ranker = materialised(frozen(ranker))
+            self.ranker = materialize(freeze(ranker))
         finally:
             ranker.embedding.tables = tables
         self.ranker.embedding.tables = tables

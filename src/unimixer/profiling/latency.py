@@ -19,7 +19,7 @@ from unimixer.errors import UnimixerError, check_positive
 from unimixer.experiments.cases import Case
 from unimixer.features.batch import Batch
 from unimixer.io import read_json, write_text
-from unimixer.mixing import frozen
+from unimixer.mixing import freeze
 from unimixer.training.model import build_ranker, pick_device, with_tasks
 
 LATENCY = "latency.json"
@@ -61,7 +61,7 @@ def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency
     torch.manual_seed(0)
     model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
     batch = request(store, candidates).to(device)
-    forms = {"eager": model, "frozen": frozen(model)}
+    forms = {"eager": model, "frozen": freeze(model)}
     with torch.no_grad():
         times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
     return Latency(times["eager"], times["frozen"], candidates, threads)

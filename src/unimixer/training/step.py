@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from unimixer.blocks import after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
 from unimixer.features.batch import Batch
-from unimixer.mixing import constrained_once, set_temperature
+from unimixer.mixing import cached_constraints, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.dense import DenseParts
@@ -89,7 +89,7 @@ class TrainStep:
         if self.eviction is not None:
             self.eviction.meet(group, step)
         outcomes = []
-        with self.model.embedding.tables.once(batches, step), constrained_once(self.model):
+        with self.model.embedding.tables.once(batches, step), cached_constraints(self.model):
             for batch, share in zip(batches, shares, strict=True):
                 with self.dense.exchange(batch is batches[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))

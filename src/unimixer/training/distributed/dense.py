@@ -32,7 +32,7 @@ class DenseParts:
 
     Gradients are summed and not averaged, because the loss is divided by the weight of the whole batch already. A
     bucket travels while backward still computes. Raw matrices of constrained mixings get their gradient at the end of
-    :func:`~unimixer.mixing.constrained_once` only; their buckets travel then, and the reduction ends with them.
+    :func:`~unimixer.mixing.cached_constraints` only; their buckets travel then, and the reduction ends with them.
 
     A ranker whose dense parameters :func:`~unimixer.training.distributed.sharded_dense.shard_dense` has cut sends its
     own gradients, each to the process that holds the part, and :meth:`finish` adds up those of what is held whole.
