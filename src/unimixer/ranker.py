@@ -148,7 +148,7 @@ class Ranker(Transient):
         elif sequences == "tokens":
             self.sequence_tokens = SequenceTokens(groups, width, num_tokens=sequence_tokens, token_dim=token_dim)
         of_tokens = self.backbone.token_dim * (self.backbone.num_tokens if readout == "flatten" else 1)
-        width = of_tokens if self.backbone.readout == "tokens" else self.backbone.out_dim
+        width = of_tokens if self.backbone.output_kind == "tokens" else self.backbone.out_dim
         self.towers = TaskTowers(width, len(spec.labels), tower_hidden_dims)
         self.auxiliary_towers = nn.ModuleList(
             TaskTowers(of_tokens, len(spec.labels), tower_hidden_dims) for _ in range(self.backbone.num_auxiliary)
@@ -178,7 +178,7 @@ class Ranker(Transient):
             appended = self.sequence_tokens(histories).to(tokens.dtype)
             tokens = torch.cat([tokens, appended.expand(tokens.shape[0], -1, -1)], dim=1)
         hidden: Tensor = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
-        logits: Tensor = self.towers(self._read(hidden) if self.backbone.readout == "tokens" else hidden)
+        logits: Tensor = self.towers(self._read(hidden) if self.backbone.output_kind == "tokens" else hidden)
         if len(self.auxiliary_towers):
             self._score_intermediates()
         return logits

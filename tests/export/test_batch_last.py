@@ -100,7 +100,7 @@ WITH = {
     "unimixer-lite": of_backbone("unimixer-lite"),
     "unimixer": of_backbone("unimixer"),
     "rankmixer": of_backbone("rankmixer"),
-    "siamese": {"readout": "flatten", "options": {"residual": "siamese", "siamese_input_norm": True}},
+    "siamese": {"readout": "flatten", "options": {"residual": "siamese-official"}},
     "pre": {"options": {"residual": "pre", "norm": "layer", "ffn": "gelu"}},
     "history as tokens": KINDS["history as tokens"],
     "random": {"tokenizer": "random", "options": {"num_blocks": 1}},

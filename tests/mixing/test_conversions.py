@@ -13,11 +13,11 @@ from unimixer.mixing import (
     UniMixing,
     UniMixingLite,
     converted_state,
-    to_full,
+    discretize,
     fixed_mixing,
     from_rule,
-    discretize,
     nearest_permutation,
+    to_full,
 )
 
 

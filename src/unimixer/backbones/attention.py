@@ -163,8 +163,8 @@ class AttentionBackbone(StackBackbone):
         ``"siamese"`` three a block and one more.
         """
         chosen = cls.Options(**arguments)
-        token_dim = chosen.token_dim
-        hidden_dim = chosen.hidden(token_dim)
+        token_dim = int(chosen.token_dim)
+        hidden_dim = int(chosen.hidden(token_dim))
         ffn = cls.ffn_maps(chosen) * token_dim * hidden_dim + cls.ffn_biases(chosen, token_dim, hidden_dim)
         norm = token_dim * (2 if chosen.norm == "layer" else 1)
         return int(cls.around_ffn(chosen, token_dim)) + cls.count_ffns(chosen) * ffn + cls.count_norms(chosen) * norm

@@ -158,7 +158,7 @@ class AutoInt(Recomputing, FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Four matrices a layer, :math:`4 D A` then :math:`4 A^2`, three where the residual is not projected."""
-        chosen = cls.Options(**arguments)
+        chosen = AutoIntOptions(**arguments)
         width, attention_dim = chosen.token_dim, chosen.attention_dim
 
         def layer(in_dim: int) -> int:

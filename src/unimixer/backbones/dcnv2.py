@@ -117,7 +117,7 @@ class DCNv2(Recomputing, FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Crosses of :math:`L^2 + L`, in low rank :math:`2 L r + L`, and the deep network's, with :math:`L = T D`."""
-        chosen = cls.Options(**arguments)
+        chosen = DCNv2Options(**arguments)
         length, rank = chosen.num_tokens * chosen.token_dim, chosen.cross_rank
         cross = length**2 + length if rank is None else 2 * length * int(rank) + length
         return chosen.num_crosses * cross + count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)

@@ -89,7 +89,7 @@ class DeepFM(FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """The factorization machine's parameters and the deep network's."""
-        chosen = cls.Options(**arguments)
+        chosen = DeepFMOptions(**arguments)
         shallow = FM.formula(**{name: getattr(chosen, name) for name in FM.options()})
         length = chosen.num_tokens * chosen.token_dim
         return shallow + count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)

@@ -219,7 +219,7 @@ class DHEN(Recomputing, FieldBackbone):
         Inside: dot a network from :math:`n^2` to :math:`m d`; attention :math:`4 d^2`, its network and two norms; dcn
         :math:`(n d)^2 + n d` or :math:`2 n d r + n d`; convolution 25.
         """
-        chosen = cls.Options(**arguments)
+        chosen = DHENOptions(**arguments)
         d, m, rank = chosen.token_dim, chosen.num_outputs, chosen.cross_rank
         rows = m * (len(chosen.modules) if chosen.ensemble == "concat" else 1)
         hidden = 2 * d if chosen.attention_hidden_dim is None else chosen.attention_hidden_dim

@@ -102,7 +102,7 @@ class DLRM(FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Bottom from T D to D, top from :math:`D + (T + 1) T / 2` (no z: :math:`T D + T (T - 1) / 2`)."""
-        chosen = cls.Options(**arguments)
+        chosen = DLRMOptions(**arguments)
         num_tokens, token_dim, norm = chosen.num_tokens, chosen.token_dim, chosen.batch_norm
         length, vectors, beside, bottom = num_tokens * token_dim, num_tokens, num_tokens * token_dim, 0
         if chosen.bottom:

@@ -104,8 +104,8 @@ class FAT(AttentionBackbone):
         def linear() -> Local:
             if options.num_basis is None:
                 return BlockLinear(num_tokens, dim, dim)
-            basis = {"field_dim": options.field_dim, "top_k": options.top_k}
-            return BasisLinear(num_tokens, dim, dim, options.num_basis, **basis)
+            sizes = (num_tokens, dim, dim, options.num_basis)
+            return BasisLinear(*sizes, field_dim=options.field_dim, top_k=options.top_k)
 
         attention = AttentionSublayer(
             *(linear(), linear(), linear()),

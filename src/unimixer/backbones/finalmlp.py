@@ -164,7 +164,7 @@ class FinalMLP(FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Two streams, H maps of :math:`d_1 / H` by :math:`d_2 / H`, and two gates from their contexts to T D."""
-        chosen = cls.Options(**arguments)
+        chosen = FinalMLPOptions(**arguments)
         token_dim, norm = chosen.token_dim, chosen.batch_norm
         length = chosen.num_tokens * token_dim
         first, second = chosen.first_dims, chosen.second_dims

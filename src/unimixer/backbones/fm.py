@@ -106,7 +106,7 @@ class FM(FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """No parameter at all, or one map of T slices from the factors of a token to k."""
-        chosen = cls.Options(**arguments)
+        chosen = FMOptions(**arguments)
         columns = chosen.token_dim - chosen.first_order
         return chosen.num_tokens * columns * int(chosen.num_factors or 0)
 

@@ -163,7 +163,7 @@ class MaskNet(Recomputing, FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Norm :math:`2 T D`; a block :math:`(L + 1) r + (r + 1) n + n m + 2 m`, with n in, m out, r in its mask."""
-        chosen = cls.Options(**arguments)
+        chosen = MaskNetOptions(**arguments)
         length, structure = chosen.num_tokens * chosen.token_dim, chosen.structure
         total = 2 * length
         for n, m in block_widths(structure, length, chosen.block_dims):

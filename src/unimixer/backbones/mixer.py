@@ -102,7 +102,7 @@ class MixerBackbone(StackBackbone):
         chosen = cls.Options(**options, num_tokens=num_tokens)
         token_dim = nearest_multiple(width, cls.width_step(chosen)) if token_dim is None else token_dim
         hidden = float(chosen.expansion) * width**2 / token_dim
-        if isinstance(chosen, EventOptions):
+        if isinstance(chosen, StreamOptions):
             matrices = ffn_matrices(chosen.ffn, chosen.ffn_options) * num_tokens * token_dim
             hidden -= chosen.attention_parameters(num_tokens, token_dim) / matrices
         hidden_dim = matched_hidden(chosen.ffn, num_tokens, token_dim, hidden, chosen.ffn_options)

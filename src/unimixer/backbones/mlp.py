@@ -91,7 +91,7 @@ class MLP(FieldBackbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """The hidden layers' parameters."""
-        chosen = cls.Options(**arguments)
+        chosen = MLPOptions(**arguments)
         length = chosen.num_tokens * chosen.token_dim
         return count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)
 

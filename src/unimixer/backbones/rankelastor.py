@@ -254,7 +254,7 @@ class RankElastor(Recomputing, Backbone):
         A gated layer of hidden width h on width w: paper :math:`3 w h + w^2`; code :math:`4 w h + w^2 + 3 h + 2 w`, its
         norm w, projections :math:`(w + 1) w'`.
         """
-        chosen = cls.Options(**arguments)
+        chosen = RankElastorOptions(**arguments)
         tokens, width = chosen.num_tokens, chosen.token_dim
         widths = ffn_widths(width, chosen.ffn, chosen.ffn_dims)
         hidden = hidden_widths(width, widths, chosen.hidden_dim, chosen.expansion)

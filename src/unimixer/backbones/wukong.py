@@ -193,7 +193,7 @@ class Wukong(Recomputing, FieldBackbone):
 
         :math:`n (n_F + n_L)` where rows change; "full" has k = n and no Y; "attentive" a network for Y instead of it.
         """
-        chosen = cls.Options(**arguments)
+        chosen = WukongOptions(**arguments)
         width, n_f, n_l = chosen.token_dim, chosen.num_factorized, chosen.num_linear
         rows, hidden = n_f + n_l, tuple(chosen.hidden_dims)
 

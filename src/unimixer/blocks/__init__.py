@@ -1,4 +1,4 @@
-"""What stands around a mixing: per-token layers and mixtures of experts, norms, residual streams, the temperature."""
+"""The parts of a block around its mixing: per-token layers, mixtures of experts, norms, residual streams."""
 
 from unimixer.blocks.auxiliary import (
     Auxiliary,
@@ -19,7 +19,6 @@ from unimixer.blocks.norms import RMSNorm, build_norm
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
 from unimixer.blocks.recompute import Recomputing, recompute_activations
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
-from unimixer.blocks.temperature import constant_temperature, linear_temperature
 
 __all__ = [
     "Auxiliary",
@@ -43,11 +42,9 @@ __all__ = [
     "build_ffn",
     "build_norm",
     "build_stream",
-    "constant_temperature",
     "ffn_matrices",
     "ffn_parameters",
     "forget_counts",
-    "linear_temperature",
     "matched_hidden",
     "pop_penalties",
     "pop_statistics",

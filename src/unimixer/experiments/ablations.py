@@ -139,7 +139,7 @@ def _missing(backbone: str, group: str) -> str | None:
         return None if backbone == "unimixer-lite" else f"{backbone} has none; pass --model unimixer-lite"
     if option is not None and option not in backbone_class(backbone).options():
         return f"{backbone} has no option {option}"
-    if group == "readout" and backbone_class(backbone).readout != "tokens":
+    if group == "readout" and backbone_class(backbone).output_kind != "tokens":
         return f"{backbone} gives one vector, not tokens"
     return None
 

@@ -9,6 +9,7 @@ from unimixer.ops.token_mixing import permutation_matrix, token_mixing, token_mi
 from unimixer.ops.unified import apply_weights, block_diagonal, unified_matrix
 
 __all__ = [
+    "apply_weights",
     "batch_first",
     "batch_last",
     "block_diagonal",
@@ -28,5 +29,4 @@ __all__ = [
     "unified_matrix",
     "unimixing",
     "unimixing_matrix",
-    "apply_weights",
 ]
