@@ -128,7 +128,6 @@ def _values(cost: Cost, memory: Memory | None, batch_size: int) -> dict[str, Any
         "flops_forward_batch": cost.forward_batch(batch_size),
         "flops_training_batch": cost.training_batch(batch_size),
         "memory_bytes": None if memory is None else {**asdict(memory), "total": memory.total},
-        "uncounted": list(cost.uncounted),
     }
 
 
@@ -155,5 +154,3 @@ def _show(found: dict[str, dict[str, Any]], batch_size: int) -> None:
                 f"({values['table_parameters']:,} numbers in tables), gradients {parts['gradients']}, "
                 f"optimizer {parts['optimizer']}, activations {parts['activations']}"
             )
-        if values["uncounted"]:
-            print(f"not counted, because there is no formula for them: {', '.join(values['uncounted'])}")
