@@ -19,7 +19,7 @@ from unimixer.backbones import (
     build_backbone,
     count_parameters,
     fit_budget,
-    solve_size,
+    solve_width,
 )
 from unimixer.errors import UnimixerError
 from unimixer.mixing import TokenMixing, freeze, set_temperature
@@ -190,11 +190,11 @@ def test_a_budget_out_of_reach_names_the_nearest_count() -> None:
     ):
         fit_budget("rankmixer", params=10, num_tokens=64)
     with pytest.raises(UnimixerError, match="params=150 cannot be met within 2%; the nearest counts are 100 and 200"):
-        solve_size(lambda size: int(size) // 100 * 100, 150, high=1000.0)
+        solve_width(lambda size: int(size) // 100 * 100, 150, high=1000.0)
 
 
 def test_solver_finds_the_size_of_a_step_function() -> None:
-    size = solve_size(lambda s: 3 * round(s) * 16, 4_800)
+    size = solve_width(lambda s: 3 * round(s) * 16, 4_800)
     assert round(size) == 100
 
 
