@@ -147,7 +147,7 @@ def child_memory(rows: int, width: int) -> None:
         {"big": rows, "small": 8},
         ("click",),
     )
-    model = {"backbone": "mlp", "num_tokens": 2, "embedding_dim": width, "size": 8}
+    model = {"backbone": "mlp", "num_tokens": 2, "embedding_dim": width, "width": 8}
     values = {"name": "big", "store": "none", "tasks": {"click": 1.0}, "model": model}
     values |= {"optimizer": {"sparse": "rowwise_adagrad"}, "distributed": {"sharding": "row_wise"}}
     recipe = parse(Recipe, values, where="benchmark")

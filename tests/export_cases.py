@@ -16,13 +16,13 @@ from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker
 
-SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
+SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "tower_hidden_dims": (8,)}
 
 
 def of_backbone(name: str) -> dict[str, Any]:
     """A small ranker on one backbone."""
     options = {"token_dim": 16, **small_models.SMALL.get(name, {})}
-    return {"backbone": name, "tokenizer": "chunk", "size": None, "options": options}
+    return {"backbone": name, "tokenizer": "chunk", "width": None, "options": options}
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
     "managed rows": {"managed_rows": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
     "managed rows of histories": {"managed_rows": {"item_id": 8, "category": 3}, "sequences": "tokens"},
-    "flat read-out": {"readout": "flatten", "options": {"residual": "siamese"}},
+    "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},
 }
 
 

@@ -17,9 +17,9 @@ from unimixer.features.batch import Batch
 from unimixer.features.sequence import SEQUENCE_ENCODERS
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import TOKENIZERS
-from unimixer.ranker import Ranker, TaskTowers, count_dense, dense_parameters, size_for_budget, table_parameters
+from unimixer.ranker import Ranker, TaskTowers, count_dense, dense_parameters, table_parameters, width_for_budget
 
-SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
+SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "tower_hidden_dims": (8,)}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def variants() -> Iterator[Any]:
     for tokenizer in TOKENIZERS:
         num_tokens = 6 if tokenizer == "semantic" else 4
         yield pytest.param({"tokenizer": tokenizer, "num_tokens": num_tokens}, id=tokenizer)
-    yield pytest.param({"readout": "flatten"}, id="flatten")
+    yield pytest.param({"pooling": "flatten"}, id="flatten")
     yield pytest.param({"tower_hidden_dims": ()}, id="linear towers")
     yield pytest.param({"embedding_dims": {"user_id": 4, "category": 2}}, id="widths")
     yield pytest.param({"backbone": "mlp", "tokenizer": "chunk"}, id="mlp on chunks")
@@ -141,14 +141,14 @@ def test_a_budget_is_met_within_2_percent(spec: FeatureSpec, name: str, tokenize
         arguments["options"] = {"token_dim": 13}  # T must divide D
     if name == "autoint" and budget < 100_000:
         budget *= 2  # its width grows a head at a time, which is more than 4% of a very small model
-    size = size_for_budget(spec, dense_params=budget, **arguments)
-    assert abs(count_dense(Ranker(spec, size=size, **arguments)) / budget - 1) <= 0.02
+    size = width_for_budget(spec, dense_params=budget, **arguments)
+    assert abs(count_dense(Ranker(spec, width=size, **arguments)) / budget - 1) <= 0.02
 
 
 def test_a_budget_counts_given_options(spec: FeatureSpec) -> None:
     arguments: dict[str, Any] = {"backbone": "unimixer", "num_tokens": 4, "embedding_dim": 8}
     sizes = [
-        size_for_budget(spec, dense_params=60_000, options={"num_blocks": blocks}, **arguments) for blocks in (1, 4)
+        width_for_budget(spec, dense_params=60_000, options={"num_blocks": blocks}, **arguments) for blocks in (1, 4)
     ]
     assert sizes[0] > 1.5 * sizes[1]
 
@@ -162,11 +162,11 @@ def test_options_of_the_backbone_are_kept_beside_a_size(spec: FeatureSpec, name:
 
 
 def test_a_field_token_has_the_width_of_the_tables_unless_the_options_say_otherwise(spec: FeatureSpec) -> None:
-    assert build(spec, backbone="mlp", size=None).backbone.token_dim == 8
+    assert build(spec, backbone="mlp", width=None).backbone.token_dim == 8
     for size in (None, 16):
-        ranker = build(spec, backbone="mlp", size=size, options={"token_dim": 5})
+        ranker = build(spec, backbone="mlp", width=size, options={"token_dim": 5})
         assert ranker.backbone.token_dim == 5
-        assert ranker.backbone.num_tokens == len(ranker.embedding.pieces) == 13
+        assert ranker.backbone.num_tokens == len(ranker.embedding.slices) == 13
 
 
 def test_field_tokens_that_a_mixer_cannot_cut_are_named_and_may_be_wider(spec: FeatureSpec) -> None:
@@ -178,9 +178,9 @@ def test_field_tokens_that_a_mixer_cannot_cut_are_named_and_may_be_wider(spec: F
 
 def test_a_budget_that_cannot_be_met_is_named(spec: FeatureSpec) -> None:
     with pytest.raises(UnimixerError, match="params=10 cannot be met within 2%; the nearest count"):
-        size_for_budget(spec, dense_params=10, num_tokens=4, embedding_dim=8)
+        width_for_budget(spec, dense_params=10, num_tokens=4, embedding_dim=8)
     with pytest.raises(UnimixerError, match="give size or dense_params, not both"):
-        size_for_budget(spec, dense_params=10_000, size=3)
+        width_for_budget(spec, dense_params=10_000, width=3)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -188,19 +188,19 @@ def test_a_small_budget_is_met_or_what_the_error_says_meets_it(spec: FeatureSpec
     for budget in (5_000, 50_000):
         arguments: dict[str, Any] = {"backbone": name, "num_tokens": 14}  # as many as semantic tokens can be here
         try:
-            budgets = [(budget, size_for_budget(spec, dense_params=budget, **arguments), arguments)]
+            budgets = [(budget, width_for_budget(spec, dense_params=budget, **arguments), arguments)]
         except UnimixerError as error:
             take, _, change = str(error).partition("; take ")[2].partition(", or ")
             nearest = [int(count) for count in take.split(" or ")]
-            budgets = [(n, size_for_budget(spec, dense_params=n, **arguments), arguments) for n in nearest]
+            budgets = [(n, width_for_budget(spec, dense_params=n, **arguments), arguments) for n in nearest]
             if change:
                 changed, _, reached = change.partition(", which reaches ")
                 given = {**arguments, changed.partition("=")[0]: int(changed.partition("=")[2])}
-                size = size_for_budget(spec, dense_params=budget, **given)
-                assert count_dense(Ranker(spec, size=size, **given)) == int(reached.replace(",", ""))
+                size = width_for_budget(spec, dense_params=budget, **given)
+                assert count_dense(Ranker(spec, width=size, **given)) == int(reached.replace(",", ""))
                 budgets.append((budget, size, given))
         for wanted, size, given in budgets:
-            assert abs(count_dense(Ranker(spec, size=size, **given)) - wanted) <= 0.02 * wanted
+            assert abs(count_dense(Ranker(spec, width=size, **given)) - wanted) <= 0.02 * wanted
 
 
 # ---- towers and errors -------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_tower_is_an_mlp_of_its_own() -> None:
     ("options", "message"),
     [
         ({"backbone": "unimixr"}, "unknown model 'unimixr'; did you mean 'unimixer'"),
-        ({"readout": "max"}, "readout='max' is not one of mean, flatten"),
+        ({"pooling": "max"}, "readout='max' is not one of mean, flatten"),
         ({"tokenizer": "chunky"}, "tokenizer='chunky' is not one of chunk"),
         ({"options": {"num_block": 2}}, "option of backbone 'unimixer-lite': 'num_block'; did you mean 'num_blocks'"),
         ({"options": {"num_tokens": 2}}, "num_tokens is an argument of the Ranker itself"),
@@ -230,4 +230,4 @@ def test_a_tower_is_an_mlp_of_its_own() -> None:
 def test_an_unknown_name_gets_the_nearest_one(spec: FeatureSpec, options: dict[str, Any], message: str) -> None:
     for size in (None, 16):
         with pytest.raises(UnimixerError, match=message):
-            build(spec, **{**options, "size": size})
+            build(spec, **{**options, "width": size})

@@ -22,11 +22,11 @@ from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
 from unimixer.predictor import Predictor
-from unimixer.ranker import Ranker, count_dense, dense_parameters, size_for_budget, table_parameters
+from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters, width_for_budget
 from unimixer.training.model import load_ranker
 from unimixer.training.train import train
 
-SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "size": 16, "tower_hidden_dims": (8,)}
+SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "tower_hidden_dims": (8,)}
 ABLE = ("unimixer", "unimixer-lite", "rankmixer")
 VARIANTS: list[Any] = [
     *(pytest.param({"sequences": "cross_attention", "backbone": name}, id=f"attention-{name}") for name in ABLE),
@@ -144,7 +144,7 @@ def test_the_backbone_sees_as_many_tokens_as_were_asked_for(spec: FeatureSpec, b
     assert ranker.backbone.num_tokens == 4
     assert ranker.tokenizer(ranker.embed(batch)[0]).shape[1] == 1
     field = build(spec, backbone="mlp", sequences="tokens", tokenizer="field")
-    assert field.backbone.num_tokens == len(field.embedding.pieces) + 2 == 13
+    assert field.backbone.num_tokens == len(field.embedding.slices) + 2 == 13
     attention = build(spec, sequences="cross_attention")
     assert attention.tokenizer(attention.embed(batch)[0]).shape[1] == attention.backbone.num_tokens == 4
     layers = [module for module in attention.modules() if isinstance(module, CrossAttention)]
@@ -189,8 +189,8 @@ def test_a_graph_without_breaks_equals_the_trimmed_forward(spec: FeatureSpec, ba
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])
 def test_a_budget_counts_what_reads_the_sequences(spec: FeatureSpec, name: str, sequences: str, budget: int) -> None:
     arguments: dict[str, Any] = {"backbone": name, "num_tokens": 8, "embedding_dim": 8, "sequences": sequences}
-    size = size_for_budget(spec, dense_params=budget, **arguments)
-    assert abs(count_dense(Ranker(spec, size=size, **arguments)) / budget - 1) <= 0.02
+    size = width_for_budget(spec, dense_params=budget, **arguments)
+    assert abs(count_dense(Ranker(spec, width=size, **arguments)) / budget - 1) <= 0.02
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcnv2", "masknet", "deepfm"])
@@ -202,8 +202,8 @@ def test_sequence_tokens_go_with_other_backbones_at_a_budget(spec: FeatureSpec, 
         "sequences": "tokens",
         "tokenizer": "chunk",
     }
-    size = size_for_budget(spec, dense_params=100_000, **arguments)
-    ranker = Ranker(spec, size=size, **arguments)
+    size = width_for_budget(spec, dense_params=100_000, **arguments)
+    ranker = Ranker(spec, width=size, **arguments)
     assert abs(count_dense(ranker) / 100_000 - 1) <= 0.02
     assert ranker(batch).isfinite().all()
 
@@ -217,7 +217,7 @@ def test_sequence_tokens_go_with_other_backbones_at_a_budget(spec: FeatureSpec, 
     ids=["tokens", "attention"],
 )
 def test_a_run_trains_and_predicts(toy_folder: Path, store: Store, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    more = ("training.max_steps=6", "model.size=null", "model.dense_params=6K")
+    more = ("training.max_steps=6", "model.width=null", "model.dense_params=6K")
     run = train(tiny_recipe(toy_folder, *overrides, *more), folder=tmp_path / "run", quiet=True)
     assert run.result is not None
     assert run.result["dense_parameters"] == pytest.approx(6_000, rel=0.02)
@@ -261,7 +261,7 @@ def test_a_run_trains_and_predicts(toy_folder: Path, store: Store, tmp_path: Pat
 def test_what_cannot_be_built_is_named(spec: FeatureSpec, options: dict[str, Any], message: str) -> None:
     for size in (None, 16):
         with pytest.raises(UnimixerError, match=message):
-            build(spec, **{**options, "size": size})
+            build(spec, **{**options, "width": size})
 
 
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])

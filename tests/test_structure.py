@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
 ORDER = (
-    *("errors", "refusals", "io", "allocator", "caller", "progress", "settings"),
+    *("errors", "refusals", "io", "allocator", "environment", "caller", "progress", "settings"),
     *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
     *("metrics", "workers", "data", "training", "predictor", "evaluation", "profiling", "export", "inspection"),
     *("diagnosis", "api", "serving", "bench", "experiments", "analysis", "report", "cli"),

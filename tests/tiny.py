@@ -20,7 +20,7 @@ RECIPE: dict[str, Any] = {
     "name": "tiny",
     "model": {
         "backbone": "unimixer-lite",
-        "size": 8,
+        "width": 8,
         "num_tokens": 2,
         "embedding_dim": 4,
         "tower_hidden_dims": [8],

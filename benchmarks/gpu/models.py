@@ -34,7 +34,7 @@ from kit import Rows, captured, reason, seconds
 from torch import Tensor, nn
 
 from unimixer.backbones import Backbone, build_backbone
-from unimixer.mixing import Mixing, constrained_once, frozen
+from unimixer.mixing import Mixing, cached_constraints, freeze
 from unimixer.profiling.flops import count_flops
 
 SIZES = {
@@ -73,7 +73,7 @@ class Subject:
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.parameters, 1e-3, capturable=on_gpu, fused=on_gpu or None)
         self.device, self.bfloat16, self.loss = device, bfloat16, self._loss
-        self.model: Callable[[Tensor], Tensor] = frozen(backbone)
+        self.model: Callable[[Tensor], Tensor] = freeze(backbone)
         self.inputs = self.tokens.detach().to(torch.bfloat16 if bfloat16 else torch.float32)
         if bfloat16:
             self.model = self.model.bfloat16()
@@ -93,7 +93,7 @@ class Subject:
         """One step of training; the gradients of the step stay."""
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens.grad = None
-        with constrained_once(self.backbone):  # as training does it: layers of one shape together
+        with cached_constraints(self.backbone):  # as training does it: layers of one shape together
             loss = self.loss(self.tokens)
             loss.backward()
         self.optimizer.step()

@@ -13,7 +13,7 @@ from unimixer.data.encoding.entities import KeyIndex
 from unimixer.data.raw import values
 from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator, TaskMetrics
-from unimixer.mixing import MatrixMixing, hardened
+from unimixer.mixing import MatrixMixing, discretize
 from unimixer.predictor import Predictor, read_rows
 from unimixer.progress import progress_bar
 from unimixer.training.convert import ScoreChange, score_change
@@ -51,7 +51,7 @@ def evaluate_hardened(
 
     Args:
         run: a run folder with best weights.
-        form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.hardened`.
+        form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
         split: as in :func:`evaluate_run`, one only.
         store: the store, where it moved since the training.
     """
@@ -62,7 +62,7 @@ def evaluate_hardened(
             f"{folder.folder} is a {folder.recipe.model.backbone}: it has no learned mixing to harden; "
             "unimixer and unimixer-lite have"
         )
-    hard = hardened(model, form)
+    hard = discretize(model, form)
     change = score_change(model, hard, opened, split)
     return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change
 

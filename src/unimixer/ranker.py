@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +16,11 @@ from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_choice, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.events import SEQUENCES, EventEmbedding, EventGroup, SequenceTokens
-from unimixer.features.fields import FieldEmbedding
+from unimixer.features.fields import EmbeddingOptions, FieldEmbedding
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import build_tokenizer
 
-READOUTS = ("mean", "flatten")
+POOLINGS = ("mean", "flatten")
 TABLES = "embedding.tables."
 """Names of the parameters of embedding tables begin with this."""
 PACKED = TABLES + "packed.{width}.weight"
@@ -28,12 +28,12 @@ PACKED = TABLES + "packed.{width}.weight"
 
 
 class TaskTowers(nn.Module):
-    r"""One small MLP a task on the shared read-out.
+    r"""One small MLP a task on the pooled output.
 
     .. math:: z_k = w_k^\top \phi(\dots \phi(W_k r + b_k)) + c_k, \qquad \phi = \mathrm{SiLU}
 
     Shape:
-        - readout: ``(B, R)``; output: logits ``(B, tasks)``
+        - pooled: ``(B, R)``; output: logits ``(B, tasks)``
     """
 
     def __init__(self, in_dim: int, num_tasks: int, hidden_dims: Sequence[int]) -> None:
@@ -46,8 +46,24 @@ class TaskTowers(nn.Module):
 
         self.towers = nn.ModuleList(tower() for _ in range(num_tasks))
 
-    def forward(self, readout: Tensor) -> Tensor:
-        return torch.cat([tower(readout) for tower in self.towers], dim=1)
+    def forward(self, pooled: Tensor) -> Tensor:
+        return torch.cat([tower(pooled) for tower in self.towers], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerOptions(EmbeddingOptions):
+    """Keyword arguments of :class:`Ranker`; their meaning is there."""
+
+    backbone: str = "unimixer-lite"
+    width: float | None = None
+    num_tokens: int = 16
+    tokenizer: str | None = None
+    sequences: str = "pooled"
+    sequence_tokens: int = 2
+    sequence_dim: int | None = None
+    pooling: str = "mean"
+    tower_hidden_dims: Sequence[int] = (64,)
+    options: Mapping[str, Any] | None = None
 
 
 class Ranker(Transient):
@@ -59,7 +75,7 @@ class Ranker(Transient):
     Args:
         spec: shapes of the encoded data.
         backbone: a name in ``unimixer.backbones.BACKBONES``.
-        size: the backbone's dial, from which width and hidden size follow (default: the backbone's own).
+        width: the backbone's width, from which token and hidden widths follow (default: the backbone's own).
         num_tokens: tokens T (ignored by the ``field`` tokenizer, where T is the number of fields).
         tokenizer: ``chunk``, ``semantic``, ``random`` or ``field`` (default: what the backbone's paper uses).
         embedding_dim: width of the embedding tables, unless ``embedding_dims`` names a table.
@@ -72,10 +88,10 @@ class Ranker(Transient):
             E is without behaviour sequences.
         sequence_tokens: tokens of a sequence, for ``tokens``.
         sequence_dim: width of an event inside the stack (default: the widest event as embedded).
-        readout: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
+        pooling: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         options: keyword arguments of the backbone.
-        managed_rows: rows of tables that have fewer than ids: those ids that are met most have one of their own, see
+        managed_rows: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
         field_order: order of the fields in E inside a domain (default: that of the schema).
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
@@ -88,70 +104,46 @@ class Ranker(Transient):
     transient = ("auxiliary_logits",)
     auxiliary_logits: list[Tensor] | None = None
 
-    def __init__(
-        self,
-        spec: FeatureSpec,
-        *,
-        backbone: str = "unimixer-lite",
-        size: float | None = None,
-        num_tokens: int = 16,
-        tokenizer: str | None = None,
-        embedding_dim: int = 16,
-        embedding_dims: Mapping[str, int] | None = None,
-        embedding_init_std: float = 0.01,
-        sequence_encoder: str = "mean",
-        sequences: str = "pooled",
-        sequence_tokens: int = 2,
-        sequence_dim: int | None = None,
-        readout: str = "mean",
-        tower_hidden_dims: Sequence[int] = (64,),
-        options: Mapping[str, Any] | None = None,
-        managed_rows: Mapping[str, int] | None = None,
-        field_order: Sequence[str] | None = None,
-        table_device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, spec: FeatureSpec, **options: Any) -> None:
         super().__init__()
-        check_choice("readout", readout, READOUTS)
-        check_choice("sequences", sequences, SEQUENCES)
-        if backbone not in BACKBONES:
-            raise unknown("model", backbone, BACKBONES)
-        self.spec, self.readout = spec, readout
-        self.embedding = FieldEmbedding(
-            spec,
-            embedding_dim=embedding_dim,
-            embedding_dims=embedding_dims,
-            sequence_encoder=sequence_encoder,
-            init_std=embedding_init_std,
-            pool_behaviour=sequences == "pooled",
-            managed_rows=managed_rows,
-            field_order=field_order,
-            table_device=table_device,
+        chosen = RankerOptions(**options)
+        check_choice("pooling", chosen.pooling, POOLINGS)
+        check_choice("sequences", chosen.sequences, SEQUENCES)
+        if chosen.backbone not in BACKBONES:
+            raise unknown("model", chosen.backbone, BACKBONES)
+        self.spec, self.pooling = spec, chosen.pooling
+        embedding = {field.name: getattr(chosen, field.name) for field in fields(EmbeddingOptions)}
+        self.embedding = FieldEmbedding(spec, pool_behaviour=chosen.sequences == "pooled", **embedding)
+        tokenizer = chosen.tokenizer or BACKBONES[chosen.backbone].default_tokenizer
+        groups = self.embedding.event_groups
+        event_width = _event_width(chosen, groups)
+        appended = chosen.sequence_tokens * len(groups) if chosen.sequences == "tokens" else 0
+        by_field = tokenizer == "field"
+        num_tokens = len(self.embedding.slices) + appended if by_field else chosen.num_tokens
+        arguments = _backbone_arguments(
+            chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None
         )
-        tokenizer = tokenizer or BACKBONES[backbone].default_tokenizer
-        pieces, groups = self.embedding.pieces, self.embedding.event_groups
-        width = _event_width(sequences, sequence_dim, backbone, groups, options or {})
-        options = {**(options or {}), **({"sequence_dim": width} if sequences == "cross_attention" else {})}
-        fields, appended = tokenizer == "field", sequence_tokens * len(groups) if sequences == "tokens" else 0
-        num_tokens = len(pieces) + appended if fields else num_tokens
-        given = _backbone_arguments(backbone, size, num_tokens, embedding_dim if fields else None, options)
-        self.backbone_arguments, self.backbone = given, build_backbone(backbone, **given)
+        self.backbone_arguments, self.backbone = arguments, build_backbone(chosen.backbone, **arguments)
         own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
         try:
-            self.tokenizer = build_tokenizer(tokenizer, pieces, num_tokens=own, token_dim=token_dim)
+            self.tokenizer = build_tokenizer(tokenizer, self.embedding.slices, num_tokens=own, token_dim=token_dim)
         except UnimixerError as error:
             note = f" ({appended} of num_tokens={num_tokens} are those of sequences)" if appended else ""
             raise UnimixerError(f"{error}{note}") from None
         self.events: EventEmbedding | None = None
         self.sequence_tokens: SequenceTokens | None = None
-        if sequences == "cross_attention":
-            self.events = EventEmbedding(groups, width)
-        elif sequences == "tokens":
-            self.sequence_tokens = SequenceTokens(groups, width, num_tokens=sequence_tokens, token_dim=token_dim)
-        of_tokens = self.backbone.token_dim * (self.backbone.num_tokens if readout == "flatten" else 1)
-        width = of_tokens if self.backbone.readout == "tokens" else self.backbone.out_dim
-        self.towers = TaskTowers(width, len(spec.labels), tower_hidden_dims)
+        if chosen.sequences == "cross_attention":
+            self.events = EventEmbedding(groups, event_width)
+        elif chosen.sequences == "tokens":
+            self.sequence_tokens = SequenceTokens(
+                groups, event_width, num_tokens=chosen.sequence_tokens, token_dim=token_dim
+            )
+        pooled = token_dim * (self.backbone.num_tokens if chosen.pooling == "flatten" else 1)
+        tower_input = pooled if self.backbone.output_kind == "tokens" else self.backbone.out_dim
+        num_tasks, hidden_dims = len(spec.labels), chosen.tower_hidden_dims
+        self.towers = TaskTowers(tower_input, num_tasks, hidden_dims)
         self.auxiliary_towers = nn.ModuleList(
-            TaskTowers(of_tokens, len(spec.labels), tower_hidden_dims) for _ in range(self.backbone.num_auxiliary)
+            TaskTowers(pooled, num_tasks, hidden_dims) for _ in range(self.backbone.num_auxiliary)
         )
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -178,13 +170,13 @@ class Ranker(Transient):
             appended = self.sequence_tokens(histories).to(tokens.dtype)
             tokens = torch.cat([tokens, appended.expand(tokens.shape[0], -1, -1)], dim=1)
         hidden: Tensor = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
-        logits: Tensor = self.towers(self._read(hidden) if self.backbone.readout == "tokens" else hidden)
+        logits: Tensor = self.towers(self._pool(hidden) if self.backbone.output_kind == "tokens" else hidden)
         if len(self.auxiliary_towers):
             self._score_intermediates()
         return logits
 
-    def _read(self, tokens: Tensor) -> Tensor:
-        return tokens.mean(1) if self.readout == "mean" else tokens.flatten(1)
+    def _pool(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1) if self.pooling == "mean" else tokens.flatten(1)
 
     def _score_intermediates(self) -> None:
         """Keep the logits of the backbone's intermediate tokens for the loss; outside training there are none."""
@@ -192,7 +184,7 @@ class Ranker(Transient):
         self.auxiliary_logits = None
         if self.records and intermediates is not None:
             pairs = zip(self.auxiliary_towers, intermediates, strict=True)
-            self.auxiliary_logits = [tower(self._read(tokens)) for tower, tokens in pairs]
+            self.auxiliary_logits = [tower(self._pool(tokens)) for tower, tokens in pairs]
 
     def pop_auxiliary_logits(self) -> list[Tensor]:
         """Collect and clear the logits ``(B, tasks)`` of the intermediate tokens of the last training forward."""
@@ -203,11 +195,10 @@ class Ranker(Transient):
         return self.score(*self.embed(batch))
 
 
-def _event_width(
-    sequences: str, sequence_dim: int | None, backbone: str, groups: Sequence[EventGroup], options: Mapping[str, Any]
-) -> int:
-    """Width of events inside the stack; raises where the way chosen for sequences cannot be gone."""
-    if "sequence_dim" in options:
+def _event_width(chosen: RankerOptions, groups: Sequence[EventGroup]) -> int:
+    """Width of events inside the stack; raises if the data or the backbone does not support ``sequences``."""
+    sequences, sequence_dim, backbone = chosen.sequences, chosen.sequence_dim, chosen.backbone
+    if "sequence_dim" in (chosen.options or {}):
         raise UnimixerError("options: sequence_dim is an argument of the Ranker itself; leave it out of the options")
     if sequences == "pooled":
         if sequence_dim is not None:
@@ -235,18 +226,22 @@ def _own_tokens(num_tokens: int, appended: int) -> int:
 
 
 def _backbone_arguments(
-    backbone: str, size: float | None, num_tokens: int, token_dim: int | None, options: dict[str, Any]
+    chosen: RankerOptions, num_tokens: int, event_width: int, token_dim: int | None
 ) -> dict[str, Any]:
-    """The backbone's keyword arguments: given options, and for the others what the dial says."""
-    check_options(backbone, options)
+    """Keyword arguments of the backbone: its options, and for the others the sizes that follow from the width."""
+    options = dict(chosen.options or {})
+    if chosen.sequences == "cross_attention":
+        options["sequence_dim"] = event_width
+    check_options(chosen.backbone, options)
     if "num_tokens" in options:
         raise UnimixerError("options: num_tokens is an argument of the Ranker itself; leave it out of the options")
     if token_dim is not None:
         options.setdefault("token_dim", token_dim)
-    if size is not None:
+    if chosen.width is not None:
         rest = {name: value for name, value in options.items() if name != "token_dim"}
-        found = BACKBONES[backbone].dimensions(size, num_tokens=num_tokens, token_dim=options.get("token_dim"), **rest)
-        options = {**found, **options}
+        dimensions = BACKBONES[chosen.backbone].dimensions
+        sizes = dimensions(chosen.width, num_tokens=num_tokens, token_dim=options.get("token_dim"), **rest)
+        options = {**sizes, **options}
     return {"num_tokens": num_tokens, **options}
 
 
@@ -271,42 +266,38 @@ def count_dense(ranker: Ranker) -> int:
     return sum(p.numel() for p in dense_parameters(ranker))
 
 
-def size_for_budget(
+def width_for_budget(
     spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, advise: bool = True, **arguments: Any
 ) -> float:
-    """The dial at which ``Ranker(spec, size=..., **arguments)`` has ``dense_params`` dense parameters.
+    """Find the width at which ``Ranker(spec, width=..., **arguments)`` has ``dense_params`` dense parameters.
 
     Args:
         spec: shapes of the encoded data.
         dense_params: the budget.
         tolerance: largest relative miss.
-        advise: look for what to change where it cannot be met, which takes longer than to find that out.
+        advise: look for a change of the arguments if the budget cannot be met, which takes longer.
         arguments: of the ranker.
 
     Raises:
-        UnimixerError: if no size comes within ``tolerance``, with what to change.
+        UnimixerError: if no width comes within ``tolerance``, with a change of the arguments that does.
     """
-    if arguments.get("size") is not None:
-        raise UnimixerError("give size or dense_params, not both: the budget chooses the size")
+    if arguments.get("width") is not None:
+        raise UnimixerError("give width or dense_params, not both: the budget chooses the width")
     # tables do not count, so they are left tiny: only shapes matter on the meta device
     small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
-    arguments = {**arguments, "size": None, "managed_rows": None}
+    arguments = {**arguments, "width": None, "managed_rows": None}
 
     def count(**arguments: Any) -> int:
         with torch.device("meta"):
             return count_dense(Ranker(small, **arguments))
 
-    return meet_budget(
-        count, arguments, dense_params, tolerance=tolerance, changeable=changeable(arguments) if advise else {}
-    )
+    options = changeable(arguments) if advise else {}
+    return meet_budget(count, arguments, dense_params, tolerance=tolerance, changeable=options)
 
 
 def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
-    """Arguments of a ranker that move what its sizes cost: fewer tokens, or narrower ones where every field is one."""
-    given = {
-        name: int(arguments.get(name) or inspect.signature(Ranker).parameters[name].default)
-        for name in ("num_tokens", "embedding_dim")
-    }
-    backbone = BACKBONES.get(arguments.get("backbone") or "unimixer-lite")
-    fields = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
-    return {name: value for name, value in given.items() if name != "num_tokens" or not fields}
+    """List the arguments of a ranker that change its cost: fewer tokens, or narrower ones if every field is a token."""
+    sizes = {name: int(arguments.get(name) or getattr(RankerOptions, name)) for name in ("num_tokens", "embedding_dim")}
+    backbone = BACKBONES.get(arguments.get("backbone") or RankerOptions.backbone)
+    by_field = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
+    return {name: value for name, value in sizes.items() if name != "num_tokens" or not by_field}

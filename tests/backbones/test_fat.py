@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones import FAT, count_parameters
 from unimixer.errors import UnimixerError
-from unimixer.mixing import materialised
+from unimixer.mixing import materialize
 
 T, D, H = 3, 4, 2
 SMALL: dict[str, Any] = {"num_tokens": T, "token_dim": D, "num_heads": H, "hidden_dim": 5}
@@ -97,7 +97,7 @@ def test_modulation_of_a_pair_reaches_its_own_query_alone() -> None:
 
 def test_materialised_bases_give_equal_outputs() -> None:
     backbone, x = FAT(**SMALL, num_basis=6, top_k=3).eval(), torch.randn(4, T, D)
-    plain = materialised(backbone)
+    plain = materialize(backbone)
     torch.testing.assert_close(plain(x), backbone(x))
     assert plain.state_dict().keys() == FAT(**SMALL).state_dict().keys()
     FAT(**SMALL).load_state_dict(plain.state_dict())  # an ordinary model of fields' own projections

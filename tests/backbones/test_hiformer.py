@@ -106,10 +106,10 @@ def test_pruning_the_last_block_changes_nothing_at_the_task_tokens(residual: str
 
 
 def test_task_tokens_make_the_output_a_vector() -> None:
-    assert HiFormer(**SMALL).readout == "tokens"
+    assert HiFormer(**SMALL).output_kind == "tokens"
     backbone = HiFormer(**SMALL, num_task_tokens=2)
-    assert (backbone.readout, backbone.out_dim) == ("vector", 2 * D)
-    assert HiFormer.readout == "tokens"  # of the class, untouched
+    assert (backbone.output_kind, backbone.out_dim) == ("vector", 2 * D)
+    assert HiFormer.output_kind == "tokens"  # of the class, untouched
     assert backbone(torch.zeros(1, T, D)).shape == (1, 2 * D)
 
 

@@ -21,7 +21,7 @@ EPS = 1e-6
 def make(residual: str = "outer", norm_placement: str | None = None, norm: str = "rms") -> MixRevert:
     """A block in float64 with gains away from one, so that a norm in the wrong place shows."""
     mixed, token = PerTokenSwiGLU(H, WIDE, 7, bias=False), PerTokenSwiGLU(T, D, HIDDEN, bias=False)
-    block = MixRevert(T, D, H, mixed, token, residual=residual, norm_placement=norm_placement, norm=norm)
+    block = MixRevert(T, D, H, (mixed, token), residual=residual, norm_placement=norm_placement, norm=norm)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.7)
     return block.double()
@@ -171,7 +171,7 @@ def test_mixed_layer_sees_heads_and_token_layer_sees_tokens() -> None:
 
 
 def test_layers_and_norms_of_other_kinds() -> None:
-    block = MixRevert(T, D, H, PerTokenFFN(H, WIDE, 4), PerTokenFFN(T, D, 4), norm="layer", residual="inner")
+    block = MixRevert(T, D, H, (PerTokenFFN(H, WIDE, 4), PerTokenFFN(T, D, 4)), norm="layer", residual="inner")
     assert isinstance(block.mixed_norm, nn.LayerNorm)
     torch.testing.assert_close(block(tokens().float()).mean(-1), torch.zeros(2, T), atol=1e-5, rtol=0)
 
@@ -216,4 +216,4 @@ def test_mistakes_are_answered(options: dict[str, str], message: str) -> None:
 
 def test_heads_of_a_block_are_checked() -> None:
     with pytest.raises(UnimixerError, match=r"num_heads=3 must divide token_dim=8; .* is 2 or 4, .* 6 or 9"):
-        MixRevert(T, D, 3, PerTokenFFN(3, 8, 4), PerTokenFFN(T, D, 4))
+        MixRevert(T, D, 3, (PerTokenFFN(3, 8, 4), PerTokenFFN(T, D, 4)))

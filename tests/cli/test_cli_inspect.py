@@ -24,7 +24,7 @@ def attention_run(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     recipe = tiny_recipe(
         toy_folder,
         "model.backbone=transformer",
-        "model.size=8",
+        "model.width=8",
         "model.options={num_blocks: 1, num_heads: 2}",
         "training.max_steps=1",
     )

@@ -40,10 +40,11 @@ def test_count_of_a_backbone_and_of_a_ranker(cli: Cli, toy_folder: Path) -> None
 
 
 def test_count_by_size_and_of_defaults(cli: Cli, toy_folder: Path) -> None:
-    by_size = cli("scale", "count", "rankmixer", "--size", 64, "--json").json["models"]["rankmixer"]
+    by_size = cli("scale", "count", "rankmixer", "--width", 64, "--json").json["models"]["rankmixer"]
     by_width = cli("scale", "count", "rankmixer:token_dim=64", "--json").json["models"]
     assert by_size == next(iter(by_width.values()))
-    sized = cli("scale", "count", "rankmixer", "--size", 16, "--data", toy_folder, "--json").json["models"]["rankmixer"]
+    options = ("--width", 16, "--data", toy_folder, "--json")
+    sized = cli("scale", "count", "rankmixer", *options).json["models"]["rankmixer"]
     assert sized["memory_bytes"]["total"] > sized["memory_bytes"]["activations"] > 0
 
 
@@ -103,7 +104,7 @@ def test_the_rule_of_transfer_is_put_to_the_test(cli: Cli, toy_folder: Path) -> 
     [
         (["count", "rankmixr"], "unknown backbone 'rankmixr'; did you mean 'rankmixer'?"),
         (["count", "mlp", "--params", "1M,2M"], "one number here; sizes in a row are for unimixer scale run"),
-        (["count", "mlp", "--params", "1M", "--size", "64"], "give --params or --size, not both"),
+        (["count", "mlp", "--params", "1M", "--width", "64"], "give --params or --width, not both"),
         (["count", "mlp", "--set", "model.num_tokens=4"], "--set changes a recipe, which a backbone alone has not"),
         (["run"], "where to? give --out FOLDER, or the folder of a sweep that was begun"),
         (["run", "--out", "new"], "a sweep needs data: give --data STORE"),

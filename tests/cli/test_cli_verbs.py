@@ -144,7 +144,7 @@ def test_a_seed_that_is_given_twice_is_refused(cli: Cli, recipe: Path) -> None:
 def test_a_warm_start_is_written_down(cli: Cli, recipe: Path, toy_run: RunFolder) -> None:
     assert cli("train", recipe, "--run", "a", "--warm-start", toy_run.folder).code == 0
     assert RunFolder("a").warm_start == toy_run.folder.resolve()
-    assert "another model" in cli("train", recipe, "model.size=12", "--warm-start", toy_run.folder).error
+    assert "another model" in cli("train", recipe, "model.width=12", "--warm-start", toy_run.folder).error
 
 
 # ---- evaluate and predict ------------------------------------------------------------------------------------------

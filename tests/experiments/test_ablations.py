@@ -70,7 +70,7 @@ def test_tokenizers_and_readouts_are_variants_of_any_model() -> None:
     _, found = by_name("rankmixer", groups=["tokenizer", "readout"])
     assert found == {
         **{f"{name} tokenizer": {"model.tokenizer": name} for name in ("semantic", "random", "field")},
-        "flatten read-out": {"model.readout": "flatten"},
+        "flatten read-out": {"model.pooling": "flatten"},
     }
 
 

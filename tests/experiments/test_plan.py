@@ -32,7 +32,7 @@ def variant(text: str) -> Variant:
         ("rankmixer", "rankmixer"),
         ("unimixer-lite:num_blocks=4", "unimixer-lite, 4 blocks"),
         ("unimixer-lite:num_blocks=1:rank=8", "unimixer-lite, 1 block, rank 8"),
-        ("rankmixer:ffn=swiglu:model.readout=flatten", "rankmixer, ffn swiglu, flatten read-out"),
+        ("rankmixer:ffn=swiglu:model.pooling=flatten", "rankmixer, ffn swiglu, flatten read-out"),
         ("rankmixer:label=ours", "ours"),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_section_of_the_recipe_means_the_same_as_dotted_keys() -> None:
     recipe = {"model": {"num_tokens": 4, "embedding_dims": {"a": 8}}, "training.epochs": 2}
     found = parse(Study, {**given, "recipe": recipe}, where="study")
     assert found.recipe == {"model.num_tokens": 4, "model.embedding_dims": {"a": 8}, "training.epochs": 2}
-    assert found.models[0].recipe == {"model.readout": "flatten"}
+    assert found.models[0].recipe == {"model.pooling": "flatten"}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_section_of_the_recipe_means_the_same_as_dotted_keys() -> None:
         ("rankmixer:optimizer.dense_lr=1", "optimizer.dense_lr is the same for every model of a study"),
         (
             "rankmixer:modl.readout=mean",
-            "unknown key of model 'rankmixer': 'modl.readout'; did you mean 'model.readout'",
+            "unknown key of model 'rankmixer': 'modl.readout'; did you mean 'model.pooling'",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_models_seeds_and_budgets_may_come_on_top_and_nothing_is_lost(tmp_path: 
     [
         ({"dense_lr": [2e-3]}, "the study began with dense_lr=0.001, not 0.002"),
         ({"recipe": {"training.batch_size": 64}}, "recipe training.batch_size=128, not 64"),
-        ({"recipe": {"model.readout": "flatten"}}, "recipe model.readout=default, not flatten"),
+        ({"recipe": {"model.pooling": "flatten"}}, "recipe model.pooling=default, not flatten"),
         ({"tasks": {"is_click": 2.0}}, "tasks is_click=1.0, not 2.0"),
         ({"models": ["rankmixer:num_blocks=3:label=rankmixer"]}, "model 'rankmixer' was begun with other settings"),
         ({"data": [{"path": "toy", "hash": "b"}]}, "data=toy has content b, the study began with a"),

@@ -32,7 +32,7 @@ from unimixer.export.precision import reduce
 from unimixer.export.program import trace
 from unimixer.export.runners import open_runner
 from unimixer.features.request import RequestLayout
-from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, frozen
+from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, freeze
 from unimixer.ops import per_token_linear
 
 
@@ -78,7 +78,7 @@ def test_norms(norm: Any) -> None:
 @pytest.mark.parametrize("kind", [UniMixing, UniMixingLite])
 def test_mixing_by_matrices(kind: Any, symmetric: bool, local: str) -> None:
     mixing = moved(kind(length=4 * 8, block_size=2, num_heads=4, local=local, symmetric=symmetric))
-    same(RowMatrixMixing(frozen(mixing)), mixing, torch.randn(5, 4, 8))
+    same(RowMatrixMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
 
 
 def test_mixing_by_a_permutation() -> None:
@@ -100,7 +100,7 @@ WITH = {
     "unimixer-lite": of_backbone("unimixer-lite"),
     "unimixer": of_backbone("unimixer"),
     "rankmixer": of_backbone("rankmixer"),
-    "siamese": {"readout": "flatten", "options": {"residual": "siamese", "siamese_input_norm": True}},
+    "siamese": {"pooling": "flatten", "options": {"residual": "siamese-official"}},
     "pre": {"options": {"residual": "pre", "norm": "layer", "ffn": "gelu"}},
     "history as tokens": KINDS["history as tokens"],
     "random": {"tokenizer": "random", "options": {"num_blocks": 1}},
@@ -149,7 +149,7 @@ def test_tokens_come_samples_last_whatever_is_the_users(toy_store: Store, layout
     ranker = build(toy_store.transform.spec, num_tokens=6, options={"token_dim": 24, "num_heads": 6})
     mine, _ = toy_requests(toy_store)
     graphs = [RequestRanker(ranker, layout or mine, batch_last=last) for last in (False, True)]
-    columns = sum(piece.width for piece in ranker.embedding.pieces)
+    columns = sum(field.width for field in ranker.embedding.slices)
     theirs = graphs[0].tokenizer.linear.item_width
     user = torch.randn(1, columns - theirs) if theirs < columns else None
     items = torch.randn(5, theirs)
@@ -173,7 +173,7 @@ def test_blocks_of_a_graph_transpose_no_activations(toy_store: Store, tmp_path: 
 
 
 def test_half_precision_weights_go_into_convolutions(toy_store: Store, tmp_path: Path) -> None:
-    ranker = build(toy_store.transform.spec, size=64)
+    ranker = build(toy_store.transform.spec, width=64)
     layout, requests = toy_requests(toy_store)
     graph = RequestRanker(ranker, layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")

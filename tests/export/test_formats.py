@@ -86,7 +86,7 @@ def test_without_a_compiler_one_sentence_says_so(toy_store: Store, monkeypatch: 
 def written(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RequestRanker, Ranker]:
     """A written graph with tables worth shrinking, weights inside and beside."""
     folder, store = tmp_path_factory.mktemp("graph"), Store(toy_folder)
-    ranker = build(store.transform.spec, sequence_encoder="target_attention", size=64)
+    ranker = build(store.transform.spec, sequence_encoder="target_attention", width=64)
     graph = RequestRanker(ranker, toy_requests(store)[0])
     program = trace(graph)
     for name, external in (("inside", False), ("beside", True)):

@@ -166,7 +166,7 @@ def test_a_sequence_needs_a_token() -> None:
 
 def test_behaviour_leaves_the_vector_of_all_fields_and_comes_as_events() -> None:
     module = build(pool_behaviour=False)
-    assert [piece.name for piece in module.pieces] == ["user.id", "age", "tags", "item", "price", "type", "hour"]
+    assert [field.name for field in module.slices] == ["user.id", "age", "tags", "item", "price", "type", "hour"]
     assert module(batch()).shape == (2, module.out_dim) == (2, 7 * 4)
     assert module.event_groups == (EventGroup("items", 8, 4),)
     padded, lengths = module.histories(batch())

@@ -47,12 +47,12 @@ def batch() -> Batch:
 
 def build(**options: Any) -> FieldEmbedding:
     torch.manual_seed(0)
-    return FieldEmbedding(SPEC, **{"embedding_dim": 4, "init_std": 1.0, **options})
+    return FieldEmbedding(SPEC, **{"embedding_dim": 4, "embedding_init_std": 1.0, **options})
 
 
 def pieces(module: FieldEmbedding, embedded: Tensor) -> dict[str, Tensor]:
-    widths = [piece.width for piece in module.pieces]
-    return dict(zip([piece.name for piece in module.pieces], torch.split(embedded, widths, dim=1), strict=True))
+    widths = [field.width for field in module.slices]
+    return dict(zip([field.name for field in module.slices], torch.split(embedded, widths, dim=1), strict=True))
 
 
 def table(module: FieldEmbedding, name: str) -> Tensor:
@@ -64,9 +64,9 @@ def table(module: FieldEmbedding, name: str) -> Tensor:
 
 def test_fields_stand_in_the_order_of_the_domains() -> None:
     module = build()
-    order = [piece.domain for piece in module.pieces]
+    order = [field.domain for field in module.slices]
     assert order == sorted(order, key=DOMAINS.index)
-    assert [piece.name for piece in module.pieces] == [
+    assert [field.name for field in module.slices] == [
         *("user.id", "age", "tags"),
         *("item", "price", "type"),
         *("past items", "past hours"),
@@ -158,7 +158,9 @@ def test_a_counterpart_of_another_width_is_none() -> None:
 @pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_a_row_is_embedded_alike_alone_and_among_others(toy_store: Store, encoder: str) -> None:
     torch.manual_seed(0)
-    module = FieldEmbedding(toy_store.transform.spec, embedding_dim=4, sequence_encoder=encoder, init_std=1.0).eval()
+    module = FieldEmbedding(
+        toy_store.transform.spec, embedding_dim=4, sequence_encoder=encoder, embedding_init_std=1.0
+    ).eval()
     together = module(next(Loader(toy_store, "test", batch_size=9).batches()))
     alone = torch.cat([module(b) for b in islice(Loader(toy_store, "test", batch_size=1).batches(), 9)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unimixer.errors import UnimixerError
-from unimixer.features.fields import DOMAINS, Piece
+from unimixer.features.fields import DOMAINS, FieldSlice
 from unimixer.features.tokenizers import (
     TOKENIZERS,
     ChunkTokenizer,
@@ -23,11 +23,11 @@ from unimixer.features.tokenizers import (
 )
 
 PIECES = (
-    Piece("a", "user", 2),
-    Piece("b", "user", 2),
-    Piece("c", "item", 3),
-    Piece("d", "behaviour", 2),
-    Piece("e", "context", 1),
+    FieldSlice("a", "user", 2),
+    FieldSlice("b", "user", 2),
+    FieldSlice("c", "item", 3),
+    FieldSlice("d", "behaviour", 2),
+    FieldSlice("e", "context", 1),
 )
 WIDTH = 10
 
@@ -114,17 +114,17 @@ def test_the_random_tokenizer_is_the_chunk_tokenizer_on_another_order() -> None:
 )
 def test_every_field_is_in_one_group_and_a_group_has_one_domain(fields: list[tuple[str, int]], groups: int) -> None:
     fields.sort(key=lambda field: DOMAINS.index(field[0]))
-    pieces = [Piece(str(i), domain, width) for i, (domain, width) in enumerate(fields)]
-    assume(len({p.domain for p in pieces}) <= groups <= len(pieces))
-    found = semantic_groups(pieces, groups)
+    slices = [FieldSlice(str(i), domain, width) for i, (domain, width) in enumerate(fields)]
+    assume(len({p.domain for p in slices}) <= groups <= len(slices))
+    found = semantic_groups(slices, groups)
     assert len(found) == groups
-    assert [i for group in found for i in group] == list(range(len(pieces)))
-    assert all(len({pieces[i].domain for i in group}) == 1 for group in found)
+    assert [i for group in found for i in group] == list(range(len(slices)))
+    assert all(len({slices[i].domain for i in group}) == 1 for group in found)
 
 
 def test_wide_domains_get_more_groups() -> None:
-    pieces = [Piece(f"u{i}", "user", 1) for i in range(4)] + [Piece(f"i{i}", "item", 10) for i in range(4)]
-    assert semantic_groups(pieces, 5) == [[0, 1, 2, 3], [4], [5], [6], [7]]
+    slices = [FieldSlice(f"u{i}", "user", 1) for i in range(4)] + [FieldSlice(f"i{i}", "item", 10) for i in range(4)]
+    assert semantic_groups(slices, 5) == [[0, 1, 2, 3], [4], [5], [6], [7]]
 
 
 def mlp(x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
@@ -148,8 +148,8 @@ def test_a_semantic_token_is_an_mlp_of_its_group_after_a_global_one() -> None:
 
 def test_each_group_starts_by_its_own_fan_in() -> None:
     torch.manual_seed(0)
-    pieces = [Piece("u", "user", 4), Piece("i", "item", 400)]
-    hidden = SemanticTokenizer(pieces, num_tokens=3, token_dim=64).hidden.weight
+    slices = [FieldSlice("u", "user", 4), FieldSlice("i", "item", 400)]
+    hidden = SemanticTokenizer(slices, num_tokens=3, token_dim=64).hidden.weight
     for group, fan_in in ((0, 4), (1, 400)):
         torch.testing.assert_close(hidden[group].abs().max().item(), fan_in**-0.5, rtol=0.02, atol=0)
 
@@ -162,7 +162,7 @@ def test_a_number_of_tokens_that_the_fields_do_not_fit_is_named(num_tokens: int)
 
 # ---- field -------------------------------------------------------------------
 
-EVEN = tuple(Piece(name, "user", 5) for name in "ab")
+EVEN = tuple(FieldSlice(name, "user", 5) for name in "ab")
 
 
 def test_a_field_token_is_the_embedding_itself_where_it_is_as_wide() -> None:
@@ -188,9 +188,9 @@ def test_fields_of_several_widths_are_no_field_tokens() -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_every_tokenizer_takes_no_rows_and_rows_that_do_not_lie_together(name: str) -> None:
-    pieces = EVEN if name == "field" else PIECES
+    slices = EVEN if name == "field" else PIECES
     num_tokens = 2 if name == "field" else 5
-    tokenizer = build_tokenizer(name, pieces, num_tokens=num_tokens, token_dim=4)
+    tokenizer = build_tokenizer(name, slices, num_tokens=num_tokens, token_dim=4)
     assert tokenizer(embedded(0)).shape == (0, num_tokens, 4)
     x = embedded(4)
     torch.testing.assert_close(tokenizer(x.T.contiguous().T), tokenizer(x))

@@ -29,7 +29,7 @@ def test_watching_changes_no_number_and_leaves_no_trace(name: str) -> None:
     assert (seen[0].place, seen[0].kind) == ("tokens in", "tokens")
     assert torch.equal(seen[0].value, tokens)
     assert all(value.shape[0] == 3 and value.dim() == (4 if kind == WEIGHTS else 3) for _, kind, value in seen)
-    if backbone.readout == "tokens":
+    if backbone.output_kind == "tokens":
         assert seen[-1].place == "tokens out"
         assert torch.equal(seen[-1].value, expected)
         assert {"mixing", "norm"} <= {kind for _, kind, _ in seen}

@@ -17,7 +17,7 @@ from unimixer.mixing import (
     SharedLinear,
     SoftmaxAttention,
     Unified,
-    materialised,
+    materialize,
 )
 
 Make = Callable[[int, int, int], Local]
@@ -127,7 +127,7 @@ def test_composed_matrices_start_with_the_variance_of_linear_layers(top_k: int |
 
 def test_materialised_maps_have_no_router() -> None:
     local, x = BasisLinear(6, 4, 5, num_basis=8, top_k=3), torch.randn(2, 6, 4)
-    plain = materialised(local)
+    plain = materialize(local)
     assert isinstance(plain, BlockLinear)
     assert [name for name, _ in plain.named_parameters()] == ["weight"]
     torch.testing.assert_close(plain(x), local(x))

@@ -13,11 +13,11 @@ from unimixer.mixing import (
     UniMixing,
     UniMixingLite,
     converted_state,
-    expanded,
+    discretize,
     fixed_mixing,
     from_rule,
-    hardened,
     nearest_permutation,
+    to_full,
 )
 
 
@@ -84,7 +84,7 @@ def test_blocks_that_do_not_fit_a_head_are_refused() -> None:
 def test_lite_expanded_to_full_gives_equal_outputs_and_trains_on(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     lite, x = UniMixingLite(64, 2, rank=6, num_heads=4, **options), normal(5, 4, 16)
-    full = expanded(lite)
+    full = to_full(lite)
     assert isinstance(full, UniMixing)
     torch.testing.assert_close(full(x), lite(x), atol=1e-5, rtol=1e-5)
     full(x).square().sum().backward()
@@ -101,11 +101,11 @@ def test_hardened_at_low_temperature_is_the_same_mixing(kind: type[Any]) -> None
     mixing, x = kind(64, 2, num_heads=4, temperature=0.04), normal(5, 4, 16)
     soft = mixing(x)
     for form in ("permutation", "top-1", "top-3"):
-        hard = hardened(mixing, form)
+        hard = discretize(mixing, form)
         torch.testing.assert_close(hard(x), soft, atol=1e-4, rtol=0)
         torch.testing.assert_close(x.flatten(1) @ hard.mixing_matrix().T, hard(x).flatten(1), atol=1e-5, rtol=0)
-    assert not list(hardened(mixing, "permutation").parameters())
-    assert torch.equal(hardened(mixing, "permutation")(x).flatten(1).sort().values, x.flatten(1).sort().values)
+    assert not list(discretize(mixing, "permutation").parameters())
+    assert torch.equal(discretize(mixing, "permutation")(x).flatten(1).sort().values, x.flatten(1).sort().values)
 
 
 def test_hardened_permutation_composes_both_patterns_by_hand() -> None:
@@ -113,16 +113,16 @@ def test_hardened_permutation_composes_both_patterns_by_hand() -> None:
     soft = 0.9 * cycle + 0.1 / 3
     mixing = fixed_mixing(soft, torch.stack([swap * 0.8 + 0.1, torch.eye(2) * 0.8 + 0.1, swap * 0.8 + 0.1]))
     # blocks (1 2) (3 4) (5 6): inside (2 1) (3 4) (6 5), then block i takes block i + 1
-    out = hardened(mixing, "permutation")(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]))
+    out = discretize(mixing, "permutation")(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]))
     assert out.tolist() == [[3.0, 4.0, 6.0, 5.0, 2.0, 1.0]]
 
 
 def test_top_k_keeps_the_largest_entries_and_the_sum_of_every_row() -> None:
     matrix = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.4, 0.1, 0.5]])
-    hard = hardened(fixed_mixing(matrix, torch.ones(1, 1, 1)), "top-2")
+    hard = discretize(fixed_mixing(matrix, torch.ones(1, 1, 1)), "top-2")
     expected = torch.tensor([[0.625, 0.375, 0.0], [0.0, 2 / 3, 1 / 3], [4 / 9, 0.0, 5 / 9]])
     torch.testing.assert_close(hard.mixing_matrix(), expected)
-    whole = hardened(fixed_mixing(matrix, torch.ones(1, 1, 1)), "top-9")  # more than there are
+    whole = discretize(fixed_mixing(matrix, torch.ones(1, 1, 1)), "top-9")  # more than there are
     torch.testing.assert_close(whole.mixing_matrix(), matrix)
 
 
@@ -130,12 +130,12 @@ def test_hardening_replaces_mixings_inside_a_model_and_leaves_the_original() -> 
     torch.manual_seed(0)
     model, x = build_backbone("unimixer-lite", num_tokens=4, token_dim=16, init="random"), normal(3, 4, 16)
     before = model(x)
-    hard = hardened(model, "top-2")
+    hard = discretize(model, "top-2")
     assert not any(isinstance(part, UniMixingLite) for part in hard.modules())
     assert not torch.allclose(hard(x), before)  # random matrices at tau 0.1 are not sparse: scores change
     torch.testing.assert_close(model(x), before)
     with pytest.raises(UnimixerError, match="form='top-0' is not known; use 'permutation' or 'top-K'"):
-        hardened(model, "top-0")
+        discretize(model, "top-0")
 
 
 @pytest.mark.parametrize("target", ["unimixer", "unimixer-lite"])

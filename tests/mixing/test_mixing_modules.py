@@ -14,7 +14,7 @@ from unimixer.mixing import (
     TokenMixing,
     UniMixing,
     UniMixingLite,
-    frozen,
+    freeze,
     set_temperature,
 )
 
@@ -51,7 +51,7 @@ KINDS = pytest.mark.parametrize("kind", ["full", "lite"])
         build("lite"),
         build("lite", init="random", symmetric=False),
         build("lite", init="random", local="free", symmetric=False),
-        frozen(build("full", init="random")),
+        freeze(build("full", init="random")),
     ],
     ids=lambda mixing: type(mixing).__name__,
 )
@@ -268,7 +268,7 @@ def test_weights_cached_in_inference_mode_serve_autograd_later(kind: str) -> Non
 @KINDS
 def test_frozen_copy_equals_the_module_and_has_no_parameters(kind: str) -> None:
     model = nn.Sequential(build(kind, init="random"), build(kind))
-    fixed = frozen(model)
+    fixed = freeze(model)
     assert not any(isinstance(part, Constrained) for part in fixed.modules())
     assert not list(fixed.parameters())
     assert torch.equal(evaluated(fixed), evaluated(model))

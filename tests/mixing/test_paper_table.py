@@ -19,6 +19,7 @@ from unimixer.mixing import (
     CallableGlobal,
     CompositeLinear,
     ConstantValues,
+    Constraint,
     DoublyStochasticLocal,
     FactorizationMixing,
     FullGlobal,
@@ -209,8 +210,8 @@ def test_unimixing(num_blocks: int, block_size: int, symmetric: bool, tau: float
 
     assert_row_holds(mixing, lambda x: mixed(*weights(), x), num_blocks, block_size, atol=SOLVED)
     definition = Unified(
-        DoublyStochasticLocal(num_blocks, block_size, symmetric=symmetric, temperature=tau),
-        LearnedGlobal(num_blocks, symmetric=symmetric, temperature=tau),
+        DoublyStochasticLocal(num_blocks, block_size, constraint=Constraint(tau, symmetric)),
+        LearnedGlobal(num_blocks, constraint=Constraint(tau, symmetric)),
     ).double()
     definition.load_state_dict(mixing.state_dict())
     x = normal(3, num_blocks * block_size, seed=5)
@@ -221,8 +222,9 @@ def test_unimixing(num_blocks: int, block_size: int, symmetric: bool, tau: float
 @given(num_blocks=tokens_up_to_5, block_size=small, rank=small, basis=small, symmetric=st.booleans(), tau=st.just(3.0))
 def test_unimixing_lite(num_blocks: int, block_size: int, rank: int, basis: int, symmetric: bool, tau: float) -> None:
     """UniMixing with a low-rank global matrix and local matrices from a shared basis."""
-    options = {"symmetric": symmetric, "temperature": tau}
-    mixing = UniMixingLite(num_blocks * block_size, block_size, rank=rank, num_basis=basis, init="random", **options)
+    constraint = Constraint(tau, symmetric)
+    options = {"rank": rank, "num_basis": basis, "init": "random", "symmetric": symmetric, "temperature": tau}
+    mixing = UniMixingLite(num_blocks * block_size, block_size, **options)
 
     @cache
     def weights() -> tuple[Tensor, list[Tensor]]:
@@ -235,7 +237,8 @@ def test_unimixing_lite(num_blocks: int, block_size: int, rank: int, basis: int,
 
     assert_row_holds(mixing, lambda x: mixed(*weights(), x), num_blocks, block_size, atol=SOLVED)
     definition = Unified(
-        BasisLocal(num_blocks, block_size, basis, **options), LowRankGlobal(num_blocks, rank, **options)
+        BasisLocal(num_blocks, block_size, basis, constraint=constraint),
+        LowRankGlobal(num_blocks, rank, constraint=constraint),
     ).double()
     definition.load_state_dict(mixing.state_dict())
     x = normal(3, num_blocks * block_size, seed=5)

@@ -12,10 +12,10 @@ from unimixer.settings import Change, override, parse_scalar, read_changes
 
 def test_overrides_change_a_copy_and_make_what_is_missing() -> None:
     values = {"training": {"lr": 1.0, "seed": 0}, "model": None, "tasks": ["a"]}
-    changed = override(values, ["training.lr=1e-3", "model.size=8", "new.key=[1, 2]", "tasks=null"])
+    changed = override(values, ["training.lr=1e-3", "model.width=8", "new.key=[1, 2]", "tasks=null"])
     assert changed == {
         "training": {"lr": 0.001, "seed": 0},
-        "model": {"size": 8},
+        "model": {"width": 8},
         "new": {"key": [1, 2]},
         "tasks": None,
     }

@@ -134,7 +134,7 @@ def test_every_key_is_shown_with_its_origin_and_reads_back_the_same(tmp_path: Pa
     origins = origins_of(recipe, values)
     assert origins["training.seed"] == "override training.seed=7"
     assert origins["tasks"] == f"{path}, line 3"
-    assert origins["model.size"] == "default"
+    assert origins["model.width"] == "default"
 
 
 @pytest.mark.parametrize(

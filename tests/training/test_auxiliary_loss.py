@@ -182,7 +182,7 @@ def test_a_killed_run_resumes_with_its_coefficient_bit_for_bit(
 
 
 def test_a_mixture_meets_a_budget_and_scores_by_its_sparse_router(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = (*MOE, "model.size=null", "model.dense_params=20K", "training.max_steps=2")
+    overrides = (*MOE, "model.width=null", "model.dense_params=20K", "training.max_steps=2")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert facts_of(run)["dense_parameters"] == pytest.approx(20_000, rel=0.02)
     model = load_ranker(run)
@@ -243,7 +243,7 @@ def test_auxiliary_towers_run_in_training_alone(toy_store: Store) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
 @pytest.mark.parametrize("readout", ["mean", "flatten"])
 def test_the_scoring_with_intermediates_compiles_in_one_graph_and_exports(readout: str, toy_store: Store) -> None:
-    step = step_of(toy_store, *DEEP, f"model.readout={readout}", "model.tokenizer=random")
+    step = step_of(toy_store, *DEEP, f"model.pooling={readout}", "model.tokenizer=random")
     model = step.model
     score = torch.compile(model.score, fullgraph=True, backend="aot_eager")
     found: list[list[Tensor]] = []

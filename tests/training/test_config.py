@@ -18,7 +18,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
     ("text", "count"), [("800K", 800_000), ("1.5M", 1_500_000), ("2 m", 2_000_000), ("1B", 10**9), ("123", 123)]
 )
 def test_counts_may_be_written_with_a_unit(text: str, count: int) -> None:
-    assert tiny_recipe("x", "model.size=null", f"model.dense_params={text}").model.dense_params == count
+    assert tiny_recipe("x", "model.width=null", f"model.dense_params={text}").model.dense_params == count
 
 
 def test_a_recipe_is_what_its_text_says() -> None:

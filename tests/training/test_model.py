@@ -13,9 +13,9 @@ from unimixer.training.model import build_ranker, monitor, pick_device, resolve,
 
 
 def test_a_resolved_recipe_says_its_size_and_tasks_and_resolves_to_itself(toy_store: Store) -> None:
-    recipe = tiny_recipe(toy_store.folder, "model.size=null", "model.dense_params=8K")
+    recipe = tiny_recipe(toy_store.folder, "model.width=null", "model.dense_params=8K")
     resolved = resolve(recipe, toy_store.transform.spec)
-    assert resolved.model.size is not None
+    assert resolved.model.width is not None
     assert resolved.model.dense_params is None
     assert resolve(resolved, toy_store.transform.spec) == resolved
     built = build_ranker(resolved.model, with_tasks(toy_store.transform.spec, tuple(resolved.tasks)))
@@ -23,7 +23,7 @@ def test_a_resolved_recipe_says_its_size_and_tasks_and_resolves_to_itself(toy_st
 
 
 def test_the_budget_is_that_of_the_chosen_tasks(toy_store: Store) -> None:
-    overrides = ("model.size=null", "model.dense_params=8K", "tasks={is_click: 1.0}")
+    overrides = ("model.width=null", "model.dense_params=8K", "tasks={is_click: 1.0}")
     resolved = resolve(tiny_recipe(toy_store.folder, *overrides), toy_store.transform.spec)
     built = build_ranker(resolved.model, with_tasks(toy_store.transform.spec, tuple(resolved.tasks)))
     assert len(built.towers.towers) == 1

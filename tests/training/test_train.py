@@ -69,7 +69,7 @@ def test_two_stages_train_at_the_start_and_then_at_the_end_temperature(toy_folde
 
 
 def test_a_budget_becomes_a_size_and_labels_become_tasks(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("model.size=null", "model.dense_params=6K", "training.max_steps=1")
+    overrides = ("model.width=null", "model.dense_params=6K", "training.max_steps=1")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert run.recipe.model.dense_params is None
     assert run.recipe.tasks == {"is_click": 1.0, "long_view": 1.0}

@@ -2,7 +2,7 @@
 
 from unimixer.backbones.autoint import AutoInt
 from unimixer.backbones.base import Backbone
-from unimixer.backbones.budget import count_parameters, fit_budget, meet_budget, solve_size
+from unimixer.backbones.budget import count_parameters, fit_budget, meet_budget, solve_width
 from unimixer.backbones.dcnv2 import DCNv2
 from unimixer.backbones.deepfm import DeepFM
 from unimixer.backbones.dhen import DHEN
@@ -50,5 +50,5 @@ __all__ = [
     "count_parameters",
     "fit_budget",
     "meet_budget",
-    "solve_size",
+    "solve_width",
 ]

@@ -1,18 +1,36 @@
-"""What attention backbones share: the sublayer, the sizes that follow from a dial, and the count of parameters."""
+"""The base of attention backbones: the sublayer, the sizes that follow from a width, and the count of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone, nearest_multiple
-from unimixer.blocks import build_norm, build_stream
-from unimixer.errors import check_choice, check_divisible, check_positive
+from unimixer.backbones.base import StackBackbone, StackShape, nearest_multiple
+from unimixer.blocks import build_ffn, build_norm, build_stream
+from unimixer.blocks.ffn import HiddenOptions
+from unimixer.blocks.residual import ResidualOptions, count_norms
+from unimixer.errors import check_choice, check_divisible
 from unimixer.mixing import Local, SoftmaxAttention, Unified
 
-Arguments = dict[str, Any]
+FFNS = ("gelu", "swiglu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(ResidualOptions, HiddenOptions, StackShape):
+    """Options that every attention backbone has."""
+
+    num_heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedAttentionOptions(AttentionOptions):
+    """Options of an attention backbone whose FFNs may have a gate."""
+
+    ffn: str = "gelu"
 
 
 class AttentionSublayer(nn.Module):
@@ -56,20 +74,42 @@ class AttentionSublayer(nn.Module):
         return output
 
 
-class AttentionBackbone(Backbone):
+class AttentionBackbone(StackBackbone):
     """Base of attention backbones: a stack of attention and FFN sublayers in a residual stream.
 
-    A subclass builds its sublayers, calls :meth:`stacked`, and gives :meth:`around_ffn`; the other counts have
-    defaults for FFNs of their own in every token.
+    A subclass gives :meth:`build_block` and :meth:`around_ffn`; the other counts have defaults for FFNs of their own in
+    every token.
     """
 
     family: ClassVar[str] = "attention"
     default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "chunk"
+    Options: ClassVar[Any] = AttentionOptions
     stack: nn.Module
 
-    def stacked(self, blocks: Sequence[tuple[nn.Module, nn.Module]], residual: str, norm: str) -> nn.Module:
-        """The residual stream around the sublayers."""
-        return build_stream(residual, blocks, self.token_dim, lambda width: build_norm(norm, width))
+    def build(self, options: Any) -> None:
+        """Build the residual stream."""
+        self.check(options)
+        blocks = [self.build_block(options) for _ in range(options.num_blocks)]
+        self.stack = self.build_stack(blocks, options)
+
+    def check(self, options: Any) -> None:
+        """Raise for options that do not fit."""
+        check_divisible("token_dim", self.token_dim, by="num_heads", divisor=options.num_heads)
+        if isinstance(options, GatedAttentionOptions):
+            check_choice("ffn", options.ffn, FFNS)
+
+    def build_block(self, options: Any) -> tuple[nn.Module, nn.Module]:
+        """Build the attention and the FFN of one block."""
+        raise NotImplementedError
+
+    def build_ffn(self, options: Any, num_tokens: int | None = None) -> nn.Module:
+        """Build an FFN with weights of its own for every token."""
+        num_tokens = self.num_tokens if num_tokens is None else num_tokens
+        return build_ffn(options.ffn, num_tokens, self.token_dim, options.hidden(self.token_dim))
+
+    def build_stack(self, blocks: Sequence[tuple[nn.Module, nn.Module]], options: Any) -> nn.Module:
+        """Build the residual stream around the sublayers."""
+        return build_stream(options.residual, blocks, self.token_dim, partial(build_norm, options.norm))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack."""
@@ -78,42 +118,41 @@ class AttentionBackbone(Backbone):
         return output
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: Any, token_dim: float) -> float:
         """Parameters of all blocks but for FFNs and norms, at a width that need not be whole."""
         raise NotImplementedError
 
     @classmethod
-    def count_blocks(cls, given: Arguments) -> int:
+    def count_blocks(cls, options: Any) -> int:
         """Blocks of one attention and one FFN."""
-        return int(given["num_blocks"])
+        return int(options.num_blocks)
 
     @classmethod
-    def count_ffns(cls, given: Arguments) -> int:
+    def count_ffns(cls, options: Any) -> int:
         """FFNs with weights of their own, over all blocks and tokens."""
-        return cls.count_blocks(given) * int(given["num_tokens"])
+        return cls.count_blocks(options) * int(options.num_tokens)
 
     @classmethod
-    def count_norms(cls, given: Arguments) -> int:
+    def count_norms(cls, options: Any) -> int:
         """Norms of the residual stream."""
-        blocks, residual = cls.count_blocks(given), given["residual"]
-        check_choice("residual", residual, ("post", "pre", "siamese"))
-        norms: dict[str, int] = {"post": 2 * blocks, "pre": 2 * blocks + 1, "siamese": 3 * blocks + 1}
-        return norms[residual]
+        return count_norms(options.residual, cls.count_blocks(options))
 
     @classmethod
-    def ffn_maps(cls, given: Arguments) -> int:
+    def ffn_maps(cls, options: Any) -> int:
         """Matrices of D times hidden in one FFN."""
-        check_choice("ffn", given["ffn"], ("gelu", "swiglu"))
-        return 3 if given["ffn"] == "swiglu" else 2
+        if not isinstance(options, GatedAttentionOptions):
+            return 2
+        check_choice("ffn", options.ffn, FFNS)
+        return 3 if options.ffn == "swiglu" else 2
 
     @classmethod
-    def ffn_biases(cls, given: Arguments, token_dim: int, hidden_dim: int) -> int:
+    def ffn_biases(cls, options: Any, token_dim: int, hidden_dim: int) -> int:
         """Biases of one FFN."""
-        return (cls.ffn_maps(given) - 1) * hidden_dim + token_dim
+        return (cls.ffn_maps(options) - 1) * hidden_dim + token_dim
 
     @classmethod
-    def follows(cls, size: float, given: Arguments) -> Arguments:
-        """Sizes other than D and hidden that follow from the dial, where the user does not give them."""
+    def follows(cls, width: float, options: Any) -> dict[str, float]:
+        """Sizes other than D and hidden that follow from the width, where the user does not give them."""
         return {}
 
     @classmethod
@@ -123,54 +162,34 @@ class AttentionBackbone(Backbone):
         A layer norm has 2 D, an RMS norm D; ``"post"`` and ``"pre"`` have two norms a block and ``"pre"`` one more,
         ``"siamese"`` three a block and one more.
         """
-        given = cls._given(arguments)
-        token_dim = int(given["token_dim"])
-        hidden_dim = hidden_width(given["hidden_dim"], given["expansion"], token_dim)
-        ffn = cls.ffn_maps(given) * token_dim * hidden_dim + cls.ffn_biases(given, token_dim, hidden_dim)
-        norm = token_dim * (2 if given["norm"] == "layer" else 1)
-        return int(cls.around_ffn(given, token_dim)) + cls.count_ffns(given) * ffn + cls.count_norms(given) * norm
+        chosen = cls.Options(**arguments)
+        token_dim = int(chosen.token_dim)
+        hidden_dim = int(chosen.hidden(token_dim))
+        ffn = cls.ffn_maps(chosen) * token_dim * hidden_dim + cls.ffn_biases(chosen, token_dim, hidden_dim)
+        norm = token_dim * (2 if chosen.norm == "layer" else 1)
+        return int(cls.around_ffn(chosen, token_dim)) + cls.count_ffns(chosen) * ffn + cls.count_norms(chosen) * norm
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of H nearest to ``size``; the hidden width takes up the rounding.
+        """The multiple of H nearest to ``width``; the hidden width takes up the rounding.
 
         The hidden width is such that attention and FFNs together have the weights that they would have at exactly
-        ``size``, hence parameters grow smoothly; a given ``token_dim`` leaves the hidden width alone to grow. Where
-        attention would leave less than half of the usual hidden width, D is the multiple of H below ``size``.
+        ``width``, hence parameters grow smoothly; a given ``token_dim`` leaves the hidden width alone to grow. Where
+        attention would leave less than half of the usual hidden width, D is the multiple of H below ``width``.
         """
-        given = cls._given(options | {"num_tokens": num_tokens})
-        exact = {name: value for name, value in cls.follows(size, given).items() if name not in options}
+        chosen = cls.Options(**options, num_tokens=num_tokens)
+        exact = {name: value for name, value in cls.follows(width, chosen).items() if name not in options}
         whole = {name: max(1, round(value)) for name, value in exact.items()}
-        per_width = cls.ffn_maps(given) * cls.count_ffns(given)
-        wanted = cls.around_ffn(given | exact, size) + per_width * float(given["expansion"]) * size**2
+        per_width = cls.ffn_maps(chosen) * cls.count_ffns(chosen)
+        wanted = cls.around_ffn(replace(chosen, **exact), width) + per_width * float(chosen.expansion) * width**2
 
-        def hidden(width: int) -> float:
-            return (wanted - cls.around_ffn(given | whole, width)) / (per_width * width)
+        def hidden(dim: int) -> float:
+            return (wanted - cls.around_ffn(replace(chosen, **whole), dim)) / (per_width * dim)
 
-        heads = max(1, int(given["num_heads"]))
-        width = nearest_multiple(size, heads) if token_dim is None else token_dim
-        if token_dim is None and hidden(width) < float(given["expansion"]) * width / 2:
-            width = max(1, int(size) // heads) * heads
-        return {"token_dim": width, "hidden_dim": max(1, round(hidden(width))), **whole}
-
-    @classmethod
-    def _given(cls, arguments: Arguments) -> Arguments:
-        return {name: option.default for name, option in cls.options().items()} | arguments
-
-
-def hidden_width(hidden_dim: int | None, expansion: float, token_dim: int) -> int:
-    """Hidden units: as given, or a multiple of the width.
-
-    Example:
-        >>> hidden_width(None, 4.0, 16), hidden_width(10, 4.0, 16)
-        (64, 10)
-    """
-    return max(1, round(expansion * token_dim)) if hidden_dim is None else hidden_dim
-
-
-def check_sizes(*, num_tokens: int, token_dim: int, num_blocks: int, num_heads: int) -> None:
-    """Raise unless all sizes are positive and heads divide the width."""
-    check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks)
-    check_divisible("token_dim", token_dim, by="num_heads", divisor=num_heads)
+        heads = max(1, int(chosen.num_heads))
+        dim = nearest_multiple(width, heads) if token_dim is None else token_dim
+        if token_dim is None and hidden(dim) < float(chosen.expansion) * dim / 2:
+            dim = max(1, int(width) // heads) * heads
+        return {"token_dim": dim, "hidden_dim": max(1, round(hidden(dim))), **whole}

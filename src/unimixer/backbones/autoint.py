@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone, nearest_multiple
+from unimixer.backbones.base import FieldBackbone, FieldShape, nearest_multiple
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_divisible, check_positive
@@ -65,7 +66,20 @@ class InteractingLayer(nn.Module):
         return F.relu(mixed if self.residual is None else mixed + self.residual(tokens))
 
 
-class AutoInt(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class AutoIntOptions(FieldShape):
+    """Keyword arguments of :class:`AutoInt`; their meaning is there."""
+
+    num_layers: int = 3
+    attention_dim: int = 64
+    num_heads: int = 2
+    scaled: bool = False
+    residual: str = "projected"
+    mlp_hidden_dims: Sequence[int] = ()
+    dropout: float = 0.0
+
+
+class AutoInt(Recomputing, FieldBackbone):
     r"""Interacting layers on one token a field, flattened; AutoInt+ adds a deep network beside them.
 
     .. math:: Z_{l+1} = \mathrm{ReLU}\big( \Vert_h\, \mathrm{softmax}(q^h k^{hT})\, v^h + Z_l W_{res} \big), \qquad
@@ -94,39 +108,38 @@ class AutoInt(Recomputing, Backbone):
         torch.Size([2, 44])
     """
 
+    Options: ClassVar[Any] = AutoIntOptions
     family: ClassVar[str] = "attention"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        num_layers: int = 3,
-        attention_dim: int = 64,
-        num_heads: int = 2,
-        scaled: bool = False,
-        residual: str = "projected",
-        mlp_hidden_dims: Sequence[int] = (),
-        dropout: float = 0.0,
-    ) -> None:
-        deep_dim = mlp_hidden_dims[-1] if mlp_hidden_dims else 0
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=num_tokens * attention_dim + deep_dim)
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_layers=num_layers)
-        check_divisible("attention_dim", attention_dim, by="num_heads", divisor=num_heads)
-        widths = [token_dim, *(attention_dim for _ in range(num_layers))]
+    def __init__(self, **options: Any) -> None:
+        chosen = AutoIntOptions(**options)
+        deep_dim = chosen.mlp_hidden_dims[-1] if chosen.mlp_hidden_dims else 0
+        super().__init__(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            out_dim=chosen.num_tokens * chosen.attention_dim + deep_dim,
+        )
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, num_layers=chosen.num_layers)
+        check_divisible("attention_dim", chosen.attention_dim, by="num_heads", divisor=chosen.num_heads)
+        widths = [chosen.token_dim, *(chosen.attention_dim for _ in range(chosen.num_layers))]
         self.layers = nn.Sequential(
             *(
                 InteractingLayer(
-                    num_tokens, width, attention_dim, num_heads=num_heads, scaled=scaled, residual=residual
+                    chosen.num_tokens,
+                    width,
+                    chosen.attention_dim,
+                    num_heads=chosen.num_heads,
+                    scaled=chosen.scaled,
+                    residual=chosen.residual,
                 )
                 for width in widths[:-1]
             )
         )
         self.deep = (
-            hidden_layers(num_tokens * token_dim, mlp_hidden_dims, batch_norm=False, dropout=dropout)
-            if mlp_hidden_dims
+            hidden_layers(
+                chosen.num_tokens * chosen.token_dim, chosen.mlp_hidden_dims, batch_norm=False, dropout=chosen.dropout
+            )
+            if chosen.mlp_hidden_dims
             else None
         )
 
@@ -145,20 +158,23 @@ class AutoInt(Recomputing, Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Four matrices a layer, :math:`4 D A` then :math:`4 A^2`, three where the residual is not projected."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        width, attention_dim = int(given["token_dim"]), int(given["attention_dim"])
+        chosen = AutoIntOptions(**arguments)
+        width, attention_dim = chosen.token_dim, chosen.attention_dim
 
         def layer(in_dim: int) -> int:
-            projected = {"projected": True, "identity": in_dim != attention_dim, "none": False}[given["residual"]]
+            projected = {"projected": True, "identity": in_dim != attention_dim, "none": False}[chosen.residual]
             return (3 + int(projected)) * in_dim * attention_dim
 
-        stack = layer(width) + (int(given["num_layers"]) - 1) * layer(attention_dim)
-        return stack + count_hidden(int(given["num_tokens"]) * width, given["mlp_hidden_dims"], batch_norm=False)
+        stack = layer(width) + (chosen.num_layers - 1) * layer(attention_dim)
+        return stack + count_hidden(chosen.num_tokens * width, chosen.mlp_hidden_dims, batch_norm=False)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of ``num_heads`` nearest to ``size``; tokens of width 16 unless they are given."""
+        """The multiple of ``num_heads`` nearest to ``width``; tokens of width 16 unless they are given."""
         num_heads = max(1, int(options.get("num_heads", cls.options()["num_heads"].default)))
-        return {"token_dim": 16 if token_dim is None else token_dim, "attention_dim": nearest_multiple(size, num_heads)}
+        return {
+            "token_dim": 16 if token_dim is None else token_dim,
+            "attention_dim": nearest_multiple(width, num_heads),
+        }

@@ -1,14 +1,15 @@
-"""What every backbone is: tokens in, tokens or one vector out, and one dial for its size."""
+"""The base of all backbones: tokens in, tokens or one vector out, and one width from which all sizes follow."""
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from unimixer.blocks.auxiliary import Transient
-from unimixer.errors import UnimixerError, check_shape
+from unimixer.errors import UnimixerError, check_positive, check_shape
 from unimixer.mixing import Mixing
 
 
@@ -16,8 +17,9 @@ class Backbone(Transient):
     """Base of all backbones. A new one is one file with a subclass and one line in ``registry.py``.
 
     A subclass takes plain keyword arguments, ``num_tokens`` and ``token_dim`` among them, passes both up, implements
-    :meth:`forward` and :meth:`dimensions`, and sets ``family`` and ``default_tokenizer``. One that flattens its tokens
-    sets ``readout`` to ``"vector"`` and passes ``out_dim``. One that wants losses on intermediate tokens sets
+    :meth:`forward` and :meth:`dimensions`, and sets ``family`` and ``default_tokenizer``. One with many arguments lists
+    them in the dataclass ``Options``. One that flattens its tokens sets ``output_kind`` to ``"vector"`` and passes
+    ``out_dim``. One that wants losses on intermediate tokens sets
     ``num_auxiliary`` and, in every forward, ``self.intermediates``: that many tensors ``(B, T, D)`` where
     ``self.records`` holds, None elsewhere. One whose blocks attend to events has the
     constructor's argument ``sequence_dim``, sets the attribute of that name and takes ``(tokens, events, event_mask)``.
@@ -26,15 +28,17 @@ class Backbone(Transient):
 
     Shape:
         - tokens: ``(B, T, D)``
-        - output: ``(B, T, D)`` where ``readout`` is ``"tokens"``, ``(B, out_dim)`` where it is ``"vector"``
+        - output: ``(B, T, D)`` where ``output_kind`` is ``"tokens"``, ``(B, out_dim)`` where it is ``"vector"``
     """
 
+    Options: ClassVar[Any] = None
+    """A frozen dataclass of the constructor's keyword arguments; None where the constructor itself lists them."""
     family: ClassVar[str]
     """Kind of model, for reports: mixer, cross, mlp, ..."""
     default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]]
     """``"chunk"``: the concatenated embedding cut into T pieces; ``"semantic"``: groups of one domain and a global
     token; ``"field"``: one token a field, as wide as it is."""
-    readout: ClassVar[Literal["tokens", "vector"]] = "tokens"
+    output_kind: ClassVar[Literal["tokens", "vector"]] = "tokens"
     local_pattern: ClassVar[str] = "none"
     """What happens inside blocks, in words, for a backbone without a :class:`~unimixer.mixing.Mixing`."""
     global_pattern: ClassVar[str] = "none"
@@ -56,7 +60,7 @@ class Backbone(Transient):
         raise NotImplementedError
 
     def patterns(self) -> tuple[str, str]:
-        """What happens inside blocks and between them, in words: those of the mixings inside, first use first."""
+        """Describe what happens inside blocks and between them: the patterns of the mixings inside, in order of use."""
         mixings = [module for module in self.modules() if isinstance(module, Mixing)]
         local = dict.fromkeys(mixing.local_pattern for mixing in mixings)
         between = dict.fromkeys(mixing.global_pattern for mixing in mixings)
@@ -79,15 +83,15 @@ class Backbone(Transient):
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The constructor's arguments that follow from one dial.
+        """The constructor's arguments that follow from one width.
 
         Args:
-            size: a width, as a real number; parameters grow smoothly with it although widths are whole numbers.
+            width: a real number; parameters grow smoothly with it although widths are whole numbers.
             num_tokens: T.
-            token_dim: D where the tokenizer fixes it; the dial then sets hidden widths only.
-            options: further arguments that the constructor will get; they win over what the dial would set.
+            token_dim: D where the tokenizer fixes it; ``width`` then sets hidden widths only.
+            options: further arguments of the constructor; they take precedence over what follows from ``width``.
         """
         raise NotImplementedError
 
@@ -98,18 +102,49 @@ class Backbone(Transient):
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
-        """The constructor's keyword arguments by name, inherited ones included."""
-        found: dict[str, inspect.Parameter] = {}
-        for ancestor in cls.__mro__:
-            if "__init__" not in vars(ancestor):
-                continue
-            parameters = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
-            for parameter in parameters:
-                if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                    found.setdefault(parameter.name, parameter)
-            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-                break
-        return found
+        """The constructor's keyword arguments by name."""
+        return dict(inspect.signature(cls.Options or cls).parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldShape:
+    """Sizes of tokens that are fields; both follow from the data."""
+
+    num_tokens: int
+    token_dim: int
+
+
+class FieldBackbone(Backbone):
+    """Base of backbones that read one token a field and give one vector; a subclass sets ``Options``."""
+
+    Options: ClassVar[Any] = FieldShape
+    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
+    output_kind: ClassVar[Literal["tokens", "vector"]] = "vector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackShape:
+    """Sizes of a stack of tokens."""
+
+    num_tokens: int = 16
+    token_dim: int = 64
+    num_blocks: int = 2
+
+
+class StackBackbone(Backbone):
+    """Base of backbones that are a stack of blocks on tokens; a subclass sets ``Options`` and gives :meth:`build`."""
+
+    Options: ClassVar[Any] = StackShape
+
+    def __init__(self, **options: Any) -> None:
+        chosen = self.Options(**options)
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, num_blocks=chosen.num_blocks)
+        self.build(chosen)
+
+    def build(self, options: Any) -> None:
+        """Build the modules of the backbone."""
+        raise NotImplementedError
 
 
 def nearest_multiple(value: float, of: int) -> int:

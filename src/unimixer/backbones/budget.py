@@ -34,7 +34,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def solve_size(
+def solve_width(
     count: Callable[[float], int],
     params: int,
     *,
@@ -59,7 +59,7 @@ def solve_size(
         BudgetError: with the nearest counts that can be reached, where none is within the tolerance.
 
     Example:
-        >>> round(solve_size(lambda size: round(size) ** 2, 10_000))
+        >>> round(solve_width(lambda size: round(size) ** 2, 10_000))
         100
     """
     check_positive(params=params, low=low, high=high)
@@ -118,7 +118,7 @@ def meet_budget(
 
     def solve(changes: Mapping[str, int]) -> tuple[float, int]:
         given = {**arguments, **changes}
-        size = solve_size(lambda size: count(**{**given, "size": size}), budget, tolerance=tolerance, what=what)
+        size = solve_width(lambda size: count(**{**given, "size": size}), budget, tolerance=tolerance, what=what)
         return size, count(**{**given, "size": size})
 
     try:

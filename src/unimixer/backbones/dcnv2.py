@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_positive
@@ -42,7 +43,19 @@ class CrossLayer(nn.Module):
         return output
 
 
-class DCNv2(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class DCNv2Options(FieldShape):
+    """Keyword arguments of :class:`DCNv2`; their meaning is there."""
+
+    num_crosses: int = 3
+    cross_rank: int | None = None
+    hidden_dims: Sequence[int] = (512, 512, 512)
+    structure: str = "parallel"
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+
+class DCNv2(Recomputing, FieldBackbone):
     r"""Cross layers and a deep network on the flattened tokens.
 
     DCN V2 (arXiv:2008.13535). ``"parallel"`` concatenates both outputs, the usual choice; ``"stacked"`` feeds the
@@ -67,32 +80,25 @@ class DCNv2(Recomputing, Backbone):
         torch.Size([2, 72])
     """
 
+    Options: ClassVar[Any] = DCNv2Options
     family: ClassVar[str] = "cross"
-    default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "crosses of all tokens with the input; dense layers across all tokens"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        num_crosses: int = 3,
-        cross_rank: int | None = None,
-        hidden_dims: Sequence[int] = (512, 512, 512),
-        structure: str = "parallel",
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        check_choice("structure", structure, ("parallel", "stacked"))
-        length = num_tokens * token_dim
-        deep_dim = hidden_dims[-1] if hidden_dims else (length if structure == "stacked" else 0)
-        out_dim = deep_dim if structure == "stacked" else length + deep_dim
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=out_dim)
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_crosses=num_crosses)
-        self.structure = structure
-        self.crosses = nn.ModuleList(CrossLayer(length, cross_rank) for _ in range(num_crosses))
-        self.deep = hidden_layers(length, hidden_dims, batch_norm=batch_norm, dropout=dropout) if hidden_dims else None
+    def __init__(self, **options: Any) -> None:
+        chosen = DCNv2Options(**options)
+        check_choice("structure", chosen.structure, ("parallel", "stacked"))
+        length = chosen.num_tokens * chosen.token_dim
+        deep_dim = chosen.hidden_dims[-1] if chosen.hidden_dims else (length if chosen.structure == "stacked" else 0)
+        out_dim = deep_dim if chosen.structure == "stacked" else length + deep_dim
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, out_dim=out_dim)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, num_crosses=chosen.num_crosses)
+        self.structure = chosen.structure
+        self.crosses = nn.ModuleList(CrossLayer(length, chosen.cross_rank) for _ in range(chosen.num_crosses))
+        self.deep = (
+            hidden_layers(length, chosen.hidden_dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout)
+            if chosen.hidden_dims
+            else None
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Cross and transform."""
@@ -111,19 +117,17 @@ class DCNv2(Recomputing, Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Crosses of :math:`L^2 + L`, in low rank :math:`2 L r + L`, and the deep network's, with :math:`L = T D`."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        length, rank = int(given["num_tokens"]) * int(given["token_dim"]), given["cross_rank"]
+        chosen = DCNv2Options(**arguments)
+        length, rank = chosen.num_tokens * chosen.token_dim, chosen.cross_rank
         cross = length**2 + length if rank is None else 2 * length * int(rank) + length
-        return int(given["num_crosses"]) * cross + count_hidden(
-            length, given["hidden_dims"], batch_norm=given["batch_norm"]
-        )
+        return chosen.num_crosses * cross + count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Three hidden layers of ``size``; crosses of rank ``size / 2``, of full rank where that is no larger."""
+        """Three hidden layers of ``width``; crosses of rank ``width / 2``, of full rank where that is no larger."""
         token_dim = 16 if token_dim is None else token_dim
-        rank = max(1, round(size / 2))
+        rank = max(1, round(width / 2))
         cross_rank = rank if rank < num_tokens * token_dim / 2 else None
-        return {"token_dim": token_dim, "hidden_dims": (max(1, round(size)),) * 3, "cross_rank": cross_rank}
+        return {"token_dim": token_dim, "hidden_dims": (max(1, round(width)),) * 3, "cross_rank": cross_rank}

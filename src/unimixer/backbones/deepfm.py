@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.fm import FM
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.errors import UnimixerError, check_positive
 
 
-class DeepFM(Backbone):
+@dataclass(frozen=True, kw_only=True)
+class DeepFMOptions(FieldShape):
+    """Keyword arguments of :class:`DeepFM`; their meaning is there."""
+
+    hidden_dims: Sequence[int] = (300, 300, 300)
+    batch_norm: bool = False
+    dropout: float = 0.0
+    num_factors: int | None = None
+    first_order: bool = True
+
+
+class DeepFM(FieldBackbone):
     r"""A factorization machine and a deep network that share their tokens.
 
     .. math:: y = y_{FM} + y_{deep}, \qquad y_{deep} = w^\top \mathrm{MLP}([\, x_1 \Vert \dots \Vert x_T \,])
@@ -42,29 +54,31 @@ class DeepFM(Backbone):
         torch.Size([2, 24])
     """
 
+    Options: ClassVar[Any] = DeepFMOptions
     family: ClassVar[str] = "fm"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "products of all pairs of tokens; dense layers across all tokens"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        hidden_dims: Sequence[int] = (300, 300, 300),
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-        num_factors: int | None = None,
-        first_order: bool = True,
-    ) -> None:
-        if not hidden_dims:
+    def __init__(self, **options: Any) -> None:
+        chosen = DeepFMOptions(**options)
+        if not chosen.hidden_dims:
             raise UnimixerError("hidden_dims is empty; without a deep network take backbone 'fm'")
-        check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        fm = FM(num_tokens=num_tokens, token_dim=token_dim, num_factors=num_factors, first_order=first_order)
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=fm.out_dim + hidden_dims[-1])
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        fm = FM(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            num_factors=chosen.num_factors,
+            first_order=chosen.first_order,
+        )
+        super().__init__(
+            num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, out_dim=fm.out_dim + chosen.hidden_dims[-1]
+        )
         self.fm = fm
-        self.deep = hidden_layers(num_tokens * token_dim, hidden_dims, batch_norm=batch_norm, dropout=dropout)
+        self.deep = hidden_layers(
+            chosen.num_tokens * chosen.token_dim,
+            chosen.hidden_dims,
+            batch_norm=chosen.batch_norm,
+            dropout=chosen.dropout,
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run both parts."""
@@ -75,14 +89,14 @@ class DeepFM(Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """The factorization machine's parameters and the deep network's."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        shallow = FM.formula(**{name: given[name] for name in FM.options()})
-        length = int(given["num_tokens"]) * int(given["token_dim"])
-        return shallow + count_hidden(length, given["hidden_dims"], batch_norm=given["batch_norm"])
+        chosen = DeepFMOptions(**arguments)
+        shallow = FM.formula(**{name: getattr(chosen, name) for name in FM.options()})
+        length = chosen.num_tokens * chosen.token_dim
+        return shallow + count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Three hidden layers of ``size``; the factorization machine stays as it is."""
-        return {"token_dim": 16 if token_dim is None else token_dim, "hidden_dims": (max(1, round(size)),) * 3}
+        """Three hidden layers of ``width``; the factorization machine stays as it is."""
+        return {"token_dim": 16 if token_dim is None else token_dim, "hidden_dims": (max(1, round(width)),) * 3}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.dcnv2 import CrossLayer
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.blocks import PostNorm, Recomputing
@@ -111,7 +112,22 @@ class DHENLayer(nn.Module):
         return output
 
 
-class DHEN(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class DHENOptions(FieldShape):
+    """Keyword arguments of :class:`DHEN`; their meaning is there."""
+
+    num_layers: int = 2
+    modules: Sequence[str] = ("dot", "attention", "linear")
+    num_outputs: int = 16
+    ensemble: str = "concat"
+    dot_dims: Sequence[int] = (512,)
+    num_heads: int = 1
+    attention_hidden_dim: int | None = None
+    cross_rank: int | None = None
+    head_dims: Sequence[int] = (512,)
+
+
+class DHEN(Recomputing, FieldBackbone):
     r"""A deep stack of ensembles of interaction modules.
 
     .. math:: X_{l+1} = \mathrm{LN}\big( \mathrm{Ensemble}_i\, \mathrm{Interaction}_i(X_l) +
@@ -145,53 +161,48 @@ class DHEN(Recomputing, Backbone):
         torch.Size([2, 8])
     """
 
+    Options: ClassVar[Any] = DHENOptions
     family: ClassVar[str] = "ensemble"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        num_layers: int = 2,
-        modules: Sequence[str] = ("dot", "attention", "linear"),
-        num_outputs: int = 16,
-        ensemble: str = "concat",
-        dot_dims: Sequence[int] = (512,),
-        num_heads: int = 1,
-        attention_hidden_dim: int | None = None,
-        cross_rank: int | None = None,
-        head_dims: Sequence[int] = (512,),
-    ) -> None:
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_layers=num_layers, num_outputs=num_outputs)
-        check_choice("ensemble", ensemble, ("concat", "sum"))
-        check_divisible("token_dim", token_dim, by="num_heads", divisor=num_heads)
-        _check_modules(modules)
-        hidden_dim = 2 * token_dim if attention_hidden_dim is None else attention_hidden_dim
+    def __init__(self, **options: Any) -> None:
+        chosen = DHENOptions(**options)
+        check_positive(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            num_layers=chosen.num_layers,
+            num_outputs=chosen.num_outputs,
+        )
+        check_choice("ensemble", chosen.ensemble, ("concat", "sum"))
+        check_divisible("token_dim", chosen.token_dim, by="num_heads", divisor=chosen.num_heads)
+        _check_modules(chosen.modules)
+        hidden_dim = 2 * chosen.token_dim if chosen.attention_hidden_dim is None else chosen.attention_hidden_dim
         check_positive(attention_hidden_dim=hidden_dim)
-        rows = num_outputs * (len(modules) if ensemble == "concat" else 1)
-        pooled = rows * token_dim
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=head_dims[-1] if head_dims else pooled)
+        rows = chosen.num_outputs * (len(chosen.modules) if chosen.ensemble == "concat" else 1)
+        pooled = rows * chosen.token_dim
+        super().__init__(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            out_dim=chosen.head_dims[-1] if chosen.head_dims else pooled,
+        )
         inside: dict[str, Callable[[int], nn.Module]] = {
-            "attention": lambda n: attention_module(n, token_dim, num_heads, hidden_dim),
-            "dcn": lambda n: CrossModule(n * token_dim, cross_rank),
-            "convolution": lambda n: Convolution(n, token_dim),
+            "attention": lambda n: attention_module(n, chosen.token_dim, chosen.num_heads, hidden_dim),
+            "dcn": lambda n: CrossModule(n * chosen.token_dim, chosen.cross_rank),
+            "convolution": lambda n: Convolution(n, chosen.token_dim),
         }
 
         def interaction(kind: str, n: int) -> nn.Module:
             if kind == "dot":
-                return DotModule(n, token_dim, num_outputs, dot_dims)
-            compression = Compression(n, token_dim, num_outputs)
+                return DotModule(n, chosen.token_dim, chosen.num_outputs, chosen.dot_dims)
+            compression = Compression(n, chosen.token_dim, chosen.num_outputs)
             return compression if kind == "linear" else nn.Sequential(inside[kind](n), compression)
 
         self.layers = nn.Sequential(
             *(
-                DHENLayer([interaction(kind, n) for kind in modules], n, token_dim, rows, ensemble)
-                for n in (num_tokens, *(rows for _ in range(num_layers - 1)))
+                DHENLayer([interaction(kind, n) for kind in chosen.modules], n, chosen.token_dim, rows, chosen.ensemble)
+                for n in (chosen.num_tokens, *(rows for _ in range(chosen.num_layers - 1)))
             )
         )
-        self.head = hidden_layers(pooled, head_dims, batch_norm=False, dropout=0.0)
+        self.head = hidden_layers(pooled, chosen.head_dims, batch_norm=False, dropout=0.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack and the final network."""
@@ -208,38 +219,38 @@ class DHEN(Recomputing, Backbone):
         Inside: dot a network from :math:`n^2` to :math:`m d`; attention :math:`4 d^2`, its network and two norms; dcn
         :math:`(n d)^2 + n d` or :math:`2 n d r + n d`; convolution 25.
         """
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        d, m, rank = int(given["token_dim"]), int(given["num_outputs"]), given["cross_rank"]
-        rows = m * (len(given["modules"]) if given["ensemble"] == "concat" else 1)
-        hidden = 2 * d if given["attention_hidden_dim"] is None else int(given["attention_hidden_dim"])
+        chosen = DHENOptions(**arguments)
+        d, m, rank = chosen.token_dim, chosen.num_outputs, chosen.cross_rank
+        rows = m * (len(chosen.modules) if chosen.ensemble == "concat" else 1)
+        hidden = 2 * d if chosen.attention_hidden_dim is None else chosen.attention_hidden_dim
 
         def layer(n: int) -> int:
             cost = {
-                "dot": count_hidden(n * n, (*given["dot_dims"], m * d), batch_norm=False),
+                "dot": count_hidden(n * n, (*chosen.dot_dims, m * d), batch_norm=False),
                 "linear": m * n,
                 "attention": m * n + 4 * d * d + count_hidden(d, (hidden, d), batch_norm=False) + 4 * d,
                 "dcn": m * n + n * d + ((n * d) ** 2 if rank is None else 2 * n * d * int(rank)),
                 "convolution": m * n + 25,
             }
-            return sum(cost[kind] for kind in given["modules"]) + (0 if n == rows else rows * n) + 2 * d
+            return sum(cost[kind] for kind in chosen.modules) + (0 if n == rows else rows * n) + 2 * d
 
-        stack = layer(int(given["num_tokens"])) + (int(given["num_layers"]) - 1) * layer(rows)
-        return stack + count_hidden(rows * d, given["head_dims"], batch_norm=False)
+        stack = layer(chosen.num_tokens) + (chosen.num_layers - 1) * layer(rows)
+        return stack + count_hidden(rows * d, chosen.head_dims, batch_norm=False)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """One hidden layer of ``size`` in the network of ``"dot"`` and in the final one; rows and modules stay.
+        """One hidden layer of ``width`` in the network of ``"dot"`` and in the final one; rows and modules stay.
 
         The two are rounded apart from each other, so that a small model grows in smaller steps.
-        A cross of full rank has a rank of a quarter of ``size`` here, or the matrices alone could exceed a budget.
+        A cross of full rank has a rank of a quarter of ``width`` here, or the matrices alone could exceed a budget.
         """
         return {
             "token_dim": 16 if token_dim is None else token_dim,
-            "dot_dims": (max(1, int(size)),),
-            "cross_rank": max(1, round(size / 4)),
-            "head_dims": (max(1, int(size + 0.5)),),
+            "dot_dims": (max(1, int(width)),),
+            "cross_rank": max(1, round(width / 4)),
+            "head_dims": (max(1, int(width + 0.5)),),
         }
 
 

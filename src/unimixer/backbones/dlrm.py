@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.errors import check_positive
 
@@ -23,7 +24,19 @@ def pairs_of(count: int, *, self_interaction: bool = False) -> list[tuple[int, i
     return [(i, j) for i in range(count) for j in range(i + int(self_interaction))]
 
 
-class DLRM(Backbone):
+@dataclass(frozen=True, kw_only=True)
+class DLRMOptions(FieldShape):
+    """Keyword arguments of :class:`DLRM`; their meaning is there."""
+
+    bottom_dims: Sequence[int] = (64, 64, 64)
+    top_dims: Sequence[int] = (64, 64, 64)
+    bottom: bool = True
+    self_interaction: bool = False
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+
+class DLRM(FieldBackbone):
     r"""Dot products of distinct pairs among the tokens and one dense vector z, beside z, into a top network.
 
     .. math:: v = (z, x_1, \dots, x_T), \quad z = \mathrm{MLP}_{bottom}(\cdot), \qquad
@@ -51,33 +64,26 @@ class DLRM(Backbone):
         torch.Size([2, 8])
     """
 
+    Options: ClassVar[Any] = DLRMOptions
     family: ClassVar[str] = "fm"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "dot products of all pairs of tokens; dense layers across all tokens"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        bottom_dims: Sequence[int] = (64, 64, 64),
-        top_dims: Sequence[int] = (64, 64, 64),
-        bottom: bool = True,
-        self_interaction: bool = False,
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        length = num_tokens * token_dim
-        pairs = pairs_of(num_tokens + int(bottom), self_interaction=self_interaction)
-        width = len(pairs) + (token_dim if bottom else length)
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=top_dims[-1] if top_dims else width)
-        dims = (*bottom_dims, token_dim)
-        self.bottom = hidden_layers(length, dims, batch_norm=batch_norm, dropout=0.0) if bottom else None
-        self.top = hidden_layers(width, top_dims, batch_norm=batch_norm, dropout=dropout)
+    def __init__(self, **options: Any) -> None:
+        chosen = DLRMOptions(**options)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        length = chosen.num_tokens * chosen.token_dim
+        pairs = pairs_of(chosen.num_tokens + int(chosen.bottom), self_interaction=chosen.self_interaction)
+        width = len(pairs) + (chosen.token_dim if chosen.bottom else length)
+        super().__init__(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            out_dim=chosen.top_dims[-1] if chosen.top_dims else width,
+        )
+        dims = (*chosen.bottom_dims, chosen.token_dim)
+        self.bottom = hidden_layers(length, dims, batch_norm=chosen.batch_norm, dropout=0.0) if chosen.bottom else None
+        self.top = hidden_layers(width, chosen.top_dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout)
         # where the pairs lie in the flattened matrix of all dot products
-        columns = torch.tensor([i * (num_tokens + int(bottom)) + j for i, j in pairs], dtype=torch.long)
+        columns = torch.tensor([i * (chosen.num_tokens + int(chosen.bottom)) + j for i, j in pairs], dtype=torch.long)
         self.columns: Tensor
         self.register_buffer("columns", columns, persistent=False)
 
@@ -96,19 +102,19 @@ class DLRM(Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Bottom from T D to D, top from :math:`D + (T + 1) T / 2` (no z: :math:`T D + T (T - 1) / 2`)."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        num_tokens, token_dim, norm = int(given["num_tokens"]), int(given["token_dim"]), bool(given["batch_norm"])
+        chosen = DLRMOptions(**arguments)
+        num_tokens, token_dim, norm = chosen.num_tokens, chosen.token_dim, chosen.batch_norm
         length, vectors, beside, bottom = num_tokens * token_dim, num_tokens, num_tokens * token_dim, 0
-        if given["bottom"]:
+        if chosen.bottom:
             vectors, beside = num_tokens + 1, token_dim
-            bottom = count_hidden(length, (*given["bottom_dims"], token_dim), batch_norm=norm)
-        dots = vectors * (vectors - 1) // 2 + vectors * int(given["self_interaction"])
-        return bottom + count_hidden(beside + dots, given["top_dims"], batch_norm=norm)
+            bottom = count_hidden(length, (*chosen.bottom_dims, token_dim), batch_norm=norm)
+        dots = vectors * (vectors - 1) // 2 + vectors * chosen.self_interaction
+        return bottom + count_hidden(beside + dots, chosen.top_dims, batch_norm=norm)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Three layers of ``size`` in both networks."""
-        dims = (max(1, round(size)),) * 3
+        """Three layers of ``width`` in both networks."""
+        dims = (max(1, round(width)),) * 3
         return {"token_dim": 16 if token_dim is None else token_dim, "bottom_dims": dims, "top_dims": dims}

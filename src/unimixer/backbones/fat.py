@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones.attention import (
-    Arguments,
-    AttentionBackbone,
-    AttentionSublayer,
-    check_sizes,
-    hidden_width,
-)
+from unimixer.backbones.attention import AttentionBackbone, AttentionOptions, AttentionSublayer
 from unimixer.blocks import PerTokenLinear, Recomputing, build_norm
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.mixing import BasisLinear, BlockLinear, Local
+
+
+@dataclass(frozen=True, kw_only=True)
+class FATOptions(AttentionOptions):
+    """Keyword arguments of :class:`FAT`; their meaning is there."""
+
+    modulation: str = "logit"
+    modulation_per_head: bool = False
+    scaled: bool = True
+    num_basis: int | None = None
+    field_dim: int = 32
+    top_k: int | None = None
+    output_projection: bool = False
 
 
 class FAT(AttentionBackbone):
@@ -56,7 +64,8 @@ class FAT(AttentionBackbone):
         hidden_dim: hidden width of the FFN (default: ``expansion * token_dim``).
         expansion: ratio of hidden to token width.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"block"`` (one around the whole block), ``"pre"`` or ``"siamese"``.
+        residual: ``"post"``, ``"block"`` (one around the whole block), ``"pre"``, ``"siamese"`` or
+            ``"siamese-official"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -66,61 +75,48 @@ class FAT(AttentionBackbone):
         torch.Size([2, 4, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int = 4,
-        modulation: str = "logit",
-        modulation_per_head: bool = False,
-        scaled: bool = True,
-        num_basis: int | None = None,
-        field_dim: int = 32,
-        top_k: int | None = None,
-        output_projection: bool = False,
-        hidden_dim: int | None = None,
-        expansion: float = 4.0,
-        norm: str = "layer",
-        residual: str = "post",
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_sizes(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, num_heads=num_heads)
-        check_choice("modulation", modulation, ("logit", "none"))
-        if modulation == "none" and modulation_per_head:
+    Options: ClassVar[Any] = FATOptions
+
+    def check(self, options: FATOptions) -> None:
+        """Raise for options that do not fit."""
+        super().check(options)
+        check_choice("modulation", options.modulation, ("logit", "none"))
+        if options.modulation == "none" and options.modulation_per_head:
             raise UnimixerError("modulation_per_head=True has no use with modulation='none'; take modulation='logit'")
-        if num_basis is None and top_k is not None:
-            raise UnimixerError(f"top_k={top_k} chooses among bases; give num_basis as well, such as 16")
-        hidden_dim = hidden_width(hidden_dim, expansion, token_dim)
-        self.field_bias = nn.Parameter(torch.zeros(num_tokens, token_dim))
+        if options.num_basis is None and options.top_k is not None:
+            raise UnimixerError(f"top_k={options.top_k} chooses among bases; give num_basis as well, such as 16")
+
+    def build(self, options: FATOptions) -> None:
+        """Build the fields' biases and the residual stream."""
+        super().build(options)
+        self.field_bias = nn.Parameter(torch.zeros(self.num_tokens, self.token_dim))
+
+    def build_stack(self, blocks: Sequence[tuple[nn.Module, nn.Module]], options: FATOptions) -> nn.Module:
+        """Build the residual stream around the sublayers."""
+        if options.residual == "block":
+            return BlockResidual(blocks, [build_norm(options.norm, self.token_dim) for _ in blocks])
+        return super().build_stack(blocks, options)
+
+    def build_block(self, options: FATOptions) -> tuple[nn.Module, nn.Module]:
+        """Build the attention and the FFN of one block."""
+        num_tokens, dim, hidden_dim = self.num_tokens, self.token_dim, options.hidden(self.token_dim)
 
         def linear() -> Local:
-            if num_basis is None:
-                return BlockLinear(num_tokens, token_dim, token_dim)
-            return BasisLinear(num_tokens, token_dim, token_dim, num_basis, field_dim=field_dim, top_k=top_k)
+            if options.num_basis is None:
+                return BlockLinear(num_tokens, dim, dim)
+            sizes = (num_tokens, dim, dim, options.num_basis)
+            return BasisLinear(*sizes, field_dim=options.field_dim, top_k=options.top_k)
 
-        def attention() -> AttentionSublayer:
-            return AttentionSublayer(
-                linear(),
-                linear(),
-                linear(),
-                BlockLinear(num_tokens, token_dim, token_dim) if output_projection else None,
-                num_heads=num_heads,
-                scaled=scaled,
-                modulated=modulation == "logit",
-                per_head=modulation_per_head,
-            )
-
-        def ffn() -> nn.Module:
-            up = PerTokenLinear(num_tokens, token_dim, hidden_dim, bias=False)
-            return nn.Sequential(up, nn.SiLU(), PerTokenLinear(num_tokens, hidden_dim, token_dim, bias=False))
-
-        blocks = [(attention(), ffn()) for _ in range(num_blocks)]
-        if residual == "block":
-            self.stack = BlockResidual(blocks, [build_norm(norm, token_dim) for _ in blocks])
-        else:
-            self.stack = self.stacked(blocks, residual, norm)
+        attention = AttentionSublayer(
+            *(linear(), linear(), linear()),
+            BlockLinear(num_tokens, dim, dim) if options.output_projection else None,
+            num_heads=options.num_heads,
+            scaled=options.scaled,
+            modulated=options.modulation == "logit",
+            per_head=options.modulation_per_head,
+        )
+        up = PerTokenLinear(num_tokens, dim, hidden_dim, bias=False)
+        return attention, nn.Sequential(up, nn.SiLU(), PerTokenLinear(num_tokens, hidden_dim, dim, bias=False))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Add the fields' biases and run the stack."""
@@ -129,30 +125,25 @@ class FAT(AttentionBackbone):
         return output
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: FATOptions, token_dim: float) -> float:
         """Q, K, V, O if there is one, modulation, and the fields' biases."""
-        blocks, tokens = cls.count_blocks(given), int(given["num_tokens"])
+        blocks, tokens = cls.count_blocks(options), options.num_tokens
         linear = tokens * token_dim**2
         composed = linear
-        if given["num_basis"] is not None:
-            composed = BasisLinear.num_parameters(tokens, token_dim, token_dim, given["num_basis"], given["field_dim"])
-        heads = int(given["num_heads"]) if given["modulation_per_head"] else 1
-        pairs = heads * tokens**2 if given["modulation"] == "logit" else 0
-        output = linear if given["output_projection"] else 0.0
+        if options.num_basis is not None:
+            composed = BasisLinear.num_parameters(tokens, token_dim, token_dim, options.num_basis, options.field_dim)
+        heads = options.num_heads if options.modulation_per_head else 1
+        pairs = heads * tokens**2 if options.modulation == "logit" else 0
+        output = linear if options.output_projection else 0.0
         return float(blocks * (3 * composed + output + pairs) + tokens * token_dim)
 
     @classmethod
-    def count_norms(cls, given: Arguments) -> int:
+    def count_norms(cls, options: FATOptions) -> int:
         """Norms of the residual stream; ``"block"`` has one a block."""
-        return cls.count_blocks(given) if given["residual"] == "block" else super().count_norms(given)
+        return cls.count_blocks(options) if options.residual == "block" else super().count_norms(options)
 
     @classmethod
-    def ffn_maps(cls, given: Arguments) -> int:
-        """Two."""
-        return 2
-
-    @classmethod
-    def ffn_biases(cls, given: Arguments, token_dim: int, hidden_dim: int) -> int:
+    def ffn_biases(cls, options: FATOptions, token_dim: int, hidden_dim: int) -> int:
         """None."""
         return 0
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.backbones.base import Backbone, nearest_multiple
+from unimixer.backbones.base import FieldBackbone, FieldShape, nearest_multiple
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.errors import UnimixerError, check_divisible, check_positive
 
@@ -76,7 +77,22 @@ class BilinearHeads(nn.Module):
         return (mapped * second.reshape(-1, heads, second_dim)).sum(-1)
 
 
-class FinalMLP(Backbone):
+@dataclass(frozen=True, kw_only=True)
+class FinalMLPOptions(FieldShape):
+    """Keyword arguments of :class:`FinalMLP`; their meaning is there."""
+
+    first_dims: Sequence[int] = (1024, 512)
+    second_dims: Sequence[int] = (1024, 512, 256)
+    num_heads: int = 2
+    gate: bool = True
+    gate_dims: Sequence[int] = (1024, 512)
+    first_context: Sequence[int] = ()
+    second_context: Sequence[int] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+
+class FinalMLP(FieldBackbone):
     r"""Two streams of hidden layers, each on its own gated copy of the flattened tokens, and their bilinear product.
 
     .. math:: o_s = \mathrm{MLP}_s(x \odot 2 \sigma(\mathrm{MLP}_s^{gate}(c_s))), \qquad
@@ -107,45 +123,37 @@ class FinalMLP(Backbone):
         torch.Size([2, 16])
     """
 
+    Options: ClassVar[Any] = FinalMLPOptions
     family: ClassVar[str] = "mlp"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "dense layers across all tokens in two streams; their bilinear product"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        first_dims: Sequence[int] = (1024, 512),
-        second_dims: Sequence[int] = (1024, 512, 256),
-        num_heads: int = 2,
-        gate: bool = True,
-        gate_dims: Sequence[int] = (1024, 512),
-        first_context: Sequence[int] = (),
-        second_context: Sequence[int] = (),
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        for name, dims in (("first_dims", first_dims), ("second_dims", second_dims)):
+    def __init__(self, **options: Any) -> None:
+        chosen = FinalMLPOptions(**options)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        for name, dims in (("first_dims", chosen.first_dims), ("second_dims", chosen.second_dims)):
             if not dims:
                 raise UnimixerError(f"{name} is empty; a stream needs at least one hidden layer, such as [512]")
-            check_divisible(f"{name}[-1]", dims[-1], by="num_heads", divisor=num_heads)
-        if not gate and (first_context or second_context):
+            check_divisible(f"{name}[-1]", dims[-1], by="num_heads", divisor=chosen.num_heads)
+        if not chosen.gate and (chosen.first_context or chosen.second_context):
             raise UnimixerError("a context has no use with gate=False; leave it out, or set gate=True")
-        out_dim = first_dims[-1] + second_dims[-1] + num_heads
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=out_dim)
+        out_dim = chosen.first_dims[-1] + chosen.second_dims[-1] + chosen.num_heads
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, out_dim=out_dim)
 
         def feature_gate(context: Sequence[int]) -> nn.Module:
-            return FeatureGate(num_tokens, token_dim, hidden_dims=gate_dims, context=context) if gate else nn.Flatten()
+            return (
+                FeatureGate(chosen.num_tokens, chosen.token_dim, hidden_dims=chosen.gate_dims, context=context)
+                if chosen.gate
+                else nn.Flatten()
+            )
 
         def stream(dims: Sequence[int]) -> nn.Module:
-            return hidden_layers(num_tokens * token_dim, dims, batch_norm=batch_norm, dropout=dropout)
+            return hidden_layers(
+                chosen.num_tokens * chosen.token_dim, dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout
+            )
 
-        self.first_gate, self.second_gate = feature_gate(first_context), feature_gate(second_context)
-        self.first, self.second = stream(first_dims), stream(second_dims)
-        self.heads = BilinearHeads(first_dims[-1], second_dims[-1], num_heads)
+        self.first_gate, self.second_gate = feature_gate(chosen.first_context), feature_gate(chosen.second_context)
+        self.first, self.second = stream(chosen.first_dims), stream(chosen.second_dims)
+        self.heads = BilinearHeads(chosen.first_dims[-1], chosen.second_dims[-1], chosen.num_heads)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run both streams and join them."""
@@ -156,27 +164,27 @@ class FinalMLP(Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Two streams, H maps of :math:`d_1 / H` by :math:`d_2 / H`, and two gates from their contexts to T D."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        token_dim, norm = int(given["token_dim"]), bool(given["batch_norm"])
-        length = int(given["num_tokens"]) * token_dim
-        first, second = given["first_dims"], given["second_dims"]
+        chosen = FinalMLPOptions(**arguments)
+        token_dim, norm = chosen.token_dim, chosen.batch_norm
+        length = chosen.num_tokens * token_dim
+        first, second = chosen.first_dims, chosen.second_dims
         streams = count_hidden(length, first, batch_norm=norm) + count_hidden(length, second, batch_norm=norm)
         gates = 0
-        for context in (given["first_context"], given["second_context"]) if given["gate"] else ():
+        for context in (chosen.first_context, chosen.second_context) if chosen.gate else ():
             learned = 0 if context else token_dim
-            dims = (*given["gate_dims"], length)
+            dims = (*chosen.gate_dims, length)
             gates += learned + count_hidden(token_dim * max(1, len(context)), dims, batch_norm=False)
-        return streams + int(first[-1]) * int(second[-1]) // int(given["num_heads"]) + gates
+        return streams + int(first[-1]) * int(second[-1]) // chosen.num_heads + gates
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Streams and gates of ``size``, half of it, a quarter of it; last widths are multiples of the heads."""
-        width, half, heads = max(1, round(size)), max(1, round(size / 2)), int(options.get("num_heads", 2))
+        """Streams and gates of ``width``, half of it, a quarter of it; last widths are multiples of the heads."""
+        first, half, heads = max(1, round(width)), max(1, round(width / 2)), int(options.get("num_heads", 2))
         return {
             "token_dim": 16 if token_dim is None else token_dim,
-            "first_dims": (width, nearest_multiple(size / 2, heads)),
-            "second_dims": (width, half, nearest_multiple(size / 4, heads)),
-            "gate_dims": (width, half),
+            "first_dims": (first, nearest_multiple(width / 2, heads)),
+            "second_dims": (first, half, nearest_multiple(width / 4, heads)),
+            "gate_dims": (first, half),
         }

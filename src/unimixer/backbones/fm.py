@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.blocks import PerTokenLinear
 from unimixer.errors import UnimixerError, check_positive
 
@@ -30,7 +31,15 @@ def pairwise_products(factors: Tensor) -> Tensor:
     return 0.5 * (wide.sum(1).square() - wide.square().sum(1))
 
 
-class FM(Backbone):
+@dataclass(frozen=True, kw_only=True)
+class FMOptions(FieldShape):
+    """Keyword arguments of :class:`FM`; their meaning is there."""
+
+    num_factors: int | None = None
+    first_order: bool = True
+
+
+class FM(FieldBackbone):
     r"""The terms of a factorization machine, one token a field.
 
     .. math:: y = b + \sum_i w_i x_i + \tfrac{1}{2} \sum_k
@@ -60,27 +69,29 @@ class FM(Backbone):
         tensor([[0.7500, 3.0000, 8.0000]])
     """
 
+    Options: ClassVar[Any] = FMOptions
     family: ClassVar[str] = "fm"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "products of all pairs of tokens"
 
-    def __init__(
-        self, *, num_tokens: int, token_dim: int, num_factors: int | None = None, first_order: bool = True
-    ) -> None:
-        check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        columns = token_dim - int(first_order)
+    def __init__(self, **options: Any) -> None:
+        chosen = FMOptions(**options)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        columns = chosen.token_dim - int(chosen.first_order)
         if columns == 0:
             raise UnimixerError(
                 "token_dim=1 leaves no factor beside the first-order weight; take token_dim=2 or more, or "
                 "first_order=False"
             )
-        if num_factors is not None:
-            check_positive(num_factors=num_factors)
-        out_dim = int(first_order) + (columns if num_factors is None else num_factors)
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=out_dim)
-        self.first_order = first_order
-        self.factors = None if num_factors is None else PerTokenLinear(num_tokens, columns, num_factors, bias=False)
+        if chosen.num_factors is not None:
+            check_positive(num_factors=chosen.num_factors)
+        out_dim = int(chosen.first_order) + (columns if chosen.num_factors is None else chosen.num_factors)
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, out_dim=out_dim)
+        self.first_order = chosen.first_order
+        self.factors = (
+            None
+            if chosen.num_factors is None
+            else PerTokenLinear(chosen.num_tokens, columns, chosen.num_factors, bias=False)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Sum the weights and multiply the pairs."""
@@ -95,13 +106,13 @@ class FM(Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """No parameter at all, or one map of T slices from the factors of a token to k."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        columns = int(given["token_dim"]) - int(given["first_order"])
-        return int(given["num_tokens"]) * columns * int(given["num_factors"] or 0)
+        chosen = FMOptions(**arguments)
+        columns = chosen.token_dim - chosen.first_order
+        return chosen.num_tokens * columns * int(chosen.num_factors or 0)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """``size ** 2 / 16`` factors, so that parameters grow with the square of the dial as in other models."""
-        return {"token_dim": 16 if token_dim is None else token_dim, "num_factors": max(1, round(size**2 / 16))}
+        """``width ** 2 / 16`` factors, so that parameters grow with the square of the dial as in other models."""
+        return {"token_dim": 16 if token_dim is None else token_dim, "num_factors": max(1, round(width**2 / 16))}

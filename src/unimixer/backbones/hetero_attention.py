@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from unimixer.backbones.attention import (
-    Arguments,
-    AttentionBackbone,
-    AttentionSublayer,
-    check_sizes,
-    hidden_width,
-)
-from unimixer.blocks import build_ffn
+from torch import nn
+
+from unimixer.backbones.attention import AttentionBackbone, AttentionSublayer, GatedAttentionOptions
 from unimixer.errors import check_choice
 from unimixer.mixing import BlockLinear
 
 VALUE_WIDTHS = ("split", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeteroAttentionOptions(GatedAttentionOptions):
+    """Keyword arguments of :class:`HeteroAttention`; their meaning is there."""
+
+    value_width: str = "split"
 
 
 class HeteroAttention(AttentionBackbone):
@@ -44,7 +47,7 @@ class HeteroAttention(AttentionBackbone):
         expansion: ratio of hidden to token width.
         ffn: ``"gelu"`` or ``"swiglu"``.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"`` or ``"siamese"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -54,40 +57,25 @@ class HeteroAttention(AttentionBackbone):
         torch.Size([2, 4, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int = 4,
-        value_width: str = "split",
-        hidden_dim: int | None = None,
-        expansion: float = 4.0,
-        ffn: str = "gelu",
-        norm: str = "layer",
-        residual: str = "post",
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_sizes(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, num_heads=num_heads)
-        check_choice("value_width", value_width, VALUE_WIDTHS)
-        check_choice("ffn", ffn, ("gelu", "swiglu"))
-        hidden_dim = hidden_width(hidden_dim, expansion, token_dim)
-        blocks = [
-            (
-                hetero_sublayer(num_tokens, token_dim, num_heads, full=value_width == "full"),
-                build_ffn(ffn, num_tokens, token_dim, hidden_dim),
-            )
-            for _ in range(num_blocks)
-        ]
-        self.stack = self.stacked(blocks, residual, norm)
+    Options: ClassVar[Any] = HeteroAttentionOptions
+
+    def check(self, options: HeteroAttentionOptions) -> None:
+        """Raise for options that do not fit."""
+        check_choice("value_width", options.value_width, VALUE_WIDTHS)
+        super().check(options)
+
+    def build_block(self, options: HeteroAttentionOptions) -> tuple[nn.Module, nn.Module]:
+        """Build the attention and the FFN of one block."""
+        full = options.value_width == "full"
+        attention = hetero_sublayer(self.num_tokens, self.token_dim, options.num_heads, full=full)
+        return attention, self.build_ffn(options)
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: HeteroAttentionOptions, token_dim: float) -> float:
         """Q, K, V and O of every token in every block."""
-        full = given["value_width"] == "full"
-        per_token = (2 + 2 * (given["num_heads"] if full else 1)) * token_dim**2
-        return float(cls.count_blocks(given) * given["num_tokens"] * per_token)
+        full = options.value_width == "full"
+        per_token = (2 + 2 * (options.num_heads if full else 1)) * token_dim**2
+        return float(cls.count_blocks(options) * options.num_tokens * per_token)
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from unimixer.backbones.attention import Arguments, AttentionBackbone, check_sizes, hidden_width
+from unimixer.backbones.attention import AttentionBackbone, GatedAttentionOptions
 from unimixer.backbones.hetero_attention import hetero_sublayer
 from unimixer.backbones.hiformer import composite_parameters, composite_sublayer
-from unimixer.blocks import build_ffn
-from unimixer.errors import check_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class HHFTOptions(GatedAttentionOptions):
+    """Keyword arguments of :class:`HHFT`; their meaning is there."""
+
+    rank: int | None = 64
+    value_rank: int | None = None
 
 
 class HHFT(AttentionBackbone):
@@ -34,7 +41,7 @@ class HHFT(AttentionBackbone):
         expansion: ratio of hidden to token width.
         ffn: ``"gelu"`` or ``"swiglu"``.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"`` or ``"siamese"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -44,50 +51,32 @@ class HHFT(AttentionBackbone):
         torch.Size([2, 4, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int = 4,
-        rank: int | None = 64,
-        value_rank: int | None = None,
-        hidden_dim: int | None = None,
-        expansion: float = 4.0,
-        ffn: str = "gelu",
-        norm: str = "layer",
-        residual: str = "post",
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_sizes(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, num_heads=num_heads)
-        check_choice("ffn", ffn, ("gelu", "swiglu"))
-        hidden_dim = hidden_width(hidden_dim, expansion, token_dim)
-        attentions = [hetero_sublayer(num_tokens, token_dim, num_heads) for _ in range(num_blocks)]
-        attentions.append(composite_sublayer(num_tokens, token_dim, num_heads, rank=rank, value_rank=value_rank))
-        blocks = [(attention, build_ffn(ffn, num_tokens, token_dim, hidden_dim)) for attention in attentions]
-        self.stack = self.stacked(blocks, residual, norm)
+    Options: ClassVar[Any] = HHFTOptions
+
+    def build(self, options: HHFTOptions) -> None:
+        """Build the residual stream; all attentions draw their weights before the FFNs."""
+        self.check(options)
+        sizes = (self.num_tokens, self.token_dim, options.num_heads)
+        attentions = [hetero_sublayer(*sizes) for _ in range(options.num_blocks)]
+        attentions.append(composite_sublayer(*sizes, ranks=(options.rank, options.value_rank)))
+        self.stack = self.build_stack([(attention, self.build_ffn(options)) for attention in attentions], options)
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: HHFTOptions, token_dim: float) -> float:
         """Q, K, V and O of every token, composite ones in the top block."""
-        tokens, ranks = int(given["num_tokens"]), (given["rank"], given["value_rank"])
+        tokens, ranks = options.num_tokens, (options.rank, options.value_rank)
         per_token = tokens * token_dim**2
-        return (
-            int(given["num_blocks"]) * 4 * per_token
-            + composite_parameters(tokens, tokens, token_dim, ranks)
-            + per_token
-        )
+        return options.num_blocks * 4 * per_token + composite_parameters(tokens, tokens, token_dim, ranks) + per_token
 
     @classmethod
-    def count_blocks(cls, given: Arguments) -> int:
+    def count_blocks(cls, options: HHFTOptions) -> int:
         """Heterogeneous blocks and the one on top."""
-        return int(given["num_blocks"]) + 1
+        return options.num_blocks + 1
 
     @classmethod
-    def follows(cls, size: float, given: Arguments) -> Arguments:
+    def follows(cls, width: float, options: HHFTOptions) -> dict[str, float]:
         """Ranks are as wide as a token."""
-        return {"rank": size}
+        return {"rank": width}
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:

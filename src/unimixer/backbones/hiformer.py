@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones.attention import (
-    Arguments,
-    AttentionBackbone,
-    AttentionSublayer,
-    check_sizes,
-    hidden_width,
-)
-from unimixer.blocks import Recomputing, build_ffn, build_norm
-from unimixer.errors import UnimixerError, check_choice, check_positive
+from unimixer.backbones.attention import AttentionBackbone, AttentionSublayer, GatedAttentionOptions
+from unimixer.blocks import Recomputing, build_norm
+from unimixer.errors import UnimixerError, check_positive
 from unimixer.mixing import BlockLinear, CompositeLinear
 
 Ranks = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiFormerOptions(GatedAttentionOptions):
+    """Keyword arguments of :class:`HiFormer`; their meaning is there."""
+
+    rank: int | None = 64
+    value_rank: int | None = None
+    num_task_tokens: int = 0
+    output_projection: bool = True
 
 
 class HiFormer(AttentionBackbone):
@@ -53,7 +58,7 @@ class HiFormer(AttentionBackbone):
         expansion: ratio of hidden to token width.
         ffn: ``"gelu"`` or ``"swiglu"``.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"`` or ``"siamese"``, the last without task tokens only.
+        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``, the last without task tokens only.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``, or ``(B, S * D)`` with task tokens
@@ -65,61 +70,46 @@ class HiFormer(AttentionBackbone):
         torch.Size([2, 32])
     """
 
-    readout: Literal["tokens", "vector"] = "tokens"  # type: ignore[misc]  # with task tokens, an instance's is "vector"
+    Options: ClassVar[Any] = HiFormerOptions
+    output_kind: Literal["tokens", "vector"] = "tokens"  # type: ignore[misc]  # with task tokens, an instance's is "vector"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int = 4,
-        rank: int | None = 64,
-        value_rank: int | None = None,
-        num_task_tokens: int = 0,
-        output_projection: bool = True,
-        hidden_dim: int | None = None,
-        expansion: float = 4.0,
-        ffn: str = "gelu",
-        norm: str = "layer",
-        residual: str = "post",
-    ) -> None:
-        out_dim = num_task_tokens * token_dim if num_task_tokens > 0 else None
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=out_dim)
-        check_sizes(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, num_heads=num_heads)
-        check_choice("ffn", ffn, ("gelu", "swiglu"))
-        if num_task_tokens < 0:
-            raise UnimixerError(f"num_task_tokens={num_task_tokens} must be at least 0; 0 reads out all tokens")
-        if num_task_tokens and residual not in ("post", "pre"):
+    def check(self, options: HiFormerOptions) -> None:
+        """Raise for options that do not fit."""
+        super().check(options)
+        tasks, residual = options.num_task_tokens, options.residual
+        if tasks < 0:
+            raise UnimixerError(f"num_task_tokens={tasks} must be at least 0; 0 reads out all tokens")
+        if tasks and residual not in ("post", "pre"):
             raise UnimixerError(
-                f"residual={residual!r} is not defined with num_task_tokens={num_task_tokens}; "
+                f"residual={residual!r} is not defined with num_task_tokens={tasks}; "
                 "take 'post' or 'pre', or num_task_tokens=0"
             )
-        hidden_dim = hidden_width(hidden_dim, expansion, token_dim)
-        self.num_task_tokens, width = num_task_tokens, num_tokens + num_task_tokens
+
+    def build(self, options: HiFormerOptions) -> None:
+        """Build the residual stream, and with task tokens a last block for them alone."""
+        self.check(options)
+        tasks = self.num_task_tokens = options.num_task_tokens
+        width = self.num_tokens + tasks
 
         def block(outputs: int) -> tuple[nn.Module, nn.Module]:
             attention = composite_sublayer(
-                width,
-                token_dim,
-                num_heads,
-                rank=rank,
-                value_rank=value_rank,
+                *(width, self.token_dim, options.num_heads),
+                ranks=(options.rank, options.value_rank),
                 out_tokens=outputs,
-                output_projection=output_projection,
+                output_projection=options.output_projection,
             )
-            return attention, build_ffn(ffn, outputs, token_dim, hidden_dim)
+            return attention, self.build_ffn(options, outputs)
 
-        blocks = [block(width) for _ in range(num_blocks - (num_task_tokens > 0))]
-        self.stack = self.stacked(blocks, residual, norm) if blocks else nn.Identity()
+        blocks = [block(width) for _ in range(options.num_blocks - (tasks > 0))]
+        self.stack = self.build_stack(blocks, options) if blocks else nn.Identity()
         self.last: nn.Module | None = None
-        if num_task_tokens:
-            self.readout = "vector"
-            if residual == "pre" and blocks:
+        if tasks:
+            self.output_kind, self.out_dim = "vector", tasks * self.token_dim
+            if options.residual == "pre" and blocks:
                 self.stack.final_norm = nn.Identity()  # the residual goes on, the norm stands after the last block
-            norms = [build_norm(norm, token_dim) for _ in range(2 + (residual == "pre"))]
-            self.last = TaskBlock(*block(num_task_tokens), norms, num_task_tokens=num_task_tokens)
-            self.task_tokens = nn.Parameter(torch.randn(num_task_tokens, token_dim) * 0.02)
+            norms = [build_norm(options.norm, self.token_dim) for _ in range(2 + (options.residual == "pre"))]
+            self.last = TaskBlock(*block(tasks), norms, num_task_tokens=tasks)
+            self.task_tokens = nn.Parameter(torch.randn(tasks, self.token_dim) * 0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack."""
@@ -131,24 +121,24 @@ class HiFormer(AttentionBackbone):
         return output.flatten(1)
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: HiFormerOptions, token_dim: float) -> float:
         """Projections from all tokens, O of every token, and the task tokens."""
-        blocks, tasks = cls.count_blocks(given), int(given["num_task_tokens"])
-        tokens, ranks = given["num_tokens"] + tasks, (given["rank"], given["value_rank"])
+        blocks, tasks = cls.count_blocks(options), options.num_task_tokens
+        tokens, ranks = options.num_tokens + tasks, (options.rank, options.value_rank)
         whole, last = (composite_parameters(tokens, outputs, token_dim, ranks) for outputs in (tokens, tasks))
-        outputs = cls.count_ffns(given) * token_dim**2 if given["output_projection"] else 0.0
+        outputs = cls.count_ffns(options) * token_dim**2 if options.output_projection else 0.0
         return (blocks - (tasks > 0)) * whole + (tasks > 0) * last + outputs + tasks * token_dim
 
     @classmethod
-    def count_ffns(cls, given: Arguments) -> int:
+    def count_ffns(cls, options: HiFormerOptions) -> int:
         """One a token and block; in the last block one a task token, if there are any."""
-        blocks, tasks = cls.count_blocks(given), int(given["num_task_tokens"])
-        return (blocks - (tasks > 0)) * (int(given["num_tokens"]) + tasks) + tasks
+        blocks, tasks = cls.count_blocks(options), options.num_task_tokens
+        return (blocks - (tasks > 0)) * (options.num_tokens + tasks) + tasks
 
     @classmethod
-    def follows(cls, size: float, given: Arguments) -> Arguments:
+    def follows(cls, width: float, options: HiFormerOptions) -> dict[str, float]:
         """Ranks are as wide as a token."""
-        return {"rank": size}
+        return {"rank": width}
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:
@@ -196,13 +186,13 @@ def composite_sublayer(
     token_dim: int,
     num_heads: int,
     *,
-    rank: int | None,
-    value_rank: int | None = None,
+    ranks: tuple[int | None, int | None],
     out_tokens: int | None = None,
     output_projection: bool = True,
 ) -> AttentionSublayer:
-    """Attention over composite projections; ``out_tokens`` queries (default: one a token)."""
+    """Build attention over composite projections; ``out_tokens`` queries (default: one a token)."""
     out_tokens = num_tokens if out_tokens is None else out_tokens
+    rank, value_rank = ranks
     for name, value in (("rank", rank), ("value_rank", value_rank)):
         if value is not None:
             check_positive(**{name: value})

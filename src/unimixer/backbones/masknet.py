@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.blocks import Recomputing
 from unimixer.errors import UnimixerError, check_choice, check_positive
@@ -76,7 +77,19 @@ def mask_width(in_dim: int, ratio: float) -> int:
     return max(1, round(ratio * in_dim))
 
 
-class MaskNet(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class MaskNetOptions(FieldShape):
+    """Keyword arguments of :class:`MaskNet`; their meaning is there."""
+
+    block_dims: Sequence[int] = (400, 400, 400)
+    structure: str = "serial"
+    ratio: float = 1.0
+    hidden_dims: Sequence[int] | None = None
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+
+class MaskNet(Recomputing, FieldBackbone):
     r"""Masked layers one after the other, or side by side.
 
     MaskNet (arXiv:2102.07619). ``"serial"``: the first block masks the normalised embeddings, every later one the
@@ -104,38 +117,36 @@ class MaskNet(Recomputing, Backbone):
         torch.Size([2, 8])
     """
 
+    Options: ClassVar[Any] = MaskNetOptions
     family: ClassVar[str] = "mask"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "dense layers across all tokens under masks made from them"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        block_dims: Sequence[int] = (400, 400, 400),
-        structure: str = "serial",
-        ratio: float = 1.0,
-        hidden_dims: Sequence[int] | None = None,
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        check_choice("structure", structure, ("serial", "parallel"))
-        if not block_dims:
+    def __init__(self, **options: Any) -> None:
+        chosen = MaskNetOptions(**options)
+        check_choice("structure", chosen.structure, ("serial", "parallel"))
+        if not chosen.block_dims:
             raise UnimixerError("block_dims is empty; MaskNet needs at least one block, such as [400]")
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, ratio=ratio, block_dims=min(block_dims))
-        length, serial = num_tokens * token_dim, structure == "serial"
-        hidden_dims = default_hidden(structure) if hidden_dims is None else hidden_dims
-        width = block_dims[-1] if serial else sum(block_dims)
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=hidden_dims[-1] if hidden_dims else width)
-        self.serial = serial
-        self.norm = FieldNorm(num_tokens, token_dim)
-        self.blocks = nn.ModuleList(
-            MaskBlock(length, in_dim=in_dim, out_dim=out_dim, ratio=ratio, dropout=dropout)
-            for in_dim, out_dim in block_widths(structure, length, block_dims)
+        check_positive(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            ratio=chosen.ratio,
+            block_dims=min(chosen.block_dims),
         )
-        self.hidden = hidden_layers(width, hidden_dims, batch_norm=batch_norm, dropout=dropout)
+        length, serial = chosen.num_tokens * chosen.token_dim, chosen.structure == "serial"
+        hidden_dims = default_hidden(chosen.structure) if chosen.hidden_dims is None else chosen.hidden_dims
+        width = chosen.block_dims[-1] if serial else sum(chosen.block_dims)
+        super().__init__(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            out_dim=hidden_dims[-1] if hidden_dims else width,
+        )
+        self.serial = serial
+        self.norm = FieldNorm(chosen.num_tokens, chosen.token_dim)
+        self.blocks = nn.ModuleList(
+            MaskBlock(length, in_dim=in_dim, out_dim=out_dim, ratio=chosen.ratio, dropout=chosen.dropout)
+            for in_dim, out_dim in block_widths(chosen.structure, length, chosen.block_dims)
+        )
+        self.hidden = hidden_layers(width, hidden_dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the blocks and what stands behind them."""
@@ -152,30 +163,30 @@ class MaskNet(Recomputing, Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         r"""Norm :math:`2 T D`; a block :math:`(L + 1) r + (r + 1) n + n m + 2 m`, with n in, m out, r in its mask."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        length, structure = int(given["num_tokens"]) * int(given["token_dim"]), str(given["structure"])
+        chosen = MaskNetOptions(**arguments)
+        length, structure = chosen.num_tokens * chosen.token_dim, chosen.structure
         total = 2 * length
-        for n, m in block_widths(structure, length, given["block_dims"]):
-            r = mask_width(n, given["ratio"])
+        for n, m in block_widths(structure, length, chosen.block_dims):
+            r = mask_width(n, chosen.ratio)
             total += (length + 1) * r + (r + 1) * n + n * m + 2 * m
-        width = given["block_dims"][-1] if structure == "serial" else sum(given["block_dims"])
-        hidden = default_hidden(structure) if given["hidden_dims"] is None else given["hidden_dims"]
-        return total + count_hidden(width, hidden, batch_norm=given["batch_norm"])
+        width = chosen.block_dims[-1] if structure == "serial" else sum(chosen.block_dims)
+        hidden = default_hidden(structure) if chosen.hidden_dims is None else chosen.hidden_dims
+        return total + count_hidden(width, hidden, batch_norm=chosen.batch_norm)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Three blocks of ``size`` (parallel: two, and three hidden layers); masks no wider inside than the blocks.
+        """Three blocks of ``width`` (parallel: two, and three hidden layers); masks no wider inside than the blocks.
 
         A mask of ratio 1 alone has ``2 * (T * D) ** 2`` weights, too many for a small model of many fields, so the
-        ratio is ``size / (T * D)`` up to 1.
+        ratio is ``width / (T * D)`` up to 1.
         """
         token_dim = 16 if token_dim is None else token_dim
-        width, ratio = max(1, round(size)), min(1.0, size / (num_tokens * token_dim))
+        block, ratio = max(1, round(width)), min(1.0, width / (num_tokens * token_dim))
         if options.get("structure", "serial") == "serial":
-            return {"token_dim": token_dim, "block_dims": (width,) * 3, "ratio": ratio}
-        return {"token_dim": token_dim, "block_dims": (width,) * 2, "hidden_dims": (width,) * 3, "ratio": ratio}
+            return {"token_dim": token_dim, "block_dims": (block,) * 3, "ratio": ratio}
+        return {"token_dim": token_dim, "block_dims": (block,) * 2, "hidden_dims": (block,) * 3, "ratio": ratio}
 
 
 def default_hidden(structure: str) -> tuple[int, ...]:

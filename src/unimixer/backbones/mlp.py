@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.errors import UnimixerError, check_positive
 
 
@@ -37,7 +38,16 @@ def count_hidden(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool) -
     return sum((n + 1) * m + 2 * m * int(batch_norm) for n, m in pairwise((in_dim, *hidden_dims)))
 
 
-class MLP(Backbone):
+@dataclass(frozen=True, kw_only=True)
+class MLPOptions(FieldShape):
+    """Keyword arguments of :class:`MLP`; their meaning is there."""
+
+    hidden_dims: Sequence[int] = (512, 512, 512)
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+
+class MLP(FieldBackbone):
     """Flatten the tokens, then hidden layers with ReLU.
 
     Args:
@@ -55,25 +65,22 @@ class MLP(Backbone):
         torch.Size([2, 8])
     """
 
+    Options: ClassVar[Any] = MLPOptions
     family: ClassVar[str] = "mlp"
-    default_tokenizer: ClassVar[Literal["chunk", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
     global_pattern: ClassVar[str] = "dense layers across all tokens"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        hidden_dims: Sequence[int] = (512, 512, 512),
-        batch_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        if not hidden_dims:
+    def __init__(self, **options: Any) -> None:
+        chosen = MLPOptions(**options)
+        if not chosen.hidden_dims:
             raise UnimixerError("hidden_dims is empty; an MLP needs at least one hidden layer, such as [512]")
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=hidden_dims[-1])
-        check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        self.layers = hidden_layers(num_tokens * token_dim, hidden_dims, batch_norm=batch_norm, dropout=dropout)
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, out_dim=chosen.hidden_dims[-1])
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        self.layers = hidden_layers(
+            chosen.num_tokens * chosen.token_dim,
+            chosen.hidden_dims,
+            batch_norm=chosen.batch_norm,
+            dropout=chosen.dropout,
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Flatten and run the layers."""
@@ -84,13 +91,13 @@ class MLP(Backbone):
     @classmethod
     def formula(cls, **arguments: Any) -> int:
         """The hidden layers' parameters."""
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        length = int(given["num_tokens"]) * int(given["token_dim"])
-        return count_hidden(length, given["hidden_dims"], batch_norm=given["batch_norm"])
+        chosen = MLPOptions(**arguments)
+        length = chosen.num_tokens * chosen.token_dim
+        return count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Three hidden layers of ``size``; tokens are as wide as the embedding, 16 where that is not given."""
-        return {"token_dim": 16 if token_dim is None else token_dim, "hidden_dims": (max(1, round(size)),) * 3}
+        """Three hidden layers of ``width``; tokens are as wide as the embedding, 16 where that is not given."""
+        return {"token_dim": 16 if token_dim is None else token_dim, "hidden_dims": (max(1, round(width)),) * 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -164,6 +165,20 @@ class ResidualGatedFFN(nn.Module):
         return output
 
 
+@dataclass(frozen=True, kw_only=True)
+class RankElastorOptions:
+    """Keyword arguments of :class:`RankElastor`; their meaning is there."""
+
+    num_tokens: int = 16
+    token_dim: int = 32
+    num_layers: int = 2
+    mixing: str = "code"
+    ffn: str = "code"
+    ffn_dims: Sequence[int] | None = None
+    hidden_dim: int | None = None
+    expansion: float = 3.0
+
+
 class RankElastor(Recomputing, Backbone):
     r"""RankMixer's frame with a full matrix in place of the shuffle and gated per-token FFNs.
 
@@ -194,38 +209,34 @@ class RankElastor(Recomputing, Backbone):
         torch.Size([2, 4, 6])
     """
 
+    Options: ClassVar[Any] = RankElastorOptions
     family: ClassVar[str] = "mixer"
     default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "chunk"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 32,
-        num_layers: int = 2,
-        mixing: str = "code",
-        ffn: str = "code",
-        ffn_dims: Sequence[int] | None = None,
-        hidden_dim: int | None = None,
-        expansion: float = 3.0,
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_layers=num_layers, expansion=expansion)
-        check_choice("mixing", mixing, READINGS)
-        check_choice("ffn", ffn, READINGS)
-        widths = ffn_widths(token_dim, ffn, ffn_dims)
-        hidden = hidden_widths(token_dim, widths, hidden_dim, expansion)
+    def __init__(self, **options: Any) -> None:
+        chosen = RankElastorOptions(**options)
+        super().__init__(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
+        check_positive(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            num_layers=chosen.num_layers,
+            expansion=chosen.expansion,
+        )
+        check_choice("mixing", chosen.mixing, READINGS)
+        check_choice("ffn", chosen.ffn, READINGS)
+        widths = ffn_widths(chosen.token_dim, chosen.ffn, chosen.ffn_dims)
+        hidden = hidden_widths(chosen.token_dim, widths, chosen.hidden_dim, chosen.expansion)
 
         def build_ffn() -> nn.Module:
-            if ffn == "paper":
-                return GatedLinear(num_tokens, token_dim, hidden[0])
-            return ResidualGatedFFN(num_tokens, token_dim, widths, hidden)
+            if chosen.ffn == "paper":
+                return GatedLinear(chosen.num_tokens, chosen.token_dim, hidden[0])
+            return ResidualGatedFFN(chosen.num_tokens, chosen.token_dim, widths, hidden)
 
         self.layers = nn.Sequential(
             *(
                 layer
-                for _ in range(num_layers)
-                for layer in (FullMixingLayer(num_tokens, token_dim, mixing), build_ffn())
+                for _ in range(chosen.num_layers)
+                for layer in (FullMixingLayer(chosen.num_tokens, chosen.token_dim, chosen.mixing), build_ffn())
             )
         )
 
@@ -243,33 +254,32 @@ class RankElastor(Recomputing, Backbone):
         A gated layer of hidden width h on width w: paper :math:`3 w h + w^2`; code :math:`4 w h + w^2 + 3 h + 2 w`, its
         norm w, projections :math:`(w + 1) w'`.
         """
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        tokens, width = int(given["num_tokens"]), int(given["token_dim"])
-        widths = ffn_widths(width, given["ffn"], given["ffn_dims"])
-        hidden = hidden_widths(width, widths, given["hidden_dim"], float(given["expansion"]))
+        chosen = RankElastorOptions(**arguments)
+        tokens, width = chosen.num_tokens, chosen.token_dim
+        widths = ffn_widths(width, chosen.ffn, chosen.ffn_dims)
+        hidden = hidden_widths(width, widths, chosen.hidden_dim, chosen.expansion)
         ffn = 3 * width * hidden[0] + width**2
-        if given["ffn"] == "code":
+        if chosen.ffn == "code":
             ffn = (widths[-1] + 1) * width
             for (w, out), h in zip(pairwise((width, *widths)), hidden, strict=True):
                 ffn += w + 4 * w * h + w * w + 3 * h + 2 * w + (0 if w == out else (w + 1) * out)
         length = tokens * width
-        mixing = length**2 + (2 * length + width if given["mixing"] == "code" else 2 * width)
-        return int(given["num_layers"]) * (mixing + tokens * ffn)
+        mixing = length**2 + (2 * length + width if chosen.mixing == "code" else 2 * width)
+        return chosen.num_layers * (mixing + tokens * ffn)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The whole number below ``size``; the hidden width makes up for the rest."""
-        defaults = {name: option.default for name, option in cls.options().items()}
-        given = {**defaults, **options, "num_tokens": num_tokens, "num_layers": 1, "ffn_dims": None}
-        width = max(1, int(size)) if token_dim is None else token_dim
+        """The whole number below ``width``; the hidden width makes up for the rest."""
+        chosen = cls.Options(**{**options, "num_tokens": num_tokens, "num_layers": 1, "ffn_dims": None})
+        dim = max(1, int(width)) if token_dim is None else token_dim
 
         def count(hidden_dim: int) -> int:
-            return cls.formula(**{**given, "token_dim": width, "hidden_dim": hidden_dim})
+            return cls.formula(**vars(replace(chosen, token_dim=dim, hidden_dim=hidden_dim)))
 
-        wanted = count(max(1, int(float(given["expansion"]) * width))) * (size / width) ** 2
-        return {"token_dim": width, "hidden_dim": max(1, round((wanted - count(0)) / (count(1) - count(0))))}
+        wanted = count(max(1, int(float(chosen.expansion) * dim))) * (width / dim) ** 2
+        return {"token_dim": dim, "hidden_dim": max(1, round((wanted - count(0)) / (count(1) - count(0))))}
 
 
 def ffn_widths(token_dim: int, ffn: str, ffn_dims: Sequence[int] | None) -> tuple[int, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone, nearest_multiple
+from unimixer.backbones.mixer import MixerBackbone, MixerOptions
 from unimixer.blocks import (
     MixRevert,
     PerTokenFFN,
@@ -17,16 +18,33 @@ from unimixer.blocks import (
     build_ffn,
     build_norm,
     ffn_parameters,
-    matched_hidden,
     small_ffn_init_,
 )
 from unimixer.blocks.initialization import SMALL_DOWN
 from unimixer.blocks.mix_revert import check_heads, largest_heads, placement
 from unimixer.blocks.recompute import Recomputing
-from unimixer.errors import UnimixerError, check_positive
+from unimixer.errors import UnimixerError
 
 
-class TokenMixerLarge(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class TokenMixerLargeOptions(MixerOptions):
+    """Keyword arguments of :class:`TokenMixerLarge`; their meaning is there."""
+
+    expansion: float = 2.0
+    ffn: str = "swiglu"
+    norm: str = "rms"
+    residual: str = "outer"
+    num_heads: int | None = None
+    norm_placement: str | None = None
+    final_norm: bool | None = None
+    inter_residual_every: int | None = 2
+    num_auxiliary: int | None = None
+    init_scales: Sequence[float] = SMALL_DOWN
+    scale_on: str = "std"
+    init_distribution: str = "uniform"
+
+
+class TokenMixerLarge(Recomputing, MixerBackbone):
     r"""A deep stack of mixing and reverting.
 
     .. math:: Y = X + \mathrm{Revert}(p_1(\mathrm{Mix}(N(X)))), \qquad X' = Y + p_2(N(Y))
@@ -75,56 +93,35 @@ class TokenMixerLarge(Recomputing, Backbone):
         torch.Size([2, 4, 16])
     """
 
-    family: ClassVar[str] = "mixer"
     default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "semantic"
+    Options: ClassVar[Any] = TokenMixerLargeOptions
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int | None = None,
-        hidden_dim: int | None = None,
-        expansion: float = 2.0,
-        residual: str = "outer",
-        norm_placement: str | None = None,
-        norm: str = "rms",
-        final_norm: bool | None = None,
-        inter_residual_every: int | None = 2,
-        num_auxiliary: int | None = None,
-        ffn: str = "swiglu",
-        ffn_options: Mapping[str, Any] | None = None,
-        init_scales: Sequence[float] = SMALL_DOWN,
-        scale_on: str = "std",
-        init_distribution: str = "uniform",
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks)
-        where = placement(residual, norm_placement)
-        heads = largest_heads(num_tokens, token_dim) if num_heads is None else num_heads
+    def build(self, options: TokenMixerLargeOptions) -> None:
+        """Build the blocks and the final norm."""
+        num_tokens, token_dim, num_blocks = self.num_tokens, self.token_dim, options.num_blocks
+        where = placement(options.residual, options.norm_placement)
+        heads = largest_heads(num_tokens, token_dim) if options.num_heads is None else options.num_heads
         check_heads(heads, token_dim)
-        hidden_dim = max(1, round(expansion * token_dim)) if hidden_dim is None else hidden_dim
-        options = _ffn_options(ffn_options)
-        self.num_auxiliary = int(num_blocks >= 3) if num_auxiliary is None else num_auxiliary
+        ffn_options = _ffn_options(options.ffn_options)
+        self.num_auxiliary = int(num_blocks >= 3) if options.num_auxiliary is None else options.num_auxiliary
         self.auxiliary_after = auxiliary_blocks(num_blocks, self.num_auxiliary)
-        self.joined = inter_residuals(num_blocks, inter_residual_every)
+        self.joined = inter_residuals(num_blocks, options.inter_residual_every)
 
         def layer(slots: int, width: int, units: int) -> nn.Module:
-            built = build_ffn(ffn, slots, width, units, options)
-            start_ffn_(built, init_scales, scale_on=scale_on, distribution=init_distribution)
+            built = build_ffn(options.ffn, slots, width, units, ffn_options)
+            start_ffn_(built, options.init_scales, scale_on=options.scale_on, distribution=options.init_distribution)
             return built
 
-        sizes = _layer_sizes(num_tokens, token_dim, heads, hidden_dim)
-        styles: dict[str, str] = {"norm": norm, "residual": residual, "norm_placement": where}
+        sizes = _layer_sizes(num_tokens, token_dim, heads, options.hidden(token_dim))
+        styles: dict[str, str] = {"norm": options.norm, "residual": options.residual, "norm_placement": where}
         self.blocks = nn.ModuleList(
-            MixRevert(num_tokens, token_dim, heads, layer(*sizes[0]), layer(*sizes[1]), **styles)
+            MixRevert(num_tokens, token_dim, heads, (layer(*sizes[0]), layer(*sizes[1])), **styles)
             for _ in range(num_blocks)
         )
-        normalised = where == "pre" if final_norm is None else final_norm
-        self.final_norm = build_norm(norm, token_dim) if normalised else nn.Identity()
+        normalised = where == "pre" if options.final_norm is None else options.final_norm
+        self.final_norm = build_norm(options.norm, token_dim) if normalised else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
         """Run the stack."""
         self.check_tokens(tokens)
         kept: dict[int, Tensor] = {}
@@ -139,16 +136,17 @@ class TokenMixerLarge(Recomputing, Backbone):
         return normed
 
     @classmethod
+    def width_step(cls, options: TokenMixerLargeOptions) -> int:
+        """The number that divides every token width: H."""
+        return int(options.num_heads or options.num_tokens)
+
+    @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of H nearest to ``size``; the hidden width takes up the rounding."""
-        token_dim = (
-            nearest_multiple(size, int(options.get("num_heads") or num_tokens)) if token_dim is None else token_dim
-        )
-        dense = float(options.get("expansion", 2.0)) * size**2 / token_dim
-        ffn, ffn_options = str(options.get("ffn", "swiglu")), _ffn_options(options.get("ffn_options"))
-        return {"token_dim": token_dim, "hidden_dim": matched_hidden(ffn, num_tokens, token_dim, dense, ffn_options)}
+        """The multiple of H nearest to ``width``; the hidden width takes up the rounding."""
+        options["ffn_options"] = _ffn_options(options.get("ffn_options"))
+        return super().dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options)
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:
@@ -156,20 +154,18 @@ class TokenMixerLarge(Recomputing, Backbone):
 
         Other FFNs than SwiGLU bring their own formula for the two terms.
         """
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        tokens, width = int(given["num_tokens"]), int(given["token_dim"])
-        heads = int(given["num_heads"] or largest_heads(tokens, width))
-        hidden = given["hidden_dim"]
-        hidden = max(1, round(float(given["expansion"]) * width)) if hidden is None else int(hidden)
+        chosen = cls.Options(**arguments)
+        tokens, width = chosen.num_tokens, chosen.token_dim
+        heads = chosen.num_heads or largest_heads(tokens, width)
         layers = sum(
-            ffn_parameters(given["ffn"], *sizes, _ffn_options(given["ffn_options"]))
-            for sizes in _layer_sizes(tokens, width, heads, hidden)
+            ffn_parameters(chosen.ffn, *sizes, _ffn_options(chosen.ffn_options))
+            for sizes in _layer_sizes(tokens, width, heads, chosen.hidden(width))
         )
-        gains = {"rms": 1, "layer": 2}[given["norm"]]
-        norms = gains * (width + (width if given["residual"] == "outer" else tokens * width // heads))
-        before = placement(given["residual"], given["norm_placement"]) == "pre"
-        last = gains * width if (before if given["final_norm"] is None else given["final_norm"]) else 0
-        return int(given["num_blocks"]) * (layers + norms) + last
+        gains = {"rms": 1, "layer": 2}[chosen.norm]
+        norms = gains * (width + (width if chosen.residual == "outer" else tokens * width // heads))
+        before = placement(chosen.residual, chosen.norm_placement) == "pre"
+        last = gains * width if (before if chosen.final_norm is None else chosen.final_norm) else 0
+        return int(chosen.num_blocks * (layers + norms) + last)
 
 
 def inter_residuals(num_blocks: int, every: int | None) -> tuple[int | None, ...]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
-from unimixer.backbones.attention import (
-    Arguments,
-    AttentionBackbone,
-    AttentionSublayer,
-    check_sizes,
-    hidden_width,
-)
+from unimixer.backbones.attention import AttentionBackbone, AttentionOptions, AttentionSublayer
 from unimixer.mixing import SharedLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerOptions(AttentionOptions):
+    """Keyword arguments of :class:`Transformer`; their meaning is there."""
+
+    residual: str = "pre"
 
 
 class Transformer(AttentionBackbone):
@@ -35,7 +37,7 @@ class Transformer(AttentionBackbone):
         hidden_dim: hidden width of the FFN (default: ``expansion * token_dim``).
         expansion: ratio of hidden to token width.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"pre"``, ``"post"`` or ``"siamese"``.
+        residual: ``"pre"``, ``"post"``, ``"siamese"`` or ``"siamese-official"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -45,48 +47,24 @@ class Transformer(AttentionBackbone):
         torch.Size([2, 4, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int = 16,
-        token_dim: int = 64,
-        num_blocks: int = 2,
-        num_heads: int = 4,
-        hidden_dim: int | None = None,
-        expansion: float = 4.0,
-        norm: str = "layer",
-        residual: str = "pre",
-    ) -> None:
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim)
-        check_sizes(num_tokens=num_tokens, token_dim=token_dim, num_blocks=num_blocks, num_heads=num_heads)
-        hidden_dim = hidden_width(hidden_dim, expansion, token_dim)
+    Options: ClassVar[Any] = TransformerOptions
 
-        def linear() -> SharedLinear:
-            return SharedLinear(num_tokens, token_dim, token_dim)
-
-        blocks = [
-            (
-                AttentionSublayer(linear(), linear(), linear(), linear(), num_heads=num_heads),
-                nn.Sequential(nn.Linear(token_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, token_dim)),
-            )
-            for _ in range(num_blocks)
-        ]
-        self.stack = self.stacked(blocks, residual, norm)
+    def build_block(self, options: TransformerOptions) -> tuple[nn.Module, nn.Module]:
+        """Build the attention and the FFN of one block."""
+        dim, hidden_dim = self.token_dim, options.hidden(self.token_dim)
+        maps = [SharedLinear(self.num_tokens, dim, dim) for _ in range(4)]
+        attention = AttentionSublayer(*maps, num_heads=options.num_heads)
+        return attention, nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
     @classmethod
-    def around_ffn(cls, given: Arguments, token_dim: float) -> float:
+    def around_ffn(cls, options: TransformerOptions, token_dim: float) -> float:
         r"""Q, K, V and O: :math:`4 D^2` a block."""
-        return cls.count_blocks(given) * 4 * token_dim**2
+        return cls.count_blocks(options) * 4 * token_dim**2
 
     @classmethod
-    def count_ffns(cls, given: Arguments) -> int:
+    def count_ffns(cls, options: TransformerOptions) -> int:
         """One a block."""
-        return cls.count_blocks(given)
-
-    @classmethod
-    def ffn_maps(cls, given: Arguments) -> int:
-        """Two."""
-        return 2
+        return cls.count_blocks(options)
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones.base import Backbone
+from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.mlp import count_hidden, hidden_layers
 from unimixer.blocks import Recomputing
 from unimixer.errors import check_choice, check_positive
@@ -85,7 +86,23 @@ class WukongLayer(nn.Module):
         return output
 
 
-class Wukong(Recomputing, Backbone):
+@dataclass(frozen=True, kw_only=True)
+class WukongOptions(FieldShape):
+    """Keyword arguments of :class:`Wukong`; their meaning is there."""
+
+    num_layers: int = 2
+    num_factorized: int = 16
+    num_linear: int = 16
+    num_projections: int = 24
+    fm: str = "optimized"
+    hidden_dims: Sequence[int] = (512, 512)
+    head_dims: Sequence[int] = (512,)
+    pooling: str = "flatten"
+    num_compressed: int = 8
+    attentive_dims: Sequence[int] = (64,)
+
+
+class Wukong(Recomputing, FieldBackbone):
     r"""A stack of factorization machines: layer l holds interactions of orders 1 to :math:`2^l`.
 
     .. math:: X_{l+1} = \mathrm{LN}\big( [\, \mathrm{FMB}(X_l) \Vert \mathrm{LCB}(X_l) \,] + W_{res} X_l \big)
@@ -118,47 +135,48 @@ class Wukong(Recomputing, Backbone):
         torch.Size([2, 8])
     """
 
+    Options: ClassVar[Any] = WukongOptions
     family: ClassVar[str] = "fm"
-    default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "field"
-    readout: ClassVar[Literal["tokens", "vector"]] = "vector"
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        token_dim: int,
-        num_layers: int = 2,
-        num_factorized: int = 16,
-        num_linear: int = 16,
-        num_projections: int = 24,
-        fm: str = "optimized",
-        hidden_dims: Sequence[int] = (512, 512),
-        head_dims: Sequence[int] = (512,),
-        pooling: str = "flatten",
-        num_compressed: int = 8,
-        attentive_dims: Sequence[int] = (64,),
-    ) -> None:
-        check_positive(num_tokens=num_tokens, token_dim=token_dim, num_layers=num_layers)
-        check_positive(num_factorized=num_factorized, num_linear=num_linear, num_projections=num_projections)
-        check_choice("fm", fm, FM_KINDS)
-        check_choice("pooling", pooling, ("flatten", "mean"))
-        rows = num_factorized + num_linear
-        pooled = token_dim if pooling == "mean" else rows * token_dim
-        super().__init__(num_tokens=num_tokens, token_dim=token_dim, out_dim=head_dims[-1] if head_dims else pooled)
-        self.pooling = pooling
+    def __init__(self, **options: Any) -> None:
+        chosen = WukongOptions(**options)
+        check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, num_layers=chosen.num_layers)
+        check_positive(
+            num_factorized=chosen.num_factorized, num_linear=chosen.num_linear, num_projections=chosen.num_projections
+        )
+        check_choice("fm", chosen.fm, FM_KINDS)
+        check_choice("pooling", chosen.pooling, ("flatten", "mean"))
+        rows = chosen.num_factorized + chosen.num_linear
+        pooled = chosen.token_dim if chosen.pooling == "mean" else rows * chosen.token_dim
+        super().__init__(
+            num_tokens=chosen.num_tokens,
+            token_dim=chosen.token_dim,
+            out_dim=chosen.head_dims[-1] if chosen.head_dims else pooled,
+        )
+        self.pooling = chosen.pooling
 
         def layer(n: int) -> WukongLayer:
             values = None
-            if fm == "attentive":
+            if chosen.fm == "attentive":
                 values = AttentiveValues(
-                    n, token_dim, num_projections, num_compressed=num_compressed, hidden_dims=attentive_dims
+                    n,
+                    chosen.token_dim,
+                    chosen.num_projections,
+                    num_compressed=chosen.num_compressed,
+                    hidden_dims=chosen.attentive_dims,
                 )
-            mixing = FactorizationMixing(n, token_dim, None if fm == "full" else num_projections, values=values)
-            block = FactorizationBlock(mixing, token_dim=token_dim, num_outputs=num_factorized, hidden_dims=hidden_dims)
-            return WukongLayer(block, n, token_dim, num_linear)
+            mixing = FactorizationMixing(
+                n, chosen.token_dim, None if chosen.fm == "full" else chosen.num_projections, values=values
+            )
+            block = FactorizationBlock(
+                mixing, token_dim=chosen.token_dim, num_outputs=chosen.num_factorized, hidden_dims=chosen.hidden_dims
+            )
+            return WukongLayer(block, n, chosen.token_dim, chosen.num_linear)
 
-        self.layers = nn.Sequential(*(layer(num_tokens if index == 0 else rows) for index in range(num_layers)))
-        self.head = hidden_layers(pooled, head_dims, batch_norm=False, dropout=0.0)
+        self.layers = nn.Sequential(
+            *(layer(chosen.num_tokens if index == 0 else rows) for index in range(chosen.num_layers))
+        )
+        self.head = hidden_layers(pooled, chosen.head_dims, batch_norm=False, dropout=0.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run the stack and the final network."""
@@ -175,30 +193,30 @@ class Wukong(Recomputing, Backbone):
 
         :math:`n (n_F + n_L)` where rows change; "full" has k = n and no Y; "attentive" a network for Y instead of it.
         """
-        given = {name: option.default for name, option in cls.options().items()} | arguments
-        width, n_f, n_l = int(given["token_dim"]), int(given["num_factorized"]), int(given["num_linear"])
-        rows, hidden = n_f + n_l, tuple(given["hidden_dims"])
+        chosen = WukongOptions(**arguments)
+        width, n_f, n_l = chosen.token_dim, chosen.num_factorized, chosen.num_linear
+        rows, hidden = n_f + n_l, tuple(chosen.hidden_dims)
 
         def layer(n: int) -> int:
-            k = n if given["fm"] == "full" else int(given["num_projections"])
-            projection = {"full": 0, "optimized": n * k}.get(given["fm"])
+            k = n if chosen.fm == "full" else chosen.num_projections
+            projection = {"full": 0, "optimized": n * k}.get(chosen.fm)
             if projection is None:
-                m, inner = int(given["num_compressed"]), tuple(given["attentive_dims"])
+                m, inner = chosen.num_compressed, tuple(chosen.attentive_dims)
                 projection = m * n + count_hidden(m * width, (*inner, n * k), batch_norm=False)
             network = count_hidden(n * k, (*hidden, n_f * width), batch_norm=False)
             residual = 0 if n == rows else rows * n
             return projection + 2 * n * k + network + n_l * n + residual + 2 * width
 
-        pooled = width if given["pooling"] == "mean" else rows * width
-        stack = layer(int(given["num_tokens"])) + (int(given["num_layers"]) - 1) * layer(rows)
-        return stack + count_hidden(pooled, given["head_dims"], batch_norm=False)
+        pooled = width if chosen.pooling == "mean" else rows * width
+        stack = layer(chosen.num_tokens) + (chosen.num_layers - 1) * layer(rows)
+        return stack + count_hidden(pooled, chosen.head_dims, batch_norm=False)
 
     @classmethod
     def dimensions(
-        cls, size: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+        cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Two hidden layers of ``size`` in every block and one in the final network; rows and k stay."""
-        hidden = max(1, round(size))
+        """Two hidden layers of ``width`` in every block and one in the final network; rows and k stay."""
+        hidden = max(1, round(width))
         return {
             "token_dim": 32 if token_dim is None else token_dim,
             "hidden_dims": (hidden, hidden),

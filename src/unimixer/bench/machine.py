@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from unimixer.environment import cores, cpu_model
 from unimixer.training.run import commit, versions
 
 
@@ -40,23 +41,6 @@ def describe_machine(device: torch.device) -> Machine:
         commit=os.environ.get("UNIMIXER_BENCH_COMMIT") or commit() or "unknown",
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
-
-
-def cpu_model() -> str:
-    """The processor's own name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def checkout() -> Path | None:

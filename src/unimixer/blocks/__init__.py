@@ -1,4 +1,4 @@
-"""What stands around a mixing: per-token layers and mixtures of experts, norms, residual streams."""
+"""The parts of a block around its mixing: per-token layers, mixtures of experts, norms, residual streams."""
 
 from unimixer.blocks.auxiliary import (
     Auxiliary,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +130,7 @@ class CrossAttention(nn.Module):
         self.refine: nn.Module = EventFFN(sequence_dim, hidden_dim) if hidden_dim else nn.Identity()
 
     def forward(self, tokens: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """What the events say to every token."""
+        """Read the events into every token."""
         check_shape("events", events, (None, None, self.sequence_dim))
         queries = ops.per_token_linear(self.query(tokens), self.key.weight.mT)
         read: Tensor = self.output(self.value(attend(queries, events, mask, self.scale)))
@@ -157,28 +156,35 @@ class CrossAttention(nn.Module):
         return num_tokens * width + (EventFFN.num_parameters(sequence_dim, hidden_dim) if hidden_dim else 0)
 
 
-def build_attention(
-    num_tokens: int, token_dim: int, sequence_dim: int | None, head_dim: int | None, hidden_dim: int | None
-) -> tuple[CrossAttention, ...]:
-    """The sublayer between mixing and FFN, or nothing where a backbone has no ``sequence_dim``."""
-    if sequence_dim is None:
-        for name, value in (("sequence_head_dim", head_dim), ("sequence_hidden_dim", hidden_dim)):
-            if value is not None:
-                raise UnimixerError(f"{name}={value} has no use without sequence_dim; leave it out")
-        return ()
-    return (CrossAttention(num_tokens, token_dim, sequence_dim, head_dim=head_dim, hidden_dim=hidden_dim),)
+@dataclass(frozen=True, kw_only=True)
+class EventOptions:
+    """Options of a backbone whose blocks may attend to events between mixing and FFN."""
 
+    sequence_dim: int | None = None
+    """Width of an event; without it there is no such sublayer."""
+    sequence_head_dim: int | None = None
+    """Width of queries, keys and values (default: D)."""
+    sequence_hidden_dim: int | None = None
+    """Hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none."""
 
-def attention_parameters(num_tokens: int, token_dim: int, options: Mapping[str, Any]) -> int:
-    """Parameters of :func:`build_attention` with a backbone's options, by formula.
+    def build_attention(self, num_tokens: int, token_dim: int) -> tuple[CrossAttention, ...]:
+        """Build the sublayer; none without ``sequence_dim``."""
+        head_dim, hidden_dim = self.sequence_head_dim, self.sequence_hidden_dim
+        if self.sequence_dim is None:
+            for name, value in (("sequence_head_dim", head_dim), ("sequence_hidden_dim", hidden_dim)):
+                if value is not None:
+                    raise UnimixerError(f"{name}={value} has no use without sequence_dim; leave it out")
+            return ()
+        return (CrossAttention(num_tokens, token_dim, self.sequence_dim, head_dim=head_dim, hidden_dim=hidden_dim),)
 
-    Example:
-        >>> attention_parameters(4, 16, {"sequence_dim": 6, "sequence_hidden_dim": 0}), attention_parameters(4, 16, {})
-        (768, 0)
-    """
-    if options.get("sequence_dim") is None:
-        return 0
-    head_dim, hidden_dim = options.get("sequence_head_dim"), options.get("sequence_hidden_dim")
-    return CrossAttention.num_parameters(
-        num_tokens, token_dim, options["sequence_dim"], head_dim=head_dim, hidden_dim=hidden_dim
-    )
+    def attention_parameters(self, num_tokens: int, token_dim: int) -> int:
+        """Count the parameters of :meth:`build_attention` by formula.
+
+        Example:
+            >>> EventOptions(sequence_dim=6, sequence_hidden_dim=0).attention_parameters(4, 16)
+            768
+        """
+        if self.sequence_dim is None:
+            return 0
+        widths = {"head_dim": self.sequence_head_dim, "hidden_dim": self.sequence_hidden_dim}
+        return CrossAttention.num_parameters(num_tokens, token_dim, self.sequence_dim, **widths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,30 @@ from unimixer.errors import check_choice, unknown
 
 FFN = type[PerTokenFFN] | type[PerTokenSwiGLU] | type[ReLUMoE] | type[TopKMoE]
 FFNS: dict[str, FFN] = {"gelu": PerTokenFFN, "swiglu": PerTokenSwiGLU, "relu-moe": ReLUMoE, "topk-moe": TopKMoE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenOptions:
+    """Options of a backbone that set the hidden width of its FFNs."""
+
+    hidden_dim: int | None = None
+    """Hidden units (default: ``expansion * token_dim``)."""
+    expansion: float = 4.0
+    """Ratio of hidden to token width."""
+
+    def hidden(self, token_dim: int) -> int:
+        """Hidden units at a token width."""
+        return max(1, round(self.expansion * token_dim)) if self.hidden_dim is None else self.hidden_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFNOptions(HiddenOptions):
+    """Options of a backbone that name and size its per-token FFNs."""
+
+    ffn: str = "gelu"
+    """One of :data:`FFNS`."""
+    ffn_options: Mapping[str, Any] | None = None
+    """Further options of that class."""
 
 
 def build_ffn(

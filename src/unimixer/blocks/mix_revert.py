@@ -34,8 +34,7 @@ class MixRevert(nn.Module):
         num_tokens: T.
         token_dim: D.
         num_heads: H, a divisor of D; T is usual.
-        mixed_ffn: :math:`p_1`, a layer on ``(B, H, T * D / H)``.
-        token_ffn: :math:`p_2`, a layer on ``(B, T, D)``.
+        ffns: :math:`p_1`, a layer on ``(B, H, T * D / H)``, and :math:`p_2`, a layer on ``(B, T, D)``.
         norm: ``"rms"`` or ``"layer"``.
         residual: ``"outer"`` or ``"inner"``.
         norm_placement: ``"pre"`` or ``"post"`` (default: as above, pre for the outer and post for the inner residual).
@@ -46,7 +45,7 @@ class MixRevert(nn.Module):
     Example:
         >>> from unimixer.blocks import PerTokenSwiGLU
         >>> first, second = PerTokenSwiGLU(2, 12, 24, bias=False), PerTokenSwiGLU(4, 6, 12, bias=False)
-        >>> MixRevert(4, 6, 2, first, second)(torch.zeros(3, 4, 6)).shape
+        >>> MixRevert(4, 6, 2, (first, second))(torch.zeros(3, 4, 6)).shape
         torch.Size([3, 4, 6])
     """
 
@@ -55,8 +54,7 @@ class MixRevert(nn.Module):
         num_tokens: int,
         token_dim: int,
         num_heads: int,
-        mixed_ffn: nn.Module,
-        token_ffn: nn.Module,
+        ffns: tuple[nn.Module, nn.Module],
         *,
         norm: str = "rms",
         residual: str = "outer",
@@ -67,7 +65,7 @@ class MixRevert(nn.Module):
         self.residual, self.norm_placement = residual, placement(residual, norm_placement)
         self.mixing = TokenMixing(num_tokens, token_dim, num_heads)
         self.reverting = self.mixing.inverse()
-        self.mixed_ffn, self.token_ffn = mixed_ffn, token_ffn
+        self.mixed_ffn, self.token_ffn = ffns
         self.mixed_norm = build_norm(norm, token_dim if residual == "outer" else num_tokens * token_dim // num_heads)
         self.token_norm = build_norm(norm, token_dim)
 

@@ -112,13 +112,13 @@ def _shape(store: Store, budget: int) -> dict[str, int]:
 def _fitting(store: Store, budget: int) -> dict[str, int] | None:
     """The first shape with which all models meet a budget."""
     from unimixer.errors import UnimixerError
-    from unimixer.ranker import size_for_budget
+    from unimixer.ranker import width_for_budget
 
     for shape in SHAPES:
         with suppress(UnimixerError):
             for model in reversed(MODELS):  # the quickest answer first
                 arguments: dict[str, Any] = {"backbone": model, **shape}
-                size_for_budget(store.transform.spec, dense_params=budget, advise=False, **arguments)
+                width_for_budget(store.transform.spec, dense_params=budget, advise=False, **arguments)
             return shape
     return None
 

@@ -30,7 +30,9 @@ MODELS = Annotated[list[str], typer.Argument(metavar="MODEL...", help="BACKBONE[
 def count(
     models: MODELS,
     params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None,
-    size: Annotated[float | None, typer.Option("--size", help="The dial, instead of a number of parameters.")] = None,
+    width: Annotated[
+        float | None, typer.Option("--width", help="The width, instead of a number of parameters.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Prepared store, for a whole ranker.")] = None,
     num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512,
@@ -46,8 +48,8 @@ def count(
     budgets = [] if params is None else parse_sizes(params)
     if len(budgets) > 1:
         raise UnimixerError(f"--params {params!r}: one number here; sizes in a row are for unimixer scale run")
-    if budgets and size is not None:
-        raise UnimixerError("give --params or --size, not both: the number of parameters chooses the size")
+    if budgets and width is not None:
+        raise UnimixerError("give --params or --width, not both: the number of parameters chooses the width")
     if data is None and settings:
         raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data STORE as well")
     found: dict[str, dict[str, Any]] = {}
@@ -55,14 +57,14 @@ def count(
         variant = parse(Variant, parse_variant(text), where="model")
         budget = budgets[0] if budgets else None
         if data is None:
-            cost, memory = _backbone(variant, budget, size, num_tokens), None
+            cost, memory = _backbone(variant, budget, width, num_tokens), None
         else:
-            cost, memory = _ranker(variant, budget, size, data, batch_size, settings)
+            cost, memory = _ranker(variant, budget, width, data, batch_size, settings)
         found[variant.label] = _values(cost, memory, batch_size)
     emit({"batch_size": batch_size, "models": found}, as_json, lambda: _show(found, batch_size))
 
 
-def _backbone(variant: Any, budget: int | None, size: float | None, num_tokens: int) -> Cost:
+def _backbone(variant: Any, budget: int | None, width: float | None, num_tokens: int) -> Cost:
     """A backbone alone."""
     import torch
 
@@ -74,16 +76,16 @@ def _backbone(variant: Any, budget: int | None, size: float | None, num_tokens: 
     with torch.device("meta"):
         if budget is not None:
             return count_backbone(fit_budget(variant.backbone, params=budget, num_tokens=num_tokens, **options))
-        if size is not None:
-            cls, width = backbone_class(variant.backbone), options.pop("token_dim", None)
-            options = {**cls.dimensions(size, num_tokens=num_tokens, token_dim=width, **options), **options}
+        if width is not None:
+            cls, token_dim = backbone_class(variant.backbone), options.pop("token_dim", None)
+            options = {**cls.dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options), **options}
         else:
             options.setdefault("token_dim", 64)
         return count_backbone(build_backbone(variant.backbone, num_tokens=num_tokens, **options))
 
 
 def _ranker(
-    variant: Any, budget: int | None, size: float | None, data: str, batch_size: int, settings: list[str] | None
+    variant: Any, budget: int | None, width: float | None, data: str, batch_size: int, settings: list[str] | None
 ) -> tuple[Cost, Memory]:
     """A whole ranker on a store."""
     import torch
@@ -99,7 +101,7 @@ def _ranker(
     from unimixer.training.model import build_ranker, resolve, with_tasks
 
     changes = {**common_recipe(settings, None, None), **variant.recipe}
-    model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "size": size}
+    model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "width": width}
     values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
     recipe = parse(
         Recipe,
@@ -128,7 +130,6 @@ def _values(cost: Cost, memory: Memory | None, batch_size: int) -> dict[str, Any
         "flops_forward_batch": cost.forward_batch(batch_size),
         "flops_training_batch": cost.training_batch(batch_size),
         "memory_bytes": None if memory is None else {**asdict(memory), "total": memory.total},
-        "uncounted": list(cost.uncounted),
     }
 
 
@@ -155,5 +156,3 @@ def _show(found: dict[str, dict[str, Any]], batch_size: int) -> None:
                 f"({values['table_parameters']:,} numbers in tables), gradients {parts['gradients']}, "
                 f"optimizer {parts['optimizer']}, activations {parts['activations']}"
             )
-        if values["uncounted"]:
-            print(f"not counted, because there is no formula for them: {', '.join(values['uncounted'])}")

@@ -82,7 +82,7 @@ _OF_THE_DEFAULT: tuple[Change, ...] = (
 )
 
 BASIS, RANK, DEPTH = (2, 4, 8), (2, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8)
-TOKENIZERS, READOUTS = ("chunk", "semantic", "random", "field"), ("mean", "flatten")
+TOKENIZERS, POOLINGS = ("chunk", "semantic", "random", "field"), ("mean", "flatten")
 
 
 def ablations(
@@ -139,7 +139,7 @@ def _missing(backbone: str, group: str) -> str | None:
         return None if backbone == "unimixer-lite" else f"{backbone} has none; pass --model unimixer-lite"
     if option is not None and option not in backbone_class(backbone).options():
         return f"{backbone} has no option {option}"
-    if group == "readout" and backbone_class(backbone).readout != "tokens":
+    if group == "readout" and backbone_class(backbone).output_kind != "tokens":
         return f"{backbone} gives one vector, not tokens"
     return None
 
@@ -158,7 +158,7 @@ def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
     elif group == "tokenizer":
         changes = [(f"{name} tokenizer", {}, {"model.tokenizer": name}) for name in TOKENIZERS]
     else:
-        changes = [(f"{name} read-out", {}, {"model.readout": name}) for name in READOUTS]
+        changes = [(f"{name} read-out", {}, {"model.pooling": name}) for name in POOLINGS]
     grown = size_of if group in ("basis", "rank", "depth") else None
     found = [_changed(base, group, change, grown) for change in changes]
     if group == "depth" and base.backbone != "rankmixer":
@@ -205,7 +205,7 @@ def _all_options(variant: Variant) -> dict[str, Any]:
 def _all_keys(variant: Variant) -> dict[str, Any]:
     defaults = {
         "model.tokenizer": backbone_class(variant.backbone).default_tokenizer,
-        "model.readout": "mean",
+        "model.pooling": "mean",
         "temperature.schedule": "constant",
         "temperature.start": 1.0,
         "temperature.end": 0.1,

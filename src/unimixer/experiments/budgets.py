@@ -36,7 +36,7 @@ def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
     hollow = arguments.get("sequences", "pooled") == "pooled"
     with torch.device("meta" if hollow else "cpu"):  # models that read events look at their numbers
         ranker = Ranker(small_spec(spec), **{**arguments, "managed_rows": None})
-    width = sum(piece.width for piece in ranker.embedding.pieces)
+    width = sum(field.width for field in ranker.embedding.slices)
 
     def inputs(rows: int) -> tuple[Tensor, ...]:
         found = [torch.zeros(rows, width, device="cpu")]
@@ -47,7 +47,7 @@ def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
     return flops_a_row(ranker, inputs, method="score", hollow=hollow)
 
 
-def size_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANCE, **arguments: Any) -> float:
+def width_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANCE, **arguments: Any) -> float:
     """The dial at which a ranker has so many forward FLOPs a sample.
 
     Args:

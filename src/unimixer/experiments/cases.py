@@ -17,9 +17,9 @@ from unimixer.backbones.registry import backbone_class
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
-from unimixer.experiments.budgets import ranker_flops, size_for_flops
+from unimixer.experiments.budgets import ranker_flops, width_for_flops
 from unimixer.experiments.study_config import StoreRef, Study, Variant
-from unimixer.ranker import count_dense, size_for_budget, table_parameters
+from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_tasks
@@ -178,8 +178,8 @@ def build_cases(study: Study) -> tuple[list[Case], dict[str, str]]:
                         raise UnimixerError(f"{place}: {error}") from None
                     left_out[place] = str(error)
                     continue
-                assert case.recipe.model.size is not None
-                sized[variant.label, kind, budget] = case.recipe.model.size
+                assert case.recipe.model.width is not None
+                sized[variant.label, kind, budget] = case.recipe.model.width
                 cases.append(case)
     order = {variant.label: number for number, variant in enumerate(study.models)}
     stores = [ref.hash for ref in study.data]
@@ -194,12 +194,12 @@ def build_case(
     spec = store.transform.spec
     recipe = parse(Recipe, _values(study, variant, ref), where="recipe of the study (--set)")
     if size is None and kind == "flops":
-        size = size_for_flops(with_tasks(spec, tuple(recipe.tasks) or spec.labels), flops=budget, **_arguments(recipe))
+        size = width_for_flops(with_tasks(spec, tuple(recipe.tasks) or spec.labels), flops=budget, **_arguments(recipe))
     elif size is None:
-        size = size_for_budget(
+        size = width_for_budget(
             with_tasks(spec, tuple(recipe.tasks) or spec.labels), dense_params=budget, **_arguments(recipe)
         )
-    recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"size": size})}), spec)
+    recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": size})}), spec)
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
     validate_recipe(recipe, spec)
@@ -218,14 +218,14 @@ def build_case(
         arguments={**_defaults(variant.backbone), **ranker.backbone_arguments},
         dense_params=count_dense(ranker),
         table_params=sum(parameter.numel() for parameter in table_parameters(ranker)),
-        flops_per_sample=ranker_flops(spec, **_arguments(recipe), size=size),
+        flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=size),
         train_rows=store.summary("train").rows,
         held_out_rows=store.summary("validation").rows + store.summary("test").rows,
     )
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model.model_dump(exclude={"dense_params", "size"})
+    return recipe.model.model_dump(exclude={"dense_params", "width"})
 
 
 def _defaults(backbone: str) -> dict[str, Any]:

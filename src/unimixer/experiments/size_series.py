@@ -140,6 +140,6 @@ class Ladder:
 
 def width(case: Case) -> float:
     """The dial at which a case meets its budget."""
-    size = case.recipe.model.size
+    size = case.recipe.model.width
     assert size is not None
     return size

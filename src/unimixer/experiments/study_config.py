@@ -21,7 +21,7 @@ JUDGED = ("auc", "uauc", "log_loss", "ne")
 
 OF_A_MODEL = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
-    *("model.sequence_encoder", "model.readout", "model.tower_hidden_dims"),
+    *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims"),
     *("temperature.schedule", "temperature.start", "temperature.end"),
     *(
         "optimizer.dense",
@@ -42,7 +42,7 @@ _WORDS = {
     "block_size": "block size {}",
     "residual": "{}-norm",
     "tokenizer": "{} tokenizer",
-    "readout": "{} read-out",
+    "pooling": "{} read-out",
 }
 """Options that read better in words than as ``key=value``."""
 
@@ -58,7 +58,7 @@ class Variant(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the backbone."""
     recipe: RecipeKeys = Field(default_factory=dict)
-    """Dotted keys of the recipe, for example ``model.readout: flatten``."""
+    """Dotted keys of the recipe, for example ``model.pooling: flatten``."""
     size_of: str | None = None
     """Label of the model whose dial this one gets, so that its cost is free; by default it meets the budget itself."""
 
@@ -98,8 +98,8 @@ def parse_variant(text: str) -> dict[str, Any]:
     An option without a dot is the backbone's, one with a dot is a key of the recipe, and ``label`` names the model.
 
     Example:
-        >>> parse_variant("unimixer-lite:num_blocks=4:model.readout=flatten:label=deep")
-        {'backbone': 'unimixer-lite', 'options': {'num_blocks': 4}, 'recipe': {'model.readout': 'flatten'}, \
+        >>> parse_variant("unimixer-lite:num_blocks=4:model.pooling=flatten:label=deep")
+        {'backbone': 'unimixer-lite', 'options': {'num_blocks': 4}, 'recipe': {'model.pooling': 'flatten'}, \
 'label': 'deep'}
     """
     backbone, *settings = text.strip().split(":")
@@ -206,7 +206,7 @@ class Study(Settings):
             alike = [label for label in labels if backbones[label] == variant.backbone and label != variant.label]
             if variant.size_of is not None and variant.size_of not in alike:
                 raise unknown(f"model {variant.label!r}: size_of", variant.size_of, alike)
-        fixed = {"training.seed", "optimizer.dense_lr", "optimizer.sparse_lr", "model.dense_params", "model.size"}
+        fixed = {"training.seed", "optimizer.dense_lr", "optimizer.sparse_lr", "model.dense_params", "model.width"}
         taken = fixed | {"model.backbone", "model.options", "name", "store", "tasks"}
         for key in self.recipe:
             if key in taken:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
 from unimixer.export.batch_last import RowTokenizer, use_batch_last
-from unimixer.export.halves import Half, packed_vectors
+from unimixer.export.halves import UserOrItemEncoder, packed_vectors
 from unimixer.export.pooling import request_encoder
 from unimixer.export.ragged import newest_first
 from unimixer.export.tokens import SplitTokenizer, split_tokenizer
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
-from unimixer.mixing import frozen, materialised
+from unimixer.mixing import freeze, materialize
 from unimixer.ranker import Ranker
 
 USER, CANDIDATES = "user", "candidates"
@@ -101,7 +101,7 @@ class RequestRanker(nn.Module):
         super().__init__()
         tables, ranker.embedding.tables = ranker.embedding.tables, nn.Module()  # type: ignore[assignment]
         try:
-            self.ranker = materialised(frozen(ranker))
+            self.ranker = materialize(freeze(ranker))
         finally:
             ranker.embedding.tables = tables
         self.ranker.embedding.tables = tables
@@ -126,17 +126,17 @@ class RequestRanker(nn.Module):
         ids, dense, users = layout.user_ids, _dense_fields(spec, layout.user_dense), layout.user_groups
         mine = {group: fields for group, fields in pooled.items() if group in users}
         theirs = {group: fields for group, fields in pooled.items() if group not in users}
-        self.user = Half(embedding, spec.ids[:ids], spec.dense[:dense], mine, single=True)
-        self.candidates = Half(embedding, spec.ids[ids:], spec.dense[dense:], theirs, single=False)
+        self.user = UserOrItemEncoder(embedding, spec.ids[:ids], spec.dense[:dense], mine, single=True)
+        self.candidates = UserOrItemEncoder(embedding, spec.ids[ids:], spec.dense[dense:], theirs, single=False)
         foreign = [group for group in (*encoded, *(e.name for e in embedding.event_groups)) if group not in users]
         if foreign:
             raise UnimixerError(
                 f"sequence {foreign[0]!r} is not the user's; only histories of users can be encoded once"
             )
         self.encoders = nn.ModuleList(request_encoder(encoder) for encoder in embedding.encoders)
-        self.names = [piece.name for piece in embedding.pieces]
+        self.names = [field.name for field in embedding.slices]
         self.of_user = self.user.names
-        owner = torch.cat([torch.full((p.width,), p.name not in self.of_user) for p in embedding.pieces])
+        owner = torch.cat([torch.full((p.width,), p.name not in self.of_user) for p in embedding.slices])
         if not owner.any():
             raise UnimixerError("every feature is the user's: nothing tells candidates apart, so there is no request")
         tokenizer = split_tokenizer(self.ranker.tokenizer, owner)

@@ -20,7 +20,7 @@ def packed_vectors(tables: EmbeddingTables, table: str, rows: Tensor) -> Tensor:
     return nn.functional.embedding(rows + packed.first_row[table], packed.weight)
 
 
-class Half(nn.Module):
+class UserOrItemEncoder(nn.Module):
     """The same numbers as :class:`~unimixer.features.fields.FieldEmbedding` gives, for some of its fields.
 
     Weights are shared with ``embedding``, none is copied but those of numeric fields.

@@ -37,7 +37,7 @@ from unimixer.export.triton import CONFIG, GRAPH, config
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.io import atomic_folder
-from unimixer.mixing import MatrixMixing, hardened
+from unimixer.mixing import MatrixMixing, discretize
 from unimixer.progress import say, stage
 from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
@@ -273,7 +273,7 @@ def _hardened(ranker: Ranker, form: str | None, run: RunFolder) -> Ranker:
             f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
             "unimixer and unimixer-lite have"
         )
-    return hardened(ranker, form)
+    return discretize(ranker, form)
 
 
 def _held_out_store(run: RunFolder, folder: Path | None) -> tuple[Store | None, str]:

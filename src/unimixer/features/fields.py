@@ -1,9 +1,10 @@
-"""A batch to one vector per impression: every field's embedding, in the order of the semantic domains."""
+"""Embed a batch as one vector per impression: every field's embedding, in the order of the semantic domains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,30 @@ from unimixer.features.spec import FeatureSpec, SequenceField
 DOMAINS = ("user", "item", "behaviour", "context")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """Options of the embedding of all fields."""
+
+    embedding_dim: int = 16
+    """Width of every field, unless ``embedding_dims`` names its table."""
+    embedding_dims: Mapping[str, int] | None = None
+    """Widths of single tables."""
+    embedding_init_std: float = 0.01
+    """Standard deviation of a new row."""
+    sequence_encoder: str = "mean"
+    """``mean``, ``target_attention`` or ``transformer``; a sequence without a counterpart among the candidate's fields
+    is pooled by its mean whatever the encoder."""
+    managed_rows: Mapping[str, int] | None = None
+    """Rows of tables with fewer rows than ids, see :class:`~unimixer.features.managed.ManagedIds`."""
+    field_order: Sequence[str] | None = None
+    """Names of all fields of E in their order inside a domain (default: that of the spec)."""
+    table_device: torch.device | str | None = None
+    """Device of the tables; on ``meta`` they take no memory."""
+
+
 @dataclass(frozen=True)
-class Piece:
-    """Where a field stands in the vector E."""
+class FieldSlice:
+    """The columns of one field in the vector E."""
 
     name: str
     domain: str
@@ -35,47 +57,31 @@ class FieldEmbedding(nn.Module):
 
     .. math:: E = [\, e_1 \,\Vert\, \dots \,\Vert\, e_F \,]
 
-    arXiv:2604.00590, features to tokens. ``pieces`` lists the fields in the order of E.
+    arXiv:2604.00590, features to tokens. ``slices`` lists the fields in the order of E.
 
     Args:
         spec: shapes of the encoded data.
-        embedding_dim: width of every field, unless ``embedding_dims`` names its table.
-        embedding_dims: widths of single tables.
-        sequence_encoder: ``mean``, ``target_attention`` or ``transformer``. Sequences that have no counterpart among
-            the candidate's fields are pooled by their mean whatever the encoder.
         pool_behaviour: put behaviour sequences into E, pooled. Otherwise :meth:`histories` gives their events, and E
             has what is left. A group of sequences is behaviour if one of its fields has that domain.
-        managed_rows: rows of tables that have fewer than ids, see :class:`~unimixer.features.managed.ManagedIds`.
-        field_order: names of all fields of E in the order that they have inside a domain (default: that of the spec).
-        table_device: where the tables are made.
+        options: fields of :class:`EmbeddingOptions`.
 
     Shape:
         - output: ``(B, out_dim)``
     """
 
-    def __init__(
-        self,
-        spec: FeatureSpec,
-        *,
-        embedding_dim: int = 16,
-        embedding_dims: Mapping[str, int] | None = None,
-        sequence_encoder: str = "mean",
-        init_std: float = 0.01,
-        pool_behaviour: bool = True,
-        managed_rows: Mapping[str, int] | None = None,
-        field_order: Sequence[str] | None = None,
-        table_device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, spec: FeatureSpec, *, pool_behaviour: bool = True, **options: Any) -> None:
         super().__init__()
-        check_choice("sequence_encoder", sequence_encoder, SEQUENCE_ENCODERS)
+        chosen = EmbeddingOptions(**options)
+        embedding_dim, managed_rows = chosen.embedding_dim, dict(chosen.managed_rows or {})
+        check_choice("sequence_encoder", chosen.sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
-        self.managed = ManagedTables(spec, managed_rows or {})
+        self.managed = ManagedTables(spec, managed_rows)
         self.tables = EmbeddingTables(
-            {**spec.tables, **(managed_rows or {})},
+            {**spec.tables, **managed_rows},
             embedding_dim=embedding_dim,
-            embedding_dims=embedding_dims,
-            init_std=init_std,
-            device=table_device,
+            embedding_dims=chosen.embedding_dims,
+            init_std=chosen.embedding_init_std,
+            device=chosen.table_device,
         )
         self._id_width = {f.name: self.tables.width[f.table] for f in spec.ids}
         limits = torch.tensor([spec.tables[f.table] for f in spec.ids], dtype=torch.int32)
@@ -94,8 +100,8 @@ class FieldEmbedding(nn.Module):
         )
         # groups that are compared with the candidate
         self.encoders, self.encoder_of = nn.ModuleList(), dict[str, int]()
-        if sequence_encoder != "mean":
-            kind = TargetAttention if sequence_encoder == "target_attention" else SmallTransformer
+        if chosen.sequence_encoder != "mean":
+            kind = TargetAttention if chosen.sequence_encoder == "target_attention" else SmallTransformer
             for group, fields in self._pooled.items():
                 matched = self._matched(fields)
                 if matched:
@@ -113,14 +119,14 @@ class FieldEmbedding(nn.Module):
         widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
         pooled = [f for f in spec.sequences if f.group in self._pooled]
         widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in pooled}
-        order = sorted(_ordered(widths, field_order), key=lambda name: DOMAINS.index(widths[name][0]))
-        self.pieces = tuple(Piece(name, *widths[name]) for name in order)
-        self.out_dim = sum(piece.width for piece in self.pieces)
-        if behaviour and not self.pieces:
+        order = sorted(_ordered(widths, chosen.field_order), key=lambda name: DOMAINS.index(widths[name][0]))
+        self.slices = tuple(FieldSlice(name, *widths[name]) for name in order)
+        self.out_dim = sum(field.width for field in self.slices)
+        if behaviour and not self.slices:
             raise UnimixerError("no field is left beside the behaviour sequences; use sequences='pooled'")
 
     def _matched(self, fields: tuple[SequenceField, ...]) -> list[int]:
-        """Columns of an event's vector whose field has a counterpart among the candidate's fields."""
+        """Find the columns of an event's vector whose field has a counterpart among the candidate's fields."""
         matched, start = [], 0
         for field in fields:
             width = self.tables.width[field.table]
@@ -130,7 +136,7 @@ class FieldEmbedding(nn.Module):
         return matched
 
     def targets(self, fields: tuple[SequenceField, ...]) -> list[str]:
-        """Fields of the candidate with which a group of sequences is compared."""
+        """List the fields of the candidate with which a group of sequences is compared."""
         pairs = [(field.target, self.tables.width[field.table]) for field in fields]
         return [target for target, width in pairs if target and self._id_width[target] == width]
 
@@ -156,19 +162,19 @@ class FieldEmbedding(nn.Module):
                     raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
 
     def forward(self, batch: Batch) -> Tensor:
-        found, given = self._dense(batch), self.tables.vectors(batch)
-        if given is None:
+        by_field, looked_up = self._dense(batch), self.tables.vectors(batch)
+        if looked_up is None:
             batch = self.managed(batch, self._pooled)
-            found |= self._looked_up(batch)
+            by_field |= self._look_up(batch)
         else:
-            found |= self._given(batch, given)
+            by_field |= self._from_vectors(batch, looked_up)
         for group in self.encoder_of:
-            found |= self._encoded(group, batch, found, given)
-        return torch.cat([found[piece.name] for piece in self.pieces], dim=1)
+            by_field |= self._encoded(group, batch, by_field, looked_up)
+        return torch.cat([by_field[field.name] for field in self.slices], dim=1)
 
-    def _looked_up(self, batch: Batch) -> dict[str, Tensor]:
+    def _look_up(self, batch: Batch) -> dict[str, Tensor]:
         """Vectors of id fields and means of sequences, one lookup a width."""
-        found, rows = dict[str, Tensor](), batch.ids.shape[0]
+        by_field, rows = dict[str, Tensor](), batch.ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == batch.ids.shape[1]
@@ -176,18 +182,18 @@ class FieldEmbedding(nn.Module):
             means = [f for f in self._means if self.tables.width[f.table] == width]
             vectors, pooled = self.tables.of_width(width).lookup(ids + shifts, *self._bags(means, batch))
             names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
-            found |= dict(zip(names, vectors.unbind(1), strict=True))
-            found |= dict(zip([f.name for f in means], pooled.view(len(means), rows, width).unbind(0), strict=True))
-        return found
+            by_field |= dict(zip(names, vectors.unbind(1), strict=True))
+            by_field |= dict(zip([f.name for f in means], pooled.view(len(means), rows, width).unbind(0), strict=True))
+        return by_field
 
-    def _given(self, batch: Batch, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same of vectors that were looked up elsewhere."""
-        found = {field.name: given[field.name] for field in self.spec.ids}
+    def _from_vectors(self, batch: Batch, looked_up: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vectors of id fields and means of sequences, from vectors that were looked up elsewhere."""
+        by_field = {field.name: looked_up[field.name] for field in self.spec.ids}
         for field in self._means:
-            events, offsets = given[field.name], batch.offsets[field.group]
+            events, offsets = looked_up[field.name], batch.offsets[field.group]
             places = torch.arange(len(events), device=events.device)
-            found[field.name] = F.embedding_bag(places, events, offsets, mode="mean", include_last_offset=True)
-        return found
+            by_field[field.name] = F.embedding_bag(places, events, offsets, mode="mean", include_last_offset=True)
+        return by_field
 
     def histories(self, batch: Batch) -> tuple[Tensor, ...]:
         """Events of the behaviour sequences that are not in E: for each group padded events and lengths.
@@ -197,18 +203,22 @@ class FieldEmbedding(nn.Module):
         """
         if not self.event_groups:
             return ()
-        found: list[Tensor] = []
-        given = self.tables.vectors(batch)
+        padded: list[Tensor] = []
+        looked_up = self.tables.vectors(batch)
         for group in self.event_groups:
             fields, values = self.spec.groups[group.name], batch.values[group.name]
-            events = self._events(fields, values if given is not None else self.managed.columns(fields, values), given)
-            found += pad_events(events, batch.offsets[group.name], group.max_length)
-        return tuple(found)
+            events = self._events(
+                fields, values if looked_up is not None else self.managed.columns(fields, values), looked_up
+            )
+            padded += pad_events(events, batch.offsets[group.name], group.max_length)
+        return tuple(padded)
 
-    def _events(self, fields: tuple[SequenceField, ...], values: Tensor, given: Mapping[str, Tensor] | None) -> Tensor:
+    def _events(
+        self, fields: tuple[SequenceField, ...], values: Tensor, looked_up: Mapping[str, Tensor] | None
+    ) -> Tensor:
         """Vectors of a group's events: the embeddings of its fields, one after the other."""
-        if given is not None:
-            return torch.cat([given[field.name] for field in fields], dim=1)
+        if looked_up is not None:
+            return torch.cat([looked_up[field.name] for field in fields], dim=1)
         vectors = [
             self.tables.of_width(self.tables.width[f.table])(values[:, column] + self.tables.first_row(f.table))
             for column, f in enumerate(fields)
@@ -218,14 +228,14 @@ class FieldEmbedding(nn.Module):
     def _dense(self, batch: Batch) -> dict[str, Tensor]:
         parts = torch.split(batch.dense, [f.width for f in self.spec.dense], dim=1)
         columns = dict(zip([f.name for f in self.spec.dense], parts, strict=True))
-        found: dict[str, Tensor] = {
+        by_field: dict[str, Tensor] = {
             name: projection(columns[name]) for name, projection in zip(self._vector_names, self.vectors, strict=True)
         }
         if self.numeric is not None:
             names = [f.name for f in self.spec.dense if f.width == 1]
             vectors: Tensor = self.numeric(torch.cat([columns[name] for name in names], dim=1))
-            found |= dict(zip(names, vectors.unbind(1), strict=True))
-        return found
+            by_field |= dict(zip(names, vectors.unbind(1), strict=True))
+        return by_field
 
     def _bags(self, fields: list[SequenceField], batch: Batch) -> tuple[Tensor, Tensor]:
         """Packed rows of some sequences, one field after the other, and the offsets of the B bags of each."""
@@ -240,19 +250,19 @@ class FieldEmbedding(nn.Module):
         return torch.cat([nothing[:0], *rows]), torch.cat([*offsets, nothing + start])
 
     def _encoded(
-        self, group: str, batch: Batch, found: Mapping[str, Tensor], given: Mapping[str, Tensor] | None
+        self, group: str, batch: Batch, by_field: Mapping[str, Tensor], looked_up: Mapping[str, Tensor] | None
     ) -> dict[str, Tensor]:
         """A group of sequences through its encoder."""
         fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
-        events = self._events(fields, batch.values[group], given)
-        target = torch.cat([found[name] for name in self.targets(fields)], dim=1)
+        events = self._events(fields, batch.values[group], looked_up)
+        target = torch.cat([by_field[name] for name in self.targets(fields)], dim=1)
         pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.offsets[group], target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 
 def _ordered(fields: Mapping[str, object], order: Sequence[str] | None) -> list[str]:
-    """Names of fields in a given order, which must name each of them once."""
+    """Return the names of fields in an order that must name each of them once."""
     if order is not None and sorted(order) != sorted(fields):
         wrong = next((name for name in order if name not in fields or list(order).count(name) > 1), None)
         what = f"lacks {min(set(fields) - set(order))!r}" if wrong is None else f"names {wrong!r}"

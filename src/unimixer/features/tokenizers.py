@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from unimixer.blocks import PerTokenLinear
 from unimixer.errors import UnimixerError, check_choice, check_positive
-from unimixer.features.fields import DOMAINS, Piece
+from unimixer.features.fields import DOMAINS, FieldSlice
 
 TOKENIZERS = ("chunk", "semantic", "random", "field")
 
 
 class ChunkTokenizer(nn.Module):
-    r"""Cuts E into T equal pieces and gives each its own linear layer.
+    r"""Cuts E into T equal slices and gives each its own linear layer.
 
     .. math:: x_i = W_i\, E[d(i-1) : di] + b_i
 
@@ -29,16 +29,16 @@ class ChunkTokenizer(nn.Module):
     """
 
     def __init__(
-        self, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
+        self, slices: Sequence[FieldSlice], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         check_positive(num_tokens=num_tokens, token_dim=token_dim)
-        width = sum(piece.width for piece in pieces)
+        width = sum(field.width for field in slices)
         self.num_tokens, self.piece_dim = num_tokens, -(-width // num_tokens)
         self.padding = self.piece_dim * num_tokens - width
         self.linear = PerTokenLinear(num_tokens, self.piece_dim, token_dim)
         self.order: Tensor | None
-        self.register_buffer("order", None if generator is None else _shuffled(pieces, generator))
+        self.register_buffer("order", None if generator is None else _shuffled(slices, generator))
 
     def forward(self, embedded: Tensor) -> Tensor:
         if self.order is not None:
@@ -48,16 +48,16 @@ class ChunkTokenizer(nn.Module):
         return tokens
 
 
-def _shuffled(pieces: Sequence[Piece], generator: torch.Generator) -> Tensor:
+def _shuffled(slices: Sequence[FieldSlice], generator: torch.Generator) -> Tensor:
     """Columns of E with the fields in a random order, each field's columns together."""
-    starts = _starts(pieces)
-    order = torch.randperm(len(pieces), generator=generator, device="cpu").tolist()
+    starts = _starts(slices)
+    order = torch.randperm(len(slices), generator=generator, device="cpu").tolist()
     return torch.tensor([column for i in order for column in range(starts[i], starts[i + 1])])
 
 
-def _starts(pieces: Sequence[Piece]) -> list[int]:
-    """First column of every piece in E, and the width of E."""
-    return [0, *accumulate(piece.width for piece in pieces)]
+def _starts(slices: Sequence[FieldSlice]) -> list[int]:
+    """First column of every field in E, and the width of E."""
+    return [0, *accumulate(field.width for field in slices)]
 
 
 class SemanticTokenizer(nn.Module):
@@ -73,10 +73,10 @@ class SemanticTokenizer(nn.Module):
         - E: ``(B, E)``; output: ``(B, T, D)``, the global token first
     """
 
-    def __init__(self, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int) -> None:
+    def __init__(self, slices: Sequence[FieldSlice], *, num_tokens: int, token_dim: int) -> None:
         super().__init__()
-        groups = semantic_groups(pieces, num_tokens - 1)
-        starts = _starts(pieces)
+        groups = semantic_groups(slices, num_tokens - 1)
+        starts = _starts(slices)
         columns = [[c for i in group for c in range(starts[i], starts[i + 1])] for group in groups]
         widest = max(len(c) for c in columns)
         # column E (one past the end) is a zero that pads the groups to one width
@@ -95,17 +95,17 @@ class SemanticTokenizer(nn.Module):
         return torch.cat([self.global_token(embedded).unsqueeze(1), tokens], dim=1)
 
 
-def semantic_groups(pieces: Sequence[Piece], num_groups: int) -> list[list[int]]:
+def semantic_groups(slices: Sequence[FieldSlice], num_groups: int) -> list[list[int]]:
     """Share groups out over the domains by width (largest remainder), then cut each domain between its fields."""
-    domains = [d for d in DOMAINS if any(p.domain == d for p in pieces)]
-    members = {d: [i for i, p in enumerate(pieces) if p.domain == d] for d in domains}
-    if not len(domains) <= num_groups <= len(pieces):
+    domains = [d for d in DOMAINS if any(p.domain == d for p in slices)]
+    members = {d: [i for i, p in enumerate(slices) if p.domain == d] for d in domains}
+    if not len(domains) <= num_groups <= len(slices):
         raise UnimixerError(
             f"num_tokens={num_groups + 1} does not fit the semantic tokenizer: with {len(domains)} domains and "
-            f"{len(pieces)} fields it must lie between {len(domains) + 1} and {len(pieces) + 1}"
+            f"{len(slices)} fields it must lie between {len(domains) + 1} and {len(slices) + 1}"
         )
     counts = dict.fromkeys(domains, 1)
-    width = {d: sum(pieces[i].width for i in members[d]) for d in domains}
+    width = {d: sum(slices[i].width for i in members[d]) for d in domains}
     for _ in range(num_groups - len(domains)):
         open_ = [d for d in domains if counts[d] < len(members[d])]
         counts[max(open_, key=lambda d: width[d] / counts[d])] += 1
@@ -123,15 +123,15 @@ class FieldTokenizer(nn.Module):
         - E: ``(B, F * width)``; output: ``(B, F, D)``
     """
 
-    def __init__(self, pieces: Sequence[Piece], *, token_dim: int) -> None:
+    def __init__(self, slices: Sequence[FieldSlice], *, token_dim: int) -> None:
         super().__init__()
-        widths = {piece.width for piece in pieces}
+        widths = {field.width for field in slices}
         if len(widths) > 1:
             raise UnimixerError(
                 f"the field tokenizer needs fields of one width, found {sorted(widths)}; drop embedding_dims, "
                 "or choose another tokenizer"
             )
-        self.num_tokens, self.width = len(pieces), widths.pop()
+        self.num_tokens, self.width = len(slices), widths.pop()
         same = self.width == token_dim
         self.linear: nn.Module = nn.Identity() if same else PerTokenLinear(self.num_tokens, self.width, token_dim)
 
@@ -141,15 +141,20 @@ class FieldTokenizer(nn.Module):
 
 
 def build_tokenizer(
-    name: str, pieces: Sequence[Piece], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
+    name: str,
+    slices: Sequence[FieldSlice],
+    *,
+    num_tokens: int,
+    token_dim: int,
+    generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Make a tokenizer by name; ``generator`` draws the order of the ``random`` one."""
     check_choice("tokenizer", name, TOKENIZERS)
     if name == "semantic":
-        return SemanticTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim)
+        return SemanticTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim)
     if name == "field":
-        return FieldTokenizer(pieces, token_dim=token_dim)
+        return FieldTokenizer(slices, token_dim=token_dim)
     if name == "random":
         generator = generator or torch.Generator().manual_seed(0)
-        return ChunkTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim, generator=generator)
-    return ChunkTokenizer(pieces, num_tokens=num_tokens, token_dim=token_dim)
+        return ChunkTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim, generator=generator)
+    return ChunkTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim)

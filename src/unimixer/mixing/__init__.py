@@ -1,19 +1,22 @@
-"""Mixings of the paper's one form: a pattern inside blocks and a pattern between blocks."""
+"""Mixings in the paper's one form: a pattern inside blocks and a pattern between blocks."""
 
 from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
-from unimixer.mixing.basis_linear import BasisLinear, materialised
-from unimixer.mixing.constrained import Constrained, set_temperature
-from unimixer.mixing.conversions import converted_state, expanded, from_rule
-from unimixer.mixing.convolution import Convolution
+from unimixer.mixing.basis_linear import BasisLinear, materialize
+from unimixer.mixing.constrained import Constrained, Constraint, cached_constraints, set_temperature
+from unimixer.mixing.conversions import converted_state, from_rule, to_full
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
-from unimixer.mixing.fixed import FixedGlobal, FixedLocal, fixed_mixing, frozen
-from unimixer.mixing.full import FullMixing
+from unimixer.mixing.fixed import (
+    FixedGlobal,
+    FixedLocal,
+    SparseGlobal,
+    discretize,
+    fixed_mixing,
+    freeze,
+    nearest_permutation,
+)
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
-from unimixer.mixing.hardened import SparseGlobal, hardened, nearest_permutation
-from unimixer.mixing.hold import constrained_once
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
-from unimixer.mixing.lite import UniMixingLite
 from unimixer.mixing.local_patterns import (
     BlockLinear,
     CompositeLinear,
@@ -22,10 +25,10 @@ from unimixer.mixing.local_patterns import (
     Local,
     SharedLinear,
 )
-from unimixer.mixing.projections import Compression, RectangularGlobal
+from unimixer.mixing.projections import Compression, Convolution, FullMixing, RectangularGlobal
 from unimixer.mixing.token_mixing import TokenMixing
 from unimixer.mixing.unified import MatrixMixing, Unified
-from unimixer.mixing.unimixing import UniMixing
+from unimixer.mixing.unimixing import UniMixing, UniMixingLite
 
 __all__ = [
     "AttentiveValues",
@@ -37,6 +40,7 @@ __all__ = [
     "Compression",
     "ConstantValues",
     "Constrained",
+    "Constraint",
     "Convolution",
     "DoublyStochasticLocal",
     "FactorizationMixing",
@@ -63,14 +67,14 @@ __all__ = [
     "UniMixingLite",
     "Unified",
     "UnitValues",
-    "constrained_once",
+    "cached_constraints",
     "converted_state",
-    "expanded",
+    "discretize",
     "fixed_mixing",
+    "freeze",
     "from_rule",
-    "frozen",
-    "hardened",
-    "materialised",
+    "materialize",
     "nearest_permutation",
     "set_temperature",
+    "to_full",
 ]

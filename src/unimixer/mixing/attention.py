@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError, check_divisible
-from unimixer.mixing.global_patterns import Global, needed
+from unimixer.mixing.global_patterns import Global, required_blocks
 from unimixer.mixing.local_patterns import Local
 
 _WHOSE = {
@@ -79,7 +79,7 @@ class SoftmaxAttention(Global):
 
     def weights(self, blocks: Tensor | None = None) -> Tensor:
         """The attention weights ``(B, H, M, N)``."""
-        blocks = needed(blocks, self)
+        blocks = required_blocks(blocks, self)
         logits = (self.heads(self.query(blocks)) * self.scale) @ self.heads(self.key(blocks)).mT
         if self.modulation is not None:
             logits = logits * self.modulation.to(logits.dtype)

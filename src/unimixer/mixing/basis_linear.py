@@ -16,7 +16,7 @@ class BasisLinear(Local):
     .. math:: a_n = \mathrm{softmax}(e_n R), \qquad y_n = x_n W^n
 
     FAT (arXiv:2511.12081, second version), "basis-composed hypernetwork". The matrices do not depend on the input, so
-    they are composed once a forward, and :func:`materialised` composes them once for all. Silent in what we know of the
+    they are composed once a forward, and :func:`materialize` composes them once for all. Silent in what we know of the
     source, and chosen here: every map has its own field embedding e, router R and bases; with ``top_k`` the softmax is
     over the largest logits alone, so that the coefficients of a block always add to one; bases start such that the
     composed matrices have the variance of ``nn.Linear`` on average.
@@ -79,11 +79,11 @@ class BasisLinear(Local):
         return num_basis * in_dim * out_dim + field_dim * (num_blocks + num_basis)
 
 
-def materialised(module: ModuleT) -> ModuleT:
-    """A copy of a module, in evaluation mode, with every composed map as an ordinary one: nothing is left to compose.
+def materialize(module: ModuleT) -> ModuleT:
+    """Copy a module, in evaluation mode, with every composed map as an ordinary one: nothing is left to compose.
 
     Example:
-        >>> type(materialised(BasisLinear(4, 6, 3, num_basis=8))).__name__
+        >>> type(materialize(BasisLinear(4, 6, 3, num_basis=8))).__name__
         'BlockLinear'
     """
     return replaced(module, BasisLinear, _composed)

@@ -1,7 +1,10 @@
-"""Constraints on raw matrices, the temperature, and the cache of what they give."""
+"""Constraints on raw matrices: the temperature, a cache for inference, and one solution for a whole training step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +12,21 @@ from torch import Tensor, nn
 
 from unimixer import ops
 from unimixer.errors import check_positive
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The constraint on a learned matrix.
+
+    Args:
+        temperature: of Sinkhorn scaling; 1.0 is no temperature.
+        symmetric: constrain to symmetric matrices.
+        doubly_stochastic: constrain by Sinkhorn scaling; without it raw matrices mix, and temperature has no effect.
+    """
+
+    temperature: float = 0.1
+    symmetric: bool = True
+    doubly_stochastic: bool = True
 
 
 class Constrained(nn.Module):
@@ -22,16 +40,16 @@ class Constrained(nn.Module):
     In evaluation mode, and where no gradient is recorded, the constrained matrices are computed once and cached, with
     a copy of the values that they follow from: a change of parameters or temperature, by whatever means, is seen
     (version counters miss fused optimizers). The cache is never saved, moved or copied.
-    :func:`~unimixer.mixing.constrained_once` computes them once for several forwards of training.
+    :func:`cached_constraints` computes them once for several forwards of training.
     """
 
     temperature: Tensor
 
-    def __init__(self, *, temperature: float, symmetric: bool, doubly_stochastic: bool) -> None:
+    def __init__(self, constraint: Constraint) -> None:
         super().__init__()
-        check_positive(temperature=temperature)
-        self.symmetric, self.doubly_stochastic = symmetric, doubly_stochastic
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        check_positive(temperature=constraint.temperature)
+        self.symmetric, self.doubly_stochastic = constraint.symmetric, constraint.doubly_stochastic
+        self.register_buffer("temperature", torch.tensor(float(constraint.temperature)))
         self._cache: tuple[list[Tensor], Tensor] | None = None
         self._held: Tensor | None = None
 
@@ -40,7 +58,7 @@ class Constrained(nn.Module):
         raise NotImplementedError
 
     def matrices(self) -> Tensor:
-        """The matrices after their constraints: those that are held, or from the cache where that is allowed."""
+        """The matrices after their constraints, from a cache where that is allowed."""
         if self._held is not None:
             return self._held
         recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
@@ -104,3 +122,66 @@ def set_temperature(module: nn.Module, tau: float) -> None:
         if isinstance(part, Constrained):
             part.temperature.fill_(tau)
             part._cache = None
+
+
+@contextmanager
+def cached_constraints(module: nn.Module) -> Iterator[None]:
+    r"""Compute the constrained matrices :math:`\bar W` once; every forward and backward inside uses these values.
+
+    .. math:: \frac{\partial L}{\partial W} =
+              \Big(\frac{\partial \bar W}{\partial W}\Big)^{\!\top} \sum_m \frac{\partial L_m}{\partial \bar W}
+
+    The batches m of a step share their weights, so the constraint is solved once before the first, backward adds up
+    gradients of :math:`\bar W`, and the end takes their sum through the constraint once. Raw matrices get their
+    ``grad`` only then. Nothing inside may change weights or the temperature. After an error nothing is cached and the
+    raw matrices have no gradient from inside.
+
+    Example:
+        >>> from unimixer.mixing import UniMixing
+        >>> mixing = UniMixing(length=8, block_size=2, init="identity")
+        >>> with cached_constraints(mixing):
+        ...     for _ in range(4):
+        ...         mixing(torch.ones(3, 8)).square().sum().backward()
+        >>> mixing.global_.logits.grad.shape
+        torch.Size([4, 4])
+    """
+    parts = [part for part in module.modules() if isinstance(part, Constrained)]
+    solved = solve_together(parts)
+    leaves = [matrices.detach().requires_grad_(matrices.requires_grad) for matrices in solved]
+    try:
+        for part, leaf in zip(parts, leaves, strict=True):
+            part._held = leaf
+        yield
+    finally:
+        for part in parts:
+            part._held = None
+    pairs = [(matrices, leaf.grad) for matrices, leaf in zip(solved, leaves, strict=True) if leaf.grad is not None]
+    if pairs:
+        matrices, gradients = zip(*pairs, strict=True)
+        torch.autograd.backward(matrices, gradients)
+
+
+def solve_together(parts: Sequence[Constrained]) -> list[Tensor]:
+    """Compute the matrices of every part, with their graph; those of one shape in one call, with the same bits.
+
+    A solver of small matrices spends its time between operations rather than in them, so eight layers cost about as
+    much as one.
+    """
+    raws = [part.raw() for part in parts]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, (part, raw) in enumerate(zip(parts, raws, strict=True)):
+        alone = None if part.doubly_stochastic else index
+        groups.setdefault((raw.shape, raw.dtype, raw.device, part.symmetric, alone), []).append(index)
+    solutions: dict[int, Tensor] = {}
+    for members in groups.values():
+        first = members[0]
+        if len(members) == 1:
+            solutions[first] = parts[first]._constrain(raws[first])
+            continue
+        stacked = torch.stack([raws[index] for index in members])
+        tau = torch.stack([parts[index].temperature for index in members])
+        solution = ops.sinkhorn(
+            stacked, tau=tau.reshape(-1, *(1 for _ in raws[first].shape)), symmetric=parts[first].symmetric
+        )
+        solutions.update(zip(members, solution.unbind(), strict=True))
+    return [solutions[index] for index in range(len(parts))]

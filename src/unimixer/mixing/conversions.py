@@ -1,8 +1,9 @@
-"""From one mixing to another: the rule as UniMixing, UniMixing-Lite as a full one, weights of one model for another."""
+"""Convert mixings: the rule to UniMixing, UniMixing-Lite to full matrices, weights of one model for another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,7 @@ from unimixer import ops
 from unimixer.errors import UnimixerError, check_divisible
 from unimixer.mixing.constrained import Constrained
 from unimixer.mixing.learned import BasisLocal
-from unimixer.mixing.lite import UniMixingLite
-from unimixer.mixing.unimixing import UniMixing
+from unimixer.mixing.unimixing import UniMixing, UniMixingLite
 
 SHARPNESS = 20.0
 """Logits of a converted rule over the temperature: every other entry of a row is exp(-20) = 2e-9."""
@@ -25,10 +25,10 @@ def from_rule(
     *,
     block_size: int | None = None,
     rank: int | None = None,
-    num_basis: int = 4,
     temperature: float = 0.05,
+    **options: Any,
 ) -> UniMixing | UniMixingLite:
-    """The rule of TokenMixer as a learned mixing with the same output, within 1e-5, for any H that divides D.
+    """Make the rule of TokenMixer a learned mixing with the same output, within 1e-5, for any H that divides D.
 
     The rule is symmetric where H = T and is not elsewhere, and so is the result.
 
@@ -38,8 +38,8 @@ def from_rule(
         num_heads: H.
         block_size: width b of a block; it must divide a head, D / H (default: a whole head).
         rank: None for UniMixing, else the rank of UniMixing-Lite.
-        num_basis: of UniMixing-Lite.
-        temperature: at which the result stands; the raw values follow.
+        temperature: of the result; the raw values follow from it.
+        options: further keyword arguments of the mixing, such as ``num_basis`` of UniMixing-Lite.
 
     Example:
         >>> mixing = from_rule(num_tokens=4, token_dim=6, num_heads=2)
@@ -53,30 +53,22 @@ def from_rule(
     check_divisible("head width token_dim / num_heads", head, by="block_size", divisor=block_size)
     permutation = ops.token_mixing_permutation(num_tokens, token_dim // block_size, num_heads)
     involution = torch.equal(permutation[permutation], torch.arange(permutation.numel()))
-    length, scale = num_tokens * token_dim, SHARPNESS * temperature
+    length = num_tokens * token_dim
+    options |= {"init": permutation, "init_scale": SHARPNESS * temperature, "temperature": temperature}
     if rank is None:
-        return UniMixing(
-            length, block_size, init=permutation, init_scale=scale, temperature=temperature, symmetric=involution
-        )
-    return UniMixingLite(
-        length,
-        block_size,
-        rank=rank,
-        num_basis=num_basis,
-        init=permutation,
-        init_scale=scale,
-        temperature=temperature,
-        symmetric=involution,
-    )
+        return UniMixing(length, block_size, symmetric=involution, **options)
+    return UniMixingLite(length, block_size, rank=rank, symmetric=involution, **options)
 
 
-def expanded(mixing: UniMixingLite) -> UniMixing:
-    r"""UniMixing-Lite as UniMixing, with equal outputs: raw matrices :math:`A B` and :math:`\sum_l \omega_l^i Z_l`.
+def to_full(mixing: UniMixingLite) -> UniMixing:
+    r"""Convert UniMixing-Lite to UniMixing with equal outputs.
+
+    The raw matrices are :math:`A B` and :math:`\sum_l \omega_l^i Z_l`.
 
     Example:
         >>> lite = UniMixingLite(length=64, block_size=2, rank=8, num_heads=4)
         >>> tokens = torch.randn(2, 4, 16)
-        >>> torch.allclose(expanded(lite)(tokens), lite(tokens), atol=1e-6)
+        >>> torch.allclose(to_full(lite)(tokens), lite(tokens), atol=1e-6)
         True
     """
     inside, between = mixing.local, mixing.global_

@@ -1,18 +1,20 @@
-"""Learned patterns with their constraints worked out once: what an exported or served model contains."""
+"""Trained mixings as constants: constraints evaluated once, or matrices discretized for serving."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from unimixer.errors import UnimixerError
 from unimixer.mixing.constrained import Constrained
-from unimixer.mixing.global_patterns import Global
-from unimixer.mixing.local_patterns import Local
-from unimixer.mixing.unified import MatrixMixing
+from unimixer.mixing.global_patterns import Global, Permutation
+from unimixer.mixing.local_patterns import IdentityLocal, Local
+from unimixer.mixing.unified import MatrixMixing, Unified
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -60,17 +62,17 @@ def fixed_mixing(global_NN: Tensor, local_Nbb: Tensor) -> MatrixMixing:
     return MatrixMixing(FixedLocal(global_NN.shape[-1], local_Nbb), FixedGlobal(global_NN))
 
 
-def frozen(module: ModuleT) -> ModuleT:
-    """A copy of a module, in evaluation mode, in which every constrained pattern is a constant.
+def freeze(module: ModuleT) -> ModuleT:
+    """Copy a module, in evaluation mode, with every constrained pattern as a constant; outputs are equal.
 
-    Outputs are equal. Use it before ONNX, AOTInductor or any other form that leaves Python: the operator that solves
-    for the weights exists in Python only.
+    Use it before ONNX, AOTInductor or any other form that leaves Python: the operator that solves for the weights
+    exists in Python only.
     """
     return replaced(module, Constrained, _constant)
 
 
 def replaced(module: ModuleT, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> ModuleT:
-    """A copy of a module, in evaluation mode, in which every part of one kind is what ``make`` makes of it."""
+    """Copy a module, in evaluation mode, with every part of one kind replaced by ``make(part)``."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         if isinstance(module, kind):
@@ -89,3 +91,94 @@ def _constant(pattern: nn.Module) -> nn.Module:
         return FixedLocal(pattern.num_blocks, matrices, pattern.pattern)
     assert isinstance(pattern, Global)
     return FixedGlobal(matrices, pattern.pattern)
+
+
+class SparseGlobal(Global):
+    r"""Every block is a weighted sum of k others: the k largest entries of each row, scaled to the row's sum.
+
+    Args:
+        matrix: ``(N, N)``.
+        top_k: k, at most N.
+
+    Shape:
+        - blocks, values: ``(B, N, b)``; output: ``(B, N, b)``
+    """
+
+    indices: Tensor
+    values: Tensor
+
+    def __init__(self, matrix: Tensor, top_k: int) -> None:
+        super().__init__()
+        if not 1 <= top_k <= matrix.shape[-1]:
+            raise UnimixerError(f"top_k={top_k} must lie between 1 and the number of blocks, {matrix.shape[-1]}")
+        kept, indices = matrix.detach().topk(top_k, dim=-1)
+        self.pattern = f"constant, {top_k} entries a row"
+        self.register_buffer("indices", indices)
+        self.register_buffer("values", kept * (matrix.detach().sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)))
+
+    def weights(self, blocks: Tensor | None = None) -> Tensor:
+        """The sparse matrix, written out."""
+        size = self.indices.shape[0]
+        return self.values.new_zeros(size, size).scatter_(1, self.indices, self.values).unsqueeze(0)
+
+    def forward(self, blocks: Tensor, values: Tensor) -> Tensor:
+        """Gather and sum, k products instead of N."""
+        gathered = values[:, self.indices]  # (B, N, k, b)
+        return (self.values.to(values.dtype).unsqueeze(-1) * gathered).sum(-2)
+
+
+def nearest_permutation(matrix: Tensor) -> Tensor:
+    """Find the permutation matrix with the largest inner product with a square matrix: row i takes column result[i].
+
+    Example:
+        >>> nearest_permutation(torch.tensor([[0.6, 0.4], [0.7, 0.3]]))
+        tensor([1, 0])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    _, columns = linear_sum_assignment(matrix.detach().double().cpu().numpy(), maximize=True)
+    return torch.from_numpy(columns).to(matrix.device)
+
+
+def discretize(module: ModuleT, form: str) -> ModuleT:
+    r"""Copy a module, in evaluation mode, with its learned mixings discretized; scores change, so measure them.
+
+    Args:
+        module: a mixing, or a model with mixings inside.
+        form: ``"permutation"``: global and local matrices become the nearest permutations, hence the whole mixing one
+            move of numbers without any arithmetic; ``"top-K"``: the global matrix keeps the K largest entries of every
+            row, scaled to sum to one again, and local matrices stay as they are.
+
+    Example:
+        >>> from unimixer.mixing import UniMixing
+        >>> discrete = discretize(UniMixing(length=64, block_size=2, num_heads=4), "permutation")
+        >>> discrete.global_pattern
+        'fixed permutation'
+    """
+    match = re.fullmatch(r"permutation|top-([1-9]\d*)", form)
+    if match is None:
+        raise UnimixerError(f"form={form!r} is not known; use 'permutation' or 'top-K', such as 'top-4'")
+
+    def constant(part: nn.Module) -> nn.Module:
+        assert isinstance(part, MatrixMixing)
+        return _permuted(part) if match[1] is None else _sparse(part, int(match[1]))
+
+    return replaced(module, MatrixMixing, constant)
+
+
+def _permuted(mixing: MatrixMixing) -> Unified:
+    global_NN, local_Nbb = mixing.weights()
+    size, width = global_NN.shape[0], local_Nbb.shape[-1]
+    source = nearest_permutation(global_NN)
+    # column j of a local matrix says which number of the old block becomes number j of the new one
+    inside = torch.stack([nearest_permutation(matrix.T) for matrix in local_Nbb]).expand(size, width)
+    order = (source.unsqueeze(1) * width + inside[source]).flatten()
+    return Unified(IdentityLocal(size * width, 1), Permutation(order))
+
+
+def _sparse(mixing: MatrixMixing, top_k: int) -> Unified:
+    global_NN, local_Nbb = mixing.weights()
+    return Unified(
+        FixedLocal(global_NN.shape[0], local_Nbb, mixing.local_pattern),
+        SparseGlobal(global_NN, min(top_k, len(global_NN))),
+    )

@@ -1,4 +1,4 @@
-"""Patterns between blocks: by which weights the blocks of the embedding are summed."""
+"""Patterns between blocks: the weights by which the blocks of the embedding are summed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Global(nn.Module):
 
     def forward(self, blocks: Tensor, values: Tensor) -> Tensor:
         """Sum values by the weights."""
-        return ops.weigh(self.weights(blocks).to(values.dtype), values)
+        return ops.apply_weights(self.weights(blocks).to(values.dtype), values)
 
 
 class Permutation(Global):
@@ -61,7 +61,7 @@ class Permutation(Global):
 
 
 class IdentityGlobal(Permutation):
-    """Blocks do not meet."""
+    """Leave every block as it is: no block reads another."""
 
     pattern = "identity"
 
@@ -74,7 +74,7 @@ class IdentityGlobal(Permutation):
 
 
 class FullGlobal(Global):
-    """A learned matrix without constraints; with blocks of width 1 it is a linear map of the whole embedding."""
+    """A learned matrix without constraints; with blocks of width 1 it maps the whole embedding linearly."""
 
     pattern = "learned, unconstrained"
 
@@ -96,7 +96,7 @@ class GramMatrix(Global):
 
     def weights(self, blocks: Tensor | None = None) -> Tensor:
         """Inner products of all pairs of blocks."""
-        blocks = needed(blocks, self)
+        blocks = required_blocks(blocks, self)
         return (blocks @ blocks.mT).unsqueeze(1)
 
 
@@ -110,13 +110,13 @@ class CallableGlobal(Global):
         self.function, self.num_heads, self.pattern = function, num_heads, pattern
 
     def weights(self, blocks: Tensor | None = None) -> Tensor:
-        """What the function says."""
-        found = self.function(needed(blocks, self))
-        return found if found.dim() == 4 else found.unsqueeze(-3)
+        """The result of the function, with an axis of heads."""
+        weights = self.function(required_blocks(blocks, self))
+        return weights if weights.dim() == 4 else weights.unsqueeze(-3)
 
 
-def needed(blocks: Tensor | None, pattern: Global) -> Tensor:
-    """The blocks, for a pattern that cannot do without them."""
+def required_blocks(blocks: Tensor | None, pattern: Global) -> Tensor:
+    """Return the blocks, or raise for a pattern whose weights depend on them."""
     if blocks is None:
         raise UnimixerError(
             f"the weights of {type(pattern).__name__} depend on the embedding; pass it: mixing_matrix(x)"

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import check_positive
-from unimixer.mixing.constrained import Constrained
+from unimixer.mixing.constrained import Constrained, Constraint
 from unimixer.mixing.global_patterns import Global
 from unimixer.mixing.initialization import low_rank_permutation, permutation_logits
 from unimixer.mixing.local_patterns import Local
 
+DEFAULT = Constraint()
 MARGIN = 1.2
 """Low-rank starts: raw units, times ``scale``, between the permutation and the best other entry."""
 NOISE = 0.02
@@ -40,9 +41,7 @@ class LearnedGlobal(_ConstrainedGlobal):
         num_blocks: N.
         permutation: where to start, out block i = block ``permutation[i]``; None for random numbers.
         scale: the raw value on the permutation, 0 elsewhere; or the standard deviation of random numbers.
-        temperature: see :class:`~unimixer.mixing.Constrained`, like the next two.
-        symmetric: constrain to symmetric matrices.
-        doubly_stochastic: constrain by Sinkhorn scaling.
+        constraint: the constraint on the matrix.
     """
 
     def __init__(
@@ -51,11 +50,9 @@ class LearnedGlobal(_ConstrainedGlobal):
         permutation: Tensor | None = None,
         *,
         scale: float = 1.0,
-        temperature: float = 0.1,
-        symmetric: bool = True,
-        doubly_stochastic: bool = True,
+        constraint: Constraint = DEFAULT,
     ) -> None:
-        super().__init__(temperature=temperature, symmetric=symmetric, doubly_stochastic=doubly_stochastic)
+        super().__init__(constraint)
         if permutation is None:
             start = torch.empty(num_blocks, num_blocks).normal_(std=scale)
         else:
@@ -76,11 +73,9 @@ class LowRankGlobal(_ConstrainedGlobal):
     Args:
         num_blocks: N.
         rank: r; to start from a permutation at least 3.
-        permutation: as in :class:`LearnedGlobal`, like all that follow.
+        permutation: as in :class:`LearnedGlobal`, like the constraint.
         scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
-        temperature: see :class:`~unimixer.mixing.Constrained`.
-        symmetric: constrain to symmetric matrices.
-        doubly_stochastic: constrain by Sinkhorn scaling.
+        constraint: the constraint on the matrix.
     """
 
     def __init__(
@@ -90,11 +85,9 @@ class LowRankGlobal(_ConstrainedGlobal):
         permutation: Tensor | None = None,
         *,
         scale: float = 1.0,
-        temperature: float = 0.1,
-        symmetric: bool = True,
-        doubly_stochastic: bool = True,
+        constraint: Constraint = DEFAULT,
     ) -> None:
-        super().__init__(temperature=temperature, symmetric=symmetric, doubly_stochastic=doubly_stochastic)
+        super().__init__(constraint)
         check_positive(rank=rank)
         self.rank = rank
         self.left = nn.Parameter(torch.empty(num_blocks, rank))
@@ -120,22 +113,8 @@ class LowRankGlobal(_ConstrainedGlobal):
 class _ConstrainedLocal(Constrained, Local):
     kind: str
 
-    def __init__(
-        self,
-        num_blocks: int,
-        block_size: int,
-        kind: str,
-        *,
-        temperature: float = 0.1,
-        symmetric: bool = True,
-        doubly_stochastic: bool = True,
-    ) -> None:
-        free = kind == "free"
-        super().__init__(
-            temperature=temperature,
-            symmetric=symmetric and not free,
-            doubly_stochastic=doubly_stochastic and not free,
-        )
+    def __init__(self, num_blocks: int, block_size: int, kind: str, constraint: Constraint) -> None:
+        super().__init__(Constraint(constraint.temperature, False, False) if kind == "free" else constraint)
         self.num_blocks, self.in_dim, self.out_dim, self.kind = num_blocks, block_size, block_size, kind
         self.num_matrices = 1 if kind == "shared" else num_blocks
 
@@ -155,7 +134,7 @@ class DoublyStochasticLocal(_ConstrainedLocal):
             constraints.
         identity: start from the identity, else from random numbers.
         scale: the raw value on the diagonal, or the standard deviation of random numbers.
-        constraints: temperature and flags of :class:`~unimixer.mixing.Constrained`.
+        constraint: the constraint on every matrix.
     """
 
     def __init__(
@@ -166,9 +145,9 @@ class DoublyStochasticLocal(_ConstrainedLocal):
         *,
         identity: bool = True,
         scale: float = 1.0,
-        **constraints: float,
+        constraint: Constraint = DEFAULT,
     ) -> None:
-        super().__init__(num_blocks, block_size, kind, **constraints)  # type: ignore[arg-type]
+        super().__init__(num_blocks, block_size, kind, constraint)
         start = torch.empty(self.num_matrices, block_size, block_size)
         if kind == "free":  # not a logit: the identity itself
             start.copy_(torch.eye(block_size))
@@ -195,7 +174,7 @@ class BasisLocal(_ConstrainedLocal):
         kind: as in :class:`DoublyStochasticLocal`; ``"shared"`` gives all blocks the same coefficients.
         identity: start from the identity, else from random numbers.
         scale: multiplies the margin of the identity, or is the standard deviation of random sums.
-        constraints: temperature and flags of :class:`~unimixer.mixing.Constrained`.
+        constraint: the constraint on every matrix.
     """
 
     def __init__(
@@ -207,9 +186,9 @@ class BasisLocal(_ConstrainedLocal):
         *,
         identity: bool = True,
         scale: float = 1.0,
-        **constraints: float,
+        constraint: Constraint = DEFAULT,
     ) -> None:
-        super().__init__(num_blocks, block_size, kind, **constraints)  # type: ignore[arg-type]
+        super().__init__(num_blocks, block_size, kind, constraint)
         check_positive(num_basis=num_basis)
         self.basis = nn.Parameter(torch.empty(num_basis, block_size, block_size))
         self.coefficients = nn.Parameter(torch.empty(self.num_matrices, num_basis))

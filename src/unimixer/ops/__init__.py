@@ -5,10 +5,11 @@ from unimixer.ops.norm import layer_norm, layer_norm_reference, rms_norm, rms_no
 from unimixer.ops.per_token import per_token_ffn, per_token_ffn_reference, per_token_linear, swiglu
 from unimixer.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from unimixer.ops.token_mixing import permutation_matrix, token_mixing, token_mixing_permutation
-from unimixer.ops.unified import block_diagonal, unified_matrix, weigh
+from unimixer.ops.unified import apply_weights, block_diagonal, unified_matrix
 from unimixer.ops.unimixing import unimixing, unimixing_matrix
 
 __all__ = [
+    "apply_weights",
     "batch_first",
     "batch_last",
     "block_diagonal",
@@ -28,5 +29,4 @@ __all__ = [
     "unified_matrix",
     "unimixing",
     "unimixing_matrix",
-    "weigh",
 ]

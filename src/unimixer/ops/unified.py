@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, einsum
 
 
-def weigh(weights: Tensor, values_BNc: Tensor) -> Tensor:
+def apply_weights(weights: Tensor, values_BNc: Tensor) -> Tensor:
     r"""Out block m is :math:`\sum_n G_{mn} h_n`; head h weighs the h-th of H equal slices of the values.
 
     arXiv:2604.00590, "unified form": :math:`G(X)\, [x_1 W_B^1; \dots; x_N W_B^N]`.
@@ -16,7 +16,7 @@ def weigh(weights: Tensor, values_BNc: Tensor) -> Tensor:
         - output: ``(B, M, c)``
 
     Example:
-        >>> weigh(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0], [2.0]]]))
+        >>> apply_weights(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0], [2.0]]]))
         tensor([[[2.]]])
     """
     heads = weights.shape[-3]

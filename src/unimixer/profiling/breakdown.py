@@ -1,9 +1,10 @@
-"""What a model costs, by group: parameters, FLOPs of scoring an example, FLOPs of training on it and of a step."""
+"""The cost of a model by group: parameters, FLOPs of scoring an example, FLOPs of training on it and of a step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from unimixer.backbones import Backbone
 from unimixer.backbones.rankelastor import GatedLinear, ResidualGatedFFN
@@ -26,13 +28,16 @@ from unimixer.blocks import (
 )
 from unimixer.blocks.cross_attention import EventFFN
 from unimixer.features.batch import Batch
+from unimixer.features.embedding import PackedEmbedding
 from unimixer.features.spec import FeatureSpec
-from unimixer.mixing import Global, Local, Mixing, Unified
-from unimixer.profiling import products
-from unimixer.profiling.flops import hollow_copy
-from unimixer.profiling.products import GROUPS, rule_of
+from unimixer.mixing import Constrained, Global, Local, MatrixMixing, Mixing, Unified
+from unimixer.profiling.flops import PRODUCTS, ModuleFlops, hollow_copy, separate_graph_nodes, sinkhorn_flops
 from unimixer.ranker import Ranker, table_parameters
 
+EMBEDDING, TOKENIZER, SEQUENCES, LOCAL, GLOBAL, SINKHORN, FFN, OTHER, TOWERS = GROUPS = (
+    *("embedding lookup", "tokenizer", "sequences", "local mixing", "global mixing"),
+    *("Sinkhorn", "FFN", "other layers", "towers"),
+)
 _ROWS = (2, 4)
 """Of the two batches whose difference is the cost of an example; batch norms refuse a single row."""
 
@@ -46,7 +51,7 @@ class Group:
         forward: FLOPs of the forward pass, an example.
         training: FLOPs of forward and backward, an example.
         step: FLOPs of training that are done once a step, whatever the batch.
-        unseen: FLOPs of ``step`` that torch's counter does not see.
+        unseen: FLOPs of ``step`` that torch's counter does not see: those of the Sinkhorn solver.
     """
 
     parameters: int = 0
@@ -61,14 +66,12 @@ class Cost:
     """A model's cost by group.
 
     Args:
-        groups: those that the model has, by name, in the order of :data:`~unimixer.profiling.products.GROUPS`.
+        groups: those that the model has, by name, in the order of :data:`GROUPS`.
         table_parameters: numbers in embedding tables.
-        uncounted: layers with matrices for which there is no formula, see :func:`~unimixer.profiling.products.rule`.
     """
 
     groups: Mapping[str, Group]
     table_parameters: int = 0
-    uncounted: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -97,7 +100,7 @@ class Cost:
 
 
 def count_backbone(backbone: Backbone) -> Cost:
-    """Cost of a backbone alone; a gradient goes to its tokens.
+    """Count a backbone alone; a gradient goes to its tokens.
 
     Example:
         >>> from unimixer.backbones import RankMixer
@@ -113,7 +116,7 @@ def count_backbone(backbone: Backbone) -> Cost:
 
 
 def count_ranker(ranker: Ranker) -> Cost:
-    """Cost of a whole ranker on full sequences; looking up embeddings has no products.
+    """Count a whole ranker on full sequences; looking up embeddings has no products.
 
     A model that reads events looks at their numbers, so it must have memory; others may be on the meta device. Its
     tables may be tiny.
@@ -122,7 +125,7 @@ def count_ranker(ranker: Ranker) -> Cost:
 
 
 def full_batch(spec: FeatureSpec, rows: int) -> Batch:
-    """A batch of padding rows whose sequences all have their greatest length."""
+    """Make a batch of padding rows whose sequences all have their greatest length."""
     values, offsets = {}, {}
     for name, fields in spec.groups.items():
         longest = fields[0].max_length
@@ -132,80 +135,102 @@ def full_batch(spec: FeatureSpec, rows: int) -> Batch:
     return Batch(ids, torch.zeros(rows, spec.dense_width, device="cpu"), values, offsets)
 
 
-@dataclass
-class _Tally:
-    forward: int = 0
-    training: int = 0
-    unseen: int = 0
-
-
 def _cost(model: nn.Module, inputs: Callable[[int], tuple[Any, ...]], *, hollow: bool) -> Cost:
-    """By two batches: what does not grow with the rows is done once a step."""
-    scored = [_called(model, inputs, rows, hollow=hollow, training=False) for rows in _ROWS]
-    trained = [_called(model, inputs, rows, hollow=hollow, training=True) for rows in _ROWS]
+    """Count two batches: the cost that does not grow with the rows is paid once a step."""
+    scored = [_flops(model, inputs, rows, hollow=hollow, training=False) for rows in _ROWS]
+    trained = [_flops(model, inputs, rows, hollow=hollow, training=True) for rows in _ROWS]
+    step, unseen = _constraint_flops(model)
     tables = {id(p) for p in table_parameters(model)} if isinstance(model, Ranker) else set()
-    parameters = _parameters(model, tables)
-    found = {}
-    more = _ROWS[1] - _ROWS[0]
+    parameters, more = _parameters(model, tables), _ROWS[1] - _ROWS[0]
+    groups = {}
     for name in GROUPS:
-        forward = (scored[1][name].forward - scored[0][name].forward) // more
-        training = (trained[1][name].training - trained[0][name].training) // more
-        step = trained[0][name].training - _ROWS[0] * training
-        if parameters[name] or forward or training or step:
-            found[name] = Group(parameters[name], forward, training, step, trained[0][name].unseen)
-    return Cost(found, sum(p.numel() for p in model.parameters() if id(p) in tables), tuple(_uncounted(model)))
+        forward = (scored[1][name] - scored[0][name]) // more
+        training = (trained[1][name] - trained[0][name]) // more
+        once = trained[0][name] - _ROWS[0] * training + step[name]
+        if parameters[name] or forward or training or once:
+            groups[name] = Group(parameters[name], forward, training, once, unseen if name == SINKHORN else 0)
+    return Cost(groups, sum(p.numel() for p in model.parameters() if id(p) in tables))
 
 
-def _parameters(model: nn.Module, tables: set[int]) -> dict[str, int]:
-    """Dense parameters of every group, shared ones once."""
-    seen, found = set(tables), dict.fromkeys(GROUPS, 0)
+def _parameters(model: nn.Module, tables: set[int]) -> Counter[str]:
+    """Count the dense parameters of every group, shared ones once."""
+    seen, counts = set(tables), Counter[str]()
     for path, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen and parameter.requires_grad:
                 seen.add(id(parameter))
-                found[group_of(model, path)] += parameter.numel()
-    return found
+                counts[group_of(model, path)] += parameter.numel()
+    return counts
 
 
-def _called(
+def _flops(
     model: nn.Module, inputs: Callable[[int], tuple[Any, ...]], rows: int, *, hollow: bool, training: bool
-) -> dict[str, _Tally]:
-    """Products of every group in one pass over a batch, by the formula of every layer that is called."""
-    found = {name: _Tally() for name in GROUPS}
-
-    def note(name: str, rule: products.Rule) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(module: nn.Module, given: tuple[Any, ...], _output: Any) -> None:
-            for product in rule(module, given):
-                tally = found[product.group or name]
-                tally.forward += product.forward
-                tally.training += product.training
-                tally.unseen += 0 if product.seen else product.training
-
-        return hook
-
+) -> Counter[str]:
+    """FLOPs of every group in one pass over a batch, backward included in training, constraints left out."""
+    flops = Counter[str]()
     with torch.enable_grad(), FakeTensorMode() if hollow else nullcontext():
         copied = (hollow_copy(model) if hollow else copy.deepcopy(model)).train(training)
-        for path, module in copied.named_modules():
-            rule = rule_of(module)
-            if rule is not None:
-                module.register_forward_hook(note(group_of(copied, path), rule))
-        copied(*inputs(rows))
-    return found
+        modules = dict(copied.named_modules())
+        for module in modules.values():
+            if isinstance(module, Constrained):
+                module._held = torch.empty_like(module.raw()).requires_grad_()
+            elif isinstance(module, PackedEmbedding):
+                _detach_lookups(module)
+        arguments = inputs(rows)
+        with separate_graph_nodes(), ModuleFlops(display=False, custom_mapping=PRODUCTS) as counter:
+            outputs = [copied(*arguments)]
+            if training:
+                outputs += copied.pop_auxiliary_logits() if isinstance(copied, Ranker) else []
+                sum(output.sum() for output in outputs).backward()
+        for name, counts in counter.get_flop_counts().items():
+            path = name.partition(".")[2]
+            for packet, count in counts.items():
+                # the two products of such a mixing: one a block, then one for all blocks
+                local = isinstance(modules[path], MatrixMixing) and packet is torch.ops.aten.bmm
+                flops[LOCAL if local else group_of(copied, path)] += count
+    return flops
+
+
+def _detach_lookups(tables: PackedEmbedding) -> None:
+    """Stop gradients at the vectors: merging them by row has no products, and no shape that is known before."""
+    tables.requires_grad_(False)
+    lookup = tables.lookup
+    tables.lookup = lambda *a: tuple(v.detach().requires_grad_() for v in lookup(*a))  # type: ignore[method-assign]
+    tables.register_forward_hook(lambda module, args, vectors: vectors.detach().requires_grad_())
+
+
+def _constraint_flops(model: nn.Module) -> tuple[Counter[str], int]:
+    """FLOPs of the constraints, once a step whatever the batch, and those of them that torch's counter does not see."""
+    flops, unseen = Counter[str](), 0
+    with torch.enable_grad(), FakeTensorMode():
+        for part in hollow_copy(model).modules():
+            if not isinstance(part, Constrained):
+                continue
+            with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
+                raw = part.raw()
+                if raw.requires_grad:
+                    raw.sum().backward()  # type: ignore[no-untyped-call]
+            flops[LOCAL if isinstance(part, Local) else GLOBAL] += counter.get_total_flops()
+            if part.doubly_stochastic:
+                solver, seen = sinkhorn_flops(raw.shape[:-2].numel(), raw.shape[-1], symmetric=part.symmetric)
+                flops[SINKHORN] += solver + seen
+                unseen += solver
+    return flops, unseen
 
 
 def group_of(model: nn.Module, path: str) -> str:
-    """The group of a layer, by its place in a backbone or a ranker."""
+    """Find the group of a layer by its path in a backbone or a ranker."""
     first, _, rest = path.partition(".")
     if not isinstance(model, Ranker):
         return _within(model, path)
     if first == "embedding":
-        return products.SEQUENCES if rest.startswith("encoders") else products.EMBEDDING
-    places = {"tokenizer": products.TOKENIZER, "events": products.SEQUENCES, "sequence_tokens": products.SEQUENCES}
-    return _within(model.backbone, rest) if first == "backbone" else places.get(first, products.TOWERS)
+        return SEQUENCES if rest.startswith("encoders") else EMBEDDING
+    rooms = {"tokenizer": TOKENIZER, "events": SEQUENCES, "sequence_tokens": SEQUENCES}
+    return _within(model.backbone, rest) if first == "backbone" else rooms.get(first, TOWERS)
 
 
 def _within(backbone: nn.Module, path: str) -> str:
-    """The outermost layer on the way to a place that is of a known kind; a sublayer that does not mix is an FFN."""
+    """Find the group of the outermost layer of a known kind on a path; a sublayer that does not mix is an FFN."""
     module = backbone
     for name in path.split(".") if path else ():
         parent, module = module, module.get_submodule(name)
@@ -213,37 +238,25 @@ def _within(backbone: nn.Module, path: str) -> str:
             if isinstance(module, kinds):
                 return group
         if _is_ffn(backbone, parent, module):
-            return products.FFN
+            return FFN
         if isinstance(module, Mixing) and not isinstance(module, Unified):
-            return products.GLOBAL
-    return products.GLOBAL if isinstance(module, Mixing) else products.OTHER
+            return GLOBAL
+    return GLOBAL if isinstance(module, Mixing) else OTHER
 
 
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((CrossAttention, EventFFN), products.SEQUENCES),
-    ((PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE, GatedLinear, ResidualGatedFFN), products.FFN),
-    ((Global,), products.GLOBAL),
-    ((Local,), products.LOCAL),
+    ((CrossAttention, EventFFN), SEQUENCES),
+    ((PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE, GatedLinear, ResidualGatedFFN), FFN),
+    ((Global,), GLOBAL),
+    ((Local,), LOCAL),
 )
 
 
 def _is_ffn(backbone: nn.Module, parent: nn.Module, module: nn.Module) -> bool:
-    """Whether a layer is what a block has beside its mixing."""
+    """Whether a layer is the part of a block beside its mixing."""
     if isinstance(parent, UniMixerBlock):
         inside = module is parent.ffn
     else:
         streams = (part for part in backbone.modules() if isinstance(part, PostNorm | PreNorm))
         inside = any(parent is stream.sublayers for stream in streams)
     return inside and not any(isinstance(part, Mixing) for part in module.modules())
-
-
-def _uncounted(model: nn.Module) -> Iterator[str]:
-    """Layers of others that own matrices and are covered by no formula; this package's own are tested to be."""
-    names = dict(model.named_modules())
-    for path, module in names.items():
-        own = type(module).__module__.startswith("unimixer.") or isinstance(module, nn.ParameterList)
-        if own or not any(p.dim() > 1 for p in module.parameters(recurse=False)):
-            continue
-        around = [name for name in names if not name or path == name or path.startswith(f"{name}.")]
-        if not any(rule_of(names[name]) is not None for name in around):
-            yield f"{path or 'itself'} ({type(module).__name__})"

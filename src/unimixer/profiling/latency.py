@@ -1,4 +1,4 @@
-"""How long a request takes on this machine: a model over its candidates, as trained and with mixings worked out."""
+"""Measure the latency of a request on this machine: a model over its candidates, as trained and with frozen mixings."""
 
 from __future__ import annotations
 
@@ -8,29 +8,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any, Protocol
 
 import torch
 
-from unimixer.bench.machine import cpu_model
 from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
+from unimixer.environment import cpu_model
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.experiments.cases import Case
 from unimixer.features.batch import Batch
 from unimixer.io import read_json, write_text
-from unimixer.mixing import frozen
+from unimixer.mixing import freeze
+from unimixer.training.config import Recipe
 from unimixer.training.model import build_ranker, pick_device, with_tasks
 
 LATENCY = "latency.json"
 SECONDS = 0.6
-"""Of measuring one form of one model, at least; see also :data:`FEWEST`."""
+"""Least time of measuring one form of one model."""
 FEWEST, MOST = 7, 200
+"""Least and largest number of measured requests."""
+
+
+class SizedModel(Protocol):
+    """A model of a study at one size."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of a run."""
+        ...
+
+    def job(self, seed: int, dense_lr: float, sparse_lr: float) -> Any:
+        """The run of a seed and its rates, which has a ``key``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a request, medians over many: ``eager`` as trained, ``frozen`` with mixings worked out."""
+    """Milliseconds of a request, medians over many: ``eager`` as trained, ``frozen`` with constant mixing matrices."""
 
     eager: float
     frozen: float
@@ -44,8 +59,8 @@ class Latency:
 
 
 @states_kept()
-def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency:
-    """Score one request, again and again: embedding lookup and dense part, from encoded features to logits.
+def measure_latency(case: SizedModel, *, candidates: int, threads: int = 1) -> Latency:
+    """Measure the time of one request: embedding lookup and dense part, from encoded features to logits.
 
     The model has fresh weights, whose values do not matter to the time, and tables of full size, whose size does.
 
@@ -61,17 +76,17 @@ def measure_latency(case: Case, *, candidates: int, threads: int = 1) -> Latency
     torch.manual_seed(0)
     model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
     batch = request(store, candidates).to(device)
-    forms = {"eager": model, "frozen": frozen(model)}
+    forms = {"eager": model, "frozen": freeze(model)}
     with torch.no_grad():
         times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
     return Latency(times["eager"], times["frozen"], candidates, threads)
 
 
 def request(store: Store, candidates: int) -> Batch:
-    """The first rows of the test part."""
-    held = store.summary("test").rows
-    if candidates > held:
-        raise UnimixerError(f"candidates={candidates:,}: the test part of {store.folder} has {held:,} rows; take fewer")
+    """Take the first rows of the test part."""
+    rows = store.summary("test").rows
+    if candidates > rows:
+        raise UnimixerError(f"candidates={candidates:,}: the test part of {store.folder} has {rows:,} rows; take fewer")
     return next(iter(Loader(store, "test", batch_size=candidates, num_workers=0).batches()))
 
 
@@ -86,7 +101,7 @@ def _scoring(model: torch.nn.Module, batch: Batch, device: torch.device) -> Call
 
 
 def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median milliseconds of each, by turns, so that what slows the machine hits all."""
+    """Measure the median milliseconds of each, by turns, so that a slow moment of the machine meets all."""
     for run in runs.values():
         run()
         run()
@@ -99,19 +114,19 @@ def _interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
             samples[name].append(1e3 * (time.perf_counter() - since))
         if len(samples[next(iter(runs))]) >= FEWEST and time.perf_counter() - begin > SECONDS * len(runs):
             break
-    return {name: round(median(found), 4) for name, found in samples.items()}
+    return {name: round(median(times), 4) for name, times in samples.items()}
 
 
-def latencies(cases: Sequence[Case], folder: Path, *, candidates: int, threads: int = 1) -> list[Latency]:
-    """Of every case, measured once a machine: the folder keeps what was measured."""
+def latencies(cases: Sequence[SizedModel], folder: Path, *, candidates: int, threads: int = 1) -> list[Latency]:
+    """Measure every case once a machine; the folder keeps the results."""
     path = folder / LATENCY
     known = read_json(path, way_out="remove the file, and it is measured again") if path.exists() else {}
-    found = []
+    results = []
     for case in cases:
         recipe = case.recipe.optimizer
         name = f"{case.job(0, recipe.dense_lr, recipe.sparse_lr).key} c{candidates} t{threads} {cpu_model()}"
         if name not in known:
             known[name] = asdict(measure_latency(case, candidates=candidates, threads=threads))
             write_text(path, json.dumps(known, indent=1) + "\n")
-        found.append(Latency(**known[name]))
-    return found
+        results.append(Latency(**known[name]))
+    return results

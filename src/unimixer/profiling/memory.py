@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from unimixer.blocks import pop_penalties
 from unimixer.features.batch import Batch
-from unimixer.mixing import constrained_once
+from unimixer.mixing import cached_constraints
 from unimixer.profiling.flops import hollow_copy
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
@@ -85,7 +85,7 @@ def measure_memory(
     """The same of a step that runs, on a copy of the model: bytes of the tensors themselves."""
     model = copy.deepcopy(ranker).train()
     optimizers = build_optimizers(model, optimizer or OptimizerConfig())
-    with _kept(model, batch) as kept, constrained_once(model):
+    with _kept(model, batch) as kept, cached_constraints(model):
         _loss(model, batch, precision).backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     for one in optimizers.values():
@@ -105,7 +105,7 @@ def _activations(ranker: Ranker, batch: Batch, precision: str) -> int:
         if hollow:
             batch = batch.map(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         model = (hollow_copy(ranker) if hollow else copy.deepcopy(ranker)).train()
-        with _kept(model, batch) as kept, constrained_once(model):
+        with _kept(model, batch) as kept, cached_constraints(model):
             loss = _loss(model, batch, precision)  # the graph lives until here, so no storage is counted twice
             del loss
     return sum(kept.values())

@@ -29,9 +29,9 @@ class ModelConfig(Settings):
 
     backbone: str = "unimixer-lite"
     dense_params: Count | None = None
-    """Budget of dense parameters that chooses the size (within 2%)."""
-    size: PositiveFloat | None = None
-    """The backbone's dial, instead of a budget."""
+    """Dense-parameter budget that chooses the width (within 2%)."""
+    width: PositiveFloat | None = None
+    """The backbone's width, instead of a budget."""
     num_tokens: PositiveInt = 16
     tokenizer: Literal["chunk", "semantic", "random", "field"] | None = None
     embedding_dim: PositiveInt = 16
@@ -46,7 +46,8 @@ class ModelConfig(Settings):
     """Tokens per sequence, for ``tokens``."""
     sequence_dim: PositiveInt | None = None
     """Width of an event inside the stack (default: the widest event as embedded)."""
-    readout: Literal["mean", "flatten"] = "mean"
+    pooling: Literal["mean", "flatten"] = "mean"
+    """The mean of the output tokens, or all of them flattened."""
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
     field_order: tuple[str, ...] | None = None
     """Order of the fields inside a domain (default: that of the schema); a warm start keeps the order of its source."""
@@ -176,6 +177,8 @@ class Recipe(Settings):
         "model.tower_hidden_dims": "hidden_units tower_dims hidden_dim",
         "model.backbone": "architecture arch model_name",
         "model.num_tokens": "tokens n_tokens",
+        "model.width": "size",
+        "model.pooling": "readout",
         "temperature.end": "tau tau_end",
         "tasks": "labels targets task",
         "store": "data dataset data_path",

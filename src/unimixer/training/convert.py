@@ -62,7 +62,7 @@ def converted_recipe(run: RunFolder, to: str) -> Recipe:
     model = recipe.model.model_copy(
         update={
             "backbone": to,
-            "size": None,
+            "width": None,
             "tokenizer": recipe.model.tokenizer or BACKBONES[backbone].default_tokenizer,
             "options": {name: value for name, value in options.items() if value != known[name]},
         }

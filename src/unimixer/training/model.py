@@ -12,7 +12,7 @@ import torch
 from unimixer.blocks import recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
-from unimixer.ranker import Ranker, size_for_budget
+from unimixer.ranker import Ranker, width_for_budget
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups
@@ -40,8 +40,8 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
     model = recipe.model
     if model.dense_params is not None:
         arguments = model.model_dump(exclude={"dense_params"})
-        size = size_for_budget(with_tasks(spec, tuple(tasks)), dense_params=model.dense_params, **arguments)
-        model = model.model_copy(update={"size": size, "dense_params": None})
+        size = width_for_budget(with_tasks(spec, tuple(tasks)), dense_params=model.dense_params, **arguments)
+        model = model.model_copy(update={"width": size, "dense_params": None})
     resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
     monitor(resolved)
     return resolved

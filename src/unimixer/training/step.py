@@ -14,7 +14,7 @@ from unimixer.blocks import after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.mixing import constrained_once, set_temperature
+from unimixer.mixing import cached_constraints, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.eviction import Eviction
@@ -90,7 +90,7 @@ class TrainStep:
         if self.eviction is not None:
             self.eviction.observe(batches, step)
         outcomes = []
-        with self.model.embedding.tables.once(prepared, step), constrained_once(self.model):
+        with self.model.embedding.tables.once(prepared, step), cached_constraints(self.model):
             for batch, share in zip(prepared, shares, strict=True):
                 with self.dense.exchange(batch is prepared[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))

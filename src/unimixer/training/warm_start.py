@@ -174,7 +174,7 @@ class WarmStart:
             if managed[0] != managed[1]:
                 a, b = (f"{rows:,} managed rows" if rows else "a row for every id" for rows in managed)
                 raise self._other_model(f"table {table!r} has {a}, this model {b}")
-        orders = [[piece.name for piece in one.pieces] for one in (there, here)]
+        orders = [[field.name for field in one.slices] for one in (there, here)]
         if orders[0] != orders[1]:
             a, b = (", ".join(order) for order in orders)
             raise self._other_model(f"its fields have the order {a}, and here {b}")
@@ -203,7 +203,7 @@ def with_field_order_of(source: RunFolder, recipe: Recipe, transform: Transform)
     there = source.transform
     check_features(source.folder, there.schema, transform.schema)
     theirs, ours = (
-        [piece.name for piece in hollow_ranker(one, data.spec).embedding.pieces]
+        [field.name for field in hollow_ranker(one, data.spec).embedding.slices]
         for one, data in ((source.recipe, there), (recipe, transform))
     )
     if recipe.model.field_order is not None or theirs == ours or sorted(theirs) != sorted(ours):

@@ -14,7 +14,7 @@ from unimixer.blocks import after_step, pop_penalties, recompute_activations
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
-from unimixer.mixing import constrained_once, set_temperature
+from unimixer.mixing import cached_constraints, set_temperature
 from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.config import OptimizerConfig
 from unimixer.training.distributed.dense import FSDPForward, is_sharded, reshard, shard_dense, whole_parameters
@@ -79,7 +79,7 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 def _gradients(model: Ranker, batches: list[Batch], dense: DenseForward, processes: ProcessGroup) -> dict[str, Tensor]:
     """Gradients of a step over two batches, before and after they are clipped."""
     torch.manual_seed(0)
-    with constrained_once(model):
+    with cached_constraints(model):
         for batch in batches:
             with dense.exchange(batch is batches[-1]):
                 logits = dense(batch)

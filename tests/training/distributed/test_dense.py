@@ -30,16 +30,16 @@ from unimixer.training.train import resume, train
 
 pytestmark = [needs_torchrec, pytest.mark.slow, pytest.mark.timeout(600)]
 
-ATTENTION = {"sequences": "cross_attention", "size": 8}
+ATTENTION = {"sequences": "cross_attention", "width": 8}
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"backbone": name, "size": 8} for name in BACKBONES},
-    "siamese": {"backbone": "unimixer", "size": 8, "options": {"residual": "siamese"}},
+    **{name: {"backbone": name, "width": 8} for name in BACKBONES},
+    "siamese": {"backbone": "unimixer", "width": 8, "options": {"residual": "siamese"}},
     "attention": {"backbone": "unimixer-lite", **ATTENTION},
     "attention, siamese": {"backbone": "unimixer-lite", **ATTENTION, "options": {"residual": "siamese"}},
-    "auxiliary": {"backbone": "tokenmixer-large", "size": 8, "options": {"num_blocks": 4}},
-    "mixture": {"backbone": "rankmixer", "size": 8, "options": {"ffn": "relu-moe"}},
-    "top-k mixture": {"backbone": "rankmixer", "size": 16, "options": {"ffn": "topk-moe"}},
-    "recomputed": {"backbone": "unimixer-lite", "size": 8, "recompute": True, "options": {"num_blocks": 3}},
+    "auxiliary": {"backbone": "tokenmixer-large", "width": 8, "options": {"num_blocks": 4}},
+    "mixture": {"backbone": "rankmixer", "width": 8, "options": {"ffn": "relu-moe"}},
+    "top-k mixture": {"backbone": "rankmixer", "width": 16, "options": {"ffn": "topk-moe"}},
+    "recomputed": {"backbone": "unimixer-lite", "width": 8, "recompute": True, "options": {"num_blocks": 3}},
 }
 
 FSDP, SIX = "distributed.dense=fsdp", "distributed.data_shards=6"

@@ -42,7 +42,7 @@ class DDPForward(DenseForward):
 
     Gradients are summed and not averaged, because the loss is divided by the weight of the whole batch already. A
     bucket is sent while backward still computes. Raw matrices of constrained mixings get their gradient only at the end
-    of :func:`~unimixer.mixing.constrained_once`; their buckets are sent then, and complete the reduction.
+    of :func:`~unimixer.mixing.cached_constraints`; their buckets are sent then, and complete the reduction.
     """
 
     def __init__(self, ranker: Ranker, score: Callable[..., Tensor]) -> None:

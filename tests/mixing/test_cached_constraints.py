@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.mixing import Constrained, MatrixMixing, UniMixing, UniMixingLite, constrained_once, set_temperature
-from unimixer.mixing.hold import solve_together
+from unimixer.mixing import Constrained, MatrixMixing, UniMixing, UniMixingLite, cached_constraints, set_temperature
+from unimixer.mixing.constrained import solve_together
 
 LENGTH = 32
 KINDS: dict[str, tuple[type[MatrixMixing], dict[str, Any]]] = {
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_plain_way(kind: str, tau: float) -> None:
     plain, x = stack(kind, tau=tau).double(), torch.randn(12, LENGTH, dtype=torch.float64)
     once = copy.deepcopy(plain)
     accumulate(plain, x)
-    with constrained_once(once):
+    with cached_constraints(once):
         accumulate(once, x)
     assert len(gradients(once)) == len(list(once.parameters()))
     for a, b in zip(gradients(plain), gradients(once), strict=True):
@@ -59,7 +59,7 @@ def test_for_one_batch_they_are_the_same_bits(kind: str) -> None:
     plain, x = stack(kind), torch.randn(4, LENGTH)
     once = copy.deepcopy(plain)
     accumulate(plain, x)
-    with constrained_once(once):
+    with cached_constraints(once):
         accumulate(once, x)
     assert all(map(torch.equal, gradients(plain), gradients(once)))
 
@@ -81,14 +81,14 @@ def test_the_solver_is_called_once_a_step_and_shape(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(ops, "sinkhorn", counted)
     layers = stack("lite")
-    with constrained_once(layers):
+    with cached_constraints(layers):
         accumulate(layers, torch.randn(12, LENGTH))
     assert sorted(shapes) == [(2, 8, 4, 4), (2, 8, 8), (16, 2, 2), (16, 16)]
 
 
 def test_raw_matrices_get_their_gradient_at_the_end() -> None:
     layers = stack("unimixing")
-    with constrained_once(layers):
+    with cached_constraints(layers):
         accumulate(layers, torch.randn(12, LENGTH))
         assert gradients(layers) == []
     assert all(bool(gradient.any()) for gradient in gradients(layers))
@@ -98,7 +98,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind() -> None:
     layers, x = stack("lite"), torch.randn(8, LENGTH)
 
     def fail() -> None:
-        with constrained_once(layers):
+        with cached_constraints(layers):
             accumulate(layers, x)
             raise ZeroDivisionError
 
@@ -113,19 +113,19 @@ def test_an_error_in_the_middle_leaves_nothing_behind() -> None:
 def test_an_error_of_the_solver_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = stack("lite")
     monkeypatch.setattr(ops, "sinkhorn", None)
-    with pytest.raises(TypeError), constrained_once(layers):
+    with pytest.raises(TypeError), cached_constraints(layers):
         pass
     assert all(part._held is None for part in layers.modules() if isinstance(part, Constrained))
 
 
 def test_weights_that_changed_since_are_seen_by_the_next_step() -> None:
     layers, x = stack("unimixing"), torch.randn(4, LENGTH)
-    with constrained_once(layers):
+    with cached_constraints(layers):
         before = layers(x)
     with torch.no_grad():
         for p in layers.parameters():
             p.add_(torch.randn_like(p))
-    with constrained_once(layers):
+    with cached_constraints(layers):
         assert torch.equal(layers(x), copy.deepcopy(layers)(x))  # a copy holds nothing
         assert not torch.allclose(layers(x), before)
 
@@ -134,7 +134,7 @@ def test_frozen_matrices_are_held_without_a_gradient() -> None:
     layers = stack("unimixing").requires_grad_(False)
     first = layers[0].global_
     first.requires_grad_(True)
-    with constrained_once(layers):
+    with cached_constraints(layers):
         accumulate(layers, torch.randn(8, LENGTH))
     assert [p.grad is not None for p in layers.parameters()].count(True) == 1
     assert first.logits.grad is not None
@@ -150,7 +150,7 @@ def test_held_matrices_enter_one_compiled_graph() -> None:
         plain.zero_grad()
         once.zero_grad()
         accumulate(plain, x)
-        with constrained_once(once):
+        with cached_constraints(once):
             accumulate(compiled, x)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for a, b in zip(gradients(plain), gradients(once), strict=True):
