@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from unimixer.errors import UnimixerError
-from unimixer.refusals import refusal
+from unimixer.errors import UnimixerError, io_failure
 
 RUN, STORE, BUNDLE = "a run folder", "a prepared store", "a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
@@ -25,18 +24,18 @@ class DiskError(UnimixerError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a refusal to write below ``path``, of the system or of a library in its place, into one sentence."""
+    """Turn a failure to write below ``path``, of the system or of a library, into one sentence."""
     try:
         yield
     except BaseException as error:  # polars panics with an error that is no Exception
-        found = refusal(error)
-        if found is None:
+        failure = io_failure(error)
+        if failure is None:
             raise
         if _of_another(error, path):  # a file that is read on the way, not the one that is written
             with read_errors(path):
                 raise
         raise DiskError(
-            f"{path}: cannot write: {found.reason}; nothing half-written was left; {found.way_out}"
+            f"{path}: cannot write: {failure.reason}; nothing half-written was left; {failure.way_out}"
         ) from error
 
 

@@ -11,7 +11,6 @@ import polars as pl
 import pyarrow.parquet as parquet
 import torch
 
-from unimixer.caller import states_kept
 from unimixer.data.coverage import Coverage, UnknownValuesWarning
 from unimixer.data.raw.adapters.own import with_options
 from unimixer.data.raw.folders import PARQUET_SUFFIXES, log_files
@@ -20,6 +19,7 @@ from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.values import column
 from unimixer.data.schema import Schema
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar

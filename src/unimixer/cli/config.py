@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit
+from unimixer.settings import annotated_yaml, origins_of, parse
+from unimixer.training.config import Recipe, recipe_values
+from unimixer.training.run import RunFolder
 
 app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 
@@ -22,10 +25,6 @@ def show(
 
     Example: unimixer config show recipes/kuairand-unimixer-lite.yaml training.seed=1
     """
-    from unimixer.settings import annotated_yaml, origins_of, parse
-    from unimixer.training.config import Recipe, recipe_values
-    from unimixer.training.run import RunFolder
-
     path = RunFolder(recipe).folder / "config.yaml" if recipe.is_dir() else recipe
     values = recipe_values(path, overrides or [])
     resolved = parse(Recipe, values, where=str(path))

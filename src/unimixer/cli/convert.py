@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit
-
-HELP = """Write the recipe of another model that starts with the scores of a finished run, and say how far they move.
-
-A RankMixer becomes a UniMixer or UniMixing-Lite that starts from the rule; a UniMixing-Lite becomes a full UniMixer.
-
-Example: unimixer convert RUN --to unimixer-lite, then unimixer train RECIPE --warm-start RUN"""
+from unimixer.errors import UnimixerError
+from unimixer.io import write_text
+from unimixer.settings import dump_yaml
+from unimixer.training.convert import conversion_change, converted_recipe
+from unimixer.training.run import RunFolder, store_of
 
 
 def convert(
@@ -28,14 +27,13 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the recipe if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.evaluation import store_of
-    from unimixer.io import write_text
-    from unimixer.settings import dump_yaml
-    from unimixer.training.convert import conversion_change, converted_recipe
-    from unimixer.training.run import RunFolder
+    """Write the recipe of another model that starts with the scores of a finished run, and say how far they move.
 
+    A RankMixer becomes a UniMixer or UniMixing-Lite that starts from the rule; a UniMixing-Lite becomes a full
+    UniMixer.
+
+    Example: unimixer convert RUN --to unimixer-lite, then unimixer train RECIPE --warm-start RUN
+    """
     source = RunFolder(run)
     recipe = converted_recipe(source, to)
     path = out or Path(f"{recipe.name}.yaml")

@@ -10,6 +10,15 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, Separator, emit, table
+from unimixer.data.dataset import Store, find_store
+from unimixer.data.describe import describe_store
+from unimixer.data.prepare import prepare as write_store
+from unimixer.data.raw.fetch import fetch as download
+from unimixer.data.raw.infer import infer_schema
+from unimixer.data.raw.origin import open_source
+from unimixer.errors import UnimixerError
+from unimixer.io import write_text
+from unimixer.settings import override, read_changes
 
 app = typer.Typer(help="Prepare raw impression logs.", no_args_is_help=True)
 
@@ -31,11 +40,6 @@ def init(
 
     Example: unimixer data init --from log.parquet --out schema.yaml
     """
-    from unimixer.data.raw.infer import infer_schema
-    from unimixer.errors import UnimixerError
-    from unimixer.io import write_text
-    from unimixer.settings import override
-
     given = override({}, options or []) | ({} if separator is None else {"separator": separator})
     text = infer_schema(source, **given)
     if out is not None:
@@ -68,11 +72,6 @@ def prepare(
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
-    from unimixer.data.dataset import find_store
-    from unimixer.data.prepare import prepare as write_store
-    from unimixer.data.raw.origin import open_source
-    from unimixer.settings import override, read_changes
-
     started = time.perf_counter()
     given = dict(override({}, read_changes(options or [], "option", "rows=1000")))
     tables, origin = open_source(source, raw, given)
@@ -100,9 +99,6 @@ def describe(
 
     Example: unimixer data describe stores/kuairand-pure
     """
-    from unimixer.data.dataset import Store, find_store
-    from unimixer.data.describe import describe_store
-
     store = Store(find_store(str(folder)))
     facts = describe_store(store)
 
@@ -188,8 +184,6 @@ def fetch(
 
     Example: unimixer data fetch movielens-1m --out data
     """
-    from unimixer.data.raw.fetch import fetch as download
-
     folder = download(name, out, url=url)
     emit(
         {"folder": str(folder)},

@@ -6,18 +6,19 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from unimixer.api import prepare, train
 from unimixer.cli.output import Json, emit, markdown, table
-
-if TYPE_CHECKING:
-    from unimixer.data.dataset import Store
-
-HELP = """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
-
-Example: unimixer demo --out demo"""
+from unimixer.data.dataset import Store
+from unimixer.errors import MissingExtraError, UnimixerError
+from unimixer.io import write_text
+from unimixer.ranker import size_for_budget
+from unimixer.report.inspection_figures import draw_runs
+from unimixer.settings import parse
+from unimixer.training.config import ModelConfig
 
 MODELS = ("unimixer-lite", "rankmixer", "mlp")
 SHAPES = [{"num_tokens": tokens, "embedding_dim": width} for width in (16, 8, 4) for tokens in (16, 8, 4)]
@@ -37,14 +38,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.api import prepare, train
-    from unimixer.errors import MissingExtraError, UnimixerError
-    from unimixer.io import write_text
-    from unimixer.report.inspection_figures import draw_runs
-    from unimixer.settings import parse
-    from unimixer.training.config import ModelConfig
+    """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
 
+    Example: unimixer demo --out demo
+    """
     budget = parse(ModelConfig, {"dense_params": params}, where="--params").dense_params
     assert budget is not None
     if out.exists():
@@ -96,8 +93,6 @@ def demo(
 
 def _shape(store: Store, budget: int) -> dict[str, int]:
     """The first shape with which all models meet the budget; another than the default is said."""
-    from unimixer.errors import UnimixerError
-
     shape = _fitting(store, budget)
     if shape is None:
         larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(store, round_one)), None)
@@ -111,9 +106,6 @@ def _shape(store: Store, budget: int) -> dict[str, int]:
 
 def _fitting(store: Store, budget: int) -> dict[str, int] | None:
     """The first shape with which all models meet a budget."""
-    from unimixer.errors import UnimixerError
-    from unimixer.ranker import size_for_budget
-
     for shape in SHAPES:
         with suppress(UnimixerError):
             for model in reversed(MODELS):  # the quickest answer first

@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from unimixer.api import evaluate_hardened, evaluate_rows, evaluate_run
 from unimixer.cli.output import Json, Separator, emit
 from unimixer.cli.train import show_metrics
-
-HELP = """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
-
-Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet"""
+from unimixer.data.coverage import Coverage
+from unimixer.errors import UnimixerError
+from unimixer.predictor import Predictor
+from unimixer.progress import say
+from unimixer.training.evaluation import as_json as plain
+from unimixer.training.run import RunFolder, store_of
 
 
 def evaluate(
@@ -32,15 +35,10 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.data.coverage import Coverage
-    from unimixer.errors import UnimixerError
-    from unimixer.evaluation import evaluate_rows, evaluate_run, store_of
-    from unimixer.predictor import Predictor
-    from unimixer.progress import say
-    from unimixer.training.evaluation import as_json as plain
-    from unimixer.training.run import RunFolder
+    """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
 
+    Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet
+    """
     if harden is not None:
         if input_file is not None:
             raise UnimixerError("--harden measures on a split of the store; leave --input out")
@@ -67,9 +65,6 @@ def evaluate(
 
 def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, as_json: bool) -> None:
     """Metrics before and after, and the change of the scores."""
-    from unimixer.evaluation import evaluate_hardened, evaluate_run
-    from unimixer.training.evaluation import as_json as plain
-
     hard, change = evaluate_hardened(run, form, split, store=data)
     values = {split: plain(evaluate_run(run, split, store=data, device="cpu")), f"{split}, {form}": plain(hard)}
 

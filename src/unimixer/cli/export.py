@@ -8,12 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unimixer.cli.output import Json, emit, table
-
-HELP = """Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out requests.
-
-The written graph is compared with the model before the bundle gets its name.
-
-Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4"""
+from unimixer.export import export_run
 
 
 def export(
@@ -38,9 +33,12 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.export import export_run
+    """Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out requests.
 
+    The written graph is compared with the model before the bundle gets its name.
+
+    Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4
+    """
     bundle = export_run(
         run,
         out,

@@ -9,12 +9,19 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit, table
-
-HELP = """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
-
-Writes pictures, a page that needs no network, and the numbers as JSON.
-
-Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look"""
+from unimixer.errors import MissingExtraError
+from unimixer.inspection import inspect_run, write_inspection
+from unimixer.inspection.matrices import parse_temperatures
+from unimixer.report.inspection_figures import draw_inspection
+from unimixer.report.inspection_page import check_free
+from unimixer.report.inspection_tables import (
+    ATTENTION_COLUMNS,
+    RANK_COLUMNS,
+    SHORT_COLUMNS,
+    attention_rows,
+    rank_rows,
+    short_rows,
+)
 
 
 def inspect(
@@ -29,21 +36,12 @@ def inspect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import MissingExtraError
-    from unimixer.inspection import inspect_run, write_inspection
-    from unimixer.inspection.matrices import parse_temperatures
-    from unimixer.report.inspection_figures import draw_inspection
-    from unimixer.report.inspection_page import check_free
-    from unimixer.report.inspection_tables import (
-        ATTENTION_COLUMNS,
-        RANK_COLUMNS,
-        SHORT_COLUMNS,
-        attention_rows,
-        rank_rows,
-        short_rows,
-    )
+    """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
 
+    Writes pictures, a page that needs no network, and the numbers as JSON.
+
+    Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look
+    """
     folder = run / "inspection" if out is None else out
     check_free(folder, overwrite=overwrite)
     found = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)

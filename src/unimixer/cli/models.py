@@ -5,18 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from unimixer.backbones import BACKBONES
 from unimixer.cli.output import Json, emit, markdown, table
-
-if TYPE_CHECKING:
-    from unimixer.profiling.model_table import Overview
-
-HELP = """Table of the backbones and of the patterns that they mix with, or the options of one.
-
-Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite"""
+from unimixer.errors import unknown
+from unimixer.profiling.model_table import NUM_TOKENS, Overview, any_budget_from, overview, overviews
+from unimixer.progress import plain_console
 
 COLUMNS = ("name", "family", "local pattern", "global pattern", "tokenizer", "parameters", "FLOPs an example")
 STACKED = ("model", "local pattern", "global pattern", "parameters, FLOPs")
@@ -34,14 +31,16 @@ def models(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
+    """Table of the backbones and of the patterns that they mix with, or the options of one.
+
+    Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite
+    """
     if name is not None:
         _show_one(name, as_json=as_json)
         return
     if budgets:
         _show_budgets(as_markdown=as_markdown, as_json=as_json)
         return
-    from unimixer.profiling.model_table import NUM_TOKENS, overviews
 
     found = overviews()
     if as_markdown and not as_json:
@@ -59,8 +58,6 @@ def models(
 
 
 def _show_budgets(*, as_markdown: bool, as_json: bool) -> None:
-    from unimixer.backbones import BACKBONES
-    from unimixer.profiling.model_table import any_budget_from
 
     found = {name: {tokens: any_budget_from(name, num_tokens=tokens) for tokens in TOKENS} for name in BACKBONES}
     columns = ("name", *(f"{tokens} tokens" for tokens in TOKENS))
@@ -90,16 +87,11 @@ def stacked_rows(found: Sequence[Overview]) -> list[list[str]]:
 
 def terminal_width() -> int:
     """Columns of the terminal; a pipe is as wide as any table."""
-    from unimixer.progress import plain_console
-
     console = plain_console()
     return console.width if console.is_terminal else 10_000
 
 
 def _show_one(name: str, *, as_json: bool) -> None:
-    from unimixer.backbones import BACKBONES
-    from unimixer.errors import unknown
-    from unimixer.profiling.model_table import NUM_TOKENS, any_budget_from, overview
 
     if name not in BACKBONES:
         raise unknown("model", name, BACKBONES)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from unimixer.errors import missing_packages
+from unimixer.progress import plain_console
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 Separator = Annotated[
@@ -39,10 +41,6 @@ def say_what_is_not_drawn(again: str) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others numbers set to the right."""
-    from rich.table import Table
-
-    from unimixer.progress import plain_console
-
     grid = Table()
     for number, name in enumerate(columns):
         grid.add_column(name, justify="left" if number < left else "right", overflow="fold")

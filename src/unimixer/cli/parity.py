@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit, table
-
-HELP = """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
-
-Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S --bundle BUNDLE"""
+from unimixer.errors import UnimixerError
+from unimixer.export import open_bundle
+from unimixer.serving.prediction_log.replay import EagerScorer, replay
+from unimixer.serving.stores.base import open_store
 
 
 def parity(
@@ -27,12 +27,11 @@ def parity(
     listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.export import open_bundle
-    from unimixer.serving.prediction_log.replay import EagerScorer, replay
-    from unimixer.serving.stores.base import open_store
+    """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
 
+    Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S
+    --bundle BUNDLE
+    """
     if (run is None) == (bundle is None):
         raise UnimixerError("compare with one model: give --run or --bundle")
     opened = open_store(store)

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, Separator, emit
-
-HELP = """Score raw rows of users and items seen or unseen, in their order, streamed.
-
-Example: unimixer predict RUN --input candidates.parquet --output scores.parquet --keep user_id"""
+from unimixer.errors import UnimixerError
+from unimixer.predictor import Predictor, check_kept, is_csv, read_rows, write_predictions
+from unimixer.progress import say
 
 
 def predict(
@@ -27,11 +26,10 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.predictor import Predictor, check_kept, is_csv, read_rows, write_predictions
-    from unimixer.progress import say
+    """Score raw rows of users and items seen or unseen, in their order, streamed.
 
+    Example: unimixer predict RUN --input candidates.parquet --output scores.parquet --keep user_id
+    """
     if output.exists() and not overwrite:
         raise UnimixerError(f"{output} exists; choose another --output, or pass --overwrite")
     is_csv(output)  # refuse a name of no known kind before any work

@@ -55,7 +55,7 @@ def advise(
     from unimixer.analysis.series import Reading
     from unimixer.analysis.sizing import Budget
     from unimixer.analysis.sizing import advise as find
-    from unimixer.bench.machine import cores as cores_here
+    from unimixer.environment import cores as cores_here
     from unimixer.experiments.sizes import parse_sizes
 
     most = None if max_params is None else float(parse_sizes(max_params)[0])

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-HELP = """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
+from unimixer.errors import MissingExtraError
+from unimixer.export import open_bundle
+from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
+from unimixer.settings import parse
 
-Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
-SIGTERM answers what runs, writes the score log and ends.
-
-The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
-
-Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores"""
+try:
+    from unimixer.serving.server import serve as run_server
+except ModuleNotFoundError:
+    raise MissingExtraError("serving", "serve") from None
 
 
 def serve(
@@ -49,16 +50,15 @@ def serve(
         Path | None, typer.Option("--admin-key-file", help="File with the key for changes under /admin.")
     ] = None,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import MissingExtraError
-    from unimixer.export import open_bundle
-    from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
-    from unimixer.settings import parse
+    """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
 
-    try:
-        from unimixer.serving.server import serve as run
-    except ModuleNotFoundError:
-        raise MissingExtraError("serving", "serve") from None
+    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
+    SIGTERM answers what runs, writes the score log and ends.
+
+    The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+
+    Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores
+    """
     values = {
         "bundle": bundle,
         "store": store,
@@ -82,4 +82,4 @@ def serve(
         "api_key": read_key(API_KEY, api_key_file),
         "admin_key": read_key(ADMIN_KEY, admin_key_file),
     }
-    run(parse(ServeSettings, values, where="serve"), open_bundle)
+    run_server(parse(ServeSettings, values, where="serve"), open_bundle)

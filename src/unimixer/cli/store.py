@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,10 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit
+from unimixer.errors import UnimixerError
+from unimixer.serving.stores.base import open_store, shown
+from unimixer.serving.stores.build import build_store
+from unimixer.serving.stores.records import canonical
 
 app = typer.Typer(help="The feature store of a server.", no_args_is_help=True)
 
@@ -33,9 +38,6 @@ def build(
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
-    from unimixer.serving.stores.base import shown
-    from unimixer.serving.stores.build import build_store
-
     started = time.perf_counter()
     counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
     seconds, place = time.perf_counter() - started, shown(out)
@@ -57,12 +59,6 @@ def show(
 
     Example: unimixer store show features.sqlite --item 42
     """
-    import json
-
-    from unimixer.errors import UnimixerError
-    from unimixer.serving.stores.base import open_store
-    from unimixer.serving.stores.records import canonical
-
     store = open_store(place)
     facts: dict[str, object] = {**store.counts()}
     for kind, key in (("user", user), ("item", item)):

@@ -110,7 +110,7 @@ def machine(jobs: int | None, threads: int) -> Machine:
     """Processes and threads: by default as many processes as there are cores for, and one on a GPU."""
     import torch
 
-    from unimixer.bench.machine import cores
+    from unimixer.environment import cores
     from unimixer.experiments import Machine
 
     return Machine(jobs or (1 if torch.cuda.is_available() else max(1, cores() // threads)), threads)

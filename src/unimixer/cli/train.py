@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from unimixer.cli.output import Json, emit, table
-
-if TYPE_CHECKING:
-    from unimixer.settings import Change
-
-HELP = """Train a recipe on a prepared store, or continue an interrupted run.
-
-Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
-torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN"""
+from unimixer.cli.runs import show_summary
+from unimixer.errors import UnimixerError
+from unimixer.settings import Change, read_changes
+from unimixer.training.config import load_recipe
+from unimixer.training.summary import summarise_runs
+from unimixer.training.train import resume as continue_run
+from unimixer.training.train import train as train_recipe
 
 
 def train(
@@ -40,13 +39,11 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.settings import Change, read_changes
-    from unimixer.training.config import load_recipe
-    from unimixer.training.train import resume as continue_run
-    from unimixer.training.train import train as train_recipe
+    """Train a recipe on a prepared store, or continue an interrupted run.
 
+    Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
+    torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
+    """
     if resume is not None:
         if recipe or overrides or run or warm_start or seeds:
             given = f" (given: {recipe})" if recipe else ""
@@ -75,12 +72,6 @@ def _train_seeds(
     recipe: Path, changes: list[Change], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
 ) -> None:
     """One run a seed, then mean and spread."""
-    from unimixer.cli.runs import show_summary
-    from unimixer.settings import Change
-    from unimixer.training.config import load_recipe
-    from unimixer.training.summary import summarise_runs
-    from unimixer.training.train import train as train_recipe
-
     recipes = [
         load_recipe(recipe, [*changes, Change("training.seed", seed, f"--seeds {seeds}")]) for seed in range(seeds)
     ]

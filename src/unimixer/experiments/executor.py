@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unimixer.bench.machine import cpu_model
+from unimixer.environment import cpu_model
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job, unique
 from unimixer.experiments.progress_view import Silent, View

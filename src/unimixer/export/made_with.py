@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from unimixer.environment import versions
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
-from unimixer.training.run import versions
 
 AGAIN = "export the run again"
 _NEEDED = {"onnx": ("opset",), "pt2": ("torch",), "aoti": ("torch", "machine", "processor")}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimixer.caller import states_kept
+from unimixer.api import hardened_ranker
 from unimixer.data.dataset import Store
 from unimixer.data.encoding.arrays import Ragged
 from unimixer.data.encoding.entities import FIRST_ROW, EntityTable, KeyIndex
@@ -18,8 +18,8 @@ from unimixer.data.encoding.history import HistoryIndex
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.loader import Loader
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError, check_choice, check_positive
-from unimixer.evaluation import store_of
 from unimixer.export.bundle import Bundle, open_bundle
 from unimixer.export.graph import Input, RequestRanker
 from unimixer.export.held_out import FILE, save_requests
@@ -37,11 +37,9 @@ from unimixer.export.triton import CONFIG, GRAPH, config
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.io import atomic_folder
-from unimixer.mixing import MatrixMixing, hardened
 from unimixer.progress import say, stage
-from unimixer.ranker import Ranker
 from unimixer.training.model import load_ranker
-from unimixer.training.run import RunFolder
+from unimixer.training.run import RunFolder, store_of
 
 LAYOUTS = ("triton",)
 HELD_OUT_REQUESTS, HELD_OUT_CANDIDATES = 8, 64
@@ -131,7 +129,7 @@ class _Writer:
         self.run, self.options = run, options
         self.transform, self.tasks = run.transform, tuple(run.recipe.tasks)
         self.trained = load_ranker(run)
-        self.ranker = _hardened(self.trained, options.harden, run)
+        self.ranker = self.trained if options.harden is None else hardened_ranker(self.trained, options.harden, run)
         self.layout = request_layout(self.transform.schema)
         self.store, self.split = _held_out_store(run, store)
 
@@ -263,17 +261,6 @@ def vocabulary_hash(transform: Transform) -> str:
         if vocabulary.form != "text":
             found.update(vocabulary.form.encode())
     return found.hexdigest()[:16]
-
-
-def _hardened(ranker: Ranker, form: str | None, run: RunFolder) -> Ranker:
-    if form is None:
-        return ranker
-    if not any(isinstance(part, MatrixMixing) for part in ranker.modules()):
-        raise UnimixerError(
-            f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
-            "unimixer and unimixer-lite have"
-        )
-    return hardened(ranker, form)
 
 
 def _held_out_store(run: RunFolder, folder: Path | None) -> tuple[Store | None, str]:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from unimixer.backbones import count_parameters
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.evaluation import store_of
 from unimixer.inspection.attention import AttentionMeter, AttentionReport
 from unimixer.inspection.effective_rank import RankMeter, RankStatistics
 from unimixer.inspection.matrices import learned_mixings
@@ -25,7 +24,7 @@ from unimixer.profiling.flops import count_flops
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.model import best_weights, load_ranker
-from unimixer.training.run import RunFolder
+from unimixer.training.run import RunFolder, store_of
 from unimixer.training.train import WARM_UP
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.05)

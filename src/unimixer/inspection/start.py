@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from unimixer.environment import versions
 from unimixer.errors import UnimixerError
 from unimixer.ranker import Ranker
 from unimixer.training.model import build_ranker, with_tasks
-from unimixer.training.run import RunFolder, versions
+from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP
 from unimixer.training.warm_start import WarmStart
 

@@ -11,10 +11,9 @@ from statistics import median
 
 import torch
 
-from unimixer.bench.machine import cpu_model
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
+from unimixer.environment import cpu_model, states_kept
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.experiments.cases import Case
 from unimixer.features.batch import Batch

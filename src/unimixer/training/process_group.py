@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
-from unimixer.training.distributed.triple import check_triple
 
 T = TypeVar("T")
 GRACE = 2.0
@@ -120,6 +119,8 @@ def world_of(timeout: int) -> Iterator[World]:
     if not launched():
         yield ALONE
         return
+    from unimixer.training.distributed.triple import check_triple  # its package imports this file
+
     check_triple()
     world = World(
         int(os.environ["RANK"]),

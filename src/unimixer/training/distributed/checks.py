@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from unimixer.data.dataset import Store
+from unimixer.environment import versions
 from unimixer.errors import UnimixerError
 from unimixer.training.config import Recipe
 from unimixer.training.distributed.triple import installed_versions
 from unimixer.training.process_group import World
-from unimixer.training.run import versions
 from unimixer.training.summary import flat
 
 LOCAL = ("training.device", "training.threads", "training.num_workers")
