@@ -40,7 +40,7 @@ from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.schema import Schema
 from unimixer.environment import commit, cores, cpu_model, versions
-from unimixer.export import export_run, open_bundle
+from unimixer.export import ExportOptions, export_run, open_bundle
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.prediction_log.writer import read_log
 from unimixer.serving.stores import sqlite as sqlite_store
@@ -91,7 +91,7 @@ class Work:
         if not run.exists():
             train(parse(Recipe, recipe, where="benchmark"), folder=run, quiet=True)
         if not bundle.exists():
-            export_run(run, bundle, auc_rows=2_000)
+            export_run(run, bundle, ExportOptions(auc_rows=2_000))
         return run, bundle
 
     def context(self, schema: Schema, rng: random.Random) -> dict[str, Any]:

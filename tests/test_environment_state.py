@@ -18,7 +18,7 @@ from toy import toy_frames
 from unimixer import Predictor, Store, UnimixerError, prepare, train
 from unimixer.api import evaluate_file, evaluate_hardened, evaluate_run
 from unimixer.environment import states_kept
-from unimixer.export import export_run
+from unimixer.export import ExportOptions, export_run
 from unimixer.inspection import inspect_run
 from unimixer.training.convert import conversion_change, converted_recipe
 from unimixer.training.run import RunFolder
@@ -63,7 +63,7 @@ CALLS: dict[str, Callable[[Path, Path, Path], Any]] = {
     "predict": scoring,
     "evaluate": lambda folder, run, store: evaluate_run(run, "test"),
     "harden": lambda folder, run, store: evaluate_hardened(run, "permutation", "test"),
-    "export": lambda folder, run, store: export_run(run, folder / "bundle", auc_rows=100, largest=16),
+    "export": lambda folder, run, store: export_run(run, folder / "bundle", ExportOptions(auc_rows=100, largest=16)),
     "inspect": lambda folder, run, store: inspect_run(run, rows=50),
     "convert": changing,
     "prepare": lambda folder, run, store: prepare("synthetic", folder / "s", rows=2_000, users=50, items=50),

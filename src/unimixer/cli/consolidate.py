@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Json, Run, emit
 from unimixer.training.distributed.consolidate import consolidate_run
 from unimixer.training.run import RunFolder
 
 
 def consolidate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     as_json: Json = False,
 ) -> None:
     """Put the weights of an interrupted run on several processes together, for evaluate and predict.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Data, Json, emit
 from unimixer.errors import UnimixerError
 from unimixer.io import write_text
 from unimixer.settings import dump_yaml
@@ -23,7 +23,7 @@ def convert(
         Path | None, typer.Option("--out", help="Recipe to write (default: NAME-as-MODEL.yaml here).")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Rows whose scores are compared.")] = "validation",
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
+    data: Data = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the recipe if it exists.")] = False,
     as_json: Json = False,
 ) -> None:

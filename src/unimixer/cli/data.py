@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,8 +40,8 @@ def init(
 
     Example: unimixer data init --from log.parquet --out schema.yaml
     """
-    given = override({}, options or []) | ({} if separator is None else {"separator": separator})
-    text = infer_schema(source, **given)
+    csv_options = override({}, options or []) | ({} if separator is None else {"separator": separator})
+    text = infer_schema(source, **csv_options)
     if out is not None:
         if out.exists():
             raise UnimixerError(f"{out} exists; choose another --out")
@@ -73,8 +73,8 @@ def prepare(
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
     started = time.perf_counter()
-    given = dict(override({}, read_changes(options or [], "option", "rows=1000")))
-    tables, origin = open_source(source, raw, given)
+    changes = dict(override({}, read_changes(options or [], "option", "rows=1000")))
+    tables, origin = open_source(source, raw, changes)
     target = out or find_store(tables.schema.name)
     store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
     seconds = time.perf_counter() - started
@@ -104,73 +104,39 @@ def describe(
 
     def show() -> None:
         print(f"{facts['name']}  (content {facts['hash']})")
-        labels, splits, best = facts["labels"], facts["splits"], facts["best_auc"] or {}
-        table(
-            "splits",
-            [
-                "split",
-                "rows",
-                "from",
-                "to",
-                *labels,
-                *(f"best AUC {label}" for label in labels if best),
-            ],
-            [
-                [
-                    s["split"],
-                    f"{s['rows']:,}",
-                    s["from"],
-                    s["to"],
-                    *(f"{r:.4f}" for r in s["label_rates"]),
-                    *(
-                        f"{best[s['split']][label]:.4f}" if label in best[s["split"]] else ""
-                        for label in labels
-                        if best
-                    ),
-                ]
-                for s in splits
-            ],
-            left=1,
-        )
+        _show_splits(facts)
         for match in store.matches:
             print(match)
-        columns = [
-            "field",
-            "kind",
-            "domain",
-            "table",
-            "form",
-            "rows of table",
-            "missing (train)",
-            "unknown (validation)",
-            "unknown (test)",
-            "mean length",
-        ]
-        table(
-            "fields",
-            columns,
-            [
-                [
-                    f[c]
-                    for c in (
-                        "field",
-                        "kind",
-                        "domain",
-                        "table",
-                        "form",
-                        "num_embeddings",
-                        "missing",
-                        "unknown_validation",
-                        "unknown_test",
-                        "mean_length",
-                    )
-                ]
-                for f in facts["fields"]
-            ],
-            left=5,
-        )
+        table("fields", list(FIELDS), [[field[key] for key in FIELDS.values()] for field in facts["fields"]], left=5)
 
     emit(facts, as_json, show)
+
+
+FIELDS = {
+    "field": "field",
+    "kind": "kind",
+    "domain": "domain",
+    "table": "table",
+    "form": "form",
+    "rows of table": "num_embeddings",
+    "missing (train)": "missing",
+    "unknown (validation)": "unknown_validation",
+    "unknown (test)": "unknown_test",
+    "mean length": "mean_length",
+}
+"""Columns of the table of fields and the facts in them."""
+
+
+def _show_splits(facts: dict[str, Any]) -> None:
+    labels, best = facts["labels"], facts["best_auc"] or {}
+    columns = ["split", "rows", "from", "to", *labels, *(f"best AUC {label}" for label in labels if best)]
+    rows = []
+    for split in facts["splits"]:
+        rates = [f"{rate:.4f}" for rate in split["label_rates"]]
+        reachable = best.get(split["split"], {})
+        aucs = [f"{reachable[label]:.4f}" if label in reachable else "" for label in labels if best]
+        rows.append([split["split"], f"{split['rows']:,}", split["from"], split["to"], *rates, *aucs])
+    table("splits", columns, rows, left=1)
 
 
 @app.command("fetch")

@@ -22,11 +22,11 @@ from unimixer.training.config import ModelConfig
 
 MODELS = ("unimixer-lite", "rankmixer", "mlp")
 SHAPES = [{"num_tokens": tokens, "embedding_dim": width} for width in (16, 8, 4) for tokens in (16, 8, 4)]
-"""What all models are tried with until they meet the budget; the first is the default."""
+"""Shapes to try for all models until they meet the budget; the first is the default."""
 ROUND = [digit * 10**zeros for zeros in range(3, 9) for digit in (1, 2, 5)]
 """Budgets to propose."""
 MADE = {"store", "runs", "demo.png", "demo.md"}
-"""All that a demo leaves; a folder with anything else in it is not replaced."""
+"""Files of a demo; a folder with any other file in it is not replaced."""
 COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the reachable", "samples/s")
 
 
@@ -92,7 +92,7 @@ def demo(
 
 
 def _shape(store: Store, budget: int) -> dict[str, int]:
-    """The first shape with which all models meet the budget; another than the default is said."""
+    """Choose the first shape with which all models meet the budget; say so unless it is the default."""
     shape = _fitting(store, budget)
     if shape is None:
         larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(store, round_one)), None)
@@ -105,7 +105,7 @@ def _shape(store: Store, budget: int) -> dict[str, int]:
 
 
 def _fitting(store: Store, budget: int) -> dict[str, int] | None:
-    """The first shape with which all models meet a budget."""
+    """Return the first shape with which all models meet a budget."""
     for shape in SHAPES:
         with suppress(UnimixerError):
             for model in reversed(MODELS):  # the quickest answer first

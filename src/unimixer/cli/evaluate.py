@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from unimixer.api import evaluate_hardened, evaluate_rows, evaluate_run
-from unimixer.cli.output import Json, Separator, emit
+from unimixer.cli.output import Data, Device, Harden, Json, Run, Separator, emit
 from unimixer.cli.train import show_metrics
 from unimixer.data.coverage import Coverage
 from unimixer.errors import UnimixerError
@@ -20,19 +20,16 @@ from unimixer.training.run import RunFolder, store_of
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test",
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
+    data: Data = None,
     input_file: Annotated[
         Path | None,
         typer.Option("--input", help="Raw labelled rows (Parquet or CSV, a file or a folder) instead of a split."),
     ] = None,
-    harden: Annotated[
-        str | None,
-        typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4."),
-    ] = None,
+    harden: Harden = None,
     separator: Separator = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
@@ -64,7 +61,7 @@ def evaluate(
 
 
 def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, as_json: bool) -> None:
-    """Metrics before and after, and the change of the scores."""
+    """Measure before and after, with the change of the scores."""
     hard, change = evaluate_hardened(run, form, split, store=data)
     values = {split: plain(evaluate_run(run, split, store=data, device="cpu")), f"{split}, {form}": plain(hard)}
 

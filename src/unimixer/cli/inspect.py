@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Data, Json, Run, emit, table
 from unimixer.errors import MissingExtraError
 from unimixer.inspection import inspect_run, write_inspection
 from unimixer.inspection.matrices import parse_temperatures
@@ -25,14 +25,14 @@ from unimixer.report.inspection_tables import (
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None,
     temperatures: Annotated[
         str, typer.Option("--temperatures", help="At which to solve for the matrices, beside the trained one.")
     ] = "1,0.3,0.1,0.05",
     rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation",
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
+    data: Data = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -44,22 +44,22 @@ def inspect(
     """
     folder = run / "inspection" if out is None else out
     check_free(folder, overwrite=overwrite)
-    found = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)
+    inspection = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)
     try:
-        pictures = draw_inspection(found)
+        pictures = draw_inspection(inspection)
     except MissingExtraError as error:
         pictures = {}
         print(f"no pictures: {error}", file=sys.stderr)
-    files = write_inspection(found, pictures, folder, overwrite=overwrite)
+    files = write_inspection(inspection, pictures, folder, overwrite=overwrite)
 
     def show() -> None:
-        if found.mixings:
-            table("learned mixing as trained, and its change from the start", SHORT_COLUMNS, short_rows(found))
-        if found.attention:
-            table("attention", ATTENTION_COLUMNS, attention_rows(found))
-        table(f"rank of tokens, {found.rows:,} rows of {split}", RANK_COLUMNS, rank_rows(found), left=3)
-        for note in found.notes:
+        if inspection.mixings:
+            table("learned mixing as trained, and its change from the start", SHORT_COLUMNS, short_rows(inspection))
+        if inspection.attention:
+            table("attention", ATTENTION_COLUMNS, attention_rows(inspection))
+        table(f"rank of tokens, {inspection.rows:,} rows of {split}", RANK_COLUMNS, rank_rows(inspection), left=3)
+        for note in inspection.notes:
             print(note)
         print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")
 
-    emit({"out": str(folder), "files": [path.name for path in files], **found.as_json()}, as_json, show)
+    emit({"out": str(folder), "files": [path.name for path in files], **inspection.as_json()}, as_json, show)

@@ -37,25 +37,28 @@ def parity(
     opened = open_store(store)
     scorer = open_bundle(bundle) if bundle is not None else EagerScorer(run or Path())
     wanted = version or (scorer.version if bundle is not None else None)
-    found = replay(log, opened, scorer, version=wanted, tolerance=tolerance, listed=listed)
+    result = replay(log, opened, scorer, version=wanted, tolerance=tolerance, listed=listed)
     opened.close()
 
     def show() -> None:
-        print(
-            f"{found.requests:,} answers, {found.rows:,} scores compared; {found.differing_rows:,} differ by more than "
-            f"{tolerance:g}; largest difference {found.largest:.3g}; {found.skipped:,} of other versions left out"
+        counts = (
+            f"{result.requests:,} answers, {result.rows:,} scores compared; {result.differing_rows:,} differ by more"
         )
-        if found.features:
-            rows = sorted(found.features.items(), key=lambda pair: -pair[1])
+        print(
+            f"{counts} than {tolerance:g}; largest difference {result.largest:.3g}; "
+            f"{result.skipped:,} of other versions left out"
+        )
+        if result.features:
+            rows = sorted(result.features.items(), key=lambda pair: -pair[1])
             table("features that differ", ["feature", "answers"], rows)
-        if found.differences:
+        if result.differences:
             columns = ["request", "item", "task", "logged", "computed", "changed since", "features"]
             cells = [
                 [d.request_id, d.item, d.task, f"{d.logged:.6f}", f"{d.computed:.6f}", d.changed, ", ".join(d.features)]
-                for d in found.differences
+                for d in result.differences
             ]
             table("rows that differ", columns, cells, left=3)
 
-    emit(asdict(found), as_json, show)
-    if found.differing_rows:
+    emit(asdict(result), as_json, show)
+    if result.differing_rows:
         raise typer.Exit(1)

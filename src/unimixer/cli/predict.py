@@ -8,21 +8,21 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, Separator, emit
+from unimixer.cli.output import Device, Json, Run, Separator, emit
 from unimixer.errors import UnimixerError
 from unimixer.predictor import Predictor, check_kept, is_csv, read_rows, write_predictions
 from unimixer.progress import say
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     input_file: Annotated[Path, typer.Option("--input", help="Raw rows: Parquet or CSV, a file or a folder.")],
     output: Annotated[Path, typer.Option("--output", help="Scores, one row an input row: Parquet or CSV.")],
     keep: Annotated[
         list[str] | None, typer.Option("--keep", help="Input column to copy in front of the scores.")
     ] = None,
     separator: Separator = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``unimixer store``: what a server knows of users and items."""
+"""``unimixer store``: the users and items that a server knows."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ def build(
         str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
     ] = None,
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Take raw data that is not what the run was trained on.")
+        bool, typer.Option("--other-data", help="Take other raw data than the run was trained on.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the file holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write users, items and events of raw data, as they are, for requests to look up.
+    """Write the users, items and events of raw data, unencoded, for requests to look up.
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
     started = time.perf_counter()
     counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
-    seconds, place = time.perf_counter() - started, shown(out)
+    seconds, name = time.perf_counter() - started, shown(out)
 
     def show() -> None:
-        print(f"{place}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
+        print(f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
 
-    emit({"store": place, **counts, "seconds": round(seconds, 2)}, as_json, show)
+    emit({"store": name, **counts, "seconds": round(seconds, 2)}, as_json, show)
 
 
 @app.command("show")
 def show(
-    place: Annotated[str, typer.Argument(metavar="STORE", help="SQLite file, or redis://host:port/db.")],
+    address: Annotated[str, typer.Argument(metavar="STORE", help="SQLite file, or redis://host:port/db.")],
     user: Annotated[str | None, typer.Option("--user", help="Also print the row of a user.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Also print the row of an item.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a store holds.
+    """Print the contents of a store.
 
     Example: unimixer store show features.sqlite --item 42
     """
-    store = open_store(place)
+    store = open_store(address)
     facts: dict[str, object] = {**store.counts()}
     for kind, key in (("user", user), ("item", item)):
         if key is None:

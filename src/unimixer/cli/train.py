@@ -46,10 +46,10 @@ def train(
     """
     if resume is not None:
         if recipe or overrides or run or warm_start or seeds:
-            given = f" (given: {recipe})" if recipe else ""
+            named = f" (given: {recipe})" if recipe else ""
             raise UnimixerError(
                 "a run continues with the recipe it began with: --resume takes no recipe or overrides"
-                f"{given}, no --run, --warm-start or --seeds"
+                f"{named}, no --run, --warm-start or --seeds"
             )
         finished = continue_run(resume, store=None if data is None else Path(data))
     elif recipe is None:
@@ -63,7 +63,7 @@ def train(
             return
         finished = train_recipe(load_recipe(recipe, changes), folder=run, start_from=warm_start)
     result = finished.result or {}
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # one process of several prints
         return
     emit({"run": str(finished.folder), **result}, as_json, lambda: show_result(str(finished.folder), result))
 
@@ -71,7 +71,7 @@ def train(
 def _train_seeds(
     recipe: Path, changes: list[Change], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
 ) -> None:
-    """One run a seed, then mean and spread."""
+    """Train one run a seed, then print mean and spread."""
     recipes = [
         load_recipe(recipe, [*changes, Change("training.seed", seed, f"--seeds {seeds}")]) for seed in range(seeds)
     ]
@@ -98,7 +98,7 @@ def show_result(title: str, result: dict[str, Any]) -> None:
 
 
 def show_metrics(title: str, splits: dict[str, Any], reachable: dict[str, Any] | None = None) -> None:
-    """Print metrics of tasks by split, with the best reachable AUC where it is known."""
+    """Print metrics of tasks by split, with the best reachable AUC if it is known."""
     columns = ["split", "task", "AUC", "UAUC", "GAUC", "log loss", "NE", "calibration", "users counted / left out"]
     rows = []
     for split, tasks in splits.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
-from unimixer.io import replace_folder, settle_folder
+from unimixer.io import flush_folder, replace_folder
 from unimixer.ranker import Ranker
 from unimixer.training.checkpoint import (
     check_weights,
@@ -116,7 +116,7 @@ class Keeper:
         def end() -> None:
             (temporary / DESCRIPTION).write_text(describe(self.tables), encoding="utf-8")
             rest(temporary)
-            settle_folder(temporary)
+            flush_folder(temporary)
             replace_folder(temporary, target)
 
         self.world.lead(end)
