@@ -1,4 +1,4 @@
-"""What a benchmark is: seeded inputs, implementations of one function, named sizes, and the work of each."""
+"""Define a benchmark: seeded inputs, implementations of one function, named sizes, and the work of each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
 
     @classmethod
     def of(cls, *, small: bool = True, **sizes: Any) -> Case:
-        """A case that is named after its sizes."""
+        """Make a case that is named after its sizes."""
         return cls(" ".join(f"{name}={value}" for name, value in sizes.items()), sizes, small)
 
     def __getitem__(self, name: str) -> Any:
@@ -55,7 +55,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a case has to do, whatever the implementation; 0 where that is no useful number."""
+    """Count the work of one run of a case, for any implementation; 0 for a number of no use."""
 
     flops: float = 0.0
     """Floating-point operations: two for every multiply-add of a matrix product."""
@@ -68,16 +68,16 @@ class Work:
 
 
 class Prepared(NamedTuple):
-    """An implementation that is ready to run on the inputs of a case."""
+    """Hold an implementation that is ready to run on the inputs of a case."""
 
     run: Callable[[], object]
-    """What is timed."""
+    """The timed function."""
     results: Callable[[], Mapping[str, Tensor]]
     """Outputs and gradients by name, for the gate. Called once, before anything is timed."""
 
 
 class Setting:
-    """Where a case runs, and the only source of its random numbers: equal cases get equal inputs.
+    """Hold the device, the folder and the only generator of a case: equal cases get equal inputs.
 
     Args:
         seed: of the generator.
@@ -90,15 +90,15 @@ class Setting:
         self.generator = torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
-        """Normal numbers of a standard deviation."""
+        """Draw normal numbers of a standard deviation."""
         return (torch.randn(shape, generator=self.generator) * scale).to(self.device)
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        """Uniform integers from 0 to ``high - 1``."""
+        """Draw uniform integers from 0 to ``high - 1``."""
         return torch.randint(high, shape, generator=self.generator).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform numbers from 0 to 1."""
+        """Draw uniform numbers from 0 to 1."""
         return torch.rand(shape, generator=self.generator).to(self.device)
 
 
@@ -107,37 +107,37 @@ Implementation = Callable[[Any], Prepared]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One entry of the registry.
+    """Describe one entry of the registry.
 
     ``implementations`` compute the same function and the first is the reference. Before anything is timed, every one
     must give the results of the reference, outputs and gradients, within ``tolerance`` times the largest number of
-    the tensor. One that does not gets no time.
+    the tensor. A wrong implementation gets no time.
     """
 
     name: str
     measures: str
     """One line."""
     inputs: Callable[[Case, Setting], Any]
-    """Builds what all implementations of a case share; they must not change it."""
+    """Builds the inputs that all implementations of a case share; they must not change them."""
     implementations: Mapping[str, Implementation]
     cases: Sequence[Case]
     work: Callable[[Case], Work] = field(default=lambda case: Work())
     tolerance: float = 1e-4
     devices: Sequence[str] = ("cpu", "cuda")
-    """Kinds of device that it can run on."""
+    """Kinds of device that the benchmark can run on."""
     memory: bool = True
-    """Whether the memory that it takes is this process's."""
+    """Whether the benchmark takes its memory in this process."""
 
     @property
     def reference(self) -> str:
-        """Name of the implementation that the others must agree with."""
+        """Name the implementation that the others must agree with."""
         return next(iter(self.implementations))
 
 
 def differentiable(
     function: Callable[..., Tensor], *tensors: Tensor, backward: bool = True, constants: Sequence[Any] = ()
 ) -> Prepared:
-    """Forward and backward of a function of tensors, with a fixed gradient of its output.
+    """Prepare forward and backward of a function of tensors, with a fixed gradient of its output.
 
     Args:
         function: of ``(*tensors, *constants)``.
@@ -169,13 +169,13 @@ def differentiable(
 
 
 def fixed_gradient(output: Tensor) -> Tensor:
-    """The same normal numbers for every output of one shape."""
+    """Draw the same normal numbers for every output of one shape."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(output.shape, generator=generator).to(output)
 
 
 @contextmanager
 def setting(benchmark: Benchmark, case: Case, device: torch.device) -> Iterator[Setting]:
-    """The setting of a case, seeded by the names of both."""
+    """Make the setting of a case, seeded by the names of benchmark and case."""
     with TemporaryDirectory(prefix="unimixer-bench-") as folder:
         yield Setting(crc32(f"{benchmark.name} {case.name}".encode()), device, Path(folder))

@@ -1,4 +1,4 @@
-"""Two measurements of the same thing: their ratio, and how far it can be trusted."""
+"""Compare two measurements: the ratio of their times and its interval."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from scipy import stats
 
 from benchmarks.suite.results import OK, Row
 from unimixer.errors import UnimixerError
@@ -17,7 +19,7 @@ MEDIAN_ERROR = 0.929
 
 @dataclass(frozen=True)
 class Comparison:
-    """Time of the new one over that of the base; below 1 the new one is faster."""
+    """Relate the new time to that of the base; a ratio below 1 is faster."""
 
     benchmark: str
     case: str
@@ -32,7 +34,7 @@ class Comparison:
 
 
 def compare_rows(base: Sequence[Row], new: Sequence[Row]) -> list[Comparison]:
-    r"""Rows of two result files that measure the same on the same machine.
+    r"""Compare the rows of two result files that measure the same on the same machine.
 
     The interval follows from medians, quartiles and rounds of both: the standard error of a median is taken as
     :math:`0.93\, \mathrm{IQR} / \sqrt n`, and that of the logarithm of the ratio from both.
@@ -40,8 +42,8 @@ def compare_rows(base: Sequence[Row], new: Sequence[Row]) -> list[Comparison]:
     Raises:
         UnimixerError: if no row of one has a counterpart in the other.
     """
-    known = {row.place: row for row in base}
-    pairs = [(known[row.place], row) for row in new if row.place in known]
+    known = {row.measured_at: row for row in base}
+    pairs = [(known[row.measured_at], row) for row in new if row.measured_at in known]
     if not pairs:
         raise UnimixerError(f"no row of the one has a counterpart in the other: {_why_none(base, new)}")
     return [_of_files(old, row) for old, row in pairs]
@@ -62,16 +64,16 @@ def _why_none(base: Sequence[Row], new: Sequence[Row]) -> str:
 
 
 def _of_files(base: Row, new: Row) -> Comparison:
-    found = _blank(base, new)
-    if found.verdict:
-        return found
+    comparison = _blank(base, new)
+    if comparison.verdict:
+        return comparison
     assert base.seconds
     assert new.seconds
     ratio = new.seconds / base.seconds
     if min(base.repeats, new.repeats) < 3:
-        return replace(found, ratio=ratio, verdict="no interval")
+        return replace(comparison, ratio=ratio, verdict="no interval")
     error = math.hypot(_relative_error(base), _relative_error(new))
-    return _judged(found, ratio, _quantile() * error)
+    return _judged(comparison, ratio, _quantile() * error)
 
 
 def _relative_error(row: Row) -> float:
@@ -80,12 +82,12 @@ def _relative_error(row: Row) -> float:
 
 
 def compare_rounds(rounds: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> list[Comparison]:
-    """Rounds that measured base and new one after the other: the mean ratio, with Student's interval on its logarithm.
+    """Average the ratio over rounds that measured base and new by turns, with Student's interval on its logarithm.
 
     Args:
         rounds: rows of the base and of the new one, round by round.
     """
-    found = []
+    comparisons = []
     for new in rounds[0][1]:
         pairs = [
             (old, row)
@@ -95,11 +97,11 @@ def compare_rounds(rounds: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> lis
             if old.what == row.what == new.what
         ]
         if not pairs:
-            found.append(Comparison(*new.what, None, new.seconds, None, None, None, "the base has no such row"))
+            comparisons.append(Comparison(*new.what, None, new.seconds, None, None, None, "the base has no such row"))
             continue
         failed = next((_blank(*pair) for pair in pairs if _blank(*pair).verdict), None)
         if failed is not None:
-            found.append(failed)
+            comparisons.append(failed)
             continue
         base_times = [old.seconds for old, _ in pairs if old.seconds]
         new_times = [row.seconds for _, row in pairs if row.seconds]
@@ -108,15 +110,15 @@ def compare_rounds(rounds: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> lis
         middle = Comparison(*new.what, *typical, None, None, None, "")
         ratio = math.exp(statistics.mean(logs))
         if len(logs) < 2:
-            found.append(replace(middle, ratio=ratio, verdict="no interval"))
+            comparisons.append(replace(middle, ratio=ratio, verdict="no interval"))
             continue
         error = statistics.stdev(logs) / math.sqrt(len(logs))
-        found.append(_judged(middle, ratio, _quantile(len(logs) - 1) * error))
-    return found
+        comparisons.append(_judged(middle, ratio, _quantile(len(logs) - 1) * error))
+    return comparisons
 
 
 def _blank(base: Row, new: Row) -> Comparison:
-    """A comparison without a ratio; its verdict says why there can be none, and is empty where there can."""
+    """Make a comparison without a ratio; its verdict says why there can be none, and is empty otherwise."""
     verdict = ""
     for name, row in (("base", base), ("new", new)):
         if row.status != OK or not row.seconds:
@@ -124,15 +126,13 @@ def _blank(base: Row, new: Row) -> Comparison:
     return Comparison(*new.what, base.seconds, new.seconds, None, None, None, verdict)
 
 
-def _judged(found: Comparison, ratio: float, margin: float) -> Comparison:
+def _judged(comparison: Comparison, ratio: float, margin: float) -> Comparison:
     low, high = ratio * math.exp(-margin), ratio * math.exp(margin)
     verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference seen"
-    return replace(found, ratio=ratio, low=low, high=high, verdict=verdict)
+    return replace(comparison, ratio=ratio, low=low, high=high, verdict=verdict)
 
 
 def _quantile(freedom: int | None = None) -> float:
-    """Of Student's distribution, or the normal one, for a two-sided interval."""
-    from scipy import stats
-
+    """Return the quantile of Student's distribution, or of the normal one, for a two-sided interval."""
     upper = (1 + CONFIDENCE) / 2
     return float(stats.norm.ppf(upper) if freedom is None else stats.t.ppf(upper, freedom))

@@ -1,4 +1,4 @@
-"""All benchmarks by name."""
+"""Find benchmarks by name."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _HOME = {
     "prediction": "prediction",
     "startup": "startup",
 }
-"""Module of every benchmark; loaded when it is asked for, so that one that cannot be loaded stops no other."""
+"""Module of every benchmark. It is loaded when it is used, so that a module that cannot be loaded stops no other."""
 
 NAMES = tuple(_HOME)
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of a name.
+    """Load the benchmark of a name.
 
     Raises:
         UnimixerError: with the nearest name.
@@ -45,14 +45,14 @@ def benchmark(name: str) -> Benchmark:
 
 
 def select(names: Sequence[str]) -> list[Benchmark]:
-    """Benchmarks by names, by patterns such as ``backbone-*``, or all of them by ``all``."""
-    found: dict[str, Benchmark] = {}
+    """Load benchmarks by names, by patterns such as ``backbone-*``, or all of them by ``all``."""
+    selected: dict[str, Benchmark] = {}
     for name in names:
-        meant = list(NAMES) if name == "all" else fnmatch.filter(NAMES, name) or [name]
-        found |= {entry: benchmark(entry) for entry in meant}
-    return list(found.values())
+        matching = list(NAMES) if name == "all" else fnmatch.filter(NAMES, name) or [name]
+        selected |= {entry: benchmark(entry) for entry in matching}
+    return list(selected.values())
 
 
 def is_benchmark(name: str) -> bool:
-    """Whether a word names a benchmark or several."""
+    """Return whether a word names a benchmark or several."""
     return name == "all" or bool(fnmatch.filter(NAMES, name))

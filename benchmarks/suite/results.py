@@ -53,7 +53,7 @@ def describe_machine(device: torch.device) -> Machine:
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation at one size on one machine; empty where a number was not measured."""
+    """Hold the numbers of one implementation at one size on one machine; a number that was not measured is empty."""
 
     benchmark: str
     case: str
@@ -92,17 +92,17 @@ class Row:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What a rerun replaces."""
-        return (*self.place, self.torch)
+        """Identify the row that a rerun replaces."""
+        return (*self.measured_at, self.torch)
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """What two rows must share to be compared."""
+    def measured_at(self) -> tuple[object, ...]:
+        """Identify the benchmark and the machine, which two rows must share to be compared."""
         return (*self.what, self.machine, self.cores, self.threads, self.device)
 
     @property
     def what(self) -> tuple[str, str, str]:
-        """Benchmark, case and implementation."""
+        """Name benchmark, case and implementation."""
         return self.benchmark, self.case, self.implementation
 
 
@@ -112,10 +112,10 @@ _TEXT = COLUMNS[: COLUMNS.index("repeats")]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a result file.
+    """Read all rows of a result file.
 
     Raises:
-        UnimixerError: if it is no such file.
+        UnimixerError: if the file is missing or no result file.
     """
     if not path.is_file():
         raise UnimixerError(f"{path}: no such file; results are written by: python -m benchmarks.suite run NAME")
@@ -144,7 +144,7 @@ def _parse(values: dict[str, str], where: str) -> Row:
 
 
 def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
-    """Rows in the order in which their keys were first seen; of one key the last row."""
+    """Keep the last row of every key, in the order in which keys were first seen."""
     merged: dict[tuple[object, ...], Row] = {}
     for row in (*old, *new):
         merged[row.key] = row
@@ -152,7 +152,7 @@ def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 
 
 def save_rows(folder: Path, benchmark: str, rows: Iterable[Row]) -> Path:
-    """Put rows into ``folder/benchmark.csv`` beside those of other machines and sizes; the file is written whole."""
+    """Merge rows into ``folder/benchmark.csv``, beside those of other machines and sizes."""
     path = folder / f"{benchmark}.csv"
     merged = merge_rows(read_rows(path) if path.exists() else (), rows)
     text = io.StringIO()

@@ -33,12 +33,12 @@ def run_benchmarks(
     device: str = "cpu",
     out: Path | None = None,
 ) -> list[Row]:
-    """Run some benchmarks; rows are saved case by case.
+    """Run benchmarks and save their rows case by case.
 
     Args:
         benchmarks: entries of the registry.
         cases: ``small``, ``all``, or a pattern of names of cases such as ``*N=256*``.
-        repeats: rounds of every case; a slow one stops after three.
+        repeats: rounds of every case; a slow case stops after three.
         threads: of torch; None leaves its choice.
         device: ``cpu``, ``cuda`` or ``auto``.
         out: folder of the result files; None saves nothing.
@@ -48,37 +48,37 @@ def run_benchmarks(
     """
     check_positive(repeats=repeats)
     keep_freed_memory()  # as in training
-    place = pick_device(device)
+    target = pick_device(device)
     chosen = [(benchmark, case) for benchmark in benchmarks for case in select_cases(benchmark, cases)]
-    found: list[Row] = []
+    measured_rows: list[Row] = []
     with torch_threads(threads), progress_bar("benchmarks", len(chosen), unit="cases") as advance:
-        machine = describe_machine(place)
+        machine = describe_machine(target)
         for benchmark, case in chosen:
             advance(0, f"{benchmark.name} {case.name}")
-            rows = list(run_case(benchmark, case, machine, repeats=repeats, device=place))
+            rows = list(run_case(benchmark, case, machine, repeats=repeats, device=target))
             if out is not None:
                 save_rows(out, benchmark.name, rows)
-            found += rows
+            measured_rows += rows
             advance(1)
-    return found
+    return measured_rows
 
 
 def select_cases(benchmark: Benchmark, pattern: str) -> list[Case]:
-    """The cases of a benchmark that are meant by ``small``, ``all``, or a pattern."""
+    """Select the cases of a benchmark by ``small``, ``all``, or a pattern."""
     if pattern == "all":
         return list(benchmark.cases)
     if pattern == "small":
         return [case for case in benchmark.cases if case.small]
-    found = [case for case in benchmark.cases if fnmatch.fnmatchcase(case.name, pattern)]
-    if not found:
+    matching = [case for case in benchmark.cases if fnmatch.fnmatchcase(case.name, pattern)]
+    if not matching:
         known = ["small", "all", *(case.name for case in benchmark.cases)]
         raise unknown(f"cases of benchmark {benchmark.name!r}:", pattern, known)
-    return found
+    return matching
 
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Torch with a number of threads, and with its former one afterwards."""
+    """Set the number of torch's threads, and restore it at the end."""
     if threads is None:
         yield
         return
@@ -94,7 +94,7 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 def run_case(
     benchmark: Benchmark, case: Case, machine: Machine, *, repeats: int, device: torch.device
 ) -> Iterator[Row]:
-    """The rows of one case, one an implementation."""
+    """Measure the rows of one case, one an implementation."""
 
     def row(name: str, status: str) -> Row:
         return Row(benchmark.name, case.name, name, status, threads=torch.get_num_threads(), **asdict(machine))
@@ -103,9 +103,9 @@ def run_case(
         for name in benchmark.implementations:
             yield row(name, f"skipped: measures {' and '.join(benchmark.devices)} only")
         return
-    with setting(benchmark, case, device) as place:
+    with setting(benchmark, case, device) as where:
         try:
-            inputs, work = benchmark.inputs(case, place), benchmark.work(case)
+            inputs, work = benchmark.inputs(case, where), benchmark.work(case)
         except (UnimixerError, ImportError, TypeError) as error:  # an older version lacks what the case needs
             for name in benchmark.implementations:
                 yield row(name, f"failed: {' '.join(str(error).split())}")
@@ -121,8 +121,8 @@ def run_case(
                 if name in refused:
                     yield row(name, refused[name])
                 else:
-                    values = measured(name, benchmark.reference, samples, work, bounds)
-                    yield Row(**{**asdict(row(name, OK)), **values, "peak_mb": peaks[name]})
+                    numbers = measured(name, benchmark.reference, samples, work, bounds)
+                    yield Row(**{**asdict(row(name, OK)), **numbers, "peak_mb": peaks[name]})
         finally:
             if "torch._dynamo" in sys.modules:
                 torch.compiler.reset()
@@ -131,10 +131,10 @@ def run_case(
 def measured(
     name: str, reference: str, samples: Samples, work: Work, bounds: dict[str, Ceiling]
 ) -> dict[str, float | None]:
-    """Medians and spreads of one implementation; ratios are taken round by round, before the median."""
+    """Compute medians and spreads of one implementation; ratios are taken round by round, before the median."""
     seconds = samples.runs[name]
     typical = median(seconds)
-    found: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "repeats": len(seconds),
         "seconds": typical,
         "spread": spread(seconds),
@@ -144,21 +144,21 @@ def measured(
     }
     for ceiling, bound in bounds.items():
         shares = [ratio * bound.of_case / bound.amount for ratio in samples.ratios(name, ceiling)]
-        found[f"{ceiling}_share"], found[f"{ceiling}_share_spread"] = median(shares), spread(shares)
+        values[f"{ceiling}_share"], values[f"{ceiling}_share_spread"] = median(shares), spread(shares)
         rate = bound.amount / median(samples.ceilings[name, ceiling]) / 1e9
         if ceiling == "sgemm":
-            found["sgemm_gflops"] = rate
+            values["sgemm_gflops"] = rate
         elif ceiling == "bandwidth":
-            found["bandwidth_gbytes"] = rate
-    return found
+            values["bandwidth_gbytes"] = rate
+    return values
 
 
 FLOOR = 1e-7
-"""Difference that is allowed whatever the size of the numbers."""
+"""Difference that is allowed for numbers of any size."""
 
 
 def prepare_all(benchmark: Benchmark, inputs: object) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Implementations that may be timed, and for every other one the reason why not."""
+    """Prepare the implementations that agree with the reference; for every other one give the reason."""
     passed: dict[str, Prepared] = {}
     refused: dict[str, str] = {}
     expected: Mapping[str, Tensor] | None = None
@@ -168,34 +168,34 @@ def prepare_all(benchmark: Benchmark, inputs: object) -> tuple[dict[str, Prepare
             continue
         try:
             prepared = prepare(inputs)
-            found = prepared.results()
+            results = prepared.results()
         except UnavailableError as error:
             refused[name] = f"skipped: {error}"
             continue
         except Exception as error:
             refused[name] = f"failed: {type(error).__name__}: {_line(error)}"
             continue
-        wrong = difference(found, found if expected is None else expected, benchmark.tolerance)
+        wrong = difference(results, results if expected is None else expected, benchmark.tolerance)
         if wrong is not None:
             refused[name] = f"wrong: {wrong}"
             continue
         passed[name] = prepared
-        expected = found if expected is None else expected
+        expected = results if expected is None else expected
     return passed, refused
 
 
-def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> str | None:
-    """Where two sets of results differ by more than the tolerance, in words; None where they agree.
+def difference(results: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> str | None:
+    """Describe where two sets of results differ by more than the tolerance; None if they agree.
 
     Example:
         >>> import torch
         >>> difference({"output": torch.tensor([1.0, 2.1])}, {"output": torch.tensor([1.0, 2.0])}, 1e-3)
         'output differs from the reference by 0.1, more than 0.002'
     """
-    if found.keys() != expected.keys():
-        odd = sorted(found.keys() ^ expected.keys())
+    if results.keys() != expected.keys():
+        odd = sorted(results.keys() ^ expected.keys())
         return f"only one of it and the reference has {', '.join(odd)}"
-    for name, value in found.items():
+    for name, value in results.items():
         wanted = expected[name]
         if value.shape != wanted.shape:
             return f"{name} has shape {tuple(value.shape)}, the reference {tuple(wanted.shape)}"

@@ -17,7 +17,7 @@ import torch
 from benchmarks.suite.base import Product, Work
 
 SHORTEST = 0.005
-"""Seconds that one sample takes at least; faster runs are repeated inside it."""
+"""Shortest time of a sample in seconds; faster runs are repeated inside it."""
 LONGEST = 12.0
 """Seconds after which a case stops, once it has :data:`FEWEST` rounds."""
 FEWEST = 3
@@ -47,11 +47,11 @@ def interleave(
     longest: float = LONGEST,
     shortest: float = SHORTEST,
 ) -> Samples:
-    """Time all runs by turns, each followed by the ceilings: what slows the machine hits both.
+    """Time all runs by turns, each followed by the ceilings, so that a slow moment of the machine hits both.
 
     Args:
-        runs: what is measured.
-        ceilings: what it is compared with.
+        runs: measured functions.
+        ceilings: functions to compare them with.
         repeats: rounds.
         device: waited for at the end of a sample.
         longest: seconds after which no new round begins, once there are three.
@@ -103,7 +103,7 @@ def _quiet() -> Iterator[None]:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Distance of the quartiles; 0 of a single value.
+    """Compute the distance of the quartiles; 0 of a single value.
 
     Example:
         >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -116,9 +116,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def peak_megabytes(run: Run, device: torch.device) -> float | None:
-    """Memory that one run takes at its peak beyond what was taken before it; None where the system cannot say.
+    """Measure the peak memory of one run above that before it; None if the system cannot say.
 
-    On a CPU it is resident memory, whose peak Linux counts and can forget; on a GPU what torch's allocator gave.
+    On a CPU it is resident memory, whose peak Linux counts and can reset; on a GPU the memory of torch's allocator.
     """
     gc.collect()
     if device.type == "cuda":
@@ -136,14 +136,14 @@ def peak_megabytes(run: Run, device: torch.device) -> float | None:
 
 
 def _return_freed_memory() -> None:
-    """What earlier runs freed and the C library kept would otherwise be taken again unseen."""
+    """Return memory that earlier runs freed and the C library kept: a run would reuse it unseen."""
     import ctypes
 
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(name: str) -> int:
-    """A line of ``/proc/self/status``, in KiB."""
+    """Read a line of ``/proc/self/status``, in KiB."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -155,54 +155,54 @@ COPY_NUMBERS = 32 * 2**20
 
 
 class Ceiling(NamedTuple):
-    """Something that does nothing but one kind of work."""
+    """Do one kind of work and nothing else."""
 
     run: Callable[[], object]
     amount: float
     """FLOPs or bytes of one run; for the case's own products, 1 run."""
     of_case: float
-    """The same of one run of the case. What is reached of the ceiling is the ratio of the two rates."""
+    """The same of one run of the case. The share of the ceiling is the ratio of the two rates."""
 
 
 def ceilings(work: Work, device: torch.device) -> dict[str, Ceiling]:
-    """The ceilings that the work of a case can be compared with.
+    """Make the ceilings that the work of a case can be compared with.
 
     ``sgemm``: one large float32 product, for the FLOPs. ``products``: the batched products of the case alone, forward
     and backward, into memory that is there already. ``bandwidth``: a copy of a large tensor, for the bytes.
     """
-    found: dict[str, Ceiling] = {}
+    bounds: dict[str, Ceiling] = {}
     if work.flops:
         size = sgemm_size(device)
-        found["sgemm"] = Ceiling(sgemm(size, device), 2.0 * size**3, work.flops)
+        bounds["sgemm"] = Ceiling(sgemm(size, device), 2.0 * size**3, work.flops)
     if work.products:
-        found["products"] = Ceiling(bare_products(work.products, device), 1.0, 1.0)
+        bounds["products"] = Ceiling(bare_products(work.products, device), 1.0, 1.0)
     if work.num_bytes:
-        found["bandwidth"] = Ceiling(copy(device), 8.0 * COPY_NUMBERS, work.num_bytes)
-    return found
+        bounds["bandwidth"] = Ceiling(copy(device), 8.0 * COPY_NUMBERS, work.num_bytes)
+    return bounds
 
 
 def sgemm_size(device: torch.device) -> int:
-    """A product large enough to keep the machine busy, and small enough to be repeated often."""
+    """Choose a product large enough to keep the machine busy and small enough to be repeated often."""
     if device.type != "cpu":
         return 8192
     return 1024 if torch.get_num_threads() <= 4 else 4096
 
 
 def sgemm(size: int, device: torch.device) -> Callable[[], object]:
-    """One square product."""
+    """Make one square product."""
     a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     out = torch.empty(size, size, device=device)
     return lambda: torch.mm(a, b, out=out)
 
 
 def copy(device: torch.device) -> Callable[[], object]:
-    """One copy; it reads and writes every byte once."""
+    """Make one copy, which reads and writes every byte once."""
     source, target = torch.zeros(COPY_NUMBERS, device=device), torch.zeros(COPY_NUMBERS, device=device)
     return lambda: target.copy_(source)
 
 
 def bare_products(products: Sequence[Product], device: torch.device) -> Callable[[], object]:
-    r"""Forward and backward of products :math:`Y = X W` without anything between them.
+    r"""Make forward and backward of products :math:`Y = X W` without anything between them.
 
     .. math:: Y = X W, \qquad \partial X = \partial Y\, W^T, \qquad \partial W = X^T\, \partial Y
     """

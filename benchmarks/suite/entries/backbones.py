@@ -86,16 +86,16 @@ def work(case: Case, *, model: Model) -> Work:
 
 def cases(name: str) -> tuple[Case, ...]:
     """Two sizes of reference, then growth by the tokens and the batch, and by the block where there is one."""
-    found = [
+    sizes = [
         Case.of(D=64, T=16, expansion=4, batch=2048),
         Case.of(small=False, D=256, T=16, expansion=2, batch=2048),
         *(Case.of(small=False, D=64, T=tokens, expansion=4, batch=2048) for tokens in (8, 32)),
         *(Case.of(small=False, D=64, T=16, expansion=4, batch=batch) for batch in (512, 8192)),
     ]
     if name.startswith("unimixer"):
-        found += [Case.of(small=False, D=64, T=16, expansion=4, batch=2048, b=block) for block in (1, 2)]
-        found += [Case.of(small=False, D=256, T=16, expansion=2, batch=2048, b=4)]
-    return tuple(found)
+        sizes += [Case.of(small=False, D=64, T=16, expansion=4, batch=2048, b=block) for block in (1, 2)]
+        sizes += [Case.of(small=False, D=256, T=16, expansion=2, batch=2048, b=4)]
+    return tuple(sizes)
 
 
 BENCHMARKS = tuple(
@@ -104,8 +104,8 @@ BENCHMARKS = tuple(
         measures=f"{name}, {NUM_BLOCKS} blocks, forward and backward: against D, T and the batch",
         inputs=partial(inputs, model=model),
         implementations={
-            "eager": lambda given: trained(*given),
-            "compiled": lambda given: compiled(*given),
+            "eager": lambda data: trained(*data),
+            "compiled": lambda data: compiled(*data),
         },
         cases=cases(name),
         work=partial(work, model=model),

@@ -40,13 +40,13 @@ def work(case: Case) -> Work:
     return Work(num_bytes=4.0 * 7 * lookups * case["dim"], rows=lookups)
 
 
-def _update(given: Lookup, *, rule: str) -> Prepared:
-    rows, dim = given.weight.shape
+def _update(data: Lookup, *, rule: str) -> Prepared:
+    rows, dim = data.weight.shape
     if rule == "dense Adam" and rows > LARGEST_DENSE:
         raise UnavailableError(f"dense Adam reads and writes all {rows:,} rows; measured up to {LARGEST_DENSE:,}")
-    table = PackedEmbedding({"table": rows}, dim).to(given.weight.device)
+    table = PackedEmbedding({"table": rows}, dim).to(data.weight.device)
     with torch.no_grad():
-        table.weight.copy_(given.weight)
+        table.weight.copy_(data.weight)
     optimizer: torch.optim.Optimizer
     if rule == "torch SparseAdam":
         optimizer = torch.optim.SparseAdam(table.parameters(), lr=1e-3)
@@ -57,14 +57,14 @@ def _update(given: Lookup, *, rule: str) -> Prepared:
 
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        vectors = F.embedding(given.ids, table.weight) if rule == "dense Adam" else table(given.ids)
-        torch.autograd.backward(vectors, given.upstream)
+        vectors = F.embedding(data.ids, table.weight) if rule == "dense Adam" else table(data.ids)
+        torch.autograd.backward(vectors, data.upstream)
         optimizer.step()
         return vectors
 
     def results() -> dict[str, Tensor]:
         output = run().detach()
-        met = torch.unique(given.ids)
+        met = torch.unique(data.ids)
         return {"output": output, "rows met": table.weight.detach()[met], "first rows": table.weight.detach()[:1000]}
 
     return Prepared(run, results)
@@ -87,22 +87,22 @@ def histories(case: Case, setting: Setting) -> Histories:
     return Histories(weight, events, offsets, setting.normal(case["batch"], case["dim"]))
 
 
-def _mean(given: Histories, *, gathered: bool) -> Prepared:
-    rows, dim = given.weight.shape
-    table = PackedEmbedding({"table": rows}, dim).to(given.weight.device)
+def _mean(data: Histories, *, gathered: bool) -> Prepared:
+    rows, dim = data.weight.shape
+    table = PackedEmbedding({"table": rows}, dim).to(data.weight.device)
     with torch.no_grad():
-        table.weight.copy_(given.weight)
-    lengths = given.offsets.diff()
+        table.weight.copy_(data.weight)
+    lengths = data.offsets.diff()
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
     def run() -> Tensor:
         table.weight.grad = None
         if gathered:
-            empty = torch.zeros_like(given.upstream)
-            output = empty.index_add(0, owner, table(given.events)) / lengths.unsqueeze(1)
+            empty = torch.zeros_like(data.upstream)
+            output = empty.index_add(0, owner, table(data.events)) / lengths.unsqueeze(1)
         else:
-            output = table.mean(given.events, given.offsets)
-        torch.autograd.backward(output, given.upstream)
+            output = table.mean(data.events, data.offsets)
+        torch.autograd.backward(output, data.upstream)
         return output
 
     def results() -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ def inputs(case: Case, setting: Setting) -> tuple[Store, int]:
     return world_store(setting.folder / "store", case["rows"], history=case["history"]), case["batch"]
 
 
-def _epoch(given: tuple[Store, int], *, workers: int) -> Prepared:
-    store, batch_size = given
+def _epoch(data: tuple[Store, int], *, workers: int) -> Prepared:
+    store, batch_size = data
     loader = Loader(store, "train", batch_size=batch_size, shuffle=True, num_workers=workers)
 
     def run() -> int:

@@ -30,9 +30,9 @@ def inputs(case: Case, setting: Setting) -> Scored:
     return Scored(scores, labels, rng.zipf(1.3, case["rows"]).clip(max=500_000))
 
 
-def by_ranks(given: Scored) -> tuple[float, float, float]:
-    """The textbook's formula: the sum of the positives' average ranks, for all rows and within every user."""
-    rows = pl.DataFrame({"score": given.scores, "label": given.labels, "user": given.users})
+def by_ranks(data: Scored) -> tuple[float, float, float]:
+    """Compute by the textbook: the sum of the positives' average ranks, for all rows and within every user."""
+    rows = pl.DataFrame({"score": data.scores, "label": data.labels, "user": data.users})
     rows = rows.with_columns(pl.col("label").cast(pl.Float64), pl.col("score").rank("average").alias("rank"))
     rows = rows.with_columns(pl.col("score").rank("average").over("user").alias("rank in user"))
 
@@ -49,17 +49,17 @@ def by_ranks(given: Scored) -> tuple[float, float, float]:
     return overall, float(mean), float(by_rows)
 
 
-def packed(given: Scored) -> tuple[float, float, float]:
-    """What evaluation runs."""
-    by_user = user_auc(given.scores, given.labels, given.users)
-    return auc(given.scores, given.labels), by_user.uauc, by_user.gauc
+def packed(data: Scored) -> tuple[float, float, float]:
+    """Compute the metrics as evaluation does."""
+    by_user = user_auc(data.scores, data.labels, data.users)
+    return auc(data.scores, data.labels), by_user.uauc, by_user.gauc
 
 
-def _prepare(given: Scored, function: Any) -> Prepared:
+def _prepare(data: Scored, function: Any) -> Prepared:
     def results() -> dict[str, Tensor]:
-        return dict(zip(("AUC", "UAUC", "GAUC"), map(torch.tensor, function(given)), strict=True))
+        return dict(zip(("AUC", "UAUC", "GAUC"), map(torch.tensor, function(data)), strict=True))
 
-    return Prepared(lambda: function(given), results)
+    return Prepared(lambda: function(data), results)
 
 
 BENCHMARKS = (
@@ -68,8 +68,8 @@ BENCHMARKS = (
         measures="AUC, UAUC and GAUC of float32 scores: against the rows",
         inputs=inputs,
         implementations={
-            "average ranks": lambda given: _prepare(given, by_ranks),
-            "packed integers": lambda given: _prepare(given, packed),
+            "average ranks": lambda data: _prepare(data, by_ranks),
+            "packed integers": lambda data: _prepare(data, packed),
         },
         cases=(Case.of(rows=100_000), Case.of(rows=1_000_000), Case.of(small=False, rows=10_000_000)),
         work=lambda case: Work(rows=case["rows"]),

@@ -42,16 +42,16 @@ def work(case: Case) -> Work:
     )
 
 
-def _two_step(given: tuple[Tensor, Tensor, Tensor]) -> Prepared:
-    return differentiable(ops.unimixing, *given)
+def _two_step(data: tuple[Tensor, Tensor, Tensor]) -> Prepared:
+    return differentiable(ops.unimixing, *data)
 
 
-def _matrix(given: tuple[Tensor, Tensor, Tensor]) -> Prepared:
-    return differentiable(matrix, *given)
+def _matrix(data: tuple[Tensor, Tensor, Tensor]) -> Prepared:
+    return differentiable(matrix, *data)
 
 
-def _definition(given: tuple[Tensor, Tensor, Tensor]) -> Prepared:
-    return differentiable(definition, *given)
+def _definition(data: tuple[Tensor, Tensor, Tensor]) -> Prepared:
+    return differentiable(definition, *data)
 
 
 BENCHMARKS = (

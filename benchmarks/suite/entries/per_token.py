@@ -62,8 +62,8 @@ def work(case: Case) -> Work:
     return Work(flops=6.0 * weights * case["batch"], num_bytes=4.0 * moved, rows=case["batch"], products=products)
 
 
-def _looped(given: tuple[nn.Module, Tensor]) -> Prepared:
-    return trained(Looped(given[0]), given[1])
+def _looped(data: tuple[nn.Module, Tensor]) -> Prepared:
+    return trained(Looped(data[0]), data[1])
 
 
 def trained(module: nn.Module, tokens: Tensor) -> Prepared:
@@ -100,11 +100,11 @@ def _prepared(module: nn.Module, tokens: Tensor, *, compiled: bool) -> Prepared:
         return output
 
     def results() -> dict[str, Tensor]:
-        found = {"output": run().detach()}
+        tensors = {"output": run().detach()}
         for number, leaf_or_parameter in enumerate((leaf, *module.parameters())):
             if leaf_or_parameter.grad is not None:
-                found[f"gradient {number}"] = leaf_or_parameter.grad.clone()
-        return found
+                tensors[f"gradient {number}"] = leaf_or_parameter.grad.clone()
+        return tensors
 
     return Prepared(run, results)
 
@@ -116,8 +116,8 @@ BENCHMARKS = (
         inputs=inputs,
         implementations={
             "loop over tokens": _looped,
-            "batched products": lambda given: trained(*given),
-            "compiled": lambda given: compiled(*given),
+            "batched products": lambda data: trained(*data),
+            "compiled": lambda data: compiled(*data),
         },
         cases=(
             Case.of(ffn="gelu", T=16, D=64, H=256, batch=2048),

@@ -22,7 +22,7 @@ REQUEST = 64
 """Candidates of a small request."""
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """A run and raw rows."""
 
     run: Path
@@ -30,7 +30,7 @@ class Given(NamedTuple):
     device: str
 
 
-def inputs(case: Case, setting: Setting) -> Given:
+def inputs(case: Case, setting: Setting) -> Inputs:
     """A run of one step, and the first rows of its log."""
     store = world_store(setting.folder / "store", ROWS)
     recipe = {
@@ -42,15 +42,15 @@ def inputs(case: Case, setting: Setting) -> Given:
     with no_bars():
         train(parse(Recipe, recipe, where="benchmark"), folder=setting.folder / "run", quiet=True)
     rows = next(iter(world(ROWS).impressions())).frame.head(case["rows"])
-    return Given(setting.folder / "run", rows, setting.device.type)
+    return Inputs(setting.folder / "run", rows, setting.device.type)
 
 
-def _predict(given: Given, *, request: int | None) -> Prepared:
-    predictor = Predictor(given.run, device=given.device)
-    size = request or given.rows.height
+def _predict(data: Inputs, *, request: int | None) -> Prepared:
+    predictor = Predictor(data.run, device=data.device)
+    size = request or data.rows.height
 
     def run() -> pl.DataFrame:
-        slices = given.rows.iter_slices(size)
+        slices = data.rows.iter_slices(size)
         return pl.concat([predictor.predict(rows) for rows in slices])
 
     def results() -> dict[str, Tensor]:

@@ -17,25 +17,25 @@ TOLERANCE = 1e-5
 
 
 def inputs(case: Case, setting: Setting) -> tuple[Tensor, bool]:
-    """Raw matrices ``(batch, N, N)`` near the start that the rule gives, and whether a gradient is wanted."""
+    """Draw raw matrices ``(batch, N, N)`` near the initial ones, and whether a gradient is wanted."""
     size = case["N"]
     noise = setting.normal(case["batch"], size, size, scale=0.3)
     return noise + torch.eye(size, device=noise.device).flip(0), case["passes"] == "both"
 
 
 def unrolled(logits: Tensor) -> Tensor:
-    """Plain iterations to the same tolerance, which autograd remembers."""
+    """Iterate to the same tolerance, recorded by autograd."""
     scores = logits / TAU
     return ops.sinkhorn_reference((scores + scores.mT) / 2, symmetric=True, tolerance=TOLERANCE)
 
 
 def implicit(logits: Tensor) -> Tensor:
-    """What training runs."""
+    """Solve as training does."""
     return ops.sinkhorn(logits, tau=TAU, symmetric=True, tolerance=TOLERANCE)
 
 
-def _prepare(given: tuple[Tensor, bool], *, unroll: bool) -> Prepared:
-    logits, backward = given
+def _prepare(data: tuple[Tensor, bool], *, unroll: bool) -> Prepared:
+    logits, backward = data
     return differentiable(unrolled if unroll else implicit, logits, backward=backward)
 
 
@@ -48,8 +48,8 @@ def mixing_inputs(case: Case, setting: Setting) -> UniMixing:
     return mixing
 
 
-def _weights(given: UniMixing, *, cached: bool) -> Prepared:
-    mixing = copy.deepcopy(given).train(not cached)  # a mixing in training keeps nothing
+def _weights(data: UniMixing, *, cached: bool) -> Prepared:
+    mixing = copy.deepcopy(data).train(not cached)  # a mixing in training caches nothing
 
     def run() -> tuple[Tensor, Tensor]:
         with torch.no_grad():

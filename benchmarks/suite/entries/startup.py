@@ -1,4 +1,4 @@
-"""What a process pays before it does anything: Python, torch, this package, the command line's help."""
+"""Time a process until it has imported Python, torch, this package, or printed the command line's help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def inputs(case: Case, setting: Setting) -> None:
-    """Nothing: every run is a fresh process."""
+    """Make no inputs: every run is a fresh process."""
 
 
 def _process(_: None, *, arguments: tuple[str, ...]) -> Prepared:

@@ -1,4 +1,4 @@
-"""A prepared synthetic world for the benchmarks that need data."""
+"""Prepare a synthetic world for the benchmarks that need data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from unimixer.data.raw.tables import RawTables
 
 
 def world(rows: int) -> RawTables:
-    """The easy world, drawn from its own seed."""
+    """Draw the easy world from its own seed."""
     return open_raw("synthetic", None, rows=rows, users=max(100, rows // 20), items=max(100, rows // 50))
 
 
 def world_store(folder: Path, rows: int, *, history: int = 50) -> Store:
-    """A store of that many impressions whose histories have at most ``history`` events."""
+    """Prepare a store of impressions with histories of at most ``history`` events."""
     tables = world(rows)
-    limits = tuple(found.model_copy(update={"max_length": history}) for found in tables.schema.histories)
+    limits = tuple(limit.model_copy(update={"max_length": history}) for limit in tables.schema.histories)
     schema = tables.schema.model_copy(update={"histories": limits})
     with no_bars():
         return prepare(RawTables(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder)
@@ -29,6 +29,6 @@ def world_store(folder: Path, rows: int, *, history: int = 50) -> Store:
 
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """Keep what runs inside from drawing a bar of its own below that of the benchmarks."""
+    """Hide the bars of calls inside below the bar of the benchmarks."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield

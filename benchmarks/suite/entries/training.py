@@ -26,10 +26,10 @@ from unimixer.training.step import TrainStep
 ROWS = 20_000
 PARAMS = "300K"
 _LARGE = 1_000_000
-"""Total steps: the schedules stand still."""
+"""Total steps, so many that the schedules do not move."""
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """A model, the recipe that made it, a batch, a loader, and the part of the case."""
 
     model: Ranker
@@ -39,8 +39,8 @@ class Given(NamedTuple):
     part: str
 
 
-def inputs(case: Case, setting: Setting) -> Given:
-    """A freshly initialised ranker on the synthetic world and its first batch."""
+def inputs(case: Case, setting: Setting) -> Inputs:
+    """A freshly initialized ranker on the synthetic world and its first batch."""
     store = world_store(setting.folder / "store", ROWS, history=case["history"])
     spec = store.transform.spec
     values = {
@@ -54,21 +54,21 @@ def inputs(case: Case, setting: Setting) -> Given:
     model = build_ranker(recipe.model, spec).to(setting.device).train()
     loader = Loader(store, "train", batch_size=case["batch"], shuffle=True, num_workers=0)
     batch = next(iter(loader.batches())).to(setting.device)
-    return Given(model, recipe, batch, loader, case.sizes.get("part", ""))
+    return Inputs(model, recipe, batch, loader, case.sizes.get("part", ""))
 
 
-def _plain(given: Given) -> Prepared:
-    """The loop that a textbook has: scores, loss, gradients, update."""
-    model = copy.deepcopy(given.model)
-    optimizers = build_optimizers(model, given.recipe.optimizer)
-    weights = torch.tensor(list(given.recipe.tasks.values()), device=given.batch.ids.device)
+def _plain(data: Inputs) -> Prepared:
+    """Prepare the loop of a textbook: scores, loss, gradients, update."""
+    model = copy.deepcopy(data.model)
+    optimizers = build_optimizers(model, data.recipe.optimizer)
+    weights = torch.tensor(list(data.recipe.tasks.values()), device=data.batch.ids.device)
 
     def run() -> Tensor:
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        set_temperature(model, given.recipe.temperature.end)
-        assert given.batch.labels is not None
-        losses = F.binary_cross_entropy_with_logits(model(given.batch), given.batch.labels, reduction="none")
+        set_temperature(model, data.recipe.temperature.end)
+        assert data.batch.labels is not None
+        losses = F.binary_cross_entropy_with_logits(model(data.batch), data.batch.labels, reduction="none")
         loss = (losses @ weights).mean()
         torch.autograd.backward(loss)
         for optimizer in optimizers.values():
@@ -78,40 +78,40 @@ def _plain(given: Given) -> Prepared:
     return Prepared(run, lambda: _results(model, run()))
 
 
-def _step(given: Given) -> Prepared:
-    """What the training loop calls, with its checks and schedules."""
-    model = copy.deepcopy(given.model)
-    columns = torch.arange(len(given.recipe.tasks), device=given.batch.ids.device)
+def _step(data: Inputs) -> Prepared:
+    """Prepare the step of the training loop, with its checks and schedules."""
+    model = copy.deepcopy(data.model)
+    columns = torch.arange(len(data.recipe.tasks), device=data.batch.ids.device)
     step = TrainStep(
-        model, given.recipe, columns, total_steps=_LARGE, checkpoints=given.loader.store.folder / "checkpoints"
+        model, data.recipe, columns, total_steps=_LARGE, checkpoints=data.loader.store.folder / "checkpoints"
     )
 
     def run() -> Tensor:
-        return step([given.batch], 0).loss
+        return step([data.batch], 0).loss
 
     return Prepared(run, lambda: _results(model, run()))
 
 
 def _results(model: Ranker, loss: Tensor) -> dict[str, Tensor]:
-    found = {"loss": loss.detach()}
+    results = {"loss": loss.detach()}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-            found[f"gradient of {name}"] = dense.clone()
-    return found
+            results[f"gradient of {name}"] = dense.clone()
+    return results
 
 
-def _part(given: Given) -> Prepared:
-    """One part of a step alone."""
-    return PARTS[given.part](given._replace(model=copy.deepcopy(given.model)))
+def _part(data: Inputs) -> Prepared:
+    """Prepare one part of a step alone."""
+    return PARTS[data.part](data._replace(model=copy.deepcopy(data.model)))
 
 
-def _embedding(given: Given) -> Prepared:
+def _embedding(data: Inputs) -> Prepared:
     upstream: list[Tensor] = []
 
     def run() -> Tensor:
-        given.model.zero_grad(set_to_none=True)
-        embedded = given.model.embed(given.batch)[0]
+        data.model.zero_grad(set_to_none=True)
+        embedded = data.model.embed(data.batch)[0]
         if not upstream:
             upstream.append(fixed_gradient(embedded))
         torch.autograd.backward(embedded, upstream[0])
@@ -120,26 +120,26 @@ def _embedding(given: Given) -> Prepared:
     return Prepared(run, lambda: {"embedded": run().detach()})
 
 
-def _dense(given: Given) -> Prepared:
+def _dense(data: Inputs) -> Prepared:
     with torch.no_grad():
-        embedded = [part.clone() for part in given.model.embed(given.batch)]
+        embedded = [part.clone() for part in data.model.embed(data.batch)]
     embedded[0].requires_grad_()
 
     def run() -> Tensor:
-        given.model.zero_grad(set_to_none=True)
+        data.model.zero_grad(set_to_none=True)
         embedded[0].grad = None
-        assert given.batch.labels is not None
-        loss = F.binary_cross_entropy_with_logits(given.model.score(*embedded), given.batch.labels)
+        assert data.batch.labels is not None
+        loss = F.binary_cross_entropy_with_logits(data.model.score(*embedded), data.batch.labels)
         torch.autograd.backward(loss)
         return loss
 
     return Prepared(run, lambda: {"loss": run().detach()})
 
 
-def _optimizers(given: Given) -> Prepared:
-    assert given.batch.labels is not None
-    torch.autograd.backward(F.binary_cross_entropy_with_logits(given.model(given.batch), given.batch.labels))
-    optimizers = build_optimizers(given.model, given.recipe.optimizer)
+def _optimizers(data: Inputs) -> Prepared:
+    assert data.batch.labels is not None
+    torch.autograd.backward(F.binary_cross_entropy_with_logits(data.model(data.batch), data.batch.labels))
+    optimizers = build_optimizers(data.model, data.recipe.optimizer)
 
     def run() -> None:
         for optimizer in optimizers.values():
@@ -147,17 +147,17 @@ def _optimizers(given: Given) -> Prepared:
 
     def results() -> dict[str, Tensor]:
         run()
-        return {name: parameter.detach() for name, parameter in given.model.named_parameters()}
+        return {name: parameter.detach() for name, parameter in data.model.named_parameters()}
 
     return Prepared(run, results)
 
 
-def _loader(given: Given) -> Prepared:
-    endless = itertools.chain.from_iterable(given.loader.batches(epoch) for epoch in itertools.count())
+def _loader(data: Inputs) -> Prepared:
+    endless = itertools.chain.from_iterable(data.loader.batches(epoch) for epoch in itertools.count())
     return Prepared(lambda: next(endless), lambda: {"ids": next(endless).ids})
 
 
-PARTS: dict[str, Callable[[Given], Prepared]] = {
+PARTS: dict[str, Callable[[Inputs], Prepared]] = {
     "embedding": _embedding,
     "dense": _dense,
     "optimizers": _optimizers,

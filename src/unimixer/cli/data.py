@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, Separator, emit, table
+from unimixer.cli.output import Json, Separator, emit, table, takes
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.describe import describe_store
 from unimixer.data.prepare import prepare as write_store
@@ -53,30 +54,38 @@ def init(
     emit({"schema": text, "file": out}, as_json, show)
 
 
-@app.command("prepare")
-def prepare(
-    source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")
-    ] = None,
-    raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1,
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Choose the raw data and the store to write."""
+
+    source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")]
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")] = (
+        None
+    )
+    raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None
+    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1
     ray: Annotated[
         str | None, typer.Option("--ray", help="Workers of a Ray cluster: local, auto, or the address of a head.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    as_json: Json = False
+
+
+@app.command("prepare")
+@takes(PrepareOptions)
+def prepare(options: PrepareOptions) -> None:
     """Fit vocabularies on the training part and write the encoded store.
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
     started = time.perf_counter()
-    changes = dict(override({}, read_changes(options or [], "option", "rows=1000")))
-    tables, origin = open_source(source, raw, changes)
-    target = out or find_store(tables.schema.name)
-    store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
+    changes = dict(override({}, read_changes(options.options or [], "option", "rows=1000")))
+    tables, origin = open_source(options.source, options.raw, changes)
+    target = options.out or find_store(tables.schema.name)
+    store = write_store(
+        tables, target, overwrite=options.overwrite, origin=origin, workers=options.workers, ray=options.ray
+    )
     seconds = time.perf_counter() - started
     counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}
 
@@ -87,7 +96,7 @@ def prepare(
             print(match)
 
     facts = {"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}
-    emit({**facts, "matches": store.manifest["matches"]}, as_json, show)
+    emit({**facts, "matches": store.manifest["matches"]}, options.as_json, show)
 
 
 @app.command("describe")

@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Data, Harden, Json, Run, emit, table
+from unimixer.cli.output import Data, Harden, Json, Run, emit, table, takes
 from unimixer.export import ExportOptions, export_run
 
 
-def export(
-    run: Run,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or aoti.")] = "onnx",
-    harden: Harden = None,
-    precision: Annotated[str, typer.Option("--precision", help="float32, float16 or int8.")] = "float32",
-    layout: Annotated[str | None, typer.Option("--layout", help="triton: also a model folder of Triton.")] = None,
+@dataclass(frozen=True)
+class BundleOptions:
+    """Choose the run to export and the form of its bundle."""
+
+    run: Run
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")]
+    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or aoti.")] = "onnx"
+    harden: Harden = None
+    precision: Annotated[str, typer.Option("--precision", help="float32, float16 or int8.")] = "float32"
+    layout: Annotated[str | None, typer.Option("--layout", help="triton: also a model folder of Triton.")] = None
     external_data: Annotated[
         bool | None,
         typer.Option(
             "--external-data/--no-external-data", help="Weights beside the ONNX graph (default: from 1.5 GB)."
         ),
-    ] = None,
-    data: Data = None,
-    auc_rows: Annotated[int, typer.Option("--auc-rows", help="Held-out rows for AUC before and after.")] = 20_000,
-    largest: Annotated[int, typer.Option("--largest", help="Candidates of the largest request of the check.")] = 2_000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    data: Data = None
+    auc_rows: Annotated[int, typer.Option("--auc-rows", help="Held-out rows for AUC before and after.")] = 20_000
+    largest: Annotated[int, typer.Option("--largest", help="Candidates of the largest request of the check.")] = 2_000
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False
+    as_json: Json = False
+
+
+@takes(BundleOptions)
+def export(options: BundleOptions) -> None:
     """Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out requests.
 
     The written graph is compared with the model before the bundle gets its name.
 
     Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4
     """
-    options = ExportOptions(form, harden, precision, layout, external_data, auc_rows, largest)
-    bundle = export_run(run, out, options, store=data, overwrite=overwrite)
+    form = ExportOptions(
+        options.form,
+        options.harden,
+        options.precision,
+        options.layout,
+        options.external_data,
+        options.auc_rows,
+        options.largest,
+    )
+    bundle = export_run(options.run, options.out, form, store=options.data, overwrite=options.overwrite)
     manifest = bundle.manifest
     size = sum(file["bytes"] for file in manifest["files"].values())
     graph = sum(f["bytes"] for name, f in manifest["files"].items() if name.startswith(manifest["graph"]["file"]))
@@ -48,10 +63,12 @@ def export(
         table(f"difference from the model, tolerance {parity['tolerance']:.0e}", CASES, rows)
         if manifest["quality"]:
             table("AUC before and after", QUALITY, [_quality(task, q) for task, q in manifest["quality"].items()])
-        print(f"{out}: version {bundle.version}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({form})")
+        print(
+            f"{options.out}: version {bundle.version}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({options.form})"
+        )
 
     values = {key: manifest[key] for key in ("version", "tasks", "graph", "parity", "quality", "held_out")}
-    emit({"out": str(out), "bytes": size, "graph_bytes": graph, **values}, as_json, show)
+    emit({"out": str(options.out), "bytes": size, "graph_bytes": graph, **values}, options.as_json, show)
 
 
 CASES = ("requests", "number", "candidates", "logit", "probability")

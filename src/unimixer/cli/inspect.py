@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Data, Json, Run, emit, table
+from unimixer.cli.output import Data, Json, Run, emit, table, takes
 from unimixer.errors import MissingExtraError
 from unimixer.inspection import inspect_run, write_inspection
 from unimixer.inspection.matrices import parse_temperatures
@@ -24,42 +25,56 @@ from unimixer.report.inspection_tables import (
 )
 
 
-def inspect(
-    run: Run,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None,
+@dataclass(frozen=True)
+class InspectOptions:
+    """Choose the run to inspect, and the rows and temperatures to inspect it at."""
+
+    run: Run
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None
     temperatures: Annotated[
         str, typer.Option("--temperatures", help="At which to solve for the matrices, beside the trained one.")
-    ] = "1,0.3,0.1,0.05",
-    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048,
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation",
-    data: Data = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
-    as_json: Json = False,
-) -> None:
+    ] = "1,0.3,0.1,0.05"
+    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation"
+    data: Data = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False
+    as_json: Json = False
+
+
+@takes(InspectOptions)
+def inspect(options: InspectOptions) -> None:
     """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
 
     Writes pictures, a page that needs no network, and the numbers as JSON.
 
     Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look
     """
-    folder = run / "inspection" if out is None else out
-    check_free(folder, overwrite=overwrite)
-    inspection = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)
+    folder = options.run / "inspection" if options.out is None else options.out
+    check_free(folder, overwrite=options.overwrite)
+    inspection = inspect_run(
+        options.run,
+        temperatures=parse_temperatures(options.temperatures),
+        rows=options.rows,
+        split=options.split,
+        store=options.data,
+    )
     try:
         pictures = draw_inspection(inspection)
     except MissingExtraError as error:
         pictures = {}
         print(f"no pictures: {error}", file=sys.stderr)
-    files = write_inspection(inspection, pictures, folder, overwrite=overwrite)
+    files = write_inspection(inspection, pictures, folder, overwrite=options.overwrite)
 
     def show() -> None:
         if inspection.mixings:
             table("learned mixing as trained, and its change from the start", SHORT_COLUMNS, short_rows(inspection))
         if inspection.attention:
             table("attention", ATTENTION_COLUMNS, attention_rows(inspection))
-        table(f"rank of tokens, {inspection.rows:,} rows of {split}", RANK_COLUMNS, rank_rows(inspection), left=3)
+        table(
+            f"rank of tokens, {inspection.rows:,} rows of {options.split}", RANK_COLUMNS, rank_rows(inspection), left=3
+        )
         for note in inspection.notes:
             print(note)
         print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")
 
-    emit({"out": str(folder), "files": [path.name for path in files], **inspection.as_json()}, as_json, show)
+    emit({"out": str(folder), "files": [path.name for path in files], **inspection.as_json()}, options.as_json, show)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from functools import wraps
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from rich.table import Table
@@ -14,6 +17,7 @@ from rich.table import Table
 from unimixer.errors import missing_packages
 from unimixer.progress import plain_console
 
+Options = TypeVar("Options")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 Separator = Annotated[
     str | None, typer.Option("--separator", help="Text between two fields of CSV (default: as the schema says).")
@@ -24,6 +28,31 @@ Harden = Annotated[
     str | None, typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a command of a function of one options object: every field of its dataclass is an option."""
+    hints = get_type_hints(options, include_extras=True)
+    parameters = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(options)  # type: ignore[arg-type]
+    ]
+
+    def decorate(verb: Callable[[Options], None]) -> Callable[..., None]:
+        @wraps(verb)
+        def command(**values: Any) -> None:
+            verb(options(**values))
+
+        command.__annotations__ = hints
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:

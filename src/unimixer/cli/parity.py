@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, table, takes
 from unimixer.errors import UnimixerError
 from unimixer.export import open_bundle
 from unimixer.serving.prediction_log.replay import EagerScorer, replay
 from unimixer.serving.stores.base import open_store
 
 
-def parity(
-    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")],
-    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None,
+@dataclass(frozen=True)
+class ParityOptions:
+    """Choose the logged answers and the model to compare them with."""
+
+    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")]
+    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
+    run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Compare with this bundle; answers of others are skipped.")
-    ] = None,
-    version: Annotated[str | None, typer.Option("--version", help="Only answers of this model version.")] = None,
-    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference that counts as equal.")] = 1e-5,
-    listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    version: Annotated[str | None, typer.Option("--version", help="Only answers of this model version.")] = None
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference that counts as equal.")] = 1e-5
+    listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20
+    as_json: Json = False
+
+
+@takes(ParityOptions)
+def parity(options: ParityOptions) -> None:
     """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
 
     Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S
     --bundle BUNDLE
     """
-    if (run is None) == (bundle is None):
+    if (options.run is None) == (options.bundle is None):
         raise UnimixerError("compare with one model: give --run or --bundle")
-    opened = open_store(store)
-    scorer = open_bundle(bundle) if bundle is not None else EagerScorer(run or Path())
-    wanted = version or (scorer.version if bundle is not None else None)
-    result = replay(log, opened, scorer, version=wanted, tolerance=tolerance, listed=listed)
+    opened = open_store(options.store)
+    scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
+    wanted = options.version or (scorer.version if options.bundle is not None else None)
+    result = replay(options.log, opened, scorer, version=wanted, tolerance=options.tolerance, listed=options.listed)
     opened.close()
 
     def show() -> None:
@@ -45,7 +51,7 @@ def parity(
             f"{result.requests:,} answers, {result.rows:,} scores compared; {result.differing_rows:,} differ by more"
         )
         print(
-            f"{counts} than {tolerance:g}; largest difference {result.largest:.3g}; "
+            f"{counts} than {options.tolerance:g}; largest difference {result.largest:.3g}; "
             f"{result.skipped:,} of other versions left out"
         )
         if result.features:
@@ -59,6 +65,6 @@ def parity(
             ]
             table("rows that differ", columns, cells, left=3)
 
-    emit(asdict(result), as_json, show)
+    emit(asdict(result), options.as_json, show)
     if result.differing_rows:
         raise typer.Exit(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Json, emit, takes
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores.base import open_store, shown
 from unimixer.serving.stores.build import build_store
@@ -18,34 +19,47 @@ from unimixer.serving.stores.records import canonical
 app = typer.Typer(help="The feature store of a server.", no_args_is_help=True)
 
 
-@app.command("build")
-def build(
-    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")],
-    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")],
+@dataclass(frozen=True)
+class BuildOptions:
+    """Choose the raw data and the feature store to write."""
+
+    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")]
+    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")]
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Raw data (default: where the store was prepared from).")
-    ] = None,
+    ] = None
     source: Annotated[
         str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
-    ] = None,
+    ] = None
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Take other raw data than the run was trained on.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the file.")] = False,
-    as_json: Json = False,
-) -> None:
+    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the file.")] = False
+    as_json: Json = False
+
+
+@app.command("build")
+@takes(BuildOptions)
+def build(options: BuildOptions) -> None:
     """Write the users, items and events of raw data, unencoded, for requests to look up.
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
     started = time.perf_counter()
-    counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
-    seconds, name = time.perf_counter() - started, shown(out)
+    counts = build_store(
+        options.prepared,
+        options.out,
+        raw=options.raw,
+        source=options.source,
+        other_data=options.other_data,
+        overwrite=options.overwrite,
+    )
+    seconds, name = time.perf_counter() - started, shown(options.out)
 
     def show() -> None:
         print(f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
 
-    emit({"store": name, **counts, "seconds": round(seconds, 2)}, as_json, show)
+    emit({"store": name, **counts, "seconds": round(seconds, 2)}, options.as_json, show)
 
 
 @app.command("show")
