@@ -15,6 +15,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,11 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from unimixer.bench.machine import describe_machine
+from unimixer.cli.doctor import matmul_rate
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
-from unimixer.diagnosis import matmul_rate
+from unimixer.environment import cpu_model
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker, count_dense
 from unimixer.settings import parse
@@ -188,8 +189,7 @@ def main() -> None:
                 *(f"{side:.0%}", f"{median(v[2] for v in values):.1%}", *(f"{ms:.1f}" for ms in step.values())),
             ]
         )
-    machine = describe_machine(torch.device("cpu"))
-    print(f"{machine.machine}, {arguments.threads} threads, torch {machine.torch}, {arguments.precision}\n")
+    print(f"{cpu_model()}, {arguments.threads} threads, torch {version('torch')}, {arguments.precision}\n")
     heads = ["model", "batch", "dense", "samples/s", "range", "sgemm, GFLOP/s", "6 N samples/s over sgemm"]
     heads += ["not the model", "waiting", *(f"{part}, ms" for part in next(iter(found.values())))]
     print(markdown(heads, rows, left=1))

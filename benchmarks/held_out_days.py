@@ -9,8 +9,8 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
+from unimixer.api import evaluate_run
 from unimixer.cli.output import markdown
-from unimixer.evaluation import evaluate_run
 from unimixer.training.summary import finished_runs, spread
 
 COLUMNS = ("recipe", "task", "seeds", "AUC", "UAUC")

@@ -59,7 +59,7 @@ def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
 
 def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: int) -> dict[str, list]:
     """For every way one function a request, which gives probabilities."""
-    from unimixer.export import export_run, open_bundle
+    from unimixer.export import ExportOptions, export_run, open_bundle
     from unimixer.export.graph import RequestRanker, feed
     from unimixer.export.requests import repeated
     from unimixer.training.model import load_ranker
@@ -67,7 +67,7 @@ def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: 
 
     bundles = {}
     for form in ("onnx", *(way for way in ways if way in ("pt2", "aoti"))):
-        export_run(run, folder / f"{run.name}-{form}", format=form, largest=candidates)
+        export_run(run, folder / f"{run.name}-{form}", ExportOptions(format=form, largest=candidates))
         bundles[form] = open_bundle(folder / f"{run.name}-{form}", threads=threads)
     bundle, ranker = bundles["onnx"], load_ranker(RunFolder(run))
     requests = [repeated(request, candidates) for request, _ in bundle.held_out()]

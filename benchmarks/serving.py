@@ -35,12 +35,12 @@ import torch
 from scoring import compare
 from scoring import measure as take_turns
 
-from unimixer.bench.machine import describe_machine
 from unimixer.cli.output import markdown
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.schema import Schema
-from unimixer.export import export_run, open_bundle
+from unimixer.environment import commit, cores, cpu_model, versions
+from unimixer.export import ExportOptions, export_run, open_bundle
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.prediction_log.writer import read_log
 from unimixer.serving.stores import sqlite as sqlite_store
@@ -91,7 +91,7 @@ class Work:
         if not run.exists():
             train(parse(Recipe, recipe, where="benchmark"), folder=run, quiet=True)
         if not bundle.exists():
-            export_run(run, bundle, auc_rows=2_000)
+            export_run(run, bundle, ExportOptions(auc_rows=2_000))
         return run, bundle
 
     def context(self, schema: Schema, rng: random.Random) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=18_000, help="requests: 30 minutes at 10 a second; 0 for none")
     parser.add_argument("--work", type=Path, default=None, help="folder that keeps runs and bundles between calls")
     arguments = parser.parse_args()
-    print(describe_machine(torch.device("cpu")))
+    print(f"{cpu_model()}, {cores()} cores, commit {commit()}, {versions()}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 
 from unimixer import progress
 from unimixer.errors import UnimixerError
-from unimixer.progress import Stand, audience, progress_bar, say, stage
+from unimixer.progress import Progress, audience, progress_bar, say, stage
 
 
 class Terminal(io.StringIO):
@@ -80,11 +80,11 @@ def test_the_innermost_work_is_what_is_told_of(capsys: pytest.CaptureFixture[str
 def test_a_line_says_how_fast_and_how_long_not_counting_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    stand = Stand("training", 10_000, "rows", done=4_000)
+    stand = Progress("training", 10_000, "rows", done=4_000)
     now[0] += 20
     stand.done += 2_000
     assert stand.line() == "training: 6,000/10,000 rows, 100 rows/s, about 40 s left"
-    known = Stand("scoring", None, "rows", done=0)
+    known = Progress("scoring", None, "rows", done=0)
     known.done += 5
     now[0] += 10
     assert known.line() == "scoring: 5 rows, 0.5 rows/s"

@@ -1,43 +1,39 @@
-"""The house: imports point one way, and files stay small."""
+"""The house: imports point one way without circles, files stay small, and the page of the structure is true."""
 
-import ast
+from __future__ import annotations
+
+import re
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "src" / "unimixer"
-ORDER = (
-    *("errors", "refusals", "io", "allocator", "environment", "caller", "progress", "settings"),
-    *("ops", "mixing", "blocks", "backbones", "features", "ranker"),
-    *("metrics", "workers", "data", "training", "predictor", "evaluation", "profiling", "export", "inspection"),
-    *("diagnosis", "api", "serving", "bench", "experiments", "analysis", "report", "cli"),
-)
-"""A module may import what stands before it, and what stands in its own room."""
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "unimixer"
+PAGE = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
 
 
-def room(module: str) -> str:
-    return module.removeprefix("unimixer.").split(".")[0]
-
-
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "unimixer" else set()
-            found |= inner or {node.module}
-    return {name for name in found if name.startswith("unimixer.")}
-
-
-def test_imports_point_one_way() -> None:
-    for path in SOURCE.rglob("*.py"):
-        own = room(".".join(("unimixer", *path.relative_to(SOURCE).with_suffix("").parts)))
-        if own in ("__init__", "__main__"):
-            continue
-        assert own in ORDER, f"{path.name}: give the room {own!r} its place in ORDER"
-        for name in imports(path):
-            assert ORDER.index(room(name)) <= ORDER.index(own), f"{path.relative_to(SOURCE)} imports {name}"
+def test_imports_point_one_way_and_in_no_circle(capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True)
+    assert status == 0, capsys.readouterr().out
 
 
 def test_a_file_has_one_subject() -> None:
-    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCE.rglob("*.py")}
-    assert {name: count for name, count in lines.items() if count > 320} == {}
+    lines = {str(p.relative_to(SOURCE)): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCE.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > 320} == {}
+
+
+def test_the_page_names_files_that_exist() -> None:
+    named = set(re.findall(r"`((?:src|benchmarks|tests)/[\w/.]+)`", PAGE))
+    assert len(named) >= 10
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_the_page_draws_every_room_in_the_order_of_the_layers() -> None:
+    drawn = re.findall(r"^  ([a-z_]+)(?:/|\.py) ", PAGE, flags=re.MULTILINE)
+    rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(drawn) == rooms - {"__init__", "__main__"}
+    layers = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert layers is not None
+    order = [name for name in reversed(re.findall(r"\b[a-z_]+\b", layers[1])) if name in rooms]
+    assert sorted(drawn, key=order.index) == drawn

@@ -1,4 +1,4 @@
-"""The main job as two calls: raw data to a store, a recipe to a run."""
+"""Prepare, train, evaluate: the main job as a few calls."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from unimixer.data.dataset import Store
+from unimixer.data.encoding.entities import KeyIndex
 from unimixer.data.prepare import prepare as write_store
+from unimixer.data.raw import values
 from unimixer.data.raw.origin import open_source
+from unimixer.environment import states_kept
+from unimixer.errors import UnimixerError
+from unimixer.metrics import MetricAccumulator, TaskMetrics
+from unimixer.mixing import MatrixMixing, discretize
+from unimixer.predictor import Predictor, read_rows
+from unimixer.progress import progress_bar
+from unimixer.ranker import Ranker
 from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
-from unimixer.training.run import RunFolder
+from unimixer.training.convert import ScoreChange, score_change
+from unimixer.training.evaluation import evaluate_model, user_keys
+from unimixer.training.model import load_ranker, pick_device
+from unimixer.training.run import RunFolder, store_of
 from unimixer.training.train import train as train_recipe
 
 
@@ -50,7 +65,7 @@ def train(
     """Train a recipe (an object, its values, or its file) and return the finished run.
 
     Args:
-        recipe: what to train on what.
+        recipe: the model, the data and the training.
         folder: run folder to make (default: below ``runs``).
         warm_start: run whose best weights to start from.
         quiet: say nothing on standard error.
@@ -65,3 +80,97 @@ def train(
         start_from=None if warm_start is None else Path(warm_start),
         quiet=quiet,
     )
+
+
+@states_kept()
+def evaluate_run(
+    run: Path | str, split: str, *, store: Path | None = None, device: str = "auto"
+) -> dict[str, TaskMetrics]:
+    """Measure a run's best weights on a split of the store that it was trained on.
+
+    Args:
+        run: a run folder with best weights.
+        split: ``train``, ``validation`` or ``test``, or several joined by ``+``.
+        store: the store, if it moved since the training.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UnimixerError: if the store has other content than the run was trained on.
+    """
+    folder = RunFolder(run)
+    opened, place, recipe = store_of(folder, store), pick_device(device), folder.recipe
+    model = load_ranker(folder, device=place)
+    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=recipe.training.precision)
+
+
+@states_kept()
+def evaluate_hardened(
+    run: Path | str, form: str, split: str, *, store: Path | None = None
+) -> tuple[dict[str, TaskMetrics], ScoreChange]:
+    """Measure a run after its learned mixings were made hard, and how far its scores moved.
+
+    Args:
+        run: a run folder with best weights.
+        form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
+        split: as in :func:`evaluate_run`, one only.
+        store: the store, if it moved since the training.
+    """
+    folder = RunFolder(run)
+    opened, model = store_of(folder, store), load_ranker(folder)
+    hard = hardened_ranker(model, form, folder)
+    change = score_change(model, hard, opened, split)
+    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change
+
+
+def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
+    """Copy a run's ranker with its learned mixings made hard.
+
+    Raises:
+        UnimixerError: if the model has no learned mixing.
+    """
+    if not any(isinstance(part, MatrixMixing) for part in ranker.modules()):
+        raise UnimixerError(
+            f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
+            "unimixer and unimixer-lite have"
+        )
+    return discretize(ranker, form)
+
+
+def evaluate_file(
+    run: Path | str, path: Path, *, device: str = "auto", separator: str | None = None
+) -> dict[str, TaskMetrics]:
+    """Measure a run's best weights on raw labelled rows.
+
+    Args:
+        run: a run folder with best weights.
+        path: a Parquet or CSV file, or a folder of such files.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        separator: between two fields of CSV (default: as the log of the run was read).
+    """
+    predictor = Predictor(run, device=device)
+    metrics = evaluate_rows(predictor, path, separator=separator)
+    predictor.warn()
+    return metrics
+
+
+@states_kept()
+def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = None) -> dict[str, TaskMetrics]:
+    """Measure an open model on raw labelled rows; its ``coverage`` then counts the unknown values in them."""
+    schema = predictor.transform.schema
+    labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
+    accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)
+    keys = KeyIndex()
+    sources = [label.source or label.name for label in labels]
+    with progress_bar("scoring", None) as advance:
+        for chunk in read_rows(schema, path, also=sources, separator=separator):
+            logits = predictor.logits(chunk)
+            classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
+            users = None
+            if schema.keys.user is not None:
+                # unseen users are users too: number them as they come
+                texts = values.key_column(chunk, schema.keys.user)
+                keys.add(texts)
+                users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
+            accumulator.update(logits, classes, users)
+            advance(chunk.frame.height)
+    return accumulator.compute()

@@ -1,27 +1,31 @@
-"""One clear sentence for every mistake: what is wrong, where, the rule, the way out."""
+"""Say every mistake, and every failure of the system, in one sentence: what, where, the rule, the way out."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
+import re
+import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75
-"""Exit codes of what a signal stopped: that of shells for Ctrl-C; EX_TEMPFAIL, "try again", for SIGTERM."""
+"""Exit codes of a stopped command: that of shells for Ctrl-C; EX_TEMPFAIL, "try again", for SIGTERM."""
 _LISTED = 24
 """Names that a message lists at most."""
 
 
 class UnimixerError(ValueError):
-    """A mistake of the caller's or of the input; the command line prints its message alone and exits with 2."""
+    """A mistake of the caller or in the input: the command line prints its message alone and exits with 2."""
 
 
 class StoppedError(UnimixerError):
-    """A signal stopped the work, which can go on later; nothing is wrong with the input.
+    """A signal stopped the work, which can be continued; the input is right.
 
     Args:
-        message: where it stopped, and what continues it.
-        interrupted: whether Ctrl-C was the signal.
+        message: where the work stopped, and the command that continues it.
+        interrupted: whether the signal was Ctrl-C.
     """
 
     def __init__(self, message: str, *, interrupted: bool) -> None:
@@ -39,7 +43,7 @@ EXTRAS = {
 
 
 def missing_packages(extra: str) -> list[str]:
-    """Packages of an extra that are not installed; nothing is imported to find out."""
+    """List the packages of an extra that are not installed, without importing any."""
     return [package for package in EXTRAS[extra] if importlib.util.find_spec(package) is None]
 
 
@@ -61,12 +65,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UnimixerError:
-    """The error for a name that is not in a set of known names."""
+    """Make the error for a name that is not in a set of known names."""
     return UnimixerError(f"unknown {what} {name!r}{nearest(name, known)}")
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what another library says of an error, at most 200 characters of it."""
+    """Return the first line of another library's error message, cut after 200 characters."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:200]
 
@@ -106,3 +110,111 @@ def check_shape(name: str, value: object, shape: tuple[int | None, ...]) -> None
     if len(actual) != len(shape) or any(w is not None and w != a for w, a in zip(shape, actual, strict=True)):
         expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
         raise UnimixerError(f"{name} has shape {actual}, expected {expected}")
+
+
+_LIBRARIES = ("polars", "pyarrow", "pyo3_runtime", "safetensors")
+"""Packages whose errors carry the number of an operating system's error in their text."""
+_ASKED = (
+    r"tried to allocate (\d+) bytes|Unable to allocate ([\d.]+ \wiB)|Tried to allocate ([\d.]+ \wiB)"
+    r"|malloc of size (\d+)"
+)
+"""Amounts of memory in the messages of torch on a CPU, numpy, torch on a GPU and pyarrow."""
+
+
+@dataclass(frozen=True)
+class IOFailure:
+    """Name the reason why a file cannot be written or read, and the way out."""
+
+    reason: str
+    way_out: str = "free space or choose another folder"
+
+
+_FULL = IOFailure("the disk is full")
+_OVER = IOFailure("the disk is full, or the file grew over the allowed size")
+_FILE = IOFailure("a part of the path is a file", "choose another folder")
+_OPEN = IOFailure("too many files are open", "raise the limit (ulimit -n 65536)")
+_NUMBERS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: IOFailure("the disk quota is used up"),
+    errno.EFBIG: IOFailure(
+        "the file grew over the allowed size", "raise the limit (ulimit -f) or choose another folder"
+    ),
+    errno.EACCES: IOFailure("permission denied", "ask for the right to it, or choose another place"),
+    errno.EPERM: IOFailure("permission denied", "ask for the right to it, or choose another place"),
+    errno.EROFS: IOFailure("the file system is read-only", "choose another folder"),
+    errno.ENOTDIR: _FILE,
+    errno.EEXIST: _FILE,
+    errno.ENAMETOOLONG: IOFailure("the name is too long for a file", "choose a shorter name"),
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
+    errno.EIO: IOFailure("the disk cannot be read or written (input/output error)", "check the disk"),
+    errno.ESTALE: IOFailure("the network file system lost the file", "try again"),
+}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _OVER,
+    sqlite3.SQLITE_READONLY: _NUMBERS[errno.EACCES],
+    sqlite3.SQLITE_CANTOPEN: IOFailure("the file cannot be opened", "check its folder and the right to it"),
+}
+
+
+def io_failure(error: BaseException) -> IOFailure | None:
+    """Return the reason why a file cannot be read or written; None for an error of any other kind.
+
+    Libraries wrap a full disk in errors of their own. They are recognized by their numbers and texts, so that no
+    library is imported for it.
+    """
+    if isinstance(error, sqlite3.Error):
+        return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _NUMBERS.get(error.errno)
+    text = str(error)
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES:
+        number = re.search(r"(?:os error|errno) (\d+)", text, re.IGNORECASE)
+        if number is not None:
+            return _NUMBERS.get(int(number[1]))
+    # numpy and torch tell of a short write without its number
+    if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", text):
+        return _OVER
+    if isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text):
+        return _OVER
+    return None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return the sentence for a lack of memory, with the amount asked for; None for any other error."""
+    text = str(error)
+    asked = re.search(_ASKED, text)
+    overflow = re.search(r"Storage size calculation overflowed with sizes=(\[[\d, ]*\])", text)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and (asked or overflow)):
+        return None
+    much = ""
+    if overflow is not None:
+        much = f": a tensor of shape {overflow[1]} is larger than any memory"
+    elif asked is not None:
+        size = next(group for group in asked.groups() if group)
+        much = (
+            f": {int(size) / 2**30:,.1f} GiB were asked for at once" if size.isdigit() else f": {size} were asked for"
+        )
+    where = "the GPU is out of memory" if "CUDA" in text else "out of memory"
+    return (
+        f"{where}{much}; make what is large smaller (batch size, embedding width, model, rows or processes at once), "
+        "or use a machine with more"
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """Return one sentence for a failure of the system; None for an error that is a fault of the program."""
+    memory = out_of_memory(error)
+    if memory is not None:
+        return memory
+    failure = io_failure(error)
+    name = getattr(error, "filename", None)
+    where = f"{name}: " if isinstance(error, OSError) and name is not None else ""
+    if failure is not None:
+        return f"{where}{failure.reason}; {failure.way_out}"
+    if isinstance(error, FileNotFoundError):
+        return f"{where}no such file"
+    if isinstance(error, OSError):
+        return f"{where}{error.strerror or error}"
+    return None

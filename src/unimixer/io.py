@@ -1,4 +1,4 @@
-"""Writes that either happen whole or not at all."""
+"""Write files and folders whole or not at all; read those of this program."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from unimixer.errors import UnimixerError
-from unimixer.refusals import refusal
+from unimixer.errors import UnimixerError, io_failure
 
 RUN, STORE, BUNDLE = "a run folder", "a prepared store", "a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
@@ -27,29 +26,29 @@ class DiskError(UnimixerError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a refusal to write below ``path``, of the system or of a library in its place, into one sentence."""
+    """Turn a failure to write below ``path``, of the system or of a library, into one sentence."""
     try:
         yield
     except BaseException as error:  # polars panics with an error that is no Exception
-        found = refusal(error)
-        if found is None:
+        failure = io_failure(error)
+        if failure is None:
             raise
         if _of_another(error, path):  # a file that is read on the way, not the one that is written
             with read_errors(path):
                 raise
         raise DiskError(
-            f"{path}: cannot write: {found.reason}; nothing half-written was left; {found.way_out}"
+            f"{path}: cannot write: {failure.reason}; nothing half-written was left; {failure.way_out}"
         ) from error
 
 
 def _of_another(error: BaseException, path: Path) -> bool:
-    """Whether an error names a file that is neither ``path`` nor above, below or in the place of it."""
+    """Return whether an error names a file that is neither ``path`` nor above, below or in place of it."""
     name = getattr(error, "filename", None)
     if not isinstance(name, str):
         return False
-    ours, found = path.absolute(), Path(name).absolute()
-    related = found.is_relative_to(ours) or ours.is_relative_to(found)
-    return not related and not any(part.startswith(f".{path.name}.") for part in found.parts)
+    ours, theirs = path.absolute(), Path(name).absolute()
+    related = theirs.is_relative_to(ours) or ours.is_relative_to(theirs)
+    return not related and not any(part.startswith(f".{path.name}.") for part in theirs.parts)
 
 
 @contextmanager
@@ -69,9 +68,9 @@ def read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give an empty temporary file to write to; on success it becomes ``path``, on failure it is removed.
+    """Open an empty temporary file that becomes ``path`` on success and is removed on failure.
 
-    Whatever wrote it, the file has the mode of a new file, which the umask gives.
+    The file gets the mode of a new file, which the umask gives, whichever library wrote it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -90,9 +89,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success it becomes ``path``, on failure it is removed.
+    """Make a temporary folder that becomes ``path`` on success and is removed on failure.
 
-    Whatever wrote them, files and folders inside have the modes of new ones, which the umask gives.
+    Files and folders inside get the modes of new ones, which the umask gives, whichever library wrote them.
 
     Raises:
         UnimixerError: if ``path`` exists and must not be replaced.
@@ -105,7 +104,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
             temporary.mkdir(parents=True)
             yield temporary
-            settle_folder(temporary)
+            flush_folder(temporary)
             _check_free(path, overwrite)
             replace_folder(temporary, path)
     finally:
@@ -126,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """What stands at a path, as far as this program makes it: told by the files in it."""
+    """Recognize what this program made at a path, by the files in it."""
     if path.is_file():
         return "a file"
     for name, kind in _MADE.items():
@@ -139,18 +138,18 @@ def kind_of(path: Path) -> str | None:
 
 
 def check_kind(path: Path, kind: str, *, marker: str, make: str) -> None:
-    """Raise where a path is something else than what is needed; the message says what it is.
+    """Raise if a path is of another kind than needed; the message names its kind.
 
     Args:
-        path: what was given.
-        kind: what is needed, see :func:`kind_of`.
-        marker: file that it has.
+        path: of the user.
+        kind: the needed kind, see :func:`kind_of`.
+        marker: file that marks the kind.
         make: command that makes one.
     """
     with read_errors(path):
-        found, marked = kind_of(path), (path / marker).is_file()
-    if found is not None and found != kind:
-        raise UnimixerError(f"{path} is {found}, not {kind}; make one with: {make}")
+        actual, marked = kind_of(path), (path / marker).is_file()
+    if actual is not None and actual != kind:
+        raise UnimixerError(f"{path} is {actual}, not {kind}; make one with: {make}")
     if not marked:
         raise UnimixerError(f"{path} is not {kind} (no {marker}); make one with: {make}")
 
@@ -161,7 +160,7 @@ def read_json(path: Path, *keys: str, way_out: str = "restore the file from a co
     Args:
         path: the file.
         keys: that the object must have.
-        way_out: what to do where it is damaged.
+        way_out: the advice for a damaged file.
 
     Raises:
         UnimixerError: it is missing, cannot be read, holds no JSON object, or lacks a key.
@@ -184,12 +183,12 @@ def read_json(path: Path, *keys: str, way_out: str = "restore the file from a co
 
 
 def lacking(path: Path, key: str, way_out: str) -> UnimixerError:
-    """The error for a file of this program that lacks a key."""
+    """Make the error for a file of this program that lacks a key."""
     return UnimixerError(f"{path}: has no {key!r}: another version wrote it, or it was changed; {way_out}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Copy a folder of files that are never changed in place; hard links where the file system allows them.
+    """Copy a folder of files that are never changed in place, by hard links if the file system allows them.
 
     A link shares the mode of its source, so a file whose mode is not that of a new one is copied.
     """
@@ -208,7 +207,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Give a whole folder its name; one that has the name stays until then, and comes back if that fails."""
+    """Rename a complete folder; the old folder of that name is kept until then, and restored if the rename fails."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
@@ -221,8 +220,8 @@ def replace_folder(temporary: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle_folder(folder: Path) -> None:
-    """Give all that is in a new folder the mode of something new, as the folder has it, and hand it to the disk."""
+def flush_folder(folder: Path) -> None:
+    """Give the contents of a new folder the mode of new files, which the folder has, and flush them to the disk."""
     mode = _mode(folder)
     for path in folder.rglob("*"):
         if path.is_dir():
@@ -233,7 +232,7 @@ def settle_folder(folder: Path) -> None:
 
 
 _PLAIN = 0o666
-"""The bits of a mode that a file keeps which is no program."""
+"""The bits of the mode of a file that is no program."""
 
 
 def _mode(path: Path) -> int:
@@ -241,13 +240,13 @@ def _mode(path: Path) -> int:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    """Some libraries make files that their owner alone can read, whatever the umask."""
+    """Set a mode: some libraries make files that only their owner can read, whatever the umask."""
     if _mode(path) != mode:
         path.chmod(mode)
 
 
 def _sync(path: Path) -> None:
-    """Hand the file to the disk before it gets its name, so that a power cut cannot leave an empty one."""
+    """Flush a file to the disk before it gets its name, so that a power cut cannot leave an empty one."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Scores for new rows with a finished run: the same transform, the same model, streamed."""
+"""Score new rows with a finished run: the same transform, the same model, streamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import polars as pl
 import pyarrow.parquet as parquet
 import torch
 
-from unimixer.caller import states_kept
 from unimixer.data.coverage import Coverage, UnknownValuesWarning
 from unimixer.data.raw.adapters.own import with_options
 from unimixer.data.raw.folders import PARQUET_SUFFIXES, log_files
@@ -20,6 +19,7 @@ from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.values import column
 from unimixer.data.schema import Schema
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
@@ -28,14 +28,14 @@ from unimixer.training.run import RunFolder
 
 SCORE_ROWS = 4_096
 FEW_ROWS = 20
-"""Rows before which a share of unknown values is no reason to warn."""
+"""Number of rows below which a share of unknown values is no reason to warn."""
 
 
 class Predictor:
-    """The best model of a run with its transform.
+    """Score rows with the best model of a run and its transform.
 
     Rows need the keys and the context columns of the schema; features of users and items come from the tables that
-    the run keeps, unless the rows bring columns of their own. Users and items never seen are allowed: they are
+    the run keeps, unless the rows have columns of their own. Users and items never seen are allowed: they are
     out-of-vocabulary. ``coverage`` counts unknown and missing values of all rows so far, feature by feature.
 
     Args:
@@ -55,21 +55,21 @@ class Predictor:
         self._autocast = folder.recipe.training.precision == "bfloat16"
 
     def logits(self, chunk: Chunk) -> torch.Tensor:
-        """Logits ``(rows, tasks)`` in the order of the rows."""
-        pieces = [torch.empty(0, len(self.tasks))]
+        """Compute logits ``(rows, tasks)`` in the order of the rows."""
+        parts = [torch.empty(0, len(self.tasks))]
         for start in range(0, chunk.frame.height, SCORE_ROWS):
             rows = Chunk(chunk.frame.slice(start, SCORE_ROWS), chunk.source, chunk.first_row + start)
             encoded = self.transform.raw_batch(rows)
             self.coverage.add(encoded)
             batch = encoded.to(self.device)
             with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-                pieces.append(self.model(batch).float().cpu())
-        return torch.cat(pieces)
+                parts.append(self.model(batch).float().cpu())
+        return torch.cat(parts)
 
     def predict(self, rows: Any) -> pl.DataFrame:
-        """Probabilities, one column a task, in the order of the rows.
+        """Compute probabilities, one column a task, in the order of the rows.
 
-        Warns once a feature with :class:`~unimixer.data.coverage.UnknownValuesWarning` where most values so far are
+        Warns once a feature with :class:`~unimixer.data.coverage.UnknownValuesWarning` if most of its values so far are
         unknown, or missing, and were not in training.
 
         Args:
@@ -81,7 +81,7 @@ class Predictor:
         return scores
 
     def warn(self, stacklevel: int = 3) -> None:
-        """Warn of features that are unknown, or missing, in most rows so far: once a feature."""
+        """Warn, once a feature, of features that are unknown or missing in most rows so far."""
         if self.coverage.rows < self._warn_at:
             return
         self._warn_at = 2 * self.coverage.rows  # a share that was small takes as many rows again to become most
@@ -91,20 +91,20 @@ class Predictor:
                 warnings.warn(remark.text, UnknownValuesWarning, stacklevel=stacklevel)
 
     def scores(self, chunk: Chunk) -> pl.DataFrame:
-        """:meth:`predict` of some rows, without its warnings."""
+        """Compute the probabilities of some rows, without warnings."""
         scores = torch.sigmoid(self.logits(chunk)).numpy()
         return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
 
 
 def chunks_of(rows: Any, schema: Schema) -> Iterator[Chunk]:
-    """Rows in whatever form as chunks; those of files are streamed.
+    """Split rows of any form into chunks; those of files are streamed.
 
     Args:
         rows: see :meth:`Predictor.predict`.
-        schema: that of the run's transform, which says what is read of files.
+        schema: that of the run's transform, which names the columns to read of files.
 
     Raises:
-        UnimixerError: if they are nothing that can be scored; it says what can.
+        UnimixerError: if the form of the rows is unknown; it lists the known ones.
     """
     if isinstance(rows, Chunk):
         yield rows
@@ -115,20 +115,20 @@ def chunks_of(rows: Any, schema: Schema) -> Iterator[Chunk]:
 
 
 def read_rows(
-    schema: Schema, place: Path, *, also: Sequence[str] = (), separator: str | None = None, or_empty: bool = False
+    schema: Schema, path: Path, *, also: Sequence[str] = (), separator: str | None = None, or_empty: bool = False
 ) -> Iterator[Chunk]:
-    """Stream the columns that a run reads of raw rows, in the order of the rows.
+    """Stream the columns of raw rows that a run reads, in the order of the rows.
 
     Args:
         schema: that of the run's transform; its ``files`` say how CSV is read.
-        place: a file, or a folder as ``data prepare`` reads it.
+        path: a file, or a folder as ``data prepare`` reads it.
         also: further columns.
-        separator: what stands between two fields of CSV (default: as the schema says).
-        or_empty: hand over a chunk without rows where there are none.
+        separator: between two fields of CSV (default: as the schema says).
+        or_empty: for files without rows, return an empty chunk instead of raising.
     """
-    files = with_options(schema.files, str(place), {} if separator is None else {"separator": separator})
+    files = with_options(schema.files, str(path), {} if separator is None else {"separator": separator})
     columns = list(dict.fromkeys([*schema.needed_columns(outcomes=False), *also]))
-    paths = log_files(place, "rows")
+    paths = log_files(path, "rows")
     return read_chunks(paths, columns=columns, optional=schema.optional_columns(), files=files, or_empty=or_empty)
 
 
@@ -138,7 +138,7 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
     Args:
         predictor: the model.
         chunks: raw rows.
-        output: file to write; it appears when it is whole.
+        output: file to write; it gets its name when it is complete.
         keep: columns of the rows to copy.
 
     Returns:
@@ -170,7 +170,7 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
 
 
 def _alike(chunk: Chunk, series: pl.Series, types: dict[str, pl.DataType]) -> pl.Series:
-    """A kept column in the type that it has in the first chunk."""
+    """Cast a kept column to its type in the first chunk."""
     wanted = types.setdefault(series.name, series.dtype)
     if series.dtype == wanted:
         return series
@@ -188,7 +188,7 @@ def _alike(chunk: Chunk, series: pl.Series, types: dict[str, pl.DataType]) -> pl
 
 
 def is_csv(output: Path) -> bool:
-    """Whether scores are written as CSV; raises for an ending that is neither that nor Parquet."""
+    """Return whether scores are written as CSV; raise for an ending of neither CSV nor Parquet."""
     ending = output.suffix.lower()
     if ending not in (".csv", *PARQUET_SUFFIXES):
         raise UnimixerError(f"{output}: scores are written as Parquet or CSV; let the name end with .parquet or .csv")
@@ -196,7 +196,7 @@ def is_csv(output: Path) -> bool:
 
 
 def check_kept(keep: Sequence[str], tasks: Sequence[str]) -> None:
-    """Raise for a kept column that is named twice, or like a score."""
+    """Raise for a kept column that is named twice, or has the name of a score."""
     for name in keep:
         if name in tasks:
             raise UnimixerError(f"cannot keep column {name!r}: the scores of task {name!r} take its name; rename it")

@@ -1,4 +1,4 @@
-"""What a person is told of work under way: bars on a terminal, plain lines in a pipe or a file, and a log of a run."""
+"""Report on work under way: bars on a terminal, plain lines in a pipe or a file, and the log of a run."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SILENCE = 30.0
-"""Seconds without a line after which work that is not on a terminal says where it stands."""
+"""Seconds without a line after which work that is not on a terminal reports its progress."""
 LOOK = 1.0
 """Seconds between two looks at the time."""
 
 
 class Bar(Protocol):
-    """Something that can be told about progress."""
+    """Accept reports of progress."""
 
     def __call__(self, done: int, note: str = "") -> None:
         """Add ``done`` units; show ``note`` at the end of the bar."""
 
 
 class Audience:
-    """Who is told: standard error unless ``quiet``, and a file, whose lines begin with their time, if there is one."""
+    """Print to standard error unless ``quiet``, and to a file, if there is one, in lines that begin with their time."""
 
     def __init__(self, log: Path | None = None, *, quiet: bool = False) -> None:
         self.log, self.quiet = log, quiet
-        self.bars: list[Stand] = []
+        self.bars: list[Progress] = []
         self.last = 0.0
 
     @property
     def terminal(self) -> bool:
-        """Whether a person watches."""
+        """Whether a person watches standard error."""
         return sys.stderr.isatty()
 
     def tell(self, text: str, *, below_a_bar: bool = False) -> None:
-        """Say a line; one ``below_a_bar`` says what a bar shows, so a terminal needs no line."""
+        """Say a line; a terminal needs no line ``below_a_bar``, which repeats the bar."""
         self.last = time.monotonic()
         self.note(text)
         if not self.quiet and not (below_a_bar and self.terminal):
@@ -63,7 +63,7 @@ _AUDIENCE: ContextVar[Audience | None] = ContextVar("audience", default=None)
 
 
 def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that prints texts as they are: no markup in brackets, no emoji between colons, no colors of its own.
+    """Make a console that prints texts as they are: no markup in brackets, no emoji between colons, no colors.
 
     Args:
         stderr: print to standard error.
@@ -76,9 +76,9 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 @contextmanager
 def audience(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
-    """Have all that is said inside go to a file too, and to standard error only if not ``quiet``.
+    """Send every line said inside to a file too, and to standard error unless ``quiet``.
 
-    An error that ends the work is a line of the file; whoever meets it says it to people.
+    An error that ends the work is a line of the file; the caller who catches it prints it.
     """
     own = Audience(log, quiet=quiet)
     token = _AUDIENCE.set(own)
@@ -93,17 +93,17 @@ def audience(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
 
 
 def say(text: str, *, below_a_bar: bool = False) -> None:
-    """Say a line to whoever is told, see :meth:`Audience.tell`."""
+    """Say a line to the current audience, see :meth:`Audience.tell`."""
     (_AUDIENCE.get() or _PEOPLE).tell(text, below_a_bar=below_a_bar)
 
 
 def note(text: str) -> None:
-    """Say what was taken, or left out, and is no mistake."""
+    """Say a choice of the program that is no mistake, as data that is left out."""
     say(f"note: {text}")
 
 
-class Stand:
-    """Where some work stands."""
+class Progress:
+    """Count the units of some work and its time."""
 
     def __init__(self, description: str, total: int | None, unit: str, done: int) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -111,7 +111,7 @@ class Stand:
         self.since = time.monotonic()
 
     def line(self) -> str:
-        """The work in one line: what, how much of it, how fast, how long it still takes."""
+        """Write the work in one line: name, amount, speed, time left."""
         seconds = time.monotonic() - self.since
         if not self.unit:
             return f"{self.description}: {duration(seconds)} so far"
@@ -125,24 +125,24 @@ class Stand:
 
 @contextmanager
 def progress_bar(description: str, total: int | None, *, unit: str = "rows", done: int = 0) -> Iterator[Bar]:
-    """Show a bar on standard error while it is a terminal; elsewhere say a line where nothing was said for a while.
+    """Show a bar on standard error if it is a terminal; elsewhere say a line after a while of silence.
 
     Args:
         description: of the work.
-        total: units of it, where that is known.
-        unit: what is counted; nothing is, where it is empty.
-        done: units that are done already.
+        total: number of units, if it is known.
+        unit: name of a unit; empty for work that is not counted.
+        done: number of units that are already done.
     """
-    told, stand = _AUDIENCE.get() or _PEOPLE, Stand(description, total, unit, done)
+    people, progress = _AUDIENCE.get() or _PEOPLE, Progress(description, total, unit, done)
     with ExitStack() as stack:
         bar: Bar | None = None
-        if told.terminal and not told.quiet:
-            bar = stack.enter_context(_drawn(stand))
-        if told.log is not None or (bar is None and not told.quiet):
-            stack.enter_context(_said(stand, told))
+        if people.terminal and not people.quiet:
+            bar = stack.enter_context(_draw(progress))
+        if people.log is not None or (bar is None and not people.quiet):
+            stack.enter_context(_report(progress, people))
 
         def advance(done: int, note: str = "") -> None:
-            stand.done += done
+            progress.done += done
             if bar is not None:
                 bar(done, note)
 
@@ -150,23 +150,23 @@ def progress_bar(description: str, total: int | None, *, unit: str = "rows", don
 
 
 def stage(description: str) -> AbstractContextManager[Bar]:
-    """A bar for work that is not counted."""
+    """Show a bar for work that is not counted."""
     return progress_bar(description, None, unit="")
 
 
 @contextmanager
-def _said(stand: Stand, told: Audience) -> Iterator[None]:
-    """Say where the innermost work stands whenever nothing was said for a while, whether or not it moves."""
+def _report(progress: Progress, people: Audience) -> Iterator[None]:
+    """Report the innermost work after a while of silence, whether or not it moves."""
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(LOOK):
-            silent = time.monotonic() - max(told.last, stand.since)
-            if told.bars[-1] is stand and silent >= SILENCE:
-                with suppress(UnimixerError, OSError):  # the work itself meets a full disk or a closed pipe
-                    told.tell(stand.line(), below_a_bar=True)
+            silent = time.monotonic() - max(people.last, progress.since)
+            if people.bars[-1] is progress and silent >= SILENCE:
+                with suppress(UnimixerError, OSError):  # the work itself raises for a full disk or a closed pipe
+                    people.tell(progress.line(), below_a_bar=True)
 
-    told.bars.append(stand)
+    people.bars.append(progress)
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
     try:
@@ -174,35 +174,35 @@ def _said(stand: Stand, told: Audience) -> Iterator[None]:
     finally:
         ended.set()
         looking.join()
-        told.bars.remove(stand)
+        people.bars.remove(progress)
 
 
 @contextmanager
-def _drawn(stand: Stand) -> Iterator[Bar]:
-    """A bar on a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _draw(progress: Progress) -> Iterator[Bar]:
+    """Draw a bar on a terminal."""
+    from rich import progress as rich_progress
 
-    count = "{task.completed:,.0f}/{task.total:,.0f} " if stand.total else "{task.completed:,.0f} "
+    count = "{task.completed:,.0f}/{task.total:,.0f} " if progress.total else "{task.completed:,.0f} "
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *([TextColumn(count + stand.unit)] if stand.unit else []),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        *([rich_progress.TextColumn(count + progress.unit)] if progress.unit else []),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=plain_console(stderr=True), transient=True) as progress:
-        task = progress.add_task(stand.description, total=stand.total, completed=stand.done, note="")
+    with rich_progress.Progress(*columns, console=plain_console(stderr=True), transient=True) as bars:
+        task = bars.add_task(progress.description, total=progress.total, completed=progress.done, note="")
 
         def advance(done: int, note: str = "") -> None:
-            progress.advance(task, done)
+            bars.advance(task, done)
             if note:
-                progress.update(task, note=note)
+                bars.update(task, note=note)
 
         yield advance
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it.
+    """Format a time as people say it.
 
     Example:
         >>> duration(42), duration(600), duration(7300)

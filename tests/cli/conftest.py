@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from cli_runner import Done, runner
 from tiny import tiny_values
 from toy import SCHEMA, toy_frames
 
 from unimixer.cli import main
-
-
-class Done(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The last line of the output."""
-        return json.loads(self.out.splitlines()[-1])
-
-    @property
-    def error(self) -> str:
-        """The one sentence of a refused command."""
-        assert len(self.err.splitlines()) == 1, self
-        return self.last_error
-
-    @property
-    def last_error(self) -> str:
-        """The same for a command that said more before it was refused."""
-        assert self.code == 2, self
-        line = self.err.splitlines()[-1]
-        assert line.startswith("error: ")
-        return line.removeprefix("error: ")
 
 
 @pytest.fixture
@@ -48,15 +20,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNIMIXER_RUNS", raising=False)
     monkeypatch.delenv("UNIMIXER_STORES", raising=False)
-
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, *capsys.readouterr())
-
-    return run
+    return runner(main, capsys)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_ctrl_c_outside_training_is_one_line(cli: Cli, monkeypatch: pytest.Monke
     def interrupted(**options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unimixer.diagnosis.diagnose", interrupted)
+    monkeypatch.setattr("unimixer.cli.doctor.diagnose", interrupted)
     assert cli("doctor") == (130, "", "error: interrupted\n")
 
 
@@ -208,7 +208,7 @@ def test_a_closed_pipe_is_no_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     def closed(**options: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("unimixer.diagnosis.diagnose", closed)
+    monkeypatch.setattr("unimixer.cli.doctor.diagnose", closed)
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
     assert ended.value.code in (1, 141)

@@ -51,7 +51,7 @@ def test_one_model_shows_its_patterns_and_options(cli: Cli) -> None:
     shown = cli("models", "unimixer").out
     assert "local pattern:  doubly stochastic, symmetric, own for every block" in shown
     assert "global pattern: learned, doubly stochastic, symmetric, full" in shown
-    assert "with 16 tokens every budget from 39,616 parameters on is met within 2%" in shown
+    assert "with 16 tokens every budget from 39,616 parameters up is met within 2%" in shown
     values = cli("models", "unimixer", "--json").json
     assert values["any_budget_from"] == 39_616
     assert values["global_pattern"] == "learned, doubly stochastic, symmetric, full"

@@ -6,10 +6,13 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
+import typer
 
-from unimixer.cli.output import table
+from unimixer.cli.output import table, takes
 
 TEXTS = ("pip install 'unimixer[serve]'", "[bold]x[/bold]", ":smile:", "[/]", "Größe 漢字 · ½", "a" * 300)
 
@@ -58,3 +61,27 @@ def test_help_and_errors_print_on_a_terminal_of_few_characters(encoding: str) ->
         assert b"Traceback" not in done.stderr
     assert done.stderr == b"error: \\u6f22\\u5b57.yaml: no such file\n"
     assert done.stdout == b'{"error": "\\u6f22\\u5b57.yaml: no such file"}\n'
+
+
+@dataclass(frozen=True)
+class Options:
+    """An argument with a default, an option without one."""
+
+    size: Annotated[int, typer.Option("--size", min=1)]
+    name: Annotated[str, typer.Argument()] = "nobody"
+
+
+def test_a_verb_takes_its_options_as_one_object() -> None:
+    taken: list[Options] = []
+    app = typer.Typer()
+
+    @app.command()
+    @takes(Options)
+    def verb(options: Options) -> None:
+        """A verb."""
+        taken.append(options)
+
+    app(["--size", "3"], standalone_mode=False)
+    app(["somebody", "--size", "4"], standalone_mode=False)
+    assert taken == [Options(3), Options(4, "somebody")]
+    assert verb.__doc__ == "A verb."

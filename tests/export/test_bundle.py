@@ -20,7 +20,7 @@ from toy import toy_frames
 
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
-from unimixer.export import export_run, open_bundle
+from unimixer.export import ExportOptions, export_run, open_bundle
 from unimixer.export.manifest import NAME, version_of, write_manifest
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request
@@ -46,7 +46,7 @@ def folders(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def of(form: str) -> Path:
         if not (place / form).exists():
-            export_run(toy_run.folder, place / form, format=form, largest=50)
+            export_run(toy_run.folder, place / form, ExportOptions(format=form, largest=50))
         return place / form
 
     return of
@@ -103,7 +103,7 @@ def test_a_bundle_knows_what_it_is_and_proves_itself(folders: Callable[[str], Pa
 def test_the_same_run_gives_the_same_version(
     folders: Callable[[str], Path], toy_run: RunFolder, tmp_path: Path
 ) -> None:
-    again = export_run(toy_run.folder, tmp_path / "again", largest=50)
+    again = export_run(toy_run.folder, tmp_path / "again", ExportOptions(largest=50))
     assert again.version == open_bundle(folders("onnx")).version
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
+from unimixer.export.encoders import list_means, list_of, mean_of_all, newest_first
 from unimixer.export.graph import RequestRanker, feed, signature
 from unimixer.export.program import trace
-from unimixer.export.ragged import list_means, list_of, mean_of_all, newest_first
 from unimixer.features.events import pad_events
 from unimixer.features.request import RequestLayout
 from unimixer.features.sequence import owners

@@ -15,9 +15,9 @@ from tiny import tiny_recipe
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import MissingExtraError, UnimixerError
-from unimixer.export import export_run, open_bundle
-from unimixer.export.graph import RequestRanker, signature
-from unimixer.export.parity import TOLERANCE, Difference, check, differences
+from unimixer.export import ExportOptions, export_run, open_bundle
+from unimixer.export.checks import TOLERANCE, Difference, check, differences
+from unimixer.export.graph import RequestRanker
 from unimixer.export.requests import made_batch
 from unimixer.export.write import held_out_requests, vocabulary_hash
 from unimixer.training.run import RunFolder
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {"largest": 20, "auc_rows": 300}
 
 @pytest.mark.parametrize("form", ["permutation", "top-2"])
 def test_hardening_says_what_it_costs(toy_run: RunFolder, tmp_path: Path, form: str) -> None:
-    bundle = export_run(toy_run.folder, tmp_path / "hard", harden=form, **SMALL)
+    bundle = export_run(toy_run.folder, tmp_path / "hard", ExportOptions(harden=form, **SMALL))
     assert bundle.manifest["graph"]["harden"] == form
     assert bundle.parity() < 1e-5  # of the hardened model, which is the one that was exported
     for quality in bundle.manifest["quality"].values():
@@ -39,14 +39,16 @@ def test_hardening_says_what_it_costs(toy_run: RunFolder, tmp_path: Path, form: 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_lower_precision_stays_within_its_tolerance(toy_run: RunFolder, tmp_path: Path, precision: str) -> None:
-    bundle = export_run(toy_run.folder, tmp_path / "small", precision=precision, **SMALL)
+    bundle = export_run(toy_run.folder, tmp_path / "small", ExportOptions(precision=precision, **SMALL))
     assert 0 < bundle.parity() <= TOLERANCE[precision]
     assert set(bundle.manifest["quality"]) == set(bundle.tasks)
     assert all(abs(q["after"] - q["before"]) < 0.1 for q in bundle.manifest["quality"].values())
 
 
 def test_a_triton_folder_is_a_bundle_too(toy_run: RunFolder, tmp_path: Path) -> None:
-    bundle = export_run(toy_run.folder, tmp_path / "ranker", layout="triton", external_data=True, **SMALL)
+    bundle = export_run(
+        toy_run.folder, tmp_path / "ranker", ExportOptions(layout="triton", external_data=True, **SMALL)
+    )
     assert {"1/model.onnx", "1/model.onnx.data", "config.pbtxt"} < set(bundle.manifest["files"])
     assert bundle.parity() < 1e-5
     text = (tmp_path / "ranker" / "config.pbtxt").read_text()
@@ -63,14 +65,14 @@ def test_without_a_store_the_graph_is_checked_on_made_up_rows(toy_folder: Path, 
     store = shutil.copytree(toy_folder, tmp_path / "store")
     run = train(tiny_recipe(store, "training.max_steps=1"), folder=tmp_path / "run", quiet=True)
     shutil.rmtree(store)
-    bundle = export_run(run.folder, tmp_path / "bundle", precision="float16", **SMALL)
+    bundle = export_run(run.folder, tmp_path / "bundle", ExportOptions(precision="float16", **SMALL))
     assert bundle.manifest["held_out"] == {"from": "made-up rows"}
     assert bundle.manifest["quality"] is None
     assert bundle.parity() <= TOLERANCE["float16"]
     with pytest.raises(UnimixerError, match="store"):
-        export_run(run.folder, tmp_path / "other", store=store, **SMALL)
+        export_run(run.folder, tmp_path / "other", ExportOptions(**SMALL), store=store)
     assert not (tmp_path / "other").exists()
-    moved = export_run(run.folder, tmp_path / "third", store=toy_folder, **SMALL)
+    moved = export_run(run.folder, tmp_path / "third", ExportOptions(**SMALL), store=toy_folder)
     assert moved.manifest["held_out"] == {"from": "test"}
 
 
@@ -91,7 +93,7 @@ def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(
     toy_run: RunFolder, tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises((UnimixerError, ValueError), match=sentence):
-        export_run(toy_run.folder, tmp_path / "bundle", **options)
+        export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(**options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,15 +103,15 @@ def test_a_model_without_learned_mixing_cannot_be_hardened(toy_folder: Path, tmp
     )
     run = train(recipe, folder=tmp_path / "run", quiet=True)
     with pytest.raises(UnimixerError, match="is a rankmixer: it has no learned mixing to harden"):
-        export_run(run.folder, tmp_path / "bundle", harden="permutation")
+        export_run(run.folder, tmp_path / "bundle", ExportOptions(harden="permutation"))
 
 
 def test_what_is_there_stays_unless_asked(toy_run: RunFolder, tmp_path: Path) -> None:
-    first = export_run(toy_run.folder, tmp_path / "bundle", format="pt2", **SMALL)
+    first = export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(format="pt2", **SMALL))
     with pytest.raises(UnimixerError, match="exists"):
-        export_run(toy_run.folder, tmp_path / "bundle", **SMALL)
+        export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL))
     assert open_bundle(tmp_path / "bundle").version == first.version
-    second = export_run(toy_run.folder, tmp_path / "bundle", overwrite=True, **SMALL)
+    second = export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL), overwrite=True)
     assert open_bundle(tmp_path / "bundle").version == second.version != first.version
 
 
@@ -120,7 +122,7 @@ def test_a_missing_package_is_named_before_any_work(
     with pytest.raises(MissingExtraError, match=r"unimixer\[serve\]"):
         export_run(toy_run.folder, tmp_path / "bundle")
     with pytest.raises(UnimixerError, match="is not a run folder"):
-        export_run(tmp_path, tmp_path / "bundle", format="pt2")
+        export_run(tmp_path, tmp_path / "bundle", ExportOptions(format="pt2"))
 
 
 def test_a_graph_with_other_scores_is_not_written(
@@ -134,7 +136,7 @@ def test_a_graph_with_other_scores_is_not_written(
 
     monkeypatch.setattr(RequestRanker, "forward", wrong)
     with pytest.raises(UnimixerError, match=r"differs from the model by .* the tolerance is 1e-05; nothing was"):
-        export_run(toy_run.folder, tmp_path / "bundle", format="pt2", **SMALL)
+        export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(format="pt2", **SMALL))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,8 +155,7 @@ def test_scores_that_are_no_numbers_are_infinitely_wrong(toy_run: RunFolder) -> 
     def nothing(_: Any) -> Any:
         return np.full((len(requests[0]), 2), np.nan, np.float32), np.zeros((len(requests[0]), 2), np.float32)
 
-    inputs = signature(toy_run.transform.spec, layout)
-    found = differences(inputs, nothing, lambda r: torch.zeros(len(r), 2), {"held out": requests[:1]})
+    found = differences(nothing, lambda r: torch.zeros(len(r), 2), {"held out": requests[:1]})
     assert found["held out"].logit == float("inf")
 
 

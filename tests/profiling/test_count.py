@@ -18,7 +18,7 @@ from unimixer.data.loader import Loader
 from unimixer.mixing import Compression, Constrained
 from unimixer.ops.sinkhorn.newton import scale
 from unimixer.profiling.breakdown import Cost, count_backbone, count_ranker, full_batch
-from unimixer.profiling.flops import PRODUCTS, SINKHORN_STEPS, count_flops
+from unimixer.profiling.flops import PRODUCTS, TYPICAL_STEPS, count_flops
 from unimixer.ranker import Ranker, count_dense
 
 T, D = 4, 32
@@ -101,7 +101,7 @@ def test_groups_of_unimixing_follow_the_papers_algebra() -> None:
         assert groups[name].training == 3 * groups[name].forward
         assert groups[name].step == 0
     assert groups["Sinkhorn"].forward == groups["Sinkhorn"].training == 0
-    assert groups["Sinkhorn"].step == groups["Sinkhorn"].unseen > 3 * SINKHORN_STEPS * 4 * 32**2
+    assert groups["Sinkhorn"].step == groups["Sinkhorn"].unseen > 3 * TYPICAL_STEPS * 4 * 32**2
 
 
 def test_factors_of_a_low_rank_matrix_are_multiplied_once_a_step() -> None:
@@ -120,7 +120,7 @@ def test_the_solver_takes_about_as_many_steps_as_are_counted() -> None:
         for part in (part for part in backbone.modules() if isinstance(part, Constrained)):
             raw = part.raw().detach() / part.temperature
             taken.append(scale((raw + raw.mT) / 2, True, 1e-5, 100)[1].float().mean().item())
-        assert sum(taken) / len(taken) == pytest.approx(SINKHORN_STEPS, rel=0.25)
+        assert sum(taken) / len(taken) == pytest.approx(TYPICAL_STEPS, rel=0.25)
 
 
 class Odd(Backbone):

@@ -17,7 +17,7 @@ from ports import free_port
 from served import Client, Served
 from toy import toy_tables
 
-from unimixer.export import export_run
+from unimixer.export import ExportOptions, export_run
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
 from unimixer.serving.stores import sqlite as sqlite_store
@@ -54,8 +54,8 @@ def features(toy_features: Path, tmp_path: Path) -> Path:
 def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two bundles of one run whose scores differ: as it is, and with hardened mixings."""
     folder = tmp_path_factory.mktemp("bundles")
-    export_run(toy_run.folder, folder / "a", auc_rows=200, largest=64)
-    export_run(toy_run.folder, folder / "b", auc_rows=200, largest=64, harden="permutation")
+    export_run(toy_run.folder, folder / "a", ExportOptions(auc_rows=200, largest=64))
+    export_run(toy_run.folder, folder / "b", ExportOptions(auc_rows=200, largest=64, harden="permutation"))
     return folder / "a", folder / "b"
 
 

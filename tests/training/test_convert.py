@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny import tiny_values
 
+from unimixer.api import evaluate_hardened, evaluate_run
 from unimixer.data.dataset import Store
 from unimixer.errors import UnimixerError
-from unimixer.evaluation import evaluate_hardened, evaluate_run
 from unimixer.settings import override
 from unimixer.training.config import Recipe
 from unimixer.training.convert import conversion_change, converted_ranker, converted_recipe

@@ -13,11 +13,11 @@ from tiny import tiny_recipe
 from torch import Tensor
 from toy import SCHEMA, toy_tables
 
+from unimixer.api import evaluate_run
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
-from unimixer.evaluation import evaluate_run
 from unimixer.features.managed import EMPTY
 from unimixer.predictor import Predictor
 from unimixer.training.config import EvictionConfig

@@ -13,12 +13,13 @@ import pytest
 from tiny import tiny_recipe
 
 from unimixer.data.dataset import Store
+from unimixer.environment import commit, versions
 from unimixer.errors import UnimixerError
 from unimixer.export.manifest import read_manifest
 from unimixer.training import run as training_run
 from unimixer.training.config import Recipe
 from unimixer.training.model import best_weights
-from unimixer.training.run import RunFolder, commit, environment, runs_folder, versions
+from unimixer.training.run import RunFolder, environment, runs_folder
 from unimixer.training.tensor_files import load_state, load_tensors
 
 

@@ -11,112 +11,129 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from unimixer.cli import (
-    ablate,
-    bench,
-    compare,
-    config,
-    consolidate,
-    convert,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    inspect,
-    models,
-    parity,
-    predict,
-    runs,
-    scale,
-    serve,
-    store,
-    train,
-)
-from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, UnimixerError
-from unimixer.refusals import explain
+from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, UnimixerError, explain
+
+VERBS = {
+    "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.",
+    "models": "Table of the backbones and of the patterns that they mix with, or the options of one.",
+    "train": "Train a recipe on a prepared store, or continue an interrupted run.",
+    "evaluate": "Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.",
+    "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
+    "move.",
+    "consolidate": "Put the weights of an interrupted run on several processes together, for evaluate and predict.",
+    "export": "Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out "
+    "requests.",
+    "inspect": "Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.",
+    "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
+    "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
+    "parity": "Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if "
+    "any.",
+    "runs": "Table of finished runs: mean and spread over seeds of every recipe.",
+    "compare": "Train models at equal budgets with several seeds and say what their differences are worth; or go on "
+    "with it.",
+    "ablate": "Train a model and its ablations at equal budgets: what one change costs or gains.",
+    "doctor": "Show what this machine and this installation can do.",
+    "data": "Prepare raw impression logs.",
+    "config": "Look at recipes.",
+    "scale": "Scaling laws: count, sweep over sizes, fit exponents, say how big a model to buy, report.",
+    "store": "The feature store of a server.",
+}
+"""The first sentence of every verb's help. The file of a verb, with all its imports, is loaded when it is called."""
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists its verbs by their first sentences and loads the file of the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Replace the listed verb by the one in its file."""
+        name, _, rest = super().resolve_command(ctx, args)
+        assert name is not None
+        return name, load_verb(name), rest
+
+
+def load_verb(name: str) -> Any:
+    """Load a verb from its file: an ``app`` of several verbs, or the function of the same name."""
+    module = import_module(f"unimixer.cli.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_group(module.app)
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(name, help=getattr(module, "HELP", None))(getattr(module, name))
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="unimixer",
+    cls=LazyGroup,
     help="Ranking models that scale: from raw impression logs to a trained, evaluated, predicting ranker.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.add_typer(data.app, name="data")
-app.add_typer(config.app, name="config")
-app.add_typer(scale.app, name="scale")
-app.add_typer(store.app, name="store")
-app.command("demo", help=demo.HELP)(demo.demo)
-app.command("models", help=models.HELP)(models.models)
-app.command("train", help=train.HELP)(train.train)
-app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
-app.command("convert", help=convert.HELP)(convert.convert)
-app.command("consolidate", help=consolidate.HELP)(consolidate.consolidate)
-app.command("export", help=export.HELP)(export.export)
-app.command("inspect", help=inspect.HELP)(inspect.inspect)
-app.command("predict", help=predict.HELP)(predict.predict)
-app.command("serve", help=serve.HELP)(serve.serve)
-app.command("parity", help=parity.HELP)(parity.parity)
-app.command("runs", help=runs.HELP)(runs.runs)
-app.command("compare", help=compare.HELP)(compare.compare)
-app.command("ablate", help=ablate.HELP)(ablate.ablate)
-app.command("bench", help=bench.HELP)(bench.bench)
-app.command("doctor", help=doctor.HELP)(doctor.doctor)
+for _verb, _summary in VERBS.items():
+    app.command(_verb, help=_summary)(lambda: None)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What typer raises for arguments that do not fit; it has this class under no name of its own."""
+"""The error of typer for arguments that do not fit; typer exports this class under no name."""
 
 
 class _Terminated(BaseException):
-    """SIGTERM: ends a command as Ctrl-C does, so that what is half-written is removed."""
+    """SIGTERM: end a command as Ctrl-C does, so that half-written files are removed."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a mistake of the user's is one sentence on standard error and exit code 2."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+def main(arguments: Sequence[str] | None = None, *, program: typer.Typer = app, name: str = "unimixer") -> None:
+    """Run a command; a mistake of the user is one sentence on standard error and exit code 2.
+
+    Args:
+        arguments: of the command (default: those of the process).
+        program: the commands.
+        name: of the program in its help.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is shown by its code
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is shown by its code
             stream.reconfigure(errors="backslashreplace")
     with _sigterm():
-        code = _run(given)
+        code = _run(program, name, words)
     raise SystemExit(code)
 
 
-def _run(given: Sequence[str]) -> int:
+def _run(program: typer.Typer, name: str, words: Sequence[str]) -> int:
     try:
-        code = app(given, prog_name="unimixer", standalone_mode=False)
+        code = program(words, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-        return _fail("interrupted", given, INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
+        return _fail("interrupted", words, INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except BrokenPipeError:
-        with suppress(OSError, ValueError):  # what is still in the buffer has no reader either
+        with suppress(OSError, ValueError):  # the rest of the buffer has no reader either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return _fail("interrupted", given, INTERRUPTED)
+        return _fail("interrupted", words, INTERRUPTED)
     except _Terminated:
-        return _fail("stopped by SIGTERM; run it again to begin anew", given, TEMPORARY_FAILURE)
+        return _fail("stopped by SIGTERM; run it again to begin anew", words, TEMPORARY_FAILURE)
     except StoppedError as error:
-        return _fail(str(error), given, error.exit_code)
+        return _fail(str(error), words, error.exit_code)
     except UnimixerError as error:
-        return _fail(str(error), given)
+        return _fail(str(error), words)
     except _UsageError as error:
-        return _usage(error, given)
+        return _usage(error, words)
     except BaseException as error:
         sentence = explain(error)
         if sentence is None:
             raise
-        return _fail(sentence, given)
+        return _fail(sentence, words)
 
 
 @contextmanager
 def _sigterm() -> Iterator[None]:
-    """Let SIGTERM raise, unless whoever called has a handler of its own."""
+    """Let SIGTERM raise, unless the caller has a handler of its own."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
         yield
@@ -136,13 +153,13 @@ def _usage(error: Exception, arguments: Sequence[str]) -> int:
     context, message = getattr(error, "ctx", None), getattr(error, "format_message", error.__str__)()
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
         return 2
-    place = "unimixer" if context is None else context.command_path
+    command = "unimixer" if context is None else context.command_path
     message = re.sub(r"://\S*@", "://", message)  # it repeats arguments, and an address may have a password
-    return _fail(f"{' '.join(message.split()).rstrip('.')} (see: {place} --help)", arguments)
+    return _fail(f"{' '.join(message.split()).rstrip('.')} (see: {command} --help)", arguments)
 
 
 def _fail(message: str, arguments: Sequence[str], code: int = 2) -> int:
-    with suppress(OSError):  # where nobody reads it, the exit code tells
+    with suppress(OSError):  # without a reader the exit code tells
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))

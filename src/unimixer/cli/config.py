@@ -1,4 +1,4 @@
-"""``unimixer config``: what a recipe resolves to."""
+"""``unimixer config``: the resolved values of a recipe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.output import Json, emit
+from unimixer.settings import annotated_yaml, origins_of, parse
+from unimixer.training.config import Recipe, recipe_values
+from unimixer.training.run import RunFolder
 
 app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 
@@ -18,16 +21,12 @@ def show(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print every key of a recipe with its value and where that is from: a line of the file, an override, the default.
+    """Print every key of a recipe with its value and the origin of it: a line of the file, an override, the default.
 
     Example: unimixer config show recipes/kuairand-unimixer-lite.yaml training.seed=1
     """
-    from unimixer.settings import annotated_yaml, origins_of, parse
-    from unimixer.training.config import Recipe, recipe_values
-    from unimixer.training.run import RunFolder
-
     path = RunFolder(recipe).folder / "config.yaml" if recipe.is_dir() else recipe
     values = recipe_values(path, overrides or [])
     resolved = parse(Recipe, values, where=str(path))
-    found = {**resolved.model_dump(mode="json"), "origins": origins_of(resolved, values)}
-    emit(found, as_json, lambda: print(annotated_yaml(resolved, values), end=""))
+    shown = {**resolved.model_dump(mode="json"), "origins": origins_of(resolved, values)}
+    emit(shown, as_json, lambda: print(annotated_yaml(resolved, values), end=""))

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, Separator, emit, table
+from unimixer.cli.output import Json, Separator, emit, table, takes
+from unimixer.data.dataset import Store, find_store
+from unimixer.data.describe import describe_store
+from unimixer.data.prepare import prepare as write_store
+from unimixer.data.raw.fetch import fetch as download
+from unimixer.data.raw.infer import infer_schema
+from unimixer.data.raw.origin import open_source
+from unimixer.errors import UnimixerError
+from unimixer.io import write_text
+from unimixer.settings import override, read_changes
 
 app = typer.Typer(help="Prepare raw impression logs.", no_args_is_help=True)
 
@@ -31,13 +41,8 @@ def init(
 
     Example: unimixer data init --from log.parquet --out schema.yaml
     """
-    from unimixer.data.raw.infer import infer_schema
-    from unimixer.errors import UnimixerError
-    from unimixer.io import write_text
-    from unimixer.settings import override
-
-    given = override({}, options or []) | ({} if separator is None else {"separator": separator})
-    text = infer_schema(source, **given)
+    csv_options = override({}, options or []) | ({} if separator is None else {"separator": separator})
+    text = infer_schema(source, **csv_options)
     if out is not None:
         if out.exists():
             raise UnimixerError(f"{out} exists; choose another --out")
@@ -49,35 +54,38 @@ def init(
     emit({"schema": text, "file": out}, as_json, show)
 
 
-@app.command("prepare")
-def prepare(
-    source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")
-    ] = None,
-    raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1,
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Choose the raw data and the store to write."""
+
+    source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")]
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")] = (
+        None
+    )
+    raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None
+    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1
     ray: Annotated[
         str | None, typer.Option("--ray", help="Workers of a Ray cluster: local, auto, or the address of a head.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    as_json: Json = False
+
+
+@app.command("prepare")
+@takes(PrepareOptions)
+def prepare(options: PrepareOptions) -> None:
     """Fit vocabularies on the training part and write the encoded store.
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
-    from unimixer.data.dataset import find_store
-    from unimixer.data.prepare import prepare as write_store
-    from unimixer.data.raw.origin import open_source
-    from unimixer.settings import override, read_changes
-
     started = time.perf_counter()
-    given = dict(override({}, read_changes(options or [], "option", "rows=1000")))
-    tables, origin = open_source(source, raw, given)
-    target = out or find_store(tables.schema.name)
-    store = write_store(tables, target, overwrite=overwrite, origin=origin, workers=workers, ray=ray)
+    changes = dict(override({}, read_changes(options.options or [], "option", "rows=1000")))
+    tables, origin = open_source(options.source, options.raw, changes)
+    target = options.out or find_store(tables.schema.name)
+    store = write_store(
+        tables, target, overwrite=options.overwrite, origin=origin, workers=options.workers, ray=options.ray
+    )
     seconds = time.perf_counter() - started
     counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}
 
@@ -88,7 +96,7 @@ def prepare(
             print(match)
 
     facts = {"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}
-    emit({**facts, "matches": store.manifest["matches"]}, as_json, show)
+    emit({**facts, "matches": store.manifest["matches"]}, options.as_json, show)
 
 
 @app.command("describe")
@@ -100,81 +108,44 @@ def describe(
 
     Example: unimixer data describe stores/kuairand-pure
     """
-    from unimixer.data.dataset import Store, find_store
-    from unimixer.data.describe import describe_store
-
     store = Store(find_store(str(folder)))
     facts = describe_store(store)
 
     def show() -> None:
         print(f"{facts['name']}  (content {facts['hash']})")
-        labels, splits, best = facts["labels"], facts["splits"], facts["best_auc"] or {}
-        table(
-            "splits",
-            [
-                "split",
-                "rows",
-                "from",
-                "to",
-                *labels,
-                *(f"best AUC {label}" for label in labels if best),
-            ],
-            [
-                [
-                    s["split"],
-                    f"{s['rows']:,}",
-                    s["from"],
-                    s["to"],
-                    *(f"{r:.4f}" for r in s["label_rates"]),
-                    *(
-                        f"{best[s['split']][label]:.4f}" if label in best[s["split"]] else ""
-                        for label in labels
-                        if best
-                    ),
-                ]
-                for s in splits
-            ],
-            left=1,
-        )
+        _show_splits(facts)
         for match in store.matches:
             print(match)
-        columns = [
-            "field",
-            "kind",
-            "domain",
-            "table",
-            "form",
-            "rows of table",
-            "missing (train)",
-            "unknown (validation)",
-            "unknown (test)",
-            "mean length",
-        ]
-        table(
-            "fields",
-            columns,
-            [
-                [
-                    f[c]
-                    for c in (
-                        "field",
-                        "kind",
-                        "domain",
-                        "table",
-                        "form",
-                        "num_embeddings",
-                        "missing",
-                        "unknown_validation",
-                        "unknown_test",
-                        "mean_length",
-                    )
-                ]
-                for f in facts["fields"]
-            ],
-            left=5,
-        )
+        table("fields", list(FIELDS), [[field[key] for key in FIELDS.values()] for field in facts["fields"]], left=5)
 
     emit(facts, as_json, show)
+
+
+FIELDS = {
+    "field": "field",
+    "kind": "kind",
+    "domain": "domain",
+    "table": "table",
+    "form": "form",
+    "rows of table": "num_embeddings",
+    "missing (train)": "missing",
+    "unknown (validation)": "unknown_validation",
+    "unknown (test)": "unknown_test",
+    "mean length": "mean_length",
+}
+"""Columns of the table of fields and the facts in them."""
+
+
+def _show_splits(facts: dict[str, Any]) -> None:
+    labels, best = facts["labels"], facts["best_auc"] or {}
+    columns = ["split", "rows", "from", "to", *labels, *(f"best AUC {label}" for label in labels if best)]
+    rows = []
+    for split in facts["splits"]:
+        rates = [f"{rate:.4f}" for rate in split["label_rates"]]
+        reachable = best.get(split["split"], {})
+        aucs = [f"{reachable[label]:.4f}" if label in reachable else "" for label in labels if best]
+        rows.append([split["split"], f"{split['rows']:,}", split["from"], split["to"], *rates, *aucs])
+    table("splits", columns, rows, left=1)
 
 
 @app.command("fetch")
@@ -188,8 +159,6 @@ def fetch(
 
     Example: unimixer data fetch movielens-1m --out data
     """
-    from unimixer.data.raw.fetch import fetch as download
-
     folder = download(name, out, url=url)
     emit(
         {"folder": str(folder)},

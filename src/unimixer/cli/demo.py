@@ -6,26 +6,27 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from unimixer.api import prepare, train
 from unimixer.cli.output import Json, emit, markdown, table
-
-if TYPE_CHECKING:
-    from unimixer.data.dataset import Store
-
-HELP = """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
-
-Example: unimixer demo --out demo"""
+from unimixer.data.dataset import Store
+from unimixer.errors import MissingExtraError, UnimixerError
+from unimixer.io import write_text
+from unimixer.ranker import width_for_budget
+from unimixer.report.inspection_figures import draw_runs
+from unimixer.settings import parse
+from unimixer.training.config import ModelConfig
 
 MODELS = ("unimixer-lite", "rankmixer", "mlp")
 SHAPES = [{"num_tokens": tokens, "embedding_dim": width} for width in (16, 8, 4) for tokens in (16, 8, 4)]
-"""What all models are tried with until they meet the budget; the first is the default."""
+"""Shapes to try for all models until they meet the budget; the first is the default."""
 ROUND = [digit * 10**zeros for zeros in range(3, 9) for digit in (1, 2, 5)]
 """Budgets to propose."""
 MADE = {"store", "runs", "demo.png", "demo.md"}
-"""All that a demo leaves; a folder with anything else in it is not replaced."""
+"""Files of a demo; a folder with any other file in it is not replaced."""
 COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the reachable", "samples/s")
 
 
@@ -37,14 +38,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.api import prepare, train
-    from unimixer.errors import MissingExtraError, UnimixerError
-    from unimixer.io import write_text
-    from unimixer.report.inspection_figures import draw_runs
-    from unimixer.settings import parse
-    from unimixer.training.config import ModelConfig
+    """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
 
+    Example: unimixer demo --out demo
+    """
     budget = parse(ModelConfig, {"dense_params": params}, where="--params").dense_params
     assert budget is not None
     if out.exists():
@@ -95,9 +92,7 @@ def demo(
 
 
 def _shape(store: Store, budget: int) -> dict[str, int]:
-    """The first shape with which all models meet the budget; another than the default is said."""
-    from unimixer.errors import UnimixerError
-
+    """Choose the first shape with which all models meet the budget; say so unless it is the default."""
     shape = _fitting(store, budget)
     if shape is None:
         larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(store, round_one)), None)
@@ -110,10 +105,7 @@ def _shape(store: Store, budget: int) -> dict[str, int]:
 
 
 def _fitting(store: Store, budget: int) -> dict[str, int] | None:
-    """The first shape with which all models meet a budget."""
-    from unimixer.errors import UnimixerError
-    from unimixer.ranker import width_for_budget
-
+    """Return the first shape with which all models meet a budget."""
     for shape in SHAPES:
         with suppress(UnimixerError):
             for model in reversed(MODELS):  # the quickest answer first

@@ -2,76 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, Separator, emit
+from unimixer.api import evaluate_hardened, evaluate_rows, evaluate_run
+from unimixer.cli.output import Data, Device, Harden, Json, Run, Separator, emit, takes
 from unimixer.cli.train import show_metrics
+from unimixer.data.coverage import Coverage
+from unimixer.errors import UnimixerError
+from unimixer.predictor import Predictor
+from unimixer.progress import say
+from unimixer.training.evaluation import as_json as plain
+from unimixer.training.run import RunFolder, store_of
 
-HELP = """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
 
-Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet"""
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Choose the run and the rows to measure it on."""
 
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test",
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
+    run: Run
+    split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test"
+    data: Data = None
     input_file: Annotated[
         Path | None,
         typer.Option("--input", help="Raw labelled rows (Parquet or CSV, a file or a folder) instead of a split."),
-    ] = None,
-    harden: Annotated[
-        str | None,
-        typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4."),
-    ] = None,
-    separator: Separator = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.data.coverage import Coverage
-    from unimixer.errors import UnimixerError
-    from unimixer.evaluation import evaluate_rows, evaluate_run, store_of
-    from unimixer.predictor import Predictor
-    from unimixer.progress import say
-    from unimixer.training.evaluation import as_json as plain
-    from unimixer.training.run import RunFolder
+    ] = None
+    harden: Harden = None
+    separator: Separator = None
+    device: Device = "auto"
+    as_json: Json = False
 
-    if harden is not None:
-        if input_file is not None:
+
+@takes(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
+
+    Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet
+    """
+    if options.harden is not None:
+        if options.input_file is not None:
             raise UnimixerError("--harden measures on a split of the store; leave --input out")
-        _evaluate_hardened(run, harden, split, data, as_json=as_json)
+        _evaluate_hardened(options, options.harden)
         return
-    if input_file is not None:
-        predictor = Predictor(run, device=device)
-        name, metrics = str(input_file), evaluate_rows(predictor, input_file, separator=separator)
+    if options.input_file is not None:
+        predictor = Predictor(options.run, device=options.device)
+        name = str(options.input_file)
+        metrics = evaluate_rows(predictor, options.input_file, separator=options.separator)
         coverage = predictor.coverage
     else:
-        name, metrics = split, evaluate_run(run, split, store=data, device=device)
-        coverage = Coverage.of_split(store_of(RunFolder(run), data), split)
+        name = options.split
+        metrics = evaluate_run(options.run, options.split, store=options.data, device=options.device)
+        coverage = Coverage.of_split(store_of(RunFolder(options.run), options.data), options.split)
     values = plain(metrics)
 
     def show() -> None:
-        show_metrics(str(run), {name: values})
+        show_metrics(str(options.run), {name: values})
         unknown = {n: share for n, share in coverage.shares()["unknown"].items() if share}
         print(f"unknown values: {', '.join(f'{n} {share:.1%}' for n, share in unknown.items()) or 'none'}")
 
     for remark in coverage.remarks():
         say(str(remark))
-    emit({"run": str(run), "on": name, "tasks": values, **coverage.shares()}, as_json, show)
+    emit({"run": str(options.run), "on": name, "tasks": values, **coverage.shares()}, options.as_json, show)
 
 
-def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, as_json: bool) -> None:
-    """Metrics before and after, and the change of the scores."""
-    from unimixer.evaluation import evaluate_hardened, evaluate_run
-    from unimixer.training.evaluation import as_json as plain
-
-    hard, change = evaluate_hardened(run, form, split, store=data)
-    values = {split: plain(evaluate_run(run, split, store=data, device="cpu")), f"{split}, {form}": plain(hard)}
+def _evaluate_hardened(options: EvaluateOptions, form: str) -> None:
+    """Measure before and after, with the change of the scores."""
+    run, split = options.run, options.split
+    hard, change = evaluate_hardened(run, form, split, store=options.data)
+    trained = evaluate_run(run, split, store=options.data, device="cpu")
+    values = {split: plain(trained), f"{split}, {form}": plain(hard)}
 
     def show() -> None:
         show_metrics(str(run), values)
@@ -81,4 +83,4 @@ def _evaluate_hardened(run: Path, form: str, split: str, data: Path | None, *, a
             f"by at most {change.max_probability_difference:.3g} in the probability"
         )
 
-    emit({"run": str(run), "form": form, "tasks": values, "change": asdict(change)}, as_json, show)
+    emit({"run": str(run), "form": form, "tasks": values, "change": asdict(change)}, options.as_json, show)

@@ -2,83 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
-
-HELP = """Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out requests.
-
-The written graph is compared with the model before the bundle gets its name.
-
-Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4"""
+from unimixer.cli.output import Data, Harden, Json, Run, emit, table, takes
+from unimixer.export import ExportOptions, export_run
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or aoti.")] = "onnx",
-    harden: Annotated[
-        str | None,
-        typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4."),
-    ] = None,
-    precision: Annotated[str, typer.Option("--precision", help="float32, float16 or int8.")] = "float32",
-    layout: Annotated[str | None, typer.Option("--layout", help="triton: also a model folder of Triton.")] = None,
+@dataclass(frozen=True)
+class BundleOptions:
+    """Choose the run to export and the form of its bundle."""
+
+    run: Run
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")]
+    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or aoti.")] = "onnx"
+    harden: Harden = None
+    precision: Annotated[str, typer.Option("--precision", help="float32, float16 or int8.")] = "float32"
+    layout: Annotated[str | None, typer.Option("--layout", help="triton: also a model folder of Triton.")] = None
     external_data: Annotated[
         bool | None,
         typer.Option(
             "--external-data/--no-external-data", help="Weights beside the ONNX graph (default: from 1.5 GB)."
         ),
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
-    auc_rows: Annotated[int, typer.Option("--auc-rows", help="Held-out rows for AUC before and after.")] = 20_000,
-    largest: Annotated[int, typer.Option("--largest", help="Candidates of the largest request of the check.")] = 2_000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False,
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.export import export_run
+    ] = None
+    data: Data = None
+    auc_rows: Annotated[int, typer.Option("--auc-rows", help="Held-out rows for AUC before and after.")] = 20_000
+    largest: Annotated[int, typer.Option("--largest", help="Candidates of the largest request of the check.")] = 2_000
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False
+    as_json: Json = False
 
-    bundle = export_run(
-        run,
-        out,
-        format=form,
-        harden=harden,
-        precision=precision,
-        layout=layout,
-        external_data=external_data,
-        store=data,
-        auc_rows=auc_rows,
-        largest=largest,
-        overwrite=overwrite,
+
+@takes(BundleOptions)
+def export(options: BundleOptions) -> None:
+    """Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out requests.
+
+    The written graph is compared with the model before the bundle gets its name.
+
+    Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4
+    """
+    form = ExportOptions(
+        options.form,
+        options.harden,
+        options.precision,
+        options.layout,
+        options.external_data,
+        options.auc_rows,
+        options.largest,
     )
+    bundle = export_run(options.run, options.out, form, store=options.data, overwrite=options.overwrite)
     manifest = bundle.manifest
     size = sum(file["bytes"] for file in manifest["files"].values())
     graph = sum(f["bytes"] for name, f in manifest["files"].items() if name.startswith(manifest["graph"]["file"]))
 
     def show() -> None:
         parity = manifest["parity"]
-        rows = [_case(kind, found) for kind, found in parity["cases"].items()]
+        rows = [_case(kind, difference) for kind, difference in parity["cases"].items()]
         table(f"difference from the model, tolerance {parity['tolerance']:.0e}", CASES, rows)
         if manifest["quality"]:
             table("AUC before and after", QUALITY, [_quality(task, q) for task, q in manifest["quality"].items()])
-        print(f"{out}: version {bundle.version}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({form})")
+        print(
+            f"{options.out}: version {bundle.version}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({options.form})"
+        )
 
     values = {key: manifest[key] for key in ("version", "tasks", "graph", "parity", "quality", "held_out")}
-    emit({"out": str(out), "bytes": size, "graph_bytes": graph, **values}, as_json, show)
+    emit({"out": str(options.out), "bytes": size, "graph_bytes": graph, **values}, options.as_json, show)
 
 
 CASES = ("requests", "number", "candidates", "logit", "probability")
 QUALITY = ("task", "before", "after", "change", "rows")
 
 
-def _case(kind: str, found: dict[str, Any]) -> tuple[object, ...]:
-    difference = f"{found['logit']:.1e}", f"{found['probability']:.1e}"
-    return (kind, found["requests"], found["candidates"], *difference)
+def _case(kind: str, case: dict[str, Any]) -> tuple[object, ...]:
+    return kind, case["requests"], case["candidates"], f"{case['logit']:.1e}", f"{case['probability']:.1e}"
 
 
-def _quality(task: str, found: dict[str, Any]) -> tuple[object, ...]:
-    before, after = found["before"], found["after"]
-    return task, f"{before:.5f}", f"{after:.5f}", f"{after - before:+.5f}", f"{found['rows']:,} of {found['split']}"
+def _quality(task: str, auc: dict[str, Any]) -> tuple[object, ...]:
+    before, after = auc["before"], auc["after"]
+    return task, f"{before:.5f}", f"{after:.5f}", f"{after - before:+.5f}", f"{auc['rows']:,} of {auc['split']}"

@@ -3,60 +3,71 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Data, Json, Run, emit, table, takes
+from unimixer.errors import MissingExtraError
+from unimixer.inspection import inspect_run
+from unimixer.inspection.matrices import parse_temperatures
+from unimixer.report.inspection import attention_table, check_free, rank_table, short_table, write_inspection
+from unimixer.report.inspection_figures import draw_inspection
 
-HELP = """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
 
-Writes pictures, a page that needs no network, and the numbers as JSON.
+@dataclass(frozen=True)
+class InspectOptions:
+    """Choose the run to inspect, and the rows and temperatures to inspect it at."""
 
-Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look"""
-
-
-def inspect(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None,
+    run: Run
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None
     temperatures: Annotated[
         str, typer.Option("--temperatures", help="At which to solve for the matrices, beside the trained one.")
-    ] = "1,0.3,0.1,0.05",
-    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048,
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation",
-    data: Annotated[Path | None, typer.Option("--data", help="The store, where it moved since the training.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import MissingExtraError
-    from unimixer.inspection import inspect_run
-    from unimixer.inspection.matrices import parse_temperatures
-    from unimixer.report.inspection import attention_table, check_free, rank_table, short_table, write_inspection
-    from unimixer.report.inspection_figures import draw_inspection
+    ] = "1,0.3,0.1,0.05"
+    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation"
+    data: Data = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False
+    as_json: Json = False
 
-    folder = run / "inspection" if out is None else out
-    check_free(folder, overwrite=overwrite)
-    found = inspect_run(run, temperatures=parse_temperatures(temperatures), rows=rows, split=split, store=data)
+
+@takes(InspectOptions)
+def inspect(options: InspectOptions) -> None:
+    """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
+
+    Writes pictures, a page that needs no network, and the numbers as JSON.
+
+    Examples: unimixer inspect RUN · unimixer inspect RUN --temperatures 1,0.1 --rows 4096 --split test --out look
+    """
+    folder = options.run / "inspection" if options.out is None else options.out
+    check_free(folder, overwrite=options.overwrite)
+    inspection = inspect_run(
+        options.run,
+        temperatures=parse_temperatures(options.temperatures),
+        rows=options.rows,
+        split=options.split,
+        store=options.data,
+    )
     try:
-        pictures = draw_inspection(found)
+        pictures = draw_inspection(inspection)
     except MissingExtraError as error:
         pictures = {}
         print(f"no pictures: {error}", file=sys.stderr)
-    files = write_inspection(found, pictures, folder, overwrite=overwrite)
+    files = write_inspection(inspection, pictures, folder, overwrite=options.overwrite)
 
     def show() -> None:
         tables = [
-            ("learned mixing as trained, and its change from the start", short_table(found)),
-            ("attention", attention_table(found)),
-            (f"rank of tokens, {found.rows:,} rows of {split}", rank_table(found)),
+            ("learned mixing as trained, and its change from the start", short_table(inspection)),
+            ("attention", attention_table(inspection)),
+            (f"rank of tokens, {inspection.rows:,} rows of {options.split}", rank_table(inspection)),
         ]
         for title, content in tables:
             if content.rows:
                 table(title, content.columns, content.rows, left=len(content.text))
-        for note in found.notes:
+        for note in inspection.notes:
             print(note)
         print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")
 
-    emit({"out": str(folder), "files": [path.name for path in files], **found.as_json()}, as_json, show)
+    emit({"out": str(folder), "files": [path.name for path in files], **inspection.as_json()}, options.as_json, show)

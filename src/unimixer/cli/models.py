@@ -5,18 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from unimixer.backbones import BACKBONES
 from unimixer.cli.output import Json, emit, markdown, table
-
-if TYPE_CHECKING:
-    from unimixer.profiling.model_table import Overview
-
-HELP = """Table of the backbones and of the patterns that they mix with, or the options of one.
-
-Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite"""
+from unimixer.errors import unknown
+from unimixer.profiling.model_table import NUM_TOKENS, Overview, any_budget_from, overview, overviews
+from unimixer.progress import plain_console
 
 COLUMNS = ("name", "family", "local pattern", "global pattern", "tokenizer", "parameters", "FLOPs an example")
 STACKED = ("model", "local pattern", "global pattern", "parameters, FLOPs")
@@ -29,77 +26,72 @@ NARROW = 140
 def models(
     name: Annotated[str | None, typer.Argument(help="A backbone, to see its options.")] = None,
     budgets: Annotated[
-        bool, typer.Option("--budgets", help="From how many parameters on every budget is met within 2%.")
+        bool, typer.Option("--budgets", help="Smallest number of parameters from which every budget is met within 2%.")
     ] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
+    """Table of the backbones and of the patterns that they mix with, or the options of one.
+
+    Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite
+    """
     if name is not None:
         _show_one(name, as_json=as_json)
         return
     if budgets:
         _show_budgets(as_markdown=as_markdown, as_json=as_json)
         return
-    from unimixer.profiling.model_table import NUM_TOKENS, overviews
 
-    found = overviews()
+    rows = overviews()
     if as_markdown and not as_json:
-        print(markdown(COLUMNS, wide_rows(found), left=5))
+        print(markdown(COLUMNS, wide_rows(rows), left=5))
         return
 
     def show() -> None:
         title = f"backbones at their default size, {NUM_TOKENS} tokens"
         if terminal_width() < NARROW:
-            table(title, STACKED, stacked_rows(found), left=3)
+            table(title, STACKED, stacked_rows(rows), left=3)
         else:
-            table(title, COLUMNS, wide_rows(found), left=5)
+            table(title, COLUMNS, wide_rows(rows), left=5)
 
-    emit({"models": [asdict(model) for model in found]}, as_json, show)
+    emit({"models": [asdict(model) for model in rows]}, as_json, show)
 
 
 def _show_budgets(*, as_markdown: bool, as_json: bool) -> None:
-    from unimixer.backbones import BACKBONES
-    from unimixer.profiling.model_table import any_budget_from
 
-    found = {name: {tokens: any_budget_from(name, num_tokens=tokens) for tokens in TOKENS} for name in BACKBONES}
+    lowest = {name: {tokens: any_budget_from(name, num_tokens=tokens) for tokens in TOKENS} for name in BACKBONES}
     columns = ("name", *(f"{tokens} tokens" for tokens in TOKENS))
-    rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in found.items()]
+    rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in lowest.items()]
     if as_markdown and not as_json:
         print(markdown(columns, rows))
         return
-    title = "parameters of the backbone from which on every budget is met within 2%"
-    emit({"any_budget_from": found}, as_json, lambda: table(title, columns, rows))
+    title = "number of parameters of the backbone from which every budget is met within 2%"
+    emit({"any_budget_from": lowest}, as_json, lambda: table(title, columns, rows))
 
 
-def wide_rows(found: Sequence[Overview]) -> list[list[str]]:
-    """One line a model."""
+def wide_rows(overviews: Sequence[Overview]) -> list[list[str]]:
+    """Make one line a model."""
     return [
         [m.name, m.family, m.local_pattern, m.global_pattern, m.tokenizer, f"{m.parameters:,}", f"{m.flops:,}"]
-        for m in found
+        for m in overviews
     ]
 
 
-def stacked_rows(found: Sequence[Overview]) -> list[list[str]]:
-    """Short facts below each other, so that the patterns keep two thirds of a narrow terminal."""
+def stacked_rows(overviews: Sequence[Overview]) -> list[list[str]]:
+    """Put short facts below each other, so that the patterns keep two thirds of a narrow terminal."""
     return [
         [f"{m.name}\n{m.family}\n{m.tokenizer}\n", m.local_pattern, m.global_pattern, f"{m.parameters:,}\n{m.flops:,}"]
-        for m in found
+        for m in overviews
     ]
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; a pipe is as wide as any table."""
-    from unimixer.progress import plain_console
-
+    """Count the columns of the terminal; a pipe is as wide as any table."""
     console = plain_console()
     return console.width if console.is_terminal else 10_000
 
 
 def _show_one(name: str, *, as_json: bool) -> None:
-    from unimixer.backbones import BACKBONES
-    from unimixer.errors import unknown
-    from unimixer.profiling.model_table import NUM_TOKENS, any_budget_from, overview
 
     if name not in BACKBONES:
         raise unknown("model", name, BACKBONES)
@@ -107,15 +99,15 @@ def _show_one(name: str, *, as_json: bool) -> None:
         key: None if parameter.default is inspect.Parameter.empty else parameter.default
         for key, parameter in BACKBONES[name].options().items()
     }
-    found, lowest = overview(name), any_budget_from(name)
+    one, lowest = overview(name), any_budget_from(name)
 
     def show() -> None:
         print(inspect.getdoc(BACKBONES[name]) or "", end="\n\n")
-        print(f"local pattern:  {found.local_pattern}")
-        print(f"global pattern: {found.global_pattern}")
-        print(f"at its default size: {found.parameters:,} parameters, {found.flops:,} FLOPs an example")
-        print(f"with {NUM_TOKENS} tokens every budget from {lowest:,} parameters on is met within 2%")
+        print(f"local pattern:  {one.local_pattern}")
+        print(f"global pattern: {one.global_pattern}")
+        print(f"at its default size: {one.parameters:,} parameters, {one.flops:,} FLOPs an example")
+        print(f"with {NUM_TOKENS} tokens every budget from {lowest:,} parameters up is met within 2%")
         rows = [[key, "" if value is None else repr(value)] for key, value in options.items()]
         table(f"options of {name}", ["option", "default"], rows, left=2)
 
-    emit({**asdict(found), "any_budget_from": lowest, "options": options}, as_json, show)
+    emit({**asdict(one), "any_budget_from": lowest, "options": options}, as_json, show)

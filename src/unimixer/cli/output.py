@@ -1,21 +1,58 @@
-"""What a verb prints: a table for people, or one JSON object as the last line."""
+"""Options that verbs share, and their output: tables for people, or one JSON object as the last line."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from dataclasses import MISSING, fields
+from functools import wraps
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from rich.table import Table
 
 from unimixer.errors import missing_packages
+from unimixer.progress import plain_console
 
+Options = TypeVar("Options")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 Separator = Annotated[
-    str | None,
-    typer.Option("--separator", help="What stands between two fields of CSV (default: as the schema says)."),
+    str | None, typer.Option("--separator", help="Text between two fields of CSV (default: as the schema says).")
 ]
+Run = Annotated[Path, typer.Argument(help="A run folder.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The store, if it moved since the training.")]
+Harden = Annotated[
+    str | None, typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a command of a function of one options object: every field of its dataclass is an option."""
+    hints = get_type_hints(options, include_extras=True)
+    parameters = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(options)  # type: ignore[arg-type]
+    ]
+
+    def decorate(verb: Callable[[Options], None]) -> Callable[..., None]:
+        @wraps(verb)
+        def command(**values: Any) -> None:
+            verb(options(**values))
+
+        command.__annotations__ = hints
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> None:
@@ -27,7 +64,7 @@ def emit(values: Mapping[str, Any], as_json: bool, show: Callable[[], None]) -> 
 
 
 def say_what_is_not_drawn(again: str) -> None:
-    """Before the work, where the packages that draw are missing: what is left out, and how to make it later."""
+    """Say before the work which outputs are left out without the packages that draw, and how to make them later."""
     missing = missing_packages("report")
     if missing:
         print(
@@ -38,11 +75,7 @@ def say_what_is_not_drawn(again: str) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
-    """Print a table; the first ``left`` columns are text, the others numbers set to the right."""
-    from rich.table import Table
-
-    from unimixer.progress import plain_console
-
+    """Print a table; the first ``left`` columns are text, the others are numbers aligned to the right."""
     grid = Table()
     for number, name in enumerate(columns):
         grid.add_column(name, justify="left" if number < left else "right", overflow="fold")
@@ -50,7 +83,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
     console = plain_console()
     least = grid.__rich_measure__(console, console.options).minimum
-    # in a pipe there is no width to fit into: give the table all it needs; a terminal that is too narrow folds lines
+    # a pipe has no width: give the table all it needs; a terminal that is too narrow folds lines
     printer = plain_console(width=max(least, console.width if console.is_terminal else 200))
     if title is not None:  # on its own: a title inside a narrow table would be folded
         printer.print(title, style="italic", soft_wrap=True)
@@ -58,7 +91,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """The same as a Markdown table."""
+    """Format a table as Markdown."""
     rule = ["---" if number < left else "---:" for number in range(len(columns))]
     lines = [columns, rule, *([str(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, table, takes
+from unimixer.errors import UnimixerError
+from unimixer.export import open_bundle
+from unimixer.serving.prediction_log.replay import EagerScorer, replay
+from unimixer.serving.stores import open_store
 
-HELP = """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
 
-Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S --bundle BUNDLE"""
+@dataclass(frozen=True)
+class ParityOptions:
+    """Choose the logged answers and the model to compare them with."""
 
-
-def parity(
-    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")],
-    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None,
+    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")]
+    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
+    run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Compare with this bundle; answers of others are skipped.")
-    ] = None,
-    version: Annotated[str | None, typer.Option("--version", help="Only answers of this model version.")] = None,
-    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference that counts as equal.")] = 1e-5,
-    listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.export import open_bundle
-    from unimixer.serving.prediction_log.replay import EagerScorer, replay
-    from unimixer.serving.stores import open_store
+    ] = None
+    version: Annotated[str | None, typer.Option("--version", help="Only answers of this model version.")] = None
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference that counts as equal.")] = 1e-5
+    listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20
+    as_json: Json = False
 
-    if (run is None) == (bundle is None):
+
+@takes(ParityOptions)
+def parity(options: ParityOptions) -> None:
+    """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
+
+    Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S
+    --bundle BUNDLE
+    """
+    if (options.run is None) == (options.bundle is None):
         raise UnimixerError("compare with one model: give --run or --bundle")
-    opened = open_store(store)
-    scorer = open_bundle(bundle) if bundle is not None else EagerScorer(run or Path())
-    wanted = version or (scorer.version if bundle is not None else None)
-    found = replay(log, opened, scorer, version=wanted, tolerance=tolerance, listed=listed)
+    opened = open_store(options.store)
+    scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
+    wanted = options.version or (scorer.version if options.bundle is not None else None)
+    result = replay(options.log, opened, scorer, version=wanted, tolerance=options.tolerance, listed=options.listed)
     opened.close()
 
     def show() -> None:
-        print(
-            f"{found.requests:,} answers, {found.rows:,} scores compared; {found.differing_rows:,} differ by more than "
-            f"{tolerance:g}; largest difference {found.largest:.3g}; {found.skipped:,} of other versions left out"
+        counts = (
+            f"{result.requests:,} answers, {result.rows:,} scores compared; {result.differing_rows:,} differ by more"
         )
-        if found.features:
-            rows = sorted(found.features.items(), key=lambda pair: -pair[1])
+        print(
+            f"{counts} than {options.tolerance:g}; largest difference {result.largest:.3g}; "
+            f"{result.skipped:,} of other versions left out"
+        )
+        if result.features:
+            rows = sorted(result.features.items(), key=lambda pair: -pair[1])
             table("features that differ", ["feature", "answers"], rows)
-        if found.differences:
+        if result.differences:
             columns = ["request", "item", "task", "logged", "computed", "changed since", "features"]
             cells = [
                 [d.request_id, d.item, d.task, f"{d.logged:.6f}", f"{d.computed:.6f}", d.changed, ", ".join(d.features)]
-                for d in found.differences
+                for d in result.differences
             ]
             table("rows that differ", columns, cells, left=3)
 
-    emit(asdict(found), as_json, show)
-    if found.differing_rows:
+    emit(asdict(result), options.as_json, show)
+    if result.differing_rows:
         raise typer.Exit(1)

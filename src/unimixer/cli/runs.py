@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from unimixer.cli.output import Json, emit, markdown, table
-
-HELP = """Table of finished runs: mean and spread over seeds of every recipe.
-
-Examples: unimixer runs · unimixer runs runs/kuairand-* --markdown"""
+from unimixer.training.run import runs_folder
+from unimixer.training.summary import summarise_runs
 
 COLUMNS = [
     "recipe",
@@ -31,10 +29,10 @@ def runs(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Json = False,
 ) -> None:
-    """See :data:`HELP`."""
-    from unimixer.training.run import runs_folder
-    from unimixer.training.summary import summarise_runs
+    """Table of finished runs: mean and spread over seeds of every recipe.
 
+    Examples: unimixer runs · unimixer runs runs/kuairand-* --markdown
+    """
     summaries = summarise_runs(folders or [runs_folder()])
     if as_markdown and not as_json:
         print(markdown(COLUMNS, _rows(summaries), left=2))

@@ -2,84 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-HELP = """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
+from unimixer.cli.output import takes
+from unimixer.errors import MissingExtraError
+from unimixer.export import open_bundle
+from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
+from unimixer.settings import parse
 
-Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
-SIGTERM answers what runs, writes the score log and ends.
-
-The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
-
-Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores"""
+try:
+    from unimixer.serving.server import serve as run_server
+except ModuleNotFoundError:
+    raise MissingExtraError("serving", "serve") from None
 
 
-def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a link to one.")],
-    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
-    name: Annotated[str, typer.Option("--name", help="Name of the model under /v2/models.")] = "ranker",
-    threads: Annotated[int, typer.Option("--threads", help="Threads of one scoring.")] = 1,
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests that are scored at once.")] = 2,
-    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more get 429.")] = 32,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request is given up.")] = 2.0,
-    connections: Annotated[int, typer.Option("--connections", help="Open connections; more get 503.")] = 1_000,
-    idle: Annotated[float, typer.Option("--idle", help="Seconds that a connection may be silent.")] = 5.0,
-    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20,
-    max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000,
-    cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000,
+@dataclass(frozen=True)
+class ServeOptions:
+    """Choose the bundle to serve, its store, and the limits of the server."""
+
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a link to one.")]
+    store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080
+    name: Annotated[str, typer.Option("--name", help="Name of the model under /v2/models.")] = "ranker"
+    threads: Annotated[int, typer.Option("--threads", help="Threads of one scoring.")] = 1
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests that are scored at once.")] = 2
+    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more get 429.")] = 32
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request is given up.")] = 2.0
+    connections: Annotated[int, typer.Option("--connections", help="Open connections; more get 503.")] = 1_000
+    idle: Annotated[float, typer.Option("--idle", help="Seconds that a connection may be silent.")] = 5.0
+    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20
+    max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000
+    cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000
     keep_events: Annotated[
         int, typer.Option("--keep-events", help="Events that an addition leaves a user beyond the longest history.")
-    ] = 1_000,
+    ] = 1_000
     score_log: Annotated[
         str | None,
         typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
-    ] = None,
-    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0,
-    log_rows: Annotated[
-        int, typer.Option("--log-rows", help="Answers that wait to be written; more are lost.")
-    ] = 50_000,
-    grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0,
-    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None,
+    ] = None
+    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0
+    log_rows: Annotated[int, typer.Option("--log-rows", help="Answers that wait to be written; more are lost.")] = (
+        50_000
+    )
+    grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0
+    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None
     admin_key_file: Annotated[
         Path | None, typer.Option("--admin-key-file", help="File with the key for changes under /admin.")
-    ] = None,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import MissingExtraError
-    from unimixer.export import open_bundle
-    from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
-    from unimixer.settings import parse
+    ] = None
 
-    try:
-        from unimixer.serving.server import serve as run
-    except ModuleNotFoundError:
-        raise MissingExtraError("serving", "serve") from None
-    values = {
-        "bundle": bundle,
-        "store": store,
-        "host": host,
-        "port": port,
-        "name": name,
-        "threads": threads,
-        "concurrency": concurrency,
-        "queue": queue,
-        "timeout": timeout,
-        "connections": connections,
-        "idle": idle,
-        "max_body": max_body,
-        "max_candidates": max_candidates,
-        "cached": cached,
-        "keep_events": keep_events,
-        "score_log": score_log,
-        "flush": flush,
-        "log_rows": log_rows,
-        "grace": grace,
-        "api_key": read_key(API_KEY, api_key_file),
-        "admin_key": read_key(ADMIN_KEY, admin_key_file),
+
+@takes(ServeOptions)
+def serve(options: ServeOptions) -> None:
+    """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
+
+    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
+    SIGTERM answers what runs, writes the score log and ends.
+
+    The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+
+    Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores
+    """
+    values = asdict(options)
+    keys = {
+        "api_key": read_key(API_KEY, values.pop("api_key_file")),
+        "admin_key": read_key(ADMIN_KEY, values.pop("admin_key_file")),
     }
-    run(parse(ServeSettings, values, where="serve"), open_bundle)
+    run_server(parse(ServeSettings, {**values, **keys}, where="serve"), open_bundle)

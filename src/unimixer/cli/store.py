@@ -1,69 +1,80 @@
-"""``unimixer store``: what a server knows of users and items."""
+"""``unimixer store``: the users and items that a server knows."""
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit
+from unimixer.cli.output import Json, emit, takes
+from unimixer.errors import UnimixerError
+from unimixer.serving.stores import open_store
+from unimixer.serving.stores.base import shown
+from unimixer.serving.stores.build import build_store
+from unimixer.serving.stores.records import canonical
 
 app = typer.Typer(help="The feature store of a server.", no_args_is_help=True)
 
 
-@app.command("build")
-def build(
-    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")],
-    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")],
+@dataclass(frozen=True)
+class BuildOptions:
+    """Choose the raw data and the feature store to write."""
+
+    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")]
+    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")]
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Raw data (default: where the store was prepared from).")
-    ] = None,
+    ] = None
     source: Annotated[
         str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
-    ] = None,
+    ] = None
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Take raw data that is not what the run was trained on.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the file holds.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Write users, items and events of raw data, as they are, for requests to look up.
+        bool, typer.Option("--other-data", help="Take other raw data than the run was trained on.")
+    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the file.")] = False
+    as_json: Json = False
+
+
+@app.command("build")
+@takes(BuildOptions)
+def build(options: BuildOptions) -> None:
+    """Write the users, items and events of raw data, unencoded, for requests to look up.
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
-    from unimixer.serving.stores.base import shown
-    from unimixer.serving.stores.build import build_store
-
     started = time.perf_counter()
-    counts = build_store(prepared, out, raw=raw, source=source, other_data=other_data, overwrite=overwrite)
-    seconds, place = time.perf_counter() - started, shown(out)
+    counts = build_store(
+        options.prepared,
+        options.out,
+        raw=options.raw,
+        source=options.source,
+        other_data=options.other_data,
+        overwrite=options.overwrite,
+    )
+    seconds, name = time.perf_counter() - started, shown(options.out)
 
     def show() -> None:
-        print(f"{place}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
+        print(f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
 
-    emit({"store": place, **counts, "seconds": round(seconds, 2)}, as_json, show)
+    emit({"store": name, **counts, "seconds": round(seconds, 2)}, options.as_json, show)
 
 
 @app.command("show")
 def show(
-    place: Annotated[str, typer.Argument(metavar="STORE", help="SQLite file, or redis://host:port/db.")],
+    address: Annotated[str, typer.Argument(metavar="STORE", help="SQLite file, or redis://host:port/db.")],
     user: Annotated[str | None, typer.Option("--user", help="Also print the row of a user.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Also print the row of an item.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a store holds.
+    """Print the contents of a store.
 
     Example: unimixer store show features.sqlite --item 42
     """
-    import json
-
-    from unimixer.errors import UnimixerError
-    from unimixer.serving.stores import open_store
-    from unimixer.serving.stores.records import canonical
-
-    store = open_store(place)
+    store = open_store(address)
     facts: dict[str, object] = {**store.counts()}
     for kind, key in (("user", user), ("item", item)):
         if key is None:

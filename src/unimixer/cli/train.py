@@ -3,92 +3,88 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
+from unimixer.cli.output import Json, emit, table, takes
+from unimixer.cli.runs import show_summary
+from unimixer.errors import UnimixerError
+from unimixer.settings import Change, read_changes
+from unimixer.training.config import load_recipe
+from unimixer.training.summary import summarise_runs
+from unimixer.training.train import resume as continue_run
+from unimixer.training.train import train as train_recipe
 
-if TYPE_CHECKING:
-    from unimixer.settings import Change
 
-HELP = """Train a recipe on a prepared store, or continue an interrupted run.
+@dataclass(frozen=True)
+class TrainOptions:
+    """Choose the recipe to train, or the run to continue."""
 
-Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
-torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN"""
-
-
-def train(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML).")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
-    ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Store to train on, instead of the recipe's.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML).")] = None
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")] = (
+        None
+    )
+    data: Annotated[str | None, typer.Option("--data", help="Store to train on, instead of the recipe's.")] = None
     run: Annotated[
         Path | None,
         typer.Option(
             "--run", help="Run folder to make (default: runs/NAME/TIME-SEED); of several seeds, the folder above."
         ),
-    ] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Run folder to continue.")] = None,
-    warm_start: Annotated[
-        Path | None, typer.Option("--warm-start", help="Run whose best weights to start from.")
-    ] = None,
+    ] = None
+    resume: Annotated[Path | None, typer.Option("--resume", help="Run folder to continue.")] = None
+    warm_start: Annotated[Path | None, typer.Option("--warm-start", help="Run whose best weights to start from.")] = (
+        None
+    )
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Train this many runs, with seeds 0, 1, ... and compare them.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.errors import UnimixerError
-    from unimixer.settings import Change, read_changes
-    from unimixer.training.config import load_recipe
-    from unimixer.training.train import resume as continue_run
-    from unimixer.training.train import train as train_recipe
+    ] = None
+    as_json: Json = False
 
-    if resume is not None:
-        if recipe or overrides or run or warm_start or seeds:
-            given = f" (given: {recipe})" if recipe else ""
+
+@takes(TrainOptions)
+def train(options: TrainOptions) -> None:
+    """Train a recipe on a prepared store, or continue an interrupted run.
+
+    Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
+    torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
+    """
+    if options.resume is not None:
+        if options.recipe or options.overrides or options.run or options.warm_start or options.seeds:
+            named = f" (given: {options.recipe})" if options.recipe else ""
             raise UnimixerError(
                 "a run continues with the recipe it began with: --resume takes no recipe or overrides"
-                f"{given}, no --run, --warm-start or --seeds"
+                f"{named}, no --run, --warm-start or --seeds"
             )
-        finished = continue_run(resume, store=None if data is None else Path(data))
-    elif recipe is None:
+        finished = continue_run(options.resume, store=None if options.data is None else Path(options.data))
+    elif options.recipe is None:
         raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     else:
-        changes = read_changes(overrides or [])
-        if data is not None:
-            changes.append(Change("store", data, f"--data {data}"))
-        if seeds is not None:
-            _train_seeds(recipe, changes, seeds, run, warm_start, as_json=as_json)
+        changes = read_changes(options.overrides or [])
+        if options.data is not None:
+            changes.append(Change("store", options.data, f"--data {options.data}"))
+        if options.seeds is not None:
+            _train_seeds(options, options.recipe, changes, options.seeds)
             return
-        finished = train_recipe(load_recipe(recipe, changes), folder=run, start_from=warm_start)
+        finished = train_recipe(load_recipe(options.recipe, changes), folder=options.run, start_from=options.warm_start)
     result = finished.result or {}
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # one process of several prints
         return
-    emit({"run": str(finished.folder), **result}, as_json, lambda: show_result(str(finished.folder), result))
+    emit({"run": str(finished.folder), **result}, options.as_json, lambda: show_result(str(finished.folder), result))
 
 
-def _train_seeds(
-    recipe: Path, changes: list[Change], seeds: int, folder: Path | None, warm_start: Path | None, *, as_json: bool
-) -> None:
-    """One run a seed, then mean and spread."""
-    from unimixer.cli.runs import show_summary
-    from unimixer.settings import Change
-    from unimixer.training.config import load_recipe
-    from unimixer.training.summary import summarise_runs
-    from unimixer.training.train import train as train_recipe
-
+def _train_seeds(options: TrainOptions, recipe: Path, changes: list[Change], seeds: int) -> None:
+    """Train one run a seed, then print mean and spread."""
     recipes = [
         load_recipe(recipe, [*changes, Change("training.seed", seed, f"--seeds {seeds}")]) for seed in range(seeds)
     ]
-    folders = [None if folder is None else folder / f"seed{seed}" for seed in range(seeds)]
-    finished = [train_recipe(r, folder=f, start_from=warm_start) for r, f in zip(recipes, folders, strict=True)]
+    folders = [None if options.run is None else options.run / f"seed{seed}" for seed in range(seeds)]
+    finished = [train_recipe(r, folder=f, start_from=options.warm_start) for r, f in zip(recipes, folders, strict=True)]
     if os.environ.get("RANK", "0") != "0":
         return
-    show_summary(summarise_runs([run.folder for run in finished]), as_json)
+    show_summary(summarise_runs([run.folder for run in finished]), options.as_json)
 
 
 def show_result(title: str, result: dict[str, Any]) -> None:
@@ -107,7 +103,7 @@ def show_result(title: str, result: dict[str, Any]) -> None:
 
 
 def show_metrics(title: str, splits: dict[str, Any], reachable: dict[str, Any] | None = None) -> None:
-    """Print metrics of tasks by split, with the best reachable AUC where it is known."""
+    """Print metrics of tasks by split, with the best reachable AUC if it is known."""
     columns = ["split", "task", "AUC", "UAUC", "GAUC", "log loss", "NE", "calibration", "users counted / left out"]
     rows = []
     for split, tasks in splits.items():

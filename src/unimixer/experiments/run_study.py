@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case, build_cases, open_stores
 from unimixer.experiments.executor import Outcome, run_jobs, study_lock

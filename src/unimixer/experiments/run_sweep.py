@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
+from unimixer.environment import states_kept
 from unimixer.experiments.cases import Case, Job, unique
 from unimixer.experiments.executor import Outcome, run_jobs, study_lock
 from unimixer.experiments.lr_transfer import Trial

@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.errors import UnimixerError
+from unimixer.environment import commit, states_kept, versions
+from unimixer.errors import UnimixerError, explain
 from unimixer.experiments.results import OK, Row, result_columns, write_row
 from unimixer.experiments.scores import scores_path, test_logits, write_array
-from unimixer.refusals import explain
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns
 from unimixer.training.model import build_ranker, pick_device, with_tasks
-from unimixer.training.run import RunFolder, commit, versions
+from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep
 from unimixer.training.train import WARM_UP, resume, train
 from unimixer.workers.executor import Reply, Report

@@ -1,6 +1,6 @@
-"""From a finished run to a bundle that a server can score with, and back from the bundle to scores."""
+"""Write a finished run as a bundle that a server can score with, and open the bundle."""
 
 from unimixer.export.bundle import Bundle, open_bundle
-from unimixer.export.write import export_run
+from unimixer.export.write import ExportOptions, export_run
 
-__all__ = ["Bundle", "export_run", "open_bundle"]
+__all__ = ["Bundle", "ExportOptions", "export_run", "open_bundle"]

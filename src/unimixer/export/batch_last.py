@@ -1,10 +1,10 @@
-r"""Streams of blocks with the samples last: what an ONNX graph runs.
+r"""Convert streams of blocks to a form with the samples last, for ONNX graphs.
 
 Tokens are ``(T, D, B)`` from the first block to the last. Blocks of features are then whole rows, so a mixing is two
 products without a transposition, and a map of its own for every token is a convolution of width one with T groups:
 runtimes have its bias added, and its rows spread over threads, where they would add it in a pass of its own after a
-batched product. A few tokens at a time go through an FFN, so that what lies between its layers stays in cache, as in
-:mod:`unimixer.ops.per_token.fused`.
+batched product. A few tokens at a time go through an FFN, so that the activations between its layers stay in cache, as
+in :mod:`unimixer.ops.per_token.fused`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from unimixer.export.tokens import SplitTokenizer
 from unimixer.mixing import IdentityLocal, MatrixMixing, Mixing, Permutation, TokenMixing, Unified
 
 GROUP = 2**11
-"""Numbers that one candidate has between the layers of a group of tokens; a group is at least one token. With 500
-candidates that is 4 MB in float32, which a core's own cache and its share of the common one hold."""
+"""Hidden activations of one candidate in a group of tokens; a group is at least one token. With 500 candidates they
+take 4 MB in float32, which fit a core's own cache and its share of the common one."""
 
 STREAMS = (PostNorm, PreNorm, Siamese)
 
 
 class RowNorm(nn.Module):
-    r"""RMS normalisation of tokens that lie samples last; with ``centred`` layer normalisation.
+    r"""Normalize tokens with the samples last by RMS normalization; with ``centered`` by layer normalization.
 
     Shape:
         - x_TDB: ``(T, D, B)``; output: the same
@@ -40,14 +40,14 @@ class RowNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm | LayerNorm) -> None:
         super().__init__()
-        self.centred, self.eps = isinstance(norm, LayerNorm), float(norm.eps or 0.0)
+        self.centered, self.eps = isinstance(norm, LayerNorm), float(norm.eps or 0.0)
         self.register_buffer("weight", norm.weight.detach().unsqueeze(-1))
         bias = norm.bias if isinstance(norm, LayerNorm) else None
         self.register_buffer("bias", None if bias is None else bias.detach().unsqueeze(-1))
 
     def forward(self, x_TDB: Tensor) -> Tensor:
         """Normalise the width of every token."""
-        if self.centred:
+        if self.centered:
             x_TDB = x_TDB - x_TDB.mean(1, keepdim=True)
         scale = torch.rsqrt((x_TDB * x_TDB).mean(1, keepdim=True) + self.eps)
         normed = x_TDB * scale * self.weight
@@ -55,7 +55,7 @@ class RowNorm(nn.Module):
 
 
 class RowMatrixMixing(nn.Module):
-    """:func:`unimixer.ops.unimixing` of tokens that lie samples last, by constant matrices.
+    """Mix tokens with the samples last by constant matrices, as :func:`unimixer.ops.unimixing`.
 
     Shape:
         - x_TDB: ``(T, D, B)``; output: the same
@@ -78,7 +78,7 @@ class RowMatrixMixing(nn.Module):
 
 
 class RowPermutation(nn.Module):
-    """A mixing that only moves blocks of features, which are whole rows here.
+    """Move blocks of features, which are whole rows here.
 
     Shape:
         - x_TDB: ``(T, D, B)``; output: the same
@@ -97,7 +97,7 @@ class RowPermutation(nn.Module):
 
 
 class _TokenGroup(nn.Module):
-    """Both layers of some tokens."""
+    """Apply both layers of some tokens."""
 
     def __init__(self, ffn: PerTokenFFN | PerTokenSwiGLU, tokens: slice) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _TokenGroup(nn.Module):
         self.down = per_token_conv(ffn.down.weight[tokens], None if ffn.down.bias is None else ffn.down.bias[tokens])
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows of these tokens, ``(1, t * D, B)``."""
+        """Map the rows of these tokens, ``(1, t * D, B)``."""
         up: Tensor = self.up(rows)
         hidden = F.gelu(up) if self.gate is None else up * F.silu(self.gate(rows))
         output: Tensor = self.down(hidden)
@@ -119,7 +119,7 @@ class _TokenGroup(nn.Module):
 
 
 class RowFFN(nn.Module):
-    """:func:`unimixer.ops.per_token_ffn` of tokens that lie samples last, a group of tokens at a time.
+    """Apply :func:`unimixer.ops.per_token_ffn` to tokens with the samples last, a group of tokens at a time.
 
     Shape:
         - x_TDB: ``(T, D, B)``; output: the same
@@ -141,7 +141,7 @@ class RowFFN(nn.Module):
 
 
 def per_token_conv(weight_TDO: Tensor, bias_TO: Tensor | None) -> nn.Conv1d:
-    """A map of its own for every token, as a convolution of ``(1, T * D, B)`` to ``(1, T * O, B)``."""
+    """Make a linear map for every token, as one convolution of ``(1, T * D, B)`` to ``(1, T * O, B)``."""
     tokens, width, out = weight_TDO.shape
     conv = nn.Conv1d(tokens * width, tokens * out, 1, groups=tokens, bias=bias_TO is not None, device="meta")
     conv.weight = nn.Parameter(weight_TDO.detach().mT.reshape(tokens * out, width, 1).contiguous())
@@ -151,7 +151,7 @@ def per_token_conv(weight_TDO: Tensor, bias_TO: Tensor | None) -> nn.Conv1d:
 
 
 class RowTokenizer(nn.Module):
-    """A :class:`~unimixer.export.tokens.SplitTokenizer` that writes its tokens samples last.
+    """Compute the tokens of a :class:`~unimixer.export.tokens.SplitTokenizer` with the samples last.
 
     Shape:
         - user: ``(1, E_u)``; items: ``(B, E_c)``
@@ -163,7 +163,7 @@ class RowTokenizer(nn.Module):
     def __init__(self, tokenizer: SplitTokenizer) -> None:
         super().__init__()
         self.linear = linear = tokenizer.linear
-        # columns that fill up a token have zeros for weights: any number may stand there
+        # padding columns of a token have zero weights: any number will do
         columns = linear.item_columns.flatten()
         self.register_buffer("columns", columns.where(columns < linear.item_width, 0))
         self.items = per_token_conv(linear.item_weight, None)
@@ -176,15 +176,15 @@ class RowTokenizer(nn.Module):
         alone, mine = once[self.linear.user_tokens], once[self.linear.item_tokens]
         theirs: Tensor = self.items(items.T[self.columns].unsqueeze(0))
         both = {False: alone.expand(-1, -1, items.shape[0]), True: theirs.reshape(*mine.shape[:2], -1) + mine}
-        place, parts = {False: 0, True: 0}, []
+        taken, parts = {False: 0, True: 0}, []
         for of_item, count in self.runs:
-            parts.append(both[of_item][place[of_item] : place[of_item] + count])
-            place[of_item] += count
+            parts.append(both[of_item][taken[of_item] : taken[of_item] + count])
+            taken[of_item] += count
         return torch.cat(parts).permute(2, 0, 1)
 
 
 class BatchLast(nn.Module):
-    """A stream whose parts all work samples last; it takes and gives tokens as any stream does.
+    """Run a stream with the samples last; input and output are tokens as of any stream.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -195,30 +195,30 @@ class BatchLast(nn.Module):
         self.stream = stream
 
     def forward(self, tokens: Tensor, events: None = None, mask: None = None) -> Tensor:
-        """Run the stream; it has no attention to events."""
+        """Run the stream, which has no attention to events."""
         output: Tensor = self.stream(tokens.permute(1, 2, 0))
         return output.permute(2, 0, 1)
 
 
 def use_batch_last(module: nn.Module) -> int:
-    """Give streams inside a module, in place, their form with samples last; return how many have one.
+    """Convert the streams inside a module, in place, to their form with samples last; return the number converted.
 
-    A stream has one where all its parts have: norms, per-token FFNs without experts, mixings by constant matrices or
-    by a permutation. A stream that attends to events, or mixes by what stands in the tokens, stays as it is.
+    A stream has this form if all its parts have: norms, per-token FFNs without experts, mixings by constant matrices or
+    by a permutation. A stream that attends to events, or mixes by the content of the tokens, stays as it is.
     """
-    found = 0
+    converted = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, STREAMS) and all(_form(part) is not None for _, _, part in _parts(child)):
-                for owner, place, part in list(_parts(child)):
-                    setattr(owner, place, _form(part))
+                for owner, name_inside, part in list(_parts(child)):
+                    setattr(owner, name_inside, _form(part))
                 setattr(parent, name, BatchLast(child))
-                found += 1
-    return found
+                converted += 1
+    return converted
 
 
 def _parts(stream: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Where the sublayers and norms of a stream stand."""
+    """Iterate over the sublayers and norms of a stream with their owners and names."""
     for name, child in stream.named_children():
         if isinstance(child, nn.ModuleList | UniMixerBlock):
             yield from _parts(child)
@@ -227,7 +227,7 @@ def _parts(stream: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 
 def _form(part: nn.Module) -> nn.Module | None:
-    """One part samples last; None where there is no such form."""
+    """Convert one part to its form with samples last; None if it has no such form."""
     if isinstance(part, nn.Identity):
         return part
     if isinstance(part, RMSNorm | LayerNorm):

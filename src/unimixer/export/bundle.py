@@ -1,4 +1,4 @@
-"""A bundle, opened: what turns a request into probabilities, without the training that made it."""
+"""Open a bundle and score requests with it, without the training that made it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import Tensor
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.export.graph import CANDIDATES, Input, feed, signature
-from unimixer.export.held_out import FILE, load_requests
-from unimixer.export.made_with import check_made_with
-from unimixer.export.manifest import read_manifest
+from unimixer.export.manifest import check_made_with, read_manifest
 from unimixer.export.onnx_file import external_files
+from unimixer.export.requests import FILE, load_requests
 from unimixer.export.runners import FORMATS, open_runner
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
@@ -24,22 +23,22 @@ from unimixer.progress import say
 
 
 class Bundle:
-    """Graph, weights, schema and vocabularies of one model. May be called from any number of threads.
+    """Score requests with the graph, weights, schema and vocabularies of one model, from any number of threads.
 
     Args:
         folder: a verified bundle; :func:`open_bundle` verifies it.
         manifest: its table of contents.
-        threads: of one call (default: the runtime's own choice); a setting of the whole process where torch runs the
+        threads: of one call (default: the runtime's own choice); a setting of the whole process if torch runs the
             graph (``pt2`` and ``aoti``).
 
     Attributes:
         version: hash of the content.
         tasks: columns of the scores.
-        transform: schema, vocabularies and numeric statistics; its tables of users and items have the rows of missing
+        transform: schema, vocabularies and numeric statistics. Its tables of users and items have the rows of missing
             and unknown keys alone, and its histories are empty: those belong to a feature store.
-        layout: which part of a batch is the user's.
+        layout: the part of a batch that belongs to the user.
         inputs: tensors of the graph in their order.
-        manifest: everything that the export wrote down.
+        manifest: all facts that the export wrote.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
@@ -70,31 +69,31 @@ class Bundle:
             self._prove(tolerance)
 
     def score(self, request: Request) -> NDArray[np.float32]:
-        """Probabilities ``(N, tasks)`` of the candidates in their order.
+        """Compute the probabilities ``(N, tasks)`` of the candidates in their order.
 
         Raises:
-            UnimixerError: if the request is not one of this bundle's layout, or holds an id that no table has.
+            UnimixerError: if the request has another layout than this bundle, or an id that no table has.
         """
         return self._run(request)[1]
 
     def logits(self, request: Request) -> NDArray[np.float32]:
-        """Logits ``(N, tasks)``."""
+        """Compute the logits ``(N, tasks)``."""
         return self._run(request)[0]
 
     def run(self, tensors: tuple[Tensor, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and probabilities of the tensors of ``inputs`` as they are, unchecked."""
+        """Compute logits and probabilities of the tensors of ``inputs`` as they are, unchecked."""
         return self._runner(tensors)
 
     def held_out(self) -> list[tuple[Request, Tensor]]:
-        """Real requests with the logits that the trained model gave them."""
+        """Load real requests with the logits that the trained model gave them."""
         return load_requests(self.folder / FILE, self.inputs)
 
     def parity(self) -> float:
-        """Largest difference of a probability from that of the trained model, over :meth:`held_out`."""
+        """Return the largest difference of a probability from that of the trained model, over :meth:`held_out`."""
         return max(float(np.abs(self.score(r) - torch.sigmoid(e).numpy()).max()) for r, e in self.held_out())
 
     def _prove(self, tolerance: float) -> None:
-        """Raise unless the scores of the held-out requests are still those of the trained model."""
+        """Raise unless the held-out requests still get the scores of the trained model."""
         made, here = self.manifest["exported"]["versions"]["torch"], torch.__version__
         difference = self.parity()
         if not difference <= tolerance:
@@ -116,37 +115,37 @@ class Bundle:
         return self._runner(tensors)
 
     def _check(self, tensors: tuple[Tensor, ...], candidates: int) -> None:
-        """Refuse what the graph would read wrongly instead of refusing: in packed tables any row is somebody's."""
+        """Refuse tensors that the graph would read wrongly: every row of a packed table belongs to some id."""
         rows: dict[Any, int] = {1: 1, CANDIDATES: candidates, f"{CANDIDATES} + 1": candidates + 1}
-        for found, tensor in zip(self.inputs, tensors, strict=True):
-            expected = rows.get(found.rows, tensor.shape[0])
-            shape = (expected,) if found.width is None else (expected, found.width)
-            if tuple(tensor.shape) != shape or str(tensor.dtype) != f"torch.{found.dtype}":
+        for one, tensor in zip(self.inputs, tensors, strict=True):
+            expected = rows.get(one.rows, tensor.shape[0])
+            shape = (expected,) if one.width is None else (expected, one.width)
+            if tuple(tensor.shape) != shape or str(tensor.dtype) != f"torch.{one.dtype}":
                 raise UnimixerError(
-                    f"{found.name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected torch.{found.dtype} of "
+                    f"{one.name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected torch.{one.dtype} of "
                     f"shape {shape}; encode requests with the transform of this bundle"
                 )
-            if found.dtype == "int32" and tensor.numel():
-                self._check_ids(found, tensor)
-            elif found.width is None:
-                _check_offsets(found.name, tensor, len(tensors[self._place(found)]))
+            if one.dtype == "int32" and tensor.numel():
+                self._check_ids(one, tensor)
+            elif one.width is None:
+                _check_offsets(one.name, tensor, len(tensors[self._values_of(one)]))
 
-    def _check_ids(self, found: Input, ids: Tensor) -> None:
-        limits, longest = self._limits[found.name]
+    def _check_ids(self, one: Input, ids: Tensor) -> None:
+        limits, longest = self._limits[one.name]
         high, low = ids.amax(0), int(ids.min())
         if low < 0 or bool((high >= limits).any()):
             column = int((high >= limits).int().argmax()) if low >= 0 else int(ids.amin(0).argmin())
             value = low if low < 0 else int(high[column])
             raise UnimixerError(
-                f"{found.name}, column {column}: id {value} is out of range, its table has rows 0 to "
+                f"{one.name}, column {column}: id {value} is out of range, its table has rows 0 to "
                 f"{int(limits[column]) - 1}; encode requests with the transform of this bundle"
             )
         if longest is not None and len(ids) > longest:
-            raise UnimixerError(f"{found.name} has {len(ids)} events, the model reads at most {longest}")
+            raise UnimixerError(f"{one.name} has {len(ids)} events, the model reads at most {longest}")
 
-    def _place(self, offsets: Input) -> int:
+    def _values_of(self, offsets: Input) -> int:
         name = f"{offsets.name.removesuffix('.offsets')}.values"
-        return next(place for place, found in enumerate(self.inputs) if found.name == name)
+        return next(index for index, one in enumerate(self.inputs) if one.name == name)
 
 
 def _check_offsets(name: str, offsets: Tensor, values: int) -> None:
@@ -155,26 +154,26 @@ def _check_offsets(name: str, offsets: Tensor, values: int) -> None:
 
 
 def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[Tensor, int | None]]:
-    """Rows of the tables behind every tensor of ids, and the longest list where a tensor is one."""
+    """Count the rows of the tables behind every tensor of ids, and the longest list of a sequence."""
     ids = torch.tensor([spec.tables[field.table] for field in spec.ids], dtype=torch.int32)
-    found: dict[str, tuple[Tensor, int | None]] = {
+    limits: dict[str, tuple[Tensor, int | None]] = {
         "user.ids": (ids[: layout.user_ids], None),
         "candidates.ids": (ids[layout.user_ids :], None),
     }
     for group, fields in spec.groups.items():
         rows = torch.tensor([spec.tables[field.table] for field in fields], dtype=torch.int32)
-        found[f"{group}.values"] = rows, fields[0].max_length if group in layout.user_groups else None
-    return found
+        limits[f"{group}.values"] = rows, fields[0].max_length if group in layout.user_groups else None
+    return limits
 
 
 def open_bundle(folder: Path | str, *, threads: int | None = None) -> Bundle:
-    """Open a bundle after its format version and the checksum of every file were verified.
+    """Verify the format version of a bundle and the checksum of every file, then open it.
 
-    Nothing is unpickled. A checksum shows damage and careless changes; it is no signature, so take bundles from where
-    you would take programs.
+    Nothing is unpickled. A checksum shows damage and careless changes; it is no signature, so trust the source of a
+    bundle as you would trust the source of a program.
 
     Args:
-        folder: what ``unimixer export`` wrote.
+        folder: the folder that ``unimixer export`` wrote.
         threads: see :class:`Bundle`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained ranker as a function of one request: what belongs to the user is computed once, what follows N times."""
+"""Turn a trained ranker into a function of one request, which computes the user's part once for all candidates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from unimixer.errors import UnimixerError
 from unimixer.export.batch_last import RowTokenizer, use_batch_last
-from unimixer.export.halves import UserOrItemEncoder, packed_vectors
-from unimixer.export.pooling import request_encoder
-from unimixer.export.ragged import newest_first
+from unimixer.export.encoders import UserOrItemEncoder, newest_first, packed_vectors, request_encoder
 from unimixer.export.tokens import SplitTokenizer, split_tokenizer
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
@@ -26,7 +24,7 @@ OUTPUTS = ("logits", "probabilities")
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor of the graph's signature."""
+    """Describe one tensor of the graph's signature."""
 
     name: str
     side: str
@@ -44,17 +42,17 @@ class Input:
 
     @property
     def rows(self) -> str | int:
-        """The first axis: a number, or a name for what varies."""
+        """The length of the first axis: a number, or a name if it varies."""
         if self.key in ("ids", "dense"):
             return 1 if self.side == USER else CANDIDATES
         return f"{CANDIDATES} + 1" if self.width is None else f"{self.name}.rows"
 
 
 def signature(spec: FeatureSpec, layout: RequestLayout) -> tuple[Input, ...]:
-    """Tensors of the graph in their order; a side without columns of a kind has no such tensor.
+    """List the tensors of the graph in their order; a side without columns of a kind has no such tensor.
 
     ``user.ids`` (1, F_u), ``user.dense`` (1, W_u), ``candidates.ids`` (N, F_c), ``candidates.dense`` (N, W_c), and for
-    every sequence ``GROUP.values`` (V, C). The user's are one list each; those of candidates come with
+    every sequence ``GROUP.values`` (V, C). A sequence of the user is one list; one of the candidates comes with
     ``GROUP.offsets`` (N + 1,).
     """
     dense = spec.dense_width - layout.user_dense
@@ -70,27 +68,27 @@ def signature(spec: FeatureSpec, layout: RequestLayout) -> tuple[Input, ...]:
         lists.append(Input(f"{group}.values", side, "int32", len(fields)))
         if side == CANDIDATES:
             lists.append(Input(f"{group}.offsets", side, "int64", None))
-    return (*(found for found in columns if found.width), *lists)
+    return (*(column for column in columns if column.width), *lists)
 
 
 def feed(inputs: tuple[Input, ...], request: Request) -> tuple[Tensor, ...]:
-    """Tensors of a request in the order of a signature, contiguous: compiled code looks at no strides."""
+    """List the tensors of a request in the order of a signature, contiguous because compiled code ignores strides."""
     sides = {USER: request.user.inputs(), CANDIDATES: request.candidates.inputs()}
-    return tuple(sides[found.side][found.key].contiguous() for found in inputs)
+    return tuple(sides[one.side][one.key].contiguous() for one in inputs)
 
 
 class RequestRanker(nn.Module):
-    """A ranker whose input is a request; equal to the ranker on :meth:`Request.batch`.
+    """A ranker with a request for input; its scores equal those of the ranker on :meth:`Request.batch`.
 
-    Embeddings and encoded histories of the user are of one row. So are the user's share of the tokenizer's first layer
-    and tokens that read nothing else, see :mod:`unimixer.export.tokens`. Events that the stack itself reads
+    Embeddings and encoded histories of the user have one row. So have the user's share of the tokenizer's first layer
+    and the tokens that read nothing else, see :mod:`unimixer.export.tokens`. Events that the stack itself reads
     (``sequences="tokens"`` and ``"cross_attention"``) stay one row that all candidates read. Constrained mixing
     matrices and composed maps are constants.
 
     Args:
         ranker: trained; it is copied, except for its embedding tables.
-        layout: what of a batch belongs to the user.
-        batch_last: run streams of blocks with the samples last where they can, see :mod:`unimixer.export.batch_last`.
+        layout: the part of a batch that belongs to the user.
+        batch_last: run streams of blocks with the samples last if they can, see :mod:`unimixer.export.batch_last`.
 
     Shape:
         - inputs: the tensors of ``inputs``
@@ -115,7 +113,7 @@ class RequestRanker(nn.Module):
         self.eval()
 
     def _split(self, layout: RequestLayout) -> nn.Module:
-        """Cut the embedding into sides; returns the tokenizer, cut likewise."""
+        """Split the embedding by sides and return the split tokenizer."""
         embedding, spec = self.ranker.embedding, self.spec
         encoded = embedding.encoder_of
         pooled = {
@@ -145,15 +143,15 @@ class RequestRanker(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities of all candidates."""
-        given = {found.name: tensor for found, tensor in zip(self.inputs, inputs, strict=True)}
-        values = {group: given[f"{group}.values"] for group in self.spec.groups}
-        offsets = {group: given[f"{group}.offsets"] for group in self.candidates.groups}
-        user = self.user(given.get(f"{USER}.ids"), given.get(f"{USER}.dense"), values, {})
-        found = self.candidates(given.get(f"{CANDIDATES}.ids"), given.get(f"{CANDIDATES}.dense"), values, offsets)
+        tensors = {one.name: tensor for one, tensor in zip(self.inputs, inputs, strict=True)}
+        values = {group: tensors[f"{group}.values"] for group in self.spec.groups}
+        offsets = {group: tensors[f"{group}.offsets"] for group in self.candidates.groups}
+        user = self.user(tensors.get(f"{USER}.ids"), tensors.get(f"{USER}.dense"), values, {})
+        vectors = self.candidates(tensors.get(f"{CANDIDATES}.ids"), tensors.get(f"{CANDIDATES}.dense"), values, offsets)
         for group, index in self.ranker.embedding.encoder_of.items():
-            found |= self._encoded(group, self.encoders[index], values[group], found, user)
+            vectors |= self._encoded(group, self.encoders[index], values[group], {**user, **vectors})
         once = [user[name] for name in self.names if name in self.of_user]
-        items = torch.cat([found[name] for name in self.names if name not in self.of_user], dim=1)
+        items = torch.cat([vectors[name] for name in self.names if name not in self.of_user], dim=1)
         tokens = self.tokenizer(torch.cat(once, dim=1) if once else None, items)
         logits = self.ranker.score_tokens(tokens, *self._histories(values))
         return logits, logits.sigmoid()
@@ -164,26 +162,29 @@ class RequestRanker(nn.Module):
         return torch.cat([packed_vectors(embedding.tables, f.table, rows[:, i]) for i, f in enumerate(fields)], dim=1)
 
     def _histories(self, values: Mapping[str, Tensor]) -> list[Tensor]:
-        """Events that the stack reads, of one row."""
-        found: list[Tensor] = []
+        """Collect the events that the stack reads, in one row."""
+        histories: list[Tensor] = []
         for group in self.ranker.embedding.event_groups:
-            found += newest_first(self._events(group.name, values[group.name]), group.max_length)
-        return found
+            histories += newest_first(self._events(group.name, values[group.name]), group.max_length)
+        return histories
 
     def _encoded(
-        self, group: str, encoder: nn.Module, values: Tensor, found: Mapping[str, Tensor], user: Mapping[str, Tensor]
+        self, group: str, encoder: nn.Module, values: Tensor, vectors: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """A history through its encoder, which compares it with the candidates."""
+        """Encode a history, which its encoder compares with the candidates."""
         fields, embedding = self.spec.groups[group], self.ranker.embedding
-        rows = next(iter(found.values())).shape[0]
-        targets = [found[n] if n in found else user[n].expand(rows, -1) for n in embedding.targets(fields)]
+        rows = next(tensor.shape[0] for name, tensor in vectors.items() if name not in self.of_user)
+        targets = [
+            vectors[name].expand(rows, -1) if name in self.of_user else vectors[name]
+            for name in embedding.targets(fields)
+        ]
         pooled: Tensor = encoder(self._events(group, values), torch.cat(targets, dim=1))
         widths = [embedding.tables.width[field.table] for field in fields]
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 
 def _dense_fields(spec: FeatureSpec, columns: int) -> int:
-    """How many dense fields fill the first columns."""
+    """Count the dense fields that fill the first columns."""
     total = 0
     for number, field in enumerate(spec.dense):
         if total == columns:
@@ -193,17 +194,15 @@ def _dense_fields(spec: FeatureSpec, columns: int) -> int:
 
 
 def example(inputs: tuple[Input, ...], *, candidates: int = 3, length: int = 4) -> tuple[Tensor, ...]:
-    """Tensors of zeros that fit a signature: what a graph is traced with."""
+    """Make tensors of zeros that fit a signature, to trace a graph with."""
     dtypes: dict[str, Any] = {"int32": torch.int32, "int64": torch.int64, "float32": torch.float32}
-    rows = {1: 1, CANDIDATES: candidates}
+    rows: dict[Any, int] = {1: 1, CANDIDATES: candidates}
     return tuple(
         torch.arange(candidates + 1)
-        if found.width is None
-        else torch.zeros(_traced(found, rows, candidates, length), found.width, dtype=dtypes[found.dtype])
-        for found in inputs
+        if one.width is None
+        # every list of a candidate has one value here, as the offsets of the example say
+        else torch.zeros(
+            rows.get(one.rows, length if one.side == USER else candidates), one.width, dtype=dtypes[one.dtype]
+        )
+        for one in inputs
     )
-
-
-def _traced(found: Input, rows: Mapping[Any, int], candidates: int, length: int) -> int:
-    # of candidates' lists every one has one value here, as the offsets of the example say
-    return rows.get(found.rows, length if found.side == USER else candidates)

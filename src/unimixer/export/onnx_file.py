@@ -1,11 +1,11 @@
-"""The graph as ONNX: written by torch's exporter, run by onnxruntime."""
+"""Write the graph as ONNX with torch's exporter, also as a model folder of NVIDIA Triton, and open it."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from unimixer.errors import MissingExtraError, UnimixerError, first_line
-from unimixer.export.graph import OUTPUTS, RequestRanker
+from unimixer.export.graph import OUTPUTS, Input, RequestRanker
 from unimixer.export.program import cannot_export, quiet
 
 EXTERNAL_BYTES = 1_500_000_000
@@ -21,7 +21,7 @@ EXTERNAL_BYTES = 1_500_000_000
 
 
 def require_onnx() -> None:
-    """Raise where a package that writes or runs ONNX is missing."""
+    """Raise if a package that writes or runs ONNX is missing."""
     try:
         import onnx
         import onnxruntime
@@ -33,13 +33,13 @@ def require_onnx() -> None:
 
 
 def write_onnx(graph: RequestRanker, program: ExportedProgram, path: Path, *, external: bool | None = None) -> None:
-    """Write the graph.
+    """Write a traced graph.
 
     Args:
-        graph: what was traced.
+        graph: the traced module.
         program: its trace.
         path: file to write.
-        external: weights in ``PATH.data`` beside it (default: where they are larger than ``EXTERNAL_BYTES``).
+        external: weights in ``PATH.data`` beside it (default: if they are larger than ``EXTERNAL_BYTES``).
 
     Raises:
         UnimixerError: if an operation has no form in ONNX.
@@ -47,24 +47,24 @@ def write_onnx(graph: RequestRanker, program: ExportedProgram, path: Path, *, ex
     require_onnx()
     if external is None:
         external = weight_bytes(program) > EXTERNAL_BYTES
-    names = {"input_names": [found.name for found in graph.inputs], "output_names": list(OUTPUTS)}
+    names = {"input_names": [one.name for one in graph.inputs], "output_names": list(OUTPUTS)}
     try:
         with torch.no_grad(), quiet():
-            found = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
-            assert found is not None
-            found.save(str(path), external_data=external)
+            written = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
+            assert written is not None
+            written.save(str(path), external_data=external)
     except Exception as error:
         raise cannot_export(graph, error) from error
 
 
 def weight_bytes(program: ExportedProgram) -> int:
-    """Size of all weights of a trace."""
+    """Add up the bytes of all weights of a trace."""
     tensors = [*program.state_dict.values(), *program.constants.values()]
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
 def external_files(path: Path) -> set[str]:
-    """Names of the files that a graph reads weights from, as they stand in it; nothing is read from them.
+    """List the files that a graph reads weights from, without reading them.
 
     Raises:
         UnimixerError: if the file is no graph.
@@ -73,7 +73,7 @@ def external_files(path: Path) -> set[str]:
         if not os.fstat(file.fileno()).st_size:
             return set()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            if text.find(b"location") < 0:  # the key of every such name; so large graphs need not be read for this
+            if text.find(b"location") < 0:  # the key of every such name: without it a large graph need not be parsed
                 return set()
     import onnx
 
@@ -91,7 +91,7 @@ def external_files(path: Path) -> set[str]:
 
 
 def _tensors(part: Any) -> Iterator[Any]:
-    """All constant tensors of a graph or a function, and of the graphs inside."""
+    """Iterate over all constant tensors of a graph or a function, and of the graphs inside."""
     yield from getattr(part, "initializer", ())
     for sparse in getattr(part, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
@@ -104,7 +104,7 @@ def _tensors(part: Any) -> Iterator[Any]:
 
 
 def open_session(path: Path, threads: int | None) -> Any:
-    """An onnxruntime session on the CPU.
+    """Open an onnxruntime session on the CPU.
 
     Raises:
         UnimixerError: if onnxruntime does not read the graph.
@@ -114,8 +114,8 @@ def open_session(path: Path, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # threads of a pool wait for each other's next operation in a busy loop; after the last one that takes a core from
-    # whoever made the request
+    # threads of a pool wait for the next operation in a busy loop; after the last one that loop takes a core from the
+    # caller
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -133,3 +133,31 @@ def open_session(path: Path, threads: int | None) -> Any:
             ) from None
         reason = first_line(error).rpartition(" failed:")[2]
         raise UnimixerError(f"{path}: {here} cannot open it ({reason}); export the run again") from None
+
+
+GRAPH = "1/model.onnx"
+CONFIG = "config.pbtxt"
+_TYPES = {"int32": "TYPE_INT32", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
+
+
+def config(inputs: Sequence[Input], tasks: int) -> str:
+    """Write the text of ``config.pbtxt``: tensors by name, no batching (the candidates of one request are the batch).
+
+    Put the folder of the bundle into a model repository under any name, and Triton serves it.
+
+    The model has the name of its folder. Names and types are those of the open inference protocol, version 2, which
+    Triton and KServe speak.
+    """
+    tensors = [_tensor("input", one.name, _TYPES[one.dtype], _dims(one)) for one in inputs]
+    tensors += [_tensor("output", name, "TYPE_FP32", [-1, tasks]) for name in OUTPUTS]
+    return "\n".join(['backend: "onnxruntime"', "max_batch_size: 0", *tensors]) + "\n"
+
+
+def _dims(one: Input) -> list[int]:
+    first = 1 if one.rows == 1 else -1
+    return [first] if one.width is None else [first, one.width]
+
+
+def _tensor(kind: str, name: str, dtype: str, dims: list[int]) -> str:
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{kind} [\n  {{\n    name: "{quoted}"\n    data_type: {dtype}\n    dims: {dims}\n  }}\n]'

@@ -1,4 +1,4 @@
-"""Smaller weights in an ONNX graph: half precision by storage, eight bits by onnxruntime's dynamic quantisation."""
+"""Reduce the weights of an ONNX graph: half precision in storage, or eight bits by dynamic quantization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimixer.export.program import quiet
 
 PRECISIONS = ("float32", "float16", "int8")
 SMALLEST = 64
-"""Numbers of a weight below which there is nothing to gain."""
+"""Smallest number of elements of a weight that is worth reducing."""
 
 
 def reduce(path: Path, precision: str, *, external: bool) -> None:
@@ -51,9 +51,9 @@ def _to_float16(path: Path, *, external: bool) -> None:
             node.output[0] = narrow
             nodes += [node, cast]
             continue
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name in widened:
-                node.input[place] = widened[name]
+                node.input[index] = widened[name]
                 used.add(name)
         nodes.append(node)
     casts = [
@@ -69,10 +69,10 @@ def _to_float16(path: Path, *, external: bool) -> None:
 
 
 def _to_int8(path: Path, *, external: bool) -> None:
-    """Weights of matrix products and tables as eight bits; what enters a product is quantised at every call."""
+    """Store weights of matrix products and tables in eight bits; inputs of a product are quantized at every call."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    def quantise(target: Path) -> None:
+    def quantize(target: Path) -> None:
         with quiet():
             quantize_dynamic(
                 str(path),
@@ -84,7 +84,7 @@ def _to_int8(path: Path, *, external: bool) -> None:
                 extra_options={"MatMulConstBOnly": True},
             )
 
-    _replace(path, quantise)
+    _replace(path, quantize)
 
 
 def _save(model: Any, target: Path, external: bool) -> None:
@@ -95,7 +95,7 @@ def _save(model: Any, target: Path, external: bool) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the graph, then put it in its place; weights beside it are found by the name in the graph."""
+    """Write a new graph beside the old one and replace it, with the files of its weights."""
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         target = Path(name) / path.name
         write(target)

@@ -1,4 +1,4 @@
-"""The graph of a request by ``torch.export``: the one trace that every file format is written from."""
+"""Trace the graph of a request with ``torch.export``; every file format is written from this one trace."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from unimixer.errors import UnimixerError, first_line
+from unimixer.errors import UnimixerError, explain, first_line
 from unimixer.export.graph import CANDIDATES, Input, RequestRanker, example
-from unimixer.refusals import explain
 
 LARGEST = 2**20
 """Rows that an axis of varying length may have."""
 
 
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "root")
-"""What tells of optional packages and of steps that it skips."""
+"""Loggers of the exporters, which report missing optional packages and skipped steps."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings of the exporters about their own insides."""
+    """Silence the warnings of the exporters about their own internals."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,18 +41,18 @@ def trace(graph: RequestRanker) -> ExportedProgram:
     """Trace a request of any number of candidates and lists of any length, empty ones included.
 
     Raises:
-        UnimixerError: if the model does something that a graph cannot hold.
+        UnimixerError: if a graph cannot hold an operation of the model.
     """
-    given = example(graph.inputs)
+    tensors = example(graph.inputs)
     try:
         with torch.no_grad(), quiet():
-            return torch.export.export(graph, given, dynamic_shapes={"inputs": _axes(graph.inputs)})
+            return torch.export.export(graph, tensors, dynamic_shapes={"inputs": _axes(graph.inputs)})
     except Exception as error:
         raise cannot_export(graph, error) from error
 
 
 def cannot_export(graph: RequestRanker, error: Exception) -> Exception:
-    """One sentence for a model that a tracer or a converter refuses; what the system refuses says nothing of it."""
+    """Explain a model that a tracer or converter refuses in one sentence; a failure of the system stays as it is."""
     if explain(error) is not None:
         return error
     name = type(graph.ranker.backbone).__name__
@@ -63,15 +62,15 @@ def cannot_export(graph: RequestRanker, error: Exception) -> Exception:
 
 
 def _axes(inputs: tuple[Input, ...]) -> tuple[dict[int, Any], ...]:
-    """What varies in every tensor; axes of one name have one length."""
+    """List the axes of every tensor that vary; axes of one name have one length."""
     dims: dict[Any, Any] = {CANDIDATES: Dim(CANDIDATES, min=1, max=LARGEST)}
     axes: list[dict[int, Any]] = []
-    for found in inputs:
-        if found.rows == 1:
+    for one in inputs:
+        if one.rows == 1:
             axes.append({})
-        elif found.width is None:
+        elif one.width is None:
             axes.append({0: dims[CANDIDATES] + 1})
         else:
-            # names of groups need not be names that a symbol can have
-            axes.append({0: dims.setdefault(found.rows, Dim(f"rows{len(dims)}", min=0, max=LARGEST))})
+            # the name of a group may be no valid name of a symbol
+            axes.append({0: dims.setdefault(one.rows, Dim(f"rows{len(dims)}", min=0, max=LARGEST))})
     return tuple(axes)

@@ -1,4 +1,4 @@
-"""The graph as an archive of ``torch.export``, and compiled ahead of time by AOTInductor."""
+"""Write the graph as an archive of ``torch.export``, or compiled ahead of time by AOTInductor, and open it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from unimixer.training.model import compiler
 
 def write_pt2(program: ExportedProgram, path: Path) -> None:
     """Save a trace: graph as JSON, weights as plain bytes, no example inputs."""
-    given, program.example_inputs = program.example_inputs, None  # an archive would keep them as a pickle
+    example_inputs, program.example_inputs = program.example_inputs, None  # an archive would keep them as a pickle
     try:
         with quiet():
-            # to memory first: torch ends the whole process where a file on a full disk cannot be closed
+            # to memory first: torch ends the whole process if a file on a full disk cannot be closed
             archive = io.BytesIO()
             torch.export.save(program, archive)
             path.write_bytes(archive.getbuffer())
     finally:
-        program.example_inputs = given
+        program.example_inputs = example_inputs
     check_no_pickle(path)
 
 
@@ -52,11 +52,11 @@ _RAW = re.compile(
     r"archive_format|archive_version|byteorder|\.data/.*|models/[^/]+\.json|data/aotinductor/.*"
     r"|data/(weights/weight_\d+|constants/tensor_\d+|weights/[^/]+_weights_config\.json|constants/[^/]+_config\.json)"
 )
-"""Entries of an archive that are text, raw numbers or, under ``aotinductor``, native code."""
+"""Entries of an archive with text, raw numbers or, under ``aotinductor``, native code."""
 
 
 def check_no_pickle(path: Path) -> None:
-    """Raise if loading an archive would unpickle anything, or if it holds an entry of a kind that is not known.
+    """Raise if loading an archive would unpickle anything, or if it has an entry of an unknown kind.
 
     Weights and constants are raw bytes unless their line in a config says ``use_pickle`` or is of an object; example
     inputs are always a pickle, so theirs must be empty; older forms of weights are pickles and have other names.
@@ -86,17 +86,17 @@ def _pickled(path: Path, name: str) -> UnimixerError:
 
 
 def open_pt2(path: Path) -> Any:
-    """A saved trace as a module; its inputs are checked by whoever calls it."""
+    """Load a saved trace as a module; the caller checks its inputs."""
     return _opened(path, lambda: torch.export.load(path).module(check_guards=False))
 
 
 def open_aoti(path: Path) -> Any:
-    """A compiled graph; this runs native code of the package."""
+    """Load a compiled graph; this runs native code of the package."""
     return _opened(path, lambda: torch._inductor.aoti_load_package(str(path)))
 
 
 def _opened(path: Path, load: Callable[[], Any]) -> Any:
-    """What loading gives; one sentence where torch does not read the file."""
+    """Load a file, or raise one sentence if torch cannot read it."""
     check_no_pickle(path)
     try:
         with quiet():

@@ -1,13 +1,17 @@
-"""Requests out of batches: real rows, the corner cases, and rows made up where there are none."""
+"""Make requests out of batches, change them to corner cases, and keep them in a bundle as tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from unimixer.data.schema import OOV_ID, PADDING_ID
+from unimixer.errors import UnimixerError
+from unimixer.export.graph import CANDIDATES, USER, Input, feed
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
@@ -16,7 +20,7 @@ Lists = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def lists(batch: Batch, groups: list[str], start: int, stop: int) -> Lists:
-    """Sequences of neighbouring rows, with offsets that begin at zero."""
+    """Cut the sequences of neighboring rows, with offsets that begin at zero."""
     values, offsets = {}, {}
     for group in groups:
         ends = batch.offsets[group][start : stop + 1]
@@ -25,14 +29,14 @@ def lists(batch: Batch, groups: list[str], start: int, stop: int) -> Lists:
 
 
 def request_from(batch: Batch, layout: RequestLayout, user: int, start: int, stop: int) -> Request:
-    """The user's part of one row with the candidates' part of others: what a request asks of any log.
+    """Join the user's part of one row with the candidates' part of others, as a request does.
 
     Args:
         batch: impressions of any users.
-        layout: what of a batch belongs to the user.
-        user: row whose user asks.
-        start: first row whose item and context are a candidate.
-        stop: row after the last.
+        layout: the part of a batch that belongs to the user.
+        user: row of the user.
+        start: first row of a candidate with its context.
+        stop: row after the last candidate.
     """
     ids, dense = layout.user_ids, layout.user_dense
     theirs = [group for group in batch.values if group not in layout.user_groups]
@@ -48,55 +52,55 @@ def request_from(batch: Batch, layout: RequestLayout, user: int, start: int, sto
 
 
 def repeated(request: Request, rows: int) -> Request:
-    """The request with its candidates repeated up to a number of them."""
-    found = request.candidates
-    order = torch.arange(rows) % len(found)
+    """Repeat the candidates of a request up to a number of rows."""
+    candidates = request.candidates
+    order = torch.arange(rows) % len(candidates)
     values, offsets = {}, {}
-    for group in found.values:
-        lengths = found.offsets[group].diff()[order]
+    for group in candidates.values:
+        lengths = candidates.offsets[group].diff()[order]
         offsets[group] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        starts = found.offsets[group][:-1][order]
+        starts = candidates.offsets[group][:-1][order]
         owner = torch.repeat_interleave(torch.arange(rows), lengths)
         within = torch.arange(len(owner)) - offsets[group][:-1][owner]
-        values[group] = found.values[group][starts[owner] + within]
-    return Request(request.user, Batch(found.ids[order], found.dense[order], values, offsets))
+        values[group] = candidates.values[group][starts[owner] + within]
+    return Request(request.user, Batch(candidates.ids[order], candidates.dense[order], values, offsets))
 
 
 def without_sequences(request: Request) -> Request:
-    """The request with every sequence empty."""
+    """Empty every sequence of a request."""
 
     def emptied(batch: Batch) -> Batch:
         return replace(
             batch,
-            values={group: found[:0] for group, found in batch.values.items()},
-            offsets={group: torch.zeros_like(found) for group, found in batch.offsets.items()},
+            values={group: events[:0] for group, events in batch.values.items()},
+            offsets={group: torch.zeros_like(ends) for group, ends in batch.offsets.items()},
         )
 
     return Request(emptied(request.user), emptied(request.candidates))
 
 
 def unknown(request: Request) -> Request:
-    """The request with every id out of vocabulary."""
+    """Replace every id of a request by the id out of vocabulary."""
     return _of_one_id(request, OOV_ID)
 
 
 def missing(request: Request) -> Request:
-    """The request without any value: padding ids, NaN for numbers, empty sequences."""
-    found = without_sequences(_of_one_id(request, PADDING_ID))
-    sides = (replace(side, dense=torch.full_like(side.dense, torch.nan)) for side in (found.user, found.candidates))
+    """Remove every value of a request: padding ids, NaN for numbers, empty sequences."""
+    padded = without_sequences(_of_one_id(request, PADDING_ID))
+    sides = (replace(side, dense=torch.full_like(side.dense, torch.nan)) for side in (padded.user, padded.candidates))
     return Request(*sides)
 
 
 def _of_one_id(request: Request, row: int) -> Request:
     def changed(batch: Batch) -> Batch:
-        values = {group: torch.full_like(found, row) for group, found in batch.values.items()}
+        values = {group: torch.full_like(events, row) for group, events in batch.values.items()}
         return replace(batch, ids=torch.full_like(batch.ids, row), values=values)
 
     return Request(changed(request.user), changed(request.candidates))
 
 
 def made_batch(spec: FeatureSpec, rows: int, generator: torch.Generator) -> Batch:
-    """Impressions that never were: every id as likely, normal numbers, some missing, sequences of any length."""
+    """Draw impressions: uniform ids, normal numbers, some missing, sequences of any length."""
 
     def draw(tables: list[int], count: int) -> Tensor:
         shares = torch.rand(count, len(tables), generator=generator)
@@ -110,3 +114,53 @@ def made_batch(spec: FeatureSpec, rows: int, generator: torch.Generator) -> Batc
         offsets[group] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         values[group] = draw([spec.tables[f.table] for f in fields], int(offsets[group][-1]))
     return Batch(draw([spec.tables[f.table] for f in spec.ids], rows), dense, values, offsets)
+
+
+FILE = "held_out.safetensors"
+
+
+def save_requests(path: Path, inputs: tuple[Input, ...], requests: Sequence[Request], logits: Sequence[Tensor]) -> None:
+    """Write requests with the logits that they must get, as ``NUMBER/NAME`` tensors."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for number, (request, expected) in enumerate(zip(requests, logits, strict=True)):
+        for one, tensor in zip(inputs, feed(inputs, request), strict=True):
+            tensors[f"{number}/{one.name}"] = tensor.contiguous().clone()
+        tensors[f"{number}/logits"] = expected.contiguous().clone()
+    save_file(tensors, path)
+
+
+def load_requests(path: Path, inputs: tuple[Input, ...]) -> list[tuple[Request, Tensor]]:
+    """Read the requests and logits of :func:`save_requests`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        count = len({name.partition("/")[0] for name in tensors})
+        named = [{one.name: tensors[f"{n}/{one.name}"] for one in inputs} for n in range(count)]
+        return [(to_request(inputs, values), tensors[f"{n}/logits"]) for n, values in enumerate(named)]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise UnimixerError(
+            f"{path}: not the held-out requests of this bundle ({error}); export the run again"
+        ) from None
+
+
+def to_request(inputs: Sequence[Input], tensors: Mapping[str, Tensor]) -> Request:
+    """Make a request from the named tensors of a signature."""
+    batches = {side: _side(side, inputs, tensors) for side in (USER, CANDIDATES)}
+    return Request(batches[USER], batches[CANDIDATES])
+
+
+def _side(side: str, inputs: Sequence[Input], tensors: Mapping[str, Tensor]) -> Batch:
+    own = [one for one in inputs if one.side == side]
+    lists = [one.name.removesuffix(".values") for one in own if one.name.endswith(".values")]
+    values = {group: tensors[f"{group}.values"] for group in lists}
+    offsets = {group: tensors.get(f"{group}.offsets", torch.tensor([0, len(values[group])])) for group in lists}
+    rows = 1
+    if side == CANDIDATES:
+        axes = [len(tensors[f.name]) - (f.width is None) for f in own if f.rows in (CANDIDATES, f"{CANDIDATES} + 1")]
+        rows = axes[0]
+    ids = tensors.get(f"{side}.ids", torch.zeros(rows, 0, dtype=torch.int32))
+    return Batch(ids, tensors.get(f"{side}.dense", torch.zeros(rows, 0)), values, offsets)

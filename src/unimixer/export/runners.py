@@ -1,4 +1,4 @@
-"""What runs a graph: tensors in, logits and probabilities out, from any thread."""
+"""Run a graph: tensors to logits and probabilities, from any thread."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class Runner(Protocol):
     """A loaded graph."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
-        """Logits and probabilities ``(N, tasks)`` of the tensors of a signature."""
+        """Compute logits and probabilities ``(N, tasks)`` of the tensors of a signature."""
 
 
 class OnnxRunner:
-    """onnxruntime on the CPU; a session may be run from any number of threads."""
+    """Run a graph with onnxruntime on the CPU; any number of threads may share a session."""
 
     def __init__(self, path: Path, inputs: Sequence[Input], threads: int | None) -> None:
         self.session = open_session(path, threads)
-        used = {found.name for found in self.session.get_inputs()}
-        known, given = {found.name for found in inputs}, {found.name for found in self.session.get_outputs()}
-        if not used <= known or not set(OUTPUTS) <= given:
+        used = {one.name for one in self.session.get_inputs()}
+        known, outputs = {one.name for one in inputs}, {one.name for one in self.session.get_outputs()}
+        if not used <= known or not set(OUTPUTS) <= outputs:
             raise UnimixerError(
-                f"{path}: takes {', '.join(sorted(used))} and gives {', '.join(sorted(given))}, which is not the "
+                f"{path}: takes {', '.join(sorted(used))} and gives {', '.join(sorted(outputs))}, which is not the "
                 "signature of its bundle; export the run again"
             )
-        self.places = [(place, found.name) for place, found in enumerate(inputs) if found.name in used]
+        self.inputs = [(index, one.name) for index, one in enumerate(inputs) if one.name in used]
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
         """Run the session."""
-        logits, probabilities = self.session.run(OUTPUTS, {name: tensors[at].numpy() for at, name in self.places})
+        logits, probabilities = self.session.run(OUTPUTS, {name: tensors[at].numpy() for at, name in self.inputs})
         return logits, probabilities
 
 
 class TorchRunner:
-    """A graph that torch runs; ``threads`` is then a setting of the whole process."""
+    """Run a graph with torch; ``threads`` is then a setting of the whole process."""
 
     def __init__(self, module: Any, threads: int | None) -> None:
         self.module = module

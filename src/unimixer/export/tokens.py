@@ -1,4 +1,4 @@
-r"""Tokenizers of a request: what depends on the user alone is computed once and not once a candidate.
+r"""Tokenize a request: compute the share of the user once and not once a candidate.
 
 The first layer of every tokenizer is linear in pieces of :math:`E`, whose columns are the user's or the candidate's:
 
@@ -19,13 +19,13 @@ from unimixer.features.tokenizers import ChunkTokenizer, FieldTokenizer, Semanti
 
 
 class SplitLinear(nn.Module):
-    r"""A linear map for every token, each of columns of E of its own, with the user's share split off.
+    r"""Map columns of E to every token linearly, with the user's share split off.
 
-    Tokens that read nothing of the candidate come out once a request.
+    Tokens that read no column of the candidate are computed once a request.
 
     Args:
         columns: columns of E that each token reads; ``len(owner)`` and above stand for zeros.
-        owner: for every column of E whether it is the candidate's.
+        owner: for every column of E whether it belongs to the candidate.
         weight: ``(T, width, D)``; bias: ``(T, D)``.
 
     Shape:
@@ -47,25 +47,25 @@ class SplitLinear(nn.Module):
         self.user_tokens = [t for t in range(len(columns)) if not both[t]]
         self.item_tokens = [t for t in range(len(columns)) if both[t]]
         self.item_width = int(owner.sum())
-        place = torch.where(owner, owner.cumsum(0) - 1, (~owner).cumsum(0) - 1)
+        position = torch.where(owner, owner.cumsum(0) - 1, (~owner).cumsum(0) - 1)
         of_user = ~of_item & (columns < end)
         everything = list(range(len(columns)))
-        user = _packed(columns, of_user, place, weight, everything, int((~owner).sum()))
-        item = _packed(columns, of_item, place, weight, self.item_tokens, self.item_width)
-        for name, (found, part) in {"user": user, "item": item}.items():
-            self.register_buffer(f"{name}_columns", found)
+        user = _packed(columns, of_user, position, weight, everything, int((~owner).sum()))
+        item = _packed(columns, of_item, position, weight, self.item_tokens, self.item_width)
+        for name, (picked, part) in {"user": user, "item": item}.items():
+            self.register_buffer(f"{name}_columns", picked)
             self.register_buffer(f"{name}_weight", part)
         self.register_buffer("bias", bias)
         self.aligned = torch.equal(item[0].flatten(), torch.arange(self.item_width))
 
     def user_share(self, user: Tensor | None) -> Tensor:
-        """What the user's columns give every token, the bias included: ``(1, T, D)``."""
+        """Compute the share of the user's columns in every token, with the bias: ``(1, T, D)``."""
         if user is None or not self.user_weight.shape[1]:
             return self.bias.unsqueeze(0)
         return ops.per_token_linear(F.pad(user, (0, 1))[:, self.user_columns], self.user_weight, self.bias)
 
     def forward(self, user: Tensor | None, items: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Both kinds of tokens."""
+        """Compute the tokens of the user alone and the others."""
         once = self.user_share(user)
         alone = once[:, self.user_tokens] if self.user_tokens else None
         if not self.item_tokens:
@@ -77,27 +77,27 @@ class SplitLinear(nn.Module):
 
 
 def _packed(
-    columns: Tensor, chosen: Tensor, place: Tensor, weight: Tensor, tokens: Sequence[int], width: int
+    columns: Tensor, chosen: Tensor, position: Tensor, weight: Tensor, tokens: Sequence[int], width: int
 ) -> tuple[Tensor, Tensor]:
-    """Columns of one side for each of some tokens, padded to one width, and their rows of the weight."""
+    """Pick the columns of one side for some tokens, padded to one width, with their rows of the weight."""
     lists = [columns[t][chosen[t]] for t in tokens]
-    widest = max((len(found) for found in lists), default=0)
+    widest = max(map(len, lists), default=0)
     table = torch.full((len(tokens), widest), width, dtype=torch.long)
     part = torch.zeros(len(tokens), widest, weight.shape[2])
-    for row, (token, found) in enumerate(zip(tokens, lists, strict=True)):
-        table[row, : len(found)] = place[found]
-        part[row, : len(found)] = weight[token][chosen[token]]
+    for row, (token, picked) in enumerate(zip(tokens, lists, strict=True)):
+        table[row, : len(picked)] = position[picked]
+        part[row, : len(picked)] = weight[token][chosen[token]]
     return table, part
 
 
 def in_order(
     alone: Tensor | None, items: Tensor | None, user_tokens: Sequence[int], item_tokens: Sequence[int], rows: int
 ) -> Tensor:
-    """Tokens of both kinds in their order, those of the user repeated for every candidate."""
+    """Put tokens of both kinds in their order; those of the user are repeated for every candidate."""
     parts = [None if alone is None else alone.expand(rows, -1, -1), items]
-    given = [part for part in parts if part is not None]
+    present = [part for part in parts if part is not None]
     order = [*user_tokens, *item_tokens]
-    tokens = given[0] if len(given) == 1 else torch.cat(given, dim=1)
+    tokens = present[0] if len(present) == 1 else torch.cat(present, dim=1)
     if order == sorted(order):
         return tokens
     back = torch.tensor(order).argsort()
@@ -105,7 +105,7 @@ def in_order(
 
 
 class SplitTokenizer(nn.Module):
-    """The tokens of :class:`ChunkTokenizer`, or of :class:`FieldTokenizer` with a linear layer.
+    """Make the tokens of :class:`ChunkTokenizer`, or of :class:`FieldTokenizer` with a linear layer.
 
     Shape:
         - user: ``(1, E_u)``; items: ``(N, E_c)``; output: ``(N, T, D)``
@@ -116,13 +116,13 @@ class SplitTokenizer(nn.Module):
         self.linear = SplitLinear(columns, owner, weight, bias)
 
     def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
-        """All tokens in their order."""
+        """Compute all tokens in their order."""
         alone, others = self.linear(user, items)
         return in_order(alone, others, self.linear.user_tokens, self.linear.item_tokens, items.shape[0])
 
 
 class SplitFields(nn.Module):
-    """The tokens of a :class:`FieldTokenizer` without a linear layer: every field's vector, in the order of E."""
+    """Make the tokens of a :class:`FieldTokenizer` without a linear layer: the vector of every field."""
 
     def __init__(self, owner: Tensor, width: int) -> None:
         super().__init__()
@@ -132,14 +132,14 @@ class SplitFields(nn.Module):
         self.item_tokens = [t for t in range(len(fields)) if fields[t]]
 
     def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
-        """All tokens in their order."""
+        """Compute all tokens in their order."""
         alone = None if user is None else user.reshape(1, -1, self.width)
         others = items.reshape(items.shape[0], -1, self.width) if self.item_tokens else None
         return in_order(alone, others, self.user_tokens, self.item_tokens, items.shape[0])
 
 
 class SplitSemantic(nn.Module):
-    """The tokens of a :class:`SemanticTokenizer`: groups of the user's fields go through both layers once."""
+    """Make the tokens of a :class:`SemanticTokenizer`: groups of the user's fields pass both layers once."""
 
     weight: Tensor
     bias: Tensor
@@ -155,7 +155,7 @@ class SplitSemantic(nn.Module):
         self.register_buffer("bias", _bias(tokenizer.output))
 
     def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
-        """The global token, then the groups'."""
+        """Compute the global token, then those of the groups."""
         rows = items.shape[0]
         once, each = self.first(user, items)
         summary = in_order(once, each, self.first.user_tokens, self.first.item_tokens, rows)
@@ -184,11 +184,11 @@ def _bias(linear: nn.Module) -> Tensor:
 
 
 def split_tokenizer(tokenizer: nn.Module, owner: Tensor) -> nn.Module:
-    """A trained tokenizer in its form for requests.
+    """Convert a trained tokenizer to its form for requests.
 
     Args:
         tokenizer: one of :mod:`unimixer.features.tokenizers`.
-        owner: for every column of E whether it is the candidate's.
+        owner: for every column of E whether it belongs to the candidate.
     """
     if isinstance(tokenizer, SemanticTokenizer):
         return SplitSemantic(tokenizer, owner)

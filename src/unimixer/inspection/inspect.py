@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from unimixer.backbones import count_parameters
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.loader import Loader
+from unimixer.environment import states_kept, versions
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.evaluation import store_of
 from unimixer.inspection.activations import WEIGHTS, AttentionMeter, AttentionReport, watch
 from unimixer.inspection.effective_rank import RankMeter, RankStatistics
 from unimixer.inspection.matrices import learned_mixings
@@ -23,7 +22,7 @@ from unimixer.profiling.flops import count_flops
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.model import best_weights, build_ranker, load_ranker, with_tasks
-from unimixer.training.run import RunFolder, versions
+from unimixer.training.run import RunFolder, store_of
 from unimixer.training.train import WARM_UP
 from unimixer.training.warm_start import WarmStart
 

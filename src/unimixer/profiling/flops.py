@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unimixer.backbones.base import Backbone
 from unimixer.errors import check_positive
-from unimixer.ops.sinkhorn.implicit import PLAIN_STEPS
+from unimixer.ops.sinkhorn import newton
 
 Shape = Sequence[int]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-SINKHORN_STEPS = 10
+TYPICAL_STEPS = 10
 """Steps of the solver for a random matrix, the first four plain; a matrix that starts from the rule takes none at
 first, and as many as it has moved away later."""
 
@@ -144,7 +144,7 @@ def separate_graph_nodes() -> Iterator[None]:
             hook.remove()
 
 
-def sinkhorn_flops(count: int, size: int, *, symmetric: bool, steps: int = SINKHORN_STEPS) -> tuple[int, int]:
+def sinkhorn_flops(count: int, size: int, *, symmetric: bool, steps: int = TYPICAL_STEPS) -> tuple[int, int]:
     r"""FLOPs of scaling ``count`` matrices of N x N with the implicit gradient: unseen and seen by torch's counter.
 
     A plain step takes about :math:`4 N^2`; a Newton step factorises the Hessian as well, :math:`N^3 / 3`, which in the
@@ -162,9 +162,9 @@ def sinkhorn_flops(count: int, size: int, *, symmetric: bool, steps: int = SINKH
         ((621, 0), (945, 90))
     """
     plain, hessian = 4 * size**2, size**3 // 3 + 2 * size**2
-    newton = max(0, steps - PLAIN_STEPS)
+    newton_steps = max(0, steps - newton.SINKHORN_STEPS)
     product = 0 if symmetric else 2 * size**3
-    unseen = steps * plain + newton * (hessian + product) + 2 * plain + hessian
+    unseen = steps * plain + newton_steps * (hessian + product) + 2 * plain + hessian
     return count * unseen, 0 if symmetric else count * (product + 4 * size**2)
 
 

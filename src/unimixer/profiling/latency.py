@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 import torch
 
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
-from unimixer.environment import cpu_model
+from unimixer.environment import cpu_model, states_kept
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
 from unimixer.io import read_json, write_text

@@ -1,9 +1,8 @@
-"""Typed settings from YAML: one reader and one parser for schemas, recipes and studies, one sentence for a mistake."""
+"""Read typed settings from YAML: one reader and one parser for schemas, recipes and studies."""
 
 from unimixer.settings.document import Document, copied, load_yaml, read_yaml
-from unimixer.settings.model import Settings, annotated_yaml, dump_yaml, origins_of, parse
+from unimixer.settings.model import Settings, annotated_yaml, dump_yaml, models_in, origins_of, parse
 from unimixer.settings.overrides import Change, check_distinct, override, parse_scalar, read_change, read_changes
-from unimixer.settings.suggest import models_in
 
 __all__ = [
     "Change",

@@ -1,9 +1,9 @@
-"""YAML read in one way: every key once, every scalar as YAML 1.2 has it, every value with the line where it stands."""
+"""Read YAML in one way: every key once, every scalar as in YAML 1.2, every value with its line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import yaml
 from unimixer.errors import UnimixerError
 from unimixer.io import kind_of
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and list positions from the top to a value."""
 MOST_VALUES = 100_000
-"""Values that a file may have once its aliases are written out."""
+"""Largest number of values of a file with its aliases written out."""
 
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = (
@@ -29,31 +29,31 @@ _SCALARS = {
     "float": re.compile(_FLOAT),
 }
 """The core schema of YAML 1.2, and ``1_000``: ``no``, ``12:30``, ``007`` and dates are texts, ``1e-3`` is a number. A
-field that is a boolean or a date still takes such a text for what it means there."""
+field that is a boolean or a date still accepts such a text."""
 
 
 class Document(dict[str, Any]):
-    """Values with the origin of each, for what is said about them.
+    """Hold values with the origin of each, for error messages.
 
     Args:
         values: the nested values.
-        origins: where they are from, by their place, for example ``recipe.yaml, line 3``.
+        origins: origin by keys, for example ``recipe.yaml, line 3``.
     """
 
-    def __init__(self, values: Mapping[str, Any], origins: Mapping[Place, str]) -> None:
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> None:
         super().__init__(values)
         self.origins = dict(origins)
 
-    def origin(self, place: Place) -> str | None:
-        """Where the value at a place is from, or the nearest one that holds it."""
-        for length in range(len(place), 0, -1):
-            if place[:length] in self.origins:
-                return self.origins[place[:length]]
+    def origin(self, key_path: KeyPath) -> str | None:
+        """Return the origin of a value, or of the nearest mapping that holds it."""
+        for length in range(len(key_path), 0, -1):
+            if key_path[:length] in self.origins:
+                return self.origins[key_path[:length]]
         return None
 
     def with_values(self, values: Mapping[str, Any], origin: str) -> Document:
-        """A copy in which some keys of the top have other values."""
-        kept = {place: found for place, found in self.origins.items() if place[0] not in values}
+        """Copy the document with other values for some keys of the top."""
+        kept = {key_path: origin for key_path, origin in self.origins.items() if key_path[0] not in values}
         return Document({**self, **values}, {**kept, **{(key,): origin for key in values}})
 
 
@@ -64,8 +64,8 @@ def load_yaml(path: Path) -> Document:
     except FileNotFoundError:
         raise UnimixerError(f"{path}: no such file") from None
     except IsADirectoryError:
-        what = kind_of(path) or "a folder"
-        raise UnimixerError(f"{path}: is {what}, expected a YAML file") from None
+        kind = kind_of(path) or "a folder"
+        raise UnimixerError(f"{path}: is {kind}, expected a YAML file") from None
     except UnicodeDecodeError as error:
         raise UnimixerError(
             f"{path}: not valid YAML: byte {error.object[error.start]:#04x} at position {error.start:,} is not UTF-8; "
@@ -79,29 +79,29 @@ def read_yaml(text: str, name: str) -> Document:
 
     Args:
         text: the YAML.
-        name: what a message calls it.
+        name: of the text in a message.
     """
     values = _Reader(name).read(text)
     if not isinstance(values, Document):
-        found = "nothing" if values is None else type(values).__name__
-        raise UnimixerError(f"{name}: expected a mapping of keys to values, found {found}")
+        kind = "nothing" if values is None else type(values).__name__
+        raise UnimixerError(f"{name}: expected a mapping of keys to values, found {kind}")
     return values
 
 
 def read_scalar(text: str) -> Any:
-    """A plain text as YAML has it: a number, true or false, nothing, or itself."""
+    """Read a plain text as YAML does: a number, true or false, nothing, or itself."""
     kind = next((kind for kind, pattern in _SCALARS.items() if pattern.fullmatch(text)), "str")
     return _scalar(kind, text)
 
 
 def read_flow(text: str, name: str) -> Any:
-    """A value that is more than a plain text: in quotes, or a list or mapping in brackets."""
+    """Read a value in quotes, or a list or mapping in brackets."""
     values = _Reader(name).read(text)
     return dict(values) if isinstance(values, Document) else values
 
 
 def dump_values(values: Any, **options: Any) -> str:
-    """YAML that reads back as these values, here and in YAML 1.1."""
+    """Write YAML that reads back as these values, here and in YAML 1.1."""
     return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options))
 
 
@@ -122,7 +122,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that either version of YAML takes for something else."""
+    """Quote texts that either version of YAML takes for something else."""
 
 
 for _kind, _pattern in _SCALARS.items():
@@ -133,11 +133,11 @@ _Loader.add_implicit_resolver(f"{_TAG}merge", re.compile(r"<<\Z"), None)
 
 
 class _Reader:
-    """Nodes of one text, become values."""
+    """Convert the nodes of one text to values."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.origins: dict[Place, str] = {}
+        self.origins: dict[KeyPath, str] = {}
         self._values = 0
         self._open: list[yaml.Node] = []
 
@@ -168,7 +168,7 @@ class _Reader:
     def _at(self, node: yaml.Node) -> str:
         return f"{self.name}, line {node.start_mark.line + 1}"
 
-    def _value(self, node: yaml.Node, place: Place) -> Any:
+    def _value(self, node: yaml.Node, key_path: KeyPath) -> Any:
         self._values += 1
         if self._values > MOST_VALUES:
             raise UnimixerError(f"{self._at(node)}: aliases make more than {MOST_VALUES:,} values of this file")
@@ -178,9 +178,9 @@ class _Reader:
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode) and kind == "map":
-                return self._mapping(node, place)
+                return self._mapping(node, key_path)
             if isinstance(node, yaml.SequenceNode) and kind == "seq":
-                return [self._item(item, (*place, number)) for number, item in enumerate(node.value)]
+                return [self._item(item, (*key_path, number)) for number, item in enumerate(node.value)]
             if isinstance(node, yaml.ScalarNode) and kind in ("str", *_SCALARS):
                 return _scalar(kind, node.value)
         except ValueError as error:
@@ -193,12 +193,12 @@ class _Reader:
             f"{self._at(node)}: the tag {node.tag.replace(_TAG, '!!')} has no meaning here; leave it out"
         )
 
-    def _item(self, node: yaml.Node, place: Place) -> Any:
-        self.origins[place] = self._at(node)
-        return self._value(node, place)
+    def _item(self, node: yaml.Node, key_path: KeyPath) -> Any:
+        self.origins[key_path] = self._at(node)
+        return self._value(node, key_path)
 
-    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
-        """Keys are texts as they are written; merged mappings (``<<``) come below the mapping's own keys."""
+    def _mapping(self, node: yaml.MappingNode, key_path: KeyPath) -> dict[str, Any]:
+        """Read keys as texts; the mapping's own keys win over those of merged mappings (``<<``)."""
         values: dict[str, Any] = {}
         merged: list[yaml.MappingNode] = []
         first: dict[str, yaml.Node] = {}
@@ -207,7 +207,7 @@ class _Reader:
                 raise UnimixerError(f"{self._at(key_node)}: a key is a text, not a list or mapping")
             key = key_node.value
             if key in first:
-                inside = f" in {'.'.join(map(str, place))!r}" if place else ""
+                inside = f" in {'.'.join(map(str, key_path))!r}" if key_path else ""
                 raise UnimixerError(
                     f"{self._at(key_node)}: key {key!r} stands twice{inside}, first in line "
                     f"{first[key].start_mark.line + 1}; keep one of them"
@@ -216,30 +216,30 @@ class _Reader:
             if key_node.tag == f"{_TAG}merge":
                 merged += self._merged(value_node)
                 continue
-            self.origins[*place, key] = self._at(key_node)
-            values[key] = self._value(value_node, (*place, key))
+            self.origins[*key_path, key] = self._at(key_node)
+            values[key] = self._value(value_node, (*key_path, key))
         for other in merged:
             own, self.origins = self.origins, {}
-            found = self._mapping(other, place)
+            inherited = self._mapping(other, key_path)
             self.origins = own
-            for key in [key for key in found if key not in values]:
-                values[key] = found[key]
-                self.origins[*place, key] = self._at(other)
+            for key in [key for key in inherited if key not in values]:
+                values[key] = inherited[key]
+                self.origins[*key_path, key] = self._at(other)
         return values
 
     def _merged(self, node: yaml.Node) -> list[yaml.MappingNode]:
-        found: list[yaml.MappingNode] = []
+        mappings: list[yaml.MappingNode] = []
         for other in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(other, yaml.MappingNode):
                 raise UnimixerError(f"{self._at(other)}: << takes a mapping, or a list of mappings")
             if any(other is outer for outer in self._open):
                 raise UnimixerError(f"{self._at(other)}: an alias inside of what it stands for has no end")
-            found.append(other)
-        return found
+            mappings.append(other)
+        return mappings
 
 
 def copied(values: Any) -> Any:
-    """A deep copy of mappings and lists."""
+    """Copy mappings and lists deeply."""
     if isinstance(values, Mapping):
         return {key: copied(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -247,15 +247,6 @@ def copied(values: Any) -> Any:
     return values
 
 
-def leaves(values: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Values of nested mappings with their places; an empty mapping is a value."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, (*place, key))
-        else:
-            yield (*place, key), value
-
-
-def dotted(place: Iterable[str | int]) -> str:
-    """A place as people write it."""
-    return ".".join(map(str, place))
+def dotted(key_path: Iterable[str | int]) -> str:
+    """Join keys with dots."""
+    return ".".join(map(str, key_path))

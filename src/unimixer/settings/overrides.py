@@ -1,4 +1,4 @@
-"""``dotted.key=value`` on the command line: what it sets, and what it is called in a message."""
+"""Read ``dotted.key=value`` on the command line, and change nested values by it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from unimixer.settings.document import Document, copied, read_flow, read_scalar
 
 @dataclass(frozen=True)
 class Change:
-    """One value that the command line sets."""
+    """Set one value from the command line."""
 
     key: str
     value: Any
     origin: str
-    """What a message calls it, for example ``override training.seed=1``."""
+    """Its name in a message, for example ``override training.seed=1``."""
 
 
 def read_change(text: str, what: str = "override", example: str = "training.seed=1") -> Change:
     """Read ``key=value``.
 
     Args:
-        text: as it was given; everything after the first ``=`` is the value.
-        what: what a message calls it.
+        text: everything after the first ``=`` is the value.
+        what: the noun for it in a message.
         example: of the form.
     """
     key, equals, value = text.partition("=")
@@ -41,14 +41,14 @@ def read_change(text: str, what: str = "override", example: str = "training.seed
 
 
 def read_changes(texts: Sequence[str], what: str = "override", example: str = "training.seed=1") -> list[Change]:
-    """Read several; no two may be about one key."""
+    """Read several changes; no two may set one key."""
     changes = [read_change(text, what, example) for text in texts]
     check_distinct(changes)
     return changes
 
 
 def check_distinct(changes: Sequence[Change]) -> None:
-    """Raise where two changes are about one key, or one is about a part of the other."""
+    """Raise if two changes set one key, or one sets a part of the other."""
     for number, change in enumerate(changes):
         for other in changes[:number]:
             if f"{change.key}.".startswith(f"{other.key}.") or f"{other.key}.".startswith(f"{change.key}."):
@@ -57,32 +57,32 @@ def check_distinct(changes: Sequence[Change]) -> None:
 
 
 def parse_scalar(text: str, name: str = "value") -> Any:
-    """A value of the command line: quotes and brackets are YAML's, all else is one plain scalar; 1e-3 is a number."""
+    """Read a value of the command line: quotes and brackets as in YAML, all else as one plain scalar."""
     return read_flow(text, name) if text[:1] in tuple("[{'\"") else read_scalar(text)
 
 
 def override(values: Mapping[str, Any], changes: Sequence[str | Change]) -> Document:
-    """A copy of nested values with changes, which are texts ``dotted.key=value`` or read already."""
+    """Copy nested values with changes, which are texts ``dotted.key=value`` or already read."""
     read = [read_change(change) if isinstance(change, str) else change for change in changes]
     check_distinct(read)
     result: dict[str, Any] = copied(values)
     origins = dict(values.origins) if isinstance(values, Document) else {}
     for change in read:
-        place = tuple(change.key.split("."))
-        _set(result, place, change)
-        origins = {at: origin for at, origin in origins.items() if at[: len(place)] != place}
-        origins[place] = change.origin
+        key_path = tuple(change.key.split("."))
+        _set(result, key_path, change)
+        origins = {at: origin for at, origin in origins.items() if at[: len(key_path)] != key_path}
+        origins[key_path] = change.origin
     return Document(result, origins)
 
 
-def _set(values: dict[str, Any], place: tuple[str, ...], change: Change) -> None:
+def _set(values: dict[str, Any], key_path: tuple[str, ...], change: Change) -> None:
     inner = values
-    for depth, parent in enumerate(place[:-1], start=1):
+    for depth, parent in enumerate(key_path[:-1], start=1):
         if inner.get(parent) is None:
             inner[parent] = {}
         inner = inner[parent]
         if not isinstance(inner, dict):
-            above = ".".join(place[:depth])
+            above = ".".join(key_path[:depth])
             whole = f"; write the whole list: {above}=[...]" if isinstance(inner, list) else ""
             raise UnimixerError(f"{change.origin}: {above!r} has no keys below it{whole}")
-    inner[place[-1]] = copied(change.value)
+    inner[key_path[-1]] = copied(change.value)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker

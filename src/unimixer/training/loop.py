@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from unimixer.allocator import keep_freed_memory
 from unimixer.blocks import pop_statistics
 from unimixer.data.dataset import Store
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
+from unimixer.environment import keep_freed_memory
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.io import DiskError

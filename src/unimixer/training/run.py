@@ -7,20 +7,19 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unimixer.data.coverage import expected_shares
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Store, find_store
 from unimixer.data.encoding.transform import Transform
+from unimixer.environment import commit, versions
 from unimixer.errors import UnimixerError
 from unimixer.io import (
     RUN,
@@ -38,7 +37,6 @@ from unimixer.settings import dump_yaml, load_yaml, parse
 from unimixer.training.config import Recipe
 
 _AGAIN = "restore the file from a copy of the run, or train it again"
-_PACKAGES = ("unimixer", "torch", "numpy", "pyarrow", "polars", "safetensors")
 
 LOG = "train.log"
 """The lines printed while a run was trained, with the time of each."""
@@ -221,30 +219,25 @@ def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def store_of(run: RunFolder, folder: Path | None = None) -> Store:
+    """Open the store that a run was trained on.
 
+    Args:
+        run: the run.
+        folder: the folder of the store, if it moved since the training.
 
-def commit() -> str | None:
-    """Commit of the source tree that this package is imported from, with ``+changes`` where it was edited."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = _git("rev-parse", "HEAD", cwd=here)
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", cwd=here) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    Raises:
+        UnimixerError: if the store has other content.
+    """
+    store = Store(find_store(str(folder or run.recipe.store)))
+    expected = run.environment["data"]["hash"]
+    if store.hash != expected:
+        raise UnimixerError(
+            f"{store.folder} has content {store.hash}, the run was trained on {expected}; "
+            "evaluate other data as raw rows, with --input"
+        )
+    return store
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(dict(values), indent=1) + "\n", encoding="utf-8")
-
-
-def _git(*arguments: str, cwd: Path) -> str:
-    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from unimixer.errors import explain
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar, duration, say
-from unimixer.refusals import explain
 from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 from unimixer.training.run import RunFolder
 

@@ -6,9 +6,9 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from unimixer.caller import states_kept
 from unimixer.data.dataset import Store, find_store
 from unimixer.data.schema import SPLITS
+from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
 from unimixer.training.config import Recipe

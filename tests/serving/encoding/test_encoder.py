@@ -20,7 +20,7 @@ from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
-from unimixer.export import export_run, open_bundle
+from unimixer.export import ExportOptions, export_run, open_bundle
 from unimixer.features.request import Request
 from unimixer.predictor import Predictor
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
@@ -251,7 +251,7 @@ def test_real_impressions_get_the_scores_of_prediction(tmp_path: Path) -> None:
     encoder = RequestEncoder(bundle.transform, bundle.layout, store)
     log = pl.concat(chunk.frame for chunk in tables.impressions())
     videos = tables.items.frame["video_id"].to_list() if tables.items else []
-    export_run(run.folder, tmp_path / "bundle", auc_rows=500, largest=100)
+    export_run(run.folder, tmp_path / "bundle", ExportOptions(auc_rows=500, largest=100))
     exported, worst = open_bundle(tmp_path / "bundle", threads=1), 0.0
     users = log.filter(pl.col("date").cast(pl.String) >= "20220505").sample(60, seed=1)
     for number, row in enumerate(users.iter_rows(named=True)):

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
 
+from unimixer.api import evaluate_run
 from unimixer.backbones import BACKBONES, build_backbone
 from unimixer.blocks import RMSNorm
 from unimixer.data.prepare import prepare
-from unimixer.evaluation import evaluate_run
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.consolidate import consolidate_run

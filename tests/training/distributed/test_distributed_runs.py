@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import SCHEMA, toy_tables
 
+from unimixer.api import evaluate_run
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
-from unimixer.evaluation import evaluate_run
 from unimixer.metrics import MetricAccumulator
 from unimixer.predictor import Predictor
 from unimixer.settings import dump_yaml, parse

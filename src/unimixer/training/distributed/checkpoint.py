@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import UnimixerError
-from unimixer.io import replace_folder, settle_folder
+from unimixer.io import flush_folder, replace_folder
 from unimixer.ranker import Ranker
 from unimixer.training.checkpoint import Checkpointer, write_state
 from unimixer.training.consolidate import (
@@ -123,7 +123,7 @@ class ShardedCheckpointer(Checkpointer):
         def complete() -> None:
             (temporary / TABLES_DESCRIPTION).write_text(describe_tables(self.tables), encoding="utf-8")
             write_more(temporary)
-            settle_folder(temporary)
+            flush_folder(temporary)
             replace_folder(temporary, target)
 
         self.processes.on_rank_zero(complete)

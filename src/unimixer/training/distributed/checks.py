@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from unimixer.data.dataset import Store
+from unimixer.environment import versions
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.training.config import Recipe
 from unimixer.training.process_group import ProcessGroup
-from unimixer.training.run import versions
 from unimixer.training.summary import flat
 
 FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")

@@ -1,0 +1,1 @@
+"""Benchmarks: the suite and scripts of their own. No part of the installed package."""
