@@ -9,9 +9,13 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/benchmarks/results
 if [ "${1:-}" = "--out" ]; then out=${2:?--out needs a folder}; fi
+python=${PYTHON:-python3}
+if ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+    echo "error: $python has no torch that sees a GPU; PYTHON=... names another one" >&2
+    exit 2
+fi
 mkdir -p "$out" && : >"$out/gpu.log"
 export PYTHONPATH=$root/src PYTHONUNBUFFERED=1
-python=${PYTHON:-python3}
 failed=""
 
 part() { # name, seconds at most, command

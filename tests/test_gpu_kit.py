@@ -3,6 +3,8 @@
 import csv
 import importlib
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,15 @@ def test_every_pass_and_form_passes_the_gate_and_has_a_row(
             assert row["note"] == ""
             assert float(row["mfu"]) > 0
             assert math.isclose(float(row["tflops"]), float(row["gflops"]) / float(row["ms"]), rel_tol=0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kit would run whole")
+def test_the_kit_refuses_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    command = ["bash", str(FOLDER.with_suffix(".sh")), "--out", str(tmp_path / "rows")]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "has no torch that sees a GPU" in done.stderr
+    assert not (tmp_path / "rows").exists()
 
 
 def test_work_of_a_forward_by_hand(kit: dict[str, ModuleType]) -> None:

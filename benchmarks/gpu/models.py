@@ -21,6 +21,7 @@ them compile at once, which fills the cache of torch.compile.
 from __future__ import annotations
 
 import argparse
+import copy
 import subprocess
 import sys
 import time
@@ -61,7 +62,10 @@ class Unavailable(Exception):  # noqa: N818
 
 
 class Subject:
-    """A backbone with a head on the mean of its tokens, static inputs, and the two passes that are measured."""
+    """A backbone with a head on the mean of its tokens, static inputs, and the two passes that are measured.
+
+    A form of a pass can follow another: parameters and Adam's state are put back to where they were.
+    """
 
     def __init__(self, backbone: Backbone, batch: int, device: torch.device, *, bfloat16: bool) -> None:
         torch.manual_seed(1)
@@ -70,6 +74,7 @@ class Subject:
         self.tokens = torch.randn(batch, backbone.num_tokens, backbone.token_dim).to(device).requires_grad_()
         self.labels = torch.arange(batch, device=device).remainder(2).float()
         self.parameters = [*self.backbone.parameters(), *self.head.parameters()]
+        self.start = [p.detach().clone() for p in self.parameters]
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.parameters, 1e-3, capturable=on_gpu, fused=on_gpu or None)
         self.device, self.bfloat16, self.loss = device, bfloat16, self._loss
@@ -113,10 +118,9 @@ class Subject:
             self.model = torch.compile(self.model, fullgraph=True, backend=backend)
 
     def capture(self, kind: str) -> Callable[[], Tensor]:
-        """A pass as a CUDA graph; parameters and Adam's state are put back to where they were."""
+        """A pass as a CUDA graph."""
         if self.device.type != "cuda":
             raise Unavailable("a CUDA graph needs a GPU")
-        before = [p.detach().clone() for p in self.parameters]
         result: list[Tensor] = []
 
         def call() -> None:
@@ -124,7 +128,7 @@ class Subject:
 
         replay = captured(call)
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, before, strict=True):
+            for parameter, value in zip(self.parameters, self.start, strict=True):
                 parameter.copy_(value)
             for state in self.optimizer.state.values():
                 for value in state.values():
@@ -135,15 +139,6 @@ class Subject:
             return result[0].clone()
 
         return replayed
-
-
-def prepare(subject: Subject, kind: str, form: str, backend: str) -> Callable[[], Tensor]:
-    """The pass of a form."""
-    if form.startswith("compiled"):
-        subject.compile(kind, backend)
-    if form.endswith("graph"):
-        return subject.capture(kind)
-    return subject.step if kind == "step" else subject.forward
 
 
 def trajectory(step: Callable[[], Tensor], subject: Subject) -> tuple[list[float], Tensor]:
@@ -193,38 +188,49 @@ def measure_model(rows: Rows, name: str, params: str, options: argparse.Namespac
     device = torch.device(options.device)
     token_dim, hidden_dim = SIZES[name][params]
 
-    def subject(bfloat16: bool) -> Subject:
-        torch.manual_seed(0)
-        backbone = build_backbone(name, num_tokens=16, token_dim=token_dim, hidden_dim=hidden_dim)
-        return Subject(backbone, options.batch, device, bfloat16=bfloat16)
-
-    exact = subject(bfloat16=False)
-    expected = {
-        "forward": facts(exact.forward, exact, "forward"),
-        "step": facts(exact.step, exact, "step"),
-    }
-    flops = forward_flops(exact.backbone) * options.batch
-    size = sum(p.numel() for p in exact.backbone.parameters())
-    del exact
+    torch.manual_seed(0)
+    backbone = build_backbone(name, num_tokens=16, token_dim=token_dim, hidden_dim=hidden_dim).to(device)
+    exact = Subject(copy.deepcopy(backbone), options.batch, device, bfloat16=False)
+    calls = {"forward": exact.forward, "step": exact.step}
+    expected = {kind: facts(call, exact, kind) for kind, call in calls.items()}
+    flops = forward_flops(backbone) * options.batch
+    row: dict[str, object] = {"model": name, "params": sum(map(Tensor.numel, backbone.parameters()))}
+    del exact, calls
     fine = True
     for kind in PASSES:
-        for form in options.forms:
-            row: dict[str, object] = {"model": name, "params": size, "batch": options.batch, "pass": kind, "form": form}
-            try:
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                tried = subject(bfloat16=True)
-                call = prepare(tried, kind, form, options.backend)
-                gate(facts(call, tried, kind), expected[kind])
+        work = flops * (3 if kind == "step" else 1)
+        for compiled in (False, True):
+            forms = [form for form in options.forms if form.startswith("compiled") == compiled]
+            subject = Subject(copy.deepcopy(backbone), options.batch, device, bfloat16=True)
+            if compiled:
+                subject.compile(kind, options.backend)
+            for form in forms:
+                values = measure(subject, kind, form, expected[kind], work, options)
+                fine &= str(values.get("note", "Unavailable")).startswith("Unavailable")
                 if not options.warm:
-                    row |= times(call, device, flops * (3 if kind == "step" else 1), options)
-            except Exception as error:
-                row["note"] = reason(error)
-                fine &= isinstance(error, Unavailable)
-            if not options.warm:
-                rows.add(**row)
+                    rows.add(**row, batch=options.batch, **{"pass": kind}, form=form, **values)
     return fine
+
+
+def measure(
+    subject: Subject,
+    kind: str,
+    form: str,
+    expected: tuple[list[float], Tensor],
+    work: int,
+    options: argparse.Namespace,
+) -> dict[str, object]:
+    """Gate, then time, one form of a pass; where that cannot be, the reason."""
+    try:
+        if subject.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        plain = subject.step if kind == "step" else subject.forward
+        call = subject.capture(kind) if form.endswith("graph") else plain
+        gate(facts(call, subject, kind), expected)
+        return {} if options.warm else times(call, subject.device, work, options)
+    except Exception as error:
+        return {"note": reason(error)}
 
 
 def times(

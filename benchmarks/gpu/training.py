@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu-training.csv"))
-    parser.add_argument("--models", nargs="+", default=["unimixer-lite", "rankmixer"])
+    parser.add_argument("--models", nargs="+", default=["unimixer-lite"])
     parser.add_argument("--forms", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--batch", type=int, default=4096)
