@@ -98,7 +98,7 @@ def test_want_of_memory_says_how_much_was_asked_for() -> None:
         with pytest.raises((MemoryError, RuntimeError)) as error:
             ask()
         said[name] = out_of_memory(error.value) or ""
-    assert said["torch"].startswith("out of memory: 4,194,304.0 GiB were asked for at once; make what is large smaller")
+    assert said["torch"].startswith("out of memory: 4,194,304.0 GiB were asked for at once; reduce the batch size")
     assert "8.00 PiB were asked for" in said["numpy"]
     assert "1,048,576.0 GiB" in said["pyarrow"]
     assert "a tensor of shape [1152921504606846976, 1000] is larger than any memory" in said["shape"]

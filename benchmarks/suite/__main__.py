@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -16,7 +16,7 @@ from benchmarks.suite.registry import NAMES, benchmark, is_benchmark, select
 from benchmarks.suite.results import FOLDER, Row, read_rows
 from benchmarks.suite.run import REPEATS, run_benchmarks
 from unimixer.cli import main as run_program
-from unimixer.cli.output import Json, emit, markdown, table
+from unimixer.cli.output import Json, emit, markdown, table, takes
 from unimixer.errors import UnimixerError
 
 PROGRAM = "python -m benchmarks.suite"
@@ -25,7 +25,7 @@ Threads = Annotated[int | None, typer.Option("--threads", help="Threads of torch
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
 
 app = typer.Typer(
-    help="Measure what the parts cost on this machine; a benchmark agrees with its reference before it is timed.",
+    help="Measure the cost of the parts on this machine; an implementation must agree with its reference to be timed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,30 +67,43 @@ def list_benchmarks(as_json: Json = False) -> None:
     emit({"benchmarks": values}, as_json, lambda: table(None, columns, rows, left=3))
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """Choose the benchmarks to run and the way to run them."""
+
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, patterns of names, or all.")]
+    cases: Cases = "small"
+    repeats: Annotated[int, typer.Option("--repeats", help="Rounds of a case.")] = REPEATS
+    threads: Threads = None
+    device: Device = "cpu"
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.", show_default=False)] = FOLDER
+    as_json: Json = False
+
+
 @app.command("run")
-def run(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, patterns of names, or all.")],
-    cases: Cases = "small",
-    repeats: Annotated[int, typer.Option("--repeats", help="Rounds of a case.")] = REPEATS,
-    threads: Threads = None,
-    device: Device = "cpu",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.", show_default=False)] = FOLDER,
-    as_json: Json = False,
-) -> None:
+@takes(RunOptions)
+def run(options: RunOptions) -> None:
     """Run benchmarks and keep their rows; a rerun replaces its own.
 
     Examples: python -m benchmarks.suite run mixing sinkhorn · python -m benchmarks.suite run 'backbone-*' --cases all
     --threads 2
     """
-    rows = run_benchmarks(select(names), cases=cases, repeats=repeats, threads=threads, device=device, out=out)
+    rows = run_benchmarks(
+        select(options.names),
+        cases=options.cases,
+        repeats=options.repeats,
+        threads=options.threads,
+        device=options.device,
+        out=options.out,
+    )
 
     def show() -> None:
         for name in dict.fromkeys(row.benchmark for row in rows):
             _show(name, [row for row in rows if row.benchmark == name])
             print(_place([row for row in rows if row.benchmark == name]))
-        print(f"rows are in {out}")
+        print(f"rows are in {options.out}")
 
-    emit({"folder": str(out), "rows": [asdict(row) for row in rows]}, as_json, show)
+    emit({"folder": str(options.out), "rows": [asdict(row) for row in rows]}, options.as_json, show)
 
 
 MEASURED: dict[str, Callable[[Row], str]] = {

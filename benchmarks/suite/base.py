@@ -17,7 +17,7 @@ from unimixer.errors import UnimixerError
 
 
 class UnavailableError(UnimixerError):
-    """An implementation cannot run at this size or on this machine; its row says why and has no time."""
+    """Raised if an implementation cannot run at this size or on this machine; its row gives the reason and no time."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from unimixer.progress import progress_bar
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 5
 WITHIN = 3
-"""Rounds inside a process; processes are what is repeated."""
+"""Rounds inside a process; the processes are repeated."""
 _START = "from benchmarks.suite.commits import work; work()"
 
 
@@ -42,11 +42,9 @@ def compare_commits(
     new: str | None,
     names: Sequence[str],
     *,
-    cases: str = "small",
     rounds: int = ROUNDS,
-    threads: int | None = None,
-    device: str = "cpu",
     root: Path | None = None,
+    **options: Any,
 ) -> list[Comparison]:
     """Run benchmarks at two commits by turns: base, new; new, base; ...
 
@@ -58,11 +56,9 @@ def compare_commits(
         base: a commit, branch or tag.
         new: likewise; None is the working tree.
         names: of benchmarks.
-        cases: as in :func:`~benchmarks.suite.run.run_benchmarks`.
         rounds: processes a side.
-        threads: of torch.
-        device: ``cpu``, ``cuda`` or ``auto``.
         root: of the checkout (default: the one that the benchmarks are in).
+        options: ``cases``, ``threads`` and ``device`` of :func:`~benchmarks.suite.run.run_benchmarks`.
 
     Raises:
         UnimixerError: outside a checkout; an unknown commit; a process that fails.
@@ -75,7 +71,7 @@ def compare_commits(
             f"comparing commits needs a git checkout of unimixer, and {root} is none; clone it with git "
             "(two result files can be compared anywhere)"
         )
-    options = {"names": list(names), "cases": cases, "threads": threads, "device": device}
+    options["names"] = list(names)
     measured: list[tuple[list[Row], list[Row]]] = []
     with TemporaryDirectory(prefix="unimixer-compare-") as folder:
         sides = [_copy(root, base, Path(folder) / "base"), _new_side(root, new, Path(folder) / "new")]

@@ -52,7 +52,7 @@ def compare_rows(base: Sequence[Row], new: Sequence[Row]) -> list[Comparison]:
 def _why_none(base: Sequence[Row], new: Sequence[Row]) -> str:
     if not base or not new:
         return "one has no rows"
-    alike = [(a, b) for a in base for b in new if a.what == b.what]
+    alike = [(a, b) for a in base for b in new if a.subject == b.subject]
     if not alike:
         return "they measure different benchmarks or cases"
     first, second = alike[0]
@@ -94,10 +94,12 @@ def compare_rounds(rounds: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> lis
             for base_rows, new_rows in rounds
             for old in base_rows
             for row in new_rows
-            if old.what == row.what == new.what
+            if old.subject == row.subject == new.subject
         ]
         if not pairs:
-            comparisons.append(Comparison(*new.what, None, new.seconds, None, None, None, "the base has no such row"))
+            comparisons.append(
+                Comparison(*new.subject, None, new.seconds, None, None, None, "the base has no such row")
+            )
             continue
         failed = next((_blank(*pair) for pair in pairs if _blank(*pair).verdict), None)
         if failed is not None:
@@ -107,7 +109,7 @@ def compare_rounds(rounds: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> lis
         new_times = [row.seconds for _, row in pairs if row.seconds]
         logs = [math.log(n / b) for b, n in zip(base_times, new_times, strict=True)]
         typical = statistics.median(base_times), statistics.median(new_times)
-        middle = Comparison(*new.what, *typical, None, None, None, "")
+        middle = Comparison(*new.subject, *typical, None, None, None, "")
         ratio = math.exp(statistics.mean(logs))
         if len(logs) < 2:
             comparisons.append(replace(middle, ratio=ratio, verdict="no interval"))
@@ -123,7 +125,7 @@ def _blank(base: Row, new: Row) -> Comparison:
     for name, row in (("base", base), ("new", new)):
         if row.status != OK or not row.seconds:
             verdict = verdict or f"{name}: {row.status}"
-    return Comparison(*new.what, base.seconds, new.seconds, None, None, None, verdict)
+    return Comparison(*new.subject, base.seconds, new.seconds, None, None, None, verdict)
 
 
 def _judged(comparison: Comparison, ratio: float, margin: float) -> Comparison:

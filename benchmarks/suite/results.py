@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "results"
 
 @dataclass(frozen=True)
 class Machine:
-    """Name what all rows of a process have in common."""
+    """Hold the facts that all rows of a process share."""
 
     machine: str
     cores: int
@@ -98,10 +98,10 @@ class Row:
     @property
     def measured_at(self) -> tuple[object, ...]:
         """Identify the benchmark and the machine, which two rows must share to be compared."""
-        return (*self.what, self.machine, self.cores, self.threads, self.device)
+        return (*self.subject, self.machine, self.cores, self.threads, self.device)
 
     @property
-    def what(self) -> tuple[str, str, str]:
+    def subject(self) -> tuple[str, str, str]:
         """Name benchmark, case and implementation."""
         return self.benchmark, self.case, self.implementation
 

@@ -106,7 +106,11 @@ def run_case(
     with setting(benchmark, case, device) as where:
         try:
             inputs, work = benchmark.inputs(case, where), benchmark.work(case)
-        except (UnimixerError, ImportError, TypeError) as error:  # an older version lacks what the case needs
+        except (
+            UnimixerError,
+            ImportError,
+            TypeError,
+        ) as error:  # an older version may lack a feature that the case needs
             for name in benchmark.implementations:
                 yield row(name, f"failed: {' '.join(str(error).split())}")
             return

@@ -198,7 +198,7 @@ def out_of_memory(error: BaseException) -> str | None:
         )
     where = "the GPU is out of memory" if "CUDA" in text else "out of memory"
     return (
-        f"{where}{much}; make what is large smaller (batch size, embedding width, model, rows or processes at once), "
+        f"{where}{much}; reduce the batch size, embedding width, model, rows or number of processes, "
         "or use a machine with more"
     )
 

@@ -125,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """Recognize what this program made at a path, by the files in it."""
+    """Recognize a run, a store, a bundle, a study or a sweep by the files in its folder."""
     if path.is_file():
         return "a file"
     for name, kind in _MADE.items():

@@ -52,7 +52,7 @@ def test_every_entry_runs_and_agrees(name: str, tmp_path: Path) -> None:
     rows = run_benchmarks([entry], cases="all", repeats=1, out=tmp_path)
     assert [(row.implementation, row.status) for row in rows] == [(key, "ok") for key in entry.implementations]
     assert all(row.seconds and row.seconds > 0 and row.repeats == 1 for row in rows)
-    assert [row.what for row in read_rows(tmp_path / f"{name}.csv")] == [row.what for row in rows]
+    assert [row.subject for row in read_rows(tmp_path / f"{name}.csv")] == [row.subject for row in rows]
     work = entry.work(entry.cases[0])
     for row in rows:
         assert (row.sgemm_share is None) == (not work.flops)

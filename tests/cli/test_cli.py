@@ -183,7 +183,7 @@ def test_want_of_memory_is_one_sentence_and_a_fault_of_the_program_is_a_tracebac
 
     fails(MemoryError("Unable to allocate 7.11 PiB for an array"))
     error = cli("train", recipe).last_error
-    assert error.startswith("out of memory: 7.11 PiB were asked for; make what is large smaller")
+    assert error.startswith("out of memory: 7.11 PiB were asked for; reduce the batch size")
     fails(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         main(["train", str(recipe)])

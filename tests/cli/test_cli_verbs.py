@@ -329,8 +329,8 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
     # without the report extra, on the same runs, there is no picture and nothing else is missing
     kept = (tmp_path / "demo").rename(tmp_path / "kept")
     (tmp_path / "demo").mkdir()
-    monkeypatch.setattr("unimixer.api.prepare", lambda *_, **__: Store(kept / "store"))
-    monkeypatch.setattr("unimixer.api.train", lambda *_, folder, **__: RunFolder(kept / "runs" / folder.name))
+    monkeypatch.setattr("unimixer.cli.demo.prepare", lambda *_, **__: Store(kept / "store"))
+    monkeypatch.setattr("unimixer.cli.demo.train", lambda *_, folder, **__: RunFolder(kept / "runs" / folder.name))
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""Whole backbones of two blocks, forward and backward, eager and compiled."""
+"""Time whole backbones of two blocks, forward and backward, eager and compiled."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ Sizes = tuple[int, int, int, int]
 
 
 class Model(NamedTuple):
-    """A backbone as it is measured."""
+    """Describe a backbone to measure."""
 
     backbone: str
     products: Callable[[Sizes], tuple[Product, ...]]
     """The products of the FFNs of one block."""
     options: Mapping[str, Any]
     uses: Callable[[Case], int] = lambda case: 1
-    """How often a weight is used for one sample: once, or once a token where tokens share it."""
+    """Uses of a weight for one sample: one, or one a token if tokens share it."""
 
 
 def swiglu(sizes: Sizes) -> tuple[Product, ...]:
-    """One per-token SwiGLU."""
+    """List the products of one per-token SwiGLU."""
     return ffn_products("swiglu", *sizes)
 
 
 def gelu(sizes: Sizes) -> tuple[Product, ...]:
-    """One per-token FFN with GELU."""
+    """List the products of one per-token FFN with GELU."""
     return ffn_products("gelu", *sizes)
 
 
 def twice(sizes: Sizes) -> tuple[Product, ...]:
-    """One SwiGLU on mixed tokens, one on tokens."""
+    """List the products of one SwiGLU on mixed tokens and one on tokens."""
     return swiglu(sizes) * 2
 
 
 def shared(sizes: Sizes) -> tuple[Product, ...]:
-    """One FFN with GELU for all tokens."""
+    """List the products of one FFN with GELU for all tokens."""
     tokens, batch, dim, hidden = sizes
     return ffn_products("gelu", 1, tokens * batch, dim, hidden)
 
@@ -61,7 +61,7 @@ MODELS = {
 
 
 def build(model: Model, case: Case) -> Backbone:
-    """The backbone of a case."""
+    """Build the backbone of a case."""
     options = dict(model.options)
     if model.backbone.startswith("unimixer"):
         options["block_size"] = case.sizes.get("b")
@@ -70,13 +70,13 @@ def build(model: Model, case: Case) -> Backbone:
 
 
 def inputs(case: Case, setting: Setting, *, model: Model) -> tuple[Backbone, Tensor]:
-    """A backbone in training mode and tokens ``(B, T, D)``."""
+    """Make a backbone in training mode and tokens ``(B, T, D)``."""
     torch.manual_seed(0)
     return build(model, case).to(setting.device), setting.normal(case["batch"], case["T"], case["D"])
 
 
 def work(case: Case, *, model: Model) -> Work:
-    """Six FLOPs a dense parameter and sample; as bare products those of the FFNs alone."""
+    """Count six FLOPs a dense parameter and sample; the bare products are those of the FFNs alone."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build(model, case).parameters())
     sizes = (case["T"], case["batch"], case["D"], case["D"] * case["expansion"])
@@ -85,7 +85,7 @@ def work(case: Case, *, model: Model) -> Work:
 
 
 def cases(name: str) -> tuple[Case, ...]:
-    """Two sizes of reference, then growth by the tokens and the batch, and by the block where there is one."""
+    """List two reference sizes, then growth by the tokens and the batch, and by the block if there is one."""
     sizes = [
         Case.of(D=64, T=16, expansion=4, batch=2048),
         Case.of(small=False, D=256, T=16, expansion=2, batch=2048),

@@ -1,4 +1,4 @@
-"""Embedding tables: a training step against the rows of the table, and the mean of histories against their length."""
+"""Time embedding tables: a training step against the rows of the table, and the mean of histories of many lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_DENSE = 1_000_000
 
 
 class Lookup(NamedTuple):
-    """A table ``(rows, dim)``, ids ``(B, F)`` and the gradient of what they look up ``(B, F, dim)``."""
+    """Hold a table ``(rows, dim)``, ids ``(B, F)`` and the gradient of their vectors ``(B, F, dim)``."""
 
     weight: Tensor
     ids: Tensor
@@ -26,7 +26,7 @@ class Lookup(NamedTuple):
 
 
 def inputs(case: Case, setting: Setting) -> Lookup:
-    """A table and one batch of uniform ids."""
+    """Draw a table and one batch of uniform ids."""
     shape = (case["batch"], case["fields"])
     # far from zero, even summed over a row: where a gradient is tiny, the epsilons of the optimizers differ
     upstream = 0.5 + setting.uniform(*shape, case["dim"])
@@ -35,7 +35,7 @@ def inputs(case: Case, setting: Setting) -> Lookup:
 
 
 def work(case: Case) -> Work:
-    """A row is read forward; backward it is read and written with its two moments."""
+    """Count a row as read forward; backward it is read and written with its two moments."""
     lookups = case["batch"] * case["fields"]
     return Work(num_bytes=4.0 * 7 * lookups * case["dim"], rows=lookups)
 
@@ -71,7 +71,7 @@ def _update(data: Lookup, *, rule: str) -> Prepared:
 
 
 class Histories(NamedTuple):
-    """A table, the rows of all events, and where each history begins ``(B + 1,)``."""
+    """Hold a table, the rows of all events, and the start of each history ``(B + 1,)``."""
 
     weight: Tensor
     events: Tensor
@@ -80,7 +80,7 @@ class Histories(NamedTuple):
 
 
 def histories(case: Case, setting: Setting) -> Histories:
-    """Histories of one length."""
+    """Draw histories of one length."""
     events = setting.integers(case["rows"], case["batch"] * case["length"])
     offsets = torch.arange(0, len(events) + 1, case["length"], device=events.device)
     weight = setting.normal(case["rows"], case["dim"], scale=0.01)

@@ -17,7 +17,7 @@ TRAINING = 0.8
 
 
 def inputs(case: Case, setting: Setting) -> tuple[Store, int]:
-    """A store and a batch size."""
+    """Prepare a store and choose the batch size."""
     return world_store(setting.folder / "store", case["rows"], history=case["history"]), case["batch"]
 
 

@@ -25,7 +25,7 @@ def matrix(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
 
 
 def definition(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
-    """The unified form read aloud: values of every block, then weights between blocks, with the batch in front."""
+    """Mix by the unified form as it reads: values of every block, then weights between blocks, batch first."""
     blocks = x_BL.view(len(x_BL), len(global_NN), -1)
     return ops.apply_weights(global_NN.unsqueeze(0), ops.per_token_linear(blocks, local_Nbb)).flatten(1)
 

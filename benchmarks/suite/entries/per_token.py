@@ -16,7 +16,7 @@ KINDS: dict[str, type[PerTokenFFN] | type[PerTokenSwiGLU]] = {"gelu": PerTokenFF
 
 
 class Looped(nn.Module):
-    """The same layer token by token, as its equation reads."""
+    """Compute the same layer token by token, as its equation reads."""
 
     def __init__(self, ffn: nn.Module) -> None:
         super().__init__()
@@ -42,20 +42,20 @@ def _linear(layer: PerTokenLinear, token: Tensor, number: int) -> Tensor:
 
 
 def inputs(case: Case, setting: Setting) -> tuple[nn.Module, Tensor]:
-    """A layer and tokens ``(B, T, D)``."""
+    """Make a layer and tokens ``(B, T, D)``."""
     torch.manual_seed(0)
     ffn = KINDS[case["ffn"]](case["T"], case["D"], case["H"]).to(setting.device)
     return ffn, setting.normal(case["batch"], case["T"], case["D"])
 
 
 def ffn_products(kind: str, tokens: int, batch: int, dim: int, hidden: int) -> tuple[Product, Product]:
-    """The two batched products of a per-token layer; a gate is part of the first."""
+    """List the two batched products of a per-token layer; a gate is part of the first."""
     wide = 2 * hidden if kind == "swiglu" else hidden
     return Product(tokens, batch, dim, wide), Product(tokens, batch, hidden, dim)
 
 
 def work(case: Case) -> Work:
-    """Six FLOPs a weight and sample; input, output and their gradients pass the memory at least once."""
+    """Count six FLOPs a weight and sample; input, output and their gradients pass the memory at least once."""
     products = ffn_products(case["ffn"], case["T"], case["batch"], case["D"], case["H"])
     weights = KINDS[case["ffn"]].num_parameters(case["T"], case["D"], case["H"])
     moved = 5 * case["batch"] * case["T"] * case["D"] + 3 * weights
@@ -67,7 +67,7 @@ def _looped(data: tuple[nn.Module, Tensor]) -> Prepared:
 
 
 def trained(module: nn.Module, tokens: Tensor) -> Prepared:
-    """Forward and backward of a copy of a module, with gradients of its input and of all parameters.
+    """Prepare forward and backward of a copy of a module, with gradients of its input and of all parameters.
 
     Parameters are named by their number, so that modules which wrap each other compare.
     """
@@ -75,7 +75,7 @@ def trained(module: nn.Module, tokens: Tensor) -> Prepared:
 
 
 def compiled(module: nn.Module, tokens: Tensor) -> Prepared:
-    """The same through ``torch.compile`` in one graph.
+    """Prepare the same through ``torch.compile`` in one graph.
 
     Raises:
         UnavailableError: without a C++ compiler on a CPU.

@@ -23,7 +23,7 @@ REQUEST = 64
 
 
 class Inputs(NamedTuple):
-    """A run and raw rows."""
+    """Hold a run and raw rows."""
 
     run: Path
     rows: pl.DataFrame
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
 
 def inputs(case: Case, setting: Setting) -> Inputs:
-    """A run of one step, and the first rows of its log."""
+    """Train a run of one step and take the first rows of its log."""
     store = world_store(setting.folder / "store", ROWS)
     recipe = {
         "name": "benchmark",

@@ -1,4 +1,4 @@
-"""Sinkhorn: the solver with its implicit gradient beside unrolled iterations, and what the cache saves."""
+"""Time Sinkhorn: the solver with its implicit gradient beside unrolled iterations, and cached matrices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _prepare(data: tuple[Tensor, bool], *, unroll: bool) -> Prepared:
 
 
 def mixing_inputs(case: Case, setting: Setting) -> UniMixing:
-    """A mixing whose matrices follow from random raw ones."""
+    """Make a mixing with random raw matrices."""
     mixing = UniMixing(case["L"], case["b"], init="random", temperature=TAU).to(setting.device)
     with torch.no_grad():
         for parameter in mixing.parameters():

@@ -30,7 +30,7 @@ _LARGE = 1_000_000
 
 
 class Inputs(NamedTuple):
-    """A model, the recipe that made it, a batch, a loader, and the part of the case."""
+    """Hold a model with its recipe, a batch, a loader, and the part of the case."""
 
     model: Ranker
     recipe: Recipe
@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
 
 
 def inputs(case: Case, setting: Setting) -> Inputs:
-    """A freshly initialized ranker on the synthetic world and its first batch."""
+    """Initialize a ranker on the synthetic world and take its first batch."""
     store = world_store(setting.folder / "store", ROWS, history=case["history"])
     spec = store.transform.spec
     values = {

@@ -21,29 +21,29 @@ from typer.core import TyperGroup
 from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, UnimixerError, explain
 
 VERBS = {
-    "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.",
-    "models": "Table of the backbones and of the patterns that they mix with, or the options of one.",
+    "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw the results.",
+    "models": "Print the backbones with the patterns that they mix by, or the options of one.",
     "train": "Train a recipe on a prepared store, or continue an interrupted run.",
     "evaluate": "Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.",
     "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
     "move.",
-    "consolidate": "Put the weights of an interrupted run on several processes together, for evaluate and predict.",
+    "consolidate": "Consolidate the weights of an interrupted run on several processes, for evaluate and predict.",
     "export": "Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out "
     "requests.",
-    "inspect": "Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.",
+    "inspect": "Inspect a run: its learned mixing matrices at several temperatures, effective ranks, attention.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
-    "parity": "Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if "
+    "parity": "Compute the answers of a score log again and list the differences by row and feature; exit code 1 if "
     "any.",
-    "runs": "Table of finished runs: mean and spread over seeds of every recipe.",
+    "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "compare": "Train models at equal budgets with several seeds and say what their differences are worth; or go on "
     "with it.",
     "ablate": "Train a model and its ablations at equal budgets: what one change costs or gains.",
-    "doctor": "Show what this machine and this installation can do.",
+    "doctor": "Show the versions, the hardware and the installed extras of this machine.",
     "data": "Prepare raw impression logs.",
     "config": "Look at recipes.",
     "scale": "Scaling laws: count, sweep over sizes, fit exponents, say how big a model to buy, report.",
-    "store": "The feature store of a server.",
+    "store": "Build and read the feature store of a server.",
 }
 """The first sentence of every verb's help. The file of a verb, with all its imports, is loaded when it is called."""
 

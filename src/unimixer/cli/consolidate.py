@@ -11,7 +11,7 @@ def consolidate(
     run: Run,
     as_json: Json = False,
 ) -> None:
-    """Put the weights of an interrupted run on several processes together, for evaluate and predict.
+    """Consolidate the weights of an interrupted run on several processes, for evaluate and predict.
 
     A run that finishes does this by itself.
 

@@ -1,4 +1,4 @@
-"""``unimixer data``: from raw files to an encoded store."""
+"""``unimixer data``: raw files to an encoded store."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw what happened.
+    """Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw the results.
 
     Example: unimixer demo --out demo
     """

@@ -26,7 +26,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what this machine and this installation can do.
+    """Show the versions, the hardware and the installed extras of this machine.
 
     Example: unimixer doctor
     """

@@ -24,9 +24,9 @@ class InspectOptions:
     run: Run
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to (default: RUN/inspection).")] = None
     temperatures: Annotated[
-        str, typer.Option("--temperatures", help="At which to solve for the matrices, beside the trained one.")
+        str, typer.Option("--temperatures", help="Temperatures to solve for the matrices at, beside the trained one.")
     ] = "1,0.3,0.1,0.05"
-    rows: Annotated[int, typer.Option("--rows", help="Held-out rows whose tokens to look at.")] = 2_048
+    rows: Annotated[int, typer.Option("--rows", help="Number of held-out rows.")] = 2_048
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation"
     data: Data = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False
@@ -35,7 +35,7 @@ class InspectOptions:
 
 @takes(InspectOptions)
 def inspect(options: InspectOptions) -> None:
-    """Look into a run: its learned mixing matrices at several temperatures, effective ranks, attention.
+    """Inspect a run: its learned mixing matrices at several temperatures, effective ranks, attention.
 
     Writes pictures, a page that needs no network, and the numbers as JSON.
 

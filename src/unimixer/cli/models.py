@@ -31,7 +31,7 @@ def models(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Table of the backbones and of the patterns that they mix with, or the options of one.
+    """Print the backbones with the patterns that they mix by, or the options of one.
 
     Examples: unimixer models · unimixer models --markdown · unimixer models --budgets · unimixer models unimixer-lite
     """

@@ -33,7 +33,7 @@ class ParityOptions:
 
 @takes(ParityOptions)
 def parity(options: ParityOptions) -> None:
-    """Compute the answers of a score log again and list what differs, by row and by feature; exit code 1 if any.
+    """Compute the answers of a score log again and list the differences by row and feature; exit code 1 if any.
 
     Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S
     --bundle BUNDLE

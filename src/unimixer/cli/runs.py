@@ -29,7 +29,7 @@ def runs(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Table of finished runs: mean and spread over seeds of every recipe.
+    """Print finished runs: mean and spread over seeds of every recipe.
 
     Examples: unimixer runs · unimixer runs runs/kuairand-* --markdown
     """

@@ -32,12 +32,14 @@ class ServeOptions:
     threads: Annotated[int, typer.Option("--threads", help="Threads of one scoring.")] = 1
     concurrency: Annotated[int, typer.Option("--concurrency", help="Requests that are scored at once.")] = 2
     queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more get 429.")] = 32
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request is given up.")] = 2.0
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds from the arrival of a request to its answer.")
+    ] = 2.0
     connections: Annotated[int, typer.Option("--connections", help="Open connections; more get 503.")] = 1_000
     idle: Annotated[float, typer.Option("--idle", help="Seconds that a connection may be silent.")] = 5.0
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20
     max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000
-    cached: Annotated[int, typer.Option("--cached", help="Encoded users, and items, that are kept.")] = 200_000
+    cached: Annotated[int, typer.Option("--cached", help="Number of encoded users, and of items, in memory.")] = 200_000
     keep_events: Annotated[
         int, typer.Option("--keep-events", help="Events that an addition leaves a user beyond the longest history.")
     ] = 1_000
@@ -46,9 +48,9 @@ class ServeOptions:
         typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
     ] = None
     flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0
-    log_rows: Annotated[int, typer.Option("--log-rows", help="Answers that wait to be written; more are lost.")] = (
-        50_000
-    )
+    log_rows: Annotated[
+        int, typer.Option("--log-rows", help="Number of answers that wait to be written; more are lost.")
+    ] = 50_000
     grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0
     api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None
     admin_key_file: Annotated[
@@ -60,8 +62,8 @@ class ServeOptions:
 def serve(options: ServeOptions) -> None:
     """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
 
-    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP swaps in what BUNDLE names now;
-    SIGTERM answers what runs, writes the score log and ends.
+    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP opens BUNDLE again
+    and swaps it in; SIGTERM finishes the running requests, writes the score log and ends.
 
     The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
 

@@ -17,7 +17,7 @@ from unimixer.serving.stores.base import shown
 from unimixer.serving.stores.build import build_store
 from unimixer.serving.stores.records import canonical
 
-app = typer.Typer(help="The feature store of a server.", no_args_is_help=True)
+app = typer.Typer(help="Build and read the feature store of a server.", no_args_is_help=True)
 
 
 @dataclass(frozen=True)

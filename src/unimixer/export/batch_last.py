@@ -171,7 +171,7 @@ class RowTokenizer(nn.Module):
         self.runs = [(of_item, len(list(tokens))) for of_item, tokens in kinds]
 
     def forward(self, user: Tensor | None, items: Tensor) -> Tensor:
-        """All tokens in their order."""
+        """Compute all tokens in their order."""
         once = self.linear.user_share(user).permute(1, 2, 0)
         alone, mine = once[self.linear.user_tokens], once[self.linear.item_tokens]
         theirs: Tensor = self.items(items.T[self.columns].unsqueeze(0))

@@ -242,7 +242,7 @@ class RequestTransformer(nn.Module):
         self.heads = encoder.layer.self_attn.num_heads
 
     def forward(self, events: Tensor, target: Tensor) -> Tensor:
-        """One layer over each candidate and the events, then the mean."""
+        """Apply one layer to each candidate and the events, then take the mean."""
         encoder, layer = self.encoder, self.encoder.layer
         count = torch.ones_like(events[:, 0], dtype=torch.long).sum()
         ages = count - torch.arange(1, events.shape[0] + 1, device=events.device)

@@ -64,7 +64,7 @@ def _to_float16(path: Path, *, external: bool) -> None:
     fresh = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*casts, *nodes)]
     del model.graph.node[:]
     model.graph.node.extend(fresh)
-    del model.graph.value_info[:]  # it says float32 of what is float16 now
+    del model.graph.value_info[:]  # its types are out of date
     _replace(path, lambda target: _save(model, target, external))
 
 

@@ -22,7 +22,7 @@ Scores = NDArray[np.float32]
 
 
 class Runner(Protocol):
-    """A loaded graph."""
+    """Run a loaded graph."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Scores, Scores]:
         """Compute logits and probabilities ``(N, tasks)`` of the tensors of a signature."""

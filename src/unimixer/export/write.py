@@ -129,7 +129,7 @@ def export_run(
 
 
 class _Writer:
-    """One export."""
+    """Write one bundle."""
 
     def __init__(self, run: RunFolder, options: ExportOptions, store: Path | None) -> None:
         self.run, self.options = run, options

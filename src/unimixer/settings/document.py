@@ -173,7 +173,7 @@ class _Reader:
         if self._values > MOST_VALUES:
             raise UnimixerError(f"{self._at(node)}: aliases make more than {MOST_VALUES:,} values of this file")
         if any(node is other for other in self._open):
-            raise UnimixerError(f"{self._at(node)}: an alias inside of what it stands for has no end")
+            raise UnimixerError(f"{self._at(node)}: an alias refers to a value that contains it")
         kind = node.tag.removeprefix(_TAG)
         self._open.append(node)
         try:
@@ -209,7 +209,7 @@ class _Reader:
             if key in first:
                 inside = f" in {'.'.join(map(str, key_path))!r}" if key_path else ""
                 raise UnimixerError(
-                    f"{self._at(key_node)}: key {key!r} stands twice{inside}, first in line "
+                    f"{self._at(key_node)}: key {key!r} is given twice{inside}, first in line "
                     f"{first[key].start_mark.line + 1}; keep one of them"
                 )
             first[key] = key_node
@@ -233,7 +233,7 @@ class _Reader:
             if not isinstance(other, yaml.MappingNode):
                 raise UnimixerError(f"{self._at(other)}: << takes a mapping, or a list of mappings")
             if any(other is outer for outer in self._open):
-                raise UnimixerError(f"{self._at(other)}: an alias inside of what it stands for has no end")
+                raise UnimixerError(f"{self._at(other)}: an alias refers to a value that contains it")
             mappings.append(other)
         return mappings
 
