@@ -155,7 +155,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path: Path, tables: Ra
 def test_a_user_that_stands_twice_is_named(tmp_path: Path) -> None:
     log, users, items = toy_frames(300)
     tables = tables_of(toy_schema(), log, pl.concat([users, users[3:4]]), items)
-    with pytest.raises(UnimixerError, match=r"users\.csv, row 13: user_id='u3' stands in row 4 already"):
+    with pytest.raises(UnimixerError, match=r"users\.csv, row 13: user_id='u3' is in row 4 already"):
         prepared(tmp_path / "store", tables)
 
 

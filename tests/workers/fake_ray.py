@@ -8,6 +8,8 @@ from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+LOST = "The actor died.\nIts node was lost."
+
 
 class RayError(Exception):
     """What Ray raises for a lost actor."""
@@ -18,6 +20,7 @@ class _Actor:
         self._object = kind(*arguments)
         self._threads = futures.ThreadPoolExecutor(max_concurrency)
         self._calls: list[futures.Future[Any]] = []
+        self._lost = False
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=partial(self._call, getattr(self._object, name)))
@@ -25,6 +28,9 @@ class _Actor:
     def _call(self, method: Any, *arguments: Any) -> futures.Future[Any]:
         answer: futures.Future[Any] = futures.Future()
         self._calls.append(answer)
+        if self._lost:
+            answer.set_exception(RayError(LOST))
+            return answer
 
         def run() -> None:
             try:
@@ -40,10 +46,11 @@ class _Actor:
         return answer
 
     def lose(self) -> None:
+        self._lost = True
         self._object.end()
         for answer in self._calls:
             if not answer.done():
-                answer.set_exception(RayError("The actor died.\nIts node was lost."))
+                answer.set_exception(RayError(LOST))
         self._threads.shutdown(wait=False)
 
 

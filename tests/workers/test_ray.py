@@ -130,7 +130,9 @@ def test_workers_on_a_cluster_report_reply_and_die_as_those_of_this_machine(fake
             pool.wait(1.0)
         pool.stop()
         assert replies_of(pool, 1)["long"].died == "was killed by SIGTERM"
-        pool.submit("lost", ("sleep",))
+        pool.submit("lost", ("report and sleep", 7), reports.append)
+        while 7 not in reports:
+            pool.wait(1.0)
         fake.kill(next(iter(pool._busy.values())).worker)
         assert replies_of(pool, 1)["lost"].died == "or its machine was lost (Ray: Its node was lost)"
         assert (pool.free, pool.running, pool.wait(0.01)) == (2, [], None)

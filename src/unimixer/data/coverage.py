@@ -67,9 +67,9 @@ class Coverage:
             self.values[of_dense] += np.concatenate([np.full(d.shape[1], len(d)) for d in dense])[self._dense_columns]
             self.missing[of_dense] += np.concatenate([_true(np.isnan(d)) for d in dense])[self._dense_columns]
         at += len(self._dense_columns)
-        found = {name: values for part in parts for name, values in part.values.items()}
+        sequences = {name: values for part in parts for name, values in part.values.items()}
         for name in self._groups:
-            at = self._add(at, found[name].numpy(), missing)
+            at = self._add(at, sequences[name].numpy(), missing)
 
     def _add(self, at: int, ids: NDArray[np.int32], missing: bool) -> int:
         """Count some columns of ids that begin at this feature; return the one after them."""
@@ -139,8 +139,8 @@ def _share(count: int, rows: int) -> float:
 
 def _true(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Count the true values of every column by a matrix product, several times as fast as a sum over rows."""
-    found: NDArray[np.float32] = np.ones(len(mask), dtype=np.float32) @ mask.astype(np.float32)
-    return found.astype(np.int64)
+    counts: NDArray[np.float32] = np.ones(len(mask), dtype=np.float32) @ mask.astype(np.float32)
+    return counts.astype(np.int64)
 
 
 def _percent(share: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.data.encoding.arrays import checksum, read_arrays
-from unimixer.data.encoding.matching import Match
+from unimixer.data.encoding.entities import Match
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.encoding.transform import FORMAT, Transform
 from unimixer.data.schema import SPLITS

@@ -50,7 +50,7 @@ def read_format(form: str) -> TimeFormat:
     for directive in directives:
         if directive == "f":
             raise ValueError(
-                f"time_format={form!r}: %f stands after a point only; write %3f, %6f or %9f for its digits"
+                f"time_format={form!r}: %f is understood after a point only; write %3f, %6f or %9f for its digits"
             )
         if directive not in _WIDTHS and directive not in _WORDS:
             raise ValueError(f"time_format={form!r}: the directive %{directive} is not understood; use {FORMS}")

@@ -61,9 +61,10 @@ class LocalExecutor(Executor[Task]):
     def _send(self, message: bytes) -> tuple[_Process, Future[Any]]:
         while self._idle:
             process = self._idle.pop()
-            with suppress(BrokenProcessPool):  # it died while it was idle
-                return process, process.send(self.work, message)
-            self._end(process)
+            with suppress(BrokenProcessPool):
+                if process.process.is_alive():
+                    return process, process.send(self.work, message)
+            self._end(process)  # it died while it was idle
         process = _Process(self.threads, self.log, imports_main=self.imports_main)
         return process, process.send(self.work, message)
 

@@ -52,7 +52,7 @@ def test_without_a_table_or_a_key_there_is_nothing_but_the_keys() -> None:
 
 def test_a_key_that_stands_twice_is_named_with_both_rows() -> None:
     table = Chunk(pl.DataFrame({"id": ["a", "3", "b", "3.0"]}), "users.csv")
-    with pytest.raises(UnimixerError, match=r"^users\.csv, row 4: id='3' stands in row 2 already; keys must be unique"):
+    with pytest.raises(UnimixerError, match=r"^users\.csv, row 4: id='3' is in row 2 already; keys must be unique"):
         EntityLog(table, "id")
 
 

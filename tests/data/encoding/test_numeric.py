@@ -84,7 +84,7 @@ def test_a_code_that_makes_one_point_of_all_other_values_is_refused_by_its_value
     sample = np.concatenate([PRICES, np.full(rows, code)])
     with pytest.raises(UnimixerError) as error:
         NumericFit.fit(feature("standardise"), sample)
-    assert f"feature 'x': x={code!r} stands in {rows:,} of {600 + rows:,} training values" in str(error.value)
+    assert f"feature 'x': x={code!r} is {rows:,} of {600 + rows:,} training values" in str(error.value)
     assert f"write missing: ['{code!r}'], else correct the rows or choose transform: log_standardise" in str(
         error.value
     )

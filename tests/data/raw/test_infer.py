@@ -319,7 +319,7 @@ def test_columns_of_users_and_items_beside_the_log_are_features_of_their_domain(
     pl.DataFrame(goods).write_parquet(tmp_path / "items" / "part-0.parquet")
     text, _, features = inferred(tmp_path)
     assert (features["age"].domain, features["kind"].domain, features["brand"].domain) == ("user", "item", "item")
-    assert "stands in part-0.parquet too, which is read" in text
+    assert "is in part-0.parquet too, and read from there" in text
     tables = open_raw(str(tmp_path.with_suffix(".yaml")), tmp_path)
     assert tables.items is not None
     assert tables.items.frame.columns == ["goods_id", "brand", "kind"]

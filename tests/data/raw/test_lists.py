@@ -138,8 +138,8 @@ def test_brackets_make_a_list_and_anything_else_is_separated() -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("[3, 17", "is a list of which a bracket is missing"),
-        ("17, 5]", "is a list of which a bracket is missing"),
+        ("[3, 17", "is a list without one of its brackets"),
+        ("17, 5]", "is a list without one of its brackets"),
         ("[[3], [17]]", "is not one list of plain values"),
         ('[{"a": 1}]', "is not one list of plain values"),
         ("[3 17 5]", "is not one list of plain values"),

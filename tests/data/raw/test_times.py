@@ -219,7 +219,7 @@ def test_a_calendar_time_may_be_a_number() -> None:
     ("form", "expected"),
     [
         ("minutes", "time_format='minutes' is not a form of time; use s, ms, us, ns, iso, or a strptime format"),
-        ("%Y-%m-%d %H:%M:%S,%f", "%f stands after a point only; write %3f, %6f or %9f"),
+        ("%Y-%m-%d %H:%M:%S,%f", "%f is understood after a point only; write %3f, %6f or %9f"),
         ("%Y-%m-%d %Z", "the directive %Z is not understood"),
         ("%s", "the directive %s is not understood"),
         ("%Y-%m-%d %I:%M", "%I and %p go together"),

@@ -9,19 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data.encoding.arrays import Ragged
-from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, EntityTable
+from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, EntityTable, Match
 from unimixer.data.encoding.history import HistoryIndex
 from unimixer.data.encoding.layout import features_of, is_id
-from unimixer.data.encoding.matching import Match
 from unimixer.data.encoding.numeric import NumericFit
-from unimixer.data.encoding.splits import Sample, Splitter, draw_sample
+from unimixer.data.encoding.splits import Sample, Splitter
 from unimixer.data.encoding.statistics import Statistics
 from unimixer.data.encoding.transform import Transform, empty_entities
-from unimixer.data.encoding.vocabulary import Vocabulary, texts_of
-from unimixer.data.raw import values
-from unimixer.data.raw.lists import as_lists, flat_texts
+from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.raw.passes import LogReader, Steps
-from unimixer.data.raw.tables import Chunk, RawTables
+from unimixer.data.raw.tables import RawTables
 from unimixer.data.raw.times import as_time
 from unimixer.data.schema import OOV_ID, SPLITS, Feature, Origin, QuantileSplit, Schema
 
@@ -94,66 +91,24 @@ class ReadStatistics:
 def fit_transform(statistics: Statistics) -> Transform:
     """Fit numeric features, then vocabularies, then encode the entity tables and index the histories."""
     schema = statistics.schema
-    entities: dict[Origin, EntityLog] = {"users": statistics.users, "items": statistics.items}
-    chunks = {origin: log.chunk() for origin, log in entities.items()}
-    numerics = _fit_numerics(statistics, entities, chunks)
-    for origin, log in entities.items():
-        for feature in schema.features:
-            if feature.origin == origin and feature.kind in ("categorical", "sequence"):
-                _count_entities(statistics, feature, chunks[origin], log.train_counts[FIRST_ROW:])
+    origins: tuple[Origin, ...] = ("impressions", "users", "items")
+    numeric = [f for origin in origins for f in features_of(schema, origin) if f.kind == "numeric"]
+    numerics = {feature.name: NumericFit.fit(feature, statistics.numbers(feature)) for feature in numeric}
     vocabularies = _fit_vocabularies(statistics, numerics)
-    keys = {schema.keys.user, schema.keys.item}
-    table_columns = {f.column for origin in chunks for f in features_of(schema, origin)}
+    table_columns = {f.column for origin in origins[1:] for f in features_of(schema, origin)}
     transform = Transform(
         schema,
         vocabularies,
         numerics,
         empty_entities(),
         empty_entities(),
-        shadowed_columns=frozenset((table_columns & statistics.columns) - keys),
+        shadowed_columns=frozenset((table_columns & statistics.columns) - {schema.keys.user, schema.keys.item}),
     )
-    users, items = (_encode_entities(transform, origin, entities[origin], chunks[origin]) for origin in chunks)
-    return replace(transform, users=users, items=items, histories=_index_histories(statistics))
-
-
-def _fit_numerics(
-    statistics: Statistics, entities: dict[Origin, EntityLog], chunks: dict[Origin, Chunk]
-) -> dict[str, NumericFit]:
-    """Fit every numeric feature; a number of a user or an item counts as often as the entity occurs in training."""
-    origins: tuple[Origin, ...] = ("impressions", *entities)
-    features = [f for origin in origins for f in features_of(statistics.schema, origin) if f.kind == "numeric"]
-    fits = {}
-    for seed, feature in enumerate(features):
-        assert feature.origin is not None
-        if feature.origin == "impressions":
-            sample = statistics.sample(feature).values
-        else:
-            numbers = values.as_number(chunks[feature.origin], feature.column, feature.missing)
-            sample = draw_sample(_repeat(numbers, entities[feature.origin].train_counts[FIRST_ROW:]), seed=seed)
-        fits[feature.name] = NumericFit.fit(feature, sample)
-    return fits
-
-
-def _repeat(numbers: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Repeat each entity's number as often as the entity occurs, scaled down where that would be too many."""
-    scale = max(1, int(counts.sum()) // 2_000_000)
-    return np.repeat(numbers, (counts + scale - 1) // scale)
-
-
-def _count_entities(statistics: Statistics, feature: Feature, chunk: Chunk, counts: NDArray[np.int64]) -> None:
-    """Count the values of a feature of users or items as often as the entities occur in training."""
-    if feature.kind == "sequence" and feature.history is None:
-        lists = as_lists(chunk, feature)
-        statistics.count(feature, chunk, flat_texts(lists), np.repeat(counts, lists.list.len().to_numpy()))
-    elif feature.history is None or not _counted_as_item(feature, statistics.schema):
-        statistics.count(feature, chunk, texts_of(feature, chunk, statistics.schema.keys), counts)
-
-
-def _counted_as_item(feature: Feature, schema: Schema) -> bool:
-    """Return whether an item's own feature already counts the same column for the same table."""
-    return any(
-        f.history is None and f.origin == "items" and f.column == feature.column and f.table_name == feature.table_name
-        for f in schema.features
+    return replace(
+        transform,
+        users=_encode_entities(transform, "users", statistics.users),
+        items=_encode_entities(transform, "items", statistics.items),
+        histories=_index_histories(statistics),
     )
 
 
@@ -190,8 +145,9 @@ def _index_histories(statistics: Statistics) -> dict[str, HistoryIndex]:
     return histories
 
 
-def _encode_entities(transform: Transform, origin: Origin, entities: EntityLog, chunk: Chunk) -> EntityTable:
+def _encode_entities(transform: Transform, origin: Origin, entities: EntityLog) -> EntityTable:
     """Encode all entities and put the rows of the missing and of the unknown entity in front."""
+    chunk = entities.chunk()
     ids, dense, lists = transform.encode_table(origin, chunk) if entities.key else _no_entities()
     features = [f for f in transform.features(origin) if is_id(f)]
     shown = transform.history_features() if origin == "items" and entities.key else []

@@ -72,7 +72,7 @@ def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> N
     group = int(np.flatnonzero(~differ)[0]) if not differ.all() else len(starts) - 1
     value, rows = float(known[ends[group]]), int(counts[starts[group] : ends[group] + 1].sum())
     raise UnimixerError(
-        f"feature {feature.name!r}: {feature.column}={value!r} stands in {rows:,} of {len(sample):,} training values "
+        f"feature {feature.name!r}: {feature.column}={value!r} is {rows:,} of {len(sample):,} training values "
         f"and lies so far out that {feature.transform!r} makes one point of the others; if it means a missing value, "
         f"write missing: ['{value!r}'], else correct the rows or choose transform: log_standardise"
     )

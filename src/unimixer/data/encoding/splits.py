@@ -56,8 +56,12 @@ class Sample:
         self._rows, self._values = rows, values
 
 
-def draw_sample(values: NDArray[np.float64], *, seed: int, size: int = SAMPLE) -> NDArray[np.float64]:
-    """Draw a uniform sample of an array and keep its order; NaN is left out."""
+def draw_sample(
+    values: NDArray[np.float64], counts: NDArray[np.int64], *, seed: int, size: int = SAMPLE
+) -> NDArray[np.float64]:
+    """Draw a uniform sample of values, each of which occurs some times, and keep their order; NaN is left out."""
+    scale = max(1, int(counts.sum()) // (2 * SAMPLE))  # more values than that are not written out
+    values = np.repeat(values, (counts + scale - 1) // scale)
     values = values[~np.isnan(values)]
     if len(values) <= size:
         return values

@@ -10,11 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from unimixer.data.encoding.entities import FIRST_ROW, EntityLog
+from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, Match, match
 from unimixer.data.encoding.history import BEFORE_THE_LOG, happened, snapshot_lists
 from unimixer.data.encoding.layout import features_of
-from unimixer.data.encoding.matching import Match, match
-from unimixer.data.encoding.splits import Sample, Splitter
+from unimixer.data.encoding.splits import Sample, Splitter, draw_sample
 from unimixer.data.encoding.vocabulary import Counter, texts_of
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists, flat_texts
@@ -59,6 +58,8 @@ class Statistics:
     """Rows of every split, by piece."""
     span: tuple[float, float] = (np.inf, -np.inf)
     """First and last time."""
+    entity_numbers: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Samples of the numeric features of users and items."""
 
     @classmethod
     def empty(cls, schema: Schema) -> Statistics:
@@ -172,7 +173,40 @@ class Statistics:
             self.events[name] += [one.mapped(users, items) for one in events]
         self.counters, self.samples, self.columns = log.counters, log.samples, log.columns
         self.rows, self.span = log.rows, log.span
+        self._add_entity_features()
         return matches
+
+    def _add_entity_features(self) -> None:
+        """Add the features of users and items, each value as often as its entity occurs in training."""
+        seed = sum(f.kind == "numeric" for f in features_of(self.schema, "impressions"))
+        for origin, entities in (("users", self.users), ("items", self.items)):
+            chunk, counts = entities.chunk(), entities.train_counts[FIRST_ROW:]
+            for feature in self.schema.features:
+                if feature.origin != origin:
+                    continue
+                if feature.kind == "numeric":
+                    numbers = values.as_number(chunk, feature.column, feature.missing)
+                    self.entity_numbers[feature.name] = draw_sample(numbers, counts, seed=seed)
+                    seed += 1
+                elif feature.kind == "sequence" and feature.history is None:
+                    lists = as_lists(chunk, feature)
+                    self.count(feature, chunk, flat_texts(lists), np.repeat(counts, lists.list.len().to_numpy()))
+                elif feature.kind in ("categorical", "sequence") and not self._counted_as_item(feature):
+                    self.count(feature, chunk, texts_of(feature, chunk, self.schema.keys), counts)
+
+    def _counted_as_item(self, feature: Feature) -> bool:
+        """Return whether a feature reads a history of items whose own feature already counts the column."""
+        return feature.history is not None and any(
+            f.history is None
+            and f.origin == "items"
+            and f.column == feature.column
+            and f.table_name == feature.table_name
+            for f in self.schema.features
+        )
+
+    def numbers(self, feature: Feature) -> NDArray[np.float64]:
+        """Return the sample of a numeric feature."""
+        return self.sample(feature).values if feature.origin == "impressions" else self.entity_numbers[feature.name]
 
     def _match_table(
         self, entities: EntityLog, table: str, rows: NDArray[np.int32], counts: NDArray[np.int64]

@@ -83,7 +83,7 @@ class CsvFile:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UnimixerError(f"{self.path}: the header cannot be read: {reason(error)}") from None
 
-    def doubled(self) -> set[str]:
+    def duplicates(self) -> set[str]:
         """Return the names that more than one column has; columns without a name do not count."""
         return {name for name in self.names if name and self.names.count(name) > 1}
 

@@ -60,7 +60,7 @@ class CsvSource(io.RawIOBase):
     def _separated(self, data: bytes, *, ended: bool) -> bytes:
         if UNIT.encode() in data:
             raise OSError(
-                f"it holds the control character {UNIT!r}, which stands for the separator of several characters"
+                f"it holds the control character {UNIT!r}, which replaces the separator of several characters"
             )
         data = (self._held + data).replace(self._separator, UNIT.encode())
         self._held = b""

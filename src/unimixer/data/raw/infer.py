@@ -174,7 +174,7 @@ def _features_text(
     for column in columns:
         reason = _refusal(column, roles, {label.name for label in labels})
         if reason is None and column.name in sources and column.name not in roles:
-            reason = f"stands in {printable(sources[column.name])} too, which is read"
+            reason = f"is in {printable(sources[column.name])} too, and read from there"
         lines.append(_feature_text(column, domains.get(column.name, "context"), reason))
     lines += [f"  # {_quoted(name)}: {printable(reason)}" for name, reason in sample.left.items()]
     for role, table in tables.items():
@@ -227,7 +227,7 @@ def _refusal(column: Column, roles: dict[str, str], outcomes: set[str]) -> str |
     if column.name in outcomes:
         return "a label, or another candidate"
     if re.search(OUTCOME_NAMES, column.name, re.IGNORECASE):
-        return "CHECK: looks like an outcome of the impression, which is no feature"
+        return "CHECK: looks like an outcome of the impression, not a feature"
     if column.time and re.search(TIME_NAMES, column.name, re.IGNORECASE):
         return "another time"
     stamps = column.kind == "text" or (column.kind in ("number", "integer") and column.unique > 31)

@@ -75,7 +75,7 @@ def _written_lists(chunk: Chunk, feature: Feature, texts: pl.Series) -> pl.Serie
         return None
     way_out = f'write lists of plain values, for example [3, 17] or ["a", "b"], for sequence {feature.name!r}'
     cut = (opened & ~texts.str.contains("]", literal=True)) | (closed & ~texts.str.contains("[", literal=True))
-    require(chunk, texts, ~cut.fill_null(False), "is a list of which a bracket is missing", way_out)
+    require(chunk, texts, ~cut.fill_null(False), "is a list without one of its brackets", way_out)
     bare = (opened & closed & texts.str.contains(_BARE_LIST)).fill_null(False)
     split = texts.str.slice(1, texts.str.len_chars() - 2).str.split(",")
     entry = pl.element().str.strip_chars()

@@ -41,7 +41,7 @@ class ParquetFile:
             raise UnimixerError(f"{path}: not a Parquet file: {reason(error)}") from None
         self.names: list[str] = [field.name for field in self._types]
 
-    def doubled(self) -> set[str]:
+    def duplicates(self) -> set[str]:
         """Return the names that more than one column has."""
         return {name for name in self.names if name and self.names.count(name) > 1}
 

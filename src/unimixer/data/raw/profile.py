@@ -218,7 +218,7 @@ def take_sample(paths: Sequence[Path], files: Files) -> Sample:
     """
     for path in paths:
         table = open_table(path, files)
-        left = dict.fromkeys(table.doubled(), "stands twice")
+        left = dict.fromkeys(table.duplicates(), "appears twice")
         categories = frozenset[str]()
         if isinstance(table, ParquetFile):
             left |= {name: f"type {kind} is not read" for name, kind in table.unreadable().items()}

@@ -126,7 +126,7 @@ def _kept(
     for name in kept:
         if name not in there:
             raise UnimixerError(f"{path}: missing column {name!r}{nearest(name, there)}{table.hint()}")
-    twice = next((name for name in kept if name in table.doubled()), None)
+    twice = next((name for name in kept if name in table.duplicates()), None)
     if twice is not None:
         what = "header" if isinstance(table, CsvFile) else "file"
         raise UnimixerError(f"{path}: the {what} names column {twice!r} twice; every name must be unique")

@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 
 from unimixer.data.dataset import Store, find_store
-from unimixer.data.encoding.entities import FIRST_ROW, EntityLog
+from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, match
 from unimixer.data.encoding.history import happened
-from unimixer.data.encoding.matching import match
 from unimixer.data.raw import values
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.origin import difference

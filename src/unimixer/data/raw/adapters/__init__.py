@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
-from unimixer.errors import UnimixerError, nearest, unknown
+from unimixer.errors import UnimixerError, unknown
 
 ADAPTERS = {
     "avazu": "unimixer.data.raw.adapters.avazu:load",
@@ -31,8 +30,8 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
     Args:
         source: a name in :data:`ADAPTERS`, or the path of a schema file (``.yaml``) that describes own files.
         raw: the folder, or the file, with the raw data.
-        schema: what the columns mean, where that is known already (default: the schema file, or that of the data set).
-        options: what the adapter may be told (the fields of its ``Options``), as plain YAML values.
+        schema: the meaning of the columns, if it is known already (default: the schema file, or that of the data set).
+        options: settings of the adapter (the fields of its ``Options``), as plain YAML values.
 
     Raises:
         UnimixerError: an unknown name or option, with the nearest one; or files that are not as they should be.
@@ -45,7 +44,6 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
     if source in ADAPTERS:
         module, _, function = ADAPTERS[source].partition(":")
         load = getattr(importlib.import_module(module), function)
-        _check_options(source, load, options)
     elif source.endswith((".yaml", ".yml")):
         own = importlib.import_module("unimixer.data.raw.adapters.own")
         return own.load(raw, schema=schema or Path(source), **options)  # type: ignore[no-any-return]
@@ -53,14 +51,3 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
         raise UnimixerError(f"{unknown('data set', source, ADAPTERS)}; or give a schema file that ends with .yaml")
     tables: RawTables = load(raw, **options)
     return tables if schema is None else replace(tables, schema=schema)
-
-
-def _check_options(source: str, load: Any, options: dict[str, Any]) -> None:
-    """Check the options of an adapter with plain keywords; one with an ``Options`` model checks its own."""
-    parameters = inspect.signature(load).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    known = list(parameters)[1:]
-    for name in options:
-        if name not in known:
-            raise UnimixerError(f"{source}: unknown option {name!r}{nearest(name, known)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +18,7 @@ from unimixer.data.raw.adapters.base import categorical, past
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
 from unimixer.data.schema import Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
 from unimixer.data.synthetic import BLOCK_ROWS, Snapshots, World, WorldConfig, WorldField, world_fields
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, nearest
 
 HISTORY = "clicked"
 SNAPSHOT = "clicked_before"
@@ -28,59 +30,33 @@ RARE = Vocabulary(min_count=2)
 """A value that is seen once trains the out-of-vocabulary row, which new users and items will need."""
 
 
-def load(
-    raw: Path | None = None,
-    *,
-    rows: int = 300_000,
-    seed: int = 0,
-    difficulty: str | float = "easy",
-    users: int | None = None,
-    items: int | None = None,
-    days: int = 14,
-    click_rate: float = 0.3,
-    like_rate: float = 0.05,
-    drift: float | None = None,
-    device: str = "cpu",
-) -> RawTables:
+def load(raw: Path | None = None, *, device: str = "cpu", **options: Any) -> RawTables:
     """Draw a world; nothing is read, and memory does not grow with the rows.
 
     Args:
         raw: must be None.
-        rows: impressions.
-        seed: equal seeds give equal worlds and, on equal devices, equal impressions.
-        difficulty: ``easy``, ``medium``, ``hard``, ``extreme``, or a number from 0 to 1.
-        users: number of users; None takes it from the difficulty, as with ``items`` and ``drift``.
-        items: number of items.
-        days: over which the rows are spread.
-        click_rate: mean of ``click``.
-        like_rate: mean of ``like``; below the click rate.
-        drift: radians by which the interactions turn in the course of the log.
         device: where the impressions are drawn.
+        options: fields of :class:`~unimixer.data.synthetic.WorldConfig`; ``rows``, ``users`` and ``items`` are their
+            numbers. Equal options give equal worlds and, on equal devices, equal impressions.
 
     Raises:
-        UnimixerError: for a value out of its range, or if a folder is given.
+        UnimixerError: for an unknown option, a value out of its range, or if a folder is given.
     """
     if raw is not None:
         raise UnimixerError(f"synthetic: {raw} was given, but the world is drawn and not read; leave the folder out")
-    config = WorldConfig(
-        num_rows=rows,
-        seed=seed,
-        difficulty=difficulty,
-        num_users=users,
-        num_items=items,
-        days=days,
-        click_rate=click_rate,
-        like_rate=like_rate,
-        drift=drift,
-    )
+    known = {field.name.removeprefix("num_"): field.name for field in fields(WorldConfig)}
+    for name in options:
+        if name not in known:
+            raise UnimixerError(f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device'])}")
+    config = WorldConfig(**{known[name]: value for name, value in options.items()})
     world = World(config, device)
-    source = f"synthetic world (difficulty {difficulty}, seed {seed})"
+    source = f"synthetic world (difficulty {config.difficulty}, seed {config.seed})"
     return RawTables(
         schema=synthetic_schema(config),
         impressions=partial(_chunks, world, source),
         users=Chunk(_frame(world.users()).with_columns(_lists(world.snapshots())), f"{source}, users"),
         items=Chunk(_frame(world.items()), f"{source}, items"),
-        num_rows=rows,
+        num_rows=config.num_rows,
     )
 
 
