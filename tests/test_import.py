@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,48 @@ def test_the_package_alone_loads_nothing_heavy_and_the_model_needs_torch_alone()
     assert seen["from unimixer import UnimixerError"] == []
     for statement in (*model, *names):
         assert seen[statement] == seen["import torch"], statement
+
+
+ALONE = """
+import importlib, sys
+
+BLOCKED = {"pydantic", "yaml", "polars", "pyarrow", "scipy", "sklearn", "typer", "rich", "safetensors", "matplotlib"}
+BLOCKED |= {"fastapi", "onnx", "onnxruntime", "ray", "torchrec", "fbgemm_gpu", "redis", "psycopg", "jinja2", "plotly"}
+
+class Without:
+    # finds every package but the blocked ones
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker"):
+    for name in FILES[room]:
+        importlib.import_module(name)
+import torch, unimixer
+from unimixer.backbones import BACKBONES, build_backbone
+for name in BACKBONES:
+    build_backbone(name, num_tokens=4, token_dim=16)(torch.ones(2, 4, 16, requires_grad=True)).sum().backward()
+print(sum(map(len, FILES.values())))
+"""
+
+
+def test_the_rooms_of_the_model_run_with_torch_alone() -> None:
+    package = Path(unimixer.__file__).parent
+    files = {
+        room: [
+            ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+            for path in sorted([*(package / room).rglob("*.py"), *package.glob(f"{room}.py")])
+            if "triton" not in path.name and "kernels" not in path.parts  # Triton is a part of torch on a GPU alone
+        ]
+        for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker")
+    }
+    script = f"FILES = {files!r}\n{ALONE}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == sum(map(len, files.values())) > 60
 
 
 def test_help_and_a_mistyped_verb_do_not_load_torch() -> None:

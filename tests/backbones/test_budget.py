@@ -27,24 +27,24 @@ def test_below_that_size_is_a_gap(name: str, tokens: int) -> None:
         fit_budget(name, params=int(lowest * 0.98) - 3, num_tokens=tokens)
 
 
-def steps_of(width: int) -> int:
-    """Sizes are multiples of 100 numbers of this width."""
-    return 100 * width
+def steps_of(rows: int) -> int:
+    """Numbers of a size of 100 in so many rows."""
+    return 100 * rows
 
 
-def count(size: float, width: int = 16) -> int:
-    return max(1, round(size / 100)) * steps_of(width)
+def count(width: float, rows: int = 16) -> int:
+    return max(1, round(width / 100)) * steps_of(rows)
 
 
 def test_a_budget_between_two_sizes_is_refused_with_both_and_with_a_change_that_meets_it() -> None:
     with pytest.raises(BudgetError) as refused:
-        meet_budget(count, {"width": 16}, 2_400, changeable={"width": 16})
+        meet_budget(count, {"rows": 16}, 2_400, changeable={"rows": 16})
     assert str(refused.value) == (
-        "params=2,400 cannot be met within 2%; the nearest counts are 1,600 and 3,200; take 1600 or 3200, or width=8, "
+        "params=2,400 cannot be met within 2%; the nearest counts are 1,600 and 3,200; take 1600 or 3200, or rows=8, "
         "which reaches 2,400"
     )
     assert refused.value.nearest == (1_600, 3_200)
-    assert count(meet_budget(count, {"width": 8}, 2_400, changeable={"width": 8}), width=8) == 2_400
+    assert count(meet_budget(count, {"rows": 8}, 2_400, changeable={"rows": 8}), rows=8) == 2_400
 
 
 def test_a_budget_below_the_smallest_size_names_that() -> None:
@@ -54,10 +54,10 @@ def test_a_budget_below_the_smallest_size_names_that() -> None:
 
 
 def test_a_change_that_is_no_model_is_not_proposed() -> None:
-    def picky(size: float, width: int = 16) -> int:
-        if width == 8:
-            raise UnimixerError("width=8 is not allowed")
-        return count(size, width)
+    def picky(width: float, rows: int = 16) -> int:
+        if rows == 8:
+            raise UnimixerError("rows=8 is not allowed")
+        return count(width, rows)
 
-    with pytest.raises(BudgetError, match=r"or width=4, which reaches 2,400$"):
-        meet_budget(picky, {}, 2_400, changeable={"width": 16})
+    with pytest.raises(BudgetError, match=r"or rows=4, which reaches 2,400$"):
+        meet_budget(picky, {}, 2_400, changeable={"rows": 16})

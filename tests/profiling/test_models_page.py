@@ -8,7 +8,7 @@ import pytest
 
 from unimixer.cli import main
 
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 COMMANDS = ("unimixer models --markdown", "unimixer models --budgets --markdown")
 
 

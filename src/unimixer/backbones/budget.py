@@ -1,4 +1,4 @@
-"""From a number of parameters to a size, for any model that has one dial."""
+"""Find the width of a model from a budget of parameters, or of another cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unimixer.backbones.registry import backbone_class, build_backbone, check_op
 from unimixer.errors import UnimixerError, check_positive
 
 SCAN = 48
-"""Sizes tried on either side of the crossing, where rounding makes counts jump."""
+"""Widths tried on either side of the crossing, where rounding makes counts jump."""
 
 
 class BudgetError(UnimixerError):
-    """No size comes near enough to a budget.
+    """No width comes near enough to a budget.
 
     Attributes:
         nearest: the largest count below it and the smallest above it, as far as there are any.
@@ -30,7 +30,7 @@ class BudgetError(UnimixerError):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters, shared ones once."""
+    """Count the trainable parameters, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
@@ -43,15 +43,15 @@ def solve_width(
     tolerance: float = 0.02,
     what: str = "params",
 ) -> float:
-    """The size whose parameter count, or any other cost that grows with it, is nearest to ``params``.
+    """Find the width whose parameter count, or any other cost that grows with it, is nearest to ``params``.
 
     Bisection finds where a roughly monotone count crosses the budget, a scan around it the nearest count.
 
     Args:
-        count: parameters of a model of this size.
+        count: parameters of a model at a width.
         params: the budget.
-        low: smallest size.
-        high: largest size.
+        low: smallest width.
+        high: largest width.
         tolerance: largest relative miss.
         what: name of the budget, for the message.
 
@@ -59,19 +59,19 @@ def solve_width(
         BudgetError: with the nearest counts that can be reached, where none is within the tolerance.
 
     Example:
-        >>> round(solve_width(lambda size: round(size) ** 2, 10_000))
+        >>> round(solve_width(lambda width: round(width) ** 2, 10_000))
         100
     """
     check_positive(params=params, low=low, high=high)
     seen: dict[float, int] = {}
 
-    def counted(size: float) -> int:
-        if size not in seen:
-            seen[size] = count(size)
-        return seen[size]
+    def counted(width: float) -> int:
+        if width not in seen:
+            seen[width] = count(width)
+        return seen[width]
 
     def best() -> float:
-        return min(seen, key=lambda size: abs(seen[size] - params))
+        return min(seen, key=lambda width: abs(seen[width] - params))
 
     below, above = low, low
     while counted(above) < params and above < high:
@@ -79,7 +79,7 @@ def solve_width(
     while above / below > 1 + 1e-4 and abs(counted(best()) - params) > tolerance / 20 * params:
         middle = math.sqrt(below * above)
         below, above = (middle, above) if counted(middle) < params else (below, middle)
-    # where the smallest size is far too large, no rounding brings the budget near
+    # where the smallest width is far too large, no rounding brings the budget near
     if abs(counted(best()) - params) > tolerance * params and counted(low) < 2 * params:
         for step in range(-SCAN, SCAN + 1):
             counted(min(max(below * (1 + 0.3 * step / SCAN), low), high))
@@ -101,25 +101,25 @@ def meet_budget(
     what: str = "params",
     changeable: Mapping[str, int],
 ) -> float:
-    """The size at which a model of these arguments meets a budget.
+    """Find the width at which a model of these arguments meets a budget.
 
     Args:
-        count: parameters, or any other cost, of a model with these arguments and a ``size``.
-        arguments: all but the size.
+        count: parameters, or any other cost, of a model with these arguments and a ``width``.
+        arguments: all but the width.
         budget: what to meet.
         tolerance: largest relative miss.
         what: name of the budget, for the message.
         changeable: arguments that could have another value, with the value that they have.
 
     Raises:
-        BudgetError: if no size does; the message says which budgets near it are met, and a change of the arguments with
-            which this one is.
+        BudgetError: if no width does; the message names the nearest budgets that are met, and a change of the arguments
+            that meets this one.
     """
 
     def solve(changes: Mapping[str, int]) -> tuple[float, int]:
-        given = {**arguments, **changes}
-        size = solve_width(lambda size: count(**{**given, "size": size}), budget, tolerance=tolerance, what=what)
-        return size, count(**{**given, "size": size})
+        changed = {**arguments, **changes}
+        width = solve_width(lambda width: count(**{**changed, "width": width}), budget, tolerance=tolerance, what=what)
+        return width, count(**{**changed, "width": width})
 
     try:
         return solve({})[0]
@@ -136,7 +136,7 @@ def meet_budget(
 
 
 def _other_values(changeable: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Other values of the arguments, near ones first."""
+    """Yield other values of the arguments, near ones first."""
     for name, value in changeable.items():
         for other in (value // 2, value // 4, value * 2, value // 8):
             if other > 0:
@@ -165,17 +165,17 @@ def fit_budget(
     check_positive(num_tokens=num_tokens, params=params)
     cls = backbone_class(name)
 
-    def arguments(size: float, **changes: int) -> dict[str, Any]:
+    def arguments(width: float, **changes: int) -> dict[str, Any]:
         shape: dict[str, Any] = {"num_tokens": num_tokens, "token_dim": token_dim, **changes}
-        return {"num_tokens": shape["num_tokens"], **cls.dimensions(size, **shape, **options), **options}
+        return {"num_tokens": shape["num_tokens"], **cls.dimensions(width, **shape, **options), **options}
 
-    def count(size: float, **changes: int) -> int:
+    def count(width: float, **changes: int) -> int:
         with torch.device("meta"):
-            return count_parameters(build_backbone(name, **arguments(size, **changes)))
+            return count_parameters(build_backbone(name, **arguments(width, **changes)))
 
     changeable = {"num_tokens": num_tokens} | ({} if token_dim is None else {"token_dim": token_dim})
     try:
-        size = meet_budget(count, {}, params, tolerance=tolerance, changeable=changeable)
+        width = meet_budget(count, {}, params, tolerance=tolerance, changeable=changeable)
     except UnimixerError as error:
         raise UnimixerError(f"backbone {name!r} with num_tokens={num_tokens}: {error}") from None
-    return build_backbone(name, **arguments(size))
+    return build_backbone(name, **arguments(width))
