@@ -109,7 +109,7 @@ def test_without_matplotlib_the_page_and_the_numbers_are_written(
         (["--rows", "0"], "rows=0 must be greater than 0"),
         (["--split", "valid"], "unknown split 'valid'"),
         (["--temperatures", "1,zero"], "temperatures='1,zero' must be numbers greater than 0"),
-        (["--data", "/nowhere"], "if it moved, say where with --data"),
+        (["--data", "/nowhere"], "if it moved, give its folder with --data"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -125,7 +125,7 @@ def test_a_run_without_best_weights_or_store_says_what_to_do(cli: Cli, toy_run: 
     store = toy_run.recipe.store
     (tmp_path / "run" / "config.yaml").write_text(config.replace(store, "/gone"))
     error = cli("inspect", "run").error
-    assert error.startswith("run was trained on the store /gone, and /gone is none (no manifest.json)")
+    assert error.startswith("run was trained on the store /gone, and /gone holds no store (no manifest.json)")
     assert cli("inspect", "run", "--data", store, "--rows", "10").code == 0
     shutil.rmtree(tmp_path / "run" / "best")
     assert "model.safetensors: missing, and the run is finished" in cli("inspect", "run", "--out", "x").error

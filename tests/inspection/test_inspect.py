@@ -110,7 +110,7 @@ def test_a_start_that_is_gone_is_said(toy_folder: Path, tmp_path: Path) -> None:
     second = trained(toy_folder, tmp_path / "second", start_from=first.folder)
     first.folder.rename(tmp_path / "away")
     found = inspect_run(second.folder, rows=10)
-    assert found.notes[0].startswith("the start is unknown, for its weights cannot be read: ")
+    assert found.notes[0].startswith("the start is unknown because its weights cannot be read: ")
     assert (found.mixings[0].change, found.mixings[0].raw_change) == (None, None)
 
 
@@ -119,7 +119,7 @@ def test_another_version_of_torch_is_said(toy_folder: Path, tmp_path: Path) -> N
     environment = run.environment
     environment["versions"]["torch"] = "1.0"
     (run.folder / "environment.json").write_text(json.dumps(environment))
-    assert "; it was trained with torch 1.0, this is " in starting_model(run)[1]
+    assert "; the run was trained with torch 1.0 and this is " in starting_model(run)[1]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,10 @@ def test_another_version_of_torch_is_said(toy_folder: Path, tmp_path: Path) -> N
         ({"rows": 0}, "rows=0 must be greater than 0"),
         ({"temperatures": [0.0]}, "temperature=0.0 must be greater than 0"),
         ({"split": "valid"}, "unknown split 'valid'"),
-        ({"store": Path("/nowhere")}, r"and /nowhere is none \(no manifest.json\); if it moved, say where with --data"),
+        (
+            {"store": Path("/nowhere")},
+            r"and /nowhere holds no store \(no manifest.json\); if it moved, give its folder with --data",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str, toy_run: RunFolder) -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import Browser, find_browser
 
 from unimixer.inspection import Inspection, inspect_run
 from unimixer.report.inspection import page, panels, rank_table, sharpness_table
 from unimixer.report.inspection_figures import draw_inspection
 from unimixer.training.run import RunFolder
 
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="no chromium on this machine: apt-get install chromium; .ci/run does"
+)
 VOID = {"meta", "link", "img", "input"}
 
 
@@ -90,3 +96,79 @@ def test_without_learned_mixing_there_is_no_explorer(found: Inspection) -> None:
     Reader(text)
     assert "<script" not in text
     assert "Rankmixer has none." in text
+
+
+@pytest.fixture(scope="module")
+def path(found: Inspection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inspection") / "inspect.html"
+    path.write_text(page(found, draw_inspection(found)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        opened.look(1280, 1000)
+        opened.open(path)
+        yield opened
+        assert opened.problems == []  # of everything that the tests did
+
+
+@needs_browser
+def test_the_page_opens_offline_with_every_matrix_under_its_layer(
+    browser: Browser, path: Path, found: Inspection
+) -> None:
+    assert [url for url in browser.requests if not url.startswith("data:")] == [path.as_uri()]
+    assert browser.problems == []
+    assert browser.run("[...document.querySelectorAll('.layer h3')].map(h => h.textContent)") == ["layer 1"]
+    sizes = browser.run("[...document.querySelectorAll('canvas')].map(c => [c.width, c.height])")
+    (mixing,) = found.mixings
+    assert mixing.trained.local_matrices is not None
+    matrices = [mixing.trained.global_matrix, *mixing.trained.local_matrices]
+    assert sizes == [[matrix.shape[1], matrix.shape[0]] for matrix in matrices]
+
+
+@needs_browser
+def test_the_slider_starts_at_the_trained_temperature_and_changes_the_matrices(
+    browser: Browser, found: Inspection
+) -> None:
+    (mixing,) = found.mixings
+    words = "document.getElementById('temperature-words').value"
+    caption = "document.querySelector('canvas + *').textContent"
+    assert browser.run(words) == mixing.trained.words
+    browser.run("document.getElementById('temperature').value = 0")
+    browser.run("document.getElementById('temperature').dispatchEvent(new Event('input'))")
+    assert browser.run(words) == mixing.at[0].words
+    shown = re.fullmatch(r"between blocks, (\S+) to (\S+)", browser.run(caption))
+    assert shown is not None
+    assert float(shown[1]) == 0.0
+    assert float(shown[2]) == pytest.approx(mixing.at[0].global_matrix.max().item(), rel=0.05)
+    browser.run("document.getElementById('one-scale').click()")
+    assert browser.run(caption) == "between blocks, 0.0 to 1.0"
+
+
+@needs_browser
+def test_the_pointer_shows_a_value(browser: Browser, found: Inspection) -> None:
+    point = (
+        "(() => { const c = document.querySelector('canvas'), b = c.getBoundingClientRect(); "
+        "c.dispatchEvent(new PointerEvent('pointermove', {clientX: b.left + 1, clientY: b.top + 1})); "
+        "return document.getElementById('tip').textContent; })()"
+    )
+    value = found.mixings[0].at[0].global_matrix[0, 0].item()
+    match = re.fullmatch(r"to block 0 from 0: (\S+)", browser.run(point))
+    assert match is not None
+    assert float(match[1]) == pytest.approx(value, abs=1e-3)
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_wide_and_narrow_light_and_dark(browser: Browser, dark: bool, width: int) -> None:
+    browser.look(width, 1000, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    channels = re.findall(r"\d+", browser.run("getComputedStyle(document.body).color"))
+    assert (sum(map(int, channels[:3])) > 380) == dark
+    boxes = browser.run(
+        "[...document.querySelectorAll('canvas, img')].map(c => [c.clientWidth, c.parentElement.clientWidth])"
+    )
+    assert all(0 < inner <= outer for inner, outer in boxes)

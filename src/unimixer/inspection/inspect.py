@@ -104,7 +104,7 @@ def inspect_run(
         notes.append(note)
         mixings = measure_mixings(learned, [] if start is None else learned_mixings(start.backbone), temperatures)
     else:
-        notes.append(f"{folder.recipe.model.backbone} has no learned mixing matrices: nothing to draw at temperatures")
+        notes.append(f"{folder.recipe.model.backbone} has no learned mixing matrices to draw at temperatures")
     if measured < rows:
         notes.append(f"the {split} part has {measured:,} rows, fewer than the {rows:,} asked for")
     return Inspection(
@@ -166,21 +166,23 @@ def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
         try:
             model.load_state_dict(WarmStart(RunFolder(source), model, run.transform).state(model))
         except (UnimixerError, OSError) as error:
-            return None, f"the start is unknown, for its weights cannot be read: {error}"
+            return None, f"the start is unknown because its weights cannot be read: {error}"
         return model.eval(), f"the start is the best weights of {source}"
     trained, here = run.environment["versions"].get("torch"), versions()["torch"]
-    doubt = "" if trained == here else f"; it was trained with torch {trained}, this is {here}, so numbers may differ"
-    return model.eval(), f"the start is drawn again with seed {recipe.training.seed}{doubt}"
+    note = f"the start is drawn again with seed {recipe.training.seed}"
+    if trained != here:
+        note += f"; the run was trained with torch {trained} and this is {here}, so numbers may differ"
+    return model.eval(), note
 
 
 def temperature_history(run: RunFolder) -> list[tuple[int, float]]:
     """Read step and temperature of every logged training step; a first stage comes before, at steps up to zero."""
-    own = _logged(run)
+    history = _logged(run)
     if run.recipe.temperature.schedule != "two-stage" or not (run.folder / WARM_UP / "config.yaml").exists():
-        return own
+        return history
     first = _logged(RunFolder(run.folder / WARM_UP))
     last = first[-1][0] if first else 0
-    return [*((step - last, tau) for step, tau in first), *own]
+    return [*((step - last, tau) for step, tau in first), *history]
 
 
 def _logged(run: RunFolder) -> list[tuple[int, float]]:
@@ -191,7 +193,7 @@ def _open_store(run: RunFolder, folder: Path | None) -> Store:
     path = find_store(str(folder or run.recipe.store))
     if not (path / "manifest.json").exists():
         raise UnimixerError(
-            f"{run.folder} was trained on the store {run.recipe.store}, and {path} is none (no manifest.json); "
-            "if it moved, say where with --data"
+            f"{run.folder} was trained on the store {run.recipe.store}, and {path} holds no store (no manifest.json); "
+            "if it moved, give its folder with --data"
         )
     return store_of(run, path)

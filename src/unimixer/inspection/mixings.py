@@ -88,15 +88,15 @@ def measure_mixings(
     with progress_bar("solving", len(learned) * (len(temperatures) + 1), unit="matrices") as advance:
         reports = []
         for layer in learned:
-            own = None if layer.temperature is None else float(f"{layer.temperature:.6g}")
+            trained_tau = None if layer.temperature is None else float(f"{layer.temperature:.6g}")
             taus: list[float | None] = [None]
-            if own is not None:
-                taus = [*sorted({*temperatures, own}, reverse=True)]
+            if trained_tau is not None:
+                taus = [*sorted({*temperatures, trained_tau}, reverse=True)]
             at = []
             for tau in taus:
-                at.append(_at(layer, tau, trained=tau == own))
+                at.append(_at(layer, tau, trained=tau == trained_tau))
                 advance(1)
-            reports.append(_mixing_report(layer, before.get(layer.place), own, at))
+            reports.append(_mixing_report(layer, before.get(layer.place), trained_tau, at))
     return reports
 
 
@@ -113,15 +113,15 @@ def _at(layer: LearnedMixing, tau: float | None, *, trained: bool) -> AtTemperat
 
 
 def _mixing_report(
-    layer: LearnedMixing, start: LearnedMixing | None, own: float | None, at: list[AtTemperature]
+    layer: LearnedMixing, start: LearnedMixing | None, trained_tau: float | None, at: list[AtTemperature]
 ) -> MixingReport:
-    inside, before = layer.inside(own), None if start is None else start.inside(own)
+    inside, before = layer.inside(trained_tau), None if start is None else start.inside(trained_tau)
     return MixingReport(
         place=layer.place,
         num_blocks=layer.mixing.num_blocks_mixed,
         block_size=layer.mixing.block_size,
-        temperature=own,
-        change=None if start is None else distance(layer.between(own), start.between(own)),
+        temperature=trained_tau,
+        change=None if start is None else distance(layer.between(trained_tau), start.between(trained_tau)),
         raw_change=None if start is None else relative_change(layer.raw(), start.raw()),
         local_change=None if inside is None or before is None else distance(inside, before),
         shown_blocks=[] if inside is None else evenly_spaced(len(inside), SHOWN_LOCALS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ def png_bytes(figure: Any) -> bytes:
 def model_colors(models: Iterable[str]) -> dict[str, str]:
     """Assign a color to every model, in the order of their first appearance."""
     return {model: PALETTE[index % len(PALETTE)] for index, model in enumerate(dict.fromkeys(models))}
+
+
+def set_log_ticks(axis: Any, ticks: Sequence[float], labels: Sequence[str]) -> None:
+    """Make the x axis logarithmic, with these ticks only."""
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, labels)
+    axis.set_xticks([], minor=True)
 
 
 def add_legend(figure: Any, axes: Any) -> Any:

@@ -112,15 +112,15 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
 
 def panels(inspection: Inspection) -> list[dict[str, Any]]:
     """Encode the matrices that the page shows: of every layer the global one and some local ones, by temperature."""
-    shown = []
+    encoded = []
     for number, mixing in enumerate(inspection.mixings, start=1):
         matrices = [{"words": at.words, **_encode(at.global_matrix)} for at in mixing.at]
-        shown.append({"title": f"layer {number}: between blocks", "what": "block", "at": matrices})
+        encoded.append({"title": f"layer {number}: between blocks", "unit": "block", "at": matrices})
         for index, block in enumerate(mixing.shown_blocks):
             local = [(at.words, at.local_matrices) for at in mixing.at]
             matrices = [{"words": words, **_encode(part[index])} for words, part in local if part is not None]
-            shown.append({"title": f"layer {number}: inside block {block}", "what": "place", "at": matrices})
-    return shown
+            encoded.append({"title": f"layer {number}: inside block {block}", "unit": "place", "at": matrices})
+    return encoded
 
 
 def sharpness_table(inspection: Inspection) -> TextTable:

@@ -73,7 +73,7 @@ def draw_matrix(axis: Any, matrix: Tensor, *, title: str, largest: float | None 
         matrix: ``(M, N)``.
         title: heading of the picture.
         largest: brightest value (default: the largest entry).
-        bar: draw a colour bar.
+        bar: draw a color bar.
     """
     shown = max_pooled(matrix.detach().float(), PANEL)
     signed = bool(shown.min() < -1e-6)
@@ -93,17 +93,11 @@ def draw_matrix(axis: Any, matrix: Tensor, *, title: str, largest: float | None 
 
 def _global_figure(mixings: list[MixingReport]) -> Any:
     """Draw the figure of the paper: rows are temperatures, columns are layers."""
-    rows = max(len(mixing.at) for mixing in mixings)
-    figure = new_figure(0.6 + 3.1 * len(mixings), 3.1 * rows)
-    axes = figure.subplots(rows, len(mixings), squeeze=False)
-    for column, mixing in enumerate(mixings):
-        for row in range(rows):
-            if row >= len(mixing.at):
-                axes[row, column].axis("off")
-                continue
-            at = mixing.at[row]
-            title = f"layer {column + 1}, {at.words}\nrow maximum {at.between.row_maximum:.2g}"
-            draw_matrix(axes[row, column], at.global_matrix, title=title, bar=True)
+    columns = [
+        [(f"layer {n}, {at.words}\nrow maximum {at.between.row_maximum:.2g}", at.global_matrix) for at in mixing.at]
+        for n, mixing in enumerate(mixings, start=1)
+    ]
+    figure = _matrix_grid(columns, width=3.1, height=3.1, bar=True)
     figure.supxlabel("from block", fontsize="small")
     figure.supylabel("to block", fontsize="small")
     return figure
@@ -111,34 +105,50 @@ def _global_figure(mixings: list[MixingReport]) -> Any:
 
 def _local_figure(mixings: list[MixingReport]) -> Any:
     """Draw some local matrices of every layer; rows are temperatures."""
-    columns = [(f"layer {n}", m, i) for n, m in enumerate(mixings, start=1) for i in range(len(m.shown_blocks))]
-    rows = max(len(mixing.at) for _, mixing, _ in columns)
-    figure = new_figure(0.6 + 1.9 * len(columns), 2.1 * rows)
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (layer, mixing, number) in enumerate(columns):
-        for row in range(rows):
-            at = mixing.at[row] if row < len(mixing.at) else None
-            if at is None or at.local_matrices is None:
-                axes[row, column].axis("off")
-                continue
-            title = f"{layer}, block {mixing.shown_blocks[number]}\n{at.words}"
-            draw_matrix(axes[row, column], at.local_matrices[number], title=title, largest=1.0)
-            axes[row, column].set(xticks=[], yticks=[])
+    columns = [
+        [
+            (f"layer {n}, block {block}\n{at.words}", at.local_matrices[index])
+            for at in mixing.at
+            if at.local_matrices is not None
+        ]
+        for n, mixing in enumerate(mixings, start=1)
+        for index, block in enumerate(mixing.shown_blocks)
+    ]
+    figure = _matrix_grid(columns, width=1.9, height=2.1, largest=1.0)
+    for axis in figure.axes:
+        axis.set(xticks=[], yticks=[])
     return figure
 
 
 def _attention_figure(layers: list[AttentionReport]) -> Any:
     """Draw mean attention weights: rows are heads, columns are layers."""
-    rows = min(SHOWN_HEADS, max(len(layer.mean) for layer in layers))
-    figure = new_figure(0.6 + 3.1 * len(layers), 2.9 * rows)
-    axes = figure.subplots(rows, len(layers), squeeze=False)
-    for column, layer in enumerate(layers):
-        for head in range(rows):
-            if head >= len(layer.mean):
-                axes[head, column].axis("off")
-                continue
-            title = f"{layer.place}\nhead {head}, mean of {layer.rows:,} rows"
-            draw_matrix(axes[head, column], layer.mean[head], title=title, bar=True)
+    columns = [
+        [
+            (f"{layer.place}\nhead {head}, mean of {layer.rows:,} rows", matrix)
+            for head, matrix in enumerate(layer.mean[:SHOWN_HEADS])
+        ]
+        for layer in layers
+    ]
+    return _matrix_grid(columns, width=3.1, height=2.9, bar=True)
+
+
+def _matrix_grid(columns: list[list[tuple[str, Tensor]]], *, width: float, height: float, **options: Any) -> Any:
+    """Draw columns of matrices with their titles; a shorter column ends with empty places.
+
+    Args:
+        columns: titles and matrices.
+        width: inches of one matrix.
+        height: inches of one matrix.
+        options: options of :func:`draw_matrix`.
+    """
+    rows = max(map(len, columns))
+    figure = new_figure(0.6 + width * len(columns), height * rows)
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, matrices in enumerate(columns):
+        for row, (title, matrix) in enumerate(matrices):
+            draw_matrix(axes[row, column], matrix, title=title, **options)
+        for axis in axes[len(matrices) :, column]:
+            axis.axis("off")
     return figure
 
 

@@ -11,7 +11,7 @@ from unimixer.analysis.comparison import Judgement, Line, Table
 from unimixer.analysis.formatting import rate
 from unimixer.analysis.selection import is_finished
 from unimixer.experiments.cases import short, slug
-from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure
+from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure, set_log_ticks
 from unimixer.report.study_tables import METRIC_NAMES, outcome, speed
 
 OUTCOME_COLORS = {"better": "#0f766e", "worse": "#c2410c"}
@@ -123,8 +123,7 @@ def _round_ticks(axis: Any, low: float, high: float) -> None:
     first = max((n for n, tick in enumerate(ticks) if tick <= low), default=0)
     last = min((n for n, tick in enumerate(ticks) if tick >= high), default=len(ticks) - 1)
     chosen = ticks[first : last + 1]
-    axis.set_xticks(chosen, [f"{tick:,.0f}" for tick in chosen])
-    axis.set_xticks([], minor=True)
+    set_log_ticks(axis, chosen, [f"{tick:,.0f}" for tick in chosen])
     axis.set_xlim(chosen[0] * 0.95, chosen[-1] * 1.05)
 
 
@@ -156,10 +155,8 @@ def _rates(axis: Any, table: Table, comparison: Judgement) -> None:
             axis.plot(
                 *zip(*chosen, strict=True), "o", color=colors[line.chosen.variant], fillstyle="none", markersize=12
             )
-    axis.set_xscale("log")
     ticks = sorted({row["dense_lr"] for row in comparison.rows})
-    axis.set_xticks(ticks, [rate(tick) for tick in ticks])
-    axis.set_xticks([], minor=True)
+    set_log_ticks(axis, ticks, [rate(tick) for tick in ticks])
     _label_axes(axis, "learning rate of the dense parameters", f"validation {METRIC_NAMES[table.metric]}")
 
 
@@ -176,10 +173,8 @@ def _budgets(tables: list[Table], comparison: Judgement) -> Any:
             for variant, lines in points.items():
                 x, y, e = zip(*((b, line.mean, line.spread or 0.0) for b, line in lines), strict=True)
                 axis.errorbar(x, y, e, marker="o", capsize=3, color=colors[variant], label=variant)
-            axis.set_xscale("log")
             ticks = sorted({b for lines in points.values() for b, _ in lines})
-            axis.set_xticks(ticks, [short(tick) for tick in ticks])
-            axis.set_xticks([], minor=True)
+            set_log_ticks(axis, ticks, [short(tick) for tick in ticks])
             axis.set_title(", ".join(filter(None, (store, group, METRIC_NAMES[metric]))), fontsize="small")
             axis.grid(alpha=0.25)
             unit = "dense parameters" if kind == "params" else "FLOPs a sample"

@@ -41,7 +41,7 @@
     const row = Math.min(Math.floor((event.clientY - box.top) / box.height * at.rows), at.rows - 1);
     if (row < 0 || column < 0) { return; }
     const value = values(at)[row * at.columns + column];
-    tip.textContent = "to " + panel.what + " " + range(row, at.step) + " from " + range(column, at.step) + ": "
+    tip.textContent = "to " + panel.unit + " " + range(row, at.step) + " from " + range(column, at.step) + ": "
       + (at.step > 1 ? "at most " : "") + value.toPrecision(3);
     tip.style.left = Math.min(event.clientX + 14, innerWidth - 260) + "px";
     tip.style.top = event.clientY + 14 + "px";

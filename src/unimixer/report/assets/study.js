@@ -11,6 +11,9 @@
     data.tables.find(table => table.place === place && table.task === task && table.metric === key);
   const table = () => find(shown.place, shown.task, shown.metric);
   const sign = value => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(4);
+  const quality = part => ({ title: { text: `${part} ${metric().name} of ${shown.task}` }, tickformat: ".4~f" });
+  const spread = (lines, color) =>
+    ({ type: "data", array: lines.map(line => line.spread || 0), color, thickness: 1.2, width: 4 });
   const rows = count => Math.max(210, 110 + 34 * count);
   const names = lines => ({ tickvals: [...lines.keys()], ticktext: lines.map(line => wrapped(line.variant)),
     showgrid: false, zeroline: false, range: [lines.length - 0.4, -0.6] });
@@ -20,8 +23,8 @@
       const one = line.compared, color = colorOf(line);
       return { x: [one.estimate], y: [index], mode: "markers",
         error_x: { type: "data", symmetric: false, array: [one.high - one.estimate],
-          arrayminus: [one.estimate - one.low], color: color, thickness: 2.5, width: 0 },
-        marker: { size: 11, color: line.outcome ? color : css("--card"), line: { width: 2.5, color: color } },
+          arrayminus: [one.estimate - one.low], color, thickness: 2.5, width: 0 },
+        marker: { size: 11, color: line.outcome ? color : css("--card"), line: { width: 2.5, color } },
         hovertemplate: `<b>${escapeText(line.variant)}</b>: ${escapeText(line.verdict)}<br>${sign(one.estimate)}, `
           + `${sign(one.low)} to ${sign(one.high)}<br>p ${escapeText(line.cells[10])}, `
           + `after Holm ${escapeText(line.cells[11])}<extra></extra>` };
@@ -41,14 +44,14 @@
       const color = data.colors[line.variant];
       return [
         { x: line.values.map(pair => pair[1]), y: line.values.map(() => index), mode: "markers",
-          customdata: line.values.map(pair => pair[0]), marker: { size: 9, color: color, opacity: 0.65 },
+          customdata: line.values.map(pair => pair[0]), marker: { size: 9, color, opacity: 0.65 },
           hovertemplate: `<b>${escapeText(line.variant)}</b><br>seed %{customdata}: %{x:.4f}<extra></extra>` },
         { x: [line.mean], y: [index], mode: "markers",
-          marker: { symbol: "line-ns", size: 18, line: { width: 3, color: color } },
+          marker: { symbol: "line-ns", size: 18, line: { width: 3, color } },
           hovertemplate: `<b>${escapeText(line.variant)}</b><br>mean %{x:.4f}<extra></extra>` }];
     });
     plot("seeds", traces, { height: Math.max(400, rows(lines.length)), yaxis: names(lines),
-      xaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f", nticks: 6 } });
+      xaxis: { ...quality("test"), nticks: 6 } });
   }
   function budgets() {
     const here = data.places[shown.place], x = [], byModel = new Map();
@@ -67,30 +70,29 @@
       points.sort((a, b) => a[0] - b[0]);
       const color = data.colors[variant];
       return { x: points.map(point => point[0]), y: points.map(point => point[1].mean), name: escapeText(variant),
-        mode: "lines+markers", line: { color: color, width: 2 }, marker: { color: color, size: 7 },
-        error_y: { type: "data", array: points.map(point => point[1].spread || 0), color: color, thickness: 1.2,
-          width: 4 },
+        mode: "lines+markers", line: { color, width: 2 }, marker: { color, size: 7 },
+        error_y: spread(points.map(point => point[1]), color),
         hovertemplate: `<b>${escapeText(variant)}</b><br>%{x:.4s}: %{y:.4f} \u00b1 %{error_y.array:.4f}`
           + "<extra></extra>" };
     }) : [];
     plot("budgets", traces, { height: 400, ...legend(),
       xaxis: { type: "log", tickvals: [...new Set(x)], tickformat: ".4~s",
         title: { text: here.kind === "flops" ? "FLOPs a sample" : "dense parameters" } },
-      yaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+      yaxis: quality("test") });
   }
   function search() {
     const here = data.places[shown.place], key = `${shown.task} ${shown.metric}`;
     const traces = table().lines.flatMap(line => {
-      const own = data.search.filter(row => row.variant === line.variant && row.store_hash === here.store_hash
+      const tries = data.search.filter(row => row.variant === line.variant && row.store_hash === here.store_hash
         && row.budget_kind === here.kind && row.budget === here.budget && row.sparse_lr === line.sparse_lr
         && typeof row.values[key] === "number");
-      const first = Math.min(...own.map(row => row.seed));
-      const tried = own.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
+      const first = Math.min(...tries.map(row => row.seed));
+      const tried = tries.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
       if (!tried.length) { return []; }
       const color = data.colors[line.variant];
       return [{ x: tried.map(row => row.dense_lr), y: tried.map(row => row.values[key]), name: escapeText(line.variant),
-        mode: "lines+markers", line: { color: color, width: 2 },
-        marker: { color: color, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
+        mode: "lines+markers", line: { color, width: 2 },
+        marker: { color, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
           symbol: tried.map(row => row.dense_lr === line.dense_lr ? "circle-dot" : "circle") },
         text: tried.map(row => row.dense_lr === line.dense_lr ? ", chosen" : ""),
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:.1e}%{text}: %{y:.4f}<extra></extra>` }];
@@ -98,15 +100,15 @@
     const rates = [...new Set(traces.flatMap(trace => trace.x))];
     plot("search", rates.length > 1 ? traces : [], { height: 400, ...legend(),
       xaxis: { type: "log", tickvals: rates, tickformat: ".0e", title: { text: "learning rate, dense parameters" } },
-      yaxis: { title: { text: `validation ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+      yaxis: quality("validation") });
   }
   function speed() {
     const lines = table().lines.filter(line => line.speed !== null && line.mean !== null);
     const traces = lines.map(line => {
       const color = data.colors[line.variant];
       return { x: [line.speed], y: [line.mean], name: escapeText(line.variant), mode: "markers",
-        marker: { color: color, size: 11 },
-        error_y: { type: "data", array: [line.spread || 0], color: color, thickness: 1.2, width: 4 },
+        marker: { color, size: 11 },
+        error_y: spread([line], color),
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:,.0f} samples/s, %{y:.4f}<br>`
           + `${line.cells[1]} parameters, ${line.cells[2]} FLOPs a sample<extra></extra>` };
     });
@@ -117,7 +119,7 @@
       yanchor: "top", showarrow: false, font: { size: 11, color: css("--soft") } }));
     plot("speed", traces, { height: 400, ...legend(), shapes, annotations,
       xaxis: { type: "log", tickformat: ".2~s", dtick: "D2", title: { text: "samples a second in training" } },
-      yaxis: { title: { text: `test ${metric().name} of ${shown.task}` }, tickformat: ".4~f" } });
+      yaxis: quality("test") });
   }
 
   function draw_table() {
