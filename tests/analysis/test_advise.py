@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unimixer.analysis.costs import costs_of
 from unimixer.analysis.points import read_points
 from unimixer.analysis.power_law import Floor, Law, fit_law
-from unimixer.analysis.sizing import Advice, Budget, Costs, Curve, advise
+from unimixer.analysis.sizing import Advice, Budget, Costs, Curve, advise, costs_of
 from unimixer.errors import UnimixerError
 
 SIZES = [1e6, 4e6, 16e6, 64e6]
@@ -145,7 +144,7 @@ def test_a_file_of_points_brings_its_own_costs(tmp_path: Path) -> None:
     lines += [f"m,{int(n)},{int(2 * n)},{0.7 + n / 1e10},0,{n**0.5 / 1e3},0.7,{n / 1e6 * 3600}" for n in SIZES]
     path = tmp_path / "points.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    costs = costs_of(read_points(path), path, candidates=100)["m"]
+    costs = costs_of(read_points(path), path, {})["m"]
     assert costs.flops is not None
     assert costs.latency_ms is not None
     assert costs.training_hours is not None
@@ -154,4 +153,4 @@ def test_a_file_of_points_brings_its_own_costs(tmp_path: Path) -> None:
     assert costs.training_hours.at([4e6])[0] == pytest.approx(4.0)
     bare = tmp_path / "bare.csv"
     bare.write_text("model,params,metric\nm,1000000,0.001\nm,4000000,0.002\n", encoding="utf-8")
-    assert costs_of(read_points(bare), bare, candidates=100) == {"m": Costs()}
+    assert costs_of(read_points(bare), bare, {}) == {"m": Costs()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unimixer.analysis.exponents import FLATTER, NOT_TOLD, STEEPER, compare_exponents
 from unimixer.analysis.power_law import Law, fit_law
+from unimixer.analysis.scaling_laws import FLATTER, NOT_TOLD, STEEPER, compare_exponents
 
 
 def law(b: float, rng: np.random.Generator, *, seeds: int = 2, deviation: float = 0.02, replicates: int = 200) -> Law:

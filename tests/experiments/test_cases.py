@@ -11,9 +11,9 @@ from toy import toy_tables
 from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
-from unimixer.experiments import build_cases, open_stores
-from unimixer.experiments.budgets import ranker_flops, size_for_flops
-from unimixer.experiments.cases import short, slug
+from unimixer.experiments.experiment import build_series
+from unimixer.experiments.models import slug
+from unimixer.experiments.sizes import ranker_flops, short, size_for_flops
 from unimixer.ranker import Ranker, count_dense
 
 
@@ -55,18 +55,18 @@ def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path
 
 
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
-    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 params: params=10 cannot be met within 2%"):
+    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 parameters: params=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[10])
-    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 flops: flops=10 cannot be met within 2%"):
+    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 FLOPs: flops=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[], flops=[10])
 
 
 def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path) -> None:
     models = ["unimixer-lite:rank=2:label=too low", LITE, "rankmixer"]
-    cases, left_out = build_cases(open_stores(small_study(toy_folder, models=models, lenient=True)))
-    assert [case.variant for case in cases] == ["lite", "rankmixer"]
-    assert list(left_out) == ["too low at 12K params"]
-    assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K params"]
+    series, left_out = build_series(small_study(toy_folder, models=models, lenient=True).opened())
+    assert [one.name for one in series] == ["lite", "rankmixer"]
+    assert list(left_out) == ["too low at 12K parameters"]
+    assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K parameters"]
 
 
 def test_a_model_with_the_dial_of_another_grows_with_its_depth(toy_folder: Path) -> None:
@@ -95,14 +95,14 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
 
 def test_another_store_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
     prepare(toy_tables(seed=1), tmp_path / "other")
-    study = open_stores(small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]))
+    study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened()
     first, second = study.data
     assert first.name == "toy"
     assert second.name == f"toy-{second.hash[:4]}"
-    keys = [case.job(0, 1e-3, 1e-3).key for case in build_cases(study)[0]]
+    keys = [one.cases[0].job(0, 1e-3, 1e-3).key for one in build_series(study)[0]]
     assert keys[0].rpartition("-")[2] != keys[1].rpartition("-")[2]
     with pytest.raises(UnimixerError, match="the study began with aaaa"):
-        open_stores(small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]))
+        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened()
 
 
 def test_a_warm_up_doubles_samples(toy_folder: Path) -> None:

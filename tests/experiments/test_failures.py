@@ -13,7 +13,7 @@ from small import small_cases
 
 from unimixer.errors import UnimixerError
 from unimixer.experiments import run_jobs
-from unimixer.experiments.executor import study_lock
+from unimixer.experiments.executor import Schedule, study_lock
 from unimixer.experiments.progress_view import position
 from unimixer.workers.local import Pool
 
@@ -36,14 +36,14 @@ def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_fo
     good, bad = (case.job(0, 1e-3, 1e-3) for case in small_cases(toy_folder))
     broken = bad.recipe.model_copy(update={"training": bad.recipe.training.model_copy(update={"monitor": "no.auc"})})
     broken_bad = type(bad)(bad.case, broken)
-    outcome = run_jobs([broken_bad, good], tmp_path, workers=1)
+    outcome = run_jobs([broken_bad, good], tmp_path)
     assert [row["key"] for row in outcome.computed] == [good.key]
     (row,) = outcome.failed
     assert row["status"] == "failed"
     assert row["error"].startswith("unknown training.monitor 'no.auc'")
     assert not (tmp_path / "runs" / row["key"]).exists()
     # the next call tries it again, and what has become possible is done
-    again = run_jobs([broken_bad, good], tmp_path, workers=1)
+    again = run_jobs([broken_bad, good], tmp_path)
     assert (again.found, len(again.failed), again.computed) == (1, 1, [])
 
 
@@ -68,13 +68,13 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
                 (worker,) = _children()
                 os.kill(worker, signal.SIGKILL)
 
-    outcome = run_jobs(jobs, tmp_path, workers=1, view=Killer())
+    outcome = run_jobs(jobs, tmp_path, view=Killer())
     (row,) = outcome.failed
     assert row["error"] == "its process was killed by SIGKILL, perhaps by the system for want of memory"
     assert [done["key"] for done in outcome.computed] == [jobs[1].key]
     assert any(checkpoints.glob("step-*"))
     started = time.time()
-    again = run_jobs(jobs, tmp_path, workers=1)
+    again = run_jobs(jobs, tmp_path)
     assert [done["key"] for done in again.computed] == [jobs[0].key]
     assert again.found == 1
     created = (tmp_path / "runs" / jobs[0].key / "config.yaml").stat().st_mtime
@@ -104,7 +104,7 @@ def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tm
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(UnimixerError, match=r"^stopped with 0 of 1 rows done; continue with: again$"):
-        run_jobs([job], tmp_path, view=Stopper(), resume_with="again")
+        run_jobs([job], tmp_path, schedule=Schedule(resume_with="again"), view=Stopper())
     assert any((tmp_path / "runs" / job.key / "checkpoints").glob("step-*"))
     assert not (tmp_path / "rows").exists()
 

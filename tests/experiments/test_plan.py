@@ -9,16 +9,8 @@ import pytest
 from small import LITE, small_study, small_values
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.study_config import (
-    Study,
-    Variant,
-    joined,
-    load_study,
-    parse_variant,
-    read_plan,
-    split_models,
-    write_plan,
-)
+from unimixer.experiments.models import Variant, parse_variant, split_models
+from unimixer.experiments.plan import Study, load_study, read_plan, write_plan
 from unimixer.settings import parse
 
 
@@ -123,10 +115,10 @@ def test_budgets_are_written_short_and_the_grid_is_a_product() -> None:
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     study = small_study("toy", flops=["2M"])
-    assert write_plan(tmp_path, study) == study == read_plan(tmp_path)
+    assert write_plan(tmp_path, study) == study == read_plan(tmp_path, Study)
     assert load_study(tmp_path / "study.yaml", {"seeds": 7}).seeds == 7
     with pytest.raises(UnimixerError, match="is not a study"):
-        read_plan(tmp_path / "elsewhere")
+        read_plan(tmp_path / "elsewhere", Study)
 
 
 def test_models_seeds_and_budgets_may_come_on_top_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -135,7 +127,7 @@ def test_models_seeds_and_budgets_may_come_on_top_and_nothing_is_lost(tmp_path: 
     assert [model.label for model in whole.models] == ["rankmixer", "lite", "mlp"]
     assert whole.params == (12_000, 20_000)
     assert (whole.seeds, whole.base) == (3, "lite")
-    assert read_plan(tmp_path) == whole
+    assert read_plan(tmp_path, Study) == whole
     more = write_plan(tmp_path, small_study("toy", models=["fm"]))
     assert more.base == "lite"  # stays until another one is named
 
@@ -164,6 +156,6 @@ def test_what_is_judged_is_part_of_the_plan() -> None:
     values = {"data": ["s"], "models": ["mlp"], "params": ["1M"], "judged_metrics": ["auc"], "judged_tasks": ["click"]}
     study = parse(Study, values, where="study")
     more = parse(Study, {**values, "judged_metrics": [], "seeds": 9}, where="study")
-    assert joined(study, more, Path("folder")).judged_metrics == ("auc",)
+    assert study.joined(more, Path("folder")).judged_metrics == ("auc",)
     with pytest.raises(UnimixerError, match="unknown metric 'aucs'; did you mean 'auc'"):
         parse(Study, {**values, "judged_metrics": ["aucs"]}, where="study")

@@ -15,9 +15,8 @@ import polars as pl
 import pytest
 from browser import Browser, find_browser
 
-from unimixer.analysis.points import Points, check_points, read_points
+from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
 from unimixer.analysis.scaling_laws import Analysis, analyse
-from unimixer.analysis.simulate import Truth, simulate
 from unimixer.report.scaling import write_report
 from unimixer.report.scaling_tables import law_cells
 

@@ -10,7 +10,7 @@ from fake_study import fake_study
 from small import small_study
 
 from unimixer.analysis.comparison import judge
-from unimixer.experiments import Machine, compute_study, plan_study
+from unimixer.experiments import Machine, plan_experiment
 from unimixer.experiments.results import load_rows
 from unimixer.report.study import write_report
 from unimixer.report.study_markdown import markdown, markdown_table
@@ -109,8 +109,8 @@ def test_a_model_whose_runs_all_failed_is_still_in_the_tables(tmp_path: Path) ->
 
 def test_a_study_that_was_trained_is_reported(toy_folder: Path, tmp_path: Path) -> None:
     machine = Machine(workers=1, threads=1)
-    planned = plan_study(small_study(toy_folder), tmp_path / "real", machine)
-    compute_study(planned, tmp_path / "real", machine, quiet=True)
+    experiment = plan_experiment(small_study(toy_folder), tmp_path / "real", machine)
+    experiment.compute(quiet=True)
     write_report(tmp_path / "real", replicates=50)
     text = (tmp_path / "real" / "report.md").read_text(encoding="utf-8")
     assert "4 runs: 2 models, compared with rankmixer" in text

@@ -21,20 +21,17 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import ray
 from sweep_case import small_sweep
-from unimixer.experiments.sweep_config import build_ladders, open_sweep
-from unimixer.workers.ray import on_ray
-from unimixer.experiments.run_sweep import PlannedSweep, compute_sweep
-from unimixer.experiments import Machine
+from unimixer.experiments import Machine, size_experiment
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-folder, executor = Path(sys.argv[2]), on_ray("auto")
-sweep = open_sweep(small_sweep(sys.argv[1], models=["rankmixer"], params=[6000], seeds=2, dense_lr=[2e-3]), folder)
-planned = PlannedSweep(sweep, *build_ladders(sweep))
-outcome = compute_sweep(planned, folder, Machine(workers=1, threads=1), quiet=True, executor=executor)
+folder, machine = Path(sys.argv[2]), Machine(workers=1, threads=1, ray="auto")
+sweep = small_sweep(sys.argv[1], models=["rankmixer"], params=[6000], seeds=2, dense_lr=[2e-3])
+planned = size_experiment(sweep, folder, machine)
+outcome = planned.compute(quiet=True)
 assert [row["status"] for row in outcome.computed] == ["ok", "ok"], outcome
 assert outcome.failed == []
 
-with executor(workers=1, threads=1, log=folder / "workers.log") as pool:
+with machine.executor(folder / "workers.log") as pool:
     pool.submit("bad", {"do": "train", "folder": str(folder), "recipe": {}, "columns": {"key": "bad"}})
     assert (pool.free, pool.running) == (0, ["bad"])
     replies = []
@@ -43,7 +40,7 @@ with executor(workers=1, threads=1, log=folder / "workers.log") as pool:
     assert replies[0].task == "bad" and not replies[0].died, replies
     assert "name: required" in replies[0].values["failed"], replies
     assert (pool.free, pool.wait(0.01)) == (1, None)
-    recipe = planned.ladders[0].cases[0].recipe.model_dump(mode="json")
+    recipe = planned.cases[0].recipe.model_dump(mode="json")
     pool.submit("lost", {"do": "measure", "recipe": recipe})  # takes a second at least
     ray.kill(next(iter(pool._busy.values()))[0])
     lost = None
@@ -80,6 +77,6 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
-    code = "import sys, unimixer.cli.scale, unimixer.experiments.run_sweep, unimixer.workers.ray\nprint('ray' in sys.modules)"
+    code = "import sys, unimixer.cli.scale, unimixer.experiments, unimixer.workers.ray\nprint('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

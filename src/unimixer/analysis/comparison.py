@@ -15,7 +15,7 @@ from unimixer.analysis.selection import Chosen, Place, Row, choose, find_base, i
 from unimixer.analysis.significance import LEVEL, REPLICATES, Difference, UserBootstrap, difference, holm
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER, LabelledRows, Values
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.study_config import JUDGED
+from unimixer.experiments.plan import JUDGED
 from unimixer.progress import progress_bar
 
 AHEAD, BEHIND, NOT_TOLD, BASE = "ahead", "behind", "not told apart", "base"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from unimixer.analysis.units import AUC, ERROR, FACTORS, GAIN, METRICS, check_metric, check_size, parse_number
 from unimixer.errors import UnimixerError, check_choice, nearest
+from unimixer.experiments.results import POINTS
 
-POINTS = "points.csv"
-"""Name of the file in the folder of a sweep."""
 SIZES = ("params", "flops", "latency_ms")
 NEEDED = ("model", "params", "metric")
 OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "store", "status")
@@ -241,4 +241,51 @@ def _texts(frame: pl.DataFrame, name: str) -> list[str]:
     return [str(value).strip() for value in frame[name].to_list() if value] if name in frame.columns else []
 
 
-__all__ = ["AUC", "ERROR", "GAIN", "POINTS", "SIZES", "Point", "Points", "check_points", "points_csv", "read_points"]
+@dataclass(frozen=True)
+class Truth:
+    """A law to draw from: ``a`` counts sizes in units of one."""
+
+    a: float
+    b: float
+    c: float = 0.0
+    form: str = GAIN
+
+    def at(self, size: float) -> float:
+        """The metric without noise."""
+        return float(self.c + self.a * float(size) ** (self.b if self.form == GAIN else -self.b))
+
+
+def simulate(
+    truths: Mapping[str, Truth],
+    sizes: Sequence[float],
+    *,
+    generator: np.random.Generator,
+    seeds: int = 2,
+    size_noise: float = 0.0,
+    seed_noise: float = 0.01,
+    flops_per_parameter: float = 2.0,
+) -> pl.DataFrame:
+    """Points as a sweep would leave them.
+
+    Args:
+        truths: the law of every model.
+        sizes: parameters.
+        generator: of the noise.
+        seeds: runs of a size.
+        size_noise: standard deviation of the logarithm that the runs of a size share.
+        seed_noise: standard deviation of the logarithm of a run.
+        flops_per_parameter: forward, a sample.
+
+    Example:
+        >>> frame = simulate({"m": Truth(0.001, 0.1)}, [1e6, 1e7], generator=np.random.default_rng(0))
+        >>> frame.columns, frame.height
+        (['model', 'params', 'flops', 'metric', 'seed'], 4)
+    """
+    rows = []
+    for model, truth in truths.items():
+        for size in sizes:
+            shared = size_noise * generator.normal()
+            for seed in range(seeds):
+                metric = truth.at(size) * float(np.exp(shared + seed_noise * generator.normal()))
+                rows.append((model, int(size), flops_per_parameter * size, metric, seed))
+    return pl.DataFrame(rows, schema=["model", "params", "flops", "metric", "seed"], orient="row")

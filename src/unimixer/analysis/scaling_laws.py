@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
-from unimixer.analysis.bootstrap import LEVEL, REPLICATES
-from unimixer.analysis.exponents import Pair, compare_exponents
+from unimixer.analysis.bootstrap import LEVEL, REPLICATES, interval
+from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
-from unimixer.analysis.points import ERROR, Points
+from unimixer.analysis.points import Points
 from unimixer.analysis.power_law import Law, fit_law, needed_sizes
 from unimixer.analysis.series import SAME_ROWS, Reading, Series, build_series, words_of
+from unimixer.analysis.significance import holm
+from unimixer.analysis.units import ERROR
 from unimixer.errors import UnimixerError, check_positive
 
 FAR = 8.0
 """Predictions for more than so many times the largest size come with a warning."""
 AHEAD_BY = 4.0
 """Without sizes to predict at, so many times the largest size."""
+STEEPER, FLATTER, NOT_TOLD = "steeper", "flatter", "not told apart"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,29 @@ class Predicted:
     def far(self) -> bool:
         """Whether the size lies too far from the runs."""
         return self.times > FAR
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The exponent of a model less that of another, with interval, p, and p corrected for all pairs.
+
+    Where one of the two has no interval, neither has the difference.
+    """
+
+    model: str
+    other: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """A word only where the corrected p is below 0.05."""
+        if self.holm is None or self.holm >= 1 - LEVEL:
+            return NOT_TOLD
+        return STEEPER if self.difference > 0 else FLATTER
 
 
 @dataclass(frozen=True)
@@ -183,3 +210,44 @@ def _predicted(laws: dict[str, Law], at: Sequence[float]) -> list[Predicted]:
                 )
             )
     return found
+
+
+def compare_exponents(laws: Mapping[str, Law]) -> list[Pair]:
+    r"""Every pair of models, corrected together after Holm (1979).
+
+    The test is the bootstrap's: with :math:`d_r = b_{1,r} - b_{2,r}` the difference of the exponents on draw :math:`r`,
+    the two models drawn on their own,
+
+    .. math:: p = 2 \min\Bigl(\frac{1 + \#\{d_r \le 0\}}{R + 1}, \frac{1 + \#\{d_r \ge 0\}}{R + 1}\Bigr),
+
+    the level at which the percentile interval would just reach 0. Draws carry the tails of Student's t, so few sizes
+    give large p. The smallest p that ``R`` draws can show is :math:`2 / (R + 1)`.
+    """
+    pairs = [_pair(one, laws[one], two, laws[two]) for one, two in combinations(laws, 2)]
+    tested = [place for place, pair in enumerate(pairs) if pair.p is not None]
+    corrected = holm([p for place in tested if (p := pairs[place].p) is not None])
+    for place, value in zip(tested, corrected, strict=True):
+        pairs[place] = replace(pairs[place], holm=value)
+    return pairs
+
+
+def p_value(draws: Array) -> float:
+    """Two-sided: how often differences lie on the rarer side of 0.
+
+    Example:
+        >>> import numpy as np
+        >>> round(p_value(np.linspace(-1.0, 9.0, 999)), 3)
+        0.202
+    """
+    below, above = int((draws <= 0).sum()), int((draws >= 0).sum())
+    return float(min(1.0, 2 * (1 + min(below, above)) / (len(draws) + 1)))
+
+
+def _pair(one: str, law: Law, two: str, other: Law) -> Pair:
+    pair = Pair(one, two, law.b - other.b)
+    if law.b_draws is None or other.b_draws is None:
+        return pair
+    count = min(len(law.b_draws), len(other.b_draws))
+    draws = law.b_draws[:count] - other.b_draws[:count]
+    low, high = interval(draws)
+    return replace(pair, low=low, high=high, p=p_value(draws))

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.cases import short
+from unimixer.experiments.sizes import short
 
 Row = Mapping[str, Any]
 SEARCH = "search"

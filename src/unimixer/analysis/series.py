@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.analysis.curve_fit import Array
-from unimixer.analysis.points import AUC, ERROR, GAIN, SIZES, Point, Points
+from unimixer.analysis.formatting import compact
+from unimixer.analysis.points import SIZES, Point, Points
 from unimixer.analysis.power_law import FORMS, Floor
+from unimixer.analysis.units import AUC, ERROR, GAIN
 from unimixer.errors import UnimixerError, check_choice
-from unimixer.report.study_tables import compact
 
 SAME_ROWS = 1.05
 """Numbers of training samples within this factor count as one."""

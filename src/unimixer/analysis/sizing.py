@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.analysis.curve_fit import Array
+from unimixer.analysis.points import Points
 from unimixer.analysis.power_law import GAIN, Law
 from unimixer.errors import UnimixerError, check_positive
+from unimixer.experiments.results import POINTS
 
 UTILISATION = 0.7
 """Share of the cores' time that requests may take: beyond it they queue."""
@@ -93,6 +97,51 @@ class Costs:
     flops: Curve | None = None
     latency_ms: Curve | None = None
     training_hours: Curve | None = None
+
+
+def costs_of(points: Points, path: Path, latency: Mapping[tuple[str, str, int], float]) -> dict[str, Costs]:
+    """Read the costs of every model from a file of points.
+
+    Args:
+        points: the runs of the file.
+        path: the file, or the folder of a sweep.
+        latency: measured milliseconds of a request by name of the store, model and dense parameters; models without
+            any have those of the column ``latency_ms``, if there is one.
+    """
+    several = len({store for store, _, _ in latency}) > 1
+    measured: dict[str, dict[float, float]] = {}
+    for (store, model, params), milliseconds in latency.items():
+        measured.setdefault(f"{store}: {model}" if several else model, {})[params] = milliseconds
+    hours, costs = _hours(path), {}
+    for model in points.models:
+        runs = [point for point in points.points if point.model == model]
+        flops = _curve({point.params: point.flops for point in runs if point.flops is not None})
+        column = {point.params: point.latency_ms for point in runs if point.latency_ms is not None}
+        costs[model] = Costs(flops, _curve(measured.get(model, column)), hours.get(model))
+    return costs
+
+
+def _curve(values: Mapping[float, float]) -> Curve | None:
+    sizes = sorted(values)
+    return Curve(sizes, [values[size] for size in sizes]) if sizes else None
+
+
+def _hours(path: Path) -> dict[str, Curve]:
+    """Read the hours of a run by model from the column ``seconds``, if there is one."""
+    file = path / POINTS if path.is_dir() else path
+    frame = pl.read_parquet(file) if file.suffix.lower() in (".parquet", ".pq") else pl.read_csv(file)
+    if not {"seconds", "params", "model"} <= set(frame.columns):
+        return {}
+    frame = frame.with_columns(pl.col("seconds").cast(pl.Float64, strict=False)).drop_nulls("seconds")
+    if frame.is_empty() or not frame["params"].dtype.is_numeric():
+        return {}
+    stores = frame["store"].n_unique() > 1 if "store" in frame.columns else False
+    name = pl.format("{}: {}", "store", "model") if stores else pl.col("model")
+    means = frame.group_by(name.alias("model"), "params").agg(pl.col("seconds").mean() / 3600)
+    return {
+        model: Curve(part["params"].to_list(), part["seconds"].to_list())
+        for (model,), part in means.sort("params").group_by("model", maintain_order=True)
+    }
 
 
 @dataclass(frozen=True)

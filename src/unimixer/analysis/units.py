@@ -51,6 +51,36 @@ def parse_number(text: str) -> float:
     return float(cell)
 
 
+def parse_sizes(text: str) -> list[float]:
+    """Sizes, separated by commas.
+
+    Example:
+        >>> parse_sizes("64M,1B")
+        [64000000.0, 1000000000.0]
+    """
+    return [_option_number("--at", part) for part in text.split(",") if part.strip()]
+
+
+def parse_floor(text: str) -> tuple[float, float]:
+    """A floor, or its two bounds.
+
+    Example:
+        >>> parse_floor("0.2"), parse_floor("0,0.25")
+        ((0.2, 0.2), (0.0, 0.25))
+    """
+    ends = [_option_number("--floor", part) for part in text.split(",") if part.strip()]
+    if len(ends) not in (1, 2) or not 0 <= ends[0] <= ends[-1]:
+        raise UnimixerError(f"--floor {text!r}: expected a number, or LOW,HIGH with 0 <= LOW <= HIGH")
+    return ends[0], ends[-1]
+
+
+def _option_number(option: str, text: str) -> float:
+    try:
+        return parse_number(text)
+    except ValueError:
+        raise UnimixerError(f"{option} {text.strip()!r} is not a number, such as 64M or 0.25") from None
+
+
 def check_size(column: str, value: float, where: str, units: Mapping[str, str]) -> None:
     """Raise where a number of parameters or FLOPs cannot be one."""
     if not value > 0:

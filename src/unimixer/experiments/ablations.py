@@ -21,7 +21,7 @@ from typing import Any
 
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice, unknown
-from unimixer.experiments.study_config import Variant
+from unimixer.experiments.models import Variant, parse_variant
 
 GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "readout")
 BASES = ("paper", "default")
@@ -91,7 +91,7 @@ def ablations(
     """The variants of an ablation, the base first; and why groups were left out, where none was asked for by name.
 
     Args:
-        model: the backbone, with options as in :func:`~unimixer.experiments.study_config.parse_variant`.
+        model: the backbone, with options as in :func:`~unimixer.experiments.models.parse_variant`.
         groups: of :data:`GROUPS` (default: all that the model has).
         start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
         grow: give variants of basis, rank and depth the base's dial, so that their cost grows as in the paper's
@@ -120,8 +120,6 @@ def ablations(
 
 
 def _base(model: str, start: str) -> Variant:
-    from unimixer.experiments.study_config import parse_variant
-
     given = Variant.model_validate(parse_variant(model))
     if start == "default" or given.backbone not in LEARNED:
         return given

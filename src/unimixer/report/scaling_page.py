@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from unimixer.analysis.exponents import NOT_TOLD, STEEPER, Pair
 from unimixer.analysis.joint_law import JointLaw
-from unimixer.analysis.scaling_laws import Analysis
+from unimixer.analysis.scaling_laws import NOT_TOLD, STEEPER, Analysis, Pair
 from unimixer.analysis.series import NAMES
 from unimixer.report.scaling_figures import colours
 from unimixer.report.scaling_method import method

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from unimixer.analysis.bootstrap import LEVEL
-from unimixer.analysis.exponents import Pair
+from unimixer.analysis.formatting import MINUS, NONE, compact, p_value
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.power_law import GAIN
-from unimixer.analysis.scaling_laws import Analysis, Predicted
+from unimixer.analysis.scaling_laws import Analysis, Pair, Predicted
 from unimixer.analysis.series import NAMES, REPORTED_IN
-from unimixer.report.study_tables import MINUS, NONE, compact, p_value
 
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")

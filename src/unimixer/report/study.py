@@ -8,8 +8,8 @@ from pathlib import Path
 from unimixer.analysis.comparison import judge
 from unimixer.analysis.significance import REPLICATES
 from unimixer.errors import missing_packages
+from unimixer.experiments.plan import JUDGED, Study, read_plan
 from unimixer.experiments.results import load_rows
-from unimixer.experiments.study_config import JUDGED, read_plan
 from unimixer.io import write_text
 from unimixer.report.study_figures import draw_figures
 from unimixer.report.study_markdown import markdown
@@ -41,7 +41,7 @@ def write_report(
     Returns:
         The page, or ``report.md`` where the packages that draw are not installed.
     """
-    study, frame = read_plan(folder), load_rows(folder)
+    study, frame = read_plan(folder, Study), load_rows(folder)
     heading = title or f"Study {folder.resolve().name}"
     found = judge(
         frame.to_dicts(),

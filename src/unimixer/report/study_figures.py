@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.analysis.comparison import AHEAD, BEHIND, Judgement, Line, Table
+from unimixer.analysis.formatting import rate
 from unimixer.analysis.selection import is_finished
 from unimixer.errors import MissingExtraError
-from unimixer.experiments.cases import short, slug
+from unimixer.experiments.models import slug
+from unimixer.experiments.sizes import short
 from unimixer.io import atomic_file
-from unimixer.report.study_tables import METRIC_NAMES, rate, speed
+from unimixer.report.study_tables import METRIC_NAMES, speed
 
 DPI = 130
 WORD_COLOURS = {AHEAD: "#0f766e", BEHIND: "#c2410c"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from unimixer.analysis.comparison import AHEAD, BASE, BEHIND, NOT_TOLD, Judgement, Table
+from unimixer.analysis.formatting import signed
 from unimixer.analysis.selection import Place
 from unimixer.report.methods import method
-from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, all_metrics, caption, cells, signed
+from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, all_metrics, caption, cells
 
 
 def markdown(found: Judgement, *, title: str) -> str:

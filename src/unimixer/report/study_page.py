@@ -9,13 +9,14 @@ from html import escape
 from typing import Any
 
 from unimixer.analysis.comparison import AHEAD, BEHIND, Judgement, Line
+from unimixer.analysis.formatting import p_value, signed
 from unimixer.analysis.selection import Place
 from unimixer.errors import MissingExtraError
 from unimixer.report.methods import method
 from unimixer.report.study_markdown import intro, sentence
 from unimixer.report.study_payload import payload
 from unimixer.report.study_script import SCRIPT
-from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, all_metrics, caption, cells, p_value, signed
+from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, all_metrics, caption, cells
 from unimixer.report.style import STYLE
 
 
