@@ -88,7 +88,7 @@ class PointsOptions:
         if self.models is not None:
             points = points.only([name.strip() for name in self.models.split(",") if name.strip()])
         bounds = None if self.floor is None else parse_floor(self.floor)
-        return points, Reading(form=self.form, best_auc=self.best_auc, floor=bounds, base_auc=self.base_auc)
+        return points, Reading(form=self.form, best_auc=self.best_auc, irreducible_error=bounds, base_auc=self.base_auc)
 
     def predicted_sizes(self) -> list[float]:
         """Return the sizes to predict."""
@@ -118,13 +118,13 @@ class ReportOptions(PointsOptions):
 @takes(FitOptions)
 def fit(options: FitOptions) -> None:
     """See :data:`FIT_HELP`."""
-    from unimixer.analysis.scaling_laws import analyse, analyse_jointly
+    from unimixer.analysis.scaling_laws import analyze, analyze_jointly
     from unimixer.report.scaling_series import analysis_values, joint_values
 
     points, reading = options.read()
     draws = {"replicates": options.replicates, "seed": options.seed}
-    laws = analyse(points, x=options.x, reading=reading, at=options.predicted_sizes(), **draws)
-    joint = analyse_jointly(points, reading, **draws)
+    laws = analyze(points, x=options.x, reading=reading, at=options.predicted_sizes(), **draws)
+    joint = analyze_jointly(points, reading, **draws)
     values = {"source": str(options.points), **analysis_values(laws), "joint": joint_values(joint)}
     emit(values, options.as_json, lambda: _show(laws, joint))
 

@@ -87,13 +87,13 @@ def advise(options: AdviseOptions) -> None:
     """See :data:`HELP`."""
     from unimixer.analysis import sizing
     from unimixer.analysis.points import read_points
-    from unimixer.analysis.scaling_laws import analyse
+    from unimixer.analysis.scaling_laws import analyze
     from unimixer.analysis.series import Reading
 
     budget = options.budget()
     points = read_points(options.points)
     reading = Reading(form=options.form, best_auc=options.best_auc, base_auc=options.base_auc)
-    analysis = analyse(points, reading=reading)
+    analysis = analyze(points, reading=reading)
     costs = sizing.costs_of(points, options.points, options.latency())
     advice = sizing.advise(analysis.laws, costs, budget, base_auc=options.base_auc or 0.0, beyond=options.beyond)
     values = {
@@ -106,13 +106,13 @@ def advise(options: AdviseOptions) -> None:
 
 
 def _show(advice: list[Advice], budget: Budget, candidates: int, warnings: list[str]) -> None:
-    asked = {
+    limits = {
         "latency": budget.latency_ms and f"at most {budget.latency_ms:g} ms a request of {candidates} candidates",
         "load": budget.qps and f"{budget.qps:g} requests a second on {budget.cores} cores at {budget.utilisation:.0%}",
         "training": budget.training_hours and f"at most {budget.training_hours:g} h of training",
         "size": budget.params and f"at most {budget.params:,.0f} parameters",
     }
-    table("; ".join(str(text) for text in asked.values() if text), COLUMNS, [_cells(one) for one in advice])
+    table("; ".join(str(text) for text in limits.values() if text), COLUMNS, [_cells(one) for one in advice])
     bought = [one for one in advice if one.params is not None]
     if not bought:
         print("no model fits: even the smallest sizes that were trained are too expensive")

@@ -158,7 +158,8 @@ def build_case(
     plan: Plan, variant: Variant, ref: StoreRef, store: Store, budget: Budget, *, width: float | None = None
 ) -> Case:
     """Build one model on one store, with the width that meets a budget unless ``width`` is given."""
-    spec, (kind, amount) = store.transform.spec, budget
+    kind, amount = budget
+    spec = store.transform.spec
     recipe = parse(Recipe, _recipe_values(plan, variant, ref), where="recipe of the study (--set)")
     tasks = tuple(recipe.tasks) or spec.labels
     if width is None and kind == "flops":

@@ -196,11 +196,14 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     left_out: dict[str, str] = {}
     order = [variant.label for variant in plan.models]
     for ref in plan.data:
-        store, cases, widths = Store(ref.path), dict[str, list[Case]](), dict[tuple[str, str, int], float]()
+        store = Store(ref.path)
+        cases: dict[str, list[Case]] = {}
+        widths: dict[tuple[str, str, int], float] = {}
         # a model that gets the width of another one comes after it
         for variant in sorted(plan.models, key=lambda variant: variant.size_of is not None):
             for budget in plan.budgets:
-                sized, width = plan.at_budget(variant, budget), None
+                sized = plan.at_budget(variant, budget)
+                width = None
                 try:
                     if variant.size_of is not None:
                         width = widths.get((variant.size_of, *budget))

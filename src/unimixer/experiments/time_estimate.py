@@ -81,8 +81,8 @@ def estimate_series(
     """
     missing = [one.missing(folder) for one in series]
     measured = [evenly(one.cases, MEASURED) for one in series]
-    wanted = [case for cases, counts in zip(measured, missing, strict=True) if any(counts) for case in cases]
-    speeds = measure_speeds(wanted, speeds_folder, machine)
+    to_measure = [case for cases, counts in zip(measured, missing, strict=True) if any(counts) for case in cases]
+    speeds = measure_speeds(to_measure, speeds_folder, machine)
     estimates = []
     for one, cases, counts in zip(series, measured, missing, strict=True):
         known = [(case, speeds[key]) for case in cases if (key := speed_key(case, machine)) in speeds]

@@ -1,4 +1,4 @@
-"""The process that trains rows: ``python -m unimixer.experiments.worker``, a task a line on its input, a reply a line.
+"""The process that trains rows, ``python -m unimixer.experiments.worker``: one task and one reply per line.
 
 It ends when its input ends, so no worker outlives the process that started it, however that one died; what it was
 training is continued from its newest checkpoint.
@@ -35,24 +35,28 @@ from unimixer.training.step import TrainStep
 from unimixer.training.train import WARM_UP, resume, train
 
 MEASURED_SECONDS = 1.0
-"""Shortest time that a speed is measured over."""
+"""Shortest time over which a speed is measured."""
 WARM_STEPS, LEAST_STEPS, MOST_STEPS = 2, 4, 40
 
 
 def train_row(task: dict[str, Any]) -> Row:
-    """Train one row, or go on with it; write its scores, then the row."""
+    """Train one row, or continue its run; write its scores, then the row."""
     folder, columns = Path(task["folder"]), task["columns"]
     key, recipe = str(columns["key"]), parse(Recipe, task["recipe"], where="recipe")
-    place = folder / "runs" / key
+    run_folder = folder / "runs" / key
     store, scores = Store(recipe.store), scores_path(folder, key)
     if (
-        place.exists()
+        run_folder.exists()
         and not scores.exists()
-        and RunFolder(place).result
-        and not RunFolder(place).best_weights.exists()
+        and RunFolder(run_folder).result
+        and not RunFolder(run_folder).best_weights.exists()
     ):
-        shutil.rmtree(place)  # its weights were removed, and so were its scores: nothing to go on with
-    run = resume(place, store=store.folder, quiet=True) if place.exists() else train(recipe, folder=place, quiet=True)
+        shutil.rmtree(run_folder)  # its weights were removed, and so were its scores: nothing to go on with
+    run = (
+        resume(run_folder, store=store.folder, quiet=True)
+        if run_folder.exists()
+        else train(recipe, folder=run_folder, quiet=True)
+    )
     result = run.result or {}
     if run.best_weights.exists():
         write_array(scores, test_logits(run, store))
@@ -71,7 +75,7 @@ def train_row(task: dict[str, Any]) -> Row:
 
 
 def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
-    """Samples and seconds of all stages."""
+    """Return the samples and seconds of all stages."""
     results = [result]
     if (run.folder / WARM_UP).exists():
         results.append(RunFolder(run.folder / WARM_UP).result or {})
@@ -84,20 +88,20 @@ def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
 
 
 def _place(task: dict[str, Any]) -> Row:
-    """Where the row was computed."""
-    found = versions()
+    """Return the machine and the versions that compute the row."""
+    installed = versions()
     return {
         "threads": torch.get_num_threads(),
         "processes": task["processes"],
         "commit": commit(),
-        "versions": f"torch {found['torch']}, python {sys.version.split()[0]}, unimixer {found['unimixer']}",
+        "versions": f"torch {installed['torch']}, python {sys.version.split()[0]}, unimixer {installed['unimixer']}",
         "machine": task["machine"],
     }
 
 
 @states_kept()
 def measure(task: dict[str, Any]) -> dict[str, float]:
-    """Samples a second of a case, in training and in evaluation, over a second or so of each."""
+    """Measure the samples per second of a case in training and in evaluation, over about a second each."""
     recipe = parse(Recipe, task["recipe"], where="recipe")
     store = Store(recipe.store)
     if recipe.training.threads is not None:
@@ -142,7 +146,7 @@ def _wait(device: torch.device) -> None:
 
 
 def handle(task: dict[str, Any]) -> dict[str, Any]:
-    """Do one task; whatever goes wrong becomes one line."""
+    """Do one task; an error becomes one line."""
     try:
         return {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)}
     except UnimixerError as error:
@@ -156,7 +160,7 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Take tasks until there are no more."""
+    """Do tasks until the input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()

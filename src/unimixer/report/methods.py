@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from unimixer.analysis.comparison import AHEAD, BEHIND, NOT_TOLD, Judgement
+from unimixer.analysis.comparison import BETTER, INCONCLUSIVE, WORSE, ComparisonReport
 from unimixer.analysis.significance import LEVEL
 
 
-def method(found: Judgement) -> list[tuple[str, str]]:
+def method(found: ComparisonReport) -> list[tuple[str, str]]:
     """Paragraphs, each with its subject."""
     return [
         (
@@ -23,7 +23,7 @@ def method(found: Judgement) -> list[tuple[str, str]]:
         (
             "Seeds",
             "A seed moves the initial weights and the order of the rows. Mean and spread (standard deviation) are over "
-            "seeds. One seed has no spread, and no verdict is given from it.",
+            "seeds. One seed has no spread, and no conclusion is drawn from it.",
         ),
         (
             "Difference",
@@ -48,8 +48,8 @@ def method(found: Judgement) -> list[tuple[str, str]]:
         ),
         (
             "Words",
-            f"“{AHEAD}” and “{BEHIND}” stand where the corrected p is below {LEVEL}; ahead is better, which for log "
-            f"loss and NE is lower. Everything else is “{NOT_TOLD}”: that is no proof of equality, the "
+            f"“{BETTER}” and “{WORSE}” stand where the corrected p is below {LEVEL}; better means lower for log "
+            f"loss and NE. Everything else is “{INCONCLUSIVE}”: that is no proof of equality, the "
             "interval says how large the difference may still be.",
         ),
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unimixer.analysis.bootstrap import REPLICATES
 from unimixer.analysis.points import Points, points_csv
-from unimixer.analysis.scaling_laws import analyse, analyse_jointly
+from unimixer.analysis.scaling_laws import analyze, analyze_jointly
 from unimixer.analysis.series import Reading
 from unimixer.errors import UnimixerError, missing_packages
 from unimixer.io import write_text
@@ -46,10 +46,10 @@ def write_report(
     if folder.exists() and not folder.is_dir():
         raise UnimixerError(f"{folder} is a file; choose a folder with --out")
     found = [
-        analyse(points, x=x, reading=reading, at=at if x == "params" else (), replicates=replicates, seed=seed)
+        analyze(points, x=x, reading=reading, at=at if x == "params" else (), replicates=replicates, seed=seed)
         for x in points.sizes
     ]
-    joint = analyse_jointly(points, reading, replicates=replicates, seed=seed)
+    joint = analyze_jointly(points, reading, replicates=replicates, seed=seed)
     drawn = not missing_packages("report")
     pictures = draw_figures(found, folder / FIGURES) if drawn else []
     shown = {one.x: f"{FIGURES}/scaling-{one.x}.png" for one in found if drawn}

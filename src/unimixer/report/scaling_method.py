@@ -39,7 +39,7 @@ def method(found: Analysis, *, joint: bool) -> list[tuple[str, str]]:
             "Comparison",
             "Exponents of two models are compared by the same bootstrap, each model drawn on its own; p is twice the "
             "share of draws on the rarer side of no difference. All pairs are corrected together after Holm, and a "
-            "word stands only where the corrected p is below 0.05. “Not told apart” is no proof of equality.",
+            "word stands only where the corrected p is below 0.05. “Inconclusive” is no proof of equality.",
         ),
         (
             "Prediction",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from unimixer.analysis.joint_law import JointLaw
-from unimixer.analysis.scaling_laws import NOT_TOLD, STEEPER, Analysis, Pair
+from unimixer.analysis.scaling_laws import INCONCLUSIVE, STEEPER, Analysis, Pair
 from unimixer.analysis.series import NAMES
 from unimixer.report.scaling_figures import colours
 from unimixer.report.scaling_method import method
@@ -103,7 +103,7 @@ def _warnings(one: Analysis) -> str:
     if not one.warnings:
         return ""
     told = "".join(f"<li>{escape(text)}</li>" for text in one.warnings)
-    return f'<p><span class="word behind">before you use this</span></p><ul class="warnings">{told}</ul>'
+    return f'<p><span class="word worse">before you use this</span></p><ul class="warnings">{told}</ul>'
 
 
 def _figure(name: str, kind: str, title: str, words: str) -> str:
@@ -127,5 +127,5 @@ def _tables(one: Analysis, *, shown: bool) -> str:
 
 def _pair(pair: Pair) -> list[str]:
     *cells, verdict = pair_cells(pair)
-    kind = "" if verdict in (NOT_TOLD, "no interval") else "ahead" if verdict == STEEPER else "behind"
+    kind = "" if verdict in (INCONCLUSIVE, "no interval") else "better" if verdict == STEEPER else "worse"
     return [*cells, Markup(f'<span class="word {kind}">{escape(verdict)}</span>')]

@@ -28,7 +28,7 @@ def analysis_values(found: Analysis) -> dict[str, Any]:
         "unit": unit_of(found.x),
         "laws": {model: law_values(law, unit_of(found.x)) for model, law in found.laws.items()},
         "left_out": found.left_out,
-        "pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in found.pairs],
+        "pairs": [{**asdict(pair), "verdict": pair.conclusion} for pair in found.pairs],
         "predicted": [{**asdict(one), "far": one.far} for one in found.predicted],
         "warnings": found.warnings,
     }
@@ -42,7 +42,7 @@ def law_values(law: Law, unit: float) -> dict[str, Any]:
         "b": law.b,
         "b_interval": law.b_interval,
         "c": law.c,
-        "c_fitted": law.floor.fitted,
+        "c_fitted": law.irreducible_error.fitted,
         "c_interval": law.c_interval,
         "r2": law.r2,
         "runs": len(law.x),

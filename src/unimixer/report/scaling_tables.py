@@ -11,7 +11,7 @@ from unimixer.analysis.series import NAMES, REPORTED_IN
 
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")
-PAIR_COLUMNS = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
+PAIR_COLUMNS = ("models", "difference of b", INTERVAL, "p", "p, Holm", "conclusion")
 JOINT_COLUMNS = ("model", "b, parameters", INTERVAL, "e, rows", f"{INTERVAL} of e", "c", "R²")
 PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
 SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms"}
@@ -73,7 +73,7 @@ def law_cells(found: Analysis, model: str) -> list[str]:
     """A model's law, one text for each of :data:`LAW_COLUMNS`."""
     law, series = found.laws[model], found.series[model]
     floor = NONE if found.form == GAIN else plain(law.c)
-    if law.floor.fitted:
+    if law.irreducible_error.fitted:
         ends = law.c_interval
         floor += " fitted" + ("" if ends is None else f" ({plain(ends[0], 3)} to {plain(ends[1], 3)})")
     return [
@@ -100,7 +100,7 @@ def pair_cells(pair: Pair) -> list[str]:
         between(ends),
         p_value(pair.p),
         p_value(pair.holm),
-        pair.verdict if pair.p is not None else "no interval",
+        pair.conclusion if pair.p is not None else "no interval",
     ]
 
 
@@ -130,7 +130,7 @@ def joint_cells(model: str, law: JointLaw) -> list[str]:
         between(None if ends is None else ends["b"]),
         exponent(law.e),
         between(None if ends is None else ends["e"]),
-        plain(law.c) + (" fitted" if law.floor.fitted else ""),
+        plain(law.c) + (" fitted" if law.irreducible_error.fitted else ""),
         NONE if law.r2 is None else f"{law.r2:.3f}",
     ]
 
@@ -148,13 +148,13 @@ def conclusions(found: Analysis) -> list[str]:
                 else f"{law.span**-law.b:.0%} of the error above the floor is left"
             )
         )
-    told = [pair for pair in found.pairs if pair.verdict in ("steeper", "flatter")]
+    told = [pair for pair in found.pairs if pair.conclusion in ("steeper", "flatter")]
     for pair in told:
-        lines.append(f"{pair.model} is {pair.verdict} than {pair.other} (p {p_value(pair.holm)} after Holm)")
+        lines.append(f"{pair.model} is {pair.conclusion} than {pair.other} (p {p_value(pair.holm)} after Holm)")
     if found.pairs and len(told) < len(found.pairs):
         rest = len(found.pairs) - len(told)
         lines.append(
-            f"{rest} of {len(found.pairs)} pair{'s' if len(found.pairs) > 1 else ''} of exponents cannot be told apart"
+            f"{rest} of {len(found.pairs)} pair{'s' if len(found.pairs) > 1 else ''} of exponents are inconclusive"
         )
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unimixer.analysis.comparison import judge
+from unimixer.analysis.comparison import Question, compare_models
 from unimixer.analysis.significance import REPLICATES
 from unimixer.errors import missing_packages
 from unimixer.experiments.plan import JUDGED, Study, read_plan
@@ -43,12 +43,10 @@ def write_report(
     """
     study, frame = read_plan(folder, Study), load_rows(folder)
     heading = title or f"Study {folder.resolve().name}"
-    found = judge(
+    found = compare_models(
         frame.to_dicts(),
         folder,
-        base=base or study.base,
-        tasks=tasks,
-        metrics=metrics,
+        Question(base or study.base, tasks, metrics),
         replicates=replicates,
         seeds=range(study.seeds),
     )

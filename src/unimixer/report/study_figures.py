@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unimixer.analysis.comparison import AHEAD, BEHIND, Judgement, Line, Table
+from unimixer.analysis.comparison import BETTER, WORSE, ComparisonReport, Line, Table
 from unimixer.analysis.formatting import rate
 from unimixer.analysis.selection import is_finished
 from unimixer.errors import MissingExtraError
@@ -18,13 +18,13 @@ from unimixer.io import atomic_file
 from unimixer.report.study_tables import METRIC_NAMES, speed
 
 DPI = 130
-WORD_COLOURS = {AHEAD: "#0f766e", BEHIND: "#c2410c"}
+WORD_COLOURS = {BETTER: "#0f766e", WORSE: "#c2410c"}
 UNDECIDED = "#64748b"
 PALETTE = ("#2563eb", "#d97706", "#0f766e", "#be185d", "#7c3aed", "#4d7c0f", "#0891b2", "#b91c1c", "#57534e", "#a16207")
 """One colour a model, on light and dark ground."""
 
 
-def draw_figures(found: Judgement, folder: Path) -> list[Path]:
+def draw_figures(found: ComparisonReport, folder: Path) -> list[Path]:
     """Draw every figure of a study, one file a task and kind, as PNG and as SVG; return the files.
 
     Args:
@@ -54,13 +54,13 @@ def save_figure(figure: Any, path: Path) -> list[Path]:
     return written
 
 
-def colours(found: Judgement) -> dict[str, str]:
+def colours(found: ComparisonReport) -> dict[str, str]:
     """The colour of every model, the same in all figures."""
     names = dict.fromkeys(row["variant"] for row in found.rows)
     return {str(name): PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
 
 
-def _figures(found: Judgement) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _figures(found: ComparisonReport) -> Iterator[tuple[str, Callable[[], Any]]]:
     with_rates = len({(row["dense_lr"], row["sparse_lr"]) for row in found.rows}) > 1
     for task in found.tasks:
         tables = [table for table in found.tables if table.task == task]
@@ -80,7 +80,7 @@ def _figures(found: Judgement) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"budgets-{end}", partial(_budgets, tables, found)
 
 
-def _grid(tables: list[Table], found: Judgement, draw: Callable[..., None], *, sharey: bool = False) -> Any:
+def _grid(tables: list[Table], found: ComparisonReport, draw: Callable[..., None], *, sharey: bool = False) -> Any:
     """A row a place and a column a metric; where there is one metric, two places a row."""
     places = list(dict.fromkeys(table.place for table in tables))
     metrics = list(dict.fromkeys(table.metric for table in tables))
@@ -103,7 +103,7 @@ def _grid(tables: list[Table], found: Judgement, draw: Callable[..., None], *, s
     return with_legend(figure, axes)
 
 
-def _differences(axis: Any, table: Table, found: Judgement) -> None:
+def _differences(axis: Any, table: Table, found: ComparisonReport) -> None:
     """A forest: difference to the base and its interval."""
     lines = [line for line in table.lines if line.compared is not None]
     if not lines:
@@ -112,9 +112,9 @@ def _differences(axis: Any, table: Table, found: Judgement) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     for place, line in enumerate(lines):
         assert line.compared is not None
-        colour, one = WORD_COLOURS.get(line.verdict, UNDECIDED), line.compared
+        colour, one = WORD_COLOURS.get(line.conclusion, UNDECIDED), line.compared
         axis.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
-        full = colour if line.verdict in WORD_COLOURS else "white"
+        full = colour if line.conclusion in WORD_COLOURS else "white"
         axis.plot(one.estimate, place, "o", color=colour, markerfacecolor=full, markersize=6)
     axis.set_yticks(range(len(lines)), [line.chosen.variant for line in lines])
     axis.set_ylim(len(lines) - 0.5, -0.5)
@@ -122,7 +122,7 @@ def _differences(axis: Any, table: Table, found: Judgement) -> None:
     axis.locator_params(axis="x", nbins=5)
 
 
-def _seeds(axis: Any, table: Table, found: Judgement) -> None:
+def _seeds(axis: Any, table: Table, found: ComparisonReport) -> None:
     own = colours(found)
     for place, line in enumerate(table.lines):
         colour = own[line.chosen.variant]
@@ -135,7 +135,7 @@ def _seeds(axis: Any, table: Table, found: Judgement) -> None:
     axis.locator_params(axis="x", nbins=5)
 
 
-def _speed(axis: Any, table: Table, found: Judgement) -> None:
+def _speed(axis: Any, table: Table, found: ComparisonReport) -> None:
     own = colours(found)
     points = [(at, line) for line in table.lines if (at := speed(line)) is not None and line.mean is not None]
     for at, line in points:
@@ -161,7 +161,7 @@ def _with_spread(axis: Any, x: float, line: Line, colour: str) -> None:
     axis.errorbar(x, line.mean, line.spread or 0.0, fmt="o", color=colour, capsize=3, label=line.chosen.variant)
 
 
-def _rates(axis: Any, table: Table, found: Judgement) -> None:
+def _rates(axis: Any, table: Table, found: ComparisonReport) -> None:
     """Validation metric of the search; the chosen rate is ringed."""
     own, column = colours(found), f"validation_{table.task}_{table.metric}"
     place = table.place
@@ -190,7 +190,7 @@ def _rates(axis: Any, table: Table, found: Judgement) -> None:
     _name(axis, "learning rate of the dense parameters", f"validation {METRIC_NAMES[table.metric]}")
 
 
-def _budgets(tables: list[Table], found: Judgement) -> Any:
+def _budgets(tables: list[Table], found: ComparisonReport) -> Any:
     """Mean and spread against the budget, a panel a metric; a row a data set and kind of budget."""
     own = colours(found)
     rows = list(dict.fromkeys((t.place.store, t.place.store_hash, t.place.budget_kind, t.place.group) for t in tables))

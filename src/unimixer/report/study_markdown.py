@@ -1,22 +1,22 @@
-"""A study as Markdown: verdicts first, then one table a metric, then the method."""
+"""A study as Markdown: conclusions first, then one table a metric, then the method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from unimixer.analysis.comparison import AHEAD, BASE, BEHIND, NOT_TOLD, Judgement, Table
+from unimixer.analysis.comparison import BASE, BETTER, INCONCLUSIVE, WORSE, ComparisonReport, Table
 from unimixer.analysis.formatting import signed
 from unimixer.analysis.selection import Place
 from unimixer.report.methods import method
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, all_metrics, caption, cells
 
 
-def markdown(found: Judgement, *, title: str) -> str:
+def markdown(found: ComparisonReport, *, title: str) -> str:
     """The whole report."""
     return "\n\n".join([f"# {title}", *_parts(found)]) + "\n"
 
 
-def _parts(found: Judgement) -> Iterator[str]:
+def _parts(found: ComparisonReport) -> Iterator[str]:
     yield intro(found)
     for place in found.places:
         yield f"## {place.words}"
@@ -41,7 +41,7 @@ def _parts(found: Judgement) -> Iterator[str]:
         yield f"{subject}. {words}"
 
 
-def intro(found: Judgement) -> str:
+def intro(found: ComparisonReport) -> str:
     """What the rows are."""
     models = len({row["variant"] for row in found.rows})
     failed = f", {len(found.failures)} of them failed" if found.failures else ""
@@ -51,7 +51,7 @@ def intro(found: Judgement) -> str:
     )
 
 
-def conclusions(found: Judgement, place: Place) -> list[str]:
+def conclusions(found: ComparisonReport, place: Place) -> list[str]:
     """One sentence for each task and metric of a place."""
     return [
         f"{METRIC_NAMES[t.metric]} of {t.task}: {sentence(t, found.base)}" for t in found.tables if t.place == place
@@ -59,19 +59,19 @@ def conclusions(found: Judgement, place: Place) -> list[str]:
 
 
 def sentence(table: Table, base: str) -> str:
-    """Who is ahead of the base, who is behind, and of whom that cannot be said."""
+    """Name the models that are better than the base, worse, and inconclusive."""
     parts = []
-    for word, preposition in ((AHEAD, "of "), (BEHIND, ""), (NOT_TOLD, "from ")):
-        lines = [line for line in table.lines if line.verdict == word and line.compared is not None]
+    for word, preposition in ((BETTER, "than "), (WORSE, "than "), (INCONCLUSIVE, "against ")):
+        lines = [line for line in table.lines if line.conclusion == word and line.compared is not None]
         names = [f"{line.chosen.variant} ({signed(line.compared.estimate)})" for line in lines if line.compared]
         if names:
             parts.append(f"{word} {preposition}{base}: {', '.join(names)}")
-    others = [f"{line.chosen.variant}: {line.verdict}" for line in table.lines if _no_word(line.verdict)]
+    others = [f"{line.chosen.variant}: {line.conclusion}" for line in table.lines if _no_word(line.conclusion)]
     return "; ".join(parts + others) or "nothing to compare"
 
 
-def _no_word(verdict: str) -> bool:
-    return verdict not in (AHEAD, BEHIND, NOT_TOLD, BASE)
+def _no_word(conclusion: str) -> bool:
+    return conclusion not in (BETTER, WORSE, INCONCLUSIVE, BASE)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int]) -> str:

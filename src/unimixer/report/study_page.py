@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from unimixer.analysis.comparison import AHEAD, BEHIND, Judgement, Line
+from unimixer.analysis.comparison import BETTER, WORSE, ComparisonReport, Line
 from unimixer.analysis.formatting import p_value, signed
 from unimixer.analysis.selection import Place
 from unimixer.errors import MissingExtraError
@@ -34,7 +34,7 @@ PLOTS = (
 """Of each plot its id, class, title and what it shows."""
 
 
-def page(found: Judgement, *, title: str, csv: str) -> str:
+def page(found: ComparisonReport, *, title: str, csv: str) -> str:
     """The page.
 
     Args:
@@ -102,7 +102,7 @@ def html_table(
     return f'<div class="scroll{kind}"><table><thead>{above}<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _parts(found: Judgement, title: str, csv: str) -> Iterator[str]:
+def _parts(found: ComparisonReport, title: str, csv: str) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>\n<p>{escape(intro(found))}</p>"
     yield _facts(found)
     yield "<h2>At a glance</h2>"
@@ -129,7 +129,7 @@ def _parts(found: Judgement, title: str, csv: str) -> Iterator[str]:
     yield json_script("study", payload(found))
 
 
-def _facts(found: Judgement) -> str:
+def _facts(found: ComparisonReport) -> str:
     """Counts in large letters."""
     stores = len({place.store_hash for place in found.places})
     counts = [
@@ -144,7 +144,7 @@ def _facts(found: Judgement) -> str:
     return f'<div class="facts card">{told}</div>'
 
 
-def _glance(found: Judgement, place: Place) -> str:
+def _glance(found: ComparisonReport, place: Place) -> str:
     """Models by tasks and metrics: the difference and its word."""
     tables = [table for table in found.tables if table.place == place]
     tasks = list(dict.fromkeys(table.task for table in tables))
@@ -162,10 +162,10 @@ def _glance(found: Judgement, place: Place) -> str:
 
 def _glance_cell(line: Line) -> str:
     if line.compared is None:
-        return line.verdict
-    kind = line.verdict if line.verdict in (AHEAD, BEHIND) else ""
-    tip = f"{line.verdict}; {signed(line.compared.low)} to {signed(line.compared.high)}; p {p_value(line.holm)}"
-    word = f" {line.verdict}" if kind else ""
+        return line.conclusion
+    kind = line.conclusion if line.conclusion in (BETTER, WORSE) else ""
+    tip = f"{line.conclusion}; {signed(line.compared.low)} to {signed(line.compared.high)}; p {p_value(line.holm)}"
+    word = f" {line.conclusion}" if kind else ""
     return Markup(f'<span class="word {kind}" title="{escape(tip)}">{signed(line.compared.estimate)}{word}</span>')
 
 
@@ -176,7 +176,7 @@ def _figure(name: str, kind: str, title: str, words: str) -> str:
     )
 
 
-def _tables(found: Judgement, place: Place) -> str:
+def _tables(found: ComparisonReport, place: Place) -> str:
     """Everything that was compared at one place, readable without scripts."""
     parts = []
     for task in found.tasks:
@@ -189,14 +189,14 @@ def _tables(found: Judgement, place: Place) -> str:
         for table in tables:
             parts.append(f"<h3>{METRIC_NAMES[table.metric]} of {escape(task)}</h3>")
             parts.append(f"<p class=soft>{escape(sentence(table, found.base))}.</p>")
-            rows = [[*cells(line)[:-1], _word(line.verdict)] for line in table.lines]
+            rows = [[*cells(line)[:-1], _word(line.conclusion)] for line in table.lines]
             parts.append(html_table(COLUMNS, rows, text=(0, len(COLUMNS) - 1)))
             parts.append(f'<p class="caption">{escape(caption(table))}</p>')
     return f'<details class="card"><summary>{escape(place.words)}</summary>{"".join(parts)}</details>'
 
 
 def _word(verdict: str) -> str:
-    kind = verdict if verdict in (AHEAD, BEHIND) else ""
+    kind = verdict if verdict in (BETTER, WORSE) else ""
     return Markup(f'<span class="word {kind}">{escape(verdict)}</span>')
 
 

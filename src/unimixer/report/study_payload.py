@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from unimixer.analysis.comparison import Judgement, Line, Table
+from unimixer.analysis.comparison import ComparisonReport, Line, Table
 from unimixer.analysis.selection import Row, is_finished
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER
 from unimixer.report.study_figures import colours
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES, caption, cells, speed
 
 
-def payload(found: Judgement) -> dict[str, Any]:
+def payload(found: ComparisonReport) -> dict[str, Any]:
     """Plain values for JSON."""
     places = found.places
     metrics = list(dict.fromkeys(table.metric for table in found.tables))
@@ -65,7 +65,7 @@ def _line(line: Line) -> dict[str, Any]:
         "params": line.chosen.example.get("dense_params"),
         "flops": line.chosen.example.get("flops_per_sample"),
         "compared": compared,
-        "verdict": line.verdict,
+        "verdict": line.conclusion,
         "cells": cells(line),
     }
 

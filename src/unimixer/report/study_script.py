@@ -7,7 +7,7 @@ SCRIPT = script(r"""
   const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
 
   const metric = () => data.metrics.find(one => one.key === shown.metric);
-  const colourOf = verdict => ({ ahead: css("--ahead"), behind: css("--behind") })[verdict] || css("--soft");
+  const colourOf = verdict => ({ better: css("--ahead"), worse: css("--behind") })[verdict] || css("--soft");
   const find = (place, task, key) =>
     data.tables.find(table => table.place === place && table.task === task && table.metric === key);
   const table = () => find(shown.place, shown.task, shown.metric);
@@ -18,7 +18,7 @@ SCRIPT = script(r"""
   function differences() {
     const lines = table().lines.filter(line => line.compared);
     const traces = lines.map((line, index) => {
-      const one = line.compared, colour = colourOf(line.verdict), sure = ["ahead", "behind"].includes(line.verdict);
+      const one = line.compared, colour = colourOf(line.verdict), sure = ["better", "worse"].includes(line.verdict);
       return { x: [one.estimate], y: [index], mode: "markers",
         error_x: { type: "data", symmetric: false, array: [one.high - one.estimate],
           arrayminus: [one.estimate - one.low], color: colour, thickness: 2.5, width: 0 },
@@ -124,7 +124,7 @@ SCRIPT = script(r"""
   function draw_table() {
     const one = table(), last = data.columns.length - 1;
     const cell = (value, index) => index !== last ? escapeText(value)
-      : `<span class="word ${["ahead", "behind"].includes(value) ? value : ""}">${escapeText(value)}</span>`;
+      : `<span class="word ${["better", "worse"].includes(value) ? value : ""}">${escapeText(value)}</span>`;
     sortable("table", data.columns, one.lines.map(line => line.cells), index => index === 0 || index === last, cell);
     document.getElementById("table-caption").textContent = one.caption;
   }

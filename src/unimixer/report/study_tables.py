@@ -18,7 +18,7 @@ METRIC_NAMES = {
 }
 COLUMNS = (
     *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
-    *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "verdict"),
+    *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "conclusion"),
 )
 """Of a table of one metric; the first and the last column are text."""
 
@@ -57,7 +57,7 @@ def cells(line: Line) -> list[str]:
         NONE if found is None else f"{signed(found.low)} to {signed(found.high)}",
         p_value(found.p if found else None),
         p_value(line.holm),
-        line.verdict,
+        line.conclusion,
     ]
 
 

@@ -57,8 +57,8 @@ th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 .word { display: inline-block; padding: 0 0.45rem; border-radius: 0.8rem; background: var(--quiet-ground);
         color: var(--soft); font-size: 0.84rem; }
-.word.ahead { background: var(--ahead-ground); color: var(--ahead); }
-.word.behind { background: var(--behind-ground); color: var(--behind); }
+.word.better { background: var(--ahead-ground); color: var(--ahead); }
+.word.worse { background: var(--behind-ground); color: var(--behind); }
 .error td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 details { margin: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
