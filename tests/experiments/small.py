@@ -46,5 +46,5 @@ def small_study(store: Path | str, **changes: Any) -> Study:
 
 def small_cases(store: Path | str, **changes: Any) -> list[Case]:
     """Its cases."""
-    series, _ = build_series(small_study(store, **changes).opened())
+    series, _ = build_series(small_study(store, **changes).opened(Path("no folder")))
     return [case for one in series for case in one.cases]

@@ -94,7 +94,7 @@ def test_every_variant_can_be_built_or_says_why_not(model: str, start: str, toy_
     values = [variant.model_dump() for variant in variants if variant.backbone == model and "tau" not in variant.label]
     recipe = {"model.num_tokens": 4}
     study = small_study(toy_folder, models=values, params=["60K"], lenient=True, recipe=recipe)
-    series, left_out = build_series(study.opened())
+    series, left_out = build_series(study.opened(Path("no folder")))
     cases = [case for one in series for case in one.cases]
     assert len(cases) + len(left_out) == len(values)
     assert len(cases) > 0.8 * len(values), left_out

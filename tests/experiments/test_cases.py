@@ -61,9 +61,9 @@ def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
         small_cases(toy_folder, params=[], flops=[10])
 
 
-def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path) -> None:
+def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path, tmp_path: Path) -> None:
     models = ["unimixer-lite:rank=2:label=too low", LITE, "rankmixer"]
-    series, left_out = build_series(small_study(toy_folder, models=models, lenient=True).opened())
+    series, left_out = build_series(small_study(toy_folder, models=models, lenient=True).opened(tmp_path))
     assert [one.name for one in series] == ["lite", "rankmixer"]
     assert list(left_out) == ["too low at 12K parameters"]
     assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K parameters"]
@@ -95,14 +95,16 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
 
 def test_another_store_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
     prepare(toy_tables(seed=1), tmp_path / "other")
-    study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened()
+    study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened(
+        tmp_path
+    )
     first, second = study.data
     assert first.name == "toy"
     assert second.name == f"toy-{second.hash[:4]}"
     keys = [one.cases[0].job(0, 1e-3, 1e-3).key for one in build_series(study)[0]]
     assert keys[0].rpartition("-")[2] != keys[1].rpartition("-")[2]
     with pytest.raises(UnimixerError, match="the study began with aaaa"):
-        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened()
+        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened(tmp_path)
 
 
 def test_a_warm_up_doubles_samples(toy_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 from small import small_cases
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.experiments import run_jobs
-from unimixer.experiments.executor import Schedule, study_lock
+from unimixer.experiments.executor import Machine, Schedule, study_lock
 from unimixer.experiments.progress_view import position
 from unimixer.workers.local import Pool
 
@@ -125,3 +126,13 @@ def test_a_pool_replaces_a_process_that_died_while_idle(tmp_path: Path) -> None:
         while reply is None:
             reply = pool.wait(1.0)
         assert (reply.task, reply.died) == ("second", False)
+
+
+def test_a_machine_is_written_as_options() -> None:
+    assert Machine(workers=3, threads=2).options() == " --jobs 3 --threads 2"
+
+
+def test_a_machine_on_a_cluster_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'unimixer\[sweep\]'"):
+        Machine(ray="auto")

@@ -8,7 +8,7 @@ from typing import Any
 from small import small_cases
 
 from unimixer.experiments.lr_search import chosen_rates
-from unimixer.experiments.size_series import GridSeries
+from unimixer.experiments.size_series import GridSeries, TransferSeries
 
 GRID = [(5e-4, 1e-3), (1e-3, 1e-3), (2e-3, 1e-3)]
 
@@ -66,3 +66,17 @@ def test_a_grid_of_one_starts_all_seeds_at_once(toy_folder: Path) -> None:
     assert [job.recipe.training.seed for job in jobs] == [0, 1, 0, 1]
     assert search.total() + other.total() == 4
     assert search.after(row(1e-3, 0.6, key=jobs[0].key)) == []
+
+
+def test_a_rule_across_sizes_searches_the_base_size_and_runs_every_size_at_its_own_rate(toy_folder: Path) -> None:
+    small, large = small_cases(toy_folder, models=["rankmixer"], params=["6K", "24K"])
+    series = TransferSeries([small, large], power=0.5, seeds=2, grid=GRID, base_sizes=[6_000])
+    assert (series.rows_of(small), series.rows_of(large), series.total()) == (5, 2, 7)
+    assert series.rates() is None
+    for job, auc in zip(series.search(), (0.6, 0.7, 0.6), strict=True):
+        jobs = series.after(row(job.recipe.optimizer.dense_lr, auc, key=job.key))
+    assert series.rates() == [(1e-3, 1e-3), (float(f"{1e-3 * (large.width / small.width) ** -0.5:.3g}"), 1e-3)]
+    assert [(job.case.budget, job.recipe.training.seed) for job in jobs] == [
+        *((6_000, 0), (6_000, 1), (24_000, 0), (24_000, 1)),
+    ]
+    assert series.total() == 6  # the run of the search at the best rate is one of those that count

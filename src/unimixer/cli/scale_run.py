@@ -13,7 +13,7 @@ from unimixer.cli.output import emit, table
 from unimixer.cli.studies import Data, DryRun, KeepRuns, TrainingOptions, split, takes
 
 if TYPE_CHECKING:
-    from unimixer.experiments import Experiment, Sweep
+    from unimixer.experiments import Sweep
 
 HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or go on with it.
 
@@ -134,8 +134,7 @@ def run(options: RunOptions) -> None:
     experiment = plan_experiment(sweep, folder, options.machine(), keep_speeds=not options.dry_run)
     values = studies.plan_values(experiment) | {"training_flops": experiment.flops()}
     if not options.as_json:
-        cost = f"{values['training_flops']:.3g} FLOPs of training, "
-        studies.show_plan(experiment, values, left=2, notes=_search_words(experiment), cost=cost)
+        studies.show_plan(experiment, values)
     if options.dry_run:
         emit({"folder": str(folder), **values}, options.as_json, lambda: None)
         return
@@ -180,20 +179,6 @@ def transfer(options: SweepOptions) -> None:
         table("what a rule loses against the best rate of a size", columns, [list(one.values()) for one in rules])
 
     emit(values, options.as_json, show)
-
-
-def _search_words(experiment: Experiment) -> list[str]:
-    """Describe the search for learning rates."""
-    from unimixer.experiments import Sweep
-
-    sweep = experiment.plan
-    assert isinstance(sweep, Sweep)
-    if not sweep.base_sizes:
-        return []
-    two = len(sweep.base_sizes) > 1
-    where = "two sizes, which give p" if two else "the smallest size"
-    rule = f"lr = base (width / base width)^-{'p' if two else f'{sweep.lr_power:g}'}"
-    return [f"rates: {len(sweep.dense_lr)} tried with the first seed at {where}; then {rule}"]
 
 
 def _show_outcome(values: dict[str, Any]) -> None:

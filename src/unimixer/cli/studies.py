@@ -180,9 +180,7 @@ def carry_out(study: Plan, folder: Path, options: StudyOptions, notes: Mapping[s
     experiment.left_out |= notes or {}
     values = plan_values(experiment)
     if not options.as_json:
-        grid = f"{len(study.grid)} learning rates with the first seed, then " if len(study.grid) > 1 else ""
-        seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
-        show_plan(experiment, values, left=3, notes=[f"a model: {grid}{seeds}; budgets are met within 2%"])
+        show_plan(experiment, values)
     if options.dry_run:
         emit({"folder": str(folder), **values}, options.as_json, lambda: None)
         return
@@ -245,19 +243,19 @@ def plan_values(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def show_plan(
-    experiment: Experiment, values: Mapping[str, Any], *, left: int, notes: Sequence[str], cost: str = ""
-) -> None:
-    """Print runs, cost and expected time; ``left`` columns of the table are text."""
+def show_plan(experiment: Experiment, values: Mapping[str, Any]) -> None:
+    """Print runs, cost and expected time."""
     from unimixer.progress import duration
 
-    columns = experiment.plan.columns
-    table(None, columns, [[_cell(line[column]) for column in columns] for line in values["plan"]], left=left)
+    plan = experiment.plan
+    rows = [[_cell(line[column]) for column in plan.columns] for line in values["plan"]]
+    table(None, plan.columns, rows, left=plan.text_columns)
     for name, reason in values["left_out"].items():
         print(f"left out: {name}: {reason}")
-    for note in notes:
-        print(note)
-    processes = values["processes"]
+    if plan.search_words:
+        print(plan.search_words)
+    processes, flops = values["processes"], values.get("training_flops")
+    cost = "" if flops is None else f"{flops:.3g} FLOPs of training, "
     print(
         f"{values['to_compute']} of {values['rows']} rows to compute in {processes} "
         f"{'process' if processes == 1 else 'processes'}, {cost}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from unimixer.api import prepare
 from unimixer.data.dataset import Store, find_store
@@ -30,6 +30,14 @@ class StoreRef(Settings):
     """The adapter (or schema file) that prepares a missing store, see ``--raw``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of that adapter."""
+
+
+def _values(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+WrittenStore = Annotated[StoreRef, BeforeValidator(_values)]
+"""A store as plans have it: a mapping, or its path."""
 
 
 def open_stores(data: Sequence[StoreRef]) -> tuple[StoreRef, ...]:

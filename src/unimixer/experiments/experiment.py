@@ -15,7 +15,7 @@ from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case, Job, build_case, case_name, unique
 from unimixer.experiments.executor import Machine, Outcome, Schedule, run_jobs, study_lock
 from unimixer.experiments.lr_search import LRTrial
-from unimixer.experiments.plan import Plan, Sweep, is_begun, join_plan, write_plan
+from unimixer.experiments.plan import Plan, Sweep, is_begun, write_plan
 from unimixer.experiments.progress_view import watching
 from unimixer.experiments.results import TRAINING_COST, Row, write_points, write_tables
 from unimixer.experiments.scores import write_truth
@@ -182,10 +182,7 @@ def plan_experiment(
 
 def size_experiment(plan: Plan, folder: Path, machine: Machine | None = None) -> Experiment:
     """Size every model of a plan, joined with the plan of its folder; nothing is measured."""
-    plan = plan.opened()
-    whole = join_plan(folder, plan)
-    if isinstance(plan, Sweep):  # a sweep is always computed whole; of a study, the part that is asked for
-        plan = whole
+    plan = plan.opened(folder)
     series, left_out = build_series(plan)
     return Experiment(plan, folder, machine or Machine(), series, left_out)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from unimixer.backbones.registry import check_options
 from unimixer.errors import UnimixerError, unknown
@@ -108,6 +108,14 @@ def parse_variant(text: str) -> dict[str, Any]:
             raise UnimixerError(f"model {text!r}: {key} is given twice; give it once")
         target[key] = value if key == "label" else parse_scalar(value, f"model {text!r}")
     return values
+
+
+def _values(value: object) -> object:
+    return parse_variant(value) if isinstance(value, str) else value
+
+
+WrittenVariant = Annotated[Variant, BeforeValidator(_values)]
+"""A model as plans have it: a mapping, or the short form."""
 
 
 def split_models(text: str) -> list[str]:

@@ -1,21 +1,20 @@
 """The plan of an experiment: models x budgets x seeds on prepared data, and where learning rates are searched.
 
-A plan is a file that people write and that the folder of an experiment keeps. :class:`Study` compares models at equal
-budgets, :class:`Sweep` trains models at many sizes; everything after the plan treats both alike.
+The folder of an experiment keeps its plan as YAML. The rest of the program treats a study and a sweep alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.datasets import StoreRef, open_stores
+from unimixer.experiments.datasets import StoreRef, WrittenStore, open_stores
 from unimixer.experiments.lr_search import POWER, Rates
-from unimixer.experiments.models import Variant, parse_variant
+from unimixer.experiments.models import Variant, WrittenVariant, parse_variant
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
 from unimixer.settings import Settings, dump_yaml, load_yaml, parse
@@ -23,19 +22,10 @@ from unimixer.training.config import Count, RecipeKeys
 
 JUDGED = ("auc", "uauc", "log_loss", "ne")
 """Metrics whose differences can be judged."""
-SWEEP_GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 
 Budget = tuple[str, int]
 """What is counted, ``params`` or ``flops``, and how many."""
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
-
-
-def _variant(value: object) -> object:
-    return parse_variant(value) if isinstance(value, str) else value
-
-
-def _store(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
 
 
 class Plan(Settings):
@@ -50,7 +40,6 @@ class Plan(Settings):
         "recipe": "training settings batch_size",
     }
     file: ClassVar[str]
-    """Name of the plan's file in the folder of an experiment."""
     noun: ClassVar[str]
     command: ClassVar[str]
     """The verb that begins and continues an experiment."""
@@ -58,10 +47,12 @@ class Plan(Settings):
     """Fields that must not change once an experiment has begun."""
     columns: ClassVar[tuple[str, ...]]
     """Columns of the printed plan."""
+    text_columns: ClassVar[int]
+    """Number of leading columns that are text."""
 
-    data: tuple[Annotated[StoreRef, BeforeValidator(_store)], ...] = Field(min_length=1)
+    data: tuple[WrittenStore, ...] = Field(min_length=1)
     """Stores: paths, or names below ``$UNIMIXER_STORES``."""
-    models: tuple[Annotated[Variant, BeforeValidator(_variant)], ...] = Field(min_length=1)
+    models: tuple[WrittenVariant, ...] = Field(min_length=1)
     """Mappings, or the short form ``backbone:option=value``."""
     params: tuple[Count, ...] = ()
     """Budgets in dense parameters, each met within 2%."""
@@ -113,10 +104,8 @@ class Plan(Settings):
                 raise UnimixerError(f"--set {key}: a study sets it itself; see --seeds, --lr-grid, --params, --models")
 
     def _base_label(self, labels: Sequence[str]) -> str:
-        if not self.base:
-            return labels[0]
-        if self.base in labels:
-            return self.base
+        if not self.base or self.base in labels:
+            return self.base or labels[0]
         # a base may be written as it is in the list of models
         name = Variant.model_validate(parse_variant(self.base)).label if ":" in self.base else self.base
         matches = [v.label for v in self.models if name in (v.label, v.backbone)]
@@ -146,9 +135,27 @@ class Plan(Settings):
         """Return the model to build at a budget."""
         return variant
 
-    def opened(self) -> Self:
-        """Return the plan with the name and the hash of every store."""
-        return self.model_copy(update={"data": open_stores(self.data)})
+    @property
+    def search_words(self) -> str:
+        """The search for learning rates in words."""
+        grid = f"{len(self.grid)} learning rates with the first seed, then " if len(self.grid) > 1 else ""
+        seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return f"a model: {grid}{seeds}; budgets are met within 2%"
+
+    def opened(self, folder: Path) -> Self:
+        """Open the stores of the plan, and check that it agrees with the plan that its folder holds."""
+        plan = self.model_copy(update={"data": open_stores(self.data)})
+        plan.in_folder(folder)  # raises where they differ
+        return plan
+
+    def in_folder(self, folder: Path) -> Self:
+        """Join this plan with the one that its folder holds, if it holds one.
+
+        Raises:
+            UnimixerError: if the folder was begun with other settings; the message names the first difference.
+        """
+        kind = type(self)
+        return read_plan(folder, kind).joined(self, folder) if is_begun(folder, kind) else self
 
     def joined(self, later: Self, folder: Path) -> Self:
         """Join this plan of a folder with a later one: models, seeds and budgets may be added, the rest must agree."""
@@ -203,6 +210,7 @@ class Study(Plan):
     file = "study.yaml"
     noun = "study"
     command = "unimixer compare"
+    text_columns = 3
     columns = (
         *("data", "model", "budget", "dense parameters", "FLOPs/sample", "rows", "to compute", "samples/s"),
         *("seconds a row", "seconds"),
@@ -215,6 +223,7 @@ class Sweep(Plan):
     file = "sweep.yaml"
     noun = "sweep"
     command = "unimixer scale run"
+    text_columns = 2
     fixed = (*Plan.fixed, "dial", "lr_search", "lr_power")
     columns = (
         *("data", "model", "dense parameters", "FLOPs/sample", "blocks", "width", "rate", "rows", "to compute"),
@@ -222,7 +231,7 @@ class Sweep(Plan):
     )
 
     seeds: PositiveInt = 3
-    dense_lr: tuple[PositiveFloat, ...] = Field(default=SWEEP_GRID, min_length=1)
+    dense_lr: tuple[PositiveFloat, ...] = Field(default=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3), min_length=1)
     """Learning rates to choose from at the smallest size; a single one is not searched."""
     dial: Literal["width", "depth", "both"] = "width"
     """What grows with the size."""
@@ -251,6 +260,21 @@ class Sweep(Plan):
     def base_sizes(self) -> tuple[int, ...]:
         """Sizes at which rates are searched; none if there is one rate."""
         return self.anchors if len(self.dense_lr) > 1 else ()
+
+    @property
+    def search_words(self) -> str:
+        """The search for learning rates in words."""
+        if not self.base_sizes:
+            return ""
+        where, power = "the smallest size", f"{self.lr_power:g}"
+        if len(self.base_sizes) > 1:
+            where, power = "two sizes, which give p", "p"
+        tried = f"rates: {len(self.dense_lr)} tried with the first seed at {where}"
+        return f"{tried}; then lr = base (width / base width)^-{power}"
+
+    def opened(self, folder: Path) -> Self:
+        """Open the stores of the plan, and join it with the plan that its folder holds: a sweep is computed whole."""
+        return super().opened(folder).in_folder(folder)
 
     @property
     def budgets(self) -> list[Budget]:
@@ -289,18 +313,8 @@ def read_plan(folder: Path, kind: type[AnyPlan]) -> AnyPlan:
     return parse(kind, load_yaml(path), where=str(path))
 
 
-def join_plan(folder: Path, plan: AnyPlan) -> AnyPlan:
-    """Join a plan with the one that its folder holds.
-
-    Raises:
-        UnimixerError: if the folder was begun with other settings; the message names the first difference.
-    """
-    kind = type(plan)
-    return read_plan(folder, kind).joined(plan, folder) if is_begun(folder, kind) else plan
-
-
 def write_plan(folder: Path, plan: AnyPlan) -> AnyPlan:
     """Write the plan of a folder, joined with the one that it holds; return the joined plan."""
-    whole = join_plan(folder, plan)
+    whole = plan.in_folder(folder)
     write_text(folder / plan.file, dump_yaml(whole))
     return whole

@@ -148,12 +148,11 @@ def write_points(
             points.append(_point(row, job, (latency or {}).get((case.store.name, case.variant, case.dense_params))))
     if not points:
         raise UnimixerError(f"{folder}: no run that counts is computed yet")
-    frame = pl.DataFrame(points, infer_schema_length=None)
-    with atomic_file(folder / POINTS) as path:
-        frame.write_csv(path)
-    rows = read_rows(folder)
-    with atomic_file(folder / "rows.csv") as path:
-        _frame(rows, list(dict.fromkeys(name for row in rows for name in row))).write_csv(path)
+    rows, frame = read_rows(folder), pl.DataFrame(points, infer_schema_length=None)
+    table = _frame(rows, list(dict.fromkeys(name for row in rows for name in row)))
+    for name, content in ((POINTS, frame), ("rows.csv", table)):
+        with atomic_file(folder / name) as path:
+            content.write_csv(path)
     return frame
 
 
