@@ -14,6 +14,7 @@ from unimixer.cli.studies import Data, DryRun, KeepRuns, TrainingOptions, split,
 
 if TYPE_CHECKING:
     from unimixer.experiments import Sweep
+    from unimixer.experiments.lr_search import Transfer
 
 HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or go on with it.
 
@@ -132,7 +133,7 @@ def run(options: RunOptions) -> None:
 
     sweep, folder = options.plan()
     experiment = plan_experiment(sweep, folder, options.machine(), keep_speeds=not options.dry_run)
-    values = studies.plan_values(experiment) | {"training_flops": experiment.flops()}
+    values = experiment.values()
     if not options.as_json:
         studies.show_plan(experiment, values)
     if options.dry_run:
@@ -143,14 +144,11 @@ def run(options: RunOptions) -> None:
         latency = request_latencies(experiment.series, folder, candidates=options.candidates, threads=options.threads)
         experiment.write_points(latency)
     rules = {one.name: one.transfer for one in experiment.transfers}
-    values = {
-        **studies.outcome_values(folder, outcome),
-        "points": str(folder / POINTS),
-        "rates": {name: vars(rule) if rule else None for name, rule in rules.items()},
-    }
-    emit(values, options.as_json, lambda: _show_outcome(values))
-    if outcome.failed:
-        raise typer.Exit(1)
+    points = str(folder / POINTS)
+    written = {"points": points, "rates": {name: vars(rule) if rule else None for name, rule in rules.items()}}
+    lines = [line for name, rule in rules.items() for line in _remarks(name, rule)]
+    lines.append(f"points: {points}   next: unimixer scale fit {folder}")
+    studies.finish(folder, outcome, written, lines, as_json=options.as_json)
 
 
 @takes(SweepOptions)
@@ -181,11 +179,10 @@ def transfer(options: SweepOptions) -> None:
     emit(values, options.as_json, show)
 
 
-def _show_outcome(values: dict[str, Any]) -> None:
-    studies.show_outcome(values)
-    for model, rule in values["rates"].items():
-        if rule is None:
-            print(f"{model}: no rate was found, every run of its search failed; the next call tries them again")
-        elif rule["at_edge"]:
-            print(f"{model}: the best rate, {rule['rate']:g}, is an end of the grid; widen it: --lr-grid")
-    print(f"points: {values['points']}   next: unimixer scale fit {values['folder']}")
+def _remarks(model: str, rule: Transfer | None) -> list[str]:
+    """Say what a reader must know about the learning rates of a model."""
+    if rule is None:
+        return [f"{model}: no rate was found, every run of its search failed; the next call tries them again"]
+    if rule.at_edge:
+        return [f"{model}: the best rate, {rule.rate:g}, is an end of the grid; widen it: --lr-grid"]
+    return []

@@ -178,7 +178,7 @@ def carry_out(study: Plan, folder: Path, options: StudyOptions, notes: Mapping[s
 
     experiment = plan_experiment(study, folder, options.machine(), keep_speeds=not options.dry_run)
     experiment.left_out |= notes or {}
-    values = plan_values(experiment)
+    values = experiment.values()
     if not options.as_json:
         show_plan(experiment, values)
     if options.dry_run:
@@ -186,17 +186,9 @@ def carry_out(study: Plan, folder: Path, options: StudyOptions, notes: Mapping[s
         return
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     outcome = experiment.compute(keep_runs=options.keep_runs)
-    values = {**outcome_values(folder, outcome), "report": str(report_study(folder))}
-
-    def show() -> None:
-        show_outcome(values)
-        if outcome.failed:
-            print(f"the next call tries the failed rows again: unimixer compare {folder}")
-        print(f"report: {values['report']}")
-
-    emit(values, options.as_json, show)
-    if outcome.failed:
-        raise typer.Exit(1)
+    report = str(report_study(folder))
+    retry = [f"the next call tries the failed rows again: unimixer compare {folder}"] if outcome.failed else []
+    finish(folder, outcome, {"report": report}, [*retry, f"report: {report}"], as_json=options.as_json)
 
 
 def report_only(
@@ -231,18 +223,6 @@ def report_study(
     )
 
 
-def plan_values(experiment: Experiment) -> dict[str, Any]:
-    """Return a planned experiment as plain values."""
-    return {
-        "plan": experiment.table(),
-        "left_out": experiment.left_out,
-        "rows": experiment.total,
-        "to_compute": experiment.missing,
-        "processes": experiment.machine.workers,
-        "expected_seconds": round(experiment.seconds()),
-    }
-
-
 def show_plan(experiment: Experiment, values: Mapping[str, Any]) -> None:
     """Print runs, cost and expected time."""
     from unimixer.progress import duration
@@ -263,21 +243,29 @@ def show_plan(experiment: Experiment, values: Mapping[str, Any]) -> None:
     )
 
 
-def outcome_values(folder: Path, outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome of a call as plain values."""
-    return {
-        "folder": str(folder),
-        "computed": len(outcome.computed),
-        "found": outcome.found,
-        "failed": {row["key"]: row["error"] for row in outcome.failed},
-    }
+def finish(folder: Path, outcome: Outcome, written: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Print the outcome of a call, then some lines; exit with code 1 if a row failed.
 
+    Args:
+        folder: folder of the experiment.
+        outcome: rows of the call.
+        written: further values of the JSON object.
+        lines: last lines for people.
+        as_json: print one JSON object instead.
+    """
+    failed = {row["key"]: row["error"] for row in outcome.failed}
+    values = {"folder": str(folder), "computed": len(outcome.computed), "found": outcome.found, "failed": failed}
 
-def show_outcome(values: Mapping[str, Any]) -> None:
-    """Print how many rows were computed, and the error of every failed one."""
-    print(f"{values['computed']} rows computed, {values['found']} were there")
-    for key, error in values["failed"].items():
-        print(f"failed: {key}: {error}")
+    def show() -> None:
+        print(f"{values['computed']} rows computed, {values['found']} were there")
+        for key, error in failed.items():
+            print(f"failed: {key}: {error}")
+        for line in lines:
+            print(line)
+
+    emit({**values, **written}, as_json, show)
+    if failed:
+        raise typer.Exit(1)
 
 
 def split(text: str) -> list[str]:

@@ -73,6 +73,18 @@ class Experiment:
         """Count the FLOPs of training the missing rows."""
         return sum(float(e.runs) * TRAINING_COST * e.case.flops_per_sample * e.case.samples for e in self.estimates)
 
+    def values(self) -> dict[str, Any]:
+        """Return the cost of the experiment as plain values."""
+        return {
+            "plan": self.table(),
+            "left_out": self.left_out,
+            "rows": self.total,
+            "to_compute": self.missing,
+            **({"training_flops": self.flops()} if self.transfers else {}),
+            "processes": self.machine.workers,
+            "expected_seconds": round(self.seconds()),
+        }
+
     def table(self) -> list[dict[str, Any]]:
         """Return the plan as plain values, one line per case."""
         lines = []
