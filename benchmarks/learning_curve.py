@@ -16,7 +16,7 @@ from typing import Any
 from unimixer import RunFolder, Store, train
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import find_store
-from unimixer.experiments.study_config import Variant, parse_variant, split_models
+from unimixer.experiments.models import Variant, parse_variant, split_models
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
 from unimixer.settings import parse

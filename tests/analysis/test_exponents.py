@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unimixer.analysis.exponents import FLATTER, NOT_TOLD, STEEPER, compare_exponents
+from unimixer.analysis.bootstrap import BootstrapOptions
 from unimixer.analysis.power_law import Law, fit_law
+from unimixer.analysis.scaling_laws import FLATTER, INCONCLUSIVE, STEEPER, compare_exponents
 
 
 def law(b: float, rng: np.random.Generator, *, seeds: int = 2, deviation: float = 0.02, replicates: int = 200) -> Law:
     sizes = np.repeat(np.geomspace(2.5e5, 16e6, 6), seeds)
     metric = 1e-3 * sizes**b * np.exp(deviation * rng.normal(size=len(sizes)))
-    return fit_law(sizes, metric, replicates=replicates, generator=rng)
+    return fit_law(sizes, metric, options=BootstrapOptions(replicates, rng))
 
 
 def test_exponents_that_differ_get_a_word_and_pairs_are_corrected_together() -> None:
@@ -23,10 +24,10 @@ def test_exponents_that_differ_get_a_word_and_pairs_are_corrected_together() -> 
         "c": law(0.3, rng, replicates=2000),
     }
     pairs = {(pair.model, pair.other): pair for pair in compare_exponents(laws)}
-    assert pairs["a", "c"].verdict == FLATTER
-    assert pairs["a", "b"].verdict == NOT_TOLD
+    assert pairs["a", "c"].conclusion == FLATTER
+    assert pairs["a", "b"].conclusion == INCONCLUSIVE
     steep = compare_exponents({"c": laws["c"], "a": laws["a"]})[0]
-    assert steep.verdict == STEEPER
+    assert steep.conclusion == STEEPER
     assert steep.holm == steep.p == pytest.approx(2 / 2001)
     assert pairs["a", "c"].holm == pytest.approx(3 * 2 / 2001)
     assert steep.low is not None
@@ -49,4 +50,4 @@ def test_a_model_without_an_interval_is_not_compared() -> None:
     pairs = compare_exponents({"a": law(0.1, rng), "two": two, "c": law(0.1, rng)})
     assert [pair.p is None for pair in pairs] == [True, False, True]
     assert pairs[1].holm == pairs[1].p
-    assert pairs[0].verdict == NOT_TOLD
+    assert pairs[0].conclusion == INCONCLUSIVE

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 Cli = Callable[..., Any]
-PAPER = Path(__file__).parents[1] / "scaling" / "paper.csv"
+PAPER = Path(__file__).parents[1] / "analysis" / "paper.csv"
 UNITS = ("--units", "params=M,metric=percent")
 
 
 def test_fit_prints_laws_pairs_predictions_and_warnings(cli: Cli) -> None:
     done = cli("scale", "fit", PAPER, *UNITS, "--replicates", 200, "--at", "1B")
     assert done.code == 0
-    for words in ("dAUC = a (N/1M)^b", "RankMixer", "0.116", "exponents compared", "not told apart", "1.00B"):
+    for words in ("dAUC = a (N/1M)^b", "RankMixer", "0.116", "exponents compared", "inconclusive", "1.00B"):
         assert words in done.out
     assert "warning: RankMixer: as many sizes as coefficients" in done.out
 
@@ -26,7 +26,7 @@ def test_fit_as_json_holds_every_number(cli: Cli) -> None:
     values = done.json
     assert values["laws"]["UniMixer"]["b"] == pytest.approx(0.1329, abs=1e-3)
     assert values["unit"] == 1e6
-    assert [pair["verdict"] for pair in values["pairs"]] == ["not told apart"]
+    assert [pair["verdict"] for pair in values["pairs"]] == ["inconclusive"]
     assert values["predicted"][0]["far"] is False
     assert values["joint"] == {}
 

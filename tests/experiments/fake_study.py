@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from unimixer.experiments.plan import Study
 from unimixer.experiments.results import result_columns, write_row, write_tables
-from unimixer.experiments.study_config import Study
 from unimixer.io import write_text
 from unimixer.metrics import MetricAccumulator
 from unimixer.settings import dump_yaml

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unimixer.experiments import Case, Study, build_cases, open_stores
+from unimixer.experiments import Study
+from unimixer.experiments.cases import Case
+from unimixer.experiments.experiment import build_series
 from unimixer.settings import parse
 
 LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
@@ -44,4 +46,5 @@ def small_study(store: Path | str, **changes: Any) -> Study:
 
 def small_cases(store: Path | str, **changes: Any) -> list[Case]:
     """Its cases."""
-    return build_cases(open_stores(small_study(store, **changes)))[0]
+    series, _ = build_series(small_study(store, **changes).opened(Path("no folder")))
+    return [case for one in series for case in one.cases]

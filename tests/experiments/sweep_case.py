@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unimixer.experiments.sweep_config import Sweep
+from unimixer.experiments.plan import Sweep
 from unimixer.settings import parse
 
 LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"

@@ -8,9 +8,9 @@ import pytest
 from small import small_cases, small_study
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments import build_cases, open_stores
 from unimixer.experiments.ablations import GROUPS, PAPER_STACK, ablations
-from unimixer.experiments.study_config import Variant
+from unimixer.experiments.experiment import build_series
+from unimixer.experiments.models import Variant
 
 
 def changes(base: Variant, variant: Variant) -> dict[str, object]:
@@ -94,7 +94,8 @@ def test_every_variant_can_be_built_or_says_why_not(model: str, start: str, toy_
     values = [variant.model_dump() for variant in variants if variant.backbone == model and "tau" not in variant.label]
     recipe = {"model.num_tokens": 4}
     study = small_study(toy_folder, models=values, params=["60K"], lenient=True, recipe=recipe)
-    cases, left_out = build_cases(open_stores(study))
+    series, left_out = build_series(study.opened(Path("no folder")))
+    cases = [case for one in series for case in one.cases]
     assert len(cases) + len(left_out) == len(values)
     assert len(cases) > 0.8 * len(values), left_out
     assert all(abs(case.dense_params / 60_000 - 1) < 0.02 for case in cases)

@@ -11,9 +11,9 @@ from toy import toy_tables
 from unimixer.data.dataset import Store
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
-from unimixer.experiments import build_cases, open_stores
-from unimixer.experiments.budgets import ranker_flops, width_for_flops
-from unimixer.experiments.cases import short, slug
+from unimixer.experiments.experiment import build_series
+from unimixer.experiments.models import slug
+from unimixer.experiments.sizes import ranker_flops, short, size_for_flops
 from unimixer.ranker import Ranker, count_dense
 
 
@@ -36,7 +36,7 @@ def test_every_budget_is_met_within_two_percent_and_costs_are_those_of_the_ranke
 
 def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Path) -> None:
     spec = Store(toy_folder).transform.spec
-    arguments = {"backbone": "mlp", "tokenizer": "chunk", "num_tokens": 4, "embedding_dim": 4, "width": 16.0}
+    arguments = {"backbone": "mlp", "tokenizer": "chunk", "num_tokens": 4, "embedding_dim": 4, "size": 16.0}
     ranker = Ranker(spec, **arguments)
     products = ("tokenizer", "backbone", "towers")
     weights = sum(p.numel() for name in products for p in getattr(ranker, name).parameters() if p.dim() > 1)
@@ -47,32 +47,32 @@ def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Pat
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])
 def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path) -> None:
     spec = Store(toy_folder).transform.spec
-    arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "width": 16.0, "sequences": sequences}
+    arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "size": 16.0, "sequences": sequences}
     pooled = ranker_flops(spec, **{**arguments, "sequences": "pooled"})
     assert ranker_flops(spec, **arguments) != pooled
-    size = width_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "width"})
-    assert ranker_flops(spec, **{**arguments, "width": size}) == pytest.approx(100_000, rel=0.02)
+    size = size_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "size"})
+    assert ranker_flops(spec, **{**arguments, "size": size}) == pytest.approx(100_000, rel=0.02)
 
 
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
-    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 params: params=10 cannot be met within 2%"):
+    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 parameters: params=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[10])
-    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 flops: flops=10 cannot be met within 2%"):
+    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 FLOPs: flops=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[], flops=[10])
 
 
-def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path) -> None:
+def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path, tmp_path: Path) -> None:
     models = ["unimixer-lite:rank=2:label=too low", LITE, "rankmixer"]
-    cases, left_out = build_cases(open_stores(small_study(toy_folder, models=models, lenient=True)))
-    assert [case.variant for case in cases] == ["lite", "rankmixer"]
-    assert list(left_out) == ["too low at 12K params"]
-    assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K params"]
+    series, left_out = build_series(small_study(toy_folder, models=models, lenient=True).opened(tmp_path))
+    assert [one.name for one in series] == ["lite", "rankmixer"]
+    assert list(left_out) == ["too low at 12K parameters"]
+    assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K parameters"]
 
 
 def test_a_model_with_the_dial_of_another_grows_with_its_depth(toy_folder: Path) -> None:
     deep = {"backbone": "rankmixer", "label": "deep", "options": {"num_blocks": 4}, "size_of": "rankmixer"}
     deeper, base = small_cases(toy_folder, models=[deep, "rankmixer"])
-    assert deeper.recipe.model.width == base.recipe.model.width
+    assert deeper.recipe.model.size == base.recipe.model.size
     assert base.dense_params == pytest.approx(12_000, rel=0.02)
     tokenizer_and_towers = 3_000
     assert deeper.dense_params > 2 * base.dense_params - tokenizer_and_towers
@@ -85,7 +85,7 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
     assert len(key.rpartition("-")[2]) == 8
     assert case.job(1, 1e-3, 5e-3).key.startswith("toy-rankmixer-12K-lr1e-3-sparse5e-3-s1-")
     others = [case.job(2, 1e-3, 1e-3), case.job(1, 2e-3, 1e-3), case.job(1, 1e-3, 2e-3)]
-    for recipe in ({"model.pooling": "flatten"}, {"training.max_steps": 3}, {"training.evaluate_every": 5}):
+    for recipe in ({"model.readout": "flatten"}, {"training.max_steps": 3}, {"training.evaluate_every": 5}):
         others.append(small_cases(toy_folder, recipe=recipe)[0].job(1, 1e-3, 1e-3))
     digests = [job.key.rpartition("-")[2] for job in others]
     assert len({key.rpartition("-")[2], *digests}) == 7
@@ -95,14 +95,16 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
 
 def test_another_store_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
     prepare(toy_tables(seed=1), tmp_path / "other")
-    study = open_stores(small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]))
+    study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened(
+        tmp_path
+    )
     first, second = study.data
     assert first.name == "toy"
     assert second.name == f"toy-{second.hash[:4]}"
-    keys = [case.job(0, 1e-3, 1e-3).key for case in build_cases(study)[0]]
+    keys = [one.cases[0].job(0, 1e-3, 1e-3).key for one in build_series(study)[0]]
     assert keys[0].rpartition("-")[2] != keys[1].rpartition("-")[2]
     with pytest.raises(UnimixerError, match="the study began with aaaa"):
-        open_stores(small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]))
+        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened(tmp_path)
 
 
 def test_a_warm_up_doubles_samples(toy_folder: Path) -> None:

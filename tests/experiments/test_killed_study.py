@@ -16,7 +16,7 @@ import yaml
 from small import small_cases, small_values
 
 from unimixer.experiments import load_rows, run_jobs
-from unimixer.experiments.study_config import read_plan
+from unimixer.experiments.plan import Study, read_plan
 
 RECIPE = {"training.epochs": 15, "training.evaluate_every": 1000, "training.checkpoint_every": 10}
 
@@ -94,5 +94,5 @@ def test_a_request_to_stop_prints_the_command_that_finishes_the_study(study: Pat
     assert last.startswith("error: stopped with ")
     how = shlex.split(last.partition("continue with: ")[2])
     assert how == ["unimixer", "compare", str(folder), "--jobs", "1", "--threads", "1"]
-    assert read_plan(folder).seeds == 3
+    assert read_plan(folder, Study).seeds == 3
     assert_finished_by_the_missing_rows_alone(folder)

@@ -9,16 +9,8 @@ import pytest
 from small import LITE, small_study, small_values
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.study_config import (
-    Study,
-    Variant,
-    joined,
-    load_study,
-    parse_variant,
-    read_plan,
-    split_models,
-    write_plan,
-)
+from unimixer.experiments.models import Variant, parse_variant, split_models
+from unimixer.experiments.plan import Plan, Study, Sweep, load_study, read_plan, write_plan
 from unimixer.settings import parse
 
 
@@ -123,10 +115,10 @@ def test_budgets_are_written_short_and_the_grid_is_a_product() -> None:
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     study = small_study("toy", flops=["2M"])
-    assert write_plan(tmp_path, study) == study == read_plan(tmp_path)
+    assert write_plan(tmp_path, study) == study == read_plan(tmp_path, Study)
     assert load_study(tmp_path / "study.yaml", {"seeds": 7}).seeds == 7
     with pytest.raises(UnimixerError, match="is not a study"):
-        read_plan(tmp_path / "elsewhere")
+        read_plan(tmp_path / "elsewhere", Study)
 
 
 def test_models_seeds_and_budgets_may_come_on_top_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -135,7 +127,7 @@ def test_models_seeds_and_budgets_may_come_on_top_and_nothing_is_lost(tmp_path: 
     assert [model.label for model in whole.models] == ["rankmixer", "lite", "mlp"]
     assert whole.params == (12_000, 20_000)
     assert (whole.seeds, whole.base) == (3, "lite")
-    assert read_plan(tmp_path) == whole
+    assert read_plan(tmp_path, Study) == whole
     more = write_plan(tmp_path, small_study("toy", models=["fm"]))
     assert more.base == "lite"  # stays until another one is named
 
@@ -164,6 +156,48 @@ def test_what_is_judged_is_part_of_the_plan() -> None:
     values = {"data": ["s"], "models": ["mlp"], "params": ["1M"], "judged_metrics": ["auc"], "judged_tasks": ["click"]}
     study = parse(Study, values, where="study")
     more = parse(Study, {**values, "judged_metrics": [], "seeds": 9}, where="study")
-    assert joined(study, more, Path("folder")).judged_metrics == ("auc",)
+    assert study.joined(more, Path("folder")).judged_metrics == ("auc",)
     with pytest.raises(UnimixerError, match="unknown metric 'aucs'; did you mean 'auc'"):
         parse(Study, {**values, "judged_metrics": ["aucs"]}, where="study")
+
+
+STUDY_YAML = """\
+data:
+- {path: toy, name: toy, hash: abc}
+models:
+- {backbone: rankmixer, label: rankmixer}
+params: [12000]
+seeds: 2
+base: rankmixer
+dense_lr: [0.001, 0.01]
+sparse_lr: [0.001]
+recipe: {training.batch_size: 128}
+lenient: false
+"""
+SWEEP_YAML = STUDY_YAML + "dial: width\nlr_search: smallest\nlr_power: 0.5\nanchors: [12000]\n"
+
+
+@pytest.mark.parametrize(("kind", "text"), [(Study, STUDY_YAML), (Sweep, SWEEP_YAML)])
+def test_a_folder_begun_earlier_is_joined_with_seeds_and_budgets_on_top(
+    kind: type[Plan], text: str, tmp_path: Path
+) -> None:
+    (tmp_path / kind.file).write_text(text)
+    begun = read_plan(tmp_path, kind)
+    later = parse(kind, {**small_values("toy"), **begun.model_dump(), "params": ["24K"], "seeds": 3}, where="later")
+    whole = write_plan(tmp_path, later)
+    assert (whole.params, whole.seeds, whole.base) == ((12_000, 24_000), 3, "rankmixer")
+    assert read_plan(tmp_path, kind) == whole
+    if isinstance(whole, Sweep):
+        assert whole.base_sizes == (12_000,)  # rates of rows that exist do not move
+        assert whole.budgets == [("params", 12_000), ("params", 24_000)]
+    other = later.model_copy(update={"dense_lr": (1e-3,)})
+    with pytest.raises(UnimixerError, match=f"the {kind.noun} began with dense_lr=0.001, 0.01, not 0.001"):
+        write_plan(tmp_path, other)
+
+
+def test_a_sweep_takes_no_other_data() -> None:
+    begun = parse(Sweep, {"data": ["a"], "models": ["mlp"], "params": ["1M"]}, where="sweep")
+    stores = [begun.data[0].model_copy(update={"hash": digest}) for digest in "12"]
+    one, two = (begun.model_copy(update={"data": (store,)}) for store in stores)
+    with pytest.raises(UnimixerError, match=r"the sweep began with data a \(1\), not a \(2\)"):
+        one.joined(two, Path("folder"))

@@ -8,7 +8,7 @@ import pytest
 
 from unimixer.backbones import BACKBONES
 from unimixer.errors import UnimixerError
-from unimixer.experiments.sizes import depth_option, parse_sizes, second_anchor, with_depth
+from unimixer.experiments.sizes import depth_option, parse_sizes, second_base_size, with_depth
 
 
 def test_a_range_grows_by_one_factor_between_its_ends() -> None:
@@ -59,7 +59,7 @@ def test_every_backbone_has_a_depth_or_says_that_it_has_none() -> None:
 
 
 def test_the_second_size_of_a_search_is_about_eight_times_the_smallest() -> None:
-    assert second_anchor([250, 1000, 4000, 16000]) == 4000
-    assert second_anchor([100, 110]) == 110
+    assert second_base_size([250, 1000, 4000, 16000]) == 4000
+    assert second_base_size([100, 110]) == 110
     with pytest.raises(UnimixerError, match="a search at two sizes needs two sizes"):
-        second_anchor([100])
+        second_base_size([100])

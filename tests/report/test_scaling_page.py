@@ -15,9 +15,8 @@ import polars as pl
 import pytest
 from browser import Browser, find_browser
 
-from unimixer.analysis.points import Points, check_points, read_points
-from unimixer.analysis.scaling_laws import Analysis, analyse
-from unimixer.analysis.simulate import Truth, simulate
+from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
+from unimixer.analysis.scaling_laws import Analysis, analyze
 from unimixer.report.scaling import FitOptions, write_report
 from unimixer.report.scaling_tables import law_cells
 
@@ -51,7 +50,7 @@ def files(points: Points, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 @pytest.fixture(scope="module")
 def over_params(points: Points) -> Analysis:
-    return analyse(points, replicates=200)
+    return analyze(points, replicates=200)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_points_can_be_taken_from_the_page_and_fitted_again(
     path.write_bytes(base64.b64decode(link.removeprefix("data:text/csv;base64,")))
     again = read_points(path, metric="auc")
     assert [point.metric for point in again.points] == [point.metric for point in points.points]
-    assert analyse(again, replicates=100).laws["lite"].b == pytest.approx(over_params.laws["lite"].b)
+    assert analyze(again, replicates=100).laws["lite"].b == pytest.approx(over_params.laws["lite"].b)
 
 
 def test_the_page_names_warnings_method_and_escapes_names(files: list[Path]) -> None:

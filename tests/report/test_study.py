@@ -9,8 +9,8 @@ import pytest
 from fake_study import fake_study
 from small import small_study
 
-from unimixer.analysis.comparison import judge
-from unimixer.experiments import Machine, compute_study, plan_study
+from unimixer.analysis.comparison import Question, compare_models
+from unimixer.experiments import Machine, plan_experiment
 from unimixer.experiments.results import load_rows
 from unimixer.report.study import markdown, write_report
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES
@@ -95,7 +95,7 @@ def test_one_model_alone_is_reported_without_differences(tmp_path: Path) -> None
 
 def test_a_model_whose_runs_all_failed_is_still_in_the_tables(tmp_path: Path) -> None:
     fake_study(tmp_path, seeds=2, rates=(1e-3,), rows=400, failed=[("mlp", 0), ("mlp", 1)])
-    found = judge(load_rows(tmp_path).to_dicts(), tmp_path, base="rankmixer", replicates=20)
+    found = compare_models(load_rows(tmp_path).to_dicts(), tmp_path, Question(base="rankmixer"), replicates=20)
     text = markdown(found, title="failed")
     assert "| mlp | 1,000,137 | 2.00M | 1e-3 · 1e-3 | 0 (seeds 0, 1 failed) |" in text
     assert write_report(tmp_path, tasks=["long_view"], replicates=20).exists()
@@ -103,8 +103,8 @@ def test_a_model_whose_runs_all_failed_is_still_in_the_tables(tmp_path: Path) ->
 
 def test_a_study_that_was_trained_is_reported(toy_folder: Path, tmp_path: Path) -> None:
     machine = Machine(workers=1, threads=1)
-    planned = plan_study(small_study(toy_folder), tmp_path / "real", machine)
-    compute_study(planned, tmp_path / "real", machine, quiet=True)
+    experiment = plan_experiment(small_study(toy_folder), tmp_path / "real", machine)
+    experiment.compute(quiet=True)
     write_report(tmp_path / "real", replicates=50)
     text = (tmp_path / "real" / "report.md").read_text(encoding="utf-8")
     assert "4 runs: 2 models, compared with rankmixer" in text

@@ -13,7 +13,7 @@ import pytest
 from browser import Browser, find_browser
 from fake_study import fake_study
 
-from unimixer.analysis.comparison import Judgement, judge
+from unimixer.analysis.comparison import ComparisonReport, compare_models
 from unimixer.experiments.results import load_rows
 from unimixer.report.study_page import page
 
@@ -25,15 +25,15 @@ CHOICE = "document.querySelector('input[name={}]:checked').value"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Judgement, str]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonReport, str]:
     folder = tmp_path_factory.mktemp("study")
     fake_study(folder, stores=("one", "two"), params=(1_000_000, 4_000_000), failed=[("dcnv2", 1)], rows=800)
     frame = load_rows(folder)
-    return judge(frame.to_dicts(), folder, replicates=60), frame.write_csv()
+    return compare_models(frame.to_dicts(), folder, replicates=60), frame.write_csv()
 
 
 @pytest.fixture(scope="module")
-def path(found: tuple[Judgement, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(found: tuple[ComparisonReport, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(page(found[0], title="A <study> & more", csv=found[1]), encoding="utf-8")
     return path
@@ -74,7 +74,7 @@ def test_the_page_draws_offline_and_without_a_word_on_the_console(browser: Brows
 
 
 @needs_browser
-def test_choices_change_every_plot_and_the_table(browser: Browser, found: tuple[Judgement, str]) -> None:
+def test_choices_change_every_plot_and_the_table(browser: Browser, found: tuple[ComparisonReport, str]) -> None:
     before = {plot: shown(browser, plot) for plot in PLOTS}
     for name, words in (("place", "two, 4M parameters"), ("task", "long_view"), ("metric", "log loss")):
         press(browser, name, words)
@@ -87,7 +87,7 @@ def test_choices_change_every_plot_and_the_table(browser: Browser, found: tuple[
     assert after[len(compared) :] == [pytest.approx(list(one.by_seed)) for one in compared]
     assert shown(browser, "seeds") != before["seeds"]
     verdicts = browser.run("[...document.querySelectorAll('#table tbody tr td:last-child')].map(c => c.textContent)")
-    assert verdicts == [line.verdict for line in table.lines]
+    assert verdicts == [line.conclusion for line in table.lines]
     assert "two, 4M parameters · log loss of long_view" in browser.run("document.querySelector('.where').textContent")
     title = browser.run("document.getElementById('differences').layout.xaxis.title.text")
     assert title == "log loss of long_view: difference to rankmixer, lower is better"
@@ -143,7 +143,7 @@ def test_it_is_readable_on_light_and_dark_wide_and_narrow(browser: Browser, dark
 
 
 @needs_browser
-def test_rows_can_be_taken_from_the_page(browser: Browser, found: tuple[Judgement, str]) -> None:
+def test_rows_can_be_taken_from_the_page(browser: Browser, found: tuple[ComparisonReport, str]) -> None:
     link = browser.run("document.querySelector('a[download]').href")
     text = base64.b64decode(link.removeprefix("data:text/csv;base64,")).decode()
     assert text == found[1]

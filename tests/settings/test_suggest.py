@@ -9,7 +9,7 @@ from toy import SCHEMA
 
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
-from unimixer.experiments.study_config import Study
+from unimixer.experiments.plan import Study
 from unimixer.settings import override, parse
 from unimixer.training.config import Recipe
 

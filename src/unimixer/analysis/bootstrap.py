@@ -1,8 +1,8 @@
-"""How far a fit can be trusted: a bootstrap over sizes and, within them, over seeds."""
+"""Intervals of a fit by a bootstrap over sizes and, within them, over seeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,24 @@ LEVEL = 0.95
 """Coverage of every interval."""
 REPLICATES = 2_000
 _LARGEST = 5.0
-"""Of a drawn error of a logarithm: with one degree of freedom draws have no bound, and powers of them overflow."""
+"""Bound of a drawn error of a logarithm: with one degree of freedom it is unbounded, and its powers overflow."""
 
 
 @dataclass(frozen=True)
-class Noise:
-    """What the residuals of a fit say about chance.
+class BootstrapOptions:
+    """Number of draws of a bootstrap, and their generator (default: a new one with seed 0)."""
+
+    replicates: int = REPLICATES
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """The random variation of the residuals of a fit, between sizes and between the runs of a size.
 
     Args:
-        between: standard deviation of a size's mean residual, ``None`` where sizes are no more than coefficients.
-        within: standard deviation of a run around its size, ``None`` where every size has one run.
+        between: standard deviation of a size's mean residual, ``None`` without more sizes than coefficients.
+        within: standard deviation of a run around its size, ``None`` if every size has one run.
         sizes: degrees of freedom of ``between``.
         runs: degrees of freedom of ``within``.
         seeds: runs a size, the harmonic mean.
@@ -40,20 +48,20 @@ class Noise:
 
     @property
     def known(self) -> bool:
-        """Whether there is anything to draw an interval from."""
+        """Whether the residuals allow an interval."""
         return self.between is not None or self.within is not None
 
 
 @dataclass(frozen=True)
-class Draws:
+class BootstrapDraws:
     """Coefficients of the refitted draws ``(R, p)``, and errors of one new run of a new size ``(R,)``."""
 
     theta: Array
     errors: Array
 
 
-def noise(residuals: Array, size: NDArray[np.int64], free: int) -> Noise:
-    r"""Split the residuals of the logarithms into what runs of one size share and what they do not.
+def variance_components(residuals: Array, size: NDArray[np.int64], free: int) -> VarianceComponents:
+    r"""Split the residuals of the logarithms into the part that runs of one size share and the rest.
 
     With :math:`r_{ij}` the residual of run :math:`j` of size :math:`i`, :math:`k` sizes, :math:`n` runs and :math:`p`
     fitted coefficients, :math:`S_b^2 = \sum_i \bar r_i^2 / (k - p)` and
@@ -71,49 +79,47 @@ def noise(residuals: Array, size: NDArray[np.int64], free: int) -> Noise:
     between = float(np.sqrt((means**2).sum() / sizes)) if sizes > 0 else None
     within = float(np.sqrt((around**2).sum() / runs)) if runs > 0 else None
     spread = around[counts[size] > 1]
-    return Noise(between, within, sizes, runs, len(counts) / float((1 / counts).sum()), _unit(means), _unit(spread))
+    return VarianceComponents(
+        between, within, sizes, runs, len(counts) / float((1 / counts).sum()), _unit(means), _unit(spread)
+    )
 
 
 def bootstrap(
-    problem: Problem,
-    solution: Solution,
-    size: NDArray[np.int64],
-    *,
-    replicates: int,
-    generator: np.random.Generator,
-) -> Draws | None:
-    r"""Refit metrics that could as well have come out: fitted values with drawn errors of sizes and of runs.
+    problem: Problem, solution: Solution, size: NDArray[np.int64], options: BootstrapOptions
+) -> BootstrapDraws | None:
+    r"""Refit many drawn sets of metrics: the fitted values with drawn errors of sizes and of runs.
 
-    The sizes stay as they were planned: drawing sizes themselves would leave one draw in ten of five sizes with two
-    different ones or fewer. What is drawn, with replacement and with random sign, are the errors in two steps: one of
-    the sizes' mean residuals for each size, then one of the runs' deviations for each run. The variance of a size's
+    The sizes stay as planned: drawing sizes themselves would leave one draw in ten of five sizes with two
+    different ones or fewer. The errors are drawn with replacement and random sign, in two steps: one of the sizes' mean
+    residuals for each size, then one of the runs' deviations for each run. The variance of a size's
     mean is :math:`S_b^2`, and the part of it that seeds explain comes from the second step. Each draw first draws how
     large the noise is, :math:`S^2 \nu / \chi^2_\nu`, so that few sizes give the wide intervals of Student's t and not
-    those of a normal law. Where there are no more sizes than coefficients, :math:`S_w^2` is all that is known.
+    those of a normal law. Without more sizes than coefficients only :math:`S_w^2` is known.
 
     Returns:
-        ``None`` where the residuals say nothing: as many coefficients as sizes and one run each.
+        ``None`` if there are as many coefficients as sizes and one run each: then all residuals are 0.
     """
-    found = noise(solution.residuals, size, problem.free)
-    if not found.known:
+    variance = variance_components(solution.residuals, size, problem.free)
+    if not variance.known:
         return None
+    replicates, generator = options.replicates, options.generator
     sizes, runs = int(size.max()) + 1, len(size)
-    own = _variance(found.within, found.runs, replicates, generator)
-    whole = _variance(found.between, found.sizes, replicates, generator)
-    level, shared = np.sqrt(own)[:, None], np.sqrt(np.maximum(whole - own / found.seeds, 0.0))[:, None]
-    of_sizes = np.clip(shared * _errors(found.means, (replicates, sizes + 1), generator), -_LARGEST, _LARGEST)
-    of_runs = np.clip(level * _errors(found.deviations, (replicates, runs + 1), generator), -_LARGEST, _LARGEST)
+    own = _variance(variance.within, variance.runs, replicates, generator)
+    whole = _variance(variance.between, variance.sizes, replicates, generator)
+    level, shared = np.sqrt(own)[:, None], np.sqrt(np.maximum(whole - own / variance.seeds, 0.0))[:, None]
+    of_sizes = np.clip(shared * _errors(variance.means, (replicates, sizes + 1), generator), -_LARGEST, _LARGEST)
+    of_runs = np.clip(level * _errors(variance.deviations, (replicates, runs + 1), generator), -_LARGEST, _LARGEST)
     fitted = problem.log_y - solution.residuals
-    if found.between is not None:  # seeds never say more of a size's mean than the sizes do
-        part = np.sqrt(np.minimum(1.0, whole * found.seeds / np.maximum(own, 1e-300)))[:, None]
+    if variance.between is not None:  # seeds never say more of a size's mean than the sizes do
+        part = np.sqrt(np.minimum(1.0, whole * variance.seeds / np.maximum(own, 1e-300)))[:, None]
     else:
         part = np.ones((replicates, 1))
     log_y = fitted + of_sizes[:, size] + part * of_runs[:, :runs]
-    return Draws(refit(problem, solution, log_y), of_sizes[:, -1] + of_runs[:, -1])
+    return BootstrapDraws(refit(problem, solution, log_y), of_sizes[:, -1] + of_runs[:, -1])
 
 
 def interval(values: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Percentiles that leave the same share out on both sides.
+    """Compute the percentiles that leave the same share out on both sides.
 
     Example:
         >>> [round(end) for end in interval(np.arange(1001.0))]

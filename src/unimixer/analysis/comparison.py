@@ -1,4 +1,4 @@
-"""Tables of a study: what each model reached, how far it is from the base, and whether that can be told at all."""
+"""Compare the models of a study with a base: metrics, differences, intervals, and corrected p-values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unimixer.analysis.selection import Chosen, Place, Row, choose, find_base, i
 from unimixer.analysis.significance import LEVEL, REPLICATES, Difference, UserBootstrap, difference, holm
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER, LabelledRows, Values
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.study_config import JUDGED
+from unimixer.experiments.plan import JUDGED
 from unimixer.progress import progress_bar
 
-AHEAD, BEHIND, NOT_TOLD, BASE = "ahead", "behind", "not told apart", "base"
+BETTER, WORSE, INCONCLUSIVE, BASE = "better", "worse", "inconclusive", "base"
 ONE_SEED = "one seed: seed variation not covered"
 NO_SCORES = "no pair of seeds to compare"
 SCORES = "scores"
@@ -30,14 +30,14 @@ class Line:
 
     chosen: Chosen
     values: Mapping[int, float]
-    """The metric on the test rows by seed."""
+    """The metric on the test rows, by seed."""
     compared: Difference | None = None
     holm: float | None = None
-    verdict: str = ""
+    conclusion: str = ""
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return mean(self.values.values()) if self.values else None
 
     @property
@@ -48,59 +48,59 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One metric of one task at one place."""
+    """One metric of one task, for the models that may be compared with each other."""
 
     place: Place
     task: str
     metric: str
     lines: tuple[Line, ...]
     comparisons: int
-    """How many comparisons were corrected for together: all tasks, metrics and models of the place."""
+    """Number of comparisons that are corrected together: all tasks, metrics and models of the place."""
     rows: int
     users: int
-    """Users that the metric is computed from."""
+    """Number of users that the metric is computed from."""
     best_reachable: float | None = None
-    """AUC of the true probabilities, where the data are simulated."""
+    """AUC of the true probabilities, if the data are simulated."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """All tables of a study, and what did not come to an end."""
+class ComparisonReport:
+    """All tables of a study, and its failed rows."""
 
     base: str
     tasks: tuple[str, ...]
     tables: tuple[Table, ...]
     failures: tuple[Row, ...]
     rows: tuple[Row, ...]
-    """Every row, the ones of searches too."""
+    """Every row, those of searches too."""
     replicates: int = REPLICATES
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """In the order of the tables."""
+        """Groups of comparable models, in the order of the tables."""
         return tuple(dict.fromkeys(table.place for table in self.tables))
 
     def table(self, place: Place, task: str, metric: str) -> Table | None:
-        """One table, or None where the metric cannot be computed on the data."""
+        """Return one table, or None if the metric cannot be computed on the data."""
         key = (place, task, metric)
         return next((table for table in self.tables if (table.place, table.task, table.metric) == key), None)
 
 
 @dataclass
 class _Scores:
-    """Scores of one data set, read once, and metrics on draws of its users, computed once."""
+    """Cached scores of one data set, and metrics on draws of its users."""
 
     folder: Path
     store_hash: str
     tasks: tuple[str, ...]
-    """Order of the columns of the files."""
+    """Tasks in the order of the columns of the files."""
     replicates: int
     _rows: dict[str, LabelledRows] = field(default_factory=dict)
     _draws: dict[tuple[str, str, str], tuple[float, Values]] = field(default_factory=dict)
     _bootstrap: UserBootstrap | None = None
 
     def rows(self, task: str) -> LabelledRows | None:
-        """Labels and users of the test rows; None where the study kept none."""
+        """Return labels and users of the test rows, or None if the study has none."""
         path = self.folder / SCORES / f"{self.store_hash}-labels.npy"
         if not path.exists():
             return None
@@ -111,11 +111,11 @@ class _Scores:
         return self._rows[task]
 
     def has(self, row: Row) -> bool:
-        """Whether the logits of a row were kept."""
+        """Return whether the logits of a row are on disk."""
         return self._path(row).exists()
 
     def draws(self, row: Row, task: str, metric: str) -> tuple[float, Values]:
-        """A metric of a row, on the test rows and on every draw of users."""
+        """Compute a metric of a row, on the test rows and on every draw of users."""
         key = (row["key"], task, metric)
         if key not in self._draws:
             labelled = self.rows(task)
@@ -128,13 +128,13 @@ class _Scores:
                     f"{self._path(row)} has {len(logits):,} rows, the test split {len(labelled.labels):,}; "
                     "delete the row's file in rows/ and run the study again"
                 )
-            found = self._bootstrap.values(labelled, metric, logits)
-            self._check_fits(row, f"test_{task}_{metric}", found[0])
-            self._draws[key] = found
+            metric_draws = self._bootstrap.values(labelled, metric, logits)
+            self._check_fits(row, f"test_{task}_{metric}", metric_draws[0])
+            self._draws[key] = metric_draws
         return self._draws[key]
 
     def _check_fits(self, row: Row, column: str, value: float) -> None:
-        """Raise where the scores do not give the number of the row: files of different runs were mixed."""
+        """Raise if the scores do not give the number of the row, because files of different runs are mixed."""
         noted = row.get(column)
         if noted is not None and abs(noted - value) > 1e-6:
             raise UnimixerError(
@@ -154,55 +154,68 @@ class _Scores:
         return column
 
 
-def judge(
+@dataclass(frozen=True)
+class Question:
+    """The comparisons of a report; fewer of them need less evidence each.
+
+    Args:
+        base: label or backbone that the others are compared with (default: that of the first row).
+        tasks: tasks to compare (default: all).
+        metrics: metrics to compare, names as in :data:`~unimixer.analysis.weighted_metrics.HIGHER_IS_BETTER`.
+    """
+
+    base: str | None = None
+    tasks: Sequence[str] | None = None
+    metrics: Sequence[str] = JUDGED
+
+
+def compare_models(
     rows: Sequence[Row],
     folder: Path,
+    question: Question | None = None,
     *,
-    base: str | None = None,
-    tasks: Sequence[str] | None = None,
-    metrics: Sequence[str] = JUDGED,
     replicates: int = REPLICATES,
     seeds: Sequence[int] = (),
-) -> Judgement:
+) -> ComparisonReport:
     """Compare every model with the base, at each data set and budget, in each task and metric.
 
     Args:
         rows: rows of a study; of each model those at its chosen learning rates are compared.
         folder: the study, which holds the scores.
-        base: label or backbone that the others are compared with (default: that of the first row).
-        tasks: tasks to compare (default: all).
-        metrics: metrics to compare, names as in :data:`~unimixer.analysis.weighted_metrics.HIGHER_IS_BETTER`.
+        question: models, tasks and metrics to compare (default: all, with the first model).
         replicates: draws of users.
-        seeds: seeds that the plan asks for; the ones that a model lacks are shown.
+        seeds: seeds that the plan asks for; the report names the ones that a model lacks.
 
     Raises:
         UnimixerError: without rows, or naming an unknown task or base, or a file of scores that does not fit.
     """
     if not rows:
         raise UnimixerError(f"{folder} has no rows yet; compute them with: unimixer compare")
-    known = tasks_of(rows)
-    for task in tasks or ():
+    question, known = question or Question(), tasks_of(rows)
+    for task in question.tasks or ():
         if task not in known:
             raise unknown("task", task, known)
-    wanted, label = tuple(tasks or known), find_base(rows, base)
+    compared_tasks, label = tuple(question.tasks or known), find_base(rows, question.base)
     scores: dict[str, _Scores] = {}
     tables: list[Table] = []
-    places = places_of(rows, label)
-    with progress_bar("comparing models", len(places) * len(wanted) * len(metrics)) as advance:
-        for place, own in places.items():
-            kept = scores.setdefault(place.store_hash, _Scores(folder, place.store_hash, tasks_of(own), replicates))
-            chosen, found = choose(own, kept.tasks, seeds), []
-            for task in (task for task in wanted if task in kept.tasks):
-                for metric in metrics:
-                    found.append(_table(place, task, metric, chosen, label, kept))
+    groups = places_of(rows, label)
+    with progress_bar("comparing models", len(groups) * len(compared_tasks) * len(question.metrics)) as advance:
+        for place, own in groups.items():
+            place_scores = scores.setdefault(
+                place.store_hash, _Scores(folder, place.store_hash, tasks_of(own), replicates)
+            )
+            chosen, place_tables = choose(own, place_scores.tasks, seeds), []
+            for task in (task for task in compared_tasks if task in place_scores.tasks):
+                for metric in question.metrics:
+                    place_tables.append(_table(place, task, metric, chosen, label, place_scores))
                     advance(1)
-            tables += _corrected([table for table in found if any(line.values for line in table.lines)])
+            tables += _corrected([table for table in place_tables if any(line.values for line in table.lines)])
     failures = tuple(row for row in rows if not is_finished(row))
-    return Judgement(label, wanted, tuple(tables), failures, tuple(rows), replicates)
+    return ComparisonReport(label, compared_tasks, tuple(tables), failures, tuple(rows), replicates)
 
 
 def _table(place: Place, task: str, metric: str, chosen: Sequence[Chosen], base: str, scores: _Scores) -> Table:
-    """A table before the correction, which needs all tables of the place."""
+    """Make a table without the correction, which needs all tables of the place."""
     against = next((one for one in chosen if one.variant == base), None)
     labelled = scores.rows(task)
     can = labelled is not None and metric in labelled.metrics
@@ -211,10 +224,10 @@ def _table(place: Place, task: str, metric: str, chosen: Sequence[Chosen], base:
         values = {seed: row.get(f"test_{task}_{metric}") for seed, row in one.finished.items()}
         line = Line(one, {seed: float(value) for seed, value in values.items() if value is not None})
         if one.variant == base:
-            line = replace(line, verdict=BASE)
+            line = replace(line, conclusion=BASE)
         else:
-            found = _compare(one, against, task, metric, scores) if can and against is not None else None
-            line = replace(line, compared=found, verdict=NO_SCORES if found is None else ONE_SEED)
+            compared = _compare(one, against, task, metric, scores) if can and against is not None else None
+            line = replace(line, compared=compared, conclusion=NO_SCORES if compared is None else ONE_SEED)
         lines.append(line)
     reachable = [row.get(f"best_reachable_{task}_auc") for one in chosen for row in one.finished.values()]
     return Table(
@@ -230,7 +243,7 @@ def _table(place: Place, task: str, metric: str, chosen: Sequence[Chosen], base:
 
 
 def _compare(one: Chosen, against: Chosen, task: str, metric: str, scores: _Scores) -> Difference | None:
-    """The difference over the seeds that both have scores of."""
+    """Compute the difference over the seeds that both models have scores of."""
     both = [s for s in one.finished if s in against.finished]
     seeds = [s for s in both if scores.has(one.finished[s]) and scores.has(against.finished[s])]
     labelled = scores.rows(task)
@@ -243,10 +256,10 @@ def _compare(one: Chosen, against: Chosen, task: str, metric: str, scores: _Scor
 
 
 def _corrected(tables: Sequence[Table]) -> list[Table]:
-    """Holm's correction over all comparisons of a place, and the verdicts that it leaves.
+    """Correct all comparisons of a place together after Holm, and draw the conclusions.
 
-    Normalised entropy is the log loss over one number of the test rows. Where both are shown that is one comparison,
-    not two, and normalised entropy takes the larger of its own p and the corrected one of the log loss.
+    Normalized entropy is the log loss divided by one number of the test rows. Both together are one comparison, and
+    normalized entropy takes the larger of its own p and the corrected one of the log loss.
     """
     metrics = {table.metric for table in tables}
     counted = [table for table in tables if not (table.metric == "ne" and "log_loss" in metrics)]
@@ -265,13 +278,13 @@ def _corrected(tables: Sequence[Table]) -> list[Table]:
             if p is not None:
                 own = corrected.get((table.task, table.metric, variant))
                 value = max(p, corrected[table.task, "log_loss", variant]) if own is None else own
-                line = replace(line, holm=value, verdict=_word(line.compared, value, table.metric))
+                line = replace(line, holm=value, conclusion=_word(line.compared, value, table.metric))
             lines.append(line)
         done.append(replace(table, lines=tuple(lines), comparisons=len(keys)))
     return done
 
 
-def _word(found: Difference | None, p: float, metric: str) -> str:
-    if found is None or p >= LEVEL:
-        return NOT_TOLD
-    return AHEAD if (found.estimate > 0) == HIGHER_IS_BETTER[metric] else BEHIND
+def _word(compared: Difference | None, p: float, metric: str) -> str:
+    if compared is None or p >= LEVEL:
+        return INCONCLUSIVE
+    return BETTER if (compared.estimate > 0) == HIGHER_IS_BETTER[metric] else WORSE

@@ -1,4 +1,4 @@
-"""Sums of powers fitted to logarithms: robust, bounded, from several starts, for many data sets at once."""
+"""Fit sums of powers to logarithms: robust, bounded, from several starts, for many data sets at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 HUBER = 1.345
-"""Where Huber's loss turns from square to straight, in standard deviations: 95% efficient where noise is normal."""
+"""Residual at which Huber's loss turns linear, in standard deviations; 95% efficient for normal noise."""
 ABSOLUTE = 0.02
-"""The same for a loss that is straight nearly everywhere."""
+"""The same for a loss that is linear nearly everywhere."""
 ITERATIONS = 60
 RESCALINGS = 3
 _SMALL = 1e-9
@@ -23,10 +23,10 @@ class Problem:
     r"""Data of one fit of :math:`\log y = \log\bigl(c + \sum_k e^{\alpha_k + \beta_k x_k}\bigr)`.
 
     Args:
-        x: logarithms of what the metric depends on, centred: ``(K, n)``.
+        x: centered logarithms of the sizes that the metric depends on: ``(K, n)``.
         log_y: logarithms of the metric ``(n,)``.
         lower: of ``alpha_1, beta_1, ..., c``: ``(2K + 1,)``.
-        upper: the same; where both are equal the value is given, not fitted. ``c`` also stays below the smallest ``y``.
+        upper: the same; a coefficient with two equal bounds is not fitted. ``c`` also stays below the smallest ``y``.
         slopes: exponents from which to start, one set of ``K`` each.
     """
 
@@ -38,13 +38,13 @@ class Problem:
 
     @property
     def free(self) -> int:
-        """Coefficients that are fitted."""
+        """Number of fitted coefficients."""
         return int((self.upper > self.lower).sum())
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a fit found: coefficients ``(p,)``, residuals of the logarithms ``(n,)``, and their robust scale."""
+    """The result of a fit: coefficients ``(p,)``, residuals of the logarithms ``(n,)``, and their robust scale."""
 
     theta: Array
     residuals: Array
@@ -52,18 +52,18 @@ class Solution:
 
 
 def evaluate(theta: Array, x: Array) -> Array:
-    r""":math:`\log f` for every row of coefficients: ``(R, 2K + 1)`` and ``(K, n)`` give ``(R, n)``."""
+    r"""Compute :math:`\log f` for every row of coefficients: ``(R, 2K + 1)`` and ``(K, n)`` give ``(R, n)``."""
     parts = [np.exp(_clip(theta[:, 2 * k, None] + theta[:, 2 * k + 1, None] * x[k])) for k in range(len(x))]
     return np.asarray(np.log(np.maximum(sum(parts) + theta[:, -1, None], _SMALL**4)))
 
 
 def fit(problem: Problem) -> Solution:
-    r"""Minimise Huber's loss of the residuals of the logarithms.
+    r"""Minimize Huber's loss of the residuals of the logarithms.
 
     The first fit is least squares from every start (floors :math:`c` at several shares of the smallest metric, crossed
     with the given exponents), the second nearly least absolute deviations, which an outlier hardly moves; then the
     scale :math:`s` of the residuals is taken (median absolute deviation, corrected for the coefficients) and the loss
-    is square up to :math:`1.345 s` and straight beyond, which is repeated.
+    is square up to :math:`1.345 s` and linear beyond; this step is repeated.
     Huber (1964); that residuals of logarithms suit scaling laws: Hoffmann et al. (arXiv:2203.15556).
 
     Example:
@@ -89,11 +89,11 @@ def fit(problem: Problem) -> Solution:
 
 
 def refit(problem: Problem, solution: Solution, log_y: Array) -> Array:
-    """Coefficients for many other sets of metrics at the same sizes, with the scale of the first fit.
+    """Fit many other sets of metrics at the same sizes, with the scale of the first fit.
 
     Args:
         problem: the first fit's data.
-        solution: what it found: the first start of every set.
+        solution: result of the first fit, the first start of every set.
         log_y: ``(R, n)``.
 
     Returns:
@@ -105,27 +105,27 @@ def refit(problem: Problem, solution: Solution, log_y: Array) -> Array:
     upper = _upper(problem, log_y)
     many = np.repeat(log_y, len(starts), axis=0)
     tops = np.repeat(upper, len(starts), axis=0)
-    found, loss = _descend(problem, many, np.tile(starts, (len(log_y), 1)), tops, HUBER * solution.scale)
+    theta, loss = _descend(problem, many, np.tile(starts, (len(log_y), 1)), tops, HUBER * solution.scale)
     best = np.argmin(loss.reshape(len(log_y), len(starts)), axis=1)
-    return np.asarray(found.reshape(len(log_y), len(starts), -1)[np.arange(len(log_y)), best])
+    return np.asarray(theta.reshape(len(log_y), len(starts), -1)[np.arange(len(log_y)), best])
 
 
 def _starts(problem: Problem) -> Array:
-    """Every floor with every set of exponents; the coefficients follow."""
+    """Combine every start of the floor with every set of exponents; the coefficients follow."""
     floor, top = problem.lower[-1], min(problem.upper[-1], float(np.exp(problem.log_y.min())))
     shares = (0.0, 0.5, 0.8, 0.95) if problem.upper[-1] > floor else (0.0,)
     y, terms = np.exp(problem.log_y), len(problem.x)
-    found = []
+    starts = []
     for share in shares:
         c = floor + share * (top - floor)
         rest = np.log(np.maximum(y - c, 1e-3 * y).mean() / terms)
         for slopes in problem.slopes:
-            found.append([value for slope in slopes for value in (rest, slope)] + [c])
-    return np.asarray(np.clip(np.array(found), problem.lower, problem.upper))
+            starts.append([value for slope in slopes for value in (rest, slope)] + [c])
+    return np.asarray(np.clip(np.array(starts), problem.lower, problem.upper))
 
 
 def _upper(problem: Problem, log_y: Array) -> Array:
-    """Bounds from above, one row a data set: a floor lies below every metric."""
+    """Compute the upper bounds, one row per data set: a floor lies below every metric."""
     upper = np.repeat(problem.upper[None], len(log_y), axis=0)
     lowest = np.exp(log_y.min(axis=1)) * (1 - 1e-6)
     if problem.upper[-1] > problem.lower[-1]:
@@ -134,7 +134,7 @@ def _upper(problem: Problem, log_y: Array) -> Array:
 
 
 def _descend(problem: Problem, log_y: Array, start: Array, upper: Array, delta: float) -> tuple[Array, Array]:
-    """Levenberg and Marquardt's descent with Huber's weights inside a box, one data set a row."""
+    """Descend by Levenberg and Marquardt's method with Huber's weights inside a box, one data set per row."""
     x, lower = problem.x, problem.lower[None]
     theta = np.clip(start, lower, upper)
     damping = np.full(len(theta), 1e-3)
@@ -160,8 +160,8 @@ def _descend(problem: Problem, log_y: Array, start: Array, upper: Array, delta: 
         better = new <= loss[active]
         gain = loss[active] - new
         done = (better & (gain <= 1e-10 * loss[active] + 1e-18)) | (damping[active] > 1e8)
-        kept = active[better]
-        theta[kept], residuals[kept], loss[kept] = tried[better], errors[better], new[better]
+        improved = active[better]
+        theta[improved], residuals[improved], loss[improved] = tried[better], errors[better], new[better]
         damping[active] *= np.where(better, 0.2, 5.0)
         active = active[~done]
         if not len(active):
@@ -170,7 +170,7 @@ def _descend(problem: Problem, log_y: Array, start: Array, upper: Array, delta: 
 
 
 def _jacobian(theta: Array, x: Array) -> Array:
-    r"""Derivatives of :math:`\log f` after the coefficients: ``(R, n, p)``."""
+    r"""Compute the derivatives of :math:`\log f` by the coefficients: ``(R, n, p)``."""
     parts = [np.exp(_clip(theta[:, 2 * k, None] + theta[:, 2 * k + 1, None] * x[k])) for k in range(len(x))]
     total = np.maximum(sum(parts) + theta[:, -1, None], _SMALL**4)
     columns = [value for k, part in enumerate(parts) for value in (part / total, part / total * x[k])]
@@ -189,7 +189,7 @@ def _huber(residuals: Array, delta: float) -> Array:
 
 
 def _scale(residuals: Array, free: int) -> float:
-    """Robust standard deviation: of as many of the largest residuals as there are degrees of freedom, the median."""
+    """Estimate the standard deviation from the median of as many large residuals as there are degrees of freedom."""
     largest = np.sort(np.abs(residuals))[min(free, len(residuals) - 1) :]
     return max(float(1.4826 * np.median(largest)), 1e-7)
 

@@ -1,4 +1,4 @@
-"""One law over parameters and data: what more of each would give."""
+"""Fit one law over parameters and training rows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unimixer.analysis.bootstrap import REPLICATES, Draws, bootstrap, interval
+from unimixer.analysis.bootstrap import BootstrapDraws, BootstrapOptions, bootstrap, interval
 from unimixer.analysis.curve_fit import Array, Problem, evaluate, fit
-from unimixer.analysis.power_law import LARGEST_EXPONENT, SMALLEST_EXPONENT, Floor
+from unimixer.analysis.power_law import LARGEST_EXPONENT, SMALLEST_EXPONENT, IrreducibleError
 from unimixer.errors import UnimixerError
 
 SHORT_RANGE = 4.0
-"""Of rows or sizes: below this factor the two terms cannot be told apart."""
+"""Factor between the smallest and the largest size, or number of rows, below which the two terms look alike."""
 NEEDED = 3
-"""Different sizes, and different numbers of rows."""
+"""Number of different sizes, and of different numbers of rows, that a fit needs."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class JointLaw:
     r"""A fitted :math:`L = c + a N^{-b} + d D^{-e}` with its intervals; see :class:`~.power_law.Law` for the fields."""
 
     theta: Array
-    centre: tuple[float, float]
-    floor: Floor
+    center: tuple[float, float]
+    irreducible_error: IrreducibleError
     residuals: Array
     r2: float | None
-    draws: Draws | None
+    draws: BootstrapDraws | None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -46,34 +46,34 @@ class JointLaw:
         return float(self.theta[4])
 
     def a(self, unit: float = 1.0) -> float:
-        """Coefficient of the parameters, counted in ``unit``."""
-        return float(np.exp(self.theta[0] + self.theta[1] * (np.log(unit) - self.centre[0])))
+        """Return the coefficient of the parameters, counted in ``unit``."""
+        return float(np.exp(self.theta[0] + self.theta[1] * (np.log(unit) - self.center[0])))
 
     def d(self, unit: float = 1.0) -> float:
-        """Coefficient of the rows, counted in ``unit``."""
-        return float(np.exp(self.theta[2] + self.theta[3] * (np.log(unit) - self.centre[1])))
+        """Return the coefficient of the rows, counted in ``unit``."""
+        return float(np.exp(self.theta[2] + self.theta[3] * (np.log(unit) - self.center[1])))
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]] | None:
-        """Of ``b``, ``e`` and ``c``."""
+        """Intervals of ``b``, ``e`` and ``c``."""
         if self.draws is None:
             return None
         theta = self.draws.theta
         return {"b": interval(-theta[:, 1]), "e": interval(-theta[:, 3]), "c": interval(theta[:, 4])}
 
     def at(self, params: ArrayLike, rows: ArrayLike) -> Array:
-        """The law at sizes and rows of equal length."""
-        return np.asarray(np.exp(evaluate(self.theta[None], self._centred(params, rows))[0]))
+        """Evaluate the law at sizes and rows of equal length."""
+        return np.asarray(np.exp(evaluate(self.theta[None], self._centered(params, rows))[0]))
 
     def shares(self, params: float, rows: float) -> tuple[float, float]:
-        """How much of the error above the floor comes from too few parameters, and from too few rows."""
-        x = self._centred(params, rows)[:, 0]
+        """Return the shares of the reducible error that come from too few parameters and from too few rows."""
+        x = self._centered(params, rows)[:, 0]
         parts = np.exp(self.theta[[0, 2]] + self.theta[[1, 3]] * x)
         return float(parts[0] / parts.sum()), float(parts[1] / parts.sum())
 
-    def _centred(self, params: ArrayLike, rows: ArrayLike) -> Array:
+    def _centered(self, params: ArrayLike, rows: ArrayLike) -> Array:
         values = [np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in (params, rows)]
-        return np.asarray(np.log(np.stack(values)) - np.array(self.centre)[:, None])
+        return np.asarray(np.log(np.stack(values)) - np.array(self.center)[:, None])
 
 
 def fit_joint(
@@ -81,9 +81,8 @@ def fit_joint(
     rows: ArrayLike,
     error: ArrayLike,
     *,
-    floor: Floor | None = None,
-    replicates: int = REPLICATES,
-    generator: np.random.Generator | None = None,
+    irreducible_error: IrreducibleError | None = None,
+    options: BootstrapOptions | None = None,
 ) -> JointLaw:
     r"""Fit :math:`L(N, D) = c + a N^{-b} + d D^{-e}` (Hoffmann et al., arXiv:2203.15556) to runs of one model.
 
@@ -94,42 +93,39 @@ def fit_joint(
         params: dense parameters of the runs.
         rows: training samples of the runs.
         error: above 0, falling with both.
-        floor: given or bounded (default: fitted).
-        replicates: draws of the bootstrap.
-        generator: of the draws.
+        irreducible_error: bounds of c (default: fitted).
+        options: draws of the bootstrap.
 
     Example:
         >>> n, d = np.meshgrid([1e6, 4e6, 16e6, 64e6], [1e6, 1e7, 1e8])
-        >>> law = fit_joint(n.ravel(), d.ravel(), (0.2 + n**-0.25 + 3 * d**-0.3).ravel(), replicates=20)
+        >>> law = fit_joint(n.ravel(), d.ravel(), (0.2 + n**-0.25 + 3 * d**-0.3).ravel(), options=BootstrapOptions(20))
         >>> round(law.b, 2), round(law.e, 2), round(law.c, 2)
         (0.25, 0.3, 0.2)
     """
     x = np.stack([np.asarray(params, dtype=np.float64), np.asarray(rows, dtype=np.float64)])
-    y, floor = np.asarray(error, dtype=np.float64), floor or Floor()
+    y, bounds = np.asarray(error, dtype=np.float64), irreducible_error or IrreducibleError()
     pairs, size = np.unique(x, axis=1, return_inverse=True)
-    _check(x, y, floor, pairs.shape[1])
-    centre = np.log(x).mean(axis=1)
-    problem = _problem(np.log(x) - centre[:, None], np.log(y), floor)
-    found = fit(problem)
-    drawn = bootstrap(
-        problem, found, size.ravel(), replicates=replicates, generator=generator or np.random.default_rng(0)
-    )
+    _check(x, y, bounds, pairs.shape[1])
+    center = np.log(x).mean(axis=1)
+    problem = _problem(np.log(x) - center[:, None], np.log(y), bounds)
+    solution = fit(problem)
+    draws = bootstrap(problem, solution, size.ravel(), options or BootstrapOptions())
     variance = float(((problem.log_y - problem.log_y.mean()) ** 2).sum())
     exact = pairs.shape[1] <= problem.free or variance == 0
-    r2 = None if exact else 1 - float((found.residuals**2).sum()) / variance
-    law = JointLaw(found.theta, (float(centre[0]), float(centre[1])), floor, found.residuals, r2, drawn)
+    r2 = None if exact else 1 - float((solution.residuals**2).sum()) / variance
+    law = JointLaw(solution.theta, (float(center[0]), float(center[1])), bounds, solution.residuals, r2, draws)
     return JointLaw(**{**vars(law), "warnings": tuple(_warnings(law, x, y))})
 
 
-def _problem(x: Array, log_y: Array, floor: Floor) -> Problem:
+def _problem(x: Array, log_y: Array, bounds: IrreducibleError) -> Problem:
     bottom, top = float(log_y.min()) - 15, float(log_y.max()) + 5
-    lower = np.array([bottom, -LARGEST_EXPONENT, bottom, -LARGEST_EXPONENT, floor.low])
-    upper = np.array([top, -SMALLEST_EXPONENT, top, -SMALLEST_EXPONENT, floor.high])
+    lower = np.array([bottom, -LARGEST_EXPONENT, bottom, -LARGEST_EXPONENT, bounds.low])
+    upper = np.array([top, -SMALLEST_EXPONENT, top, -SMALLEST_EXPONENT, bounds.high])
     slopes = tuple((-one, -two) for one in (0.1, 0.3, 0.8) for two in (0.1, 0.3, 0.8))
     return Problem(x, log_y, lower, upper, slopes)
 
 
-def _check(x: Array, y: Array, floor: Floor, pairs: int) -> None:
+def _check(x: Array, y: Array, bounds: IrreducibleError, pairs: int) -> None:
     if not ((x > 0).all() and (y > 0).all() and np.isfinite(x).all() and np.isfinite(y).all()):
         raise UnimixerError("a joint fit needs parameters, rows and errors that are finite and above 0")
     for name, values in (("sizes", x[0]), ("numbers of training rows", x[1])):
@@ -139,24 +135,26 @@ def _check(x: Array, y: Array, floor: Floor, pairs: int) -> None:
                 f"a joint fit needs {NEEDED} different {name}, and there "
                 f"{'is' if different == 1 else 'are'} {different}; vary them in the sweep"
             )
-    needed = 5 if floor.fitted else 4
+    needed = 5 if bounds.fitted else 4
     if pairs < needed:
         raise UnimixerError(f"a joint fit has {needed} coefficients, and there are {pairs} pairs of size and rows")
-    if floor.low >= y.min():
-        raise UnimixerError(f"floor={floor.low:g} must lie below every error, and the smallest is {y.min():g}")
+    if bounds.low >= y.min():
+        raise UnimixerError(f"floor={bounds.low:g} must lie below every error, and the smallest is {y.min():g}")
 
 
 def _warnings(law: JointLaw, x: Array, y: Array) -> list[str]:
-    found = []
+    warnings = []
     for name, values in (("sizes", x[0]), ("training rows", x[1])):
         span = values.max() / values.min()
         if span < SHORT_RANGE:
-            found.append(f"{name} span a factor of {span:.1f} only; below {SHORT_RANGE:g} their term says little")
+            warnings.append(f"{name} span a factor of {span:.1f} only; below {SHORT_RANGE:g} their term says little")
     for name, letter in (("parameters", "b"), ("rows", "e")):
         if law.intervals is not None and law.intervals[letter][0] <= 2 * SMALLEST_EXPONENT:
-            found.append(f"the interval of the exponent of the {name} ({letter}) reaches 0")
+            warnings.append(f"the interval of the exponent of the {name} ({letter}) reaches 0")
     if law.draws is None:
-        found.append("as many pairs as coefficients: any law fits, so there is no interval and no goodness of fit")
-    if law.floor.fitted and not 1e-6 * y.min() < law.c < (1 - 1e-4) * y.min():
-        found.append(f"the fitted floor lies at the end of what is allowed ({law.c:.4g}); give the best reachable AUC")
-    return found
+        warnings.append("as many pairs as coefficients: any law fits, so there is no interval and no goodness of fit")
+    if law.irreducible_error.fitted and not 1e-6 * y.min() < law.c < (1 - 1e-4) * y.min():
+        warnings.append(
+            f"the fitted floor lies at the end of what is allowed ({law.c:.4g}); give the best reachable AUC"
+        )
+    return warnings

@@ -1,4 +1,4 @@
-"""Points of scaling curves, one line a run: read from CSV or Parquet, checked, every mistake one sentence."""
+"""Points of scaling curves, one line per run: read from CSV or Parquet and checked, or simulated."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from unimixer.analysis.units import AUC, ERROR, FACTORS, GAIN, METRICS, check_metric, check_size, parse_number
 from unimixer.errors import UnimixerError, check_choice, nearest
+from unimixer.experiments.results import POINTS
 
-POINTS = "points.csv"
-"""Name of the file in the folder of a sweep."""
 SIZES = ("params", "flops", "latency_ms")
 NEEDED = ("model", "params", "metric")
 OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "store", "status")
 NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc")
 _CANNOT = "; correct the row or remove it"
 _MAY_LACK = ("latency_ms", "auc", "best_auc", "rows", "seed")
-"""Columns in which an empty cell is no mistake."""
+"""Columns whose cells may be empty."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Point:
     """One run.
 
     Args:
-        model: its name; that of the store stands before it where a file has several.
-        metric: as the file has it, in units of one.
+        model: label of the model, after the name of the store if the file has several stores.
+        metric: value of the file, in units of one.
         params: dense parameters.
         where: file and line, for messages.
         flops: forward, a sample.
         seed: of the run.
         rows: training samples.
         latency_ms: of a batch as served.
-        best_auc: the best that can be reached on these data.
+        best_auc: best reachable AUC on these data.
     """
 
     model: str
@@ -50,13 +50,13 @@ class Point:
     best_auc: float | None = None
 
     def size(self, column: str) -> float | None:
-        """Parameters, FLOPs or latency."""
-        found: float | None = getattr(self, column)
-        return found
+        """Return the parameters, the FLOPs or the latency."""
+        size: float | None = getattr(self, column)
+        return size
 
     @property
     def config(self) -> tuple[float, ...]:
-        """What runs of one size share."""
+        """The values that runs of one size share."""
         return (self.params, self.flops or 0.0, self.rows or 0.0)
 
 
@@ -66,9 +66,9 @@ class Points:
 
     Args:
         points: in the order of the file.
-        metric: what their metric is: ``auc``, ``gain`` or ``error``.
+        metric: kind of the metric: ``auc``, ``gain`` or ``error``.
         source: the file.
-        notes: what was left out.
+        notes: sentences about rows that were left out.
     """
 
     points: tuple[Point, ...]
@@ -78,16 +78,16 @@ class Points:
 
     @property
     def models(self) -> list[str]:
-        """Names, in the order of the file."""
+        """Labels of the models, in the order of the file."""
         return list(dict.fromkeys(point.model for point in self.points))
 
     @property
     def sizes(self) -> list[str]:
-        """Columns by which every run can be placed."""
+        """Kinds of size that every run has."""
         return [name for name in SIZES if all(point.size(name) is not None for point in self.points)]
 
     def only(self, models: Sequence[str]) -> Points:
-        """The same of some models."""
+        """Return the points of some models."""
         for name in models:
             if name not in self.models:
                 raise UnimixerError(f"{self.source}: no model {name!r}{nearest(name, self.models)}")
@@ -129,7 +129,7 @@ def check_points(
     form: str | None = None,
     units: Mapping[str, str] | None = None,
 ) -> Points:
-    """The same of a table in memory; lines count as in a CSV file, whose first is the header."""
+    """Check the points of a table in memory; messages count lines as in a CSV file, whose first line is the header."""
     frame = frame.rename({name: name.strip().lower() for name in frame.columns})
     for name in NEEDED:
         if name not in frame.columns:
@@ -137,21 +137,21 @@ def check_points(
     kind = metric or (AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
     check_choice("metric", kind, METRICS)
     units, stores = dict(units or {}), set(_texts(frame, "store"))
-    found, failed = [], 0
+    points, failed = [], 0
     for number, row in enumerate(frame.iter_rows(named=True), start=2):
         if str(row.get("status") or "ok").strip().lower() != "ok":
             failed += 1
             continue
-        found.append(_point(row, f"{source}, line {number}", kind, units, several_stores=len(stores) > 1))
-    if not found:
+        points.append(_point(row, f"{source}, line {number}", kind, units, several_stores=len(stores) > 1))
+    if not points:
         raise UnimixerError(f"{source}: no rows{f' but {failed} that failed' if failed else ''}; nothing to fit")
-    _check_duplicates(found)
+    _check_duplicates(points)
     notes = (f"{failed} run{'s' if failed > 1 else ''} that failed left out",) if failed else ()
-    return Points(tuple(found), kind, source, notes)
+    return Points(tuple(points), kind, source, notes)
 
 
 def points_csv(points: Points) -> str:
-    """All runs as CSV, in units of one."""
+    """Write all runs as CSV, in units of one."""
     names = [*NEEDED, *(name for name in OPTIONAL if name in Point.__dataclass_fields__)]
     rows = [[getattr(point, name) for name in names] for point in points.points]
     frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
@@ -205,7 +205,7 @@ def _point(
 
 
 def _number(name: str, cell: object, where: str, units: Mapping[str, str]) -> float | None:
-    """A cell as a number, ``None`` where there is none and none is needed."""
+    """Parse a cell as a number; ``None`` for an empty cell that may be empty."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         if name in ("params", "metric"):
             raise UnimixerError(f"{where}: {name} is empty; remove the row, or give it status=failed")
@@ -223,16 +223,16 @@ def _number(name: str, cell: object, where: str, units: Mapping[str, str]) -> fl
 
 
 def _check_duplicates(points: Sequence[Point]) -> None:
-    """The same model, size and seed twice; without seeds, the same metric too: nothing was measured twice."""
+    """Raise for two runs of one model, size and seed; without seeds, only if their metrics are equal too."""
     seen: dict[tuple[object, ...], Point] = {}
     for point in points:
         same = (point.model, *point.config)
         key = (*same, point.metric, point.latency_ms) if point.seed is None else (*same, point.seed)
         if key in seen:
-            what = "the same model, size and metric" if point.seed is None else "the same model, size and seed"
+            same_values = "the same model, size and metric" if point.seed is None else "the same model, size and seed"
             raise UnimixerError(
-                f"{point.where} repeats {seen[key].where}: {what}; remove one of them, or, where they are different "
-                "runs, tell them apart by a column seed"
+                f"{point.where} repeats {seen[key].where}: {same_values}; remove one of them, or, where they are "
+                "different runs, tell them apart by a column seed"
             )
         seen[key] = point
 
@@ -241,4 +241,49 @@ def _texts(frame: pl.DataFrame, name: str) -> list[str]:
     return [str(value).strip() for value in frame[name].to_list() if value] if name in frame.columns else []
 
 
-__all__ = ["AUC", "ERROR", "GAIN", "POINTS", "SIZES", "Point", "Points", "check_points", "points_csv", "read_points"]
+@dataclass(frozen=True)
+class Truth:
+    """A known law to simulate; ``a`` counts sizes in units of one."""
+
+    a: float
+    b: float
+    c: float = 0.0
+    form: str = GAIN
+
+    def at(self, size: float) -> float:
+        """Compute the metric without noise."""
+        return float(self.c + self.a * float(size) ** (self.b if self.form == GAIN else -self.b))
+
+
+def simulate(
+    truths: Mapping[str, Truth],
+    sizes: Sequence[float],
+    *,
+    generator: np.random.Generator,
+    seeds: int = 2,
+    size_noise: float = 0.0,
+    seed_noise: float = 0.01,
+) -> pl.DataFrame:
+    """Simulate the points of a sweep.
+
+    Args:
+        truths: the law of every model.
+        sizes: parameters.
+        generator: of the noise.
+        seeds: runs of a size.
+        size_noise: standard deviation of the logarithm that the runs of a size share.
+        seed_noise: standard deviation of the logarithm of a run.
+
+    Example:
+        >>> frame = simulate({"m": Truth(0.001, 0.1)}, [1e6, 1e7], generator=np.random.default_rng(0))
+        >>> frame.columns, frame.height
+        (['model', 'params', 'flops', 'metric', 'seed'], 4)
+    """
+    rows = []
+    for model, truth in truths.items():
+        for size in sizes:
+            shared = size_noise * generator.normal()
+            for seed in range(seeds):
+                metric = truth.at(size) * float(np.exp(shared + seed_noise * generator.normal()))
+                rows.append((model, int(size), 2.0 * size, metric, seed))
+    return pl.DataFrame(rows, schema=["model", "params", "flops", "metric", "seed"], orient="row")

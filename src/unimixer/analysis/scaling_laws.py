@@ -1,29 +1,33 @@
-"""From points to what a report shows: laws, exponents compared, predictions, and what a reader has to know."""
+"""Analyze the points of a file: fit laws, compare exponents, predict other sizes, and collect warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
-from unimixer.analysis.bootstrap import LEVEL, REPLICATES
-from unimixer.analysis.exponents import Pair, compare_exponents
+from unimixer.analysis.bootstrap import LEVEL, REPLICATES, BootstrapOptions, interval
+from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
-from unimixer.analysis.points import ERROR, Points
+from unimixer.analysis.points import Points
 from unimixer.analysis.power_law import Law, fit_law, needed_sizes
 from unimixer.analysis.series import SAME_ROWS, Reading, Series, build_series, words_of
+from unimixer.analysis.significance import holm
+from unimixer.analysis.units import ERROR
 from unimixer.errors import UnimixerError, check_positive
 
 FAR = 8.0
-"""Predictions for more than so many times the largest size come with a warning."""
+"""Multiple of the largest size beyond which a prediction comes with a warning."""
 AHEAD_BY = 4.0
-"""Without sizes to predict at, so many times the largest size."""
+"""Multiple of the largest size that is predicted by default."""
+STEEPER, FLATTER, INCONCLUSIVE = "steeper", "flatter", "inconclusive"
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A model at a size: the law, its interval, and the interval of one new run."""
+    """The prediction for a model at a size: the law, its interval, and the interval of one new run."""
 
     model: str
     size: float
@@ -34,23 +38,46 @@ class Predicted:
 
     @property
     def far(self) -> bool:
-        """Whether the size lies too far from the runs."""
+        """Whether the size is far beyond those of the runs."""
         return self.times > FAR
 
 
 @dataclass(frozen=True)
+class Pair:
+    """The difference of two exponents, with its interval, its p, and the p corrected for all pairs.
+
+    Without an interval of both exponents the difference has none either.
+    """
+
+    model: str
+    other: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    holm: float | None = None
+
+    @property
+    def conclusion(self) -> str:
+        """The conclusion: steeper or flatter if the corrected p is below 0.05."""
+        if self.holm is None or self.holm >= 1 - LEVEL:
+            return INCONCLUSIVE
+        return STEEPER if self.difference > 0 else FLATTER
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """Everything over one kind of size.
+    """The laws of all models over one kind of size.
 
     Args:
         x: ``params``, ``flops`` or ``latency_ms``.
         form: ``gain`` or ``error``.
-        words: name of what is fitted.
+        words: name of the fitted quantity.
         series: runs by model.
         laws: by model, those that can be fitted.
-        left_out: models that cannot, and why.
-        pairs: exponents compared.
-        predicted: at other sizes.
+        left_out: by model without a law, the reason.
+        pairs: differences of exponents.
+        predicted: predictions at other sizes.
         replicates: draws of the bootstrap.
     """
 
@@ -67,27 +94,27 @@ class Analysis:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence each, with its model."""
-        found = list(self.notes)
+        """Sentences that a reader must know, each with its model."""
+        warnings = list(self.notes)
         for model, law in self.laws.items():
-            found += [f"{model}: {text}" for text in (*self.series[model].notes, *law.warnings)]
-        found += [f"{model}: not fitted: {why}" for model, why in self.left_out.items()]
+            warnings += [f"{model}: {text}" for text in (*self.series[model].notes, *law.warnings)]
+        warnings += [f"{model}: not fitted: {why}" for model, why in self.left_out.items()]
         tested = sum(pair.p is not None for pair in self.pairs)
         if tested * 2 / (self.replicates + 1) >= 1 - LEVEL:
-            found.append(
+            warnings.append(
                 f"{self.replicates} draws are too few to tell any of {tested} pairs apart after Holm; "
                 f"give --replicates {int(2 * tested / (1 - LEVEL)) + 1} or more"
             )
         far = list(dict.fromkeys(one.model for one in self.predicted if one.far))
         if far:
-            found.append(
+            warnings.append(
                 f"{', '.join(far)}: predicted at more than {FAR:g} times the largest size; the interval holds only if "
                 "the law does not bend"
             )
-        return found
+        return warnings
 
 
-def analyse(
+def analyze(
     points: Points,
     *,
     x: str = "params",
@@ -101,13 +128,13 @@ def analyse(
     Args:
         points: the runs.
         x: ``params``, ``flops`` or ``latency_ms``.
-        reading: how the metric becomes what is fitted.
+        reading: how the metric becomes the fitted quantity.
         at: sizes to predict (default: four times the largest).
         replicates: draws of the bootstrap.
         seed: of the draws.
 
     Raises:
-        UnimixerError: where no model can be fitted.
+        UnimixerError: if no model can be fitted.
     """
     if replicates < 100:
         raise UnimixerError(f"replicates={replicates}: percentiles of 95% intervals need at least 100 draws")
@@ -116,18 +143,22 @@ def analyse(
     form, series = reading.form_of(points), build_series(points, x, reading)
     laws, left_out = {}, {}
     for one, stream in zip(series, np.random.default_rng(seed).spawn(len(series)), strict=True):
-        needed = needed_sizes(form, one.floor)
+        needed = needed_sizes(form, one.irreducible_error)
         if one.sizes < needed:
             left_out[one.model] = f"{one.sizes} size{'s' if one.sizes > 1 else ''}, and {needed} are needed" + (
                 " where the floor is fitted (2 where it is given: --best-auc or --floor)" if needed > 2 else ""
             )
             continue
         laws[one.model] = fit_law(
-            *(one.x, one.y), form=form, floor=one.floor, size=one.size, replicates=replicates, generator=stream
+            *(one.x, one.y),
+            form=form,
+            irreducible_error=one.irreducible_error,
+            size=one.size,
+            options=BootstrapOptions(replicates, stream),
         )
     if not laws:
-        told = "; ".join(f"{model}: {why}" for model, why in left_out.items())
-        raise UnimixerError(f"{points.source}: too few points to fit anything: {told}; train more sizes")
+        reasons = "; ".join(f"{model}: {why}" for model, why in left_out.items())
+        raise UnimixerError(f"{points.source}: too few points to fit anything: {reasons}; train more sizes")
     return Analysis(
         x=x,
         form=form,
@@ -142,11 +173,11 @@ def analyse(
     )
 
 
-def analyse_jointly(
+def analyze_jointly(
     points: Points, reading: Reading | None = None, *, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, JointLaw]:
-    """The joint law over parameters and rows of every model whose runs vary both; empty where none does."""
-    reading, found = reading or Reading(), {}
+    """Fit the joint law over parameters and rows of every model whose runs vary both."""
+    reading, laws = reading or Reading(), {}
     form = reading.form_of(points)
     streams = np.random.default_rng(seed).spawn(len(points.models))
     for model, stream in zip(points.models, streams, strict=True) if form == ERROR else ():
@@ -155,24 +186,23 @@ def analyse_jointly(
         varied = len(rows) == len(runs) and max(rows) > SAME_ROWS * min(rows)
         if not varied or min(len(set(rows)), len({point.params for point in runs})) < NEEDED:
             continue
-        found[model] = fit_joint(
+        laws[model] = fit_joint(
             [point.params for point in runs],
             rows,
             [reading.value(point, form, points.metric) for point in runs],
-            floor=reading.floor_of(runs, form),
-            replicates=replicates,
-            generator=stream,
+            irreducible_error=reading.irreducible_error_of(runs, form),
+            options=BootstrapOptions(replicates, stream),
         )
-    return found
+    return laws
 
 
 def _predicted(laws: dict[str, Law], at: Sequence[float]) -> list[Predicted]:
-    found = []
+    predictions = []
     for model, law in laws.items():
         largest = float(law.x.max())
         for size in at or (AHEAD_BY * largest,):
             band, run = law.band(size), law.prediction(size)
-            found.append(
+            predictions.append(
                 Predicted(
                     model=model,
                     size=float(size),
@@ -182,4 +212,45 @@ def _predicted(laws: dict[str, Law], at: Sequence[float]) -> list[Predicted]:
                     run=None if run is None else (float(run[0][0]), float(run[1][0])),
                 )
             )
-    return found
+    return predictions
+
+
+def compare_exponents(laws: Mapping[str, Law]) -> list[Pair]:
+    r"""Compare the exponents of every pair of models, corrected together after Holm (1979).
+
+    The test is the bootstrap's: with :math:`d_r = b_{1,r} - b_{2,r}` the difference of the exponents on draw :math:`r`,
+    the two models drawn on their own,
+
+    .. math:: p = 2 \min\Bigl(\frac{1 + \#\{d_r \le 0\}}{R + 1}, \frac{1 + \#\{d_r \ge 0\}}{R + 1}\Bigr),
+
+    the level at which the percentile interval would just reach 0. Draws carry the tails of Student's t, so few sizes
+    give large p. The smallest p that ``R`` draws can show is :math:`2 / (R + 1)`.
+    """
+    pairs = [_pair(one, laws[one], two, laws[two]) for one, two in combinations(laws, 2)]
+    tested = [index for index, pair in enumerate(pairs) if pair.p is not None]
+    corrected = holm([p for index in tested if (p := pairs[index].p) is not None])
+    for index, value in zip(tested, corrected, strict=True):
+        pairs[index] = replace(pairs[index], holm=value)
+    return pairs
+
+
+def p_value(draws: Array) -> float:
+    """Compute a two-sided p-value from how often differences lie on the rarer side of 0.
+
+    Example:
+        >>> import numpy as np
+        >>> round(p_value(np.linspace(-1.0, 9.0, 999)), 3)
+        0.202
+    """
+    below, above = int((draws <= 0).sum()), int((draws >= 0).sum())
+    return float(min(1.0, 2 * (1 + min(below, above)) / (len(draws) + 1)))
+
+
+def _pair(one: str, law: Law, two: str, other: Law) -> Pair:
+    pair = Pair(one, two, law.b - other.b)
+    if law.b_draws is None or other.b_draws is None:
+        return pair
+    count = min(len(law.b_draws), len(other.b_draws))
+    draws = law.b_draws[:count] - other.b_draws[:count]
+    low, high = interval(draws)
+    return replace(pair, low=low, high=high, p=p_value(draws))

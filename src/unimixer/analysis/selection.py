@@ -1,4 +1,4 @@
-"""Which rows of a study stand for a model: those at the learning rates that validation chose."""
+"""Select the rows that represent a model: those at the learning rates that validation chose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.cases import short
+from unimixer.experiments.sizes import short
 
 Row = Mapping[str, Any]
 SEARCH = "search"
@@ -17,7 +17,7 @@ SEARCH = "search"
 
 @dataclass(frozen=True)
 class Place:
-    """Rows that may be compared with each other: one data set, one budget, one group of models."""
+    """A group of rows that may be compared with each other: one data set, one budget, one group of models."""
 
     store: str
     store_hash: str
@@ -27,27 +27,27 @@ class Place:
 
     @property
     def words(self) -> str:
-        """What a heading says, for example ``kuairand-pure, 1M parameters``."""
+        """The heading, for example ``kuairand-pure, 1M parameters``."""
         return ", ".join([self.store, self.budget_words, *([self.group] if self.group else [])])
 
     @property
     def budget_words(self) -> str:
-        """For example ``1M parameters``."""
+        """The budget in words, for example ``1M parameters``."""
         return f"{short(self.budget)} {'FLOPs a sample' if self.budget_kind == 'flops' else 'parameters'}"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The rows of one model at the rates that were chosen for it."""
+    """The rows of one model at its chosen learning rates."""
 
     variant: str
     dense_lr: float | None
     sparse_lr: float | None
     finished: Mapping[int, Row]
-    """By seed."""
+    """Finished rows by seed."""
     failed: Mapping[int, Row]
     missing: tuple[int, ...]
-    """Seeds that other models have, or that the plan asks for, and this one has no row of."""
+    """Seeds without a row, although another model has one or the plan asks for it."""
 
     @property
     def example(self) -> Row:
@@ -56,17 +56,17 @@ class Chosen:
 
 
 def tasks_of(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Tasks of the rows, in the order of the columns of their scores; rows of one store have the same."""
+    """Return the tasks of the rows, in the order of the columns of their scores; rows of one store have the same."""
     return tuple(dict.fromkeys(task for row in rows for task in json.loads(row["tasks"])))
 
 
 def is_finished(row: Row) -> bool:
-    """Whether the row is of a run that came to its end."""
+    """Return whether the run of a row has finished."""
     return row.get("status") == "ok"
 
 
 def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
-    """Rows by what they may be compared within; the base stands in every group of models."""
+    """Group the rows that may be compared with each other; the base belongs to every group."""
     groups = list(dict.fromkeys(_group(row) for row in rows if row["variant"] != base)) or [""]
     found: dict[Place, list[Row]] = {}
     for row in rows:
@@ -78,7 +78,7 @@ def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
 
 
 def find_base(rows: Sequence[Row], base: str | None) -> str:
-    """The label of the base: given as a label or as a backbone; by default the first model of the rows."""
+    """Return the label of the base, which may be written as a label or a backbone (default: the first model)."""
     labels = list(dict.fromkeys(row["variant"] for row in rows))
     if base is None:
         return str(labels[0])
@@ -93,7 +93,7 @@ def find_base(rows: Sequence[Row], base: str | None) -> str:
 
 
 def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ()) -> list[Chosen]:
-    """The chosen rows of every model of one place, in the order in which the models come.
+    """Select the rows of every model of one place, in the order of the models.
 
     The rates are those of the rows whose phase is not ``search``. Where the search is still open, they are the ones
     with the best validation AUC so far (mean over tasks, then seeds). Test metrics play no part.
@@ -103,14 +103,14 @@ def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ())
         tasks: tasks whose validation AUC chooses.
         seeds: seeds that the plan asks for.
     """
-    kept = []
+    candidates = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         rates = _chosen_rates(own, tasks)
-        kept.append((str(variant), rates, [row for row in own if _rates(row) == rates]))
-    expected = sorted({*seeds, *(row["seed"] for _, _, own in kept for row in own)})
+        candidates.append((str(variant), rates, [row for row in own if _rates(row) == rates]))
+    expected = sorted({*seeds, *(row["seed"] for _, _, own in candidates for row in own)})
     chosen = []
-    for variant, (dense, sparse), own in kept:
+    for variant, (dense, sparse), own in candidates:
         finished = {row["seed"]: row for row in own if is_finished(row)}
         failed = {row["seed"]: row for row in own if row["seed"] not in finished}
         missing = tuple(seed for seed in expected if seed not in finished and seed not in failed)
@@ -119,7 +119,7 @@ def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ())
 
 
 def validation_auc(row: Row, tasks: Sequence[str]) -> float | None:
-    """Mean over tasks; None where one is not known."""
+    """Return the mean validation AUC over tasks, or None if one is unknown."""
     values = [row.get(f"validation_{task}_auc") for task in tasks]
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None
@@ -134,9 +134,9 @@ def _rates(row: Row) -> tuple[float | None, float | None]:
 
 
 def _chosen_rates(rows: Sequence[Row], tasks: Sequence[str]) -> tuple[float | None, float | None]:
-    settled = [row for row in rows if row.get("phase") != SEARCH]
-    if settled:
-        pairs = [_rates(row) for row in settled]
+    final = [row for row in rows if row.get("phase") != SEARCH]
+    if final:
+        pairs = [_rates(row) for row in final]
         return max(dict.fromkeys(pairs), key=pairs.count)  # more than one only where a plan was changed by hand
     scores: dict[tuple[float | None, float | None], list[float]] = {}
     for row in rows:

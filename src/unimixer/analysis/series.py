@@ -1,4 +1,4 @@
-"""Points as what a law is fitted to: one series a model, sizes and a metric that has to rise or to fall."""
+"""Turn points into the series that laws are fitted to: sizes and gains or errors, one series per model."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from numpy.typing import NDArray
 
 from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.formatting import compact
-from unimixer.analysis.points import AUC, ERROR, GAIN, SIZES, Point, Points
-from unimixer.analysis.power_law import FORMS, Floor
+from unimixer.analysis.points import SIZES, Point, Points
+from unimixer.analysis.power_law import FORMS, IrreducibleError
+from unimixer.analysis.units import AUC, ERROR, GAIN
 from unimixer.errors import UnimixerError, check_choice
 
 SAME_ROWS = 1.05
 """Numbers of training samples within this factor count as one."""
 NAMES = {"params": "dense parameters", "flops": "FLOPs a sample", "latency_ms": "latency, ms"}
 REPORTED_IN = {"params": 1e6, "flops": 1e6, "latency_ms": 1.0}
-"""In what the coefficient ``a`` counts sizes, unless the file has units of its own."""
+"""Unit in which the coefficient ``a`` counts sizes."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The runs of one model.
+    """The runs of one model, ready to be fitted.
 
     Args:
-        model: its name.
+        model: label of the model.
         x: sizes ``(n,)``.
         y: gains or errors ``(n,)``, above 0.
         size: number of its size for each run, from 0, smallest first ``(n,)``.
         points: the runs ``(n,)``.
-        floor: of the error form.
-        notes: what was left out, and where the metric goes back.
+        irreducible_error: bounds of c in the error form.
+        notes: runs that were left out, and steps at which the metric gets worse.
     """
 
     model: str
@@ -40,33 +41,33 @@ class Series:
     y: Array
     size: NDArray[np.int64]
     points: tuple[Point, ...]
-    floor: Floor
+    irreducible_error: IrreducibleError
     notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> int:
-        """How many different ones."""
+        """Number of different sizes."""
         return int(self.size.max()) + 1
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the metric of a file becomes what is fitted.
+    """How the metric of a file becomes the fitted quantity.
 
     Args:
         form: ``gain`` or ``error`` (default: an error for a file of AUCs or errors, a gain for one of gains).
-        best_auc: the best reachable AUC, which gives the floor of :math:`1 - AUC`; stands for the file's column.
-        floor: the floor itself, or its two bounds.
+        best_auc: the best reachable AUC, which gives the floor of :math:`1 - AUC`; replaces the file's column.
+        irreducible_error: the two bounds of the floor, equal if it is known.
         base_auc: what a gain counts from, for a file of AUCs.
     """
 
     form: str | None = None
     best_auc: float | None = None
-    floor: tuple[float, float] | None = None
+    irreducible_error: tuple[float, float] | None = None
     base_auc: float | None = None
 
     def form_of(self, points: Points) -> str:
-        """The form that is fitted."""
+        """Return the form that is fitted, or raise if the file does not allow it."""
         form = self.form or (GAIN if points.metric == GAIN else ERROR)
         check_choice("form", form, FORMS)
         if form == ERROR and points.metric == GAIN:
@@ -82,12 +83,13 @@ class Reading:
             )
         if self.best_auc is not None and not 0 < self.best_auc <= 1:
             raise UnimixerError(f"best_auc={self.best_auc:g} is no AUC, which lies between 0 and 1")
-        if self.floor is not None and not 0 <= self.floor[0] <= self.floor[1]:
-            raise UnimixerError(f"floor={self.floor[0]:g},{self.floor[1]:g}: expected 0 <= LOW <= HIGH")
+        if self.irreducible_error is not None and not 0 <= self.irreducible_error[0] <= self.irreducible_error[1]:
+            low, high = self.irreducible_error
+            raise UnimixerError(f"floor={low:g},{high:g}: expected 0 <= LOW <= HIGH")
         return form
 
     def value(self, point: Point, form: str, metric: str) -> float:
-        """What is fitted of a run."""
+        """Return the fitted quantity of a run."""
         if metric != AUC:
             return point.metric
         if form == ERROR:
@@ -101,35 +103,35 @@ class Reading:
             )
         return gain
 
-    def floor_of(self, points: Sequence[Point], form: str) -> Floor:
-        """The floor of one model's error."""
+    def irreducible_error_of(self, points: Sequence[Point], form: str) -> IrreducibleError:
+        """Return the bounds of one model's irreducible error."""
         if form == GAIN:
-            return Floor.given(0.0)
-        if self.floor is not None:
-            return Floor(*self.floor)
-        found = {point.best_auc for point in points if point.best_auc is not None}
+            return IrreducibleError.known(0.0)
+        if self.irreducible_error is not None:
+            return IrreducibleError(*self.irreducible_error)
+        values = {point.best_auc for point in points if point.best_auc is not None}
         best = self.best_auc
-        if best is None and len(found) > 1:
+        if best is None and len(values) > 1:
             raise UnimixerError(
-                f"{points[0].model}: best_auc is {min(found):g} in some rows and {max(found):g} in others; one data "
+                f"{points[0].model}: best_auc is {min(values):g} in some rows and {max(values):g} in others; one data "
                 "set has one, so give the files a column store, or --best-auc"
             )
-        best = best if best is not None else next(iter(found), None)
-        return Floor() if best is None else Floor.given(1.0 - best)
+        best = best if best is not None else next(iter(values), None)
+        return IrreducibleError() if best is None else IrreducibleError.known(1.0 - best)
 
 
 def words_of(form: str, metric: str) -> str:
-    """Name of what is fitted."""
+    """Return the name of the fitted quantity."""
     if form == GAIN:
         return "dAUC"
     return "1 \N{MINUS SIGN} AUC" if metric == AUC else "error"
 
 
 def build_series(points: Points, x: str, reading: Reading) -> list[Series]:
-    """One series a model.
+    """Build one series per model.
 
     Raises:
-        UnimixerError: where a run has no such size, or where every model gets worse with it.
+        UnimixerError: if a run has no such size, or if every model gets worse with it.
     """
     check_choice("x", x, SIZES)
     form = reading.form_of(points)
@@ -137,17 +139,17 @@ def build_series(points: Points, x: str, reading: Reading) -> list[Series]:
         if point.size(x) is None:
             ways = ", ".join(points.sizes)
             raise UnimixerError(f"{point.where}: no {x}; fill the column, or fit over another: {ways}")
-    found = [_series(points, model, x, form, reading) for model in points.models]
-    steps = [_change(one) * (1 if form == GAIN else -1) for one in found if one.sizes > 1]
+    series = [_series(points, model, x, form, reading) for model in points.models]
+    steps = [_change(one) * (1 if form == GAIN else -1) for one in series if one.sizes > 1]
     if steps and all(step < 0 for step in steps):
-        first = next(one for one in found if one.sizes > 1).points[0]
+        first = next(one for one in series if one.sizes > 1).points[0]
         noun, goes, kind = ("gain", "falls", "error") if form == GAIN else ("error", "rises", "auc")
         raise UnimixerError(
             f"{points.source}: in every model the {noun} {goes} from the smallest to the "
             f"largest {x} (first: {first.where}); where the column holds {'errors' if form == GAIN else 'AUCs'}, say "
             f"--metric-is {kind}; else larger models are worse here, and there is no law to fit"
         )
-    return found
+    return series
 
 
 def _series(points: Points, model: str, x: str, form: str, reading: Reading) -> Series:
@@ -156,9 +158,9 @@ def _series(points: Points, model: str, x: str, form: str, reading: Reading) -> 
     rows = [point.rows for point in runs if point.rows is not None]
     if rows and max(rows) > SAME_ROWS * min(rows):
         most = max(rows)
-        kept = [point for point in runs if point.rows is None or point.rows * SAME_ROWS >= most]
-        notes.append(f"{len(kept)} of {len(runs)} runs, those of {most:,.0f} training rows; the joint fit takes all")
-        runs = kept
+        longest = [point for point in runs if point.rows is None or point.rows * SAME_ROWS >= most]
+        notes.append(f"{len(longest)} of {len(runs)} runs, those of {most:,.0f} training rows; the joint fit takes all")
+        runs = longest
     configs = list(dict.fromkeys(point.config for point in runs))
     means = {c: _mean([_size(p, x) for p in runs if p.config == c]) for c in configs}
     configs.sort(key=means.__getitem__)
@@ -170,14 +172,14 @@ def _series(points: Points, model: str, x: str, form: str, reading: Reading) -> 
         y=y,
         size=np.array([configs.index(point.config) for point in runs]),
         points=tuple(runs),
-        floor=reading.floor_of(runs, form),
+        irreducible_error=reading.irreducible_error_of(runs, form),
     )
     back = _goes_back(series, x, form)
     return Series(**{**vars(series), "notes": (*notes, *back)})
 
 
 def _goes_back(series: Series, x: str, form: str) -> list[str]:
-    """Where a larger model is worse than the next smaller one: the largest such step."""
+    """Describe the largest step at which a larger model is worse than the next smaller one."""
     means = _means(series)
     worse = -np.diff(means) if form == GAIN else np.diff(means)
     if not len(worse) or worse.max() <= 0:
@@ -202,9 +204,9 @@ def _means(series: Series) -> Array:
 
 
 def _size(point: Point, x: str) -> float:
-    found = point.size(x)
-    assert found is not None
-    return found
+    size = point.size(x)
+    assert size is not None
+    return size
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Is one model better than another? A difference with an interval over seeds and users, corrected for many looks."""
+"""Test whether one model is better than another, with intervals over seeds and users and corrected p-values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from unimixer.analysis.weighted_metrics import Counts, LabelledRows, Values
 from unimixer.errors import UnimixerError, check_positive, check_shape
 
 LEVEL = 0.05
-"""Verdicts are given where the corrected p is below this; intervals cover one minus it."""
+"""A difference is significant if the corrected p is below this; intervals cover one minus it."""
 REPLICATES = 1_000
 _BLOCK = 1 << 24
-"""Multiplicities held at a time, one byte each; twice as much again as numbers of 8 bytes are never made at once."""
+"""Number of multiplicities in memory at a time, one byte each."""
 
 
 class UserBootstrap:
-    """Draws of as many users as there are, with replacement; all rows of a user come along together.
+    """Draws of as many users as there are, with replacement and with all rows of a drawn user.
 
     The draws depend on ``seed`` and the number of users alone, so every model and every seed of training is judged on
     the same resampled users, which is what makes differences between models sharp.
@@ -38,7 +38,7 @@ class UserBootstrap:
         self._kept: list[Counts] | None = None
 
     def counts(self) -> Iterator[Counts]:
-        """How often each user was drawn, ``(replicates, users)``, in blocks of some replicates."""
+        """Yield how often each user was drawn, ``(replicates, users)``, in blocks of some replicates."""
         if self._kept is None:
             step = max(1, _BLOCK // self.num_users)
             starts = range(0, self.replicates, step)
@@ -50,7 +50,7 @@ class UserBootstrap:
         yield from self._kept
 
     def values(self, rows: LabelledRows, metric: str, logits: Any) -> tuple[float, Values]:
-        """A metric on the rows as they are, and on every draw ``(replicates,)``."""
+        """Compute a metric on the rows themselves and on every draw ``(replicates,)``."""
         weighted = rows.weighted(metric, logits)
         once = np.ones((1, self.num_users), dtype=np.uint8)
         return float(weighted(once)[0]), np.concatenate(
@@ -58,30 +58,30 @@ class UserBootstrap:
         )
 
     def _block(self, start: int, stop: int) -> Counts:
-        drawn = np.empty((stop - start, self.num_users), dtype=np.uint8)
+        counts = np.empty((stop - start, self.num_users), dtype=np.uint8)
         for number in range(start, stop):
             users = np.random.default_rng((self.seed, number)).integers(0, self.num_users, self.num_users)
             # a user is drawn 256 times in one of e^1000 worlds
-            drawn[number - start] = np.minimum(np.bincount(users, minlength=self.num_users), 255)
-        return drawn
+            counts[number - start] = np.minimum(np.bincount(users, minlength=self.num_users), 255)
+        return counts
 
 
 def _parts(counts: Counts) -> list[Counts]:
-    """A block in pieces small enough to be widened."""
+    """Split a block into pieces that are small enough as 8-byte numbers."""
     step = max(1, _BLOCK // 8 // counts.shape[1])
     return [counts[start : start + step] for start in range(0, len(counts), step)]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A model minus the base, and how sure that is."""
+    """The metric of a model minus that of the base, with interval and p-value."""
 
     estimate: float
     low: float
-    """Lower end of the interval; where there is one seed it covers the drawing of users alone."""
+    """Lower end of the interval, which covers the drawing of users alone if there is one seed."""
     high: float
     p: float | None
-    """Two-sided; None where there is one seed, so that seed variation is unknown."""
+    """Two-sided p-value; None with one seed, because the variation over seeds is unknown."""
     seeds: int
     by_seed: tuple[float, ...]
     users_deviation: float
@@ -101,7 +101,7 @@ def difference(
     num_users: int,
     level: float = LEVEL,
 ) -> Difference:
-    r"""Mean difference of a metric over paired seeds, with an interval over other users and other seeds.
+    r"""Compute the mean difference of a metric over paired seeds, with an interval over other users and other seeds.
 
     With :math:`d_s` the difference of seed :math:`s` on the test rows, and :math:`d_{s,r}` on draw :math:`r` of users:
 
@@ -160,7 +160,7 @@ def difference(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    r"""P-values corrected for their number, so that the chance of any false verdict among them stays below the level.
+    r"""Correct p-values for their number, so that the chance of any false conclusion stays below the level.
 
     .. math:: \tilde p_{(i)} = \max_{j \le i} \min\bigl(1, (m - j + 1)\, p_{(j)}\bigr)
 
@@ -171,20 +171,20 @@ def holm(values: Sequence[float]) -> list[float]:
         [0.03, 0.06, 0.06]
     """
     corrected, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = largest
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = largest
     return corrected
 
 
 def _variance(values: NDArray[np.float64]) -> float:
-    """Variance with one degree of freedom less; draws without a value (one class only) are left out."""
+    """Compute the variance with one degree of freedom less, without the draws that have one class only."""
     known = values[~np.isnan(values)]
     return float(known.var(ddof=1)) if len(known) > 1 else float("nan")
 
 
 def _satterthwaite(*parts: tuple[float, float]) -> float:
-    """Degrees of freedom of a sum of variances, each given with its own."""
+    """Compute the degrees of freedom of a sum of variances, each with its own."""
     below = sum(variance**2 / freedom for variance, freedom in parts)
     return sum(variance for variance, _ in parts) ** 2 / below if below else min(freedom for _, freedom in parts)
 

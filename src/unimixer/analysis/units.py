@@ -1,4 +1,4 @@
-"""Numbers of a points file as people write them, and units that cannot be right."""
+"""Parse the numbers, units and sizes of a points file, and refuse implausible ones."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from unimixer.errors import UnimixerError, check_choice
 
 FACTORS = {"": 1.0, "1": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "%": 1e-2, "percent": 1e-2}
 UNITS = {"params": ("1", "K", "M", "B"), "flops": ("1", "K", "M", "G", "T"), "metric": ("1", "percent")}
-"""What may be said of a column."""
+"""Units that a column may have."""
 SMALLEST = {"params": 1e3, "flops": 1e3}
 LARGEST = {"params": 1e13, "flops": 1e18}
 AUC, GAIN, ERROR = "auc", "gain", "error"
 METRICS = (AUC, GAIN, ERROR)
-"""What the metric of a file may be: an AUC, a difference of AUCs, or an error (1 - AUC, best - AUC, a log loss)."""
+"""Kinds of metric: an AUC, a difference of AUCs, or an error (1 - AUC, best - AUC, a log loss)."""
 
 
 def parse_units(text: str) -> dict[str, str]:
-    """Units of columns: ``params=M,flops=T,metric=percent``.
+    """Parse the units of columns: ``params=M,flops=T,metric=percent``.
 
     Example:
         >>> parse_units("params=M,metric=%")
         {'params': 'M', 'metric': 'percent'}
     """
-    found = {}
+    units = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         column, equals, unit = (piece.strip() for piece in part.partition("="))
         if not equals:
@@ -31,12 +31,12 @@ def parse_units(text: str) -> dict[str, str]:
         check_choice("column of --units", column, tuple(UNITS))
         unit = "percent" if unit == "%" else unit
         check_choice(f"unit of {column}", unit, UNITS[column])
-        found[column] = unit
-    return found
+        units[column] = unit
+    return units
 
 
 def parse_number(text: str) -> float:
-    """A cell: a number, with K, M, B, G, T or % behind it where people write so; ValueError for anything else.
+    """Parse a cell: a number, with or without K, M, B, G, T or % behind it; ValueError for anything else.
 
     Example:
         >>> parse_number("135.5M"), parse_number("0.4752%"), parse_number("1e6")
@@ -51,8 +51,38 @@ def parse_number(text: str) -> float:
     return float(cell)
 
 
+def parse_sizes(text: str) -> list[float]:
+    """Parse sizes, separated by commas.
+
+    Example:
+        >>> parse_sizes("64M,1B")
+        [64000000.0, 1000000000.0]
+    """
+    return [_option_number("--at", part) for part in text.split(",") if part.strip()]
+
+
+def parse_floor(text: str) -> tuple[float, float]:
+    """Parse an irreducible error, or its two bounds.
+
+    Example:
+        >>> parse_floor("0.2"), parse_floor("0,0.25")
+        ((0.2, 0.2), (0.0, 0.25))
+    """
+    ends = [_option_number("--floor", part) for part in text.split(",") if part.strip()]
+    if len(ends) not in (1, 2) or not 0 <= ends[0] <= ends[-1]:
+        raise UnimixerError(f"--floor {text!r}: expected a number, or LOW,HIGH with 0 <= LOW <= HIGH")
+    return ends[0], ends[-1]
+
+
+def _option_number(option: str, text: str) -> float:
+    try:
+        return parse_number(text)
+    except ValueError:
+        raise UnimixerError(f"{option} {text.strip()!r} is not a number, such as 64M or 0.25") from None
+
+
 def check_size(column: str, value: float, where: str, units: Mapping[str, str]) -> None:
-    """Raise where a number of parameters or FLOPs cannot be one."""
+    """Raise if a number of parameters or FLOPs is implausible."""
     if not value > 0:
         raise UnimixerError(f"{where}: {column}={value:g} must be greater than 0; a law of powers has no size 0")
     if column not in SMALLEST:
@@ -64,14 +94,15 @@ def check_size(column: str, value: float, where: str, units: Mapping[str, str]) 
             f"say so with --units {column}={unit} (units: {', '.join(UNITS[column])}), or write whole numbers"
         )
     if value > LARGEST[column]:
-        said = f" with --units {column}={units[column]}" if column in units else ""
+        option = f" with --units {column}={units[column]}" if column in units else ""
         raise UnimixerError(
-            f"{where}: {column}={value:g}{said} is too many; this row's unit is not that of the others, or it has none"
+            f"{where}: {column}={value:g}{option} is too many; this row's unit is not that of the others, "
+            "or it has none"
         )
 
 
 def check_metric(kind: str, value: float, where: str) -> None:
-    """Raise where a metric cannot be what the file is said to hold."""
+    """Raise if a metric is impossible or implausible for its kind."""
     percent = "it looks like percent: give --units metric=percent, or divide the column by 100"
     if kind == AUC and value > 1:
         raise UnimixerError(f"{where}: metric={value:g} is no AUC, which lies between 0 and 1; {percent}")

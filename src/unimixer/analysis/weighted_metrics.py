@@ -1,8 +1,8 @@
-"""Metrics in which every user counts a whole number of times, for many such choices at once: what a bootstrap needs.
+"""Metrics for a bootstrap over users: every user counts a whole number of times, for many draws at once.
 
 A metric is prepared once for the scores of one model (sorted, summed by user) and then called with multiplicities. One
 call costs one pass over the rows for AUC and one over the users for the others, and equals the plain metric on a table
-in which the rows of a user stand as often as the user counts.
+that repeats the rows of a user as often as the user counts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from unimixer.metrics import user_auc
 from unimixer.metrics.columns import Labels, Scores, as_array, as_labels, as_scores, check_both_classes, check_columns
 
 Counts = NDArray[np.uint8]
-"""How often each user counts, ``(replicates, users)``."""
+"""Multiplicity of every user in every draw, ``(replicates, users)``."""
 Values = NDArray[np.float64]
 Weighted = Callable[[Counts], Values]
-"""From ``(replicates, users)`` to one value a replicate."""
+"""Maps ``(replicates, users)`` to one value per draw."""
 HIGHER_IS_BETTER: Mapping[str, bool] = {"auc": True, "uauc": True, "gauc": True, "log_loss": False, "ne": False}
-"""The metrics, and the direction of each. ``ne`` is the normalised entropy."""
+"""By metric: whether higher is better. ``ne`` is the normalized entropy."""
 _NEED_LISTS = ("uauc", "gauc")
 
 
 class LabelledRows:
-    """Labels of one task and users of the rows on which models are judged.
+    """Labels of one task, and users, of the test rows.
 
     Args:
         labels: ``(rows,)`` of 0 and 1.
@@ -58,18 +58,18 @@ class LabelledRows:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What can be computed on these rows."""
+        """Metrics that these rows allow."""
         lists = self.has_users and bool(self.both.any())
         return tuple(name for name in HIGHER_IS_BETTER if lists or name not in _NEED_LISTS)
 
     def users_of(self, metric: str) -> int:
-        """Users that the metric is computed from."""
+        """Return the number of users that a metric is computed from."""
         return int(self.both.sum()) if metric in _NEED_LISTS else self.num_users
 
     def weighted(self, metric: str, logits: Any) -> Weighted:
         """Prepare a metric of some logits ``(rows,)``, to be called with multiplicities of the users.
 
-        Where a choice of users has one class only, or no user with both, the value is NaN.
+        The value is NaN for a draw with one class only, or without a user who has both.
         """
         check_choice("metric", metric, self.metrics)
         scores = as_scores(logits, "logits")
@@ -84,7 +84,7 @@ class LabelledRows:
         return np.bincount(self.codes, weights=values.astype(np.float64), minlength=self.num_users).astype(np.float64)
 
     def _auc(self, scores: Scores) -> Weighted:
-        r"""AUC with weights :math:`m` of users: every pair of rows counts as often as both its users do.
+        r"""Prepare AUC with multiplicities :math:`m` of users: a pair of rows counts as often as both its users do.
 
         .. math:: \frac{\sum_{p,n} m_p m_n (2 [s_p > s_n] + [s_p = s_n])}{2 \sum_p m_p \sum_n m_n}
 
@@ -113,7 +113,7 @@ class LabelledRows:
         return lambda counts: np.array([value(row) for row in _checked(counts, self.num_users)])
 
     def _mean_of_users(self, scores: Scores, *, by_rows: bool) -> Weighted:
-        """UAUC, or GAUC: a user's own AUC does not change with how often the user counts."""
+        """Prepare UAUC or GAUC: the AUC of a user does not depend on the user's multiplicity."""
         own = user_auc(scores, self.labels, self.codes)
         weight = own.impressions.astype(np.float64) if by_rows else np.ones(own.users_counted)
 
@@ -124,7 +124,7 @@ class LabelledRows:
         return values
 
     def _loss(self, logits: NDArray[np.float64], *, normalised: bool) -> Weighted:
-        """Log loss, or normalised entropy: sums by user, then by choice."""
+        """Prepare log loss or normalized entropy: sums by user, then by draw."""
         signed = np.where(self.labels, -logits, logits)
         losses = self._by_user(np.maximum(signed, 0.0) + np.log1p(np.exp(-np.abs(signed))))
 
@@ -144,7 +144,7 @@ def _checked(counts: Counts, users: int) -> NDArray[np.float64]:
 
 
 def _ratio(above: Values, below: Values) -> Values:
-    """A division that gives NaN where there is nothing to divide by."""
+    """Divide, with NaN for a denominator of 0."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 

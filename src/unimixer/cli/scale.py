@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from unimixer.cli import scale_advise, scale_count, scale_run
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
+from unimixer.cli.studies import takes
 
 if TYPE_CHECKING:
     from unimixer.analysis.joint_law import JointLaw
@@ -30,25 +32,6 @@ REPORT_HELP = """Write what the points say: one HTML page that needs no network,
 
 Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER"""
 
-PointsFile = Annotated[
-    Path,
-    typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a CSV or Parquet file.", show_default=False),
-]
-Form = Annotated[str | None, typer.Option("--form", help="gain (a N^b) or error (c + a N^-b).")]
-MetricIs = Annotated[
-    str | None, typer.Option("--metric-is", help="auc, gain or error (default: auc in a sweep's file, else by --form).")
-]
-Units = Annotated[
-    str | None, typer.Option("--units", help="Of columns not in units of one: params=M,flops=T,metric=percent.")
-]
-BestAuc = Annotated[float | None, typer.Option("--best-auc", help="Best reachable AUC; the floor is 1 less this.")]
-FloorRange = Annotated[str | None, typer.Option("--floor", help="Floor of the error: a number, or bounds LOW,HIGH.")]
-BaseAuc = Annotated[float | None, typer.Option("--base-auc", help="AUC that a gain counts from.")]
-Models = Annotated[str | None, typer.Option("--models", help="Only these models, separated by commas.")]
-At = Annotated[str | None, typer.Option("--at", help="Sizes to predict: 64M,1B (default: four times the largest).")]
-Replicates = Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the draws.")]
-
 app = typer.Typer(no_args_is_help=True, help=HELP)
 app.command("count", help=scale_count.HELP)(scale_count.count)
 app.command("run", help=scale_run.HELP)(scale_run.run)
@@ -56,100 +39,114 @@ app.command("transfer", help=scale_run.TRANSFER_HELP)(scale_run.transfer)
 app.command("advise", help=scale_advise.HELP)(scale_advise.advise)
 
 
+@dataclass(frozen=True)
+class PointsOptions:
+    """Options of the verbs that fit laws to points."""
+
+    points: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a CSV or Parquet file.", show_default=False),
+    ]
+    form: Annotated[str | None, typer.Option("--form", help="gain (a N^b) or error (c + a N^-b).")] = None
+    metric_is: Annotated[
+        str | None,
+        typer.Option("--metric-is", help="auc, gain or error (default: auc in a sweep's file, else by --form)."),
+    ] = None
+    units: Annotated[
+        str | None, typer.Option("--units", help="Of columns not in units of one: params=M,flops=T,metric=percent.")
+    ] = None
+    best_auc: Annotated[
+        float | None, typer.Option("--best-auc", help="Best reachable AUC; the floor is 1 less this.")
+    ] = None
+    floor: Annotated[str | None, typer.Option("--floor", help="Floor of the error: a number, or bounds LOW,HIGH.")] = (
+        None
+    )
+    base_auc: Annotated[float | None, typer.Option("--base-auc", help="AUC that a gain counts from.")] = None
+    models: Annotated[str | None, typer.Option("--models", help="Only these models, separated by commas.")] = None
+    at: Annotated[
+        str | None, typer.Option("--at", help="Sizes to predict: 64M,1B (default: four times the largest).")
+    ] = None
+    replicates: Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")] = 2_000
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0
+    as_json: Json = False
+
+    def read(self) -> tuple[Points, Reading]:
+        """Read the points, and return them with the way to read their metric."""
+        from unimixer.analysis.points import read_points
+        from unimixer.analysis.power_law import FORMS
+        from unimixer.analysis.series import Reading
+        from unimixer.analysis.units import METRICS, parse_floor, parse_units
+        from unimixer.errors import UnimixerError, check_choice
+
+        if self.form is not None:
+            check_choice("--form", self.form, FORMS)
+        if self.metric_is is not None:
+            check_choice("--metric-is", self.metric_is, METRICS)
+        if self.floor is not None and self.best_auc is not None:
+            raise UnimixerError("--floor and --best-auc both say what the error falls to; give one of them")
+        points = read_points(self.points, metric=self.metric_is, form=self.form, units=parse_units(self.units or ""))
+        if self.models is not None:
+            points = points.only([name.strip() for name in self.models.split(",") if name.strip()])
+        bounds = None if self.floor is None else parse_floor(self.floor)
+        return points, Reading(form=self.form, best_auc=self.best_auc, irreducible_error=bounds, base_auc=self.base_auc)
+
+    def predicted_sizes(self) -> list[float]:
+        """Return the sizes to predict."""
+        from unimixer.analysis.units import parse_sizes
+
+        return parse_sizes(self.at) if self.at else []
+
+
+@dataclass(frozen=True)
+class FitOptions(PointsOptions):
+    """Options of ``unimixer scale fit``."""
+
+    x: Annotated[str, typer.Option("--x", help="params, flops or latency_ms.")] = "params"
+
+
+@dataclass(frozen=True)
+class ReportOptions(PointsOptions):
+    """Options of ``unimixer scale report``."""
+
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to (default: the sweep's, or POINTS-scaling).")
+    ] = None
+    title: Annotated[str | None, typer.Option("--title", help="Above the report.")] = None
+
+
 @app.command("fit", help=FIT_HELP)
-def fit(
-    points: PointsFile,
-    form: Form = None,
-    x: Annotated[str, typer.Option("--x", help="params, flops or latency_ms.")] = "params",
-    metric_is: MetricIs = None,
-    units: Units = None,
-    best_auc: BestAuc = None,
-    floor: FloorRange = None,
-    base_auc: BaseAuc = None,
-    models: Models = None,
-    at: At = None,
-    replicates: Replicates = 2_000,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
+@takes(FitOptions)
+def fit(options: FitOptions) -> None:
     """See :data:`FIT_HELP`."""
-    from unimixer.analysis.options import parse_sizes
-    from unimixer.analysis.scaling_laws import analyse, analyse_jointly
+    from unimixer.analysis.scaling_laws import analyze, analyze_jointly
     from unimixer.report.scaling_tables import analysis_values, joint_values
 
-    found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
-    sizes = parse_sizes(at) if at else []
-    fitted = analyse(found, x=x, reading=reading, at=sizes, replicates=replicates, seed=seed)
-    joint = analyse_jointly(found, reading, replicates=replicates, seed=seed)
-    values = {"source": str(points), **analysis_values(fitted), "joint": joint_values(joint)}
-    emit(values, as_json, lambda: _show(fitted, joint))
+    points, reading = options.read()
+    draws = {"replicates": options.replicates, "seed": options.seed}
+    laws = analyze(points, x=options.x, reading=reading, at=options.predicted_sizes(), **draws)
+    joint = analyze_jointly(points, reading, **draws)
+    values = {"source": str(options.points), **analysis_values(laws), "joint": joint_values(joint)}
+    emit(values, options.as_json, lambda: _show(laws, joint))
 
 
 @app.command("report", help=REPORT_HELP)
-def report(
-    points: PointsFile,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to (default: the sweep's, or POINTS-scaling).")
-    ] = None,
-    form: Form = None,
-    metric_is: MetricIs = None,
-    units: Units = None,
-    best_auc: BestAuc = None,
-    floor: FloorRange = None,
-    base_auc: BaseAuc = None,
-    models: Models = None,
-    at: Annotated[
-        str | None, typer.Option("--at", help="Parameters to predict: 64M,1B (default: four times the largest).")
-    ] = None,
-    title: Annotated[str | None, typer.Option("--title", help="Above the report.")] = None,
-    replicates: Replicates = 2_000,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
+@takes(ReportOptions)
+def report(options: ReportOptions) -> None:
     """See :data:`REPORT_HELP`."""
-    from unimixer.analysis.options import parse_sizes
-    from unimixer.report.scaling import FitOptions, write_report
+    from unimixer.report.scaling import FitOptions as Fit
+    from unimixer.report.scaling import write_report
 
-    found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
-    folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
-    sizes = parse_sizes(at) if at else []
-    heading = title or f"How quality grows: {points.resolve().stem}"
-    say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(points))}")
-    options = FitOptions(reading=reading, at=sizes, replicates=replicates, seed=seed)
-    files = write_report(found, folder, title=heading, options=options)
-    values = {"page": str(files[0]), "files": [str(path) for path in files]}
-    emit(values, as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))
-
-
-def _given(
-    path: Path,
-    form: str | None,
-    metric: str | None,
-    units: str | None,
-    best_auc: float | None,
-    floor: str | None,
-    base_auc: float | None,
-    models: str | None,
-) -> tuple[Points, Reading]:
-    """The points and how to read their metric."""
-    from unimixer.analysis.options import parse_floor
-    from unimixer.analysis.points import read_points
-    from unimixer.analysis.power_law import FORMS
-    from unimixer.analysis.series import Reading
-    from unimixer.analysis.units import METRICS, parse_units
-    from unimixer.errors import UnimixerError, check_choice
-
-    if form is not None:
-        check_choice("--form", form, FORMS)
-    if metric is not None:
-        check_choice("--metric-is", metric, METRICS)
-    if floor is not None and best_auc is not None:
-        raise UnimixerError("--floor and --best-auc both say what the error falls to; give one of them")
-    found = read_points(path, metric=metric, form=form, units=parse_units(units or ""))
-    if models is not None:
-        found = found.only([name.strip() for name in models.split(",") if name.strip()])
-    bounds = None if floor is None else parse_floor(floor)
-    return found, Reading(form=form, best_auc=best_auc, floor=bounds, base_auc=base_auc)
+    path, (points, reading) = options.points, options.read()
+    fit = Fit(reading, options.predicted_sizes(), options.replicates, options.seed)
+    say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(path))}")
+    files = write_report(
+        points,
+        options.out or (path if path.is_dir() else path.with_name(f"{path.stem}-scaling")),
+        title=options.title or f"How quality grows: {path.resolve().stem}",
+        options=fit,
+    )
+    values = {"page": str(files[0]), "files": [str(file) for file in files]}
+    emit(values, options.as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))
 
 
 def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unimixer.cli.output import Json, emit, table
+from unimixer.cli.studies import takes
 
 if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget
@@ -19,6 +20,8 @@ The laws are those of `scale fit` over parameters. For the folder of a sweep the
 at a few sizes of every model, and read off between them; a file of points needs a column latency_ms. Examples: unimixer
 scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 · unimixer scale advise points.csv --train-hours 12"""
 
+MEASURED = 4
+"""Number of sizes of a model whose latency is measured."""
 COLUMNS = (
     *("model", "parameters", "predicted", "95% interval", "kept from growing by", "FLOPs", "ms", "cores", "hours"),
     *("times the largest",),
@@ -29,65 +32,87 @@ RETURNS = (
 )
 
 
-def advise(
-    points: Annotated[Path, typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a file of points.")],
-    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Longest time of a request.")] = None,
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Rows of a request.")] = 500,
-    qps: Annotated[float | None, typer.Option("--qps", help="Requests a second, all cores together.")] = None,
-    cores: Annotated[int | None, typer.Option("--cores", min=1, help="That serve (default: this machine's).")] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Of a request.")] = 1,
+@dataclass(frozen=True)
+class AdviseOptions:
+    """Options of ``unimixer scale advise``."""
+
+    points: Annotated[Path, typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a file of points.")]
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Longest time of a request.")] = None
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Rows of a request.")] = 500
+    qps: Annotated[float | None, typer.Option("--qps", help="Requests a second, all cores together.")] = None
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="That serve (default: this machine's).")] = None
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of a request.")] = 1
     train_hours: Annotated[
         float | None, typer.Option("--train-hours", help="Longest run, at the speed of the sweep.")
-    ] = None,
-    max_params: Annotated[str | None, typer.Option("--max-params", help="Most dense parameters: 64M.")] = None,
+    ] = None
+    max_params: Annotated[str | None, typer.Option("--max-params", help="Most dense parameters: 64M.")] = None
     beyond: Annotated[
         float, typer.Option("--beyond", help="Look at sizes up to so many times the largest that was trained.")
-    ] = 4.0,
-    form: Annotated[str | None, typer.Option("--form", help="As in scale fit.")] = None,
-    best_auc: Annotated[float | None, typer.Option("--best-auc", help="As in scale fit.")] = None,
-    base_auc: Annotated[float | None, typer.Option("--base-auc", help="As in scale fit.")] = None,
-    as_json: Json = False,
-) -> None:
-    """See :data:`HELP`."""
-    from unimixer.analysis.costs import costs_of
-    from unimixer.analysis.points import read_points
-    from unimixer.analysis.scaling_laws import analyse
-    from unimixer.analysis.series import Reading
-    from unimixer.analysis.sizing import Budget
-    from unimixer.analysis.sizing import advise as find
-    from unimixer.environment import cores as cores_here
-    from unimixer.experiments.sizes import parse_sizes
+    ] = 4.0
+    form: Annotated[str | None, typer.Option("--form", help="As in scale fit.")] = None
+    best_auc: Annotated[float | None, typer.Option("--best-auc", help="As in scale fit.")] = None
+    base_auc: Annotated[float | None, typer.Option("--base-auc", help="As in scale fit.")] = None
+    as_json: Json = False
 
-    most = None if max_params is None else float(parse_sizes(max_params)[0])
-    budget = Budget(
-        latency_ms=latency_ms,
-        qps=qps,
-        cores=cores or cores_here(),
-        threads=threads,
-        training_hours=train_hours,
-        params=most,
-    )
-    found = read_points(points)
-    fitted = analyse(found, reading=Reading(form=form, best_auc=best_auc, base_auc=base_auc))
-    costs = costs_of(found, points, candidates=candidates, threads=threads)
-    advice = find(fitted.laws, costs, budget, base_auc=base_auc or 0.0, beyond=beyond)
+    def budget(self) -> Budget:
+        """Return what a model may cost."""
+        from unimixer.analysis.sizing import Budget
+        from unimixer.environment import cores
+        from unimixer.experiments.sizes import parse_sizes
+
+        return Budget(
+            latency_ms=self.latency_ms,
+            qps=self.qps,
+            cores=self.cores or cores(),
+            threads=self.threads,
+            training_hours=self.train_hours,
+            params=None if self.max_params is None else float(parse_sizes(self.max_params)[0]),
+        )
+
+    def latency(self) -> dict[tuple[str, str, int], float]:
+        """Measure the latency of a few sizes of every model, if the points are those of a sweep."""
+        from unimixer.experiments import Sweep, size_experiment
+        from unimixer.experiments.experiment import request_latencies
+        from unimixer.experiments.plan import is_begun, read_plan
+
+        folder = self.points
+        if not is_begun(folder, Sweep):
+            return {}
+        series = size_experiment(read_plan(folder, Sweep), folder).series
+        return request_latencies(series, folder, candidates=self.candidates, threads=self.threads, at_most=MEASURED)
+
+
+@takes(AdviseOptions)
+def advise(options: AdviseOptions) -> None:
+    """See :data:`HELP`."""
+    from unimixer.analysis import sizing
+    from unimixer.analysis.points import read_points
+    from unimixer.analysis.scaling_laws import analyze
+    from unimixer.analysis.series import Reading
+
+    budget = options.budget()
+    points = read_points(options.points)
+    reading = Reading(form=options.form, best_auc=options.best_auc, base_auc=options.base_auc)
+    analysis = analyze(points, reading=reading)
+    costs = sizing.costs_of(points, options.points, options.latency())
+    advice = sizing.advise(analysis.laws, costs, budget, base_auc=options.base_auc or 0.0, beyond=options.beyond)
     values = {
-        "candidates": candidates,
+        "candidates": options.candidates,
         "budget": asdict(budget),
         "advice": [asdict(one) for one in advice],
-        "warnings": fitted.warnings,
+        "warnings": analysis.warnings,
     }
-    emit(values, as_json, lambda: _show(advice, budget, candidates, fitted.warnings))
+    emit(values, options.as_json, lambda: _show(advice, budget, options.candidates, analysis.warnings))
 
 
 def _show(advice: list[Advice], budget: Budget, candidates: int, warnings: list[str]) -> None:
-    asked = {
+    limits = {
         "latency": budget.latency_ms and f"at most {budget.latency_ms:g} ms a request of {candidates} candidates",
         "load": budget.qps and f"{budget.qps:g} requests a second on {budget.cores} cores at {budget.utilisation:.0%}",
         "training": budget.training_hours and f"at most {budget.training_hours:g} h of training",
         "size": budget.params and f"at most {budget.params:,.0f} parameters",
     }
-    table("; ".join(str(text) for text in asked.values() if text), COLUMNS, [_cells(one) for one in advice])
+    table("; ".join(str(text) for text in limits.values() if text), COLUMNS, [_cells(one) for one in advice])
     bought = [one for one in advice if one.params is not None]
     if not bought:
         print("no model fits: even the smallest sizes that were trained are too expensive")
@@ -105,8 +130,8 @@ def _cells(one: Advice) -> list[str]:
     if one.params is None:
         return [one.model, "-", "-", "-", f"{one.limit}, even at the smallest size", "-", "-", "-", "-", "-"]
     interval = "-" if one.interval is None else f"{one.interval[0]:.4f} to {one.interval[1]:.4f}"
-    found = [one.costs.get(name) for name in ("flops", "latency_ms", "cores", "training_hours")]
-    shown = ["-" if value is None else f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}" for value in found]
+    costs = [one.costs.get(name) for name in ("flops", "latency_ms", "cores", "training_hours")]
+    shown = ["-" if value is None else f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}" for value in costs]
     return [one.model, f"{one.params:,.0f}", f"{one.auc:.4f}", interval, one.limit, *shown, f"{one.beyond:.2g}"]
 
 

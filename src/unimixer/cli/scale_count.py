@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unimixer.cli.output import Json, emit, table
-from unimixer.cli.studies import Common
+from unimixer.cli.studies import Common, recipe_keys, takes
 
 if TYPE_CHECKING:
+    from unimixer.experiments.models import Variant
     from unimixer.profiling.breakdown import Cost
     from unimixer.profiling.memory import Memory
 
@@ -24,48 +25,57 @@ COLUMNS = (
     *("group", "dense parameters", "FLOPs, an example", "FLOPs, training on it"),
     *("FLOPs, a batch", "FLOPs, a training step"),
 )
-MODELS = Annotated[list[str], typer.Argument(metavar="MODEL...", help="BACKBONE[:OPTION=VALUE]...", show_default=False)]
 
 
-def count(
-    models: MODELS,
-    params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None,
-    width: Annotated[
-        float | None, typer.Option("--width", help="The width, instead of a number of parameters.")
-    ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Prepared store, for a whole ranker.")] = None,
-    num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512,
-    settings: Common = None,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class CountOptions:
+    """Options of ``unimixer scale count``."""
+
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="BACKBONE[:OPTION=VALUE]...", show_default=False)
+    ]
+    params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None
+    width: Annotated[float | None, typer.Option("--width", help="The width, instead of a number of parameters.")] = None
+    data: Annotated[str | None, typer.Option("--data", help="Prepared store, for a whole ranker.")] = None
+    num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512
+    settings: Common = None
+    as_json: Json = False
+
+
+@takes(CountOptions)
+def count(options: CountOptions) -> None:
     """See :data:`HELP`."""
     from unimixer.errors import UnimixerError
+    from unimixer.experiments.models import Variant, parse_variant, split_models
     from unimixer.experiments.sizes import parse_sizes
-    from unimixer.experiments.study_config import Variant, parse_variant, split_models
     from unimixer.settings import parse
 
-    budgets = [] if params is None else parse_sizes(params)
+    budgets = [] if options.params is None else parse_sizes(options.params)
     if len(budgets) > 1:
-        raise UnimixerError(f"--params {params!r}: one number here; sizes in a row are for unimixer scale run")
-    if budgets and width is not None:
+        raise UnimixerError(f"--params {options.params!r}: one number here; sizes in a row are for unimixer scale run")
+    if budgets and options.width is not None:
         raise UnimixerError("give --params or --width, not both: the number of parameters chooses the width")
-    if data is None and settings:
+    if options.data is None and options.settings:
         raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data STORE as well")
-    found: dict[str, dict[str, Any]] = {}
-    for text in (name for one in models for name in split_models(one)):
+    budget = budgets[0] if budgets else None
+    counts: dict[str, dict[str, Any]] = {}
+    for text in (name for one in options.models for name in split_models(one)):
         variant = parse(Variant, parse_variant(text), where="model")
-        budget = budgets[0] if budgets else None
-        if data is None:
-            cost, memory = _backbone(variant, budget, width, num_tokens), None
+        if options.data is None:
+            cost, memory = _backbone(variant, budget, options.width, options.num_tokens), None
         else:
-            cost, memory = _ranker(variant, budget, width, data, batch_size, settings)
-        found[variant.label] = _values(cost, memory, batch_size)
-    emit({"batch_size": batch_size, "models": found}, as_json, lambda: _show(found, batch_size))
+            cost, memory = _ranker(variant, budget, options, options.data)
+        counts[variant.label] = _values(cost, memory, options.batch_size)
+    emit(
+        {"batch_size": options.batch_size, "models": counts},
+        options.as_json,
+        lambda: _show(counts, options.batch_size),
+    )
 
 
-def _backbone(variant: Any, budget: int | None, width: float | None, num_tokens: int) -> Cost:
-    """A backbone alone."""
+def _backbone(variant: Variant, budget: int | None, size: float | None, num_tokens: int) -> Cost:
+    """Count a backbone alone."""
     import torch
 
     from unimixer.backbones import build_backbone, fit_budget
@@ -76,21 +86,18 @@ def _backbone(variant: Any, budget: int | None, width: float | None, num_tokens:
     with torch.device("meta"):
         if budget is not None:
             return count_backbone(fit_budget(variant.backbone, params=budget, num_tokens=num_tokens, **options))
-        if width is not None:
-            cls, token_dim = backbone_class(variant.backbone), options.pop("token_dim", None)
-            options = {**cls.dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options), **options}
+        if size is not None:
+            cls, width = backbone_class(variant.backbone), options.pop("token_dim", None)
+            options = {**cls.dimensions(size, num_tokens=num_tokens, token_dim=width, **options), **options}
         else:
             options.setdefault("token_dim", 64)
         return count_backbone(build_backbone(variant.backbone, num_tokens=num_tokens, **options))
 
 
-def _ranker(
-    variant: Any, budget: int | None, width: float | None, data: str, batch_size: int, settings: list[str] | None
-) -> tuple[Cost, Memory]:
-    """A whole ranker on a store."""
+def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: str) -> tuple[Cost, Memory]:
+    """Count a whole ranker on a store."""
     import torch
 
-    from unimixer.cli.studies import common_recipe
     from unimixer.data.dataset import Store, find_store
     from unimixer.data.loader import Loader
     from unimixer.profiling.breakdown import count_ranker
@@ -100,8 +107,8 @@ def _ranker(
     from unimixer.training.config import Recipe
     from unimixer.training.model import build_ranker, resolve, with_tasks
 
-    changes = {**common_recipe(settings, None, None), **variant.recipe}
-    model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "width": width}
+    changes = {**recipe_keys(options.settings), **variant.recipe}
+    model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "width": options.width}
     values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
     recipe = parse(
         Recipe,
@@ -115,7 +122,7 @@ def _ranker(
     with torch.device("cpu" if reads else "meta"):
         ranker = build_ranker(recipe.model, spec)
     assert dense_parameters(ranker)
-    batch = next(iter(Loader(store, "train", batch_size=batch_size, num_workers=0).batches()))
+    batch = next(iter(Loader(store, "train", batch_size=options.batch_size, num_workers=0).batches()))
     memory = estimate_memory(ranker, batch, recipe.optimizer, precision=recipe.training.precision)
     return count_ranker(ranker), memory
 
@@ -133,8 +140,8 @@ def _values(cost: Cost, memory: Memory | None, batch_size: int) -> dict[str, Any
     }
 
 
-def _show(found: dict[str, dict[str, Any]], batch_size: int) -> None:
-    for label, values in found.items():
+def _show(counts: dict[str, dict[str, Any]], batch_size: int) -> None:
+    for label, values in counts.items():
         rows = []
         for name, group in values["groups"].items():
             forward, training = group["forward"], group["training"]

@@ -1,104 +1,124 @@
-"""What ``compare`` and ``ablate`` share: options, the plan on the screen, the way from a plan to a report."""
+"""Options and steps that ``compare``, ``ablate`` and ``scale run`` share: from a plan to its rows."""
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
 
 if TYPE_CHECKING:
-    from unimixer.experiments import Machine, Planned, Study
+    from unimixer.experiments import Experiment, Machine, Outcome, Plan
 
-Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared store; may be given several times.")]
-Raw = Annotated[Path | None, typer.Option("--raw", help="Raw files of a study whose store is to be prepared first.")]
-Params = Annotated[str | None, typer.Option("--params", help="Budgets in dense parameters, met within 2%: 1M,4M.")]
-JudgedTasks = Annotated[
-    str | None,
-    typer.Option("--tasks", help="Tasks whose differences are judged (default: all); choose before looking."),
-]
-JudgedMetrics = Annotated[
-    str | None, typer.Option("--metrics", help="Metrics that are judged: auc,uauc (default: these, log_loss and ne).")
-]
-Flops = Annotated[str | None, typer.Option("--flops", help="Budgets in forward FLOPs a sample, met within 2%: 2M,8M.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of a model (default 5).")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the study; one that exists is continued.")]
-SparseRates = Annotated[
-    str | None,
-    typer.Option("--sparse-lr", help="Rates of the embedding tables: one, or several for a grid (default 1e-3)."),
-]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Short for --set training.batch_size=N.")]
-MaxSteps = Annotated[int | None, typer.Option("--max-steps", min=1, help="Short for --set training.max_steps=N.")]
+Options = TypeVar("Options")
+AnyPlan = TypeVar("AnyPlan", bound="Plan")
+
 Common = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, for every model.")
 ]
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Processes side by side (default: the cores; 1 with a GPU).")
-]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each process.")]
-Ray = Annotated[
-    str | None, typer.Option("--ray", help="Train on a Ray cluster: local, auto, or the address of its head.")
-]
+Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared store; may be given several times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, cost and expected time, and train nothing.")]
-ReportOnly = Annotated[bool, typer.Option("--report-only", help="Tables and report of the rows that are there.")]
 KeepRuns = Annotated[bool, typer.Option("--keep-runs", help="Keep weights and checkpoints of finished rows.")]
 
-__all__ = [
-    "BatchSize",
-    "Common",
-    "Data",
-    "DryRun",
-    "Flops",
-    "Jobs",
-    "Json",
-    "KeepRuns",
-    "MaxSteps",
-    "Out",
-    "Params",
-    "Raw",
-]
-__all__ += ["ReportOnly", "Seeds", "SparseRates", "Threads"]
 
-COLUMNS = (
-    *("data", "model", "budget", "dense parameters", "FLOPs/sample", "rows", "to compute", "samples/s"),
-    *("seconds a row", "seconds"),
-)
+def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a command of a function with one options object: every field of its dataclass is an option."""
+    hints = get_type_hints(options, include_extras=True)
+    # a class lists its own fields before those that it inherits
+    names = dict.fromkeys(name for cls in options.__mro__ for name in inspect.get_annotations(cls))
+    fields = inspect.signature(options).parameters
+    parameters = [fields[name].replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 
+    def decorate(run: Callable[[Options], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            run(options(**values))
 
-def given_values(
-    *,
-    data: Sequence[str] | None,
-    params: str | None,
-    flops: str | None,
-    seeds: int | None,
-    rates: str | None,
-    sparse_lr: str | None,
-) -> dict[str, Any]:
-    """The fields of a study that were given on the command line."""
-    lists = {"params": params, "flops": flops, "dense_lr": rates, "sparse_lr": sparse_lr}
-    found: dict[str, Any] = {key: _split(text) for key, text in lists.items() if text is not None}
-    if data:
-        found["data"] = list(data)
-    if seeds is not None:
-        found["seeds"] = seeds
-    return found
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        command.__annotations__ = hints
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        return command
+
+    return decorate
 
 
-def question(tasks: str | None, metrics: str | None) -> dict[str, list[str]]:
-    """What is judged, as far as it was given on the command line."""
-    given = {"tasks": tasks, "metrics": metrics}
-    return {key: _split(text) for key, text in given.items() if text is not None}
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of every verb that trains many models."""
+
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Short for --set training.batch_size=N.")
+    ] = None
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Short for --set training.max_steps=N.")
+    ] = None
+    settings: Common = None
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes side by side (default: the cores; 1 with a GPU).")
+    ] = None
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each process.")] = 1
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Train on a Ray cluster: local, auto, or the address of its head.")
+    ] = None
+    as_json: Json = False
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the keys of the recipe that the command line sets."""
+        return recipe_keys(self.settings, batch_size=self.batch_size, max_steps=self.max_steps)
+
+    def machine(self) -> Machine:
+        """Return processes and threads: by default one process per core, or one process on a GPU."""
+        import torch
+
+        from unimixer.environment import cores
+        from unimixer.experiments import Machine
+
+        default = 1 if torch.cuda.is_available() else max(1, cores() // self.threads)
+        return Machine(self.jobs or default, self.threads, self.ray)
 
 
-def common_recipe(settings: Sequence[str] | None, batch_size: int | None, max_steps: int | None) -> dict[str, Any]:
-    """Keys of the recipe that were given on the command line."""
+@dataclass(frozen=True)
+class StudyOptions(TrainingOptions):
+    """Options of the verbs that train a study."""
+
+    data: Data = None
+    params: Annotated[
+        str | None, typer.Option("--params", help="Budgets in dense parameters, met within 2%: 1M,4M.")
+    ] = None
+    flops: Annotated[
+        str | None, typer.Option("--flops", help="Budgets in forward FLOPs a sample, met within 2%: 2M,8M.")
+    ] = None
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of a model (default 5).")] = None
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the study; an existing one is continued.")] = None
+    lr_grid: Annotated[
+        str | None, typer.Option("--lr-grid", help="Dense learning rates to choose from (default 1e-3,2e-3,4e-3).")
+    ] = None
+    sparse_lr: Annotated[
+        str | None,
+        typer.Option("--sparse-lr", help="Rates of the embedding tables: one, or several for a grid (default 1e-3)."),
+    ] = None
+    dry_run: DryRun = False
+    report_only: Annotated[bool, typer.Option("--report-only", help="Write tables and report of existing rows.")] = (
+        False
+    )
+    keep_runs: KeepRuns = False
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields of a study that the command line sets."""
+        lists = {"params": self.params, "flops": self.flops, "dense_lr": self.lr_grid, "sparse_lr": self.sparse_lr}
+        values: dict[str, Any] = {key: split(text) for key, text in lists.items() if text is not None}
+        return values | {key: value for key, value in (("data", self.data), ("seeds", self.seeds)) if value}
+
+
+def recipe_keys(settings: Sequence[str] | None, **short: int | None) -> dict[str, Any]:
+    """Return the keys of the recipe that ``--set`` and the short options of training set."""
     from unimixer.settings import Change, check_distinct, read_changes
 
-    short = {"batch_size": batch_size, "max_steps": max_steps}
     changes = [
         Change(f"training.{key}", value, f"--{key.replace('_', '-')} {value}")
         for key, value in short.items()
@@ -109,114 +129,151 @@ def common_recipe(settings: Sequence[str] | None, batch_size: int | None, max_st
     return {change.key: change.value for change in changes}
 
 
-def machine(jobs: int | None, threads: int) -> Machine:
-    """Processes and threads: by default as many processes as there are cores for, and one on a GPU."""
-    import torch
+def folder_of(kind: type[Plan], source: Path | None, out: Path | None) -> Path:
+    """Return the folder of an experiment: the source if it is one that was begun, else ``--out``."""
+    from unimixer.errors import UnimixerError
+    from unimixer.experiments.plan import is_begun
 
-    from unimixer.environment import cores
-    from unimixer.experiments import Machine
+    folder = source if source is not None and is_begun(source, kind) else out
+    if folder is None:
+        raise UnimixerError(f"where to? give --out FOLDER, or the folder of a {kind.noun} that was begun")
+    if source == folder and out is not None and out.resolve() != folder.resolve():
+        raise UnimixerError(f"{source} is a {kind.noun} that goes on in its own folder; leave out --out {out}")
+    return folder
 
-    return Machine(jobs or (1 if torch.cuda.is_available() else max(1, cores() // threads)), threads)
+
+def read_plan(
+    kind: type[AnyPlan],
+    path: Path | None,
+    values: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    needs: Mapping[str, str],
+) -> AnyPlan:
+    """Read a plan from a file, if there is one, with the values of the command line in place of the file's.
+
+    Args:
+        kind: study or sweep.
+        path: the file.
+        values: fields that the command line sets.
+        recipe: keys of the recipe that the command line sets.
+        needs: by required field, the error if it is missing.
+    """
+    from unimixer.errors import UnimixerError
+    from unimixer.settings import Document, load_yaml, parse
+
+    written = Document({}, {}) if path is None else load_yaml(path)
+    for field, error in needs.items():
+        if field not in {**written, **values}:
+            raise UnimixerError(error)
+    if "params" in values or "flops" in values:  # a budget on the command line replaces all budgets of the file
+        written = Document({k: v for k, v in written.items() if k not in ("params", "flops")}, written.origins)
+    if recipe:
+        values = {**values, "recipe": {**(written.get("recipe") or {}), **recipe}}
+    return parse(kind, written.with_values(dict(values), "command line"), where=str(path or kind.noun))
 
 
-def carry_out(
-    study: Study,
-    folder: Path,
-    place: Machine,
-    *,
-    notes: dict[str, str] | None = None,
-    ray: str | None = None,
-    dry_run: bool,
-    keep_runs: bool,
-    as_json: bool,
-) -> None:
-    """Plan, say what it costs, compute, report."""
-    from unimixer.experiments import compute_study, plan_study, report_study
-    from unimixer.workers.ray import executor_on
+def carry_out(study: Plan, folder: Path, options: StudyOptions, notes: Mapping[str, str] | None = None) -> None:
+    """Plan a study, print its cost, compute its rows and write the report."""
+    from unimixer.experiments import plan_experiment
 
-    executor = executor_on(ray)
-    planned = plan_study(study, folder, place, keep_speeds=not dry_run, executor=executor)
-    planned.left_out |= notes or {}
-    if not as_json:
-        show_plan(planned, place)
-    if dry_run:
-        emit({"folder": str(folder), **plan_values(planned, place)}, as_json, lambda: None)
+    experiment = plan_experiment(study, folder, options.machine(), keep_speeds=not options.dry_run)
+    experiment.left_out |= notes or {}
+    values = experiment.values()
+    if not options.as_json:
+        show_plan(experiment, values)
+    if options.dry_run:
+        emit({"folder": str(folder), **values}, options.as_json, lambda: None)
         return
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
-    more = "" if ray is None else f" --ray {ray}"
-    outcome = compute_study(planned, folder, place, keep_runs=keep_runs, executor=executor, more=more)
-    written = report_study(folder)
-    values = {
-        "folder": str(folder),
-        "computed": len(outcome.computed),
-        "found": outcome.found,
-        "failed": {row["key"]: row["error"] for row in outcome.failed},
-        "report": str(written),
-    }
-
-    def show() -> None:
-        print(f"{len(outcome.computed)} rows computed, {outcome.found} were there")
-        for row in outcome.failed:
-            print(f"failed: {row['key']}: {row['error']}")
-        if outcome.failed:
-            print(f"the next call tries the failed rows again: unimixer compare {folder}")
-        print(f"report: {written}")
-
-    emit(values, as_json, show)
-    if outcome.failed:
-        raise typer.Exit(1)
+    outcome = experiment.compute(keep_runs=options.keep_runs)
+    report = str(report_study(folder))
+    retry = [f"the next call tries the failed rows again: unimixer compare {folder}"] if outcome.failed else []
+    finish(folder, outcome, {"report": report}, [*retry, f"report: {report}"], as_json=options.as_json)
 
 
-def report_only(folder: Path | None, base: str | None, *, as_json: bool, **question: Sequence[str]) -> None:
-    """Tables and report from the rows of a folder."""
+def report_only(
+    folder: Path | None, base: str | None, *, as_json: bool, tasks: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> None:
+    """Write the tables and the report of the rows that a folder has."""
     from unimixer.errors import UnimixerError
-    from unimixer.experiments import report_study
 
     if folder is None:
         raise UnimixerError("--report-only of which study? give its folder")
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
-    written = report_study(folder, base=base, **question)
+    written = report_study(folder, base=base, tasks=tasks, metrics=metrics)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))
 
 
-def plan_values(planned: Planned, place: Machine) -> dict[str, Any]:
-    """The plan as plain values."""
-    from unimixer.experiments.time_estimate import table_rows
+def report_study(
+    folder: Path, *, base: str | None = None, tasks: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Path:
+    """Write the tables and the report of a study; base, tasks and metrics are the plan's unless they are given."""
+    from unimixer.experiments import Study
+    from unimixer.experiments.plan import JUDGED, read_plan
+    from unimixer.experiments.results import write_tables
+    from unimixer.report.study import write_report
 
-    return {
-        "plan": table_rows(planned.estimates),
-        "left_out": planned.left_out,
-        "rows": planned.search.total(),
-        "to_compute": planned.missing,
-        "processes": place.workers,
-        "expected_seconds": round(planned.seconds(place.workers)),
-    }
+    plan = read_plan(folder, Study)
+    write_tables(folder)
+    return write_report(
+        folder,
+        base=base or plan.base,
+        tasks=tuple(tasks) or plan.judged_tasks or None,
+        metrics=tuple(metrics) or plan.judged_metrics or JUDGED,
+    )
 
 
-def show_plan(planned: Planned, place: Machine) -> None:
+def show_plan(experiment: Experiment, values: Mapping[str, Any]) -> None:
     """Print runs, cost and expected time."""
     from unimixer.progress import duration
 
-    values, study = plan_values(planned, place), planned.study
-    rows = [[_cell(line[column]) for column in COLUMNS] for line in values["plan"]]
-    table(None, COLUMNS, rows, left=3)
-    for what, reason in planned.left_out.items():
-        print(f"left out: {what}: {reason}")
-    grid = f"{len(study.grid)} learning rates with the first seed, then " if len(study.grid) > 1 else ""
-    seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
-    print(f"a model: {grid}{seeds}; budgets are met within 2%")
+    plan = experiment.plan
+    rows = [[_cell(line[column]) for column in plan.columns] for line in values["plan"]]
+    table(None, plan.columns, rows, left=plan.text_columns)
+    for name, reason in values["left_out"].items():
+        print(f"left out: {name}: {reason}")
+    if plan.search_words:
+        print(plan.search_words)
+    processes, flops = values["processes"], values.get("training_flops")
+    cost = "" if flops is None else f"{flops:.3g} FLOPs of training, "
     print(
-        f"{values['to_compute']} of {values['rows']} rows to compute in {place.workers} "
-        f"{'process' if place.workers == 1 else 'processes'}, "
+        f"{values['to_compute']} of {values['rows']} rows to compute in {processes} "
+        f"{'process' if processes == 1 else 'processes'}, {cost}"
         f"about {duration(values['expected_seconds'])} at the speed just measured"
     )
+
+
+def finish(folder: Path, outcome: Outcome, written: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Print the outcome of a call, then some lines; exit with code 1 if a row failed.
+
+    Args:
+        folder: folder of the experiment.
+        outcome: rows of the call.
+        written: further values of the JSON object.
+        lines: last lines for people.
+        as_json: print one JSON object instead.
+    """
+    failed = {row["key"]: row["error"] for row in outcome.failed}
+    values = {"folder": str(folder), "computed": len(outcome.computed), "found": outcome.found, "failed": failed}
+
+    def show() -> None:
+        print(f"{values['computed']} rows computed, {values['found']} were there")
+        for key, error in failed.items():
+            print(f"failed: {key}: {error}")
+        for line in lines:
+            print(line)
+
+    emit({**values, **written}, as_json, show)
+    if failed:
+        raise typer.Exit(1)
+
+
+def split(text: str) -> list[str]:
+    """Split a list at its commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,25 +1,22 @@
-"""Studies: many training runs as resumable rows, and what they say about models at equal budgets."""
+"""Experiments: many training runs as resumable rows, from the plan of a study or a sweep."""
 
-from unimixer.experiments.cases import Case, Job, build_cases, open_stores
-from unimixer.experiments.executor import Outcome, run_jobs
+from unimixer.experiments.executor import Machine, Outcome, run_jobs
+from unimixer.experiments.experiment import Experiment, plan_experiment, size_experiment
+from unimixer.experiments.models import Variant
+from unimixer.experiments.plan import Plan, Study, Sweep, load_study
 from unimixer.experiments.results import load_rows
-from unimixer.experiments.run_study import Machine, Planned, compute_study, plan_study, report_study
-from unimixer.experiments.study_config import Study, Variant, load_study
 
 __all__ = [
-    "Case",
-    "Job",
+    "Experiment",
     "Machine",
     "Outcome",
-    "Planned",
+    "Plan",
     "Study",
+    "Sweep",
     "Variant",
-    "build_cases",
-    "compute_study",
     "load_rows",
     "load_study",
-    "open_stores",
-    "plan_study",
-    "report_study",
+    "plan_experiment",
     "run_jobs",
+    "size_experiment",
 ]

@@ -1,4 +1,4 @@
-"""Ablations by name: what a model loses or gains when one thing about it is changed.
+"""Named ablations: variants of a model that change one thing each.
 
 The list is that of arXiv:2604.00590 (its ablation table, its tables of basis number, rank and depth), and what the
 paper leaves open: the start of the mixing matrices, tokenizer and read-out. Two models can be the base, because ours
@@ -21,19 +21,19 @@ from typing import Any
 
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice, unknown
-from unimixer.experiments.study_config import Variant
+from unimixer.experiments.models import Variant, parse_variant
 
 GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "readout")
 BASES = ("paper", "default")
 LEARNED = ("unimixer", "unimixer-lite")
-"""Backbones that have what the paper ablates."""
+"""Backbones with the learned mixing that the paper ablates."""
 
 PAPER_STACK: dict[str, dict[str, Any]] = {
     "options": {"residual": "siamese", "init": "random", "block_size": 6},
     "recipe": {"temperature.schedule": "two-stage", "temperature.start": 1.0, "temperature.end": 0.05},
 }
-"""The paper's model, its blocks as wide as in its figure. It does not say how raw matrices start; random is the plain
-reading."""
+"""The paper's model, with the block size of its figure. The paper does not say how raw matrices start; random is the
+plain reading."""
 
 BLOCKS = (2, 4, 6, 8)
 _FLAT, _RAW = 0.02, 0.1
@@ -88,13 +88,13 @@ TOKENIZERS, POOLINGS = ("chunk", "semantic", "random", "field"), ("mean", "flatt
 def ablations(
     model: str, *, groups: Sequence[str] = (), start: str = "paper", grow: bool = False
 ) -> tuple[list[Variant], dict[str, str]]:
-    """The variants of an ablation, the base first; and why groups were left out, where none was asked for by name.
+    """Return the variants of an ablation, the base first, and the reasons why groups are left out.
 
     Args:
-        model: the backbone, with options as in :func:`~unimixer.experiments.study_config.parse_variant`.
+        model: the backbone, with options as in :func:`~unimixer.experiments.models.parse_variant`.
         groups: of :data:`GROUPS` (default: all that the model has).
         start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
-        grow: give variants of basis, rank and depth the base's dial, so that their cost grows as in the paper's
+        grow: give variants of basis, rank and depth the base's width, so that their cost grows as in the paper's
             tables; otherwise every variant meets the budget.
 
     Example:
@@ -107,31 +107,29 @@ def ablations(
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
     base = _base(model, start)
-    found, left_out = [base], {}
+    variants, left_out = [base], {}
     for group in groups or GROUPS:
         reason = _missing(base.backbone, group)
         if reason is None:
-            found += _group(group, base, start, grow)
+            variants += _group(group, base, start, grow)
         elif groups:
             raise UnimixerError(f"group {group!r}: {reason}")
         else:
             left_out[group] = reason
-    return _different(found), left_out
+    return _different(variants), left_out
 
 
 def _base(model: str, start: str) -> Variant:
-    from unimixer.experiments.study_config import parse_variant
-
-    given = Variant.model_validate(parse_variant(model))
-    if start == "default" or given.backbone not in LEARNED:
-        return given
-    label = f"{given.label} (paper)"
-    options, recipe = {**PAPER_STACK["options"], **given.options}, {**PAPER_STACK["recipe"], **given.recipe}
-    return given.model_copy(update={"label": label, "options": options, "recipe": recipe})
+    variant = Variant.model_validate(parse_variant(model))
+    if start == "default" or variant.backbone not in LEARNED:
+        return variant
+    label = f"{variant.label} (paper)"
+    options, recipe = {**PAPER_STACK["options"], **variant.options}, {**PAPER_STACK["recipe"], **variant.recipe}
+    return variant.model_copy(update={"label": label, "options": options, "recipe": recipe})
 
 
 def _missing(backbone: str, group: str) -> str | None:
-    """Why a backbone does not have a group."""
+    """Return the reason why a backbone has no such group, or None if it has it."""
     if group == "paper":
         return None if backbone in LEARNED else f"{backbone} has no learned mixing; {' and '.join(LEARNED)} have"
     option = {"basis": "num_basis", "rank": "rank", "depth": "num_blocks"}.get(group)
@@ -145,7 +143,7 @@ def _missing(backbone: str, group: str) -> str | None:
 
 
 def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
-    """The variants of one table."""
+    """Return the variants of one group."""
     size_of = base.label if grow else None
     if group == "paper":
         return [_changed(base, group, change) for change in (_OF_THE_PAPER if start == "paper" else _OF_THE_DEFAULT)]
@@ -160,14 +158,14 @@ def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
     else:
         changes = [(f"{name} read-out", {}, {"model.pooling": name}) for name in POOLINGS]
     grown = size_of if group in ("basis", "rank", "depth") else None
-    found = [_changed(base, group, change, grown) for change in changes]
+    variants = [_changed(base, group, change, grown) for change in changes]
     if group == "depth" and base.backbone != "rankmixer":
-        found += _depth_of_rankmixer(grow)
-    return found
+        variants += _depth_of_rankmixer(grow)
+    return variants
 
 
 def _depth_of_rankmixer(grow: bool) -> list[Variant]:
-    """RankMixer at the same depths, beside: the paper's point is that depth does not help it."""
+    """Return RankMixer at the same depths: the paper's point is that depth does not help it."""
     two = Variant(backbone="rankmixer", group="depth", label="rankmixer")
     changes: list[Change] = [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH if n != 2]
     return [two, *(_changed(two, "depth", change, two.label if grow else None) for change in changes)]
@@ -186,18 +184,18 @@ def _changed(base: Variant, group: str, change: Change, size_of: str | None = No
 
 
 def _different(variants: Sequence[Variant]) -> list[Variant]:
-    """Without those that change nothing: the base stands for rank 16 where that is its rank."""
-    seen, found = [], []
+    """Drop variants that change nothing, such as rank 16 of a base whose rank is 16."""
+    seen, distinct = [], []
     for variant in variants:
-        what = variant.backbone, _all_options(variant), _all_keys(variant)
-        if what not in seen:
-            seen.append(what)
-            found.append(variant)
-    return found
+        content = variant.backbone, _all_options(variant), _all_keys(variant)
+        if content not in seen:
+            seen.append(content)
+            distinct.append(variant)
+    return distinct
 
 
 def _all_options(variant: Variant) -> dict[str, Any]:
-    """The options with the constructor's defaults."""
+    """Return the options with the constructor's defaults."""
     defaults = {name: option.default for name, option in backbone_class(variant.backbone).options().items()}
     return {**defaults, **variant.options}
 

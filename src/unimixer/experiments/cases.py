@@ -1,10 +1,9 @@
-"""A case is one model at one budget on one store, sized and ready to train; a job is a case with a seed and rates."""
+"""Cases and jobs: a case is one model at one budget on one store, a job is a case with a seed and learning rates."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +13,20 @@ from typing import Any
 import torch
 
 from unimixer.backbones.registry import backbone_class
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Store
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
-from unimixer.experiments.budgets import ranker_flops, width_for_flops
-from unimixer.experiments.study_config import StoreRef, Study, Variant
+from unimixer.experiments.datasets import StoreRef
+from unimixer.experiments.models import Variant, slug
+from unimixer.experiments.plan import Budget, Plan
+from unimixer.experiments.sizes import depth_option, ranker_flops, short, width_for_flops
 from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.model import build_ranker, resolve, validate_recipe, with_tasks
 
-INDIFFERENT: dict[str, Any] = {
+IRRELEVANT_TO_RESULTS: dict[str, Any] = {
     "training": {
         *("device", "num_workers", "threads", "log_every", "checkpoint_every", "keep_checkpoints"),
         "checkpoint_activations",
@@ -33,58 +34,71 @@ INDIFFERENT: dict[str, Any] = {
     "name": True,
     "store": True,
 }
-"""Parts of a recipe that do not decide what a run learns."""
+"""Parts of a recipe that do not change the result of a run, so that a row's key leaves them out."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model at one budget on one store; what a run of it costs is known, its seed and rates are open."""
+    """One model at one budget on one store: its cost is known, the seed and the learning rates of a run are open."""
 
     store: StoreRef
     variant: str
-    """Label shown to people."""
+    """Label of the model."""
     group: str
     backbone: str
     options: dict[str, Any]
     budget_kind: str
     budget: int
     recipe: Recipe
-    """Resolved, with a size; a job puts seed and rates in."""
+    """The resolved recipe, without the seed and the rates of a job."""
     arguments: dict[str, Any]
-    """All arguments of the backbone's constructor, defaults too: a row does not outlive a change of them."""
+    """All arguments of the backbone's constructor with defaults, so that a changed default changes the keys of rows."""
     dense_params: int
     table_params: int
     flops_per_sample: int
     train_rows: int
     held_out_rows: int
-    """Rows of validation, and of test."""
+    """Rows of the validation and the test part together."""
 
     @property
     def name(self) -> str:
-        """For people: model and budget."""
-        return f"{self.variant} at {short(self.budget)} {'parameters' if self.budget_kind == 'params' else 'FLOPs'}"
+        """The model and its budget in words."""
+        return case_name(self.variant, (self.budget_kind, self.budget))
+
+    @property
+    def width(self) -> float:
+        """The width at which the model meets its budget, before rounding to whole dimensions."""
+        width = self.recipe.model.width
+        assert width is not None
+        return width
+
+    @property
+    def blocks(self) -> int | None:
+        """Number of blocks, or None if the backbone has no such number."""
+        name = depth_option(self.backbone)
+        return None if name is None else int(self.arguments[name])
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of a run, of one stage."""
+        """Optimizer steps of one stage of a run."""
         config = self.recipe.training
         per_epoch = ceil(ceil(self.train_rows / config.batch_size) / config.accumulate)
         return min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
 
     @property
     def stages(self) -> int:
-        """Two where a warm-up run comes first."""
+        """Number of runs: two with a warm-up run, else one."""
         return 2 if self.recipe.temperature.schedule == "two-stage" else 1
 
     @property
     def samples(self) -> int:
-        """Impressions that a run is trained on, over all epochs and stages."""
+        """Impressions that a run trains on, over all epochs and stages."""
         config = self.recipe.training
         rows = min(self.steps * config.batch_size * config.accumulate, self.train_rows * config.epochs)
         return rows * self.stages
 
     def job(self, seed: int, dense_lr: float, sparse_lr: float) -> Job:
-        """A run of this case."""
+        """Make the job of one run of this case."""
         optimizer = self.recipe.optimizer.model_copy(update={"dense_lr": dense_lr, "sparse_lr": sparse_lr})
         training = self.recipe.training.model_copy(update={"seed": seed})
         return Job(self, self.recipe.model_copy(update={"optimizer": optimizer, "training": training}))
@@ -92,17 +106,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """One row to compute."""
+    """One run to train, which becomes one row."""
 
     case: Case
     recipe: Recipe
 
     @cached_property
     def key(self) -> str:
-        """Names the row: readable, and other for every other recipe or content of the store."""
+        """The readable name of the row, unique to the recipe and the content of the store."""
         case, optimizer = self.case, self.recipe.optimizer
         facts = {
-            "recipe": self.recipe.model_dump(mode="json", exclude=INDIFFERENT),
+            "recipe": self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS),
             "backbone": case.arguments,
             "store": case.store.hash,
         }
@@ -115,7 +129,7 @@ class Job:
         return "-".join(words)
 
     def columns(self) -> dict[str, Any]:
-        """What is known of the row before it is computed."""
+        """Return the columns of the row that are known before training."""
         case, recipe = self.case, self.recipe
         return {
             "key": self.key,
@@ -140,66 +154,19 @@ class Job:
         }
 
 
-def open_stores(study: Study) -> Study:
-    """The study with name and hash of every store; two stores of one name are told apart by it."""
-    stores: list[StoreRef] = []
-    for given in study.data:
-        folder = find_store(given.path).resolve()
-        store = Store(folder)
-        if given.hash and store.hash != given.hash:
-            raise UnimixerError(f"{folder} has content {store.hash}, the study began with {given.hash}")
-        name = slug(str(store.manifest.get("name") or folder.name))
-        if any(other.name == name for other in stores):
-            name = f"{name}-{store.hash[:4]}"
-        stores.append(StoreRef(path=str(folder), name=given.name or name, hash=store.hash))
-    return study.model_copy(update={"data": tuple(stores)})
-
-
-def build_cases(study: Study) -> tuple[list[Case], dict[str, str]]:
-    """All cases of an opened study, and where it is lenient the reasons why some cannot be built."""
-    cases: list[Case] = []
-    left_out: dict[str, str] = {}
-    for ref in study.data:
-        store = Store(ref.path)
-        sized: dict[tuple[str, str, int], float] = {}
-        # a model that gets the dial of another one comes after it
-        for variant in sorted(study.models, key=lambda v: v.size_of is not None):
-            for kind, budget in study.budgets:
-                try:
-                    size = None
-                    if variant.size_of is not None:
-                        size = sized.get((variant.size_of, kind, budget))
-                        if size is None:
-                            raise UnimixerError(f"{variant.size_of!r}, whose dial it gets, cannot be built")
-                    case = build_case(study, variant, store, ref, kind, budget, size=size)
-                except UnimixerError as error:
-                    place = f"{variant.label} at {short(budget)} {kind}"
-                    if not study.lenient:
-                        raise UnimixerError(f"{place}: {error}") from None
-                    left_out[place] = str(error)
-                    continue
-                assert case.recipe.model.width is not None
-                sized[variant.label, kind, budget] = case.recipe.model.width
-                cases.append(case)
-    order = {variant.label: number for number, variant in enumerate(study.models)}
-    stores = [ref.hash for ref in study.data]
-    cases.sort(key=lambda case: (stores.index(case.store.hash), order[case.variant]))
-    return cases, left_out
-
-
 def build_case(
-    study: Study, variant: Variant, store: Store, ref: StoreRef, kind: str, budget: int, *, size: float | None = None
+    plan: Plan, variant: Variant, ref: StoreRef, store: Store, budget: Budget, *, width: float | None = None
 ) -> Case:
-    """One model, sized to a budget or to a dial that is given."""
+    """Build one model on one store, with the width that meets a budget unless ``width`` is given."""
+    kind, amount = budget
     spec = store.transform.spec
-    recipe = parse(Recipe, _values(study, variant, ref), where="recipe of the study (--set)")
-    if size is None and kind == "flops":
-        size = width_for_flops(with_tasks(spec, tuple(recipe.tasks) or spec.labels), flops=budget, **_arguments(recipe))
-    elif size is None:
-        size = width_for_budget(
-            with_tasks(spec, tuple(recipe.tasks) or spec.labels), dense_params=budget, **_arguments(recipe)
-        )
-    recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": size})}), spec)
+    recipe = parse(Recipe, _recipe_values(plan, variant, ref), where="recipe of the study (--set)")
+    tasks = tuple(recipe.tasks) or spec.labels
+    if width is None and kind == "flops":
+        width = width_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
+    elif width is None:
+        width = width_for_budget(with_tasks(spec, tasks), dense_params=amount, **_arguments(recipe))
+    recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})}), spec)
     for split in SPLITS:
         check_tasks(store, split, tuple(recipe.tasks))
     validate_recipe(recipe, spec)
@@ -213,12 +180,12 @@ def build_case(
         backbone=variant.backbone,
         options={**variant.options, **variant.recipe},
         budget_kind=kind,
-        budget=budget,
+        budget=amount,
         recipe=recipe,
         arguments={**_defaults(variant.backbone), **ranker.backbone_arguments},
         dense_params=count_dense(ranker),
         table_params=sum(parameter.numel() for parameter in table_parameters(ranker)),
-        flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=size),
+        flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=width),
         train_rows=store.summary("train").rows,
         held_out_rows=store.summary("validation").rows + store.summary("test").rows,
     )
@@ -233,53 +200,36 @@ def _defaults(backbone: str) -> dict[str, Any]:
     return {name: option.default for name, option in options.items() if option.default is not option.empty}
 
 
-def _values(study: Study, variant: Variant, ref: StoreRef) -> dict[str, Any]:
-    """A recipe as nested values."""
+def _recipe_values(plan: Plan, variant: Variant, ref: StoreRef) -> dict[str, Any]:
+    """Return the recipe of a model as nested values."""
     values: dict[str, Any] = {
         "name": slug(variant.label),
         "store": ref.path,
-        "tasks": dict(study.tasks),
+        "tasks": dict(plan.tasks),
         "model": {"backbone": variant.backbone, "options": dict(variant.options)},
     }
-    for key, value in {**study.recipe, **variant.recipe}.items():
+    for key, value in {**plan.recipe, **variant.recipe}.items():
         *parents, last = key.split(".")
-        place = values
+        section = values
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, Mapping):
+            section = section.setdefault(parent, {})
+            if not isinstance(section, Mapping):
                 raise UnimixerError(f"--set {key}: {parent!r} has no keys below it")
-        place[last] = value
+        section[last] = value
     return values
 
 
-def slug(text: str) -> str:
-    """A name that files and shells take as it is.
-
-    Example:
-        >>> slug("unimixer-lite, 4 blocks")
-        'unimixer-lite-4-blocks'
-    """
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:80].strip("-.") or "model"
-
-
-def short(count: int) -> str:
-    """A budget as people write it.
-
-    Example:
-        >>> short(4_000_000), short(1_500), short(999)
-        ('4M', '1.5K', '999')
-    """
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= unit:
-            return f"{count / unit:.6g}{name}"
-    return str(count)
+def case_name(label: str, budget: Budget) -> str:
+    """Name a model at a budget in words, for example ``rankmixer at 4M parameters``."""
+    kind, amount = budget
+    return f"{label} at {short(amount)} {'parameters' if kind == 'params' else 'FLOPs'}"
 
 
 def _rate(rate: float) -> str:
-    """``1e-3`` rather than ``0.001``."""
+    """Write a rate for a key: ``1e-3`` instead of ``0.001``."""
     return f"{rate:e}".replace(".000000", "").replace("e-0", "e-") if rate < 0.01 else f"{rate:g}"
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs without repetitions."""
+    """Return the jobs without repetitions."""
     return list({job.key: job for job in jobs}.values())

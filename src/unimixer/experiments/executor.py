@@ -1,6 +1,6 @@
-"""The engine: jobs in, rows out; resumable, in several processes, past failing and killed ones.
+"""Run jobs: jobs in, rows out; resumable, in several processes, with failed and killed ones recorded.
 
-It knows nothing of models that are compared: a sweep over sizes gives it other jobs.
+This is the only file of the experiments that starts worker processes.
 """
 
 from __future__ import annotations
@@ -21,79 +21,143 @@ from unimixer.experiments.worker import failure, handle
 from unimixer.io import file_lock
 from unimixer.training.checkpoint import remove_leftovers
 from unimixer.training.signals import stop_signals
-from unimixer.workers.executor import Executor, MakeExecutor, Reply
-from unimixer.workers.local import LocalExecutor
+from unimixer.workers.executor import Executor, Reply
+from unimixer.workers.ray import executor_on
 
 STOP_SECONDS = 120.0
 """Longest wait for checkpoints after a request to stop."""
 TICK = 0.2
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The processes that run jobs; rows do not depend on them but for their speed.
+
+    Args:
+        workers: processes side by side.
+        threads: threads of each process.
+        ray: Ray cluster to run on, see :func:`~unimixer.workers.ray.executor_on` (default: this machine).
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that Ray is installed if it is asked for."""
+        executor_on(self.ray)
+
+    def options(self) -> str:
+        """Return the options as the command line has them."""
+        ray = "" if self.ray is None else f" --ray {self.ray}"
+        return f" --jobs {self.workers} --threads {self.threads}{ray}"
+
+    def executor(self, log: Path) -> Executor[Any]:
+        """Make the executor that runs tasks; its processes print into a log file."""
+        return executor_on(self.ray)(handle, workers=self.workers, threads=self.threads, log=log)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is known of an experiment beyond its first jobs.
+
+    Args:
+        follow: further jobs that a row, computed or found, makes possible.
+        total: rows in the end, with all that follow.
+        seconds: expected seconds of a job, for the time left.
+        mean_seconds: expected seconds of a job that is not known yet.
+        resume_with: command that continues, for the message of a stopped experiment.
+    """
+
+    follow: Callable[[Row], Sequence[Job]] = lambda row: ()
+    total: int = 0
+    seconds: Callable[[Job], float] | None = None
+    mean_seconds: float = 0.0
+    resume_with: str | None = None
+
+
 @dataclass
 class Outcome:
-    """What a call of the engine did."""
+    """The rows of one call."""
 
     computed: list[Row] = field(default_factory=list)
     failed: list[Row] = field(default_factory=list)
     found: int = 0
-    """Rows that were there already."""
+    """Number of rows that the folder had already."""
 
 
 def run_jobs(
     jobs: Sequence[Job],
     folder: Path,
+    machine: Machine | None = None,
+    schedule: Schedule | None = None,
     *,
-    workers: int = 1,
-    threads: int = 1,
     keep_runs: bool = False,
-    follow: Callable[[Row], Sequence[Job]] = lambda row: (),
-    total: int | None = None,
-    expected: Mapping[str, float] | None = None,
     view: View | None = None,
-    resume_with: str | None = None,
-    executor: MakeExecutor = LocalExecutor,
 ) -> Outcome:
-    """Compute the rows of some jobs that a folder does not have yet.
+    """Compute the rows of some jobs that a folder does not have yet; a failed row is computed again.
 
     Args:
-        jobs: what to compute; a job whose row is there is not computed again, a failed one is.
-        folder: of the study; two calls at once are refused.
-        workers: processes side by side.
-        threads: threads of each.
+        jobs: runs to train.
+        folder: folder of the rows; two calls at once are refused.
+        machine: processes and threads (default: one of each).
+        schedule: jobs that follow, and the expected times.
         keep_runs: keep weights and checkpoints of finished rows.
-        follow: further jobs that a row, new or found, makes possible.
-        total: rows in the end, with all that follow, for the view.
-        expected: seconds of a job by its key, for the time left.
-        view: hears of progress.
-        resume_with: command that continues, for the message when it is stopped.
-        executor: makes what runs the jobs: processes on this machine, unless it is told otherwise.
+        view: shows the progress.
 
     Raises:
-        StoppedError: by Ctrl-C or SIGTERM; what is done is kept, and runs have checkpoints.
+        StoppedError: by Ctrl-C or SIGTERM; finished rows are kept, and runs have checkpoints.
     """
+    machine = machine or Machine()
     with study_lock(folder):
         remove_leftovers(folder)
-        engine = _Engine(folder, keep_runs, follow, total, expected or {}, view or Silent(), workers)
-        log = folder / "workers.log"
-        with stop_signals() as stopped, executor(handle, workers=workers, threads=threads, log=log) as pool:
+        engine = _Engine(folder, machine, schedule or Schedule(), view or Silent(), keep_runs=keep_runs)
+        with stop_signals() as stopped, machine.executor(folder / "workers.log") as pool:
             engine.add(jobs)
             while engine.waiting or pool.running:
                 while engine.waiting and pool.free and not stopped.is_set():
                     job = engine.waiting.pop(0)
                     engine.started[job.key] = time.monotonic()
-                    pool.submit(job, _message(job, folder, workers, threads))
+                    pool.submit(job, _message(job, folder, machine))
                 reply = pool.wait(TICK)
                 if reply is not None:
                     engine.take(reply)
                 if stopped.is_set():
                     _drain(pool, engine)
-                    raise stopped.error(engine.stopped(resume_with))
+                    raise stopped.error(engine.stopped())
                 engine.tick(pool.running)
         return engine.outcome
 
 
+def measure(
+    recipes: Mapping[str, Mapping[str, Any]], machine: Machine, log: Path, view: Callable[[Reply[str]], None]
+) -> None:
+    """Measure the speed of some recipes, side by side as their rows will run; ``view`` takes every reply."""
+    waiting = list(recipes)
+    with machine.executor(log) as pool, stop_signals() as stopped:
+        while waiting or pool.running:
+            if stopped.is_set():
+                raise stopped.error("stopped before any row was started; the same call begins again")
+            while waiting and pool.free:
+                key = waiting.pop(0)
+                pool.submit(key, {"do": "measure", "recipe": recipes[key]})
+            reply = pool.wait(TICK)
+            if reply is not None:
+                view(reply)
+
+
+def recipe_values(job: Job, machine: Machine) -> dict[str, Any]:
+    """Return the recipe of a job as plain values, with the threads of its process."""
+    recipe = job.recipe.model_dump(mode="json")
+    recipe["training"]["threads"] = machine.threads
+    return recipe
+
+
 def _drain(pool: Executor[Job], engine: _Engine) -> None:
-    """Let running rows write their checkpoints; a row that is just done counts."""
+    """Let running rows write their checkpoints; record a row that finishes meanwhile."""
     pool.stop()
     waited = 0.0
     while pool.running and waited < STOP_SECONDS:
@@ -104,44 +168,33 @@ def _drain(pool: Executor[Job], engine: _Engine) -> None:
             engine.take(reply)
 
 
-def _message(job: Job, folder: Path, workers: int, threads: int) -> dict[str, Any]:
-    recipe = job.recipe.model_dump(mode="json")
-    recipe["training"]["threads"] = threads
+def _message(job: Job, folder: Path, machine: Machine) -> dict[str, Any]:
     return {
         "do": "train",
         "folder": str(folder),
-        "recipe": recipe,
+        "recipe": recipe_values(job, machine),
         "columns": job.columns(),
-        "processes": workers,
+        "processes": machine.workers,
         "machine": cpu_model(),
     }
 
 
 class _Engine:
-    """What is waiting, done and failed."""
+    """The jobs of one call: waiting, running, done and failed."""
 
-    def __init__(
-        self,
-        folder: Path,
-        keep_runs: bool,
-        follow: Callable[[Row], Sequence[Job]],
-        total: int | None,
-        expected: Mapping[str, float],
-        view: View,
-        workers: int,
-    ) -> None:
-        self.folder, self.keep_runs, self.follow, self.view = folder, keep_runs, follow, view
+    def __init__(self, folder: Path, machine: Machine, schedule: Schedule, view: View, *, keep_runs: bool) -> None:
+        self.folder, self.keep_runs, self.schedule, self.view = folder, keep_runs, schedule, view
         self.waiting: list[Job] = []
         self.outcome = Outcome()
         self.started: dict[str, float] = {}
-        self._running: list[str] = []
+        self._running: list[Job] = []
         self._known: set[str] = set()
-        self._total, self._expected, self._workers = total, expected, workers
+        self._workers = machine.workers
         self._seconds = self._promised = 0.0
-        """Of the rows computed here: taken and expected."""
+        """Seconds that the rows computed here took, and that they were expected to take."""
 
     def add(self, jobs: Sequence[Job], *, first: bool = False) -> None:
-        """Take in jobs, before all others if ``first``; one whose row is there leads to what follows it."""
+        """Queue jobs, before all others if ``first``; a job whose row exists makes way for those that follow it."""
         waiting, self.waiting = self.waiting, []
         self._sort_in(jobs)
         self.waiting = [*self.waiting, *waiting] if first else [*waiting, *self.waiting]
@@ -156,64 +209,64 @@ class _Engine:
                 self.waiting.append(job)
                 continue
             self.outcome.found += 1
-            self._tidy(job.key)
-            self._sort_in(self.follow(row))
+            self._remove_intermediates(job.key)
+            self._sort_in(self.schedule.follow(row))
 
     def take(self, reply: Reply[Job]) -> None:
-        """Note a finished or failed row."""
+        """Record a finished or failed row."""
         job, error = reply.task, failure(reply)
-        self._running = [key for key in self._running if key != job.key]
+        self._running = [running for running in self._running if running.key != job.key]
         if error is not None:
             row = {**job.columns(), "status": FAILED, "error": error}
             write_row(self.folder, row)
             self.outcome.failed.append(row)
-            if not reply.died:  # what failed by itself starts anew, what was killed goes on from its checkpoint
+            if not reply.died:  # a run that failed by itself starts anew, a killed one goes on from its checkpoint
                 shutil.rmtree(self.folder / "runs" / job.key, ignore_errors=True)
         else:
             row = reply.value["row"]
             self.outcome.computed.append(row)
             taken = time.monotonic() - self.started[job.key]
             self._seconds += taken
-            self._promised += self._expected.get(job.key, taken)
-            self._tidy(job.key)
+            self._promised += taken if self.schedule.seconds is None else self.schedule.seconds(job)
+            self._remove_intermediates(job.key)
         self.view.row(row, self.done, self.total, self.left)
-        self.add(self.follow(row), first=True)  # one model after the other, so that a stopped study has whole ones
+        self.add(self.schedule.follow(row), first=True)  # one model after the other: a stopped study has whole ones
 
     def tick(self, running: Sequence[Job]) -> None:
-        """Tell the view where things stand."""
-        self._running = [job.key for job in running]
+        """Show the progress of the running jobs."""
+        self._running = list(running)
         self.view.running(running, self.done, self.total, self.left)
 
     @property
     def done(self) -> int:
-        """Rows that are there, failed ones of this call included."""
+        """Number of rows so far, failed ones of this call included."""
         return self.outcome.found + len(self.outcome.computed) + len(self.outcome.failed)
 
     @property
     def total(self) -> int:
-        """Rows in the end."""
-        return max(self._total or 0, len(self._known))
+        """Number of rows in the end."""
+        return max(self.schedule.total, len(self._known))
 
     @property
     def left(self) -> float | None:
-        """Seconds to go: what is expected of an average row, put right by what rows took so far."""
-        if not self._expected or not self.outcome.computed:
+        """Estimated remaining seconds: expected time per row, scaled by the measured-to-expected ratio so far."""
+        expected = self.schedule.seconds
+        if expected is None or not self.outcome.computed:
             return None
-        mean = sum(self._expected.values()) / len(self._expected)
-        slower = self._seconds / self._promised if self._promised else 1.0
-        named = sum(self._expected.get(job.key, mean) for job in self.waiting)
-        unnamed = max(0, self.total - self.done - len(self.waiting)) * mean
+        slowdown = self._seconds / self._promised if self._promised else 1.0
+        waiting = sum(expected(job) for job in self.waiting)
+        unknown = max(0, self.total - self.done - len(self.waiting)) * self.schedule.mean_seconds
         now = time.monotonic()
-        under_way = sum(min(now - self.started[key], self._expected.get(key, mean) * slower) for key in self._running)
-        return max(0.0, (named + unnamed) * slower - under_way) / self._workers
+        spent = sum(min(now - self.started[job.key], expected(job) * slowdown) for job in self._running)
+        return max(0.0, (waiting + unknown) * slowdown - spent) / self._workers
 
-    def stopped(self, resume_with: str | None) -> str:
-        """The sentence for a study that was stopped."""
-        how = "" if resume_with is None else f"; continue with: {resume_with}"
+    def stopped(self) -> str:
+        """Return the message of a stopped experiment."""
+        how = "" if self.schedule.resume_with is None else f"; continue with: {self.schedule.resume_with}"
         return f"stopped with {self.done - len(self.outcome.failed)} of {self.total} rows done{how}"
 
-    def _tidy(self, key: str) -> None:
-        """Remove what a finished row no longer needs: weights, checkpoints, a copy of the transform."""
+    def _remove_intermediates(self, key: str) -> None:
+        """Remove the files that a finished row no longer needs: weights, checkpoints, a copy of the transform."""
         run = self.folder / "runs" / key
         if self.keep_runs or not run.exists():
             return
@@ -226,7 +279,7 @@ class _Engine:
 
 @contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
-    """Keep a second call out of a study's folder; the lock ends with the process, whatever ends it."""
+    """Lock the folder of an experiment against a second call; the lock ends with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / ".lock", f"{folder} is being computed by another process; wait for it"):
         yield

@@ -1,4 +1,4 @@
-"""What a person sees while rows are computed: bars on a terminal, a line a row in a log."""
+"""Show the progress of an experiment: bars on a terminal, one line per row in a log."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from unimixer.progress import SILENCE, duration, plain_console
 
 
 class View(Protocol):
-    """Hears of the progress of a study."""
+    """The receiver of the progress of an experiment."""
 
     def row(self, row: dict[str, Any], done: int, total: int, left: float | None) -> None:
-        """A row was computed or has failed; ``left`` are the seconds expected to remain."""
+        """Show a row that was computed or has failed; ``left`` are the remaining seconds."""
 
     def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
-        """Some times a second: what is under way."""
+        """Show the running jobs; called some times a second."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A view that shows nothing."""
 
     def row(self, row: dict[str, Any], done: int, total: int, left: float | None) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
         """Show nothing."""
 
 
 class Lines(Silent):
-    """One line a row on standard error, and where its rows stand whenever nothing was said for a while."""
+    """One line per row on standard error, and a line about the running rows after a while of silence."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._last = folder, time.monotonic()
 
     def row(self, row: dict[str, Any], done: int, total: int, left: float | None) -> None:
-        """Say what came of a row."""
+        """Print the result of a row."""
         self._say(f"[{done}/{total}] {line(row)}{remaining(left)}")
 
     def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
-        """Say where the rows under way stand."""
+        """Print the position of the running rows."""
         if time.monotonic() - self._last >= SILENCE:
             stands = [f"{job.key} {standing(self._folder, job)[1]}" for job in jobs]
             self._say(f"[{done}/{total}] under way: {'; '.join(stands) or 'nothing'}{remaining(left)}")
@@ -56,7 +56,7 @@ class Lines(Silent):
 
 
 class Bars:
-    """A bar for the study and one for every row under way, below the finished rows."""
+    """A bar for the experiment and one for every running row, below the finished rows."""
 
     def __init__(self, folder: Path, console: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -83,7 +83,7 @@ class Bars:
         self._progress.console.print(f"[{done}/{total}] {line(row)}")
 
     def running(self, jobs: Sequence[Job], done: int, total: int, left: float | None) -> None:
-        """Move the bars; files are read once a second."""
+        """Move the bars, from files that are read once a second."""
         if time.monotonic() - self._read < 1.0:
             return
         self._read = time.monotonic()
@@ -102,7 +102,7 @@ class Bars:
 
 @contextmanager
 def watching(folder: Path, *, quiet: bool = False) -> Iterator[View]:
-    """Bars on a terminal, lines otherwise, nothing if ``quiet``."""
+    """Choose the view: bars on a terminal, lines otherwise, nothing if ``quiet``."""
     if quiet:
         yield Silent()
     elif not sys.stderr.isatty():
@@ -113,14 +113,14 @@ def watching(folder: Path, *, quiet: bool = False) -> Iterator[View]:
 
 
 def standing(folder: Path, job: Job) -> tuple[int, str]:
-    """Steps that a row has taken, and in words."""
+    """Return the steps that a row has taken, as a number and in words."""
     step, speed = position(folder / "runs" / job.key)
     pace = f", {speed:,.0f} samples/s" if speed else ""
     return step, f"step {step:,} of {job.case.steps * job.case.stages:,}{pace}" if step else "starting"
 
 
 def position(run: Path) -> tuple[int, float | None]:
-    """Steps that a run has taken over its stages, and its last speed, from its log."""
+    """Read the steps that a run has taken over its stages, and its last speed, from its log."""
     from unimixer.training.run import RunFolder
     from unimixer.training.train import WARM_UP
 
@@ -136,7 +136,7 @@ def position(run: Path) -> tuple[int, float | None]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row in one line."""
+    """Describe a row in one line."""
     if row["status"] != "ok":
         return f"{row['key']}  failed: {row['error']}"
     task = json.loads(row["tasks"])[0]
@@ -146,5 +146,5 @@ def line(row: dict[str, Any]) -> str:
 
 
 def remaining(left: float | None) -> str:
-    """The rest of a line: the time that is left."""
+    """Describe the remaining time, for the end of a line."""
     return "" if left is None else f", about {duration(left)} left"

@@ -1,21 +1,26 @@
-"""The rows of a study on disk: one JSON file a row, written last, and all of them as one table."""
+"""The rows of an experiment on disk: one JSON file per row, written last, and the tables made of them."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from unimixer.errors import UnimixerError
+from unimixer.experiments.cases import Job
 from unimixer.experiments.lr_search import chosen_rates
-from unimixer.experiments.study_config import PLAN, read_plan
+from unimixer.experiments.plan import Study, read_plan
 from unimixer.io import atomic_file, read_json, write_text
 
 OK, FAILED = "ok", "failed"
+POINTS = "points.csv"
+"""Name of the file with the points of a sweep."""
+TRAINING_COST = 3
+"""FLOPs of forward and backward over those of forward."""
 SPLIT_COLUMNS = ("validation", "test")
 METRICS = {
     "auc": "auc",
@@ -27,23 +32,23 @@ METRICS = {
     "users": "users_counted",
     "users_left_out": "users_left_out",
 }
-"""Column by column, the name of the metric in a run's result."""
+"""By column of a row: name of the metric in the result of a run."""
 
 Row = dict[str, Any]
 
 
 def row_path(folder: Path, key: str) -> Path:
-    """Where a row is."""
+    """Return the file of a row."""
     return folder / "rows" / f"{key}.json"
 
 
 def write_row(folder: Path, row: Mapping[str, Any]) -> None:
-    """Write a row; from then on it counts as done, or as failed."""
+    """Write a row, which from then on counts as done or failed."""
     write_text(row_path(folder, str(row["key"])), json.dumps(dict(row), indent=1) + "\n")
 
 
 def read_row(folder: Path, key: str) -> Row | None:
-    """A row, None where there is none."""
+    """Read a row, or return None if there is none."""
     path = row_path(folder, key)
     if not path.exists():
         return None
@@ -51,13 +56,13 @@ def read_row(folder: Path, key: str) -> Row | None:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """All rows, by key."""
-    found = [read_row(folder, path.stem) for path in sorted((folder / "rows").glob("*.json"))]
-    return [row for row in found if row is not None]
+    """Read all rows, ordered by key."""
+    rows = [read_row(folder, path.stem) for path in sorted((folder / "rows").glob("*.json"))]
+    return [row for row in rows if row is not None]
 
 
 def result_columns(result: Mapping[str, Any]) -> Row:
-    """A run's metrics as flat columns."""
+    """Flatten the metrics of a run into columns."""
     row: Row = {}
     reachable = (result.get("best_reachable_auc") or {}).get("test") or {}
     for split in SPLIT_COLUMNS:
@@ -67,24 +72,24 @@ def result_columns(result: Mapping[str, Any]) -> Row:
 
 
 def load_rows(folder: Path | str) -> pl.DataFrame:
-    """All rows of a study, failed ones too, one a line, ordered as the plan has its models.
+    """Load all rows of a study, failed ones too, in the order of the plan's models.
 
-    ``phase`` says what a row is for: ``search`` at a rate that was not chosen (or where the choice is still open),
-    ``final`` at the chosen one, ``both`` for the first seed's row at the chosen one, which decided and counts. What is
-    reported of a model are its ``final`` and ``both`` rows with status ``ok``.
+    The column ``phase`` is ``search`` for a rate that was not chosen (or while the choice is open), ``final`` for the
+    chosen one, and ``both`` for the first seed's row at the chosen one, which belongs to the search and counts. Reports
+    show the ``final`` and ``both`` rows with status ``ok``.
 
     Raises:
         UnimixerError: if the folder is not a study, or has no rows yet.
     """
     folder = Path(folder)
-    study, rows = read_plan(folder), read_rows(folder)
+    study, rows = read_plan(folder, Study), read_rows(folder)
     if not rows:
         raise UnimixerError(f"{folder} has no rows yet; compute them with: unimixer compare {folder}")
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[case_of(row)].append(row)
     for members in groups.values():
-        chosen = chosen_rates(members, study.grid, study.recipe.get("training.monitor"))
+        chosen = chosen_rates(members, study.grid, study.monitor)
         for row in members:
             at = (row["dense_lr"], row["sparse_lr"]) == chosen
             first = row["seed"] == 0 and len(study.grid) > 1
@@ -99,8 +104,7 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
     )
     names = dict.fromkeys(name for row in rows for name in row)
     leading = [name for name in LEADING if name in names]
-    ordered = [*leading, *(name for name in names if name not in leading)]
-    return pl.DataFrame({name: pl.Series(name, [row.get(name) for row in rows], strict=False) for name in ordered})
+    return _frame(rows, [*leading, *(name for name in names if name not in leading)])
 
 
 LEADING = (
@@ -109,11 +113,11 @@ LEADING = (
     *("steps", "best_step", "stages", "samples", "seconds", "samples_per_second", "train_rows", "batch_size"),
     *("threads", "processes", "commit", "versions", "machine", "tasks"),
 )
-"""Columns that stand before the metrics."""
+"""Columns before the metrics."""
 
 
 def case_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What rows of one case share."""
+    """Return the values that the rows of one case share."""
     return tuple(row[name] for name in ("store_hash", "variant", "budget_kind", "budget"))
 
 
@@ -127,12 +131,56 @@ def write_tables(folder: Path) -> pl.DataFrame:
     return frame
 
 
-def done_keys(folder: Path, keys: Iterable[str]) -> set[str]:
-    """Keys whose rows are done; a failed row is to be tried again."""
-    found = ((key, read_row(folder, key)) for key in keys)
-    return {key for key, row in found if row is not None and row["status"] == OK}
+def write_points(
+    folder: Path, jobs: Sequence[Job], latency: Mapping[tuple[str, str, int], float] | None = None
+) -> pl.DataFrame:
+    """Write ``points.csv``, one line per run that counts, and ``rows.csv`` with all rows, those of searches too.
+
+    Args:
+        folder: folder of the sweep.
+        jobs: runs that count.
+        latency: milliseconds of a request, by name of the store, label of the model and dense parameters.
+    """
+    points = []
+    for job in jobs:
+        row, case = read_row(folder, job.key), job.case
+        if row is not None:
+            points.append(_point(row, job, (latency or {}).get((case.store.name, case.variant, case.dense_params))))
+    if not points:
+        raise UnimixerError(f"{folder}: no run that counts is computed yet")
+    rows, frame = read_rows(folder), pl.DataFrame(points, infer_schema_length=None)
+    table = _frame(rows, list(dict.fromkeys(name for row in rows for name in row)))
+    for name, content in ((POINTS, frame), ("rows.csv", table)):
+        with atomic_file(folder / name) as path:
+            content.write_csv(path)
+    return frame
 
 
-def is_study(folder: Path) -> bool:
-    """Whether a folder holds a study."""
-    return (folder / PLAN).exists()
+def _frame(rows: Sequence[Row], names: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({name: pl.Series(name, [row.get(name) for row in rows], strict=False) for name in names})
+
+
+def _point(row: Mapping[str, Any], job: Job, latency: float | None) -> dict[str, Any]:
+    case, done = job.case, row["status"] == OK
+    task = next(iter(case.recipe.tasks))
+    auc = row.get(f"test_{task}_auc") if done else None
+    return {
+        "model": case.variant,
+        "params": case.dense_params,
+        "flops": case.flops_per_sample,
+        "metric": auc,
+        "seed": row["seed"],
+        "rows": row.get("samples"),
+        "latency_ms": latency,
+        "auc": auc,
+        "best_auc": row.get(f"best_reachable_{task}_auc"),
+        "store": case.store.name,
+        "status": row["status"],
+        "blocks": case.blocks,
+        "width": round(case.width, 2),
+        "dense_lr": row["dense_lr"],
+        "training_flops": TRAINING_COST * case.flops_per_sample,
+        "seconds": row.get("seconds"),
+        "samples_per_second": row.get("samples_per_second"),
+        "key": row["key"],
+    }

@@ -1,46 +1,54 @@
-"""The jobs of one model over its sizes: a search for the rate where it is small, then every size at its own rate."""
+"""The jobs of one model: a search for learning rates with the first seed, then the runs that count."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from unimixer.experiments.cases import Case, Job
-from unimixer.experiments.lr_search import search_metric
-from unimixer.experiments.lr_transfer import Transfer, Trial, best_rate, power_between
-from unimixer.experiments.results import OK, read_row
+from unimixer.experiments.cases import Case, Job, unique
+from unimixer.experiments.lr_search import (
+    LRTrial,
+    Rates,
+    Transfer,
+    best_rate,
+    chosen_rates,
+    power_between,
+    search_metric,
+)
+from unimixer.experiments.results import FAILED, OK, read_row
 
 
-class Ladder:
-    """One model at several sizes on one store.
+class SizeSeries:
+    """One model on one store at one or several sizes, with one search for its learning rates.
 
-    With one rate in the grid there is no search: it is that of the smallest size.
+    A search of one pair of rates has no runs of its own.
 
     Args:
         cases: from the smallest size to the largest.
-        seeds: runs a size.
-        grid: rates of the search, which the first seed makes.
-        sparse_lr: rate of the embedding tables, the same at every size.
-        anchors: budgets at which rates are searched: the smallest, or two of them, which then give the power as well.
-        power: p of the rule, for one anchor.
+        seeds: runs per size.
+        grid: pairs of a dense and a sparse rate to search, with the first seed.
         monitor: ``TASK.METRIC`` on validation (default: the first task's AUC).
+        base_sizes: budgets of the cases that are searched (default: all).
     """
+
+    search_counts: ClassVar[bool]
+    """Whether the run of the search at the chosen rates is one of the runs that count."""
+    accepted: ClassVar[tuple[str, ...]]
+    """Statuses of rows on disk that the search uses; a row of another status is computed again first."""
 
     def __init__(
         self,
         cases: Sequence[Case],
         *,
         seeds: int,
-        grid: Sequence[float],
-        sparse_lr: float,
-        anchors: Sequence[int],
-        power: float,
+        grid: Sequence[Rates],
         monitor: str | None = None,
+        base_sizes: Sequence[int] | None = None,
     ) -> None:
-        self.cases, self.seeds, self.grid, self.sparse_lr = list(cases), seeds, tuple(grid), sparse_lr
-        self.power, self.monitor = power, monitor
-        self.anchors = [case for case in cases if case.budget in anchors] if len(grid) > 1 else []
+        self.cases, self.seeds, self.grid, self.monitor = list(cases), seeds, tuple(grid), monitor
+        searched = [case for case in cases if base_sizes is None or case.budget in base_sizes]
+        self.base_cases = searched if len(grid) > 1 else []
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._searched = {job.key for job in self.search()}
 
@@ -49,46 +57,103 @@ class Ladder:
         """Label of the model."""
         return self.cases[0].variant
 
+    def rates(self) -> list[Rates] | None:
+        """Return the rates of every case, or None before the search is complete or if all of it failed."""
+        raise NotImplementedError
+
     def search(self) -> list[Job]:
-        """The runs that decide about rates."""
-        return [case.job(0, rate, self.sparse_lr) for case in self.anchors for rate in self.grid]
+        """Return the runs that decide the rates."""
+        return [case.job(0, *rates) for case in self.base_cases for rates in self.grid]
+
+    def jobs(self) -> list[Job]:
+        """Return the runs that count, size by size; none before the rates are known."""
+        pairs = zip(self.cases, self.rates() or [], strict=False)
+        return [case.job(seed, *rates) for case, rates in pairs for seed in range(self.seeds)]
 
     def first_jobs(self) -> list[Job]:
-        """What can start at once."""
+        """Return the runs that can start at once."""
         return self.search() or self.jobs()
 
     def after(self, row: Mapping[str, Any]) -> list[Job]:
-        """What a finished row makes possible: everything else, once the search is complete."""
+        """Return the runs that a finished row makes possible: all that count, once the search is complete."""
         if row["key"] not in self._searched:
             return []
         self._rows[str(row["key"])] = row
         return self.jobs()
 
-    def take(self, folder: Path) -> None:
+    def load(self, folder: Path) -> None:
         """Read the rows of the search that a folder has."""
         for key in self._searched:
             row = read_row(folder, key)
-            if row is not None and row["status"] == OK:
+            if row is not None and row["status"] in self.accepted:
                 self._rows[key] = row
 
-    def trials(self) -> list[Trial]:
-        """The grids of the search as far as they are computed."""
-        found = []
-        for case in self.anchors:
+    def missing(self, folder: Path) -> list[int]:
+        """Count the rows of every case that a folder does not have."""
+        self.load(folder)
+        unknown = 0 if self.rates() else self.seeds - self.search_counts
+        counts = [unknown] * len(self.cases)
+        for job in unique([*self.search(), *self.jobs()]):
+            row = read_row(folder, job.key)
+            counts[self.cases.index(job.case)] += row is None or row["status"] != OK
+        return counts
+
+    def rows_of(self, case: Case) -> int:
+        """Count the rows of a case in the end, at most."""
+        return self.seeds + (len(self.grid) - self.search_counts if case in self.base_cases else 0)
+
+    def total(self) -> int:
+        """Count the rows in the end; at most so many while the rates are not known."""
+        if self.rates() is None:
+            return sum(self.rows_of(case) for case in self.cases)
+        return len(unique([*self.search(), *self.jobs()]))
+
+
+class GridSeries(SizeSeries):
+    """A model at one size, trained at the best rates of its own grid."""
+
+    search_counts = True
+    accepted = (OK, FAILED)
+
+    def rates(self) -> list[Rates] | None:
+        """Return the best pair of the grid."""
+        chosen = chosen_rates(list(self._rows.values()), self.grid, self.monitor)
+        return None if chosen is None else [chosen]
+
+
+class TransferSeries(SizeSeries):
+    """A model at several sizes, with the dense rate that a rule carries from the base sizes to the others.
+
+    Args:
+        power: p of the rule, for one base size; two base sizes give it themselves.
+        series: arguments of :class:`SizeSeries`.
+    """
+
+    search_counts = False
+    accepted = (OK,)
+
+    def __init__(self, cases: Sequence[Case], *, power: float, **series: Any) -> None:
+        super().__init__(cases, **series)
+        self.power = power
+
+    def trials(self) -> list[LRTrial]:
+        """Return the searched grids as far as they are computed."""
+        trials = []
+        for case in self.base_cases:
             metrics = {}
-            for rate in self.grid:
-                row = self._rows.get(case.job(0, rate, self.sparse_lr).key)
+            for rates in self.grid:
+                row = self._rows.get(case.job(0, *rates).key)
                 value = search_metric(row, self.monitor) if row is not None and row["status"] == OK else None
                 if value is not None:
-                    metrics[rate] = value
-            found.append(Trial(self.name, case.dense_params, width(case), metrics))
-        return found
+                    metrics[rates[0]] = value
+            trials.append(LRTrial(self.name, case.dense_params, case.width, metrics))
+        return trials
 
     @property
     def transfer(self) -> Transfer | None:
-        """The rule with its numbers; None while the search is not complete, or where all of it failed."""
-        if not self.anchors:
-            return Transfer(self.grid[0], width(self.cases[0]), self.power)
+        """The rule with its numbers; None while the search is not complete, or if all of it failed."""
+        if not self.base_cases:
+            return Transfer(self.grid[0][0], self.cases[0].width, self.power)
         trials = self.trials()
         if len(self._rows) < len(self._searched) or any(not trial.metrics for trial in trials):
             return None
@@ -99,47 +164,11 @@ class Ladder:
         power = power_between((trials[0].width, rate), (trials[1].width, other))
         return Transfer(rate, trials[0].width, power, at_edge or other_at_edge)
 
-    def jobs(self) -> list[Job]:
-        """The runs that count, size by size; none before the rule has its numbers."""
+    def rates(self) -> list[Rates] | None:
+        """Return the rates of the rule."""
         rule = self.transfer
-        if rule is None:
-            return []
-        return [
-            case.job(seed, rule.at(width(case)), self.sparse_lr) for case in self.cases for seed in range(self.seeds)
-        ]
+        return None if rule is None else [(rule.at(case.width), self.grid[0][1]) for case in self.cases]
 
-    def searched_everywhere(self) -> Ladder:
-        """The same with the search at every size: what the rule is tested on."""
-        anchors = [case.budget for case in self.cases]
-        return Ladder(
-            self.cases,
-            seeds=1,
-            grid=self.grid,
-            sparse_lr=self.sparse_lr,
-            anchors=anchors,
-            power=self.power,
-            monitor=self.monitor,
-        )
-
-    def missing(self, folder: Path) -> dict[str, int]:
-        """Rows of every size that a folder does not have, by the name of the case."""
-        self.take(folder)
-        jobs = {job.key: job for job in [*self.search(), *self.jobs()]}
-        found = dict.fromkeys((case.name for case in self.cases), 0 if self.transfer else self.seeds)
-        for key, job in jobs.items():
-            row = read_row(folder, key)
-            found[job.case.name] += row is None or row["status"] != OK
-        return found
-
-    def total(self) -> int:
-        """Rows in the end, at most: a run of the search may be one of those that count."""
-        if self.transfer is None:
-            return len(self._searched) + len(self.cases) * self.seeds
-        return len({job.key for job in [*self.search(), *self.jobs()]})
-
-
-def width(case: Case) -> float:
-    """The dial at which a case meets its budget."""
-    size = case.recipe.model.width
-    assert size is not None
-    return size
+    def searched_everywhere(self) -> TransferSeries:
+        """Return the series with a search at every size, which tests the rule."""
+        return TransferSeries(self.cases, power=self.power, seeds=1, grid=self.grid, monitor=self.monitor)

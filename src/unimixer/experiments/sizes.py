@@ -1,28 +1,39 @@
-"""The sizes of a sweep: from a range on the command line to budgets, and from a budget to depth and width."""
+"""Sizes and budgets: parse them, turn a budget into depth and width, count the FLOPs of a ranker."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from unimixer.backbones import meet_budget
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice
+from unimixer.features.spec import FeatureSpec
+from unimixer.profiling.flops import flops_a_row
+from unimixer.ranker import Ranker, changeable
 
 DIALS = ("width", "depth", "both")
 DEPTHS = ("num_blocks", "num_layers", "num_crosses")
-"""What the backbones call their number of blocks."""
+"""Names that backbones give to their number of blocks."""
 SHARE_OF_DEPTH = {"width": 0.0, "depth": 1.0, "both": 1 / 3}
-"""Power of the budget with which blocks grow: parameters go as blocks times width squared, so at one third blocks and
+"""Power of the budget with which blocks grow. Parameters grow as blocks times width squared, so at one third blocks and
 width grow alike."""
 FEWEST_POINTS, STEP = 5, 4.0
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
+TOLERANCE = 0.02
+"""Largest relative miss of a budget."""
+
 
 def parse_sizes(text: str, points: int | None = None) -> list[int]:
-    """Budgets in dense parameters: a list, or a range that grows by one factor.
+    """Parse budgets in dense parameters: a list, or a range whose sizes grow by one factor.
 
     Args:
         text: ``0.25M,1M,4M`` or ``0.25M..64M``.
@@ -45,7 +56,7 @@ def parse_sizes(text: str, points: int | None = None) -> list[int]:
     if number < 2:
         raise UnimixerError(f"--points {number}: a range has at least its two ends")
     factor = (ends[1] / ends[0]) ** (1 / (number - 1))
-    return [ends[0], *(round(float(f"{ends[0] * factor**place:.3g}")) for place in range(1, number - 1)), ends[1]]
+    return [ends[0], *(round(float(f"{ends[0] * factor**step:.3g}")) for step in range(1, number - 1)), ends[1]]
 
 
 def _count(part: str, text: str) -> int:
@@ -56,23 +67,23 @@ def _count(part: str, text: str) -> int:
 
 
 def depth_option(backbone: str) -> str | None:
-    """The option that sets a backbone's number of blocks, None where it has none."""
+    """Return the option that sets a backbone's number of blocks, or None if it has none."""
     options = backbone_class(backbone).options()
     return next((name for name in DEPTHS if name in options), None)
 
 
 def with_depth(backbone: str, options: Mapping[str, Any], dial: str, *, budget: int, smallest: int) -> dict[str, Any]:
-    r"""The options of a model at a budget: its number of blocks grows with it, and the width then meets the budget.
+    r"""Set the number of blocks that a model has at a budget; its width then meets the budget.
 
     .. math:: M(N) = \max(1, \mathrm{round}(M_0\, (N / N_0)^d)), \qquad d = 0, 1, 1/3
 
-    for the dials ``width``, ``depth`` and ``both``, with :math:`M_0` the blocks that the model has by itself, or by
-    its options, at the smallest budget :math:`N_0`.
+    for ``width``, ``depth`` and ``both``, with :math:`M_0` the model's number of blocks at the smallest budget
+    :math:`N_0`: its default, or the one of its options.
 
     Args:
         backbone: name in the registry.
-        options: as given for the model.
-        dial: ``width``, ``depth`` or ``both``.
+        options: options of the model.
+        dial: what grows: ``width``, ``depth`` or ``both``.
         budget: N.
         smallest: :math:`N_0`.
 
@@ -90,13 +101,75 @@ def with_depth(backbone: str, options: Mapping[str, Any], dial: str, *, budget: 
     return {**options, name: max(1, round(blocks * (budget / smallest) ** SHARE_OF_DEPTH[dial]))}
 
 
-def second_anchor(sizes: Sequence[int]) -> int:
-    """The second size of a search at two: the one nearest to eight times the smallest, about three times as wide.
+def second_base_size(sizes: Sequence[int]) -> int:
+    """Choose the second size of a search at two: the nearest to eight times the smallest, about three times as wide.
 
     Example:
-        >>> second_anchor([250_000, 1_000_000, 4_000_000, 16_000_000])
+        >>> second_base_size([250_000, 1_000_000, 4_000_000, 16_000_000])
         4000000
     """
     if len(sizes) < 2:
         raise UnimixerError("a search at two sizes needs two sizes; give more --sizes, or --lr-search smallest")
     return min(sorted(sizes)[1:], key=lambda size: (round(abs(math.log(size / (8 * min(sizes)))), 9), -size))
+
+
+def short(count: int) -> str:
+    """Write a budget with K, M or B.
+
+    Example:
+        >>> short(4_000_000), short(1_500), short(999)
+        ('4M', '1.5K', '999')
+    """
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= unit:
+            return f"{count / unit:.6g}{name}"
+    return str(count)
+
+
+def small_spec(spec: FeatureSpec) -> FeatureSpec:
+    """Replace the tables by tiny ones: a budget counts none of their rows."""
+    return replace(spec, tables=dict.fromkeys(spec.tables, 2))
+
+
+def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
+    """Count the forward FLOPs of a ranker per sample: tokenizer, backbone and towers, two per multiply-add.
+
+    Not counted are embedding lookups, sequence encoders below the vector E, which are the same for every model with
+    the same setting, and work done once per step whatever the batch, see
+    :func:`~unimixer.profiling.flops.count_flops`.
+
+    Args:
+        spec: shapes of the encoded data.
+        arguments: of :class:`~unimixer.ranker.Ranker`.
+    """
+    hollow = arguments.get("sequences", "pooled") == "pooled"
+    with torch.device("meta" if hollow else "cpu"):  # models that read events look at their numbers
+        ranker = Ranker(small_spec(spec), **{**arguments, "managed_rows": None})
+    width = sum(field.width for field in ranker.embedding.slices)
+
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        tensors = [torch.zeros(rows, width, device="cpu")]
+        for group in ranker.embedding.event_groups:
+            tensors += [torch.zeros(rows, group.max_length, group.width), torch.full((rows,), group.max_length)]
+        return tuple(tensors)
+
+    return flops_a_row(ranker, inputs, method="score", hollow=hollow)
+
+
+def width_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANCE, **arguments: Any) -> float:
+    """Find the width at which a ranker has a number of forward FLOPs per sample.
+
+    Args:
+        spec: shapes of the encoded data.
+        flops: the budget.
+        tolerance: largest relative miss.
+        arguments: of the ranker, without its size.
+
+    Raises:
+        UnimixerError: if no width comes within ``tolerance``, with what to change.
+    """
+
+    def count(**arguments: Any) -> int:
+        return ranker_flops(spec, **arguments)
+
+    return meet_budget(count, arguments, flops, tolerance=tolerance, what="flops", changeable=changeable(arguments))

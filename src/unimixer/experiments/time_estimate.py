@@ -1,4 +1,4 @@
-"""What a study costs before it starts: runs, samples a second measured in short, seconds expected."""
+"""The cost of an experiment before it starts: measured samples per second, and the seconds that its rows will take."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unimixer.errors import UnimixerError
-from unimixer.experiments.cases import Case
-from unimixer.experiments.worker import failure, handle
+from unimixer.experiments.cases import Case, Job
+from unimixer.experiments.executor import Machine, measure, recipe_values
+from unimixer.experiments.size_series import SizeSeries
+from unimixer.experiments.worker import failure
 from unimixer.io import read_json, write_text
 from unimixer.progress import progress_bar
-from unimixer.training.signals import stop_signals
-from unimixer.workers.executor import MakeExecutor
-from unimixer.workers.local import LocalExecutor
+from unimixer.workers.executor import Reply
 
 SPEEDS = "speeds.json"
+MEASURED = 3
+"""Number of sizes of a model whose speed is measured; the speeds of the others are interpolated."""
 EVALUATIONS = 4
 """Evaluations on validation in a run, unless the recipe says otherwise."""
 AROUND_A_RUN = 1.5
 """Seconds to build a model, verify files and write weights, rows and scores."""
 
+Speed = Mapping[str, float]
+"""Samples per second in ``training`` and in ``evaluation``."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """One case, and what its runs are expected to take."""
+    """One case, and the time that its runs are expected to take."""
 
     case: Case
     runs: int
@@ -34,18 +41,75 @@ class Estimate:
     rows: int
     """Rows of the whole case."""
     samples_per_second: float | None
-    """None where nothing is missing, and so nothing was measured."""
+    """None if nothing is missing, so that nothing was measured."""
     seconds: float
-    """Of one run."""
+    """Expected seconds of one run."""
 
     @property
     def total_seconds(self) -> float:
-        """Of all missing runs, one after the other."""
+        """Expected seconds of all missing runs, one after the other."""
         return self.runs * self.seconds
 
+    def columns(self) -> dict[str, Any]:
+        """Return the estimate as columns of the printed plan."""
+        case = self.case
+        return {
+            "data": case.store.name,
+            "model": case.variant,
+            "budget": f"{case.budget:,} {'parameters' if case.budget_kind == 'params' else 'FLOPs'}",
+            "dense parameters": case.dense_params,
+            "FLOPs/sample": case.flops_per_sample,
+            "blocks": case.blocks,
+            "width": round(case.width, 1),
+            "rows": self.rows,
+            "to compute": self.runs,
+            "samples/s": self.samples_per_second and round(self.samples_per_second),
+            "seconds a row": round(self.seconds, 1),
+            "seconds": round(self.total_seconds, 1),
+        }
 
-def expected_seconds(case: Case, speed: Mapping[str, float]) -> float:
-    """Seconds of a run: its training, its evaluations, the final pass over validation and twice over test."""
+
+def estimate_series(
+    series: Sequence[SizeSeries], folder: Path, speeds_folder: Path, machine: Machine
+) -> list[Estimate]:
+    """Estimate the time of every case.
+
+    Args:
+        series: models at their sizes.
+        folder: folder of the rows that are computed already.
+        speeds_folder: folder that keeps measured speeds.
+        machine: processes and threads.
+    """
+    missing = [one.missing(folder) for one in series]
+    measured = [evenly(one.cases, MEASURED) for one in series]
+    to_measure = [case for cases, counts in zip(measured, missing, strict=True) if any(counts) for case in cases]
+    speeds = measure_speeds(to_measure, speeds_folder, machine)
+    estimates = []
+    for one, cases, counts in zip(series, measured, missing, strict=True):
+        known = [(case, speeds[key]) for case in cases if (key := speed_key(case, machine)) in speeds]
+        for case, runs in zip(one.cases, counts, strict=True):
+            speed = _interpolate(known, case) if known else None
+            pace, seconds = (None, 0.0) if speed is None else (speed["training"], expected_seconds(case, speed))
+            estimates.append(Estimate(case, runs, one.rows_of(case), pace, seconds))
+    return estimates
+
+
+def evenly(cases: Sequence[Case], count: int) -> list[Case]:
+    """Choose the first case, the last one, and those evenly between them."""
+    indices = np.linspace(0, len(cases) - 1, min(count, len(cases)))
+    return [cases[index] for index in sorted({round(float(index)) for index in indices})]
+
+
+def _interpolate(known: Sequence[tuple[Case, Speed]], case: Case) -> Speed:
+    """Interpolate the speed of a case over the FLOPs of measured ones, linearly in logarithms."""
+    flops = [np.log(max(one.flops_per_sample, 1)) for one, _ in known]
+    at = np.log(max(case.flops_per_sample, 1))
+    kinds = ("training", "evaluation")
+    return {kind: float(np.exp(np.interp(at, flops, np.log([speed[kind] for _, speed in known])))) for kind in kinds}
+
+
+def expected_seconds(case: Case, speed: Speed) -> float:
+    """Estimate the seconds of a run: training, evaluations, the final pass over validation and two over test."""
     training = case.recipe.training
     evaluations = EVALUATIONS if training.evaluate_every is None else case.steps // training.evaluate_every + 1
     held_out = (evaluations / 2 + 1.5) * case.held_out_rows  # the two parts are about as long
@@ -53,94 +117,44 @@ def expected_seconds(case: Case, speed: Mapping[str, float]) -> float:
     return one * case.stages
 
 
-def measure_speeds(
-    cases: Sequence[Case],
-    folder: Path | None,
-    *,
-    workers: int,
-    threads: int,
-    log: Path,
-    executor: MakeExecutor = LocalExecutor,
-) -> dict[str, dict[str, float]]:
-    """Samples a second of every case, by :func:`speed_key`, measured as the rows will run: side by side.
+def measure_speeds(cases: Sequence[Case], folder: Path, machine: Machine) -> dict[str, Speed]:
+    """Measure the samples per second of every case, side by side as the rows will run; measured speeds are kept.
 
     Args:
-        cases: what to measure.
-        folder: where earlier measurements are, and new ones are kept.
-        workers: processes side by side.
-        threads: of each.
-        log: file for what the processes print.
-        executor: makes what runs them.
+        cases: cases to measure.
+        folder: folder that keeps the speeds.
+        machine: processes and threads.
+
+    Returns:
+        All speeds that the folder has, by :func:`speed_key`.
     """
-    path = None if folder is None else folder / SPEEDS
-    known: dict[str, dict[str, float]] = {}
-    if path is not None and path.exists():
-        known = read_json(path, way_out="remove the file, and speeds are measured again")
-    waiting = {speed_key(case, workers, threads): case for case in cases}
-    waiting = {key: case for key, case in waiting.items() if key not in known}
-    with (
-        executor(handle, workers=workers, threads=threads, log=log) as pool,
-        stop_signals() as stopped,
-        progress_bar("measuring speeds", len(waiting), unit="models") as advance,
-    ):
-        queued = list(waiting)
-        while queued or pool.running:
-            if stopped.is_set():
-                raise stopped.error("stopped before any row was started; the same call begins again")
-            while queued and pool.free:
-                key = queued.pop(0)
-                recipe = waiting[key].recipe.model_dump(mode="json")
-                recipe["training"]["threads"] = threads
-                pool.submit(key, {"do": "measure", "recipe": recipe})
-            reply = pool.wait(0.2)
-            if reply is not None and (error := failure(reply)) is not None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SPEEDS
+    speeds: dict[str, Speed] = (
+        read_json(path, way_out="remove the file, and speeds are measured again") if path.exists() else {}
+    )
+    waiting = {key: case for case in cases if (key := speed_key(case, machine)) not in speeds}
+    if not waiting:
+        return speeds
+    with progress_bar("measuring speeds", len(waiting), unit="models") as advance:
+
+        def keep(reply: Reply[str]) -> None:
+            if (error := failure(reply)) is not None:
                 raise UnimixerError(f"{waiting[reply.task].name} cannot be trained: {error}")
-            if reply is not None:
-                known[reply.task] = reply.value["speed"]
-                advance(1)
-    if path is not None and waiting:
-        write_text(path, json.dumps(known, indent=1) + "\n")
-    return known
+            speeds[reply.task] = reply.value["speed"]
+            advance(1)
+
+        recipes = {key: recipe_values(_any_job(case), machine) for key, case in waiting.items()}
+        measure(recipes, machine, folder / "workers.log", keep)
+    write_text(path, json.dumps(speeds, indent=1) + "\n")
+    return speeds
 
 
-def speed_key(case: Case, workers: int, threads: int) -> str:
-    """Names a measured speed: the rates and the seed do not matter, the company does."""
-    recipe = case.recipe
-    return f"{case.job(0, recipe.optimizer.dense_lr, recipe.optimizer.sparse_lr).key} x{workers} t{threads}"
+def speed_key(case: Case, machine: Machine) -> str:
+    """Name a measured speed; it depends on the processes beside it, but not on rates and seed."""
+    return f"{_any_job(case).key} x{machine.workers} t{machine.threads}"
 
 
-def estimates(
-    cases: Sequence[Case],
-    speeds: Mapping[str, Mapping[str, float]],
-    *,
-    missing: Mapping[int, int],
-    rows_a_case: int,
-    workers: int,
-    threads: int,
-) -> list[Estimate]:
-    """One estimate a case; ``missing`` has the rows to compute by the case's place."""
-    found = []
-    for number, case in enumerate(cases):
-        speed = speeds.get(speed_key(case, workers, threads))
-        pace, seconds = (None, 0.0) if speed is None else (speed["training"], expected_seconds(case, speed))
-        found.append(Estimate(case, missing[number], rows_a_case, pace, seconds))
-    return found
-
-
-def table_rows(found: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """The plan as plain values, a line a case."""
-    return [
-        {
-            "data": e.case.store.name,
-            "model": e.case.variant,
-            "budget": f"{e.case.budget:,} {'parameters' if e.case.budget_kind == 'params' else 'FLOPs'}",
-            "dense parameters": e.case.dense_params,
-            "FLOPs/sample": e.case.flops_per_sample,
-            "rows": e.rows,
-            "to compute": e.runs,
-            "samples/s": e.samples_per_second and round(e.samples_per_second),
-            "seconds a row": round(e.seconds, 1),
-            "seconds": round(e.total_seconds, 1),
-        }
-        for e in found
-    ]
+def _any_job(case: Case) -> Job:
+    optimizer = case.recipe.optimizer
+    return case.job(0, optimizer.dense_lr, optimizer.sparse_lr)

@@ -1,7 +1,6 @@
 """The work of a process that trains rows: a row, or a speed, for each task.
 
-A worker ends with the process that started it, however that one ended; the run that it was training is continued from
-its newest checkpoint.
+A row whose process was killed is continued from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -31,24 +30,28 @@ from unimixer.training.train import WARM_UP, resume, train
 from unimixer.workers.executor import Reply, Report
 
 MEASURED_SECONDS = 1.0
-"""Shortest time that a speed is measured over."""
+"""Shortest time over which a speed is measured."""
 WARM_STEPS, LEAST_STEPS, MOST_STEPS = 2, 4, 40
 
 
 def train_row(task: dict[str, Any]) -> Row:
-    """Train one row, or go on with it; write its scores, then the row."""
+    """Train one row, or continue its run; write its scores, then the row."""
     folder, columns = Path(task["folder"]), task["columns"]
     key, recipe = str(columns["key"]), parse(Recipe, task["recipe"], where="recipe")
-    place = folder / "runs" / key
+    run_folder = folder / "runs" / key
     store, scores = Store(recipe.store), scores_path(folder, key)
     if (
-        place.exists()
+        run_folder.exists()
         and not scores.exists()
-        and RunFolder(place).result
-        and not RunFolder(place).best_weights.exists()
+        and RunFolder(run_folder).result
+        and not RunFolder(run_folder).best_weights.exists()
     ):
-        shutil.rmtree(place)  # its weights were removed, and so were its scores: nothing to go on with
-    run = resume(place, store=store.folder, quiet=True) if place.exists() else train(recipe, folder=place, quiet=True)
+        shutil.rmtree(run_folder)  # its weights were removed, and so were its scores: nothing to go on with
+    run = (
+        resume(run_folder, store=store.folder, quiet=True)
+        if run_folder.exists()
+        else train(recipe, folder=run_folder, quiet=True)
+    )
     result = run.result or {}
     if run.best_weights.exists():
         write_array(scores, test_logits(run, store))
@@ -67,7 +70,7 @@ def train_row(task: dict[str, Any]) -> Row:
 
 
 def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
-    """Samples and seconds of all stages."""
+    """Return the samples and seconds of all stages."""
     results = [result]
     if (run.folder / WARM_UP).exists():
         results.append(RunFolder(run.folder / WARM_UP).result or {})
@@ -80,20 +83,20 @@ def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
 
 
 def _place(task: dict[str, Any]) -> Row:
-    """Where the row was computed."""
-    found = versions()
+    """Return the machine and the versions that compute the row."""
+    installed = versions()
     return {
         "threads": torch.get_num_threads(),
         "processes": task["processes"],
         "commit": commit(),
-        "versions": f"torch {found['torch']}, python {sys.version.split()[0]}, unimixer {found['unimixer']}",
+        "versions": f"torch {installed['torch']}, python {sys.version.split()[0]}, unimixer {installed['unimixer']}",
         "machine": task["machine"],
     }
 
 
 @states_kept()
 def measure(task: dict[str, Any]) -> dict[str, float]:
-    """Samples a second of a case, in training and in evaluation, over a second or so of each."""
+    """Measure the samples per second of a case in training and in evaluation, over about a second each."""
     recipe = parse(Recipe, task["recipe"], where="recipe")
     store = Store(recipe.store)
     if recipe.training.threads is not None:
@@ -138,7 +141,7 @@ def _wait(device: torch.device) -> None:
 
 
 def handle(task: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Do one task in a worker of an executor; whatever goes wrong becomes one line, and there are no reports."""
+    """Do one task in a worker of an executor; an error becomes one line, and there are no reports."""
     try:
         return {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)}
     except UnimixerError as error:
@@ -152,7 +155,7 @@ def handle(task: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def failure(reply: Reply[Any]) -> str | None:
-    """What went wrong with a task, in one line; None where it went well."""
+    """Return the error of a task, in one line, or None if it succeeded."""
     if reply.died is not None:
         return f"its process {reply.died}"
     error: str | None = reply.value.get("failed")

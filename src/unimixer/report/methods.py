@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from unimixer.analysis import bootstrap, significance
-from unimixer.analysis.comparison import AHEAD, BEHIND, NOT_TOLD, Judgement
+from unimixer.analysis.comparison import BETTER, INCONCLUSIVE, WORSE, ComparisonReport
 from unimixer.analysis.power_law import GAIN, SHORT_RANGE
 from unimixer.analysis.scaling_laws import FAR, Analysis
 
@@ -13,7 +13,7 @@ COVERED = "92 to 98%"
 """How often the interval of the exponent held the truth in simulations; the tests repeat them."""
 
 
-def study_method(comparison: Judgement) -> list[tuple[str, str]]:
+def study_method(comparison: ComparisonReport) -> list[tuple[str, str]]:
     """Describe the training runs of a study and the test of their differences."""
     level = significance.LEVEL
     return [
@@ -31,7 +31,7 @@ def study_method(comparison: Judgement) -> list[tuple[str, str]]:
         (
             "Seeds",
             "A seed sets the initial weights and the order of the rows. Mean and spread (standard deviation) are over "
-            "seeds. One seed has no spread and gives no verdict.",
+            "seeds. One seed has no spread and supports no conclusion.",
         ),
         (
             "Difference",
@@ -56,8 +56,8 @@ def study_method(comparison: Judgement) -> list[tuple[str, str]]:
         ),
         (
             "Words",
-            f"A model is “{AHEAD}” or “{BEHIND}” only if the corrected p is below {level}; ahead is better, which for "
-            f"log loss and NE is lower. Everything else is “{NOT_TOLD}”. That does not prove equality: the "
+            f"A model is “{BETTER}” or “{WORSE}” only if the corrected p is below {level}; ahead is better, which for "
+            f"log loss and NE is lower. Everything else is “{INCONCLUSIVE}”. That does not prove equality: the "
             "interval says how large the difference may still be.",
         ),
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 from unimixer.analysis.bootstrap import REPLICATES
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.points import Points, points_csv
-from unimixer.analysis.scaling_laws import Analysis, analyse, analyse_jointly
+from unimixer.analysis.scaling_laws import Analysis, analyze, analyze_jointly
 from unimixer.analysis.series import NAMES, Reading
 from unimixer.errors import UnimixerError, missing_packages
 from unimixer.io import write_text
@@ -62,10 +62,10 @@ def write_report(points: Points, folder: Path, *, title: str, options: FitOption
     options = options or FitOptions()
     reading, replicates, seed = options.reading, options.replicates, options.seed
     analyses = [
-        analyse(points, x=x, reading=reading, at=options.at if x == "params" else (), replicates=replicates, seed=seed)
+        analyze(points, x=x, reading=reading, at=options.at if x == "params" else (), replicates=replicates, seed=seed)
         for x in points.sizes
     ]
-    joint = analyse_jointly(points, reading, replicates=replicates, seed=seed)
+    joint = analyze_jointly(points, reading, replicates=replicates, seed=seed)
     has_packages = not missing_packages("report")
     figures = draw_figures(analyses, folder / FIGURES) if has_packages else []
     pictures = {analysis.x: f"{FIGURES}/scaling-{analysis.x}.png" for analysis in analyses if has_packages}

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from unimixer.analysis.bootstrap import LEVEL
-from unimixer.analysis.exponents import FLATTER, STEEPER, Pair
 from unimixer.analysis.formatting import MINUS, NONE, compact, p_value
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.power_law import GAIN, Law
-from unimixer.analysis.scaling_laws import Analysis
+from unimixer.analysis.scaling_laws import FLATTER, STEEPER, Analysis, Pair
 from unimixer.analysis.series import NAMES, REPORTED_IN
 from unimixer.report.tables import Badge, TextTable
 
@@ -75,7 +74,7 @@ def law_cells(analysis: Analysis, model: str) -> list[str]:
     """Write the law of a model, a text for each of :data:`LAW_COLUMNS`."""
     law, series = analysis.laws[model], analysis.series[model]
     floor = NONE if analysis.form == GAIN else plain(law.c)
-    if law.floor.fitted:
+    if law.irreducible_error.fitted:
         ends = law.c_interval
         floor += " fitted" + ("" if ends is None else f" ({plain(ends[0], 3)} to {plain(ends[1], 3)})")
     return [
@@ -99,7 +98,7 @@ def law_table(analysis: Analysis) -> TextTable:
 
 def pair_table(analysis: Analysis) -> TextTable:
     """Write the exponents of every two models compared."""
-    columns = ("models", "difference of b", INTERVAL, "p", "p, Holm", "verdict")
+    columns = ("models", "difference of b", INTERVAL, "p", "p, Holm", "conclusion")
     return TextTable(columns, [_pair_cells(pair) for pair in analysis.pairs], text=(0, 5))
 
 
@@ -130,7 +129,7 @@ def joint_table(laws: Mapping[str, JointLaw]) -> TextTable:
             between(None if law.intervals is None else law.intervals["b"]),
             exponent(law.e),
             between(None if law.intervals is None else law.intervals["e"]),
-            plain(law.c) + (" fitted" if law.floor.fitted else ""),
+            plain(law.c) + (" fitted" if law.irreducible_error.fitted else ""),
             NONE if law.r2 is None else f"{law.r2:.3f}",
         ]
         for model, law in laws.items()
@@ -156,9 +155,9 @@ def conclusions(analysis: Analysis) -> list[str]:
                 else f"{law.span**-law.b:.0%} of the error above the floor is left"
             )
         )
-    decided = [pair for pair in analysis.pairs if pair.verdict in (STEEPER, FLATTER)]
+    decided = [pair for pair in analysis.pairs if pair.conclusion in (STEEPER, FLATTER)]
     for pair in decided:
-        lines.append(f"{pair.model} is {pair.verdict} than {pair.other} (p {p_value(pair.holm)} after Holm)")
+        lines.append(f"{pair.model} is {pair.conclusion} than {pair.other} (p {p_value(pair.holm)} after Holm)")
     if analysis.pairs and len(decided) < len(analysis.pairs):
         rest = len(analysis.pairs) - len(decided)
         pairs = f"pair{'s' if len(analysis.pairs) > 1 else ''}"
@@ -175,7 +174,7 @@ def analysis_values(analysis: Analysis) -> dict[str, Any]:
         "unit": REPORTED_IN[analysis.x],
         "laws": {model: _law_values(law, REPORTED_IN[analysis.x]) for model, law in analysis.laws.items()},
         "left_out": analysis.left_out,
-        "pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in analysis.pairs],
+        "pairs": [{**asdict(pair), "verdict": pair.conclusion} for pair in analysis.pairs],
         "predicted": [{**asdict(one), "far": one.far} for one in analysis.predicted],
         "warnings": analysis.warnings,
     }
@@ -206,7 +205,7 @@ def _law_values(law: Law, unit: float) -> dict[str, Any]:
         "b": law.b,
         "b_interval": law.b_interval,
         "c": law.c,
-        "c_fitted": law.floor.fitted,
+        "c_fitted": law.irreducible_error.fitted,
         "c_interval": law.c_interval,
         "r2": law.r2,
         "runs": len(law.x),
@@ -224,7 +223,7 @@ def _pair_cells(pair: Pair) -> list[str]:
         between(ends),
         p_value(pair.p),
         p_value(pair.holm),
-        Badge(pair.verdict if pair.p is not None else "no interval", _OUTCOMES.get(pair.verdict, "")),
+        Badge(pair.conclusion if pair.p is not None else "no interval", _OUTCOMES.get(pair.conclusion, "")),
     ]
 
 

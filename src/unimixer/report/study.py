@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unimixer.analysis.comparison import Judgement, judge
+from unimixer.analysis.comparison import ComparisonReport, Question, compare_models
 from unimixer.analysis.significance import REPLICATES
 from unimixer.errors import missing_packages
+from unimixer.experiments.plan import JUDGED, Study, read_plan
 from unimixer.experiments.results import load_rows
-from unimixer.experiments.study_config import JUDGED, read_plan
 from unimixer.io import write_text
 from unimixer.report.methods import markdown_method, study_method
 from unimixer.report.study_figures import draw_figures
@@ -51,14 +51,12 @@ def write_report(
     Returns:
         The page, or ``report.md`` if the packages that draw are not installed.
     """
-    study, frame = read_plan(folder), load_rows(folder)
+    study, frame = read_plan(folder, Study), load_rows(folder)
     heading = title or f"Study {folder.resolve().name}"
-    comparison = judge(
+    comparison = compare_models(
         frame.to_dicts(),
         folder,
-        base=base or study.base,
-        tasks=tasks,
-        metrics=metrics,
+        Question(base or study.base, tasks, metrics),
         replicates=replicates,
         seeds=range(study.seeds),
     )
@@ -70,12 +68,12 @@ def write_report(
     return folder / PAGE
 
 
-def markdown(comparison: Judgement, *, title: str) -> str:
+def markdown(comparison: ComparisonReport, *, title: str) -> str:
     """Write the comparison as Markdown: conclusions first, then one table for each metric, then the method."""
     return "\n\n".join([f"# {title}", *_parts(comparison), markdown_method(study_method(comparison))])
 
 
-def _parts(comparison: Judgement) -> Iterator[str]:
+def _parts(comparison: ComparisonReport) -> Iterator[str]:
     yield intro(comparison)
     for place in comparison.places:
         yield f"## {place.words}"

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unimixer.analysis.comparison import Judgement, Line, Table
+from unimixer.analysis.comparison import ComparisonReport, Line, Table
 from unimixer.analysis.formatting import rate
 from unimixer.analysis.selection import is_finished
-from unimixer.experiments.cases import short, slug
+from unimixer.experiments.models import slug
+from unimixer.experiments.sizes import short
 from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure, set_log_ticks
 from unimixer.report.study_tables import METRIC_NAMES, outcome, speed
 
@@ -18,7 +19,7 @@ OUTCOME_COLORS = {"better": "#0f766e", "worse": "#c2410c"}
 UNDECIDED = "#64748b"
 
 
-def draw_figures(comparison: Judgement, folder: Path) -> list[Path]:
+def draw_figures(comparison: ComparisonReport, folder: Path) -> list[Path]:
     """Draw every figure of a study, one for each task and kind, and return the files.
 
     Args:
@@ -31,7 +32,7 @@ def draw_figures(comparison: Judgement, folder: Path) -> list[Path]:
     return written
 
 
-def _figures(comparison: Judgement) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _figures(comparison: ComparisonReport) -> Iterator[tuple[str, Callable[[], Any]]]:
     with_rates = len({(row["dense_lr"], row["sparse_lr"]) for row in comparison.rows}) > 1
     for task in comparison.tasks:
         tables = [table for table in comparison.tables if table.task == task]
@@ -51,7 +52,7 @@ def _figures(comparison: Judgement) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"budgets-{end}", partial(_budgets, tables, comparison)
 
 
-def _grid(tables: list[Table], comparison: Judgement, draw: Callable[..., None], *, sharey: bool = False) -> Any:
+def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[..., None], *, sharey: bool = False) -> Any:
     """Draw a row for each place and a column for each metric; of a single metric, two places in a row."""
     places = list(dict.fromkeys(table.place for table in tables))
     metrics = list(dict.fromkeys(table.metric for table in tables))
@@ -74,7 +75,7 @@ def _grid(tables: list[Table], comparison: Judgement, draw: Callable[..., None],
     return add_legend(figure, axes)
 
 
-def _differences(axis: Any, table: Table, comparison: Judgement) -> None:
+def _differences(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     """Draw a forest plot: difference to the base and its interval."""
     lines = [line for line in table.lines if line.compared is not None]
     if not lines:
@@ -93,7 +94,7 @@ def _differences(axis: Any, table: Table, comparison: Judgement) -> None:
     axis.locator_params(axis="x", nbins=5)
 
 
-def _seeds(axis: Any, table: Table, comparison: Judgement) -> None:
+def _seeds(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     colors = _colors(comparison)
     for index, line in enumerate(table.lines):
         color = colors[line.chosen.variant]
@@ -106,7 +107,7 @@ def _seeds(axis: Any, table: Table, comparison: Judgement) -> None:
     axis.locator_params(axis="x", nbins=5)
 
 
-def _speed(axis: Any, table: Table, comparison: Judgement) -> None:
+def _speed(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     colors = _colors(comparison)
     points = [(at, line) for line in table.lines if (at := speed(line)) is not None and line.mean is not None]
     for at, line in points:
@@ -131,7 +132,7 @@ def _with_spread(axis: Any, x: float, line: Line, color: str) -> None:
     axis.errorbar(x, line.mean, line.spread or 0.0, fmt="o", color=color, capsize=3, label=line.chosen.variant)
 
 
-def _rates(axis: Any, table: Table, comparison: Judgement) -> None:
+def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     """Draw the validation metric of the search, with a ring around the chosen rate."""
     colors, column = _colors(comparison), f"validation_{table.task}_{table.metric}"
     place = table.place
@@ -160,7 +161,7 @@ def _rates(axis: Any, table: Table, comparison: Judgement) -> None:
     _label_axes(axis, "learning rate of the dense parameters", f"validation {METRIC_NAMES[table.metric]}")
 
 
-def _budgets(tables: list[Table], comparison: Judgement) -> Any:
+def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
     """Draw mean and spread against the budget: a panel for each metric, a row for each data set and kind of budget."""
     colors = _colors(comparison)
     rows = list(dict.fromkeys((t.place.store, t.place.store_hash, t.place.budget_kind, t.place.group) for t in tables))
@@ -197,5 +198,5 @@ def _label_axes(axis: Any, x: str, y: str) -> None:
     axis.set_ylabel(y, fontsize="small")
 
 
-def _colors(comparison: Judgement) -> dict[str, str]:
+def _colors(comparison: ComparisonReport) -> dict[str, str]:
     return model_colors(row["variant"] for row in comparison.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unimixer.analysis.comparison import Judgement, Line, Table
+from unimixer.analysis.comparison import ComparisonReport, Line, Table
 from unimixer.analysis.selection import Place, Row, is_finished
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER
 from unimixer.report.figures import model_colors
@@ -26,7 +26,7 @@ from unimixer.report.study_tables import (
 )
 
 
-def page(comparison: Judgement, *, title: str, csv: str) -> str:
+def page(comparison: ComparisonReport, *, title: str, csv: str) -> str:
     """Render the page.
 
     Args:
@@ -51,7 +51,7 @@ def page(comparison: Judgement, *, title: str, csv: str) -> str:
     )
 
 
-def plot_values(comparison: Judgement) -> dict[str, Any]:
+def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
     """Return the values that the script of the page plots, as plain values for JSON."""
     places = comparison.places
     metrics = list(dict.fromkeys(table.metric for table in comparison.tables))
@@ -76,7 +76,7 @@ def plot_values(comparison: Judgement) -> dict[str, Any]:
     }
 
 
-def _facts(comparison: Judgement) -> list[tuple[str, str]]:
+def _facts(comparison: ComparisonReport) -> list[tuple[str, str]]:
     """Return the counts at the top of the page."""
     places, rows = comparison.places, comparison.rows
     stores = len({place.store_hash for place in places})
@@ -91,7 +91,7 @@ def _facts(comparison: Judgement) -> list[tuple[str, str]]:
     return [(f"{count:,}", noun) for count, noun in counts]
 
 
-def _place(comparison: Judgement, place: Place) -> dict[str, Any]:
+def _place(comparison: ComparisonReport, place: Place) -> dict[str, Any]:
     """Return the tables of one place: all metrics at a glance, then everything that was compared by task."""
     tables = [table for table in comparison.tables if table.place == place]
     by_task: dict[str, list[dict[str, Any]]] = {}
@@ -132,7 +132,7 @@ def _line_values(line: Line) -> dict[str, Any]:
         "spread": line.spread,
         "speed": speed(line),
         "compared": None if line.compared is None else {name: getattr(line.compared, name) for name in names},
-        "verdict": line.verdict,
+        "verdict": line.conclusion,
         "outcome": outcome(line),
         "cells": cells(line),
     }

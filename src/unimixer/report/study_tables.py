@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unimixer.analysis.comparison import AHEAD, BASE, BEHIND, NOT_TOLD, Judgement, Line, Table
+from unimixer.analysis.comparison import BASE, BETTER, INCONCLUSIVE, WORSE, ComparisonReport, Line, Table
 from unimixer.analysis.formatting import NONE, compact, mean_and_spread, number, p_value, rate, signed
 from unimixer.analysis.selection import Place
 from unimixer.analysis.significance import LEVEL
@@ -20,15 +20,15 @@ METRIC_NAMES = {
 }
 COLUMNS = (
     *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
-    *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "verdict"),
+    *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "conclusion"),
 )
 """Columns of the table of one metric."""
-_OUTCOMES = {AHEAD: "better", BEHIND: "worse"}
+_OUTCOMES = {BETTER: "better", WORSE: "worse"}
 
 
 def outcome(line: Line) -> str:
     """Return ``better`` or ``worse`` than the base, or nothing where the comparison does not decide."""
-    return _OUTCOMES.get(line.verdict, "")
+    return _OUTCOMES.get(line.conclusion, "")
 
 
 def cells(line: Line) -> list[str]:
@@ -47,7 +47,7 @@ def cells(line: Line) -> list[str]:
         NONE if difference is None else f"{signed(difference.low)} to {signed(difference.high)}",
         p_value(difference.p if difference else None),
         p_value(line.holm),
-        Badge(line.verdict, outcome(line)),
+        Badge(line.conclusion, outcome(line)),
     ]
 
 
@@ -79,7 +79,7 @@ def glance_table(tables: Sequence[Table]) -> TextTable:
     return TextTable(("", *(METRIC_NAMES[table.metric] for table in tables)), rows, groups=groups)
 
 
-def failure_table(comparison: Judgement) -> TextTable:
+def failure_table(comparison: ComparisonReport) -> TextTable:
     """Write the failed runs with their errors."""
     rows = [[str(row["key"]), str(row.get("error") or "")] for row in comparison.failures]
     return TextTable(("row", "error"), rows, text=(0, 1))
@@ -102,7 +102,7 @@ def caption(table: Table) -> str:
     return "; ".join(parts)
 
 
-def intro(comparison: Judgement) -> str:
+def intro(comparison: ComparisonReport) -> str:
     """Write how many runs of how many models are compared."""
     models = len({row["variant"] for row in comparison.rows})
     failed = f", {len(comparison.failures)} of them failed" if comparison.failures else ""
@@ -112,7 +112,7 @@ def intro(comparison: Judgement) -> str:
     )
 
 
-def conclusions(comparison: Judgement, place: Place) -> list[str]:
+def conclusions(comparison: ComparisonReport, place: Place) -> list[str]:
     """Write one sentence for each task and metric of a place."""
     tables = [table for table in comparison.tables if table.place == place]
     return [f"{METRIC_NAMES[table.metric]} of {table.task}: {conclusion(table, comparison.base)}" for table in tables]
@@ -121,13 +121,13 @@ def conclusions(comparison: Judgement, place: Place) -> list[str]:
 def conclusion(table: Table, base: str) -> str:
     """Write which models are better than the base, which are worse, and which the data cannot decide."""
     parts = []
-    for word, preposition in ((AHEAD, "of "), (BEHIND, ""), (NOT_TOLD, "from ")):
-        lines = [line for line in table.lines if line.verdict == word]
+    for word, preposition in ((BETTER, "of "), (WORSE, ""), (INCONCLUSIVE, "from ")):
+        lines = [line for line in table.lines if line.conclusion == word]
         names = [f"{line.chosen.variant} ({signed(line.compared.estimate)})" for line in lines if line.compared]
         if names:
             parts.append(f"{word} {preposition}{base}: {', '.join(names)}")
-    decided = (AHEAD, BEHIND, NOT_TOLD, BASE)
-    others = [f"{line.chosen.variant}: {line.verdict}" for line in table.lines if line.verdict not in decided]
+    decided = (BETTER, WORSE, INCONCLUSIVE, BASE)
+    others = [f"{line.chosen.variant}: {line.conclusion}" for line in table.lines if line.conclusion not in decided]
     return "; ".join(parts + others) or "nothing to compare"
 
 
@@ -144,8 +144,8 @@ def _seeds(line: Line) -> str:
 
 def _difference(line: Line) -> str:
     if line.compared is None:
-        return line.verdict
+        return line.conclusion
     difference, kind = signed(line.compared.estimate), outcome(line)
     interval = f"{signed(line.compared.low)} to {signed(line.compared.high)}"
-    text = f"{difference} {line.verdict}" if kind else difference
-    return Badge(text, kind, f"{line.verdict}; {interval}; p {p_value(line.holm)}")
+    text = f"{difference} {line.conclusion}" if kind else difference
+    return Badge(text, kind, f"{line.conclusion}; {interval}; p {p_value(line.holm)}")

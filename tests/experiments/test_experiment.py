@@ -13,10 +13,10 @@ from small import LITE, small_study
 from tiny import caller_states
 
 from unimixer.data.dataset import Store
-from unimixer.experiments import Machine, Planned, compute_study, load_rows, plan_study
+from unimixer.experiments import Experiment, Machine, load_rows, plan_experiment
 from unimixer.experiments import progress_view as view
+from unimixer.experiments.plan import Study, read_plan
 from unimixer.experiments.progress_view import Lines, position
-from unimixer.experiments.study_config import Study, read_plan
 from unimixer.metrics import MetricAccumulator
 from unimixer.training.train import train
 
@@ -25,19 +25,19 @@ GRID = [1e-3, 1e-2]
 
 
 @pytest.fixture(scope="module")
-def whole(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planned]:
+def whole(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experiment]:
     """A finished study; tests must not change it."""
     folder = tmp_path_factory.mktemp("studies") / "whole"
     before = caller_states()
-    planned = plan_study(small_study(toy_folder, dense_lr=GRID), folder, ONE)
+    planned = plan_experiment(small_study(toy_folder, dense_lr=GRID), folder, ONE)
     assert planned.missing == 6
-    outcome = compute_study(planned, folder, ONE, quiet=True)
+    outcome = planned.compute(quiet=True)
     assert (len(outcome.computed), outcome.found, outcome.failed) == (6, 0, [])
     assert caller_states() == before
     return folder, planned
 
 
-def test_every_model_has_its_grid_with_the_first_seed_and_all_seeds_at_the_best(whole: tuple[Path, Planned]) -> None:
+def test_every_model_has_its_grid_with_the_first_seed_and_all_seeds_at_the_best(whole: tuple[Path, Experiment]) -> None:
     rows = load_rows(whole[0])
     for variant in ("rankmixer", "lite"):
         own = rows.filter(pl.col("variant") == variant)
@@ -51,7 +51,7 @@ def test_every_model_has_its_grid_with_the_first_seed_and_all_seeds_at_the_best(
 
 
 def test_a_row_is_what_the_same_recipe_trains_in_this_process(
-    whole: tuple[Path, Planned], toy_folder: Path, tmp_path: Path
+    whole: tuple[Path, Experiment], toy_folder: Path, tmp_path: Path
 ) -> None:
     folder, planned = whole
     job = planned.cases[1].job(1, *_chosen(folder, "lite"))
@@ -70,7 +70,7 @@ def test_a_row_is_what_the_same_recipe_trains_in_this_process(
     assert (row["threads"], row["processes"], row["store_hash"]) == (1, 1, Store(toy_folder).hash)
 
 
-def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Planned], toy_folder: Path) -> None:
+def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Experiment], toy_folder: Path) -> None:
     folder, store = whole[0], Store(toy_folder)
     labels = np.load(folder / "scores" / f"{store.hash}-labels.npy")
     users = np.load(folder / "scores" / f"{store.hash}-users.npy")
@@ -85,7 +85,7 @@ def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Planned], to
         assert (found.log_loss, found.calibration) == (row["test_is_click_log_loss"], row["test_is_click_calibration"])
 
 
-def test_finished_rows_leave_their_curves_and_no_weights(whole: tuple[Path, Planned]) -> None:
+def test_finished_rows_leave_their_curves_and_no_weights(whole: tuple[Path, Experiment]) -> None:
     folder, planned = whole
     runs = sorted((folder / "runs").iterdir())
     assert len(runs) == 6
@@ -100,17 +100,17 @@ def test_finished_rows_leave_their_curves_and_no_weights(whole: tuple[Path, Plan
 
 
 def test_nothing_is_computed_twice_and_a_seed_more_is_all_that_is(
-    whole: tuple[Path, Planned], toy_folder: Path, tmp_path: Path
+    whole: tuple[Path, Experiment], toy_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole[0], folder)
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").iterdir()}
-    planned = plan_study(small_study(toy_folder, dense_lr=GRID), folder, ONE)
-    assert (planned.missing, planned.seconds(1)) == (0, 0.0)
-    assert compute_study(planned, folder, ONE, quiet=True).found == 6
-    more = plan_study(small_study(toy_folder, dense_lr=GRID, models=[LITE], seeds=3, base="lite"), folder, ONE)
+    planned = plan_experiment(small_study(toy_folder, dense_lr=GRID), folder, ONE)
+    assert (planned.missing, planned.seconds()) == (0, 0.0)
+    assert planned.compute(quiet=True).found == 6
+    more = plan_experiment(small_study(toy_folder, dense_lr=GRID, models=[LITE], seeds=3, base="lite"), folder, ONE)
     assert more.missing == 1
-    outcome = compute_study(more, folder, ONE, quiet=True)
+    outcome = more.compute(quiet=True)
     assert [row["seed"] for row in outcome.computed] == [2]
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").iterdir()}
     assert len(after) == 7
@@ -122,14 +122,14 @@ def _chosen(folder: Path, variant: str) -> tuple[float, float]:
     return final["dense_lr"][0], final["sparse_lr"][0]
 
 
-def test_the_plan_of_a_study_holds_what_was_asked(whole: tuple[Path, Planned]) -> None:
-    plan = read_plan(whole[0])
+def test_the_plan_of_a_study_holds_what_was_asked(whole: tuple[Path, Experiment]) -> None:
+    plan = read_plan(whole[0], Study)
     assert isinstance(plan, Study)
     assert (plan.seeds, plan.dense_lr, plan.data[0].name) == (2, (1e-3, 1e-2), "toy")
 
 
 def test_a_study_in_a_pipe_says_where_its_rows_stand(
-    whole: tuple[Path, Planned], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, Experiment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, planned = whole
     case = planned.cases[0]

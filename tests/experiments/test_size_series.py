@@ -7,7 +7,8 @@ from typing import Any
 
 from small import small_cases
 
-from unimixer.experiments.lr_search import RateSearch, chosen_rates
+from unimixer.experiments.lr_search import chosen_rates
+from unimixer.experiments.size_series import GridSeries, TransferSeries
 
 GRID = [(5e-4, 1e-3), (1e-3, 1e-3), (2e-3, 1e-3)]
 
@@ -42,15 +43,16 @@ def test_nothing_is_chosen_before_the_grid_is_complete_and_failures_do_not_count
 
 def test_a_search_gives_the_other_seeds_when_its_last_row_is_in(toy_folder: Path) -> None:
     first, second = small_cases(toy_folder)
-    search = RateSearch([first, second], seeds=3, grid=GRID)
-    jobs = search.first_jobs()
+    search, other = (GridSeries([case], seeds=3, grid=GRID) for case in (first, second))
+    jobs = [*search.first_jobs(), *other.first_jobs()]
     assert [(job.case.variant, job.recipe.training.seed) for job in jobs] == [("rankmixer", 0)] * 3 + [("lite", 0)] * 3
-    assert (search.total(), search.rows_a_case) == (10, 5)
+    assert (search.total(), other.rows_of(second)) == (5, 5)
     rows = [
         row(job.recipe.optimizer.dense_lr, auc, key=job.key) for job, auc in zip(jobs, (0.5, 0.6, 0.7), strict=False)
     ]
     assert search.after(rows[0]) == search.after(rows[1]) == []
-    later = search.after(rows[2])
+    first_again, *later = search.after(rows[2])
+    assert first_again.key == jobs[2].key  # the first seed's row at the best rate counts
     assert [(j.case.variant, j.recipe.training.seed, j.recipe.optimizer.dense_lr) for j in later] == [
         ("rankmixer", 1, 2e-3),
         ("rankmixer", 2, 2e-3),
@@ -59,8 +61,22 @@ def test_a_search_gives_the_other_seeds_when_its_last_row_is_in(toy_folder: Path
 
 
 def test_a_grid_of_one_starts_all_seeds_at_once(toy_folder: Path) -> None:
-    search = RateSearch(small_cases(toy_folder), seeds=2, grid=[(1e-3, 1e-3)])
-    jobs = search.first_jobs()
+    search, other = (GridSeries([case], seeds=2, grid=[(1e-3, 1e-3)]) for case in small_cases(toy_folder))
+    jobs = [*search.first_jobs(), *other.first_jobs()]
     assert [job.recipe.training.seed for job in jobs] == [0, 1, 0, 1]
-    assert search.total() == 4
+    assert search.total() + other.total() == 4
     assert search.after(row(1e-3, 0.6, key=jobs[0].key)) == []
+
+
+def test_a_rule_across_sizes_searches_the_base_size_and_runs_every_size_at_its_own_rate(toy_folder: Path) -> None:
+    small, large = small_cases(toy_folder, models=["rankmixer"], params=["6K", "24K"])
+    series = TransferSeries([small, large], power=0.5, seeds=2, grid=GRID, base_sizes=[6_000])
+    assert (series.rows_of(small), series.rows_of(large), series.total()) == (5, 2, 7)
+    assert series.rates() is None
+    for job, auc in zip(series.search(), (0.6, 0.7, 0.6), strict=True):
+        jobs = series.after(row(job.recipe.optimizer.dense_lr, auc, key=job.key))
+    assert series.rates() == [(1e-3, 1e-3), (float(f"{1e-3 * (large.width / small.width) ** -0.5:.3g}"), 1e-3)]
+    assert [(job.case.budget, job.recipe.training.seed) for job in jobs] == [
+        *((6_000, 0), (6_000, 1), (24_000, 0), (24_000, 1)),
+    ]
+    assert series.total() == 6  # the run of the search at the best rate is one of those that count

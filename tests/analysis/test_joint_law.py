@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from unimixer.analysis.bootstrap import BootstrapOptions
 from unimixer.analysis.joint_law import fit_joint
-from unimixer.analysis.power_law import Floor
+from unimixer.analysis.power_law import IrreducibleError
 from unimixer.errors import UnimixerError
 
 PARAMS, ROWS = (grid.ravel() for grid in np.meshgrid(np.geomspace(2.5e5, 64e6, 5), np.geomspace(1e6, 64e6, 4)))
@@ -14,8 +15,8 @@ TRUTH = 0.2 + 0.05 * (PARAMS / 1e6) ** -0.25 + 0.08 * (ROWS / 1e6) ** -0.35
 
 
 def test_planted_exponents_come_back_with_and_without_the_floor() -> None:
-    for floor in (None, Floor.given(0.2)):
-        law = fit_joint(PARAMS, ROWS, TRUTH, floor=floor, replicates=20)
+    for floor in (None, IrreducibleError.known(0.2)):
+        law = fit_joint(PARAMS, ROWS, TRUTH, irreducible_error=floor, options=BootstrapOptions(20))
         assert (law.b, law.e, law.c) == pytest.approx((0.25, 0.35, 0.2), abs=5e-3)
         assert (law.a(1e6), law.d(1e6)) == pytest.approx((0.05, 0.08), rel=0.05)
         assert law.r2 == pytest.approx(1.0)
@@ -29,9 +30,8 @@ def test_intervals_hold_the_planted_exponents() -> None:
             PARAMS,
             ROWS,
             TRUTH * np.exp(0.003 * rng.normal(size=len(TRUTH))),
-            floor=Floor.given(0.2),
-            replicates=200,
-            generator=rng,
+            irreducible_error=IrreducibleError.known(0.2),
+            options=BootstrapOptions(200, rng),
         )
         ends = law.intervals
         assert ends is not None
@@ -40,7 +40,7 @@ def test_intervals_hold_the_planted_exponents() -> None:
 
 
 def test_shares_say_what_is_short() -> None:
-    law = fit_joint(PARAMS, ROWS, TRUTH, floor=Floor.given(0.2), replicates=20)
+    law = fit_joint(PARAMS, ROWS, TRUTH, irreducible_error=IrreducibleError.known(0.2), options=BootstrapOptions(20))
     assert sum(law.shares(1e6, 1e6)) == pytest.approx(1)
     assert law.shares(1e6, 1e6)[1] == pytest.approx(0.08 / 0.13, rel=1e-3)
     assert law.shares(64e6, 1e6)[1] > 0.8  # a large model on few rows is short of rows
@@ -53,7 +53,9 @@ def test_what_cannot_be_fitted_is_refused_and_a_short_range_is_said() -> None:
     with pytest.raises(UnimixerError, match="a joint fit has 5 coefficients, and there are 3 pairs"):
         fit_joint([1e6, 2e6, 3e6], [1e6, 2e6, 3e6], [0.3, 0.28, 0.27])
     with pytest.raises(UnimixerError, match=r"floor=0\.5 must lie below every error"):
-        fit_joint(PARAMS, ROWS, TRUTH, floor=Floor.given(0.5))
+        fit_joint(PARAMS, ROWS, TRUTH, irreducible_error=IrreducibleError.known(0.5))
     near = 1e6 * (1 + (ROWS / ROWS.max()))
-    law = fit_joint(PARAMS, near, 0.2 + 0.05 * (PARAMS / 1e6) ** -0.25 + 0.08 * (near / 1e6) ** -0.35, replicates=20)
+    law = fit_joint(
+        PARAMS, near, 0.2 + 0.05 * (PARAMS / 1e6) ** -0.25 + 0.08 * (near / 1e6) ** -0.35, options=BootstrapOptions(20)
+    )
     assert any(text.startswith("training rows span a factor of 2.0 only") for text in law.warnings)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unimixer.analysis.costs import costs_of
+from unimixer.analysis.bootstrap import BootstrapOptions
 from unimixer.analysis.points import read_points
-from unimixer.analysis.power_law import Floor, Law, fit_law
-from unimixer.analysis.sizing import Advice, Budget, Costs, Curve, advise
+from unimixer.analysis.power_law import IrreducibleError, Law, fit_law
+from unimixer.analysis.sizing import Advice, Budget, Costs, Curve, advise, costs_of
 from unimixer.errors import UnimixerError
 
 SIZES = [1e6, 4e6, 16e6, 64e6]
@@ -22,7 +22,13 @@ COSTS = Costs(FLOPS, LATENCY, Curve(SIZES, [n / 1e6 for n in SIZES]))
 
 def law_of(b: float = 0.2, a: float = 1.0) -> Law:
     errors = [0.2 + a * n**-b for n in SIZES for _ in range(2)]
-    return fit_law([n for n in SIZES for _ in range(2)], errors, form="error", floor=Floor.given(0.2), replicates=50)
+    return fit_law(
+        [n for n in SIZES for _ in range(2)],
+        errors,
+        form="error",
+        irreducible_error=IrreducibleError.known(0.2),
+        options=BootstrapOptions(50),
+    )
 
 
 def one(budget: Budget, costs: Costs = COSTS, law: Law | None = None) -> Advice:
@@ -95,7 +101,7 @@ def test_returns_are_the_derivatives_of_the_law() -> None:
 
 
 def test_a_gain_counts_from_its_base() -> None:
-    law = fit_law(SIZES, [0.003 * (n / 1e6) ** 0.14 for n in SIZES], form="gain", replicates=50)
+    law = fit_law(SIZES, [0.003 * (n / 1e6) ** 0.14 for n in SIZES], form="gain", options=BootstrapOptions(50))
     (found,) = advise({"m": law}, {"m": COSTS}, Budget(params=8e6), base_auc=0.74)
     assert found.auc == pytest.approx(0.74 + 0.003 * 8**0.14, abs=1e-5)
     assert found.interval is not None
@@ -105,7 +111,12 @@ def test_a_gain_counts_from_its_base() -> None:
 def test_the_interval_of_an_error_is_turned_round() -> None:
     rng = np.random.default_rng(1)
     sizes = np.repeat(SIZES, 3)
-    law = fit_law(sizes, 0.2 + sizes**-0.2 * np.exp(0.05 * rng.normal(size=12)), form="error", floor=Floor.given(0.2))
+    law = fit_law(
+        sizes,
+        0.2 + sizes**-0.2 * np.exp(0.05 * rng.normal(size=12)),
+        form="error",
+        irreducible_error=IrreducibleError.known(0.2),
+    )
     found = one(Budget(params=20e6), law=law)
     assert found.interval is not None
     assert found.auc is not None
@@ -145,7 +156,7 @@ def test_a_file_of_points_brings_its_own_costs(tmp_path: Path) -> None:
     lines += [f"m,{int(n)},{int(2 * n)},{0.7 + n / 1e10},0,{n**0.5 / 1e3},0.7,{n / 1e6 * 3600}" for n in SIZES]
     path = tmp_path / "points.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    costs = costs_of(read_points(path), path, candidates=100)["m"]
+    costs = costs_of(read_points(path), path, {})["m"]
     assert costs.flops is not None
     assert costs.latency_ms is not None
     assert costs.training_hours is not None
@@ -154,4 +165,4 @@ def test_a_file_of_points_brings_its_own_costs(tmp_path: Path) -> None:
     assert costs.training_hours.at([4e6])[0] == pytest.approx(4.0)
     bare = tmp_path / "bare.csv"
     bare.write_text("model,params,metric\nm,1000000,0.001\nm,4000000,0.002\n", encoding="utf-8")
-    assert costs_of(read_points(bare), bare, candidates=100) == {"m": Costs()}
+    assert costs_of(read_points(bare), bare, {}) == {"m": Costs()}

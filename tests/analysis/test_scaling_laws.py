@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from unimixer.analysis.options import parse_floor, parse_sizes
-from unimixer.analysis.points import Points, check_points, read_points
-from unimixer.analysis.scaling_laws import analyse, analyse_jointly
+from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
+from unimixer.analysis.scaling_laws import analyze, analyze_jointly
 from unimixer.analysis.series import Reading
-from unimixer.analysis.simulate import Truth, simulate
+from unimixer.analysis.units import parse_floor, parse_sizes
 from unimixer.errors import UnimixerError
 
 PAPER = Path(__file__).with_name("paper.csv")
@@ -35,7 +34,7 @@ def points(frame: pl.DataFrame, **more: str) -> Points:
 
 
 def test_the_papers_exponents_come_out_of_its_own_rows() -> None:
-    found = analyse(read_points(PAPER, units={"params": "M", "metric": "percent"}), replicates=200)
+    found = analyze(read_points(PAPER, units={"params": "M", "metric": "percent"}), replicates=200)
     for model, (coefficient, exponent) in PRINTED.items():
         law = found.laws[model]
         assert law.b == pytest.approx(exponent, rel=0.03)
@@ -43,52 +42,52 @@ def test_the_papers_exponents_come_out_of_its_own_rows() -> None:
     order = sorted(found.laws, key=lambda model: found.laws[model].b)
     assert order == ["RankMixer", "UniMixer", "UniMixing-Lite"]
     assert found.laws["RankMixer"].b_interval is None  # two rows
-    assert all(pair.verdict == "not told apart" for pair in found.pairs)  # and three rows tell nothing apart
+    assert all(pair.conclusion == "inconclusive" for pair in found.pairs)  # and three rows tell nothing apart
     assert any("RankMixer: as many sizes as coefficients" in text for text in found.warnings)
 
 
 def test_a_sweep_of_aucs_is_fitted_as_an_error_above_the_best_reachable() -> None:
-    found = analyse(points(sweep()), at=[64e6 * 20])
+    found = analyze(points(sweep()), at=[64e6 * 20])
     assert found.words == "1 \N{MINUS SIGN} AUC"
     assert found.laws["steep"].b == pytest.approx(0.21, abs=0.01)
     assert found.laws["flat"].c == pytest.approx(0.22)
-    assert found.pairs[0].verdict == "flatter"
+    assert found.pairs[0].conclusion == "flatter"
     one = found.predicted[0]
     assert one.times == pytest.approx(20)
     assert one.band is not None
     assert one.run is not None
     assert one.run[0] < one.band[0] < one.value < one.band[1] < one.run[1]
     assert any("predicted at more than 8 times the largest size" in text for text in found.warnings)
-    again = analyse(points(sweep()), at=[64e6 * 20])
+    again = analyze(points(sweep()), at=[64e6 * 20])
     assert again.predicted == found.predicted  # the same seed draws the same
 
 
 def test_readings_of_the_same_table_agree() -> None:
     frame = sweep()
-    known = analyse(points(frame)).laws["steep"].b
+    known = analyze(points(frame)).laws["steep"].b
     bare = points(frame.drop("best_auc"))
-    assert analyse(bare, reading=Reading(best_auc=0.78)).laws["steep"].b == pytest.approx(known)
-    assert analyse(bare, reading=Reading(floor=(0.22, 0.22))).laws["steep"].b == pytest.approx(known)
-    fitted = analyse(bare, replicates=200).laws["steep"]
-    assert fitted.floor.fitted
+    assert analyze(bare, reading=Reading(best_auc=0.78)).laws["steep"].b == pytest.approx(known)
+    assert analyze(bare, reading=Reading(irreducible_error=(0.22, 0.22))).laws["steep"].b == pytest.approx(known)
+    fitted = analyze(bare, replicates=200).laws["steep"]
+    assert fitted.irreducible_error.fitted
     assert fitted.b == pytest.approx(known, abs=0.05)
     errors = frame.drop("auc", "best_auc").with_columns(metric=1 - pl.col("metric"))
-    assert analyse(points(errors, form="error"), reading=Reading(floor=(0.22, 0.22))).laws["steep"].b == pytest.approx(
-        known
-    )
-    gains = analyse(points(frame), reading=Reading(form="gain", base_auc=0.6))
+    assert analyze(points(errors, form="error"), reading=Reading(irreducible_error=(0.22, 0.22))).laws[
+        "steep"
+    ].b == pytest.approx(known)
+    gains = analyze(points(frame), reading=Reading(form="gain", base_auc=0.6))
     assert gains.words == "dAUC"
     assert gains.laws["steep"].at(4e6)[0] == pytest.approx(0.78 - 1.5 * 4e6**-0.21 - 0.6, rel=0.2)
 
 
 def test_over_flops_and_latency_runs_of_one_size_stay_together() -> None:
     frame = sweep().with_columns(latency_ms=pl.Series(np.linspace(1, 2, 20)) * pl.col("params").sqrt())
-    assert analyse(points(frame), x="flops").laws["steep"].b == pytest.approx(0.21, abs=0.01)
-    series = analyse(points(frame), x="latency_ms").series["steep"]
+    assert analyze(points(frame), x="flops").laws["steep"].b == pytest.approx(0.21, abs=0.01)
+    series = analyze(points(frame), x="latency_ms").series["steep"]
     assert series.sizes == 5
     assert len(series.x) == 10
     with pytest.raises(UnimixerError, match="no latency_ms; fill the column, or fit over another: params, flops"):
-        analyse(points(sweep()), x="latency_ms")
+        analyze(points(sweep()), x="latency_ms")
 
 
 def test_where_rows_vary_a_curve_takes_the_largest_and_the_joint_fit_all() -> None:
@@ -98,12 +97,12 @@ def test_where_rows_vary_a_curve_takes_the_largest_and_the_joint_fit_all() -> No
         for n in rows
     ]
     both = points(pl.concat(frames))
-    found = analyse(both, replicates=100)
+    found = analyze(both, replicates=100)
     assert {point.rows for point in found.series["steep"].points} == {64e6}
     assert any("10 of 30 runs, those of 64,000,000 training rows" in text for text in found.warnings)
-    law = analyse_jointly(both, replicates=50)["steep"]
+    law = analyze_jointly(both, replicates=50)["steep"]
     assert (law.b, law.e) == pytest.approx((0.21, 0.3), abs=0.02)
-    assert analyse_jointly(points(sweep())) == {}
+    assert analyze_jointly(points(sweep())) == {}
 
 
 def test_a_step_back_is_named_and_a_model_with_too_few_sizes_is_left_out() -> None:
@@ -113,7 +112,7 @@ def test_a_step_back_is_named_and_a_model_with_too_few_sizes_is_left_out() -> No
         .otherwise(pl.col("metric"))
     )
     few = pl.concat([frame, frame.filter(model="flat").head(2).with_columns(model=pl.lit("few"))])
-    found = analyse(points(few), replicates=100)
+    found = analyze(points(few), replicates=100)
     assert any(
         "steep: not monotone in 1 of 4 steps" in text
         and "from 0.2816 at params=4.00M to 0.3058 at 16.0M (points.csv, line 18 (steep))" in text
@@ -150,17 +149,17 @@ def test_what_cannot_be_is_refused_with_the_way_out() -> None:
         ),
     ):
         with pytest.raises(UnimixerError, match=message):
-            analyse(points(values), **arguments)
+            analyze(points(values), **arguments)
     with pytest.raises(UnimixerError, match=r"in every model the error rises .* say --metric-is auc"):
-        analyse(points(errors, metric="error"))
+        analyze(points(errors, metric="error"))
     falling = errors.with_columns(metric=0.5 - pl.col("metric") / 2)
     with pytest.raises(UnimixerError, match=r"in every model the gain falls .* say --metric-is error"):
-        analyse(points(falling))
+        analyze(points(falling))
 
 
 def test_many_pairs_need_many_draws() -> None:
     frame = pl.concat([sweep().filter(model="flat").with_columns(model=pl.lit(f"m{n}")) for n in range(5)])
-    found = analyse(points(frame), replicates=200)
+    found = analyze(points(frame), replicates=200)
     assert len(found.pairs) == 10
     assert any("200 draws are too few to tell any of 10 pairs apart" in text for text in found.warnings)
 

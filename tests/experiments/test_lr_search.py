@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.lr_transfer import Transfer, Trial, best_rate, losses, power_between, rounded
+from unimixer.experiments.lr_search import LRTrial, Transfer, best_rate, losses, power_between, rounded
 
 GRID = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3]
 
@@ -20,8 +20,8 @@ def hill(best: float, top: float = 0.75) -> Callable[[float], float]:
     return lambda rate: top - 0.01 * math.log(rate / best) ** 2
 
 
-def trial(params: int, width: float, best: float, model: str = "m") -> Trial:
-    return Trial(model, params, width, {rate: hill(best)(rate) for rate in GRID})
+def trial(params: int, width: float, best: float, model: str = "m") -> LRTrial:
+    return LRTrial(model, params, width, {rate: hill(best)(rate) for rate in GRID})
 
 
 def test_rates_follow_the_power_of_the_width() -> None:
@@ -88,4 +88,4 @@ def test_between_the_rates_of_a_grid_a_trial_is_a_parabola() -> None:
     for rate in (5e-4, 7e-4, 1.5e-3, 2.9e-3, 7e-3, 8e-3):
         assert one.at(rate) == pytest.approx(hill(1.5e-3)(rate), abs=1e-9)
     assert one.at(4e-4) is None
-    assert Trial("m", 1, 16.0, {1e-3: 0.7, 2e-3: 0.7}).at(1.5e-3) is None
+    assert LRTrial("m", 1, 16.0, {1e-3: 0.7, 2e-3: 0.7}).at(1.5e-3) is None

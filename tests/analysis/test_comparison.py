@@ -1,4 +1,4 @@
-"""From rows and scores to words: who is ahead, who is not, and what is missing."""
+"""From rows and scores to conclusions: better, worse or inconclusive, and what is missing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from fake_study import QUALITY, fake_study
 
 from unimixer import metrics
 from unimixer.analysis.comparison import (
-    AHEAD,
     BASE,
-    BEHIND,
+    BETTER,
+    INCONCLUSIVE,
     NO_SCORES,
-    NOT_TOLD,
     ONE_SEED,
-    Judgement,
+    WORSE,
+    ComparisonReport,
+    Question,
     Table,
-    judge,
+    compare_models,
 )
 from unimixer.analysis.selection import choose, find_base, places_of
 from unimixer.analysis.significance import holm
@@ -36,34 +37,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> Judgement:
-    return judge(load_rows(folder).to_dicts(), folder, replicates=200, seeds=range(3))
+def found(folder: Path) -> ComparisonReport:
+    return compare_models(load_rows(folder).to_dicts(), folder, replicates=200, seeds=range(3))
 
 
-def the_table(found: Judgement, task: str = "click", metric: str = "auc") -> Table:
+def the_table(found: ComparisonReport, task: str = "click", metric: str = "auc") -> Table:
     table = found.table(found.places[0], task, metric)
     assert table is not None
     return table
 
 
 def words(table: Table) -> dict[str, str]:
-    return {line.chosen.variant: line.verdict for line in table.lines}
+    return {line.chosen.variant: line.conclusion for line in table.lines}
 
 
-def test_a_better_model_is_ahead_an_equal_one_is_not_told_apart_a_worse_one_is_behind(found: Judgement) -> None:
+def test_models_are_better_worse_or_inconclusive_against_the_base(found: ComparisonReport) -> None:
     for metric in ("auc", "log_loss", "ne"):  # of two, lower is better
         assert words(the_table(found, metric=metric)) == {
             "rankmixer": BASE,
-            LITE: AHEAD,
-            "dcnv2": NOT_TOLD,
-            "mlp": BEHIND,
+            LITE: BETTER,
+            "dcnv2": INCONCLUSIVE,
+            "mlp": WORSE,
         }
     losses = {line.chosen.variant: line.compared for line in the_table(found, metric="log_loss").lines}
     assert losses[LITE] is not None
     assert losses[LITE].estimate < 0
 
 
-def test_the_difference_is_that_of_the_seeds_both_have(found: Judgement, folder: Path) -> None:
+def test_the_difference_is_that_of_the_seeds_both_have(found: ComparisonReport, folder: Path) -> None:
     labels = np.load(folder / "scores" / "00000001-labels.npy")[:, 0]
 
     def value(backbone: str, seed: int) -> float:
@@ -80,7 +81,7 @@ def test_the_difference_is_that_of_the_seeds_both_have(found: Judgement, folder:
     assert by_model[LITE].spread == pytest.approx(np.std([value("unimixer-lite", s) for s in range(3)], ddof=1))
 
 
-def test_failed_and_missing_seeds_are_named(found: Judgement) -> None:
+def test_failed_and_missing_seeds_are_named(found: ComparisonReport) -> None:
     by_model = {line.chosen.variant: line.chosen for line in the_table(found).lines}
     assert set(by_model["dcnv2"].failed) == {1}
     assert by_model["mlp"].missing == (2,)
@@ -89,7 +90,7 @@ def test_failed_and_missing_seeds_are_named(found: Judgement) -> None:
 
 
 def test_p_is_corrected_over_tasks_metrics_and_models_and_normalised_entropy_is_no_second_look(
-    found: Judgement,
+    found: ComparisonReport,
 ) -> None:
     tables = [table for table in found.tables if table.metric != "ne"]
     lines = [line for table in tables for line in table.lines if line.compared is not None]
@@ -102,13 +103,13 @@ def test_p_is_corrected_over_tasks_metrics_and_models_and_normalised_entropy_is_
             assert entropy.compared.p == pytest.approx(loss.compared.p, rel=0.1, abs=1e-3)
 
 
-def test_fewer_metrics_and_tasks_are_fewer_comparisons(found: Judgement, folder: Path) -> None:
+def test_fewer_metrics_and_tasks_are_fewer_comparisons(found: ComparisonReport, folder: Path) -> None:
     rows = load_rows(folder).to_dicts()
-    fewer = judge(rows, folder, tasks=["long_view"], metrics=["uauc"], replicates=50)
+    fewer = compare_models(rows, folder, Question(tasks=["long_view"], metrics=["uauc"]), replicates=50)
     assert [(table.task, table.metric, table.comparisons) for table in fewer.tables] == [("long_view", "uauc", 3)]
 
 
-def test_only_rows_at_the_chosen_rate_count(found: Judgement, folder: Path) -> None:
+def test_only_rows_at_the_chosen_rate_count(found: ComparisonReport, folder: Path) -> None:
     for line in the_table(found).lines:
         assert line.chosen.dense_lr == 1e-3
         assert {row["phase"] for row in line.chosen.finished.values()} <= {"both", "final"}
@@ -123,7 +124,7 @@ def test_an_open_search_stands_at_its_best_rate_so_far(folder: Path) -> None:
 
 def test_one_seed_gives_an_interval_and_no_verdict(tmp_path: Path) -> None:
     fake_study(tmp_path, seeds=1)
-    one = judge(load_rows(tmp_path).to_dicts(), tmp_path, replicates=50)
+    one = compare_models(load_rows(tmp_path).to_dicts(), tmp_path, replicates=50)
     assert words(the_table(one)) == {"rankmixer": BASE, **{name: ONE_SEED for name in QUALITY if name != "rankmixer"}}
     line = the_table(one).lines[1]
     assert line.compared is not None
@@ -133,9 +134,9 @@ def test_one_seed_gives_an_interval_and_no_verdict(tmp_path: Path) -> None:
 
 def test_models_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
     fake_study(tmp_path, seeds=2, without=[("rankmixer", 0)], failed=[("mlp", 1)])
-    found = judge(load_rows(tmp_path).to_dicts(), tmp_path, replicates=50)
+    found = compare_models(load_rows(tmp_path).to_dicts(), tmp_path, replicates=50)
     by_model = {line.chosen.variant: line for line in the_table(found).lines}
-    assert by_model["mlp"].verdict == NO_SCORES
+    assert by_model["mlp"].conclusion == NO_SCORES
     assert by_model["mlp"].mean is not None
     assert by_model[LITE].compared is not None
     assert by_model[LITE].compared.seeds == 1
@@ -145,14 +146,16 @@ def test_without_kept_scores_means_are_shown_and_nothing_is_judged(tmp_path: Pat
     fake_study(tmp_path)
     for path in (tmp_path / "scores").iterdir():
         path.unlink()
-    found = judge(load_rows(tmp_path).to_dicts(), tmp_path)
+    found = compare_models(load_rows(tmp_path).to_dicts(), tmp_path)
     assert set(words(the_table(found)).values()) == {BASE, NO_SCORES}
     assert all(line.mean is not None for line in the_table(found).lines)
 
 
 def test_budgets_and_data_sets_are_compared_within(tmp_path: Path) -> None:
     fake_study(tmp_path, stores=("one", "two"), params=(1_000_000, 4_000_000), seeds=2, rows=600)
-    found = judge(load_rows(tmp_path).to_dicts(), tmp_path, tasks=["click"], metrics=["auc"], replicates=20)
+    found = compare_models(
+        load_rows(tmp_path).to_dicts(), tmp_path, Question(tasks=["click"], metrics=["auc"]), replicates=20
+    )
     assert [place.words for place in found.places] == [
         *("one, 1M parameters", "one, 4M parameters", "two, 1M parameters", "two, 4M parameters")
     ]
@@ -169,7 +172,7 @@ def test_the_base_stands_in_every_group(folder: Path) -> None:
 def test_rows_without_users_are_compared_row_by_row(tmp_path: Path) -> None:
     fake_study(tmp_path, rows=500)
     (tmp_path / "scores" / "00000001-users.npy").unlink()
-    found = judge(load_rows(tmp_path).to_dicts(), tmp_path, tasks=["click"], replicates=20)
+    found = compare_models(load_rows(tmp_path).to_dicts(), tmp_path, Question(tasks=["click"]), replicates=20)
     assert the_table(found).users == 500
     assert set(words(the_table(found, metric="uauc")).values()) == {BASE, NO_SCORES}
 
@@ -178,8 +181,8 @@ def test_the_base_is_a_label_or_a_backbone(folder: Path) -> None:
     rows = load_rows(folder).to_dicts()
     assert find_base(rows, None) == "rankmixer"
     assert find_base(rows, "unimixer-lite") == find_base(rows, LITE) == LITE
-    found = judge(rows, folder, base="unimixer-lite", metrics=["auc"], replicates=20)
-    assert words(the_table(found))["rankmixer"] == BEHIND
+    found = compare_models(rows, folder, Question(base="unimixer-lite", metrics=["auc"]), replicates=20)
+    assert words(the_table(found))["rankmixer"] == WORSE
     deeper = [*rows, {**rows[-1], "variant": "unimixer-lite, 2 blocks", "backbone": "unimixer-lite"}]
     with pytest.raises(UnimixerError, match="could be any of: unimixer-lite, 4 blocks · unimixer-lite, 2 blocks"):
         find_base(deeper, "unimixer-lite")
@@ -217,7 +220,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path, change: Any, arguments: dict[
     if change is not None:
         change(tmp_path)
     with pytest.raises(UnimixerError, match=message):
-        judge(rows, tmp_path, replicates=20, **arguments)
+        compare_models(rows, tmp_path, Question(**arguments), replicates=20)
 
 
 def test_tasks_are_those_of_the_scores(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from small import small_cases
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.experiments import run_jobs
-from unimixer.experiments.executor import study_lock
+from unimixer.experiments.executor import Machine, Schedule, study_lock
 from unimixer.experiments.progress_view import position
+from unimixer.workers.local import Pool
 
 
 def _children() -> list[int]:
@@ -26,7 +28,7 @@ def _children() -> list[int]:
             command = (path.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(parent) == os.getpid() and state != "Z" and "spawn_main" in command:
+        if int(parent) == os.getpid() and state != "Z" and "unimixer.experiments.worker" in command:
             found.append(int(path.parent.name))
     return found
 
@@ -35,14 +37,14 @@ def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_fo
     good, bad = (case.job(0, 1e-3, 1e-3) for case in small_cases(toy_folder))
     broken = bad.recipe.model_copy(update={"training": bad.recipe.training.model_copy(update={"monitor": "no.auc"})})
     broken_bad = type(bad)(bad.case, broken)
-    outcome = run_jobs([broken_bad, good], tmp_path, workers=1)
+    outcome = run_jobs([broken_bad, good], tmp_path)
     assert [row["key"] for row in outcome.computed] == [good.key]
     (row,) = outcome.failed
     assert row["status"] == "failed"
     assert row["error"].startswith("unknown training.monitor 'no.auc'")
     assert not (tmp_path / "runs" / row["key"]).exists()
     # the next call tries it again, and what has become possible is done
-    again = run_jobs([broken_bad, good], tmp_path, workers=1)
+    again = run_jobs([broken_bad, good], tmp_path)
     assert (again.found, len(again.failed), again.computed) == (1, 1, [])
 
 
@@ -67,13 +69,13 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
                 (worker,) = _children()
                 os.kill(worker, signal.SIGKILL)
 
-    outcome = run_jobs(jobs, tmp_path, workers=1, view=Killer())
+    outcome = run_jobs(jobs, tmp_path, view=Killer())
     (row,) = outcome.failed
     assert row["error"] == "its process was killed by SIGKILL, perhaps by the system for want of memory"
     assert [done["key"] for done in outcome.computed] == [jobs[1].key]
     assert any(checkpoints.glob("step-*"))
     started = time.time()
-    again = run_jobs(jobs, tmp_path, workers=1)
+    again = run_jobs(jobs, tmp_path)
     assert [done["key"] for done in again.computed] == [jobs[0].key]
     assert again.found == 1
     created = (tmp_path / "runs" / jobs[0].key / "config.yaml").stat().st_mtime
@@ -103,6 +105,34 @@ def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tm
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(UnimixerError, match=r"^stopped with 0 of 1 rows done; continue with: again$"):
-        run_jobs([job], tmp_path, view=Stopper(), resume_with="again")
+        run_jobs([job], tmp_path, schedule=Schedule(resume_with="again"), view=Stopper())
     assert any((tmp_path / "runs" / job.key / "checkpoints").glob("step-*"))
     assert not (tmp_path / "rows").exists()
+
+
+def test_a_pool_replaces_a_process_that_died_while_idle(tmp_path: Path) -> None:
+    with Pool[str](workers=1, threads=1, log=tmp_path / "log") as pool:
+        pool.submit("first", {"do": "train", "folder": "x", "recipe": {}, "columns": {"key": "k"}})
+        reply = None
+        while reply is None:
+            reply = pool.wait(1.0)
+        assert reply.values["failed"] == "recipe: name: required, but not given"
+        (worker,) = _children()
+        os.kill(worker, signal.SIGKILL)
+        while pool._idle[0].poll() is None:
+            time.sleep(0.01)
+        pool.submit("second", {"do": "train", "folder": "x", "recipe": {"name": 3}, "columns": {"key": "k"}})
+        reply = None
+        while reply is None:
+            reply = pool.wait(1.0)
+        assert (reply.task, reply.died) == ("second", False)
+
+
+def test_a_machine_is_written_as_options() -> None:
+    assert Machine(workers=3, threads=2).options() == " --jobs 3 --threads 2"
+
+
+def test_a_machine_on_a_cluster_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'unimixer\[sweep\]'"):
+        Machine(ray="auto")

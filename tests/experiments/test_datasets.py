@@ -11,9 +11,9 @@ from unimixer import prepare
 from unimixer.data.dataset import Store
 from unimixer.data.raw.adapters import ADAPTERS
 from unimixer.errors import UnimixerError
-from unimixer.experiments import Machine, load_study, plan_study
-from unimixer.experiments.sources import prepare_missing
-from unimixer.experiments.study_config import Study
+from unimixer.experiments import load_study, plan_experiment
+from unimixer.experiments.datasets import prepare_missing
+from unimixer.experiments.plan import Study
 from unimixer.settings import parse
 
 FILES = sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("*.yaml"))
@@ -45,20 +45,20 @@ def test_a_missing_store_is_prepared_once(tmp_path: Path) -> None:
     changes = {"data": [{"path": str(out), "source": "movielens-1m", "options": {"threshold": 3}}], "seeds": 1}
     changes |= {"models": ["rankmixer", "unimixer-lite"], "params": ["60K"], "dense_lr": [1e-3]}
     study = load_study(file, changes)
-    assert prepare_missing(study, raw) == [out]
+    assert prepare_missing(study.data, raw) == [out]
     assert Store(out).summary("train").rows > 0
-    assert prepare_missing(study, None) == []
-    planned = plan_study(study, tmp_path / "study", Machine(workers=1))
+    assert prepare_missing(study.data, None) == []
+    planned = plan_experiment(study, tmp_path / "study")
     assert len(planned.cases) == 2
 
 
 def test_files_are_asked_for_where_a_store_is_missing(tmp_path: Path) -> None:
     values = {"data": [{"path": str(tmp_path / "c"), "source": "criteo"}], "models": ["mlp"], "params": ["1M"]}
     with pytest.raises(UnimixerError, match=r"does not exist; name the files of criteo .*--raw FOLDER"):
-        prepare_missing(parse(Study, values, where="study"))
+        prepare_missing(parse(Study, values, where="study").data)
     values["data"].append({"path": str(tmp_path / "a"), "source": "avazu"})  # type: ignore[attr-defined]
     with pytest.raises(UnimixerError, match=r"--raw is one folder, and .* are both missing"):
-        prepare_missing(parse(Study, values, where="study"), tmp_path)
+        prepare_missing(parse(Study, values, where="study").data, tmp_path)
 
 
 def test_a_store_that_was_made_with_other_options_than_the_study_names_is_refused(tmp_path: Path) -> None:
@@ -69,6 +69,6 @@ def test_a_store_that_was_made_with_other_options_than_the_study_names_is_refuse
     with pytest.raises(
         UnimixerError, match=r"made with options \{'threshold': 3\}, and the study names \{'threshold': 4\}"
     ):
-        prepare_missing(parse(Study, study, where="study"))
+        prepare_missing(parse(Study, study, where="study").data)
     values["options"] = {"threshold": 3}
-    assert prepare_missing(parse(Study, study, where="study")) == []
+    assert prepare_missing(parse(Study, study, where="study").data) == []
