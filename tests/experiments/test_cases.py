@@ -13,7 +13,7 @@ from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.experiments.experiment import build_series
 from unimixer.experiments.models import slug
-from unimixer.experiments.sizes import ranker_flops, short, size_for_flops
+from unimixer.experiments.sizes import ranker_flops, short, width_for_flops
 from unimixer.ranker import Ranker, count_dense
 
 
@@ -50,7 +50,7 @@ def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path
     arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "size": 16.0, "sequences": sequences}
     pooled = ranker_flops(spec, **{**arguments, "sequences": "pooled"})
     assert ranker_flops(spec, **arguments) != pooled
-    size = size_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "size"})
+    size = width_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "size"})
     assert ranker_flops(spec, **{**arguments, "size": size}) == pytest.approx(100_000, rel=0.02)
 
 

@@ -16,7 +16,6 @@ from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.experiments import run_jobs
 from unimixer.experiments.executor import Machine, Schedule, study_lock
 from unimixer.experiments.progress_view import position
-from unimixer.workers.local import Pool
 
 
 def _children() -> list[int]:
@@ -108,24 +107,6 @@ def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tm
         run_jobs([job], tmp_path, schedule=Schedule(resume_with="again"), view=Stopper())
     assert any((tmp_path / "runs" / job.key / "checkpoints").glob("step-*"))
     assert not (tmp_path / "rows").exists()
-
-
-def test_a_pool_replaces_a_process_that_died_while_idle(tmp_path: Path) -> None:
-    with Pool[str](workers=1, threads=1, log=tmp_path / "log") as pool:
-        pool.submit("first", {"do": "train", "folder": "x", "recipe": {}, "columns": {"key": "k"}})
-        reply = None
-        while reply is None:
-            reply = pool.wait(1.0)
-        assert reply.values["failed"] == "recipe: name: required, but not given"
-        (worker,) = _children()
-        os.kill(worker, signal.SIGKILL)
-        while pool._idle[0].poll() is None:
-            time.sleep(0.01)
-        pool.submit("second", {"do": "train", "folder": "x", "recipe": {"name": 3}, "columns": {"key": "k"}})
-        reply = None
-        while reply is None:
-            reply = pool.wait(1.0)
-        assert (reply.task, reply.died) == ("second", False)
 
 
 def test_a_machine_is_written_as_options() -> None:
