@@ -1,4 +1,4 @@
-"""Write numbers as text: the same in Markdown, on pages, in pictures and in the terminal."""
+"""Format numbers the same way in tables, pages, Markdown and messages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | None, *, digits: int = 4) -> str:
-    """Write a metric to the fourth decimal."""
+    """Format a metric with four decimals."""
     return NONE if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float) -> str:
-    """Write a difference with its sign.
+    """Format a difference with its sign.
 
     Example:
         >>> signed(0.00123), signed(-0.00004), signed(0.0)
@@ -25,7 +25,7 @@ def signed(value: float) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Write a p-value to three decimals.
+    """Format a p-value with three decimals, a smaller one as ``<0.001``.
 
     Example:
         >>> p_value(0.04), p_value(1e-9), p_value(None)
@@ -37,7 +37,7 @@ def p_value(value: float | None) -> str:
 
 
 def compact(value: float) -> str:
-    """Write a large count to three digits.
+    """Format a large count with three digits.
 
     Example:
         >>> compact(2_000_099), compact(999), compact(12_345_678_901)
@@ -50,7 +50,7 @@ def compact(value: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Write a learning rate in its shortest form.
+    """Format a learning rate.
 
     Example:
         >>> rate(0.001), rate(0.0005), rate(0.25)
@@ -65,7 +65,7 @@ def rate(value: float | None) -> str:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Write mean ± standard deviation."""
+    """Format mean ± standard deviation."""
     if not values:
         return NONE
     middle = sum(values) / len(values)
