@@ -108,14 +108,14 @@ def report(
 ) -> None:
     """See :data:`REPORT_HELP`."""
     from unimixer.analysis.options import parse_sizes
-    from unimixer.report.scaling import FitOptions, write_report
+    from unimixer.report.scaling import AnalysisOptions, write_report
 
     found, reading = _given(points, form, metric_is, units, best_auc, floor, base_auc, models)
     folder = out or (points if points.is_dir() else points.with_name(f"{points.stem}-scaling"))
     sizes = parse_sizes(at) if at else []
     heading = title or f"How quality grows: {points.resolve().stem}"
     say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(points))}")
-    options = FitOptions(reading=reading, at=sizes, replicates=replicates, seed=seed)
+    options = AnalysisOptions(reading=reading, at=sizes, replicates=replicates, seed=seed)
     files = write_report(found, folder, title=heading, options=options)
     values = {"page": str(files[0]), "files": [str(path) for path in files]}
     emit(values, as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))
