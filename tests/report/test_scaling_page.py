@@ -17,7 +17,7 @@ from browser import Browser, find_browser
 
 from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
 from unimixer.analysis.scaling_laws import Analysis, analyze
-from unimixer.report.scaling import FitOptions, write_report
+from unimixer.report.scaling import AnalysisOptions, write_report
 from unimixer.report.scaling_tables import law_cells
 
 needs_browser = pytest.mark.skipif(
@@ -45,7 +45,7 @@ def points() -> Points:
 @pytest.fixture(scope="module")
 def files(points: Points, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("scaling")
-    return write_report(points, folder, title="How <it> grows & why", options=FitOptions(replicates=200))
+    return write_report(points, folder, title="How <it> grows & why", options=AnalysisOptions(replicates=200))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_markdown_and_pictures_say_the_same(files: list[Path], over_params: Anal
 
 def test_gains_of_two_rows_make_a_page_too(tmp_path: Path) -> None:
     frame = pl.DataFrame({"model": ["a", "a"], "params": [1e6, 1e8], "metric": [0.001, 0.002]})
-    page, *_ = write_report(check_points(frame), tmp_path, title="two", options=FitOptions(replicates=100))
+    page, *_ = write_report(check_points(frame), tmp_path, title="two", options=AnalysisOptions(replicates=100))
     text = page.read_text(encoding="utf-8")
     assert "any law fits" in text
     assert "dAUC = a (N/1M)^b" in text

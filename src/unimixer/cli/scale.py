@@ -133,17 +133,16 @@ def fit(options: FitOptions) -> None:
 @takes(ReportOptions)
 def report(options: ReportOptions) -> None:
     """See :data:`REPORT_HELP`."""
-    from unimixer.report.scaling import FitOptions as Fit
-    from unimixer.report.scaling import write_report
+    from unimixer.report.scaling import AnalysisOptions, write_report
 
     path, (points, reading) = options.points, options.read()
-    fit = Fit(reading, options.predicted_sizes(), options.replicates, options.seed)
+    analysis = AnalysisOptions(reading, options.predicted_sizes(), options.replicates, options.seed)
     say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(path))}")
     files = write_report(
         points,
         options.out or (path if path.is_dir() else path.with_name(f"{path.stem}-scaling")),
         title=options.title or f"How quality grows: {path.resolve().stem}",
-        options=fit,
+        options=analysis,
     )
     values = {"page": str(files[0]), "files": [str(file) for file in files]}
     emit(values, options.as_json, lambda: print(f"page: {files[0]}   beside it: {len(files) - 1} files"))

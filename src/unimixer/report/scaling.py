@@ -32,7 +32,7 @@ MARKDOWN, PAGE, FIGURES = "scaling.md", "scaling.html", "figures"
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class AnalysisOptions:
     """How the laws of a report are fitted."""
 
     reading: Reading | None = None
@@ -45,7 +45,7 @@ class FitOptions:
     """Seed of the draws."""
 
 
-def write_report(points: Points, folder: Path, *, title: str, options: FitOptions | None = None) -> list[Path]:
+def write_report(points: Points, folder: Path, *, title: str, options: AnalysisOptions | None = None) -> list[Path]:
     """Write ``figures/``, ``scaling.md`` and ``scaling.html``, without training anything.
 
     Args:
@@ -59,7 +59,7 @@ def write_report(points: Points, folder: Path, *, title: str, options: FitOption
     """
     if folder.exists() and not folder.is_dir():
         raise UnimixerError(f"{folder} is a file; choose a folder with --out")
-    options = options or FitOptions()
+    options = options or AnalysisOptions()
     reading, replicates, seed = options.reading, options.replicates, options.seed
     analyses = [
         analyze(points, x=x, reading=reading, at=options.at if x == "params" else (), replicates=replicates, seed=seed)
