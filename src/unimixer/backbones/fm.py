@@ -114,5 +114,5 @@ class FM(FieldBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """``width ** 2 / 16`` factors, so that parameters grow with the square of the dial as in other models."""
+        """``width ** 2 / 16`` factors, so that parameters grow with the square of ``width`` as in other models."""
         return {"token_dim": 16 if token_dim is None else token_dim, "num_factors": max(1, round(width**2 / 16))}

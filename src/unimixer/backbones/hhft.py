@@ -25,7 +25,7 @@ class HHFT(AttentionBackbone):
     token's own (:class:`~unimixer.backbones.hetero_attention.HeteroAttention`), and a layer on top projects queries,
     keys and values from all tokens together (:class:`~unimixer.backbones.hiformer.HiFormer`). Block count, widths,
     heads, ranks and norms are not published: here two heterogeneous blocks, norms after every addition, one FFN width,
-    low rank 64, or as wide as a token where the dial sets the width.
+    low rank 64, or as wide as a token where ``width`` sets all sizes.
 
     Here a token is a piece of the embedding, whose order keeps features of one domain together, so that T is free;
     ``tokenizer: semantic`` groups by domain as the paper does (and adds a global token, which it does not have).

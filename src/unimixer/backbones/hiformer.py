@@ -35,7 +35,7 @@ class HiFormer(AttentionBackbone):
 
     HiFormer (arXiv:2311.05884), "composite projection" and "low-rank approximation": every query depends on all tokens.
     The full matrices have :math:`3 (TD)^2` numbers a block, so low rank is the default: 64 for queries, keys and
-    values, or as wide as a token where the dial sets the width. The paper's own ranks are not known to us for certain
+    values, or as wide as a token where ``width`` sets all sizes. The paper's own ranks are not known to us for certain
     (128 for queries and keys and 1024 for values are remembered; public code has 8 to 256), and neither is where its
     norms stand: here after every addition.
 

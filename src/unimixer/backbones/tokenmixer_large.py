@@ -202,7 +202,7 @@ def auxiliary_blocks(num_blocks: int, number: int) -> tuple[int, ...]:
             f"num_auxiliary={number} must be from 0 to num_blocks - 1 = {num_blocks - 1}, for the last "
             "block has the loss itself"
         )
-    return tuple(place * num_blocks // (number + 1) - 1 for place in range(1, number + 1))
+    return tuple(block * num_blocks // (number + 1) - 1 for block in range(1, number + 1))
 
 
 def start_ffn_(ffn: nn.Module, scales: Sequence[float], *, scale_on: str, distribution: str) -> None:

@@ -1,4 +1,4 @@
-"""How a module inside a model reaches the training loss and the log: penalties, measurements, intermediate tokens."""
+"""Pass penalties, measurements and intermediate tokens from modules to the training loss and the log."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def pop_penalties(model: nn.Module) -> Tensor | None:
 
     The sum is a mean over the rows of one batch; a step over several batches weighs each by its share of the rows.
     """
-    found: list[Tensor] = []
+    penalties: list[Tensor] = []
     for part in _parts(model):
         if part.penalty is not None:
-            found.append(part.penalty)
+            penalties.append(part.penalty)
         if part.counts is not None:
             part.totals = part.counts if part.totals is None else part.totals + part.counts
         part.penalty = part.counts = None
-    return torch.stack(found).sum() if found else None
+    return torch.stack(penalties).sum() if penalties else None
 
 
 def forget_counts(model: nn.Module) -> None:
@@ -123,9 +123,9 @@ def pop_statistics(model: nn.Module) -> dict[str, float]:
 
     On a GPU this waits for the step, so it belongs where a step is logged and nowhere else.
     """
-    found: dict[str, list[Tensor]] = {}
+    numbers: dict[str, list[Tensor]] = {}
     for part in _parts(model):
         for name, value in (part.statistics or {}).items():
-            found.setdefault(name, []).append(value)
+            numbers.setdefault(name, []).append(value)
         part.statistics = None
-    return {name: float(torch.stack(values).mean()) for name, values in found.items()}
+    return {name: float(torch.stack(values).mean()) for name, values in numbers.items()}

@@ -83,8 +83,8 @@ def ffn_matrices(name: str, options: Mapping[str, Any] | None = None) -> int:
         >>> ffn_matrices("swiglu"), ffn_matrices("relu-moe", {"expert": "gelu"})
         (3, 2)
     """
-    inside = inspect.signature(_class(name, options)).parameters.get("expert")
-    kind = name if inside is None else str((options or {}).get("expert", inside.default))
+    inside = _known(_class(name, options)).get("expert")
+    kind = name if inside is None else str((options or {}).get("expert", inside))
     check_choice("expert", kind, tuple(EXPERTS))
     return 1 + EXPERTS[kind]
 
@@ -120,15 +120,20 @@ def sensible_ffn(name: str, num_tokens: int, token_dim: int, options: Mapping[st
 
 
 def _num_experts(name: str, options: Mapping[str, Any] | None) -> int | None:
-    experts = inspect.signature(_class(name, options)).parameters.get("num_experts")
-    return None if experts is None else int((options or {}).get("num_experts", experts.default))
+    experts = _known(_class(name, options)).get("num_experts")
+    return None if experts is None else int((options or {}).get("num_experts", experts))
 
 
 def _class(name: str, options: Mapping[str, Any] | None) -> FFN:
     check_choice("ffn", name, tuple(FFNS))
-    parameters = inspect.signature(FFNS[name]).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = _known(FFNS[name])
     for option in options or {}:
         if option not in known:
             raise unknown(f"option of ffn {name!r}:", option, known)
     return FFNS[name]
+
+
+def _known(cls: FFN) -> dict[str, Any]:
+    """The options of an FFN with their defaults."""
+    parameters = inspect.signature(getattr(cls, "Options", cls)).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}

@@ -98,7 +98,7 @@ class MixRevert(nn.Module):
 
 
 def placement(residual: str, norm_placement: str | None = None) -> str:
-    """Where a reading has its norms, unless it is told.
+    """Return the placement of the norms; each reading has its default.
 
     Example:
         >>> placement("outer"), placement("inner"), placement("inner", "pre")

@@ -91,15 +91,15 @@ class EventEmbedding(nn.Module):
 
     def groups(self, histories: Sequence[Tensor]) -> list[Histories]:
         """Events and mask of each group apart."""
-        found = []
+        histories_by_group = []
         for index, (linear, position) in enumerate(zip(self.linears, self.positions, strict=True)):
             padded, lengths = histories[2 * index], histories[2 * index + 1]
             padded = trimmed(padded, lengths)
             ages = torch.arange(padded.shape[1], device=padded.device)
             events = linear(padded)
             events = events + position[: padded.shape[1]].to(events.dtype)
-            found.append(Histories(events, ages < lengths.unsqueeze(1)))
-        return found
+            histories_by_group.append(Histories(events, ages < lengths.unsqueeze(1)))
+        return histories_by_group
 
     def forward(self, histories: Sequence[Tensor]) -> Histories:
         """Events and mask of all groups together."""

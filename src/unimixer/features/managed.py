@@ -1,4 +1,4 @@
-"""Tables with fewer rows than ids: a learned map says which ids have a row of their own now."""
+"""Embedding tables with fewer rows than ids: a learned map assigns rows to ids."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ManagedIds(Auxiliary):
 
     def forward(self, ids: Tensor) -> Tensor:
         wanted = ids.long()
-        place = self._bisect(wanted) if torch.compiler.is_exporting() else self.find(wanted)
-        rows = torch.where(self.ids[place] == wanted, self.rows[place], len(self.rows) - 1)
+        position = self._bisect(wanted) if torch.compiler.is_exporting() else self.find(wanted)
+        rows = torch.where(self.ids[position] == wanted, self.rows[position], len(self.rows) - 1)
         return rows.to(ids.dtype)
 
     def find(self, ids: Tensor) -> Tensor:
@@ -56,16 +56,16 @@ class ManagedIds(Auxiliary):
 
     def _bisect(self, ids: Tensor) -> Tensor:
         """:meth:`find` in operations that every format of a graph knows."""
-        place, last = torch.zeros_like(ids), len(self.ids) - 1
+        position, last = torch.zeros_like(ids), len(self.ids) - 1
         for power in reversed(range(last.bit_length())):
-            further = place + 2**power
+            further = position + 2**power
             smaller = self.ids[(further - 1).clamp(max=last)] < ids
-            place = torch.where(smaller, further, place)
-        return place
+            position = torch.where(smaller, further, position)
+        return position
 
 
 class ManagedTables(torch.nn.Module):
-    """The maps of all tables that have one; other ids are rows already.
+    """The maps of all managed tables; the ids of other tables are rows already.
 
     Args:
         spec: fields and their tables.
@@ -91,14 +91,14 @@ class ManagedTables(torch.nn.Module):
         """The map of a table; None where its ids are its rows."""
         if table not in self.tables:
             return None
-        found = self.maps[self.tables.index(table)]
-        assert isinstance(found, ManagedIds)
-        return found
+        ids = self.maps[self.tables.index(table)]
+        assert isinstance(ids, ManagedIds)
+        return ids
 
     def rows(self, table: str, ids: Tensor) -> Tensor:
         """Rows of some ids of a table."""
-        found = self.of(table)
-        return ids if found is None else found(ids)
+        managed = self.of(table)
+        return ids if managed is None else managed(ids)
 
     def columns(self, fields: Sequence[IdField | SequenceField], ids: Tensor) -> Tensor:
         """Rows of the ids of some fields, ``(N, F)``, one column a field."""

@@ -40,10 +40,9 @@ class Request:
     def batch(self) -> Batch:
         """The user's part repeated for every candidate: what training would have seen."""
         rows = len(self)
-        values = {name: found.repeat(rows, 1) for name, found in self.user.values.items()}
+        values = {name: events.repeat(rows, 1) for name, events in self.user.values.items()}
         offsets = {
-            name: torch.arange(rows + 1, device=found.device) * int(found[1])
-            for name, found in self.user.offsets.items()
+            name: torch.arange(rows + 1, device=ends.device) * int(ends[1]) for name, ends in self.user.offsets.items()
         }
         return Batch(
             ids=torch.cat([self.user.ids.expand(rows, -1), self.candidates.ids], dim=1),

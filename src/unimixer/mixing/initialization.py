@@ -1,4 +1,4 @@
-"""How raw mixing matrices start: from the rule of TokenMixer, from the identity, or at random.
+"""Initialize raw mixing matrices: from the rule of TokenMixer, from the identity, or at random.
 
 arXiv:2604.00590 does not say. Small random matrices are the default failure: what Sinkhorn makes of them is nearly
 flat, so that every block becomes the average of all blocks.
@@ -76,8 +76,8 @@ def low_rank_permutation(permutation: Tensor, rank: int, margin: float) -> tuple
     if rank < 3:
         raise UnimixerError(f"rank={rank} is too small to start from a permutation; the smallest valid rank is 3")
     centre, half = (size - 1) / 2, max((size - 1) / 2, 1.0)
-    target, place = (permutation - centre) / half, (torch.arange(size) - centre) / half
+    target, position = (permutation - centre) / half, (torch.arange(size) - centre) / half
     scale = math.sqrt(margin) * half
     left = torch.stack([-target.square(), math.sqrt(2) * target, -torch.ones(size)], 1)
-    right = torch.stack([torch.ones(size), math.sqrt(2) * place, place.square()])
+    right = torch.stack([torch.ones(size), math.sqrt(2) * position, position.square()])
     return left * scale, right * scale

@@ -51,7 +51,7 @@ class Memory:
 def estimate_memory(
     ranker: Ranker, batch: Batch, optimizer: OptimizerConfig | None = None, *, precision: str = "float32"
 ) -> Memory:
-    r"""Bytes of a training step, from shapes; nothing is computed and no memory is taken.
+    r"""Estimate the bytes of a training step from shapes; nothing is computed and no memory is taken.
 
     .. math:: 4 P + 4 (P_d + R\,(w + 2)) + 4 (2 P_d + S) + A
 
@@ -82,7 +82,7 @@ def estimate_memory(
 def measure_memory(
     ranker: Ranker, batch: Batch, optimizer: OptimizerConfig | None = None, *, precision: str = "float32"
 ) -> Memory:
-    """The same of a step that runs, on a copy of the model: bytes of the tensors themselves."""
+    """Measure the bytes of the tensors of a step that runs, on a copy of the model."""
     model = copy.deepcopy(ranker).train()
     optimizers = build_optimizers(model, optimizer or OptimizerConfig())
     with _kept(model, batch) as kept, cached_constraints(model):
@@ -130,17 +130,17 @@ def _kept(model: Ranker, batch: Batch) -> Iterator[dict[int, int]]:
     """Bytes of every storage that forward keeps for backward inside, by its address."""
     known = [*model.parameters(), *model.buffers(), *batch.inputs().values()]
     ours = {_address(tensor) for tensor in known}
-    found: dict[int, int] = {}
+    kept: dict[int, int] = {}
     alive: list[Tensor] = []  # an address that is free would be taken by the next tensor
 
     def pack(tensor: Tensor) -> Tensor:
         if _address(tensor) not in ours:
-            found[_address(tensor)] = tensor.untyped_storage().nbytes()
+            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
             alive.append(tensor.detach())
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
+        yield kept
 
 
 def _address(tensor: Tensor) -> int:

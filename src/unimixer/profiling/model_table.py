@@ -1,4 +1,4 @@
-"""All backbones beside each other: the patterns that they are made of, and what they cost."""
+"""Compare all backbones: their mixing patterns, parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from unimixer.profiling.flops import count_flops
 NUM_TOKENS = 16
 FIELD_DIM = 16
 """Width of a token where the backbone leaves it to the embedding tables."""
-LARGEST_DIAL, DIAL_STEP = 512.0, 1.005
-"""Where the search for gaps between sizes ends, and by how much the dial moves, which is 1% of the parameters."""
+LARGEST_WIDTH, WIDTH_STEP = 512.0, 1.005
+"""The largest width of the search for gaps between sizes, and the factor of a step, which is 1% of the parameters."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Overview:
 
 
 def default_backbone(name: str) -> Backbone:
-    """A backbone of its default size for 16 tokens, on the meta device: shapes without numbers.
+    """Build a backbone of its default size for 16 tokens on the meta device.
 
     Example:
         >>> default_backbone("rankmixer").patterns()
@@ -57,7 +57,7 @@ def _own_width(cls: type[Backbone]) -> int | None:
 
 
 def overview(name: str) -> Overview:
-    """One backbone at its default size.
+    """Describe one backbone at its default size.
 
     Example:
         >>> overview("rankmixer").parameters, overview("rankmixer").flops
@@ -71,7 +71,7 @@ def overview(name: str) -> Overview:
 
 
 def any_budget_from(name: str, *, num_tokens: int = NUM_TOKENS, tolerance: float = 0.02) -> int:
-    """The number of parameters from which on every budget is met within the tolerance, by the closed formula.
+    """Find the number of parameters from which on every budget is met, by the closed formula.
 
     Widths are whole numbers, those of mixers multiples of T, so sizes of a small model lie far apart.
 
@@ -88,15 +88,15 @@ def any_budget_from(name: str, *, num_tokens: int = NUM_TOKENS, tolerance: float
     shape = {"num_tokens": num_tokens, "token_dim": _own_width(cls)}
     fixed = {key: value for key, value in shape.items() if value is not None}
 
-    def count(size: float) -> int:
-        return cls.formula(**{**fixed, **cls.dimensions(size, **shape)})  # type: ignore[arg-type]
+    def count(width: float) -> int:
+        return cls.formula(**{**fixed, **cls.dimensions(width, **shape)})  # type: ignore[arg-type]
 
-    steps = range(round(math.log(LARGEST_DIAL, DIAL_STEP)) + 1)
-    counts = sorted({count(DIAL_STEP**step) for step in steps})  # rounding lets a larger dial have fewer
+    steps = range(round(math.log(LARGEST_WIDTH, WIDTH_STEP)) + 1)
+    counts = sorted({count(WIDTH_STEP**step) for step in steps})  # rounding lets a larger width have fewer
     gaps = [above for below, above in pairwise(counts) if below * (1 + tolerance) < above * (1 - tolerance)]
     return gaps[-1] if gaps else counts[0]
 
 
 def overviews() -> list[Overview]:
-    """All backbones, in the order of the registry."""
+    """Describe all backbones, in the order of the registry."""
     return [overview(name) for name in BACKBONES]

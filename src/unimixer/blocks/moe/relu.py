@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,23 @@ from torch import Tensor
 from unimixer.blocks.auxiliary import Auxiliary
 from unimixer.blocks.moe.experts import PerTokenExperts, PerTokenRouter, check_slices, expert_parameters, slices
 from unimixer.errors import UnimixerError, check_choice, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLUMoEOptions:
+    """Options of :class:`ReLUMoE`; their meaning is there."""
+
+    num_experts: int = 8
+    active_ratio: float = 0.25
+    expert: str = "gelu"
+    bias: bool = True
+    dtsi: bool = True
+    combine: str = "alternate"
+    balanced: bool = False
+    control: str = "model"
+    coefficient: float = 1e-8
+    multiplier: float = 1.2
+    largest: float = 1.0
 
 
 class ReLUMoE(Auxiliary):
@@ -71,59 +89,39 @@ class ReLUMoE(Auxiliary):
         torch.Size([2, 4, 6])
     """
 
+    Options = ReLUMoEOptions
     coefficient: Tensor
 
-    def __init__(
-        self,
-        num_tokens: int,
-        token_dim: int,
-        hidden_dim: int,
-        *,
-        num_experts: int = 8,
-        active_ratio: float = 0.25,
-        expert: str = "gelu",
-        bias: bool = True,
-        dtsi: bool = True,
-        combine: str = "alternate",
-        balanced: bool = False,
-        control: str = "model",
-        coefficient: float = 1e-8,
-        multiplier: float = 1.2,
-        largest: float = 1.0,
-    ) -> None:
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int, **options: Any) -> None:
         super().__init__()
+        chosen = ReLUMoEOptions(**options)
+        num_experts, active_ratio, multiplier = chosen.num_experts, chosen.active_ratio, chosen.multiplier
+        coefficient, largest = chosen.coefficient, chosen.largest
         check_slices(hidden_dim, num_experts)
-        check_choice("combine", combine, ("alternate", "mean"))
-        check_choice("control", control, ("model", "layer"))
+        check_choice("combine", chosen.combine, ("alternate", "mean"))
+        check_choice("control", chosen.control, ("model", "layer"))
         check_positive(active_ratio=active_ratio, coefficient=coefficient)
         if active_ratio >= 1:
             raise UnimixerError(f"active_ratio={active_ratio} must be less than 1; a dense layer is ffn='gelu'")
         if multiplier <= 1:
             raise UnimixerError(f"multiplier={multiplier} must be greater than 1, or the coefficient could not follow")
-        self.active_ratio, self.combine, self.balanced = active_ratio, combine, balanced
+        self.active_ratio, self.combine, self.balanced = active_ratio, chosen.combine, chosen.balanced
         if largest < coefficient:
             raise UnimixerError(f"largest={largest} must be at least coefficient={coefficient}, where it starts")
-        self.control, self.multiplier, self.bounds = control, multiplier, (coefficient, largest)
-        self.experts = PerTokenExperts(num_tokens, token_dim, slices(hidden_dim, num_experts), expert=expert, bias=bias)
+        self.control, self.multiplier, self.bounds = chosen.control, multiplier, (coefficient, largest)
+        widths = slices(hidden_dim, num_experts)
+        self.experts = PerTokenExperts(num_tokens, token_dim, widths, expert=chosen.expert, bias=chosen.bias)
         self.infer_router = PerTokenRouter(num_tokens, token_dim, num_experts, bias=True)
-        self.train_router = PerTokenRouter(num_tokens, token_dim, num_experts, bias=True) if dtsi else None
+        self.train_router = PerTokenRouter(num_tokens, token_dim, num_experts, bias=True) if chosen.dtsi else None
         self.register_buffer("coefficient", torch.tensor(coefficient, dtype=torch.float32))
 
     @staticmethod
-    def num_parameters(
-        num_tokens: int,
-        token_dim: int,
-        hidden_dim: int,
-        *,
-        num_experts: int = 8,
-        expert: str = "gelu",
-        bias: bool = True,
-        dtsi: bool = True,
-        **_: Any,
-    ) -> int:
+    def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, **options: Any) -> int:
         """Parameters of a dense layer, E - 1 more biases of the output, and the routers."""
-        experts = expert_parameters(num_tokens, token_dim, slices(hidden_dim, num_experts), expert, bias=bias)
-        return experts + (2 if dtsi else 1) * num_tokens * (token_dim + 1) * num_experts
+        chosen = ReLUMoEOptions(**options)
+        widths = slices(hidden_dim, chosen.num_experts)
+        experts = expert_parameters(num_tokens, token_dim, widths, chosen.expert, bias=chosen.bias)
+        return experts + (2 if chosen.dtsi else 1) * num_tokens * (token_dim + 1) * chosen.num_experts
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Gate and add the experts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,30 @@ from torch import Tensor
 from unimixer.blocks.auxiliary import Auxiliary
 from unimixer.blocks.moe.experts import PerTokenExperts, PerTokenRouter, check_slices, expert_parameters, slices
 from unimixer.errors import UnimixerError, check_choice, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKMoEOptions:
+    """Options of :class:`TopKMoE`; their meaning is there."""
+
+    num_experts: int = 8
+    num_active: int = 4
+    expert: str = "swiglu"
+    bias: bool = False
+    count_shared: bool = True
+    shared_width: str = "slice"
+    router: str = "token"
+    gate: str = "selected"
+    scale: float | None = None
+    down_scale: float = 1.0
+    scale_on: str = "std"
+    balance_weight: float = 0.0
+
+    def widths(self, hidden_dim: int) -> list[int]:
+        """Widths of all experts, the shared one first."""
+        cut = slices(hidden_dim, self.num_experts)
+        shared = cut[0] if self.shared_width == "slice" else hidden_dim
+        return [shared, *(cut[1:] if self.count_shared else cut)]
 
 
 class TopKMoE(Auxiliary):
@@ -53,61 +78,40 @@ class TopKMoE(Auxiliary):
         torch.Size([2, 4, 6])
     """
 
-    def __init__(
-        self,
-        num_tokens: int,
-        token_dim: int,
-        hidden_dim: int,
-        *,
-        num_experts: int = 8,
-        num_active: int = 4,
-        expert: str = "swiglu",
-        bias: bool = False,
-        count_shared: bool = True,
-        shared_width: str = "slice",
-        router: str = "token",
-        gate: str = "selected",
-        scale: float | None = None,
-        down_scale: float = 1.0,
-        scale_on: str = "std",
-        balance_weight: float = 0.0,
-    ) -> None:
+    Options = TopKMoEOptions
+
+    def __init__(self, num_tokens: int, token_dim: int, hidden_dim: int, **options: Any) -> None:
         super().__init__()
+        chosen = TopKMoEOptions(**options)
+        num_experts, num_active = chosen.num_experts, chosen.num_active
         check_slices(hidden_dim, num_experts)
         check_positive(num_active=num_active)
-        check_choice("shared_width", shared_width, ("slice", "full"))
-        check_choice("router", router, ("token", "shared"))
-        check_choice("gate", gate, ("selected", "all"))
-        if balance_weight < 0:
-            raise UnimixerError(f"balance_weight={balance_weight} must be at least 0")
-        self.num_selected = num_active - count_shared
-        _check_active(num_experts, num_active, self.num_selected, gate)
-        self.gate, self.balance_weight = gate, balance_weight
-        self.scale = num_experts / num_active if scale is None else float(scale)
-        widths = _widths(hidden_dim, num_experts, count_shared=count_shared, shared_width=shared_width)
+        check_choice("shared_width", chosen.shared_width, ("slice", "full"))
+        check_choice("router", chosen.router, ("token", "shared"))
+        check_choice("gate", chosen.gate, ("selected", "all"))
+        if chosen.balance_weight < 0:
+            raise UnimixerError(f"balance_weight={chosen.balance_weight} must be at least 0")
+        self.num_selected = num_active - chosen.count_shared
+        _check_active(num_experts, num_active, self.num_selected, chosen.gate)
+        self.gate, self.balance_weight = chosen.gate, chosen.balance_weight
+        self.scale = num_experts / num_active if chosen.scale is None else float(chosen.scale)
+        widths = chosen.widths(hidden_dim)
         self.experts = PerTokenExperts(
-            num_tokens, token_dim, widths, expert=expert, bias=bias, down_scale=down_scale, scale_on=scale_on
+            *(num_tokens, token_dim, widths),
+            expert=chosen.expert,
+            bias=chosen.bias,
+            down_scale=chosen.down_scale,
+            scale_on=chosen.scale_on,
         )
-        self.router = PerTokenRouter(num_tokens, token_dim, len(widths) - 1, shared=router == "shared")
+        self.router = PerTokenRouter(num_tokens, token_dim, len(widths) - 1, shared=chosen.router == "shared")
 
     @staticmethod
-    def num_parameters(
-        num_tokens: int,
-        token_dim: int,
-        hidden_dim: int,
-        *,
-        num_experts: int = 8,
-        expert: str = "swiglu",
-        bias: bool = False,
-        count_shared: bool = True,
-        shared_width: str = "slice",
-        router: str = "token",
-        **_: Any,
-    ) -> int:
+    def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, **options: Any) -> int:
         """Parameters of all experts, the shared one among them, and of the router."""
-        widths = _widths(hidden_dim, num_experts, count_shared=count_shared, shared_width=shared_width)
-        routers = (1 if router == "shared" else num_tokens) * token_dim * (len(widths) - 1)
-        return expert_parameters(num_tokens, token_dim, widths, expert, bias=bias) + routers
+        chosen = TopKMoEOptions(**options)
+        widths = chosen.widths(hidden_dim)
+        routers = (1 if chosen.router == "shared" else num_tokens) * token_dim * (len(widths) - 1)
+        return expert_parameters(num_tokens, token_dim, widths, chosen.expert, bias=chosen.bias) + routers
 
     def gates(self, logits: Tensor) -> Tensor:
         """Gates of the routed experts, ``(B, T, R)`` from ``(B, T, R)``: zero but for the selected."""
@@ -135,13 +139,6 @@ class TopKMoE(Auxiliary):
     def extra_repr(self) -> str:
         """Settings, for ``print``."""
         return f"num_selected={self.num_selected}, gate={self.gate!r}, scale={self.scale}"
-
-
-def _widths(hidden_dim: int, num_experts: int, *, count_shared: bool, shared_width: str) -> list[int]:
-    """Widths of all experts, the shared one first."""
-    cut = slices(hidden_dim, num_experts)
-    shared = cut[0] if shared_width == "slice" else hidden_dim
-    return [shared, *(cut[1:] if count_shared else cut)]
 
 
 def _check_active(num_experts: int, num_active: int, num_selected: int, gate: str) -> None:
