@@ -23,8 +23,15 @@ from unimixer.caller import states_kept
 from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
-from unimixer.experiments.results import OK, Row, result_columns, write_row
-from unimixer.experiments.scores import scores_path, test_logits, write_array
+from unimixer.experiments.results import (
+    OK,
+    Row,
+    result_columns,
+    scores_path,
+    test_logits,
+    write_array,
+    write_row,
+)
 from unimixer.refusals import explain
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
