@@ -68,13 +68,13 @@ def is_finished(row: Row) -> bool:
 def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
     """Group the rows that may be compared with each other; the base belongs to every group."""
     groups = list(dict.fromkeys(_group(row) for row in rows if row["variant"] != base)) or [""]
-    found: dict[Place, list[Row]] = {}
+    members: dict[Place, list[Row]] = {}
     for row in rows:
         for group in groups if row["variant"] == base else [_group(row)]:
             place = Place(row["store"], row["store_hash"], row["budget_kind"], row["budget"], group)
-            found.setdefault(place, []).append(row)
+            members.setdefault(place, []).append(row)
     alone = len({row["variant"] for row in rows}) == 1
-    return {place: part for place, part in found.items() if alone or {row["variant"] for row in part} != {base}}
+    return {place: part for place, part in members.items() if alone or {row["variant"] for row in part} != {base}}
 
 
 def find_base(rows: Sequence[Row], base: str | None) -> str:

@@ -9,10 +9,10 @@ import typer
 
 from unimixer.cli.studies import StudyOptions, carry_out, report_only, split, takes
 
-HELP = """Train a model and its ablations at equal budgets: what one change costs or gains.
+HELP = """Train a model and its ablations at equal budgets, and report the effect of each change.
 
 Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, readout. The base is
-the paper's stack or the default of this program (--from). A study like any other: unimixer compare FOLDER goes on with
+the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER continues
 it. Examples: unimixer ablate --data STORE --model unimixer --params 1M --out FOLDER · unimixer ablate --data STORE
 --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run"""
 

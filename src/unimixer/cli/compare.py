@@ -11,10 +11,10 @@ import typer
 from unimixer.cli import studies
 from unimixer.cli.studies import StudyOptions, split, takes
 
-HELP = """Train models at equal budgets with several seeds and say what their differences are worth; or go on with it.
+HELP = """Train models at equal budgets with several seeds and report significant differences; or continue a study.
 
 Every model has the same features, batches and steps, and its learning rate from one grid, chosen on validation with the
-first seed. What is done is never done again: the same call, or the folder alone, computes what is missing. Examples:
+first seed. Finished rows are kept: the same call, or the folder alone, computes the missing ones. Examples:
 unimixer compare --data STORE --models rankmixer,unimixer-lite,unimixer-lite:num_blocks=4 --params 1M --out FOLDER ·
 unimixer compare study.yaml --raw FILES --out FOLDER · unimixer compare FOLDER [--report-only]"""
 

@@ -1,4 +1,4 @@
-"""``unimixer scale``: how quality grows with the size of a model."""
+"""``unimixer scale``: fit and report how quality grows with the size of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unimixer.analysis.scaling_laws import Analysis
     from unimixer.analysis.series import Reading
 
-HELP = "Scaling laws: count, sweep over sizes, fit exponents, say how big a model to buy, report."
+HELP = "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report."
 
 FIT_HELP = """Fit laws of powers to points and compare the exponents of the models.
 
@@ -28,7 +28,7 @@ the folder of a sweep. The metric is a gain (dAUC = a N^b), an error (c + a N^-b
 Examples: unimixer scale fit FOLDER · unimixer scale fit paper.csv --units params=M,metric=percent · unimixer scale fit
 points.csv --form error --best-auc 0.82 --x flops --at 64M,1B"""
 
-REPORT_HELP = """Write what the points say: one HTML page that needs no network, Markdown, PNG and SVG.
+REPORT_HELP = """Write a report of the points: one HTML page that needs no network, Markdown, PNG and SVG.
 
 Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER"""
 

@@ -14,11 +14,12 @@ from unimixer.cli.studies import takes
 if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget
 
-HELP = """Say how big a model to buy: the best predicted AUC within a budget for serving or training on this machine.
+HELP = """Choose the size of a model: the best predicted AUC within a budget for serving or training on this machine.
 
-The laws are those of `scale fit` over parameters. For the folder of a sweep the latency of a request is measured here,
-at a few sizes of every model, and read off between them; a file of points needs a column latency_ms. Examples: unimixer
-scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 · unimixer scale advise points.csv --train-hours 12"""
+The laws are those of `scale fit` over parameters. For the folder of a sweep the latency of a request is measured here
+at a few sizes of every model, and interpolated between them; a file of points needs a column latency_ms. Examples:
+unimixer scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 ·
+unimixer scale advise points.csv --train-hours 12"""
 
 MEASURED = 4
 """Number of sizes of a model whose latency is measured."""
@@ -118,7 +119,7 @@ def _show(advice: list[Advice], budget: Budget, candidates: int, warnings: list[
         print("no model fits: even the smallest sizes that were trained are too expensive")
         return
     rows = [[one.model, *(_gain(one.returns.get(name)) for name in RETURNS)] for one in bought]
-    table("what more of it would add to the AUC", ("model", *RETURNS), rows)
+    table("gain in AUC from more of it", ("model", *RETURNS), rows)
     best = bought[0]
     far = ", which lies beyond the sizes that were trained" if best.beyond > 1 else ""
     print(f"best: {best.model} with {best.params:,.0f} parameters{far}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unimixer.profiling.breakdown import Cost
     from unimixer.profiling.memory import Memory
 
-HELP = """Count what models cost, by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
+HELP = """Count the cost of models by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
 
 FLOPs are two for every multiply-add of a product: of scoring an example, and of training on it, forward and backward.
 With a store the whole ranker is counted, else the backbone alone. Examples: unimixer scale count rankmixer unimixer

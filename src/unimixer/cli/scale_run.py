@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from unimixer.experiments import Sweep
     from unimixer.experiments.lr_search import Transfer
 
-HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or go on with it.
+HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or continue a sweep.
 
-One pass over the stream. The learning rate is searched where models are small and carried over by a rule: lr goes as
-width^-p. What is done is never done again: the same call, or the folder alone, computes what is missing. Examples:
+Training is one pass over the data. The learning rate is searched at the smallest size and carried to the others by a
+rule, lr ~ width^-p. Finished rows are kept: the same call, or the folder alone, computes the missing ones. Examples:
 unimixer scale run --data STORE --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3 --out FOLDER ·
 unimixer scale run FOLDER --dry-run · unimixer scale run FOLDER --seeds 5"""
 
 TRANSFER_HELP = """Test the rule that carries learning rates over to other sizes: a grid at every size, one seed.
 
-Prints for every size its best rate, the power that would have led there from the smallest size, and what rules with
-other powers lose on validation. Example: unimixer scale transfer --data STORE --models rankmixer --sizes 50K,400K
+Prints the best rate of every size, the power that leads to it from the smallest size, and the loss of rules with other
+powers on validation. Example: unimixer scale transfer --data STORE --models rankmixer --sizes 50K,400K
 --lr-grid 5e-4,1e-3,2e-3,4e-3,8e-3 --out FOLDER"""
 
 

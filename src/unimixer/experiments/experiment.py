@@ -17,8 +17,7 @@ from unimixer.experiments.executor import Machine, Outcome, Schedule, run_jobs, 
 from unimixer.experiments.lr_search import LRTrial
 from unimixer.experiments.plan import Plan, Sweep, is_begun, write_plan
 from unimixer.experiments.progress_view import watching
-from unimixer.experiments.results import TRAINING_COST, Row, write_points, write_tables
-from unimixer.experiments.scores import write_truth
+from unimixer.experiments.results import TRAINING_COST, Row, write_points, write_tables, write_truth
 from unimixer.experiments.size_series import GridSeries, SizeSeries, TransferSeries
 from unimixer.experiments.time_estimate import Estimate, estimate_series, evenly
 from unimixer.profiling.latency import latencies

@@ -18,8 +18,15 @@ from unimixer.data.dataset import Store
 from unimixer.data.loader import Loader
 from unimixer.environment import commit, states_kept, versions
 from unimixer.errors import UnimixerError, explain
-from unimixer.experiments.results import OK, Row, result_columns, write_row
-from unimixer.experiments.scores import scores_path, test_logits, write_array
+from unimixer.experiments.results import (
+    OK,
+    Row,
+    result_columns,
+    scores_path,
+    test_logits,
+    write_array,
+    write_row,
+)
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns
