@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from unimixer.serving.log import Log, told
@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+FAILED = "the server failed on this request; its log says where"
 QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
 """Routes that are asked every few seconds; they are counted and not logged."""
 
@@ -29,10 +30,11 @@ class Gate:
         app: the application.
         metrics: counters.
         log: where lines go.
+        routes: applications by method and path that are called in its place.
     """
 
-    def __init__(self, app: App, metrics: Metrics, log: Log) -> None:
-        self.app, self.metrics, self.log = app, metrics, log
+    def __init__(self, app: App, metrics: Metrics, log: Log, routes: Mapping[tuple[str, str], App]) -> None:
+        self.app, self.metrics, self.log, self.routes = app, metrics, log, routes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -55,12 +57,13 @@ class Gate:
                 ended = True  # what is done after the answer is not part of it
                 self._note(scope, status, time.perf_counter() - started)
 
+        app = self.routes.get((scope["method"], scope["path"]), self.app)
         try:
-            await self.app(scope, receive, answer)
+            await app(scope, receive, answer)
         except Exception as error:
             self._failed(request_id, error)
             if status == 0:
-                await _respond(answer, 500, {"error": "the server failed on this request", "request_id": request_id})
+                await _respond(answer, 500, {"error": FAILED, "request_id": request_id})
             status = 500
         finally:
             if not ended:  # cut off
