@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from prometheus_client import Counter, Histogram
+
 from unimixer.serving.log import Log, told
 from unimixer.serving.metrics import Metrics
 
@@ -35,6 +37,7 @@ class Gate:
 
     def __init__(self, app: App, metrics: Metrics, log: Log, routes: Mapping[tuple[str, str], App]) -> None:
         self.app, self.metrics, self.log, self.routes = app, metrics, log, routes
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -73,12 +76,21 @@ class Gate:
         """Count a request and log it."""
         state = scope["state"]
         route = getattr(scope.get("route"), "path", "none")
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        count, times = self._counters(route, status)
+        count.inc()
+        times.observe(seconds)
         if route not in QUIET or status >= 500:
             facts = {k: state[k] for k in ("candidates", "model_version") if k in state}
             self.log("request", request_id=state["request_id"], method=scope["method"], route=route, status=status,
                      ms=round(seconds * 1000, 3), **facts)  # fmt: skip
+
+    def _counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Those of a route and a status, which are few; to look them up in the metrics takes longer."""
+        found = self._known.get((route, status))
+        if found is None:
+            found = self.metrics.requests.labels(route, str(status)), self.metrics.seconds.labels(route)
+            self._known[route, status] = found
+        return found
 
     def _failed(self, request_id: str, error: Exception) -> None:
         """The kind of the error and where it was raised; its text may hold a user's data."""

@@ -199,7 +199,7 @@ class StoredRows:
             known = dict(zip(fresh, canonical(fresh), strict=True)) if fresh else {}
             texts = [known.get(key, key) if key is not None else None for key in texts]
             slots = self._item_rows.find(texts)
-        if len(set(texts)) < len(texts):
+        if len(set(slots)) < len(slots):  # of one item, of several without a key, or of several that are not kept
             _check_distinct(texts)
         return texts, slots
 
