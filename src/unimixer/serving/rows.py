@@ -16,7 +16,7 @@ MISSING_SLOT = 0
 """Slot of the entity without a key; it is never given away."""
 NEVER = np.iinfo(np.int64).max
 """The mark of a slot that is not to be given away: it is free already, or that of the missing entity."""
-KEY_BYTES = 96
+KEY_BYTES = 256
 """Bytes of a kept key on the average, at most."""
 EVICTED = 64
 """Rows that go at once where there is no room: one of so many."""
