@@ -17,6 +17,7 @@ import contextlib
 import csv
 import json
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "serving-load.csv")
     parser.add_argument("--picture", type=Path, default=None, help="SVG of the stages (default: none is made)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the servers too
     with tempfile.TemporaryDirectory() as temporary:
         run(arguments.work or Path(temporary), arguments)
 

@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import random
+import signal
 import socket
 import tempfile
 import threading
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=500)
     parser.add_argument("--work", type=Path, default=None, help="folder that keeps runs and bundles between calls")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the servers too
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(arguments.work or Path(temporary), backbone=arguments.backbone)
         found = soak(work, arguments, Path(tempfile.mkdtemp(dir=temporary)))
