@@ -132,9 +132,10 @@ class Bundle:
 
     def _check_ids(self, one: Input, ids: Tensor) -> None:
         limits, longest = self._limits[one.name]
-        high, low = ids.amax(0), int(ids.min())
+        values = ids.numpy()
+        high, low = values.max(0), int(values.min())
         if low < 0 or bool((high >= limits).any()):
-            column = int((high >= limits).int().argmax()) if low >= 0 else int(ids.amin(0).argmin())
+            column = int((high >= limits).argmax()) if low >= 0 else int(values.min(0).argmin())
             value = low if low < 0 else int(high[column])
             raise UnimixerError(
                 f"{one.name}, column {column}: id {value} is out of range, its table has rows 0 to "
@@ -153,15 +154,15 @@ def _check_offsets(name: str, offsets: Tensor, values: int) -> None:
         raise UnimixerError(f"{name} must rise from 0 to the number of values, {values}")
 
 
-def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[Tensor, int | None]]:
+def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[NDArray[np.int32], int | None]]:
     """Count the rows of the tables behind every tensor of ids, and the longest list of a sequence."""
-    ids = torch.tensor([spec.tables[field.table] for field in spec.ids], dtype=torch.int32)
-    limits: dict[str, tuple[Tensor, int | None]] = {
+    ids = np.asarray([spec.tables[field.table] for field in spec.ids], dtype=np.int32)
+    limits: dict[str, tuple[NDArray[np.int32], int | None]] = {
         "user.ids": (ids[: layout.user_ids], None),
         "candidates.ids": (ids[layout.user_ids :], None),
     }
     for group, fields in spec.groups.items():
-        rows = torch.tensor([spec.tables[field.table] for field in fields], dtype=torch.int32)
+        rows = np.asarray([spec.tables[field.table] for field in fields], dtype=np.int32)
         limits[f"{group}.values"] = rows, fields[0].max_length if group in layout.user_groups else None
     return limits
 

@@ -109,6 +109,7 @@ class Engine:
         self.updates = Crowd("updates", metrics, threads=1, queue=queue, timeout=timeout)
         metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
         metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
+        self._encoding, self._scoring = (metrics.stage.labels(stage) for stage in ("encode", "score"))
         self._model: Model | None = None
         self._look: asyncio.Task[None] | None = None
 
@@ -180,8 +181,8 @@ class Engine:
         middle = time.perf_counter()
         scores = model.bundle.score(encoded.request)
         ended = time.perf_counter()
-        self.metrics.stage.labels("encode").observe(middle - started)
-        self.metrics.stage.labels("score").observe(ended - middle)
+        self._encoding.observe(middle - started)
+        self._scoring.observe(ended - middle)
         return Ranked(scores, encoded, middle - started, ended - middle)
 
     async def check_ready(self) -> None:

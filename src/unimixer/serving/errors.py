@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
 import pydantic_core
 
 from unimixer.errors import UnimixerError
@@ -44,16 +45,24 @@ def read_json(body: bytes) -> dict[str, Any]:
     Raises:
         RefusedError: it is none; NaN and Infinity are no JSON.
     """
+    long = _LONG.search(body) is not None
     try:
-        # keys of items hardly repeat within a body: a cache of strings costs more than it saves
-        found = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="none")
-    except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
+        # the faster of two readers, which makes floats of integers beyond 64 bits and tells less of mistakes
+        found = _careful(body) if long else orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = _careful(body)
     if not isinstance(found, dict):
         raise RefusedError(422, f"the body is a JSON {type(found).__name__}, expected an object")
-    if _LONG.search(body):
+    if long:
         _check_integers(found, "")
     return found
+
+
+def _careful(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="none")
+    except ValueError as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
 
 
 def _check_integers(value: Any, where: str) -> None:

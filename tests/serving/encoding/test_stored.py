@@ -18,6 +18,7 @@ from eager import EagerBundle
 from served import Served
 from toy import DAY, START, toy_tables
 
+from unimixer.serving.encoding import stored
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.encoding.row_cache import KEY_BYTES
 from unimixer.serving.encoding.stored import USER_BYTES
@@ -147,6 +148,24 @@ def test_long_keys_and_many_users_take_no_more_memory_than_was_said(toy_bundle: 
         assert 50 < encoder.cache_sizes["users"] <= 300
         assert encoder.context.kept_bytes <= 10_000 * 2_048
         assert encoder.encode(call()).unknown_items == 0
+
+
+def test_items_that_the_store_does_not_know_are_kept_in_a_bounded_number_and_drive_no_others_out(
+    toy_bundle: EagerBundle, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MOST_UNKNOWN", 40)
+    with closing(SQLiteStore(features)) as store:
+        encoder = encoder_of(toy_bundle, store, cached=300)
+        expected = encoder.encode(call("u3", ITEMS)).request
+        for number in range(20):
+            strangers = [f"stranger-{n}" for n in range(25 * number, 25 * number + 30)]  # five of the last ones again
+            found = encoder.encode(call("u3", [*strangers, *ITEMS]))
+            assert found.unknown_items == 30
+            assert torch.equal(found.request.candidates.ids[30:], expected.candidates.ids)
+            assert encoder.cache_sizes["items"] <= 70 + 60  # and the items of the histories
+        store.put_items("item_id", [{"item_id": "stranger-499", "price": 3}])
+        assert encoder.encode(call("u3", ["stranger-499", "stranger-498"])).unknown_items == 1
+        assert {"i1"} <= set(encoder.stored._item_rows._slots)
 
 
 _HOSTILE = """

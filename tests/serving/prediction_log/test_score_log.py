@@ -13,6 +13,7 @@ from answer_cases import answer
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.encoding.request import RankCall
+from unimixer.serving.prediction_log.parquet import AT_ONCE
 from unimixer.serving.prediction_log.writer import PART_ROWS, ScoreLog, open_sink, read_log
 
 
@@ -62,6 +63,12 @@ def test_an_answer_comes_back_as_it_was(place: str) -> None:
         "fields": ["item_id", "tab", "price", "age"],
         "hashes": [2**64 - 1, 0, 2**63, 12345],  # unsigned, to the last bit
     }
+
+
+def test_many_answers_of_one_write_come_back_in_their_order(place: str) -> None:
+    rows = written(place, *(answer(number) for number in range(3 * AT_ONCE + 1)))
+    assert [row["number"] for row in rows] == list(range(3 * AT_ONCE + 1))
+    assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(3 * AT_ONCE + 1)]
 
 
 @pytest.mark.parametrize("text", ["nul \0 here", "\0", "␀", "␀0", "\0␀1␀0", "\\u0000", "\\", "'\"", "𝄞 \u2028", ""])

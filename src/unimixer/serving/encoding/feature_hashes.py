@@ -20,40 +20,45 @@ def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
     :math:`w_i` that look random: another value, or another order, gives another number.
     """
     spec = transform.spec
-    found: dict[str, Any] = {}
-    ids, dense = _columns(request.user.ids), _columns(request.user.dense)
-    ids += _columns(request.candidates.ids)
-    dense += _columns(request.candidates.dense)
+    found: dict[str, int] = {}
+    user, candidates = _columns(request.user), _columns(request.candidates)
+    ids = user[: request.user.ids.shape[1]] + candidates[: request.candidates.ids.shape[1]]
+    dense = user[request.user.ids.shape[1] :] + candidates[request.candidates.ids.shape[1] :]
     found.update(zip((field.name for field in spec.ids), ids, strict=True))
     place = 0
     for field in spec.dense:
         parts = dense[place : place + field.width]
-        found[field.name] = sum((2 * i + 1) * int(part) for i, part in enumerate(parts)) % 2**64
+        found[field.name] = sum((2 * i + 1) * part for i, part in enumerate(parts)) % 2**64
         place += field.width
     for name, fields in spec.groups.items():
         side = request.user if name in request.user.values else request.candidates
-        for sequence, number in zip(fields, _lists(side, name), strict=True):
-            found[sequence.name] = number
-    return {name: int(number) for name, number in found.items()}
-
-
-def _columns(tensor: Any) -> list[Any]:
-    return list(_sums(tensor.numpy()))
-
-
-def _lists(batch: Batch, group: str) -> NDArray[np.uint64]:
-    """Values and lengths: the same values cut elsewhere are other lists."""
-    lengths = _sums(batch.offsets[group].numpy()[:, None].astype(np.int32))[0]
-    with np.errstate(over="ignore"):
-        found: NDArray[np.uint64] = _sums(batch.values[group].numpy()) + lengths * np.uint64(0x9E3779B97F4A7C15)
+        found.update(zip((sequence.name for sequence in fields), _lists(side, name), strict=True))
     return found
 
 
-def _sums(matrix: NDArray[Any]) -> NDArray[np.uint64]:
-    """Weighted sums of the columns of an (n, F) matrix of 32 bits a value."""
-    bits = np.ascontiguousarray(matrix).view(np.uint32).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        found: NDArray[np.uint64] = ((bits + np.uint64(1)) * _weights(len(bits))[:, None]).sum(0, dtype=np.uint64)
+def _columns(batch: Batch) -> list[int]:
+    """Hashes of the columns of ids, and of those of numbers after them."""
+    bits = [_bits(batch.ids.numpy()), _bits(batch.dense.numpy())]
+    found: list[int] = _sums(np.concatenate(bits, axis=1)).tolist()
+    return found
+
+
+def _lists(batch: Batch, group: str) -> list[int]:
+    """Values and lengths: the same values cut elsewhere are other lists."""
+    lengths = _sums(_bits(batch.offsets[group].numpy()[:, None].astype(np.int32)))
+    found: list[int] = (_sums(_bits(batch.values[group].numpy())) + lengths * np.uint64(0x9E3779B97F4A7C15)).tolist()
+    return found
+
+
+def _bits(matrix: NDArray[Any]) -> NDArray[np.uint32]:
+    """The bits of 32-bit values."""
+    return np.ascontiguousarray(matrix).view(np.uint32)
+
+
+def _sums(bits: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Weighted sums of the columns of an (n, F) matrix."""
+    weights = _weights(len(bits))
+    found: NDArray[np.uint64] = weights @ bits.astype(np.uint64) + weights.sum()
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
+LARGE = 16
+"""Times the average that one value takes at most: a few large ones would drive many others out."""
 
 
 class Kept(Generic[Value]):
@@ -18,7 +20,7 @@ class Kept(Generic[Value]):
 
     Args:
         count: values kept at most.
-        size: bytes that keys and values take at most; a value that is larger by itself is not kept.
+        size: bytes that keys and values take at most; a value of more than ``LARGE`` times its share is not kept.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -43,7 +45,7 @@ class Kept(Generic[Value]):
         """Keep a value in the place of the one that the key has."""
         self._forget(key)
         size = size_of(key) + size_of(value)
-        if size > self.size:
+        if size > min(self.size, LARGE * self.size // self.count):
             return
         self._found[key] = value, size
         self.taken += size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 Key = str | int | None
 TRIES = 5
 """Times that a request is begun anew where the store changes while its rows are read."""
+MOST_UNKNOWN = 10_000
+"""Items that the store does not know and that are kept all the same: callers can name any number of them."""
 USER_BYTES = 2_048
 """Bytes of a kept user on the average, at most."""
 
@@ -77,6 +80,7 @@ class StoredRows:
             self._windows[event] = max(length, self._windows.get(event, 0))
         self._lock = threading.Lock()
         self._item_rows = RowCache(items.missing(), cached)
+        self._unknown: deque[str] = deque()
         self._missing_user = User(0, users.missing(), {})
         self._user_rows: Kept[User] = Kept(cached, cached * USER_BYTES)
         self._state: tuple[str, int] | None = None
@@ -142,6 +146,8 @@ class StoredRows:
 
     def _read(self, user: str | None, items: Sequence[Key], view: View, strict: bool) -> Stored:
         self._item_rows.begin()
+        while len(self._unknown) > MOST_UNKNOWN:
+            self._item_rows.drop([self._unknown.popleft()])
         keys, kept = self._item_keys(items)
         found = self._user(user, view)
         past_keys = [self._past(name, found, view) for name in self._histories]
@@ -169,6 +175,7 @@ class StoredRows:
             self._item_rows.drop(changed)
         else:  # another store, or one that went back, as one from a backup does
             self._item_rows.clear()
+            self._unknown.clear()
             self._user_rows.clear()
         self._state, self._columns = state, columns
 
@@ -199,7 +206,7 @@ class StoredRows:
             known = dict(zip(fresh, canonical(fresh), strict=True)) if fresh else {}
             texts = [known.get(key, key) if key is not None else None for key in texts]
             slots = self._item_rows.find(texts)
-        if len(set(texts)) < len(texts):
+        if len(set(slots)) < len(slots):  # of one item, of several without a key, or of several that are not kept
             _check_distinct(texts)
         return texts, slots
 
@@ -246,6 +253,7 @@ class StoredRows:
         chunk = self.items.chunk(values, self._columns["items"])
         revisions = [found.records[key].revision if key in stored else 0 for key in absent]
         self._item_rows.add(absent, self.items.encode(chunk, revisions))
+        self._unknown.extend(key for key in absent if key not in stored)
 
     def _values(self, record: Record, what: str) -> Row:
         try:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.encoding.feature_hashes import field_hashes
-from unimixer.serving.encoding.request import RankCall
-from unimixer.serving.engine import Engine, Model, Ranked
-from unimixer.serving.errors import RefusedError, read_json, refusal
+from unimixer.serving.engine import Engine
+from unimixer.serving.errors import RefusedError, refusal
 from unimixer.serving.http import admin
 from unimixer.serving.http import open_inference as protocol
-from unimixer.serving.http.common import check_key, deadline, read_body, refused, reply
+from unimixer.serving.http.common import refused, reply
+from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Send
 from unimixer.serving.http.openapi import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
-from unimixer.serving.prediction_log.writer import Answer, ScoreLog, answer_time
+from unimixer.serving.http.ranking import Ranker
+from unimixer.serving.prediction_log.writer import ScoreLog
 
 TITLE = "unimixer ranking server"
 
@@ -72,7 +71,7 @@ def _refusals(app: FastAPI) -> None:
         return answer
 
     async def failure(request: Request, error: Exception) -> Response:
-        return refused(request, RefusedError(500, "the server failed on this request; its log says where"))
+        return refused(request, RefusedError(500, FAILED))
 
     app.add_exception_handler(UnimixerError, mistake)
     app.add_exception_handler(Exception, failure)
@@ -100,7 +99,7 @@ def _health(app: FastAPI, engine: Engine) -> None:
 
 
 def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
-    settings, log = engine.settings, None if score_log is None else score_log.add_later
+    ranker = Ranker(engine, score_log)
 
     @app.post(
         "/v1/rank",
@@ -110,50 +109,31 @@ def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
     )
     async def rank(request: Request) -> Response:
         """Score candidates for a user."""
-        check_key(request, settings.api_key, "API")
-        model = engine.model
-        engine.requests.check_room()
-        data = await read_body(request, settings.max_body, settings.timeout)
-
-        def work() -> tuple[RankCall, int, Ranked]:
-            call, task = model.reader.read(read_json(data), now=int(time.time() * 1000))
-            request.state.candidates, request.state.model_version = len(call.items), model.bundle.version
-            engine.metrics.candidates.observe(len(call.items))
-            return call, task, engine.rank(model, call)
-
-        call, task, found = await engine.requests.run(work, deadline(request, settings.timeout))
-        encoded, tasks = found.encoded, model.bundle.tasks
-        unknown_user = encoded.user is not None and encoded.user_revision == 0
-        engine.metrics.unknown_users.inc(int(unknown_user))
-        engine.metrics.unknown_items.inc(encoded.unknown_items)
-        request_id = request.state.request_id
-        scores = dict(zip(tasks, np.ascontiguousarray(found.scores.T), strict=True))
-        return reply(
-            {
-                "request_id": request_id,
-                "model": {"name": settings.name, "version": model.bundle.version},
-                "scores": scores,
-                "ranking": np.argsort(-found.scores[:, task], kind="stable"),
-                "unknown": {"user": unknown_user, "items": encoded.unknown_items},
-            },
-            headers={"Server-Timing": f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"},
-            after=log and partial(log, partial(_answer, request_id, model, call, found)),
-        )
+        return await ranker.answer(request)
 
 
-def _answer(request_id: str, model: Model, call: RankCall, found: Ranked) -> Answer:
-    encoded, bundle = found.encoded, model.bundle
-    return Answer(
-        request_id=request_id,
-        answered_ms=answer_time(),
-        time_ms=encoded.time,
-        model_version=bundle.version,
-        user=encoded.user,
-        user_revision=encoded.user_revision,
-        call=call,
-        items=encoded.items,
-        item_revisions=encoded.item_revisions,
-        tasks=bundle.tasks,
-        scores=found.scores,
-        hashes=field_hashes(encoded.request, bundle.transform),
-    )
+class PlainRoute:
+    """A route without parameters, called without the framework, which takes longer to find a route than to answer.
+
+    Args:
+        route: of the application; its function reads the request itself and returns a response.
+    """
+
+    def __init__(self, route: APIRoute) -> None:
+        self.route, self.takes_request = route, bool(signature(route.endpoint).parameters)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["route"] = self.route
+        request = Request(scope, receive)
+        try:
+            answer = await (self.route.endpoint(request) if self.takes_request else self.route.endpoint())
+        except UnimixerError as error:
+            answer = refused(request, refusal(error))
+        await answer(scope, receive, send)
+
+
+def plain_routes(app: FastAPI) -> dict[tuple[str, str], App]:
+    """The routes without parameters by method and path."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and "{" not in route.path]
+    return {(method, route.path): PlainRoute(route) for route in routes for method in route.methods or ()}

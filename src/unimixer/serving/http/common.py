@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from pydantic import SecretStr
-from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect
 
 from unimixer.serving.errors import RefusedError
 
@@ -20,25 +18,15 @@ DISCARDED = 64 << 20
 """Bytes of a body over the limit that are read and thrown away, so that its sender gets to read the answer."""
 
 
-def reply(
-    value: Mapping[str, Any],
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-    *,
-    after: Callable[[], object] | None = None,
-) -> Response:
-    """A JSON answer; ``after`` is called when it has been sent, and must not take long.
+def reply(value: Mapping[str, Any] | bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    body = value if isinstance(value, bytes) else dump(value)
+    return Response(body, status, headers, media_type="application/json")
 
-    Arrays of numpy may stand in it: a float32 has the digits that tell it from its neighbours.
-    """
 
-    async def then(action: Callable[[], object]) -> None:
-        await asyncio.sleep(0)  # a loop hands its answers to the network at the end of a turn
-        action()
-
-    later = None if after is None else BackgroundTask(then, after)
-    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, headers, media_type="application/json", background=later)
+def dump(value: Mapping[str, Any]) -> bytes:
+    """JSON; arrays of numpy may stand in it, and a float32 has the digits that tell it from its neighbours."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def refused(request: Request, error: RefusedError) -> Response:
@@ -55,21 +43,21 @@ async def read_body(request: Request, limit: int, timeout: float) -> bytes:
     Raises:
         RefusedError: it is too large (413), or does not arrive in time (408).
     """
-    declared = request.headers.get("content-length", "")
-    size, parts, stream = 0, [], request.stream()
+    size, parts, more = 0, [], True
     try:
         async with asyncio.timeout(timeout):
-            async for part in stream:
+            while more and size <= DISCARDED:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedError(400, "the connection ended before the body did")
+                part, more = message.get("body", b""), message.get("more_body", False)
                 size += len(part)
-                if size > DISCARDED:
-                    break
                 if size <= limit:
                     parts.append(part)
     except TimeoutError:
         raise RefusedError(408, f"the body did not arrive within {timeout:g} s") from None
-    except ClientDisconnect:
-        raise RefusedError(400, "the connection ended before the body did") from None
     if size > limit:
+        declared = request.headers.get("content-length", "")
         found = f"{int(declared):,}" if declared.isascii() and declared.isdigit() else f"more than {limit:,}"
         raise RefusedError(413, f"the body has {found} bytes, at most {limit:,} are read; send several requests")
     return b"".join(parts)

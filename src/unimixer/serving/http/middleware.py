@@ -6,8 +6,10 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
+
+from prometheus_client import Counter, Histogram
 
 from unimixer.serving.log import Log, told
 from unimixer.serving.metrics import Metrics
@@ -18,6 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+FAILED = "the server failed on this request; its log says where"
 QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
 """Routes that are asked every few seconds; they are counted and not logged."""
 
@@ -29,10 +32,12 @@ class Gate:
         app: the application.
         metrics: counters.
         log: where lines go.
+        routes: applications by method and path that are called in its place.
     """
 
-    def __init__(self, app: App, metrics: Metrics, log: Log) -> None:
-        self.app, self.metrics, self.log = app, metrics, log
+    def __init__(self, app: App, metrics: Metrics, log: Log, routes: Mapping[tuple[str, str], App]) -> None:
+        self.app, self.metrics, self.log, self.routes = app, metrics, log, routes
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -55,12 +60,13 @@ class Gate:
                 ended = True  # what is done after the answer is not part of it
                 self._note(scope, status, time.perf_counter() - started)
 
+        app = self.routes.get((scope["method"], scope["path"]), self.app)
         try:
-            await self.app(scope, receive, answer)
+            await app(scope, receive, answer)
         except Exception as error:
             self._failed(request_id, error)
             if status == 0:
-                await _respond(answer, 500, {"error": "the server failed on this request", "request_id": request_id})
+                await _respond(answer, 500, {"error": FAILED, "request_id": request_id})
             status = 500
         finally:
             if not ended:  # cut off
@@ -70,12 +76,21 @@ class Gate:
         """Count a request and log it."""
         state = scope["state"]
         route = getattr(scope.get("route"), "path", "none")
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        count, times = self._counters(route, status)
+        count.inc()
+        times.observe(seconds)
         if route not in QUIET or status >= 500:
             facts = {k: state[k] for k in ("candidates", "model_version") if k in state}
             self.log("request", request_id=state["request_id"], method=scope["method"], route=route, status=status,
                      ms=round(seconds * 1000, 3), **facts)  # fmt: skip
+
+    def _counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Those of a route and a status, which are few; to look them up in the metrics takes longer."""
+        found = self._known.get((route, status))
+        if found is None:
+            found = self.metrics.requests.labels(route, str(status)), self.metrics.seconds.labels(route)
+            self._known[route, status] = found
+        return found
 
     def _failed(self, request_id: str, error: Exception) -> None:
         """The kind of the error and where it was raised; its text may hold a user's data."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +57,18 @@ class ScoreLog:
         self._next, self._refused, self._why, self._moved = 0, False, "it does not answer", 0.0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._writing = threading.Lock()
-        self._maker, self._coming = ThreadPoolExecutor(1, thread_name_prefix="answers"), 0
         self._thread = threading.Thread(target=self._work, name="score log", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Answers that are not written yet."""
-        return len(self._entries) + self._coming
+        return len(self._entries)
 
     @property
     def refused(self) -> bool:
         """Whether the last write failed."""
         return self._refused
-
-    def add_later(self, make: Callable[[], Answer]) -> None:
-        """Take an answer that is still to be put together, one after the other in a thread of the log's own."""
-        with self._lock:
-            self._coming += 1
-        self._maker.submit(self._make, make)
 
     def add(self, answer: Answer) -> None:
         """Take an answer; never waits for the sink."""
@@ -108,7 +100,6 @@ class ScoreLog:
         Raises:
             UnimixerError: nothing could be written for longer than ``patience``; the answers that waited are lost.
         """
-        self._maker.shutdown()
         self._moved = time.monotonic()
         self._ended.set()
         self._wake.set()
@@ -120,16 +111,6 @@ class ScoreLog:
                 f"{self.sink.name}: the score log lost {lost:,} of its answers, which could not be written before the "
                 f"end ({self._why})"
             )
-
-    def _make(self, make: Callable[[], Answer]) -> None:
-        try:
-            self.add(make())
-        except Exception as error:  # nobody waits for it
-            self._dropped(1)
-            self._failed(_reason(error))
-        finally:
-            with self._lock:
-                self._coming -= 1
 
     def _finish(self) -> None:
         """What the thread does at the end: write what waits, as long as anything moves."""

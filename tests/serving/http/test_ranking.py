@@ -1,0 +1,108 @@
+"""The ranking route without a network: what is kept before an answer, and the short way past the framework."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eager import EagerBundle
+from served import CONTEXT
+
+from unimixer.serving.engine import Engine
+from unimixer.serving.http.app import make_app, plain_routes
+from unimixer.serving.http.middleware import Gate
+from unimixer.serving.metrics import Metrics
+from unimixer.serving.prediction_log.record import Answer
+from unimixer.serving.settings import ServeSettings
+from unimixer.serving.stores.sqlite import SQLiteStore
+
+RANK = {"user": "u3", "context": CONTEXT, "items": ["i1", "i2", "i3"]}
+
+
+class Kept:
+    """A score log that only keeps."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+
+    def add(self, answer: Answer) -> None:
+        self.answers.append(answer)
+
+
+class Asked:
+    """An application that is asked without a network; ``kept_at_start`` are the answers kept when one begins."""
+
+    def __init__(self, engine: Engine, *, plain: bool) -> None:
+        self.kept, self.kept_at_start = Kept(), 0
+        app = make_app(engine, self.kept)  # type: ignore[arg-type]
+        routes = plain_routes(app) if plain else {}
+        self.gate = Gate(app, engine.metrics, lambda *_, **facts: None, routes)  # type: ignore[arg-type]
+
+    def ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
+        sent: list[Any] = []
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+                 "headers": [(b"x-request-id", b"asked")], "http_version": "1.1", "root_path": ""}  # fmt: skip
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.kept_at_start = len(self.kept.answers)
+            sent.append(message)
+
+        asyncio.run(self.gate(scope, receive, send))  # type: ignore[arg-type]
+        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        headers.pop("server-timing", None)
+        return sent[0]["status"], headers, json.loads(b"".join(part.get("body", b"") for part in sent[1:]))
+
+
+@pytest.fixture
+def engine(toy_bundle: EagerBundle, features: Path) -> Iterator[Engine]:
+    settings = ServeSettings(bundle=features.parent, store=str(features), max_candidates=100)
+    store = SQLiteStore(features)
+    found = Engine(settings, store, lambda folder, threads: toy_bundle, Metrics())
+    found.load()
+    yield found
+    found.close()
+    store.close()
+
+
+def test_an_answer_is_in_the_score_logs_keeping_before_its_first_byte(engine: Engine) -> None:
+    asked = Asked(engine, plain=True)
+    status, _, answer = asked.ask("POST", "/v1/rank", json.dumps(RANK).encode())
+    assert (status, asked.kept_at_start) == (200, 1)
+    (row,) = asked.kept.answers
+    assert (row.request_id, row.user, row.items) == ("asked", "u3", RANK["items"])
+    assert row.scores[:, 0].tolist() == pytest.approx(answer["scores"]["is_click"])
+    assert asked.ask("POST", "/v1/rank", b"{}")[0] == 422
+    assert len(asked.kept.answers) == 1  # a refusal is no answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/health/live", b""),
+        ("GET", "/health/ready", b""),
+        ("GET", "/v1/rank", b""),
+        ("GET", "/nowhere", b""),
+        ("GET", "/v2/models/ranker", b""),
+        ("POST", "/v1/rank", json.dumps(RANK).encode()),
+        ("POST", "/v1/rank", b"no JSON"),
+        ("POST", "/v1/rank", b'{"items": []}'),
+        ("POST", "/admin/items", b"{}"),
+    ],
+)
+def test_the_short_way_answers_as_the_framework_does(engine: Engine, method: str, path: str, body: bytes) -> None:
+    short, long = (Asked(engine, plain=plain).ask(method, path, body) for plain in (True, False))
+    assert short == long
+
+
+def test_routes_without_parameters_are_called_without_the_framework(engine: Engine) -> None:
+    found = plain_routes(make_app(engine, None))
+    assert {("POST", "/v1/rank"), ("GET", "/health/live"), ("GET", "/metrics"), ("POST", "/admin/events")} <= set(found)
+    assert not any("{" in path for _, path in found)

@@ -1,0 +1,53 @@
+"""The fast reader of JSON takes and refuses what the careful one does, in the same words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic_core
+import pytest
+
+from unimixer.errors import UnimixerError
+from unimixer.serving.errors import RefusedError, read_json
+
+SAME = [
+    b'{"a": 1, "b": [1.5, -0.0, 1e22, 5e-324, true, null, "\xc3\xa9\\u00e9\\ud834\\udd1e"]}',
+    b'{"a": 9223372036854775807, "b": -9223372036854775807}',
+    b'{"a": 1, "a": 2}',
+    b'{"a": "' + b"9" * 40 + b'"}',
+    b"{}",
+    b"",
+    b"{",
+    b'{"a": NaN}',
+    b'{"a": Infinity}',
+    b'{"a": 01}',
+    b'{"a": "\xff"}',
+    b'{"a": "\\ud800"}',
+    b"[" * 500,
+    b'{"a": 1} 2',
+    b"\xef\xbb\xbf{}",
+]
+
+
+def _careful(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        return f"the body is not JSON: {error}"
+
+
+@pytest.mark.parametrize("body", SAME)
+def test_bodies_are_read_as_by_the_careful_reader(body: bytes) -> None:
+    expected = _careful(body)
+    if isinstance(expected, dict):
+        assert repr(read_json(body)) == repr(expected)
+    else:
+        with pytest.raises(RefusedError) as refused:
+            read_json(body)
+        assert (refused.value.status, str(refused.value)) == (400, expected)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**400])
+def test_an_integer_beyond_64_bits_is_refused_and_not_read_as_a_float(number: int) -> None:
+    with pytest.raises(UnimixerError, match="a: the integer does not fit 64 bits; send large keys as text"):
+        read_json(b'{"a": %d}' % number)
