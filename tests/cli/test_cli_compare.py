@@ -84,7 +84,7 @@ def test_without_what_draws_a_study_says_so_before_it_trains_and_leaves_rows_and
 
 
 def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:
-    arguments = ("--data", toy_folder, "--out", "a", "--groups", "readout,depth", "--dry-run", "--seeds", "1")
+    arguments = ("--data", toy_folder, "--out", "a", "--groups", "pooling,depth", "--dry-run", "--seeds", "1")
     small = ("--set", "model.num_tokens=4", "--max-steps", "1", "--params", "30K", "--jobs", "1")
     done = cli("ablate", "--model", "rankmixer", *arguments, *small, "--json")
     assert [line["model"] for line in done.json["plan"]] == [

@@ -67,7 +67,7 @@ def test_tables_of_basis_rank_and_depth_leave_the_base_out_and_show_rankmixer_be
 
 
 def test_tokenizers_and_readouts_are_variants_of_any_model() -> None:
-    _, found = by_name("rankmixer", groups=["tokenizer", "readout"])
+    _, found = by_name("rankmixer", groups=["tokenizer", "pooling"])
     assert found == {
         **{f"{name} tokenizer": {"model.tokenizer": name} for name in ("semantic", "random", "field")},
         "flatten read-out": {"model.pooling": "flatten"},
@@ -77,7 +77,7 @@ def test_tokenizers_and_readouts_are_variants_of_any_model() -> None:
 def test_a_group_that_a_model_does_not_have_is_left_out_or_refused_when_named() -> None:
     _, left_out = ablations("unimixer")
     assert left_out == dict.fromkeys(("basis", "rank"), "unimixer has none; pass --model unimixer-lite")
-    assert set(ablations("dcnv2")[1]) == {"paper", "basis", "rank", "depth", "readout"}
+    assert set(ablations("dcnv2")[1]) == {"paper", "basis", "rank", "depth", "pooling"}
     with pytest.raises(UnimixerError, match="group 'rank': unimixer has none; pass --model unimixer-lite"):
         ablations("unimixer", groups=["rank"])
     with pytest.raises(UnimixerError, match=r"unknown group 'ranks'; did you mean 'rank'\?"):

@@ -36,7 +36,7 @@ def test_every_budget_is_met_within_two_percent_and_costs_are_those_of_the_ranke
 
 def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Path) -> None:
     spec = Store(toy_folder).transform.spec
-    arguments = {"backbone": "mlp", "tokenizer": "chunk", "num_tokens": 4, "embedding_dim": 4, "size": 16.0}
+    arguments = {"backbone": "mlp", "tokenizer": "chunk", "num_tokens": 4, "embedding_dim": 4, "width": 16.0}
     ranker = Ranker(spec, **arguments)
     products = ("tokenizer", "backbone", "towers")
     weights = sum(p.numel() for name in products for p in getattr(ranker, name).parameters() if p.dim() > 1)
@@ -47,11 +47,11 @@ def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Pat
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])
 def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path) -> None:
     spec = Store(toy_folder).transform.spec
-    arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "size": 16.0, "sequences": sequences}
+    arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "width": 16.0, "sequences": sequences}
     pooled = ranker_flops(spec, **{**arguments, "sequences": "pooled"})
     assert ranker_flops(spec, **arguments) != pooled
-    size = width_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "size"})
-    assert ranker_flops(spec, **{**arguments, "size": size}) == pytest.approx(100_000, rel=0.02)
+    size = width_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "width"})
+    assert ranker_flops(spec, **{**arguments, "width": size}) == pytest.approx(100_000, rel=0.02)
 
 
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder
 def test_a_model_with_the_dial_of_another_grows_with_its_depth(toy_folder: Path) -> None:
     deep = {"backbone": "rankmixer", "label": "deep", "options": {"num_blocks": 4}, "size_of": "rankmixer"}
     deeper, base = small_cases(toy_folder, models=[deep, "rankmixer"])
-    assert deeper.recipe.model.size == base.recipe.model.size
+    assert deeper.recipe.model.width == base.recipe.model.width
     assert base.dense_params == pytest.approx(12_000, rel=0.02)
     tokenizer_and_towers = 3_000
     assert deeper.dense_params > 2 * base.dense_params - tokenizer_and_towers
@@ -85,7 +85,7 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
     assert len(key.rpartition("-")[2]) == 8
     assert case.job(1, 1e-3, 5e-3).key.startswith("toy-rankmixer-12K-lr1e-3-sparse5e-3-s1-")
     others = [case.job(2, 1e-3, 1e-3), case.job(1, 2e-3, 1e-3), case.job(1, 1e-3, 2e-3)]
-    for recipe in ({"model.readout": "flatten"}, {"training.max_steps": 3}, {"training.evaluate_every": 5}):
+    for recipe in ({"model.pooling": "flatten"}, {"training.max_steps": 3}, {"training.evaluate_every": 5}):
         others.append(small_cases(toy_folder, recipe=recipe)[0].job(1, 1e-3, 1e-3))
     digests = [job.key.rpartition("-")[2] for job in others]
     assert len({key.rpartition("-")[2], *digests}) == 7

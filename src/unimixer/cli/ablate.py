@@ -11,7 +11,7 @@ from unimixer.cli.studies import StudyOptions, carry_out, report_only, split, ta
 
 HELP = """Train a model and its ablations at equal budgets, and report the effect of each change.
 
-Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, readout. The base is
+Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, pooling. The base is
 the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER continues
 it. Examples: unimixer ablate --data STORE --model unimixer --params 1M --out FOLDER · unimixer ablate --data STORE
 --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run"""
@@ -23,7 +23,7 @@ class AblateOptions(StudyOptions):
 
     model: Annotated[str, typer.Option("--model", help="BACKBONE[:OPTION=VALUE]... to take apart.")] = "unimixer"
     groups: Annotated[
-        str | None, typer.Option("--groups", help="paper,basis,rank,depth,tokenizer,readout (default: what it has).")
+        str | None, typer.Option("--groups", help="paper,basis,rank,depth,tokenizer,pooling (default: what it has).")
     ] = None
     start: Annotated[
         str, typer.Option("--from", help="paper: SiameseNorm, warm-up, random start; default: this program's.")

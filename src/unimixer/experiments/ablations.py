@@ -23,7 +23,7 @@ from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice, unknown
 from unimixer.experiments.models import Variant, parse_variant
 
-GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "readout")
+GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "pooling")
 BASES = ("paper", "default")
 LEARNED = ("unimixer", "unimixer-lite")
 """Backbones with the learned mixing that the paper ablates."""
@@ -137,7 +137,7 @@ def _missing(backbone: str, group: str) -> str | None:
         return None if backbone == "unimixer-lite" else f"{backbone} has none; pass --model unimixer-lite"
     if option is not None and option not in backbone_class(backbone).options():
         return f"{backbone} has no option {option}"
-    if group == "readout" and backbone_class(backbone).output_kind != "tokens":
+    if group == "pooling" and backbone_class(backbone).output_kind != "tokens":
         return f"{backbone} gives one vector, not tokens"
     return None
 

@@ -14,7 +14,7 @@ from unimixer.training.config import RecipeKeys
 
 MODEL_KEYS = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
-    *("model.sequence_encoder", "model.readout", "model.tower_hidden_dims"),
+    *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims"),
     *("temperature.schedule", "temperature.start", "temperature.end"),
     *(
         "optimizer.dense",
@@ -35,7 +35,7 @@ _WORDS = {
     "block_size": "block size {}",
     "residual": "{}-norm",
     "tokenizer": "{} tokenizer",
-    "readout": "{} read-out",
+    "pooling": "{} pooling",
 }
 """How a label writes these options; it writes the others as ``key value``."""
 
@@ -51,7 +51,7 @@ class Variant(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the backbone."""
     recipe: RecipeKeys = Field(default_factory=dict)
-    """Dotted keys of the recipe, for example ``model.readout: flatten``."""
+    """Dotted keys of the recipe, for example ``model.pooling: flatten``."""
     size_of: str | None = None
     """Label of the model whose width this one gets, whatever it then costs (default: its own, from the budget)."""
 
@@ -91,8 +91,8 @@ def parse_variant(text: str) -> dict[str, Any]:
     An option without a dot is the backbone's, one with a dot is a key of the recipe, and ``label`` names the model.
 
     Example:
-        >>> parse_variant("unimixer-lite:num_blocks=4:model.readout=flatten:label=deep")
-        {'backbone': 'unimixer-lite', 'options': {'num_blocks': 4}, 'recipe': {'model.readout': 'flatten'}, \
+        >>> parse_variant("unimixer-lite:num_blocks=4:model.pooling=flatten:label=deep")
+        {'backbone': 'unimixer-lite', 'options': {'num_blocks': 4}, 'recipe': {'model.pooling': 'flatten'}, \
 'label': 'deep'}
     """
     backbone, *settings = text.strip().split(":")
