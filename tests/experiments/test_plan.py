@@ -48,7 +48,7 @@ def test_an_option_without_a_dot_is_the_backbones_and_values_are_typed() -> None
 
 
 def test_a_section_of_the_recipe_means_the_same_as_dotted_keys() -> None:
-    models = [{"backbone": "mlp", "recipe": {"model": {"readout": "flatten"}}}]
+    models = [{"backbone": "mlp", "recipe": {"model": {"pooling": "flatten"}}}]
     given = {"data": ["s"], "models": models, "params": ["1M"]}
     recipe = {"model": {"num_tokens": 4, "embedding_dims": {"a": 8}}, "training.epochs": 2}
     found = parse(Study, {**given, "recipe": recipe}, where="study")
@@ -65,8 +65,8 @@ def test_a_section_of_the_recipe_means_the_same_as_dotted_keys() -> None:
         ("rankmixer:training.batch_size=64", "training.batch_size is the same for every model of a study"),
         ("rankmixer:optimizer.dense_lr=1", "optimizer.dense_lr is the same for every model of a study"),
         (
-            "rankmixer:modl.readout=mean",
-            "unknown key of model 'rankmixer': 'modl.readout'; did you mean 'model.pooling'",
+            "rankmixer:modl.pooling=mean",
+            "unknown key of model 'rankmixer': 'modl.pooling'; did you mean 'model.pooling'",
         ),
     ],
 )

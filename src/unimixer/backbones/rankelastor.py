@@ -189,7 +189,7 @@ class RankElastor(Recomputing, Backbone):
     its FFN has norms, a residual and one skip more. ``mixing="code"``, ``ffn="code"`` (default) is what gave the
     published numbers. Code and paper share no exact setting; a mixture of both is ours. W has :math:`(T D)^2` numbers:
     it, not the FFNs, soon takes the whole budget. The code's head, flatten and a network, is the Ranker's
-    ``readout="flatten"`` with towers; its alternative is the mean, as in RankMixer.
+    ``pooling="flatten"`` with towers; its alternative is the mean, as in RankMixer.
 
     Args:
         num_tokens: T.
