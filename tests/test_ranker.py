@@ -221,7 +221,7 @@ def test_a_tower_is_an_mlp_of_its_own() -> None:
     ("options", "message"),
     [
         ({"backbone": "unimixr"}, "unknown model 'unimixr'; did you mean 'unimixer'"),
-        ({"pooling": "max"}, "readout='max' is not one of mean, flatten"),
+        ({"pooling": "max"}, "pooling='max' is not one of mean, flatten"),
         ({"tokenizer": "chunky"}, "tokenizer='chunky' is not one of chunk"),
         ({"options": {"num_block": 2}}, "option of backbone 'unimixer-lite': 'num_block'; did you mean 'num_blocks'"),
         ({"options": {"num_tokens": 2}}, "num_tokens is an argument of the Ranker itself"),
