@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 Cli = Callable[..., Any]
-PAPER = Path(__file__).parents[1] / "scaling" / "paper.csv"
+PAPER = Path(__file__).parents[1] / "analysis" / "paper.csv"
 UNITS = ("--units", "params=M,metric=percent")
 
 
