@@ -59,7 +59,7 @@ def table(columns: list[str], rows: list[list[object]]) -> None:
         print("| " + " | ".join(map(str, line)) + " |")
 
 
-def make_store(folder: Path, rows: int) -> Path:
+def make_dataset(folder: Path, rows: int) -> Path:
     from unimixer.api import prepare
 
     return prepare("synthetic", folder / "store", rows=rows, users=2_000, items=5_000).folder
@@ -72,13 +72,13 @@ def equality(folder: Path, rows: int, form: str) -> None:
     """Curves and metrics of 1, 2 and 3 processes that begin with the same weights."""
     from safetensors.torch import load_file
 
-    store = make_store(folder, rows)
-    first = {**RECIPE, "store": str(store), "training": {**RECIPE["training"], "max_steps": 1}}
+    dataset = make_dataset(folder, rows)
+    first = {**RECIPE, "store": str(dataset), "training": {**RECIPE["training"], "max_steps": 1}}
     child_train(first, folder / "start")
     found = []
     for name, rule in RULES.items():
         distributed = {**RECIPE["distributed"], "dense": form}
-        values = {**RECIPE, "store": str(store), "optimizer": rule, "distributed": distributed}
+        values = {**RECIPE, "store": str(dataset), "optimizer": rule, "distributed": distributed}
         runs = {n: folder / f"{name.replace(' ', '').replace(',', '-')}-{n}" for n in (1, 2, 3)}
         child_train(values, runs[1], folder / "start")
         for processes in (2, 3):
@@ -260,11 +260,11 @@ def give_back() -> None:
 
 def step(folder: Path, rows: int) -> None:
     """What an exchange costs: two processes that train together beside two that train at the same time, each alone."""
-    store = make_store(folder, rows)
+    dataset = make_dataset(folder, rows)
     found = []
     for batch_size in (512, 2048, 8192):
-        alone = steps_of(store, folder / f"{batch_size}-alone", batch_size, together=False)
-        both = steps_of(store, folder / f"{batch_size}-both", batch_size, together=True)
+        alone = steps_of(dataset, folder / f"{batch_size}-alone", batch_size, together=False)
+        both = steps_of(dataset, folder / f"{batch_size}-both", batch_size, together=True)
         found.append(
             [
                 *(batch_size, f"{alone * 1e3:.1f}", f"{both * 1e3:.1f}", f"{(both - alone) / both:.0%}"),
@@ -275,11 +275,11 @@ def step(folder: Path, rows: int) -> None:
     table([*columns, "samples/s of two", "of one"], found)
 
 
-def steps_of(store: Path, run: Path, batch_size: int, *, together: bool) -> float:
+def steps_of(dataset: Path, run: Path, batch_size: int, *, together: bool) -> float:
     """Seconds a step of two processes, of the slower one."""
     processes = 2 if together else 1
     training = {**RECIPE["training"], "batch_size": batch_size * processes, "max_steps": 24}
-    values = {**RECIPE, "store": str(store), "training": training, "distributed": {"data_shards": processes}}
+    values = {**RECIPE, "store": str(dataset), "training": training, "distributed": {"data_shards": processes}}
     jobs = [(processes, json.dumps(values), str(run) + str(number)) for number in range(1 if together else 2)]
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(lambda job: torchrun(job[0], "child-step", *job[1:]), jobs))

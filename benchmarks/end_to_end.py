@@ -1,11 +1,11 @@
-"""Training from a store, as users start it: samples/s beside the machine's own rate, and where a step's time goes.
+"""Training from a dataset, as users start it: samples/s beside the machine's own rate, and where a step's time goes.
 
-python benchmarks/end_to_end.py --store stores/kuairand-pure --threads 2 --picture docs/step_time.png
+python benchmarks/end_to_end.py --store datasets/kuairand-pure --threads 2 --picture docs/step_time.png
 
 Every combination trains a fresh run through the real loop: loader, checks and running AUC are in the time, the
 validation at its end is not. Rounds take turns over the combinations, each between two measurements of the float32
 product, so that the ratio to it stands where the machine is slow for a while. Then the parts of a step are timed alone,
-one after the other, on batches of the same store.
+one after the other, on batches of the same dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from unimixer.cli.doctor import matmul_rate
 from unimixer.cli.output import markdown
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import cpu_model
 from unimixer.features.batch import Batch
@@ -43,7 +43,7 @@ SIDE = ("tables and fields", "loss, checks, schedules", "optimizers")
 """What is not the model's own arithmetic."""
 
 
-def recipe_of(store: Store, model: str, batch: int, arguments: argparse.Namespace) -> Recipe:
+def recipe_of(dataset: Dataset, model: str, batch: int, arguments: argparse.Namespace) -> Recipe:
     training = {
         "batch_size": batch,
         "precision": arguments.precision,
@@ -54,11 +54,11 @@ def recipe_of(store: Store, model: str, batch: int, arguments: argparse.Namespac
     }
     values = {
         "name": "end-to-end",
-        "store": str(store.folder),
+        "store": str(dataset.folder),
         "model": {"backbone": model, "dense_params": arguments.params},
         "training": training,
     }
-    return resolve(parse(Recipe, values, where="benchmark"), store.transform.spec)
+    return resolve(parse(Recipe, values, where="benchmark"), dataset.transform.spec)
 
 
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -79,12 +79,12 @@ def milliseconds(run: Callable[[], object], repeats: int = 9) -> float:
     return median(times) * 1e3
 
 
-def parts(store: Store, recipe: Recipe) -> dict[str, float]:
+def parts(dataset: Dataset, recipe: Recipe) -> dict[str, float]:
     """Milliseconds of the parts of one step."""
-    spec = with_tasks(store.transform.spec, tuple(recipe.tasks))
+    spec = with_tasks(dataset.transform.spec, tuple(recipe.tasks))
     torch.manual_seed(0)
     model = build_ranker(recipe.model, spec).train()
-    loader = Loader(store, "train", batch_size=recipe.training.batch_size, shuffle=True, num_workers=0)
+    loader = Loader(dataset, "train", batch_size=recipe.training.batch_size, shuffle=True, num_workers=0)
     batch = next(iter(loader.batches()))
     columns = torch.arange(len(recipe.tasks))
     step = TrainStep(model, recipe, columns, total_steps=10**6, checkpoints=Path("none"))
@@ -162,10 +162,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    store = Store(find_store(arguments.store))
+    dataset = open_dataset(arguments.store)
     combinations = list(itertools.product(arguments.models, arguments.batches))
     speeds: dict[tuple[str, int], list[tuple[float, float, float]]] = {key: [] for key in combinations}
-    recipes = {key: recipe_of(store, *key, arguments) for key in combinations}
+    recipes = {key: recipe_of(dataset, *key, arguments) for key in combinations}
     with tempfile.TemporaryDirectory() as temporary:
         for turn in range(arguments.rounds):
             for key in combinations:
@@ -177,9 +177,9 @@ def main() -> None:
     for (model, batch), values in speeds.items():
         recipe = recipes[model, batch]
         with torch.device("meta"):
-            params = count_dense(build_ranker(recipe.model, with_tasks(store.transform.spec, tuple(recipe.tasks))))
+            params = count_dense(build_ranker(recipe.model, with_tasks(dataset.transform.spec, tuple(recipe.tasks))))
         shares = [6 * params * speed / product for speed, product, _ in values]
-        found[f"{model}, {batch}"] = step = parts(store, recipe)
+        found[f"{model}, {batch}"] = step = parts(dataset, recipe)
         side = sum(step[part] for part in SIDE) / sum(step[part] for part in PARTS)
         speed = [value[0] for value in values]
         rows.append(

@@ -1,6 +1,6 @@
-"""Every registered backbone for one epoch on one store, at one budget of dense parameters, as a table.
+"""Every registered backbone for one epoch on one dataset, at one budget of dense parameters, as a table.
 
-    python benchmarks/every_backbone.py stores/kuairand-pure --params 1M --task is_click
+    python benchmarks/every_backbone.py datasets/kuairand-pure --params 1M --task is_click
 
 A run that is finished is not trained again, so an interrupted study goes on where it stopped. Every model gets the
 same features, batches and rates; none is tuned. Wall time is that of training without evaluations.
@@ -16,14 +16,14 @@ from unimixer.cli.output import markdown
 from unimixer.training.train import resume
 
 
-def finished(store: str, backbone: str, params: str, seed: int, folder: Path, batch_size: int) -> RunFolder:
+def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, batch_size: int) -> RunFolder:
     """The finished run of one backbone, trained now if it has to be."""
     if (folder / "config.yaml").exists():
         return resume(folder)
     recipe = Recipe.model_validate(
         {
             "name": f"every-{backbone}",
-            "store": store,
+            "store": dataset,
             "model": {"backbone": backbone, "dense_params": params},
             "training": {"seed": seed, "batch_size": batch_size, "evaluate_every": 10**6},
         }

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from distributed import RECIPE, child_train, make_store, table, torchrun
+from distributed import RECIPE, child_train, make_dataset, table, torchrun
 
 INSIDE = "UNIMIXER_OWN_NETWORK"
 FIRST, LAST = 8, 24
@@ -64,12 +64,12 @@ def child(values: dict[str, Any], run: Path) -> None:
 
 
 def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
-    store, found = make_store(folder, rows), []
+    dataset, found = make_dataset(folder, rows), []
     width = RECIPE["model"]["embedding_dim"]
     for size in batch_sizes:
         training = {**RECIPE["training"], "batch_size": 2 * size, "max_steps": LAST + 1, "evaluate_every": LAST + 1}
         distributed = {"data_shards": 2, "sharding": "row_wise"}
-        values = {**RECIPE, "store": str(store), "training": training, "distributed": distributed}
+        values = {**RECIPE, "store": str(dataset), "training": training, "distributed": distributed}
         lines = torchrun(2, "child", json.dumps(values), str(folder / f"run-{size}"), script=__file__).splitlines()
         said = [json.loads(line) for line in lines]
         counted = said[0]["bytes"] / (LAST - FIRST)

@@ -1,8 +1,8 @@
 """What reaches the raw parameters of learned mixings, and how far they go: starts, temperatures and rates side by side.
 
-python benchmarks/gradient_flow.py --store stores/kuairand-pure --steps 100
+python benchmarks/gradient_flow.py --store datasets/kuairand-pure --steps 100
 
-For every combination a fresh model takes some steps on the store. Printed are, for the matrices between blocks and
+For every combination a fresh model takes some steps on the dataset. Printed are, for the matrices between blocks and
 those inside them: the root mean square of the raw parameters' gradient in the first batches (Adam's eps is 1e-8: below
 it a step shrinks), the mean of the largest entry of a row at start and end (1 is a permutation, 1/N is flat), and how
 far the constrained matrices moved (half the sum of absolute differences of a row: 0 nothing, 1 all of it).
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from unimixer.cli.output import markdown
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.loader import Loader
 from unimixer.mixing import Constrained
 from unimixer.mixing.global_patterns import Global
@@ -60,21 +60,21 @@ def gradient(group: list[Constrained]) -> float:
     return torch.cat(values).square().mean().sqrt().item()
 
 
-def measured(store: Store, model_name: str, start: str, tau: float, rate: float | None, steps: int) -> list[Any]:
+def measured(dataset: Dataset, model_name: str, start: str, tau: float, rate: float | None, steps: int) -> list[Any]:
     values = {
         "name": "gradients",
-        "store": str(store.folder),
+        "store": str(dataset.folder),
         "model": {"backbone": model_name, "dense_params": "800K", "options": {"init": start}},
         "temperature": {"end": tau},
         "optimizer": {"mixing_lr": rate},
         "training": {"batch_size": 512},
     }
-    recipe = resolve(parse(Recipe, values, where="benchmark"), store.transform.spec)
+    recipe = resolve(parse(Recipe, values, where="benchmark"), dataset.transform.spec)
     torch.manual_seed(0)
-    model = build_ranker(recipe.model, with_tasks(store.transform.spec, tuple(recipe.tasks))).train()
+    model = build_ranker(recipe.model, with_tasks(dataset.transform.spec, tuple(recipe.tasks))).train()
     columns = torch.arange(len(recipe.tasks))
     step = TrainStep(model, recipe, columns, total_steps=steps, checkpoints=Path("none"))
-    batches = itertools.islice(Loader(store, "train", batch_size=512, shuffle=True).batches(), steps)
+    batches = itertools.islice(Loader(dataset, "train", batch_size=512, shuffle=True).batches(), steps)
     groups, before = parts(model), {}
     gradients: dict[str, list[float]] = {name: [] for name in groups}
     for number, batch in enumerate(batches):
@@ -103,14 +103,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    store = Store(find_store(arguments.store))
+    dataset = open_dataset(arguments.store)
     cases = list(
         itertools.product(arguments.models, arguments.starts, arguments.temperatures, [None, *arguments.rates])
     )
     rows = []
     with progress_bar("combinations", len(cases), unit="cases") as advance:
         for case in cases:
-            rows.append(measured(store, *case, arguments.steps))
+            rows.append(measured(dataset, *case, arguments.steps))
             advance(1)
     heads = ["model", "start", "tau", "rate"]
     for name in ("between", "inside"):

@@ -1,6 +1,6 @@
 """AUC against the number of training rows: what a log limits, whatever the model.
 
-python benchmarks/learning_curve.py stores/kuairand-pure --out studies/learning-curve
+python benchmarks/learning_curve.py datasets/kuairand-pure --out studies/learning-curve
 
 A run on a share of the data takes the first steps of the seeded shuffle of all training days, once, with everything
 else as in a whole run. Finished runs are kept in --out and not done again.
@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unimixer import RunFolder, Store, train
+from unimixer import RunFolder, train
 from unimixer.cli.output import markdown
-from unimixer.data.dataset import find_store
+from unimixer.data.dataset import open_dataset
 from unimixer.experiments.models import Variant, parse_variant, split_models
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
@@ -26,10 +26,10 @@ from unimixer.training.summary import spread
 BATCH = 512
 
 
-def recipe_of(variant: Variant, store: Path, arguments: argparse.Namespace, steps: int, seed: int) -> dict[str, Any]:
+def recipe_of(variant: Variant, dataset: Path, arguments: argparse.Namespace, steps: int, seed: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": "learning-curve",
-        "store": str(store),
+        "store": str(dataset),
         "tasks": {arguments.task: 1.0},
         "model": {"backbone": variant.backbone, "dense_params": arguments.params, "options": variant.options},
         "optimizer": {"dense_lr": arguments.lr},
@@ -71,9 +71,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    store = Store(find_store(arguments.store))
+    dataset = open_dataset(arguments.store)
     variants = [Variant(**parse_variant(text)) for text in split_models(arguments.models)]
-    whole = -(-store.summary("train").rows // BATCH)
+    whole = -(-dataset.summary("train").rows // BATCH)
     lines, curves = [], {}
     with progress_bar("runs", len(variants) * len(arguments.shares) * arguments.seeds, unit="runs") as advance:
         for number, variant in enumerate(variants):
@@ -85,13 +85,13 @@ def main() -> None:
                     folder = arguments.out / f"{number}-{variant.backbone}-{steps}-seed{seed}"
                     run = RunFolder(folder) if (folder / "config.yaml").exists() else None
                     if run is None or run.result is None:
-                        values = recipe_of(variant, store.folder, arguments, steps, seed)
+                        values = recipe_of(variant, dataset.folder, arguments, steps, seed)
                         run = train(values, folder=folder, quiet=True)
                     assert run.result is not None
                     for split, values in found.items():
                         values.append(run.result[split][arguments.task]["auc"])
                     advance(1)
-                rows = min(steps * BATCH, store.summary("train").rows)
+                rows = min(steps * BATCH, dataset.summary("train").rows)
                 aucs = found["validation"]
                 points.append((rows, fmean(aucs), min(aucs), max(aucs)))
                 lines.append([variant.label, f"{rows:,}", *(spread(values) for values in found.values())])

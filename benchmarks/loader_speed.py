@@ -1,6 +1,6 @@
-"""Rows a second of the loader alone, and of training on the same store in the same process: one row of CSV each.
+"""Rows a second of the loader alone, and of training on the same dataset in the same process: one row of CSV each.
 
-python benchmarks/loader_speed.py stores/kuairand-pure recipes/kuairand-unimixer-lite.yaml
+python benchmarks/loader_speed.py datasets/kuairand-pure recipes/kuairand-unimixer-lite.yaml
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from unimixer import Loader, Store, train
+from unimixer import Dataset, Loader, train
 from unimixer.training.config import load_recipe
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, [f"store={arguments.store}"])
     loader = Loader(
-        Store(arguments.store),
+        Dataset(arguments.store),
         "train",
         batch_size=recipe.training.batch_size,
         shuffle=True,

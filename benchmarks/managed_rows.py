@@ -1,6 +1,6 @@
 """What a table with fewer rows than ids costs: AUC, hits and evictions of every policy, beside a row for every id.
 
-    python benchmarks/managed_rows.py stores/kuairand-pure --table video_id --rows 500 2000 --seeds 3
+    python benchmarks/managed_rows.py datasets/kuairand-pure --table video_id --rows 500 2000 --seeds 3
 
 Mean ± standard deviation over seeds of the first task's AUC on the test part, as Markdown. Hits are lookups of the last
 stretch of training that had a row of their own, evictions are all of the run.
@@ -22,12 +22,12 @@ POLICIES = ("lfu", "lru", "distance_lfu")
 COLUMNS = ("rows of the table", "policy", "AUC", "hits", "evictions")
 
 
-def recipe(store: str, table: str, rows: int | None, policy: str, every: int, seed: int) -> dict[str, Any]:
+def recipe(dataset: str, table: str, rows: int | None, policy: str, every: int, seed: int) -> dict[str, Any]:
     managed = {} if rows is None else {table: rows}
     eviction = {} if rows is None else {table: {"policy": policy, "every": every}}
     return {
         "name": "managed",
-        "store": store,
+        "store": dataset,
         "model": {"backbone": "unimixer-lite", "dense_params": "100K", "num_tokens": 8, "managed_rows": managed},
         "optimizer": {"eviction": eviction},
         "training": {"batch_size": 512, "seed": seed, "device": "cpu"},

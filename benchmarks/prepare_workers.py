@@ -1,6 +1,6 @@
 """Rows a second and peak memory of preparing one Parquet log with several numbers of workers: one row of CSV each.
 
-The log is drawn first and is not timed. The store of every run must be the same. Example:
+The log is drawn first and is not timed. The dataset of every run must be the same. Example:
 
     python benchmarks/prepare_workers.py --rows 2000000 --workers 1 2
 """

@@ -38,12 +38,12 @@ def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
     """A run of one step."""
     import unimixer
 
-    store = folder / "store"
-    if not store.exists():
-        unimixer.prepare("synthetic", str(store), rows=20_000)
+    dataset = folder / "store"
+    if not dataset.exists():
+        unimixer.prepare("synthetic", str(dataset), rows=20_000)
     recipe = {
         "name": "scoring",
-        "store": str(store),
+        "store": str(dataset),
         "model": {
             "backbone": "unimixer-lite",
             "dense_params": params,

@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_recipe
 from toy import toy_tables
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
@@ -37,9 +37,9 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy_store(toy_folder: Path) -> Store:
+def toy_dataset(toy_folder: Path) -> Dataset:
     """The small world, prepared and freshly opened."""
-    return Store(toy_folder)
+    return Dataset(toy_folder)
 
 
 @pytest.fixture(scope="session")

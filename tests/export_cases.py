@@ -8,7 +8,7 @@ import small_models
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.loader import Loader
 from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
@@ -69,10 +69,10 @@ def build(spec: FeatureSpec, **options: Any) -> Ranker:
     return ranker
 
 
-def toy_requests(store: Store) -> tuple[RequestLayout, list[Request]]:
+def toy_requests(dataset: Dataset) -> tuple[RequestLayout, list[Request]]:
     """Real rows as requests of 24 candidates, and the corner cases at one, two and five."""
-    layout = request_layout(store.transform.schema)
-    batch = next(Loader(store, "test", batch_size=72, num_workers=0).batches())
+    layout = request_layout(dataset.transform.schema)
+    batch = next(Loader(dataset, "test", batch_size=72, num_workers=0).batches())
     real = [request_from(batch, layout, row, row, row + 24) for row in (0, 24, 48)]
     corners = [change(repeated(real[0], 5)) for change in (without_sequences, unknown, missing)]
     corners += [change(repeated(real[1], 1)) for change in (without_sequences, unknown, missing)]

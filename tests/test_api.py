@@ -9,19 +9,19 @@ import yaml
 from tiny import RECIPE, assert_equal_tensors, facts_of, tiny_recipe, tiny_values
 
 from unimixer import UnimixerError, prepare, train
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 
 
-def test_a_data_set_by_its_name_becomes_a_store(tmp_path: Path) -> None:
-    store = prepare("synthetic", tmp_path / "store", rows=2_000, users=50, items=50)
-    assert isinstance(store, Store)
-    assert store.manifest["origin"]["source"] == "synthetic"
-    assert store.manifest["origin"]["options"] == {"rows": 2_000, "users": 50, "items": 50}
+def test_a_data_set_by_its_name_becomes_a_dataset(tmp_path: Path) -> None:
+    dataset = prepare("synthetic", tmp_path / "store", rows=2_000, users=50, items=50)
+    assert isinstance(dataset, Dataset)
+    assert dataset.manifest["origin"]["source"] == "synthetic"
+    assert dataset.manifest["origin"]["options"] == {"rows": 2_000, "users": 50, "items": 50}
     with pytest.raises(UnimixerError, match="store exists"):
         prepare("synthetic", tmp_path / "store", rows=2_000)
     with pytest.raises(UnimixerError, match=r"unknown option 'rovs'; did you mean 'rows'\?"):
         prepare("synthetic", tmp_path / "other", rovs=1)
-    recipe = {**RECIPE, "store": str(store.folder), "training": {**RECIPE["training"], "max_steps": 1}}
+    recipe = {**RECIPE, "store": str(dataset.folder), "training": {**RECIPE["training"], "max_steps": 1}}
     assert (train(recipe, folder=tmp_path / "run", quiet=True).result or {})["best_reachable_auc"]["test"][
         "click"
     ] > 0.5

@@ -12,7 +12,7 @@ from toy import DAY, START, toy_frames, toy_tables
 
 from unimixer.api import evaluate_file, evaluate_run
 from unimixer.data.coverage import UnknownValuesWarning
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.training.evaluation import as_json
@@ -27,8 +27,8 @@ def test_a_split_measures_what_the_run_reported(split: str, toy_run: RunFolder) 
     assert as_json(evaluate_run(toy_run.folder, split)) == (toy_run.result or {})[split]
 
 
-def test_the_training_part_can_be_measured_too(toy_run: RunFolder, toy_store: Store) -> None:
-    assert evaluate_run(toy_run.folder, "train")["is_click"].num_rows == toy_store.summary("train").rows
+def test_the_training_part_can_be_measured_too(toy_run: RunFolder, toy_dataset: Dataset) -> None:
+    assert evaluate_run(toy_run.folder, "train")["is_click"].num_rows == toy_dataset.summary("train").rows
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
@@ -62,21 +62,21 @@ def test_an_unknown_split_is_refused(toy_run: RunFolder) -> None:
         evaluate_run(toy_run.folder, "tset")
 
 
-def test_a_store_that_moved_is_named_and_one_that_changed_is_refused(
-    toy_run: RunFolder, toy_store: Store, tmp_path: Path
+def test_a_dataset_that_moved_is_named_and_one_that_changed_is_refused(
+    toy_run: RunFolder, toy_dataset: Dataset, tmp_path: Path
 ) -> None:
-    shutil.copytree(toy_store.folder, tmp_path / "moved")
-    moved = as_json(evaluate_run(toy_run.folder, "test", store=tmp_path / "moved"))
+    shutil.copytree(toy_dataset.folder, tmp_path / "moved")
+    moved = as_json(evaluate_run(toy_run.folder, "test", dataset=tmp_path / "moved"))
     assert moved == (toy_run.result or {})["test"]
     other = prepare(toy_tables(seed=1), tmp_path / "other")
-    with pytest.raises(UnimixerError, match=rf"has content {other.hash}, the run was trained on {toy_store.hash};"):
-        evaluate_run(toy_run.folder, "test", store=other.folder)
+    with pytest.raises(UnimixerError, match=rf"has content {other.hash}, the run was trained on {toy_dataset.hash};"):
+        evaluate_run(toy_run.folder, "test", dataset=other.folder)
     part = next((tmp_path / "moved" / "test").iterdir())
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(bytes(data))
     with pytest.raises(UnimixerError, match="damaged"):
-        evaluate_run(toy_run.folder, "test", store=tmp_path / "moved")
+        evaluate_run(toy_run.folder, "test", dataset=tmp_path / "moved")
 
 
 def test_a_run_trained_on_a_gpu_is_evaluated_where_there_is_none(toy_run: RunFolder, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_run_trained_on_a_gpu_is_evaluated_where_there_is_none(toy_run: RunFol
     json.dumps(found)
 
 
-def test_splits_joined_by_a_plus_are_measured_as_one(toy_run: RunFolder, toy_store: Store) -> None:
+def test_splits_joined_by_a_plus_are_measured_as_one(toy_run: RunFolder, toy_dataset: Dataset) -> None:
     single = [evaluate_run(toy_run.folder, split) for split in ("validation", "test")]
     both = evaluate_run(toy_run.folder, "validation+test")
     for task, values in both.items():

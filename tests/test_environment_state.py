@@ -15,7 +15,7 @@ import torch
 from tiny import caller_states, tiny_recipe, tiny_values
 from toy import toy_frames
 
-from unimixer import Predictor, Store, UnimixerError, prepare, train
+from unimixer import Dataset, Predictor, UnimixerError, prepare, train
 from unimixer.api import evaluate_file, evaluate_hardened, evaluate_run
 from unimixer.environment import states_kept
 from unimixer.export import ExportOptions, export_run
@@ -27,46 +27,46 @@ from unimixer.training.train import resume
 LOG = toy_frames()[0].tail(50)
 
 
-def going_on(folder: Path, run: Path, _store: Path) -> None:
+def going_on(folder: Path, run: Path, _dataset: Path) -> None:
     shutil.copytree(run, folder / "again")
     (folder / "again" / "result.json").unlink()
     resume(folder / "again", quiet=True)
 
 
-def failing(folder: Path, _run: Path, store: Path) -> None:
+def failing(folder: Path, _run: Path, dataset: Path) -> None:
     with pytest.raises(UnimixerError):
         train(
-            tiny_values(store, "optimizer.dense_lr=1e30", "optimizer.sparse_lr=1e30"), folder=folder / "r", quiet=True
+            tiny_values(dataset, "optimizer.dense_lr=1e30", "optimizer.sparse_lr=1e30"), folder=folder / "r", quiet=True
         )
 
 
-def scoring(folder: Path, run: Path, _store: Path) -> None:
+def scoring(folder: Path, run: Path, _dataset: Path) -> None:
     Predictor(run).predict(LOG)
     LOG.write_parquet(folder / "rows.parquet")
     evaluate_file(run, folder / "rows.parquet")
 
 
-def changing(_folder: Path, run: Path, store: Path) -> None:
+def changing(_folder: Path, run: Path, dataset: Path) -> None:
     source = RunFolder(run)
-    conversion_change(source, converted_recipe(source, "unimixer"), Store(store))
+    conversion_change(source, converted_recipe(source, "unimixer"), Dataset(dataset))
 
 
 CALLS: dict[str, Callable[[Path, Path, Path], Any]] = {
-    "train": lambda folder, run, store: train(
-        tiny_values(store, "training.threads=2"), folder=folder / "r", quiet=True
+    "train": lambda folder, run, dataset: train(
+        tiny_values(dataset, "training.threads=2"), folder=folder / "r", quiet=True
     ),
-    "warm start": lambda folder, run, store: train(
-        tiny_values(store, "training.max_steps=1"), folder=folder / "r", warm_start=run, quiet=True
+    "warm start": lambda folder, run, dataset: train(
+        tiny_values(dataset, "training.max_steps=1"), folder=folder / "r", warm_start=run, quiet=True
     ),
     "train that raises": failing,
     "resume": going_on,
     "predict": scoring,
-    "evaluate": lambda folder, run, store: evaluate_run(run, "test"),
-    "harden": lambda folder, run, store: evaluate_hardened(run, "permutation", "test"),
-    "export": lambda folder, run, store: export_run(run, folder / "bundle", ExportOptions(auc_rows=100, largest=16)),
-    "inspect": lambda folder, run, store: inspect_run(run, rows=50),
+    "evaluate": lambda folder, run, dataset: evaluate_run(run, "test"),
+    "harden": lambda folder, run, dataset: evaluate_hardened(run, "permutation", "test"),
+    "export": lambda folder, run, dataset: export_run(run, folder / "bundle", ExportOptions(auc_rows=100, largest=16)),
+    "inspect": lambda folder, run, dataset: inspect_run(run, rows=50),
     "convert": changing,
-    "prepare": lambda folder, run, store: prepare("synthetic", folder / "s", rows=2_000, users=50, items=50),
+    "prepare": lambda folder, run, dataset: prepare("synthetic", folder / "s", rows=2_000, users=50, items=50),
 }
 
 

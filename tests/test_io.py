@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.export.manifest import read_manifest
 from unimixer.io import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, read_json, write_text
@@ -181,15 +181,15 @@ def test_what_is_given_in_the_place_of_something_else_is_called_by_its_name(
     bundle = tmp_path / "bundle"
     write_text(bundle / "manifest.json", '{"format": 1, "graph": {}}')
     for opens, path, what in [
-        (RunFolder, toy_folder, "is a prepared store, not a run folder; make one with: unimixer train"),
+        (RunFolder, toy_folder, "is a prepared dataset, not a run folder; make one with: unimixer train"),
         (RunFolder, bundle, "is a bundle, not a run folder"),
         (RunFolder, bundle / "manifest.json", "is a file, not a run folder"),
-        (Store, toy_run.folder, "is a run folder, not a prepared store; make one with: unimixer data prepare"),
-        (Store, bundle, "is a bundle, not a prepared store"),
-        (read_manifest, toy_folder, "is a prepared store, not a bundle; make one with: unimixer export RUN"),
+        (Dataset, toy_run.folder, "is a run folder, not a prepared dataset; make one with: unimixer data prepare"),
+        (Dataset, bundle, "is a bundle, not a prepared dataset"),
+        (read_manifest, toy_folder, "is a prepared dataset, not a bundle; make one with: unimixer export RUN"),
         (read_manifest, toy_run.folder, "is a run folder, not a bundle"),
         (load_yaml, toy_run.folder, "is a run folder, expected a YAML file"),
-        (SQLiteStore, toy_folder, "is a prepared store, not a feature store; make one with: unimixer store build"),
+        (SQLiteStore, toy_folder, "is a prepared dataset, not a feature store; make one with: unimixer store build"),
     ]:
         with pytest.raises(UnimixerError) as error:
             opens(path)  # type: ignore[operator]

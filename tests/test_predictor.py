@@ -15,7 +15,7 @@ from tiny import tiny_recipe
 from toy import DAY, START, toy_frames
 
 from unimixer.data.coverage import UnknownValuesWarning
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
@@ -43,11 +43,11 @@ def scores(predictor: Predictor, frame: pl.DataFrame) -> Any:
 
 
 def test_raw_rows_of_the_test_part_get_the_scores_of_the_evaluation(
-    predictor: Predictor, toy_run: RunFolder, toy_store: Store
+    predictor: Predictor, toy_run: RunFolder, toy_dataset: Dataset
 ) -> None:
     model = load_ranker(toy_run)
     with torch.no_grad():
-        batches = [model(batch) for batch in Loader(toy_store, "test", batch_size=100).batches()]
+        batches = [model(batch) for batch in Loader(toy_dataset, "test", batch_size=100).batches()]
     expected = torch.cat(batches)
     assert len(expected) == TEST_ROWS.height
     torch.testing.assert_close(predictor.logits(Chunk(TEST_ROWS, "test")), expected, rtol=0, atol=1e-6)
@@ -216,8 +216,8 @@ def test_a_model_trained_in_bfloat16_scores_as_it_was_evaluated(toy_folder: Path
     assert float(loss) == pytest.approx((run.result or {})["test"]["is_click"]["log_loss"], abs=1e-5)
 
 
-def test_a_run_without_weights_is_refused(toy_store: Store, tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+def test_a_run_without_weights_is_refused(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset)
     with pytest.raises(UnimixerError, match="has no best weights yet; continue it with: unimixer train --resume"):
         Predictor(run.folder)
     with pytest.raises(UnimixerError, match="is not a run folder"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -23,18 +23,18 @@ SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "towe
 
 
 @pytest.fixture(scope="module")
-def store(toy_folder: Any) -> Store:
-    return Store(toy_folder)
+def dataset(toy_folder: Any) -> Dataset:
+    return Dataset(toy_folder)
 
 
 @pytest.fixture(scope="module")
-def spec(store: Store) -> FeatureSpec:
-    return store.transform.spec
+def spec(dataset: Dataset) -> FeatureSpec:
+    return dataset.transform.spec
 
 
 @pytest.fixture(scope="module")
-def batch(store: Store) -> Batch:
-    return next(Loader(store, "train", batch_size=32, shuffle=True).batches())
+def batch(dataset: Dataset) -> Batch:
+    return next(Loader(dataset, "train", batch_size=32, shuffle=True).batches())
 
 
 def build(spec: FeatureSpec, seed: int = 0, **options: Any) -> Ranker:
@@ -79,11 +79,11 @@ def test_every_variant_scores_and_every_parameter_learns(
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_a_row_scores_alike_alone_and_in_a_batch(spec: FeatureSpec, store: Store, options: dict[str, Any]) -> None:
+def test_a_row_scores_alike_alone_and_in_a_batch(spec: FeatureSpec, dataset: Dataset, options: dict[str, Any]) -> None:
     ranker = build(spec, **options).eval()
     with torch.no_grad():
-        together = ranker(next(Loader(store, "test", batch_size=5).batches()))
-        alone = [ranker(b) for b in islice(Loader(store, "test", batch_size=1).batches(), 5)]
+        together = ranker(next(Loader(dataset, "test", batch_size=5).batches()))
+        alone = [ranker(b) for b in islice(Loader(dataset, "test", batch_size=1).batches(), 5)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 

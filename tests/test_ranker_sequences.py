@@ -15,7 +15,7 @@ from torch import Tensor
 from toy import DAY, START, toy_frames
 
 from unimixer.blocks import CrossAttention
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
@@ -45,18 +45,18 @@ VARIANTS: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def store(toy_folder: Any) -> Store:
-    return Store(toy_folder)
+def dataset(toy_folder: Any) -> Dataset:
+    return Dataset(toy_folder)
 
 
 @pytest.fixture(scope="module")
-def spec(store: Store) -> FeatureSpec:
-    return store.transform.spec
+def spec(dataset: Dataset) -> FeatureSpec:
+    return dataset.transform.spec
 
 
 @pytest.fixture(scope="module")
-def batch(store: Store) -> Batch:
-    return next(Loader(store, "train", batch_size=32, shuffle=True).batches())
+def batch(dataset: Dataset) -> Batch:
+    return next(Loader(dataset, "train", batch_size=32, shuffle=True).batches())
 
 
 def build(spec: FeatureSpec, **options: Any) -> Ranker:
@@ -99,11 +99,11 @@ def test_every_variant_scores_and_every_parameter_learns(
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_a_row_scores_alike_alone_and_in_a_batch(spec: FeatureSpec, store: Store, options: dict[str, Any]) -> None:
+def test_a_row_scores_alike_alone_and_in_a_batch(spec: FeatureSpec, dataset: Dataset, options: dict[str, Any]) -> None:
     ranker = build(spec, **options).eval()
     with torch.no_grad():
-        together = ranker(next(Loader(store, "test", batch_size=9).batches()))
-        alone = [ranker(b) for b in islice(Loader(store, "test", batch_size=1).batches(), 9)]
+        together = ranker(next(Loader(dataset, "test", batch_size=9).batches()))
+        alone = [ranker(b) for b in islice(Loader(dataset, "test", batch_size=1).batches(), 9)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -152,9 +152,11 @@ def test_the_backbone_sees_as_many_tokens_as_were_asked_for(spec: FeatureSpec, b
 
 
 @pytest.mark.parametrize("options", [VARIANTS[0], VARIANTS[3]])
-def test_the_dense_part_exports_with_a_dynamic_batch(spec: FeatureSpec, store: Store, options: dict[str, Any]) -> None:
+def test_the_dense_part_exports_with_a_dynamic_batch(
+    spec: FeatureSpec, dataset: Dataset, options: dict[str, Any]
+) -> None:
     ranker = build(spec, **options).eval()
-    first, *others = [next(Loader(store, "test", batch_size=rows).batches()) for rows in (3, 1, 7)]
+    first, *others = [next(Loader(dataset, "test", batch_size=rows).batches()) for rows in (3, 1, 7)]
 
     class Dense(torch.nn.Module):
         def __init__(self) -> None:
@@ -216,7 +218,9 @@ def test_sequence_tokens_go_with_other_backbones_at_a_budget(spec: FeatureSpec, 
     [("model.sequences=tokens", "model.sequence_tokens=1"), ("model.sequences=cross_attention",)],
     ids=["tokens", "attention"],
 )
-def test_a_run_trains_and_predicts(toy_folder: Path, store: Store, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_a_run_trains_and_predicts(
+    toy_folder: Path, dataset: Dataset, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
     more = ("training.max_steps=6", "model.width=null", "model.dense_params=6K")
     run = train(tiny_recipe(toy_folder, *overrides, *more), folder=tmp_path / "run", quiet=True)
     assert run.result is not None
@@ -227,7 +231,7 @@ def test_a_run_trains_and_predicts(toy_folder: Path, store: Store, tmp_path: Pat
     rows = toy_frames()[0].filter(pl.col("time_ms") >= START + 8 * DAY)
     model = load_ranker(run)
     with torch.no_grad():
-        expected = torch.cat([model(batch) for batch in Loader(store, "test", batch_size=100).batches()])
+        expected = torch.cat([model(batch) for batch in Loader(dataset, "test", batch_size=100).batches()])
     logits = Predictor(run.folder, device="cpu").logits(Chunk(rows, "test"))
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 

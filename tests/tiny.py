@@ -37,15 +37,15 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def tiny_values(store: Path | str, *overrides: str) -> dict[str, Any]:
+def tiny_values(dataset: Path | str, *overrides: str) -> dict[str, Any]:
     """Values of the recipe with changes such as ``training.seed=1``; of two for one key the later one counts."""
     last = {change.partition("=")[0]: change for change in overrides}
-    return dict(override({**RECIPE, "store": str(store)}, list(last.values())))
+    return dict(override({**RECIPE, "store": str(dataset)}, list(last.values())))
 
 
-def tiny_recipe(store: Path | str, *overrides: str) -> Recipe:
+def tiny_recipe(dataset: Path | str, *overrides: str) -> Recipe:
     """The recipe with changes."""
-    return parse(Recipe, tiny_values(store, *overrides), where="tiny.yaml")
+    return parse(Recipe, tiny_values(dataset, *overrides), where="tiny.yaml")
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:

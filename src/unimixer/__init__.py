@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimixer.api import prepare, train
     from unimixer.backbones import BACKBONES, build_backbone
-    from unimixer.data.dataset import Store
+    from unimixer.data.dataset import Dataset
     from unimixer.data.loader import Loader
     from unimixer.errors import UnimixerError
     from unimixer.features.batch import Batch
@@ -31,7 +31,7 @@ _HOME = {
     "Ranker": "unimixer.ranker",
     "Recipe": "unimixer.training.config",
     "RunFolder": "unimixer.training.run",
-    "Store": "unimixer.data.dataset",
+    "Dataset": "unimixer.data.dataset",
     "UnimixerError": "unimixer.errors",
     "build_backbone": "unimixer.backbones",
     "prepare": "unimixer.api",
@@ -41,13 +41,13 @@ _HOME = {
 __all__ = [
     "BACKBONES",
     "Batch",
+    "Dataset",
     "FeatureSpec",
     "Loader",
     "Predictor",
     "Ranker",
     "Recipe",
     "RunFolder",
-    "Store",
     "UnimixerError",
     "build_backbone",
     "prepare",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.entities import KeyIndex
-from unimixer.data.prepare import prepare as write_store
+from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw import values
 from unimixer.data.raw.origin import open_source
 from unimixer.environment import states_kept
@@ -26,7 +26,7 @@ from unimixer.training.config import Recipe, load_recipe
 from unimixer.training.convert import ScoreChange, score_change
 from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
-from unimixer.training.run import RunFolder, store_of
+from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.train import train as train_recipe
 
 
@@ -39,20 +39,20 @@ def prepare(
     workers: int = 1,
     ray: str | None = None,
     **options: Any,
-) -> Store:
-    """Write the encoded store of a data set.
+) -> Dataset:
+    """Write the dataset of a data set.
 
     Args:
         source: name of a data set (``synthetic``, ``kuairand-pure``, ...), or a schema file for your own data.
         out: folder to make.
         raw: folder or file with the raw data.
-        overwrite: replace an existing store.
-        workers: processes that read the log and write the store, which is the same for any number.
+        overwrite: replace an existing dataset.
+        workers: processes that read the log and write the dataset, which is the same for any number.
         ray: workers of a Ray cluster instead: ``local``, ``auto`` or the address of a head.
         options: of the data set, for example ``rows=100_000`` for ``synthetic``.
     """
     tables, origin = open_source(str(source), None if raw is None else Path(raw), options)
-    return write_store(tables, Path(out), overwrite=overwrite, origin=origin, workers=workers, ray=ray)
+    return write_dataset(tables, Path(out), overwrite=overwrite, origin=origin, workers=workers, ray=ray)
 
 
 def train(
@@ -84,28 +84,28 @@ def train(
 
 @states_kept()
 def evaluate_run(
-    run: Path | str, split: str, *, store: Path | None = None, device: str = "auto"
+    run: Path | str, split: str, *, dataset: Path | None = None, device: str = "auto"
 ) -> dict[str, TaskMetrics]:
-    """Measure a run's best weights on a split of the store that it was trained on.
+    """Measure a run's best weights on a split of the dataset that it was trained on.
 
     Args:
         run: a run folder with best weights.
         split: ``train``, ``validation`` or ``test``, or several joined by ``+``.
-        store: the store, if it moved since the training.
+        dataset: the dataset, if it moved since the training.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UnimixerError: if the store has other content than the run was trained on.
+        UnimixerError: if the dataset has other content than the run was trained on.
     """
     folder = RunFolder(run)
-    opened, place, recipe = store_of(folder, store), pick_device(device), folder.recipe
+    opened, place, recipe = dataset_of(folder, dataset), pick_device(device), folder.recipe
     model = load_ranker(folder, device=place)
     return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=recipe.training.precision)
 
 
 @states_kept()
 def evaluate_hardened(
-    run: Path | str, form: str, split: str, *, store: Path | None = None
+    run: Path | str, form: str, split: str, *, dataset: Path | None = None
 ) -> tuple[dict[str, TaskMetrics], ScoreChange]:
     """Measure a run after its learned mixings were made hard, and how far its scores moved.
 
@@ -113,10 +113,10 @@ def evaluate_hardened(
         run: a run folder with best weights.
         form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
         split: as in :func:`evaluate_run`, one only.
-        store: the store, if it moved since the training.
+        dataset: the dataset, if it moved since the training.
     """
     folder = RunFolder(run)
-    opened, model = store_of(folder, store), load_ranker(folder)
+    opened, model = dataset_of(folder, dataset), load_ranker(folder)
     hard = hardened_ranker(model, form, folder)
     change = score_change(model, hard, opened, split)
     return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from unimixer.errors import UnimixerError, io_failure
 
-RUN, STORE, BUNDLE = "a run folder", "a prepared store", "a bundle"
+RUN, DATASET, BUNDLE = "a run folder", "a prepared dataset", "a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
-_BY_MANIFEST = {"splits": STORE, "graph": BUNDLE}
+_BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE}
 
 
 class DiskError(UnimixerError):
@@ -125,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """Recognize a run, a store, a bundle, a study or a sweep by the files in its folder."""
+    """Recognize a run, a dataset, a bundle, a study or a sweep by the files in its folder."""
     if path.is_file():
         return "a file"
     for name, kind in _MADE.items():

@@ -152,7 +152,7 @@ def test_without_kept_scores_means_are_shown_and_nothing_is_judged(tmp_path: Pat
 
 
 def test_budgets_and_data_sets_are_compared_within(tmp_path: Path) -> None:
-    fake_study(tmp_path, stores=("one", "two"), params=(1_000_000, 4_000_000), seeds=2, rows=600)
+    fake_study(tmp_path, datasets=("one", "two"), params=(1_000_000, 4_000_000), seeds=2, rows=600)
     found = compare_models(
         load_rows(tmp_path).to_dicts(), tmp_path, Question(tasks=["click"], metrics=["auc"]), replicates=20
     )

@@ -22,7 +22,7 @@ def write(folder: Path, text: str, name: str = "points.csv") -> Path:
     return path
 
 
-def test_a_file_is_read_with_units_suffixes_and_stores(tmp_path: Path) -> None:
+def test_a_file_is_read_with_units_suffixes_and_datasets(tmp_path: Path) -> None:
     text = "Model,params,metric,store,status\na,4.5M,0.4%,x,ok\na,9,0.5,y,ok\na,12,,y,failed\n"
     found = read_points(write(tmp_path, text), units=parse_units("params=M,metric=percent"))
     assert found.models == ["x: a", "y: a"]

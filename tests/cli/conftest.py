@@ -19,7 +19,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     """Run a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNIMIXER_RUNS", raising=False)
-    monkeypatch.delenv("UNIMIXER_STORES", raising=False)
+    monkeypatch.delenv("UNIMIXER_DATASETS", raising=False)
     return runner(main, capsys)
 
 

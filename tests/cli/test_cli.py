@@ -50,7 +50,7 @@ def test_without_a_verb_the_help_is_shown(arguments: list[str], cli: Cli) -> Non
         (["trian"], "No such command 'trian'. Did you mean 'train'? (see: unimixer --help)"),
         (["train", "--bogus"], "No such option: --bogus (see: unimixer train --help)"),
         (["predict", "RUN"], "Missing option '--input' (see: unimixer predict --help)"),
-        (["data", "describe"], "Missing argument 'STORE' (see: unimixer data describe --help)"),
+        (["data", "describe"], "Missing argument 'DATASET' (see: unimixer data describe --help)"),
         (["demo", "--rows", "many"], "Invalid value for '--rows':"),
         (["train"], "give a recipe to start a run, or --resume RUN to continue one"),
         (["train", "r.yaml"], "r.yaml: no such file"),
@@ -67,7 +67,7 @@ def test_without_a_verb_the_help_is_shown(arguments: list[str], cli: Cli) -> Non
         (["data", "prepare", "kuairand-pur"], "'kuairand-pur'"),
         (["data", "prepare", "synthetic", "rovs=3"], "unknown option 'rovs'; did you mean 'rows'?"),
         (["data", "prepare", "synthetic", "rows"], "option 'rows': expected key=value, for example rows=1000"),
-        (["data", "describe", "nothing"], "stores/nothing is not a prepared store"),
+        (["data", "describe", "nothing"], "datasets/nothing is not a prepared dataset"),
         (["data", "init", "--from", "nothing.csv"], "nothing.csv: no such"),
         (["data", "fetch", "nothing"], "nothing"),
     ],
@@ -92,7 +92,7 @@ def test_a_mistake_is_one_sentence_with_exit_code_2(arguments: list[str], messag
         ("training.device=cuda:99", "device 'cuda:99': this machine"),
         ("training.monitor=click.auc", "did you mean 'is_click.auc'?"),
         ("seed", "override 'seed': expected key=value, for example training.seed=1"),
-        ("store=nowhere", "stores/nowhere is not a prepared store"),
+        ("store=nowhere", "datasets/nowhere is not a prepared dataset"),
     ],
 )
 def test_a_recipe_that_cannot_train_is_one_sentence_and_leaves_no_folder(
@@ -226,7 +226,7 @@ def test_the_main_path_runs_as_a_person_would_run_it(raw_folder: Path, tmp_path:
         return json.loads(done.stdout.splitlines()[-1])
 
     prepared = run("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
-    assert prepared["store"] == "stores/toy"
+    assert prepared["store"] == "datasets/toy"
     trained = run("train", "recipe.yaml", "training.seed=4")
     measured = run("evaluate", trained["run"])
     assert measured["tasks"] == trained["test"]

@@ -98,13 +98,13 @@ def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: P
     ("arguments", "message"),
     [
         (("compare",), "where to? give --out FOLDER, or the folder of a study that was begun"),
-        (("compare", "--out", "o"), "a study needs data: give --data STORE, or a study (YAML) that has them"),
+        (("compare", "--out", "o"), "a study needs data: give --data DATASET, or a study (YAML) that has them"),
         (("compare", "--data", "x", "--models", "mlp", "--out", "o"), "study: a study needs a budget: --params 1M,4M"),
         (("compare", "none.yaml", "--out", "o"), "none.yaml: no such file"),
         (("compare", "--data", "x", "--models", "mpl", "--params", "1M", "--out", "o"), "unknown backbone 'mpl'"),
-        (("compare", "--data", "x", "--models", "mlp", "--params", "1M", "--out", "o"), "x is not a prepared store"),
+        (("compare", "--data", "x", "--models", "mlp", "--params", "1M", "--out", "o"), "x is not a prepared dataset"),
         (("compare", "o", "--report-only"), "o is not a study (no study.yaml)"),
-        (("ablate", "--data", "x", "--params", "1M"), "an ablation needs --data STORE and --out FOLDER"),
+        (("ablate", "--data", "x", "--params", "1M"), "an ablation needs --data DATASET and --out FOLDER"),
         (("ablate", "--data", "x", "--out", "o", "--groups", "rang"), "unknown group 'rang'; did you mean 'rank'?"),
     ],
 )

@@ -119,14 +119,14 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert names(tmp_path) == set()
 
 
-def test_a_run_without_best_weights_or_store_says_what_to_do(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+def test_a_run_without_best_weights_or_dataset_says_what_to_do(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(toy_run.folder, tmp_path / "run")
     config = (tmp_path / "run" / "config.yaml").read_text()
-    store = toy_run.recipe.store
-    (tmp_path / "run" / "config.yaml").write_text(config.replace(store, "/gone"))
+    dataset = toy_run.recipe.store
+    (tmp_path / "run" / "config.yaml").write_text(config.replace(dataset, "/gone"))
     error = cli("inspect", "run").error
-    assert error.startswith("run was trained on the store /gone, and /gone holds no store (no manifest.json)")
-    assert cli("inspect", "run", "--data", store, "--rows", "10").code == 0
+    assert error.startswith("run was trained on the dataset /gone, and /gone holds no dataset (no manifest.json)")
+    assert cli("inspect", "run", "--data", dataset, "--rows", "10").code == 0
     shutil.rmtree(tmp_path / "run" / "best")
     assert "model.safetensors: missing, and the run is finished" in cli("inspect", "run", "--out", "x").error
     (tmp_path / "run" / "result.json").unlink()

@@ -22,7 +22,7 @@ from toy import toy_frames, toy_tables
 from unimixer.backbones import BACKBONES
 from unimixer.cli import demo
 from unimixer.data.coverage import Coverage
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.settings import parse
@@ -106,17 +106,17 @@ def test_train_prints_its_result_for_people_and_for_programs(cli: Cli, recipe: P
     assert program == {"run": "b", **json.loads((tmp_path / "b" / "result.json").read_text())}
 
 
-def test_train_takes_the_store_from_the_command_line(cli: Cli, recipe: Path, toy_folder: Path) -> None:
+def test_train_takes_the_dataset_from_the_command_line(cli: Cli, recipe: Path, toy_folder: Path) -> None:
     recipe.write_text(recipe.read_text().replace(str(toy_folder), "nowhere"))
     assert cli("train", recipe, "--data", toy_folder, "--run", "a", "--json").json["steps"] == 1
     twice = cli("train", recipe, "store=other", "--data", toy_folder, "--run", "b").error
     assert twice == f"--data {toy_folder}: override store=other sets store too; give one of them"
 
 
-def test_train_finds_a_store_by_its_name(
+def test_train_finds_a_dataset_by_its_name(
     cli: Cli, recipe: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNIMIXER_STORES", str(toy_folder.parent))
+    monkeypatch.setenv("UNIMIXER_DATASETS", str(toy_folder.parent))
     assert cli("train", recipe, "--data", toy_folder.name, "--run", "a").code == 0
     assert RunFolder("a").recipe.store == str(toy_folder.resolve())
 
@@ -153,7 +153,7 @@ def test_a_warm_start_is_written_down(cli: Cli, recipe: Path, toy_run: RunFolder
 def test_evaluate_measures_a_split_and_a_file(cli: Cli, toy_run: RunFolder, rows: Path, toy_folder: Path) -> None:
     for split in ("validation", "test"):
         values = cli("evaluate", toy_run.folder, "--split", split, "--json").json
-        shares = Coverage.of_split(Store(toy_folder), split).shares()
+        shares = Coverage.of_split(Dataset(toy_folder), split).shares()
         assert values == {"run": str(toy_run.folder), "on": split, "tasks": (toy_run.result or {})[split], **shares}
     assert cli("evaluate", toy_run.folder, "--input", rows, "--json").json["tasks"]["is_click"]["num_rows"] == 50
     assert "is_click" in cli("evaluate", toy_run.folder, "--data", toy_folder).out
@@ -283,16 +283,16 @@ def test_runs_prints_mean_and_spread_over_seeds(cli: Cli, recipe: Path, monkeypa
 def test_data_prepare_says_what_it_wrote(cli: Cli, raw_folder: Path) -> None:
     arguments = ("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
     first = cli(*arguments, "--out", "here", "--json").json
-    assert first["hash"] == Store("here").hash
+    assert first["hash"] == Dataset("here").hash
     assert "here exists" in cli(*arguments, "--out", "here").error
     assert "rows in" in cli(*arguments, "--out", "here", "--overwrite").out
-    assert cli(*arguments, "--json").json["store"] == "stores/toy"
+    assert cli(*arguments, "--json").json["store"] == "datasets/toy"
 
 
-def test_data_describe_shows_fields_and_splits(cli: Cli, toy_store: Store) -> None:
-    facts = cli("data", "describe", toy_store.folder, "--json").json
-    assert facts["hash"] == toy_store.hash
-    shown = cli("data", "describe", toy_store.folder).out
+def test_data_describe_shows_fields_and_splits(cli: Cli, toy_dataset: Dataset) -> None:
+    facts = cli("data", "describe", toy_dataset.folder, "--json").json
+    assert facts["hash"] == toy_dataset.hash
+    shown = cli("data", "describe", toy_dataset.folder).out
     assert all(field["field"] in shown for field in facts["fields"])
     assert "best AUC" not in shown
 
@@ -329,7 +329,7 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
     # without the report extra, on the same runs, there is no picture and nothing else is missing
     kept = (tmp_path / "demo").rename(tmp_path / "kept")
     (tmp_path / "demo").mkdir()
-    monkeypatch.setattr("unimixer.cli.demo.prepare", lambda *_, **__: Store(kept / "store"))
+    monkeypatch.setattr("unimixer.cli.demo.prepare", lambda *_, **__: Dataset(kept / "store"))
     monkeypatch.setattr("unimixer.cli.demo.train", lambda *_, folder, **__: RunFolder(kept / "runs" / folder.name))
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -341,14 +341,14 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
 
 
 def test_a_small_demo_takes_fewer_tokens_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = prepare(open_raw("synthetic", None, rows=2_000), tmp_path / "store")
-    shape = demo._shape(store, 50_000)
+    dataset = prepare(open_raw("synthetic", None, rows=2_000), tmp_path / "store")
+    shape = demo._shape(dataset, 50_000)
     assert shape == {"num_tokens": 8, "embedding_dim": 16}
     assert (
         capsys.readouterr().err
         == "     num_tokens=8, embedding_dim=16, with which every model meets 50,000 parameters\n"
     )
-    assert demo._shape(store, 300_000) == {"num_tokens": 16, "embedding_dim": 16}
+    assert demo._shape(dataset, 300_000) == {"num_tokens": 16, "embedding_dim": 16}
     assert capsys.readouterr().err == ""
 
 
@@ -406,7 +406,7 @@ def test_all_files_of_the_whole_way_have_the_mode_that_the_umask_gives(
     try:
         place = tmp_path / "made"
         source = ["data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder, "--workers", "1"]
-        os.umask(0o077 if umask == 0o022 else 0o022)  # the run does not take the modes of the store over
+        os.umask(0o077 if umask == 0o022 else 0o022)  # the run does not take the modes of the dataset over
         assert cli(*source, "--out", "store").code == 0
         os.umask(umask)
         assert cli("train", recipe, "--data", "store", "--run", place / "run").code == 0

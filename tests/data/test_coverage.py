@@ -9,7 +9,7 @@ import torch
 from toy import toy_frames
 
 from unimixer.data.coverage import Coverage, expected_shares
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.raw.tables import Chunk
 from unimixer.features.batch import Batch
@@ -49,10 +49,10 @@ def test_parts_side_by_side_count_each_their_own_rows() -> None:
     assert quick.unknown.tolist() == (coverage.unknown // 2).tolist() == [1, 2, 0, 0, 1, 1]
 
 
-def test_counts_of_the_batches_of_a_split_are_those_that_the_store_keeps(toy_store: Store) -> None:
-    counted, kept = Coverage(toy_store.transform.spec), Coverage.of_split(toy_store, "validation+test")
+def test_counts_of_the_batches_of_a_split_are_those_that_the_dataset_keeps(toy_dataset: Dataset) -> None:
+    counted, kept = Coverage(toy_dataset.transform.spec), Coverage.of_split(toy_dataset, "validation+test")
     for split in ("validation", "test"):
-        for batch in Loader(toy_store, split, batch_size=100).batches():
+        for batch in Loader(toy_dataset, split, batch_size=100).batches():
             counted.add(batch)
     plain = len(kept.spec.ids) + len(kept.spec.dense)
     for name in ("values", "unknown", "missing"):
@@ -61,17 +61,17 @@ def test_counts_of_the_batches_of_a_split_are_those_that_the_store_keeps(toy_sto
     assert counted.missing.sum() > 0
 
 
-def test_what_training_had_is_expected_and_not_said(toy_store: Store) -> None:
-    expected = expected_shares(toy_store)
+def test_what_training_had_is_expected_and_not_said(toy_dataset: Dataset) -> None:
+    expected = expected_shares(toy_dataset)
     assert expected["unknown"]["tab"] > 0.3  # "late" comes after the training part
-    assert Coverage.of_split(toy_store, "validation").remarks() == []
+    assert Coverage.of_split(toy_dataset, "validation").remarks() == []
 
 
-def test_a_feature_that_is_unknown_or_missing_in_most_rows_is_a_warning(toy_store: Store) -> None:
-    expected = expected_shares(toy_store)
-    coverage = Coverage(toy_store.transform.spec, expected)
+def test_a_feature_that_is_unknown_or_missing_in_most_rows_is_a_warning(toy_dataset: Dataset) -> None:
+    expected = expected_shares(toy_dataset)
+    coverage = Coverage(toy_dataset.transform.spec, expected)
     log = toy_frames()[0].head(300).with_columns(tab=pl.lit("home"))
-    coverage.add(toy_store.transform.raw_batch(Chunk(log.with_columns(item_id=log["item_id"] + "?"), "rows")))
+    coverage.add(toy_dataset.transform.raw_batch(Chunk(log.with_columns(item_id=log["item_id"] + "?"), "rows")))
     said = {remark.feature: str(remark) for remark in coverage.remarks()}
     usual = f"{expected['unknown']['item_id']:.1%}".replace(".0%", "%")
     written = "are they written as in training?"
@@ -91,5 +91,5 @@ def test_a_smaller_share_is_said_and_the_smallest_is_not(share: float, grave: bo
     assert [remark.grave for remark in coverage.remarks()] == ([] if grave is None else [grave])
 
 
-def test_a_run_keeps_what_its_data_had(toy_run: RunFolder, toy_store: Store) -> None:
-    assert toy_run.environment["data"]["coverage"] == expected_shares(toy_store)
+def test_a_run_keeps_what_its_data_had(toy_run: RunFolder, toy_dataset: Dataset) -> None:
+    assert toy_run.environment["data"]["coverage"] == expected_shares(toy_dataset)

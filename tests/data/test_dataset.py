@@ -1,4 +1,4 @@
-"""The store: what is damaged is found before it is used."""
+"""The dataset: what is damaged is found before it is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, dataset_path
 from unimixer.errors import UnimixerError
 
 PART = "train/part-00000.arrow"
@@ -23,7 +23,7 @@ def folder(toy_folder: Path, tmp_path: Path) -> Path:
 
 def message(folder: Path) -> str:
     with pytest.raises(UnimixerError) as error:
-        Store(folder)
+        Dataset(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -33,12 +33,12 @@ def test_a_changed_byte_is_found_when_the_part_is_first_used(folder: Path) -> No
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    store = Store(folder)
-    assert store.summary("train").rows > 0
+    dataset = Dataset(folder)
+    assert dataset.summary("train").rows > 0
     for _ in range(2):
         with pytest.raises(UnimixerError, match=r"part-00000\.arrow: damaged \(checksum differs\); prepare the data"):
-            store.part("train", 0)
-    assert len(store.part("test", 0)) == store.summary("test").rows
+            dataset.part("train", 0)
+    assert len(dataset.part("test", 0)) == dataset.summary("test").rows
 
 
 def test_a_truncated_part_is_found_at_opening(folder: Path) -> None:
@@ -75,43 +75,43 @@ def test_another_format_is_named_whatever_else_has_changed(folder: Path) -> None
     assert message(folder).endswith("manifest.json: format 2, this version reads 1; prepare the data again")
 
 
-def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = message(tmp_path / "file")
-    assert found == f"{tmp_path}/file is a file, not a prepared store; make one with: unimixer data prepare"
+    assert found == f"{tmp_path}/file is a file, not a prepared dataset; make one with: unimixer data prepare"
     for place in (tmp_path, tmp_path / "nowhere"):
-        expected = f"{place} is not a prepared store (no manifest.json); make one with: unimixer data prepare"
+        expected = f"{place} is not a prepared dataset (no manifest.json); make one with: unimixer data prepare"
         assert message(place) == expected
 
 
 def test_a_damaged_transform_is_found_when_it_is_used(folder: Path) -> None:
     path = folder / "transform" / "users.arrow"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    store = Store(folder)
+    dataset = Dataset(folder)
     with pytest.raises(UnimixerError, match=r"users\.arrow: missing or damaged"):
-        _ = store.transform
+        _ = dataset.transform
 
 
-def test_an_unknown_split_gets_the_nearest_name(toy_store: Store) -> None:
+def test_an_unknown_split_gets_the_nearest_name(toy_dataset: Dataset) -> None:
     with pytest.raises(UnimixerError, match="unknown split 'tset'; did you mean 'test'"):
-        toy_store.summary("tset")
+        toy_dataset.summary("tset")
 
 
-def test_a_moved_store_is_the_same_store(folder: Path, toy_store: Store) -> None:
-    moved = Store(folder.rename(folder.parent / "elsewhere"))
-    assert moved.hash == toy_store.hash
-    assert len(moved.part("train", 0)) == len(toy_store.part("train", 0))
+def test_a_moved_dataset_is_the_same_dataset(folder: Path, toy_dataset: Dataset) -> None:
+    moved = Dataset(folder.rename(folder.parent / "elsewhere"))
+    assert moved.hash == toy_dataset.hash
+    assert len(moved.part("train", 0)) == len(toy_dataset.part("train", 0))
 
 
-def test_a_name_is_looked_up_among_the_stores_and_a_path_is_a_path(
+def test_a_name_is_looked_up_among_the_datasets_and_a_path_is_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UNIMIXER_STORES", raising=False)
-    assert find_store("toy") == Path("stores/toy")
-    monkeypatch.setenv("UNIMIXER_STORES", "/data")
-    assert find_store("toy") == Path("/data/toy")
-    assert find_store("./sub/toy") == Path("sub/toy")
-    assert find_store("/else/toy") == Path("/else/toy")
+    monkeypatch.delenv("UNIMIXER_DATASETS", raising=False)
+    assert dataset_path("toy") == Path("datasets/toy")
+    monkeypatch.setenv("UNIMIXER_DATASETS", "/data")
+    assert dataset_path("toy") == Path("/data/toy")
+    assert dataset_path("./sub/toy") == Path("sub/toy")
+    assert dataset_path("/else/toy") == Path("/else/toy")
     (tmp_path / "toy").mkdir()
-    assert find_store("toy") == Path("toy")
+    assert dataset_path("toy") == Path("toy")

@@ -1,4 +1,4 @@
-"""A store in numbers."""
+"""A dataset in numbers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from toy import tables_of, toy_frames, toy_schema
 
 from unimixer.api import prepare as prepare_source
-from unimixer.data.dataset import Store
-from unimixer.data.describe import best_reachable, describe_store
+from unimixer.data.dataset import Dataset
+from unimixer.data.describe import best_reachable, describe_dataset
 from unimixer.data.prepare import prepare
 from unimixer.metrics import auc
 
 
-def test_splits_and_fields_are_counted(toy_store: Store) -> None:
-    facts = describe_store(toy_store)
+def test_splits_and_fields_are_counted(toy_dataset: Dataset) -> None:
+    facts = describe_dataset(toy_dataset)
     json.dumps(facts)
     assert [s["split"] for s in facts["splits"]] == ["train", "validation", "test"]
     assert sum(s["rows"] for s in facts["splits"]) == 2_000
@@ -28,11 +28,11 @@ def test_splits_and_fields_are_counted(toy_store: Store) -> None:
     rate = sum(s["rows"] * s["label_rates"][0] for s in facts["splits"]) / 2_000
     assert rate == pytest.approx(log["is_click"].to_numpy().mean())
     assert (facts["users"], facts["items"], facts["best_auc"]) == (12, 30, None)
-    assert {f["field"] for f in facts["fields"]} == {f.name for f in toy_store.transform.schema.features}
+    assert {f["field"] for f in facts["fields"]} == {f.name for f in toy_dataset.transform.schema.features}
 
 
-def test_a_field_has_its_kind_table_and_shares(toy_store: Store) -> None:
-    fields = {f["field"]: f for f in describe_store(toy_store)["fields"]}
+def test_a_field_has_its_kind_table_and_shares(toy_dataset: Dataset) -> None:
+    fields = {f["field"]: f for f in describe_dataset(toy_dataset)["fields"]}
     assert {name: fields[name]["kind"] for name in ("tab", "age", "picture", "clicked_items", "position")} == {
         "tab": "id",
         "age": "number",
@@ -52,17 +52,17 @@ def test_a_field_has_its_kind_table_and_shares(toy_store: Store) -> None:
 
 
 def test_the_best_reachable_auc_is_that_of_the_true_probabilities(tmp_path: Path) -> None:
-    store = prepare_source("synthetic", tmp_path / "world", rows=3_000, users=50, items=50)
-    best = best_reachable(store, "train")
+    dataset = prepare_source("synthetic", tmp_path / "world", rows=3_000, users=50, items=50)
+    best = best_reachable(dataset, "train")
     assert best is not None
-    parts = list(store.parts("train"))
+    parts = list(dataset.parts("train"))
     truth, labels = (np.concatenate([np.asarray(getattr(p, name)) for p in parts]) for name in ("truth", "labels"))
     assert best == {"click": auc(truth[:, 0], labels[:, 0]), "like": auc(truth[:, 1], labels[:, 1])}
-    assert describe_store(store)["best_auc"]["train"] == best
+    assert describe_dataset(dataset)["best_auc"]["train"] == best
 
 
-def test_real_data_has_no_best_reachable_auc(toy_store: Store) -> None:
-    assert best_reachable(toy_store, "test") is None
+def test_real_data_has_no_best_reachable_auc(toy_dataset: Dataset) -> None:
+    assert best_reachable(toy_dataset, "test") is None
 
 
 def test_a_label_of_one_class_is_left_out_of_the_best_reachable_auc(tmp_path: Path) -> None:
@@ -74,6 +74,6 @@ def test_a_label_of_one_class_is_left_out_of_the_best_reachable_auc(tmp_path: Pa
         {"name": "is_click", "probability": "p"},
         {"name": "long_view", "source": "watch_s", "threshold": 10, "probability": "p"},
     ]
-    store = prepare(tables_of(toy_schema(labels=labels), log, users, items), tmp_path / "store")
-    assert best_reachable(store, "test") == {"is_click": 1.0}
-    describe_store(store)
+    dataset = prepare(tables_of(toy_schema(labels=labels), log, users, items), tmp_path / "store")
+    assert best_reachable(dataset, "test") == {"is_click": 1.0}
+    describe_dataset(dataset)

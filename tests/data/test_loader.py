@@ -16,7 +16,7 @@ from toy import tables_of, toy_schema
 
 from unimixer.data import loader as module
 from unimixer.data import write_dataset
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
@@ -27,7 +27,7 @@ ROWS = 330
 
 
 @pytest.fixture(scope="module")
-def numbered(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Rows that carry their number n: as category, as number, as user (n % 50), as list (n % 3 times), as label."""
     n = np.arange(ROWS + 40)
     frame = pl.DataFrame(
@@ -57,9 +57,9 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Store:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write_dataset, "PART_ROWS", 128)
-        store = prepare(tables_of(schema, frame), tmp_path_factory.mktemp("numbered") / "store")
-    assert [part["rows"] for part in store.summary("train").parts] == [128, 128, 74]
-    return store
+        dataset = prepare(tables_of(schema, frame), tmp_path_factory.mktemp("numbered") / "store")
+    assert [part["rows"] for part in dataset.summary("train").parts] == [128, 128, 74]
+    return dataset
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +68,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW_BLOCKS", 5)
 
 
-def load(store: Store, split: str = "train", **options: Any) -> Loader:
-    return Loader(store, split, **{"batch_size": 32, "shuffle": True, "num_workers": 0, **options})
+def load(dataset: Dataset, split: str = "train", **options: Any) -> Loader:
+    return Loader(dataset, split, **{"batch_size": 32, "shuffle": True, "num_workers": 0, **options})
 
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
@@ -84,7 +84,9 @@ def equal(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 80, 100, 330, 1_000])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_has_every_row_once_and_a_smaller_last_batch(numbered: Store, batch_size: int, shuffle: bool) -> None:
+def test_an_epoch_has_every_row_once_and_a_smaller_last_batch(
+    numbered: Dataset, batch_size: int, shuffle: bool
+) -> None:
     loader = load(numbered, batch_size=batch_size, shuffle=shuffle)
     batches = list(loader.batches())
     assert sorted(numbers(iter(batches))) == list(range(ROWS))
@@ -94,21 +96,21 @@ def test_an_epoch_has_every_row_once_and_a_smaller_last_batch(numbered: Store, b
     assert sizes[-1] == ROWS - sum(sizes[:-1]) > 0
 
 
-def test_without_shuffling_the_order_is_that_of_the_log(numbered: Store) -> None:
+def test_without_shuffling_the_order_is_that_of_the_log(numbered: Dataset) -> None:
     assert numbers(load(numbered, shuffle=False).batches(epoch=3)) == list(range(ROWS))
     assert numbers(load(numbered, "validation", shuffle=False).batches()) == list(range(ROWS, ROWS + 20))
     assert numbers(load(numbered, "test", shuffle=False).batches()) == list(range(ROWS + 20, ROWS + 40))
 
 
-def test_the_order_depends_on_the_seed_and_the_epoch_alone(numbered: Store) -> None:
+def test_the_order_depends_on_the_seed_and_the_epoch_alone(numbered: Dataset) -> None:
     first = numbers(load(numbered, seed=1).batches(epoch=2))
-    assert numbers(load(Store(numbered.folder), seed=1).batches(epoch=2)) == first
+    assert numbers(load(Dataset(numbered.folder), seed=1).batches(epoch=2)) == first
     assert numbers(load(numbered, seed=1, batch_size=7).batches(epoch=2)) == first
     others = [numbers(load(numbered, seed=s).batches(epoch=e)) for s, e in ((1, 1), (2, 2), (2, 1))]
     assert all(a != b for a, b in pairwise([first, *others]))
 
 
-def test_earlier_epochs_need_not_be_read(numbered: Store) -> None:
+def test_earlier_epochs_need_not_be_read(numbered: Dataset) -> None:
     loader = load(numbered)
     list(loader.batches(epoch=0))
     assert numbers(loader.batches(epoch=1)) == numbers(load(numbered).batches(epoch=1))
@@ -116,7 +118,7 @@ def test_earlier_epochs_need_not_be_read(numbered: Store) -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_workers_change_no_batch(numbered: Store, num_workers: int, shuffle: bool) -> None:
+def test_workers_change_no_batch(numbered: Dataset, num_workers: int, shuffle: bool) -> None:
     alone = list(load(numbered, shuffle=shuffle).batches(epoch=1))
     helped = list(load(numbered, shuffle=shuffle, num_workers=num_workers).batches(epoch=1))
     assert len(alone) == len(helped)
@@ -125,7 +127,7 @@ def test_workers_change_no_batch(numbered: Store, num_workers: int, shuffle: boo
 
 @pytest.mark.parametrize("batch_size", [7, 32, 100])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_goes_on_where_it_stopped(numbered: Store, batch_size: int, num_workers: int) -> None:
+def test_an_epoch_goes_on_where_it_stopped(numbered: Dataset, batch_size: int, num_workers: int) -> None:
     loader = load(numbered, batch_size=batch_size, num_workers=num_workers)
     whole = list(loader.batches(epoch=1))
     for start in range(len(loader) + 2):
@@ -134,7 +136,7 @@ def test_an_epoch_goes_on_where_it_stopped(numbered: Store, batch_size: int, num
         assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
 
 
-def test_rows_are_shuffled_over_the_whole_log_and_inside_a_window(numbered: Store) -> None:
+def test_rows_are_shuffled_over_the_whole_log_and_inside_a_window(numbered: Dataset) -> None:
     order = numbers(load(numbered).batches())
     window = order[:80]
     assert len({n // 16 for n in window}) >= 5  # blocks from everywhere ...
@@ -143,12 +145,12 @@ def test_rows_are_shuffled_over_the_whole_log_and_inside_a_window(numbered: Stor
     assert sum(abs(a - b) == 1 for a, b in pairwise(window)) < 10  # ... and neighbours no longer stand together
 
 
-def test_every_epoch_has_windows_of_other_blocks(numbered: Store) -> None:
+def test_every_epoch_has_windows_of_other_blocks(numbered: Dataset) -> None:
     first = [{n // 16 for n in numbers(load(numbered).batches(epoch=e))[:64]} for e in range(4)]
     assert all(a != b for a, b in pairwise(first))
 
 
-def test_every_window_has_a_permutation_of_its_own(numbered: Store) -> None:
+def test_every_window_has_a_permutation_of_its_own(numbered: Dataset) -> None:
     loader = load(numbered)
     windows = [loader._row_order(0, window, 80).tolist() for window in range(3)]
     assert all(a != b for a, b in pairwise(windows))
@@ -158,7 +160,7 @@ def test_every_window_has_a_permutation_of_its_own(numbered: Store) -> None:
     assert order[:160] == [*rows[windows[0]], *rows[80:][windows[1]]]
 
 
-def test_everything_in_a_row_stays_together(numbered: Store) -> None:
+def test_everything_in_a_row_stays_together(numbered: Dataset) -> None:
     rows = 0
     for batch in load(numbered, batch_size=17, num_workers=2).batches():
         assert batch.labels is not None
@@ -189,7 +191,7 @@ def sequence(batch: Batch, group: str, row: int) -> list[int]:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_an_error_in_a_worker_reaches_the_consumer(
-    numbered: Store, monkeypatch: pytest.MonkeyPatch, num_workers: int
+    numbered: Dataset, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     loader = load(numbered, num_workers=num_workers)
     assemble, calls = loader._assemble, []
@@ -214,10 +216,10 @@ def test_a_damaged_part_reaches_the_consumer_through_the_workers(toy_folder: Pat
     part = folder / "train" / "part-00000.arrow"
     part.write_bytes(bytes(reversed(part.read_bytes())))
     with pytest.raises(UnimixerError, match="damaged"):
-        list(Loader(Store(folder), "train", batch_size=8, num_workers=2).batches())
+        list(Loader(Dataset(folder), "train", batch_size=8, num_workers=2).batches())
 
 
-def test_a_consumer_that_stops_early_leaves_no_thread(numbered: Store) -> None:
+def test_a_consumer_that_stops_early_leaves_no_thread(numbered: Dataset) -> None:
     batches = load(numbered, batch_size=2, num_workers=3).batches()
     next(batches)
     assert any(thread.name.startswith("unimixer-loader") for thread in threading.enumerate())
@@ -225,7 +227,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread(numbered: Store) -> None:
     assert not any(thread.name.startswith("unimixer-loader") for thread in threading.enumerate())
 
 
-def test_memory_holds_a_few_windows_only(numbered: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_holds_a_few_windows_only(numbered: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of the log that is read stays a window ahead of the batches that are taken."""
     loader = load(numbered, batch_size=20)
     window, read = loader._window, []
@@ -234,7 +236,7 @@ def test_memory_holds_a_few_windows_only(numbered: Store, monkeypatch: pytest.Mo
         assert sum(read) * 16 <= taken * 20 + 80
 
 
-def test_a_wrong_number_is_named(numbered: Store) -> None:
+def test_a_wrong_number_is_named(numbered: Dataset) -> None:
     with pytest.raises(UnimixerError, match="batch_size=0 must be greater than 0"):
         load(numbered, batch_size=0)
     with pytest.raises(UnimixerError, match="num_workers=-1 must be 0 or more"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimixer.data.dataset import SplitSummary, Store
+from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.loader import Loader, assign_blocks, batch_share, blocks_of
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -22,40 +22,40 @@ def rows_of(batch: Batch) -> list[bytes]:
     return sorted(row.numpy().tobytes() for row in columns)
 
 
-def loader(store: Store, shards: range, num_shards: int = 6, **options: object) -> Loader:
+def loader(dataset: Dataset, shards: range, num_shards: int = 6, **options: object) -> Loader:
     given = {"batch_size": 100, "shuffle": True, "seed": 3, "num_workers": 0, **options}
-    return Loader(store, "train", shards=shards, num_shards=num_shards, **given)  # type: ignore[arg-type]
+    return Loader(dataset, "train", shards=shards, num_shards=num_shards, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 @pytest.mark.parametrize("start", [0, 7])
-def test_processes_share_the_batches_that_one_reads(processes: int, start: int, toy_store: Store) -> None:
-    whole = list(loader(toy_store, range(6)).batches(1, start))
-    parts = [list(loader(toy_store, range(rank, 6, processes)).batches(1, start)) for rank in range(processes)]
+def test_processes_share_the_batches_that_one_reads(processes: int, start: int, toy_dataset: Dataset) -> None:
+    whole = list(loader(toy_dataset, range(6)).batches(1, start))
+    parts = [list(loader(toy_dataset, range(rank, 6, processes)).batches(1, start)) for rank in range(processes)]
     assert len({len(part) for part in parts} | {len(whole)}) == 1
     for number, batch in enumerate(whole):
         assert rows_of(batch) == sorted(row for part in parts for row in rows_of(part[number]))
 
 
-def test_an_epoch_has_every_row_once_whatever_the_shards(toy_store: Store) -> None:
-    expected = sorted(row for batch in Loader(toy_store, "train", batch_size=64).batches() for row in rows_of(batch))
+def test_an_epoch_has_every_row_once_whatever_the_shards(toy_dataset: Dataset) -> None:
+    expected = sorted(row for batch in Loader(toy_dataset, "train", batch_size=64).batches() for row in rows_of(batch))
     for num_shards in (1, 2, 5):
-        found = [rows_of(b) for b in loader(toy_store, range(num_shards), num_shards).batches()]
+        found = [rows_of(b) for b in loader(toy_dataset, range(num_shards), num_shards).batches()]
         assert sorted(row for rows in found for row in rows) == expected
 
 
-def test_the_order_is_that_of_seed_and_epoch(toy_store: Store) -> None:
-    first = [rows_of(b) for b in loader(toy_store, range(1, 3)).batches(0)]
-    assert first == [rows_of(b) for b in loader(toy_store, range(1, 3), num_workers=2).batches(0)]
-    assert first != [rows_of(b) for b in loader(toy_store, range(1, 3)).batches(1)]
-    assert first != [rows_of(b) for b in loader(toy_store, range(1, 3), seed=4).batches(0)]
+def test_the_order_is_that_of_seed_and_epoch(toy_dataset: Dataset) -> None:
+    first = [rows_of(b) for b in loader(toy_dataset, range(1, 3)).batches(0)]
+    assert first == [rows_of(b) for b in loader(toy_dataset, range(1, 3), num_workers=2).batches(0)]
+    assert first != [rows_of(b) for b in loader(toy_dataset, range(1, 3)).batches(1)]
+    assert first != [rows_of(b) for b in loader(toy_dataset, range(1, 3), seed=4).batches(0)]
 
 
-def test_a_shard_that_ran_out_gives_batches_without_rows(toy_store: Store) -> None:
-    sizes = [[len(b) for b in loader(toy_store, range(s, s + 1), 3, batch_size=60).batches()] for s in range(3)]
+def test_a_shard_that_ran_out_gives_batches_without_rows(toy_dataset: Dataset) -> None:
+    sizes = [[len(b) for b in loader(toy_dataset, range(s, s + 1), 3, batch_size=60).batches()] for s in range(3)]
     assert len({len(own) for own in sizes}) == 1
     assert any(own[-1] == 0 for own in sizes)
-    empty = next(b for b in loader(toy_store, range(1, 2), 3, batch_size=60).batches() if not len(b))
+    empty = next(b for b in loader(toy_dataset, range(1, 2), 3, batch_size=60).batches() if not len(b))
     padded = empty.padded()
     assert len(padded) == 1
     assert padded.weights is not None

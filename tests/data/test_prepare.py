@@ -1,4 +1,4 @@
-"""Preparing: the same input gives the same store, and a mistake leaves nothing behind."""
+"""Preparing: the same input gives the same dataset, and a mistake leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data import prepare, write_dataset
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.raw import passes
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
 
 
-def prepared(folder: Path, tables: RawTables, **options: Any) -> Store:
+def prepared(folder: Path, tables: RawTables, **options: Any) -> Dataset:
     return prepare.prepare(tables, folder, **options)
 
 
@@ -31,10 +31,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-# ---- the same input, the same store ------------------------------------------
+# ---- the same input, the same dataset ------------------------------------------
 
 
-def test_the_chunk_size_does_not_change_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_change_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_dataset, "PART_ROWS", 100)
     folders = [tmp_path / f"chunks-of-{rows}" for rows in (7, 1000)]
     for folder, rows in zip(folders, (7, 1000), strict=True):
@@ -67,23 +67,23 @@ def test_a_random_split_does_not_depend_on_the_chunks(tmp_path: Path) -> None:
 # ---- what is in it -----------------------------------------------------------
 
 
-def test_every_impression_is_in_the_part_of_its_day_and_in_the_order_of_the_log(toy_store: Store) -> None:
+def test_every_impression_is_in_the_part_of_its_day_and_in_the_order_of_the_log(toy_dataset: Dataset) -> None:
     log, _, _ = toy_frames()
     day = (log["time_ms"].to_numpy() - START) // DAY
     for split, days in zip(SPLITS, (day < 6, (day >= 6) & (day < 8), day >= 8), strict=True):
-        (rows,) = toy_store.parts(split)
+        (rows,) = toy_dataset.parts(split)
         np.testing.assert_array_equal(rows.times, log["time_ms"].to_numpy()[days])
-        keys = ["missing", "unknown", *toy_store.transform.users.index.keys]
+        keys = ["missing", "unknown", *toy_dataset.transform.users.index.keys]
         assert [keys[u] for u in rows.users] == log["user_id"].filter(pl.Series(days)).to_list()
         assert rows.labels is not None
         np.testing.assert_array_equal(rows.labels[:, 0], log["is_click"].to_numpy()[days])
         np.testing.assert_array_equal(rows.labels[:, 1], log["watch_s"].to_numpy()[days] >= 10)
 
 
-def test_the_summary_counts_what_the_part_holds(toy_store: Store) -> None:
+def test_the_summary_counts_what_the_part_holds(toy_dataset: Dataset) -> None:
     log, _, items = toy_frames()
     train = log.filter(pl.col("time_ms") < START + 6 * DAY).join(items, on="item_id", maintain_order="left")
-    summary, spec = toy_store.summary("train"), toy_store.transform.spec
+    summary, spec = toy_dataset.summary("train"), toy_dataset.transform.spec
     assert summary.rows == train.height
     assert (summary.first_time, summary.last_time) == (train["time_ms"][0], train["time_ms"][-1])
     assert summary.positives == [train["is_click"].sum(), (train["watch_s"] >= 10).sum()]
@@ -94,7 +94,7 @@ def test_the_summary_counts_what_the_part_holds(toy_store: Store) -> None:
     assert missing["price"] == train["price"].null_count() > 0
     assert missing["picture"] == train["picture"].null_count() > 0
     assert sum(summary.out_of_vocabulary) == 0
-    late = toy_store.summary("test").out_of_vocabulary[names.index("tab")]
+    late = toy_dataset.summary("test").out_of_vocabulary[names.index("tab")]
     assert late == (log.filter(pl.col("time_ms") >= START + 8 * DAY)["tab"] == "late").sum() > 0
 
 
@@ -177,23 +177,23 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_dataset_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     first = prepared(folder, toy_tables(300))
     with pytest.raises(UnimixerError, match="store exists; choose another folder, or pass --overwrite to replace it"):
         prepared(folder, toy_tables(400))
-    assert Store(folder).hash == first.hash
+    assert Dataset(folder).hash == first.hash
     second = prepared(folder, toy_tables(400), overwrite=True)
-    assert Store(folder).hash == second.hash != first.hash
+    assert Dataset(folder).hash == second.hash != first.hash
     with pytest.raises(UnimixerError, match="missing column"):
         prepared(folder, toy_tables(400, weight="w"), overwrite=True)
-    assert Store(folder).hash == second.hash  # a failed replacement keeps the old store
+    assert Dataset(folder).hash == second.hash  # a failed replacement keeps the old dataset
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_folder_that_is_no_store_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UnimixerError, match="exists and is not a prepared store, so it is not replaced"):
+    with pytest.raises(UnimixerError, match="exists and is not a prepared dataset, so it is not replaced"):
         prepared(tmp_path, toy_tables(300), overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 
@@ -242,6 +242,6 @@ def test_one_bar_after_the_other_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen == [f"{what} {name}" for name in names for what in ("begin", "end")]
 
 
-def test_the_schema_of_the_small_world_is_the_one_that_is_stored(toy_store: Store) -> None:
-    assert toy_store.manifest["name"] == SCHEMA["name"]
-    assert [f.name for f in toy_store.transform.schema.features] == [f["name"] for f in SCHEMA["features"]]
+def test_the_schema_of_the_small_world_is_the_one_that_is_stored(toy_dataset: Dataset) -> None:
+    assert toy_dataset.manifest["name"] == SCHEMA["name"]
+    assert [f.name for f in toy_dataset.transform.schema.features] == [f["name"] for f in SCHEMA["features"]]

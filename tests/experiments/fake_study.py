@@ -28,7 +28,7 @@ def fake_study(
     *,
     quality: Mapping[str, float] = QUALITY,
     models: Sequence[str] = MODELS,
-    stores: Sequence[str] = ("little-world",),
+    datasets: Sequence[str] = ("little-world",),
     params: Sequence[int] = (1_000_000,),
     seeds: int = 3,
     rates: Sequence[float] = RATES,
@@ -38,17 +38,21 @@ def fake_study(
     failed: Sequence[tuple[str, int]] = (),
 ) -> Path:
     """Write a plan, rows and scores; ``without`` and ``failed`` name a label and a seed at the chosen rate."""
-    data = [{"path": f"stores/{name}", "name": name, "hash": f"{number:08x}"} for number, name in enumerate(stores, 1)]
+    data = [
+        {"path": f"datasets/{name}", "name": name, "hash": f"{number:08x}"} for number, name in enumerate(datasets, 1)
+    ]
     plan = {"data": data, "models": models, "params": list(params), "seeds": seeds, "dense_lr": list(rates)}
     study = Study.model_validate(plan)
     write_text(folder / "study.yaml", dump_yaml(study))
-    for number, store in enumerate(study.data):
-        _store(folder, study, store.name, store.hash, 10 + number, quality, (rows, users), set(without), set(failed))
+    for number, dataset in enumerate(study.data):
+        _dataset(
+            folder, study, dataset.name, dataset.hash, 10 + number, quality, (rows, users), set(without), set(failed)
+        )
     write_tables(folder)
     return folder
 
 
-def _store(
+def _dataset(
     folder: Path,
     study: Study,
     name: str,

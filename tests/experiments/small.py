@@ -24,11 +24,11 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def small_values(store: Path | str, **changes: Any) -> dict[str, Any]:
+def small_values(dataset: Path | str, **changes: Any) -> dict[str, Any]:
     """Values of the study; ``recipe`` adds keys, everything else replaces."""
     recipe = {**RECIPE, **changes.pop("recipe", {})}
     values = {
-        "data": [str(store)],
+        "data": [str(dataset)],
         "models": ["rankmixer", LITE],
         "params": ["12K"],
         "seeds": 2,
@@ -39,12 +39,12 @@ def small_values(store: Path | str, **changes: Any) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def small_study(store: Path | str, **changes: Any) -> Study:
+def small_study(dataset: Path | str, **changes: Any) -> Study:
     """The study with changes."""
-    return parse(Study, small_values(store, **changes), where="study")
+    return parse(Study, small_values(dataset, **changes), where="study")
 
 
-def small_cases(store: Path | str, **changes: Any) -> list[Case]:
+def small_cases(dataset: Path | str, **changes: Any) -> list[Case]:
     """Its cases."""
-    series, _ = build_series(small_study(store, **changes).opened(Path("no folder")))
+    series, _ = build_series(small_study(dataset, **changes).opened(Path("no folder")))
     return [case for one in series for case in one.cases]

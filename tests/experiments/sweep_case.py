@@ -23,11 +23,11 @@ SETTINGS = [part for key, value in RECIPE.items() for part in ("--set", f"{key}=
 """The same on the command line."""
 
 
-def small_sweep(store: Path | str, **changes: Any) -> Sweep:
+def small_sweep(dataset: Path | str, **changes: Any) -> Sweep:
     """The sweep with changes; ``recipe`` adds keys, everything else replaces."""
     recipe = {**RECIPE, **changes.pop("recipe", {})}
     values = {
-        "data": [str(store)],
+        "data": [str(dataset)],
         "models": ["rankmixer", LITE],
         "params": [6_000, 24_000],
         "seeds": 2,

@@ -8,7 +8,7 @@ import pytest
 from small import LITE, small_cases, small_study
 from toy import toy_tables
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.experiments.experiment import build_series
@@ -18,7 +18,7 @@ from unimixer.ranker import Ranker, count_dense
 
 
 def test_every_budget_is_met_within_two_percent_and_costs_are_those_of_the_ranker(toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+    spec = Dataset(toy_folder).transform.spec
     cases = small_cases(toy_folder, params=["12K", "20K"], flops=["40K"], tasks={})
     assert [(case.variant, case.budget_kind, case.budget) for case in cases] == [
         (model, *budget)
@@ -35,7 +35,7 @@ def test_every_budget_is_met_within_two_percent_and_costs_are_those_of_the_ranke
 
 
 def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+    spec = Dataset(toy_folder).transform.spec
     arguments = {"backbone": "mlp", "tokenizer": "chunk", "num_tokens": 4, "embedding_dim": 4, "width": 16.0}
     ranker = Ranker(spec, **arguments)
     products = ("tokenizer", "backbone", "towers")
@@ -46,7 +46,7 @@ def test_flops_are_two_a_weight_of_tokenizer_backbone_and_towers(toy_folder: Pat
 
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])
 def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+    spec = Dataset(toy_folder).transform.spec
     arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "width": 16.0, "sequences": sequences}
     pooled = ranker_flops(spec, **{**arguments, "sequences": "pooled"})
     assert ranker_flops(spec, **arguments) != pooled
@@ -93,7 +93,7 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
     assert same.job(1, 1e-3, 1e-3).key == key
 
 
-def test_another_store_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
+def test_another_dataset_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
     prepare(toy_tables(seed=1), tmp_path / "other")
     study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened(
         tmp_path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unimixer import prepare
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.raw.adapters import ADAPTERS
 from unimixer.errors import UnimixerError
 from unimixer.experiments import load_study, plan_experiment
@@ -39,20 +39,20 @@ def test_every_study_file_names_data_that_can_be_read_and_models_that_exist(path
     assert {"unimixer-lite", "rankmixer, SwiGLU and RMSNorm"} <= {model.label for model in study.models}
 
 
-def test_a_missing_store_is_prepared_once(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_prepared_once(tmp_path: Path) -> None:
     raw, out = movielens(tmp_path / "ml-1m"), tmp_path / "stores" / "movielens-1m"
     file = next(path for path in FILES if path.stem == "movielens-1m")
     changes = {"data": [{"path": str(out), "source": "movielens-1m", "options": {"threshold": 3}}], "seeds": 1}
     changes |= {"models": ["rankmixer", "unimixer-lite"], "params": ["60K"], "dense_lr": [1e-3]}
     study = load_study(file, changes)
     assert prepare_missing(study.data, raw) == [out]
-    assert Store(out).summary("train").rows > 0
+    assert Dataset(out).summary("train").rows > 0
     assert prepare_missing(study.data, None) == []
     planned = plan_experiment(study, tmp_path / "study")
     assert len(planned.cases) == 2
 
 
-def test_files_are_asked_for_where_a_store_is_missing(tmp_path: Path) -> None:
+def test_files_are_asked_for_where_a_dataset_is_missing(tmp_path: Path) -> None:
     values = {"data": [{"path": str(tmp_path / "c"), "source": "criteo"}], "models": ["mlp"], "params": ["1M"]}
     with pytest.raises(UnimixerError, match=r"does not exist; name the files of criteo .*--raw FOLDER"):
         prepare_missing(parse(Study, values, where="study").data)
@@ -61,7 +61,7 @@ def test_files_are_asked_for_where_a_store_is_missing(tmp_path: Path) -> None:
         prepare_missing(parse(Study, values, where="study").data, tmp_path)
 
 
-def test_a_store_that_was_made_with_other_options_than_the_study_names_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_that_was_made_with_other_options_than_the_study_names_is_refused(tmp_path: Path) -> None:
     raw, out = movielens(tmp_path / "ml-1m"), tmp_path / "store"
     prepare("movielens-1m", out, raw=raw, threshold=3)
     values = {"path": str(out), "source": "movielens-1m", "options": {"threshold": 4}}

@@ -12,7 +12,7 @@ import pytest
 from small import LITE, small_study
 from tiny import caller_states
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.experiments import Experiment, Machine, load_rows, plan_experiment
 from unimixer.experiments import progress_view as view
 from unimixer.experiments.plan import Study, read_plan
@@ -67,14 +67,14 @@ def test_a_row_is_what_the_same_recipe_trains_in_this_process(
         run.result["dense_parameters"],
         run.result["table_parameters"],
     )
-    assert (row["threads"], row["processes"], row["store_hash"]) == (1, 1, Store(toy_folder).hash)
+    assert (row["threads"], row["processes"], row["store_hash"]) == (1, 1, Dataset(toy_folder).hash)
 
 
 def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Experiment], toy_folder: Path) -> None:
-    folder, store = whole[0], Store(toy_folder)
-    labels = np.load(folder / "scores" / f"{store.hash}-labels.npy")
-    users = np.load(folder / "scores" / f"{store.hash}-users.npy")
-    assert (labels.dtype, users.dtype, len(labels)) == (np.uint8, np.int64, store.summary("test").rows)
+    folder, dataset = whole[0], Dataset(toy_folder)
+    labels = np.load(folder / "scores" / f"{dataset.hash}-labels.npy")
+    users = np.load(folder / "scores" / f"{dataset.hash}-users.npy")
+    assert (labels.dtype, users.dtype, len(labels)) == (np.uint8, np.int64, dataset.summary("test").rows)
     for row in load_rows(folder).to_dicts():
         logits = np.load(folder / "scores" / f"{row['key']}.npy")
         assert logits.dtype == np.float32

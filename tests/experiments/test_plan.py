@@ -94,7 +94,7 @@ def test_a_model_that_is_no_option_value_says_how_to_write_one() -> None:
 )
 def test_a_mistake_in_a_study_is_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnimixerError) as caught:
-        small_study("stores/toy", **changes)
+        small_study("datasets/toy", **changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -197,7 +197,7 @@ def test_a_folder_begun_earlier_is_joined_with_seeds_and_budgets_on_top(
 
 def test_a_sweep_takes_no_other_data() -> None:
     begun = parse(Sweep, {"data": ["a"], "models": ["mlp"], "params": ["1M"]}, where="sweep")
-    stores = [begun.data[0].model_copy(update={"hash": digest}) for digest in "12"]
-    one, two = (begun.model_copy(update={"data": (store,)}) for store in stores)
+    datasets = [begun.data[0].model_copy(update={"hash": digest}) for digest in "12"]
+    one, two = (begun.model_copy(update={"data": (dataset,)}) for dataset in datasets)
     with pytest.raises(UnimixerError, match=r"the sweep began with data a \(1\), not a \(2\)"):
         one.joined(two, Path("folder"))

@@ -13,7 +13,7 @@ from sweep_case import LITE, small_sweep
 from tiny import caller_states
 
 from unimixer.analysis.points import read_points
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.experiments import Experiment, Machine, Sweep, plan_experiment, size_experiment
 from unimixer.experiments.lr_search import best_rate, losses
@@ -25,9 +25,9 @@ ONE = Machine(workers=1, threads=1)
 GRID = (1e-3, 2e-3, 4e-3)
 
 
-def one_series(store: Path, folder: Path, **changes: object) -> TransferSeries:
+def one_series(dataset: Path, folder: Path, **changes: object) -> TransferSeries:
     """The series of a sweep of one model."""
-    (series,) = size_experiment(small_sweep(store, **changes), folder).transfers
+    (series,) = size_experiment(small_sweep(dataset, **changes), folder).transfers
     return series
 
 
@@ -93,7 +93,7 @@ def test_points_are_the_runs_that_count_with_what_fits_need(whole: tuple[Path, E
     assert (points.models, points.metric) == (["rankmixer", "lite"], "auc")
     assert len({point.config for point in points.points}) == 4
     assert len(pl.read_csv(folder / "rows.csv")) == len(rows)
-    assert Store(toy_folder).hash == read_plan(folder, Sweep).data[0].hash
+    assert Dataset(toy_folder).hash == read_plan(folder, Sweep).data[0].hash
     assert [case.blocks for case in planned.cases] == [2, 2, 1, 1]
 
 

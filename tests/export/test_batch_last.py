@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU
 from unimixer.blocks.norms import LayerNorm, RMSNorm
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.export.batch_last import (
     BatchLast,
     RowFFN,
@@ -112,10 +112,10 @@ WITHOUT = ("transformer", "experts", "cross-attention", "siamese cross-attention
 
 @pytest.mark.parametrize("options", WITH.values(), ids=WITH)
 def test_streams_that_have_the_form_score_as_the_ranker(
-    toy_store: Store, tmp_path: Path, options: dict[str, Any]
+    toy_dataset: Dataset, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    ranker = build(toy_store.transform.spec, **options)
-    layout, requests = toy_requests(toy_store)
+    ranker = build(toy_dataset.transform.spec, **options)
+    layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout, batch_last=True)
     assert sum(isinstance(part, BatchLast) for part in graph.modules()) == 1
     assert not any(isinstance(part, BatchLast) for part in ranker.modules())  # the ranker is left as it was
@@ -133,9 +133,9 @@ def test_streams_that_have_the_form_score_as_the_ranker(
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_streams_without_the_form_stay_as_they_are(toy_store: Store, name: str) -> None:
-    ranker = build(toy_store.transform.spec, **KINDS[name])
-    layout, requests = toy_requests(toy_store)
+def test_streams_without_the_form_stay_as_they_are(toy_dataset: Dataset, name: str) -> None:
+    ranker = build(toy_dataset.transform.spec, **KINDS[name])
+    layout, requests = toy_requests(toy_dataset)
     assert use_batch_last(RequestRanker(ranker, layout).ranker.backbone) == 0
     graph = RequestRanker(ranker, layout, batch_last=True)
     with torch.no_grad():
@@ -145,9 +145,9 @@ def test_streams_without_the_form_stay_as_they_are(toy_store: Store, name: str) 
 
 
 @pytest.mark.parametrize("layout", [RequestLayout(0, 0, ()), None], ids=["nothing", "a part"])
-def test_tokens_come_samples_last_whatever_is_the_users(toy_store: Store, layout: RequestLayout | None) -> None:
-    ranker = build(toy_store.transform.spec, num_tokens=6, options={"token_dim": 24, "num_heads": 6})
-    mine, _ = toy_requests(toy_store)
+def test_tokens_come_samples_last_whatever_is_the_users(toy_dataset: Dataset, layout: RequestLayout | None) -> None:
+    ranker = build(toy_dataset.transform.spec, num_tokens=6, options={"token_dim": 24, "num_heads": 6})
+    mine, _ = toy_requests(toy_dataset)
     graphs = [RequestRanker(ranker, layout or mine, batch_last=last) for last in (False, True)]
     columns = sum(field.width for field in ranker.embedding.slices)
     theirs = graphs[0].tokenizer.linear.item_width
@@ -159,10 +159,10 @@ def test_tokens_come_samples_last_whatever_is_the_users(toy_store: Store, layout
     assert last.permute(1, 2, 0).is_contiguous()
 
 
-def test_blocks_of_a_graph_transpose_no_activations(toy_store: Store, tmp_path: Path) -> None:
+def test_blocks_of_a_graph_transpose_no_activations(toy_dataset: Dataset, tmp_path: Path) -> None:
     """What is written has fewer transpositions than blocks, and every FFN product has its bias in it."""
-    layout, _ = toy_requests(toy_store)
-    graph = RequestRanker(build(toy_store.transform.spec, options={"num_blocks": 12}), layout, batch_last=True)
+    layout, _ = toy_requests(toy_dataset)
+    graph = RequestRanker(build(toy_dataset.transform.spec, options={"num_blocks": 12}), layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     nodes = onnx.load(str(tmp_path / "model.onnx")).graph.node
     count = Counter(node.op_type for node in nodes)
@@ -172,9 +172,9 @@ def test_blocks_of_a_graph_transpose_no_activations(toy_store: Store, tmp_path: 
     assert sum(len(node.input) == 3 for node in convolutions) == 12 * 3
 
 
-def test_half_precision_weights_go_into_convolutions(toy_store: Store, tmp_path: Path) -> None:
-    ranker = build(toy_store.transform.spec, width=64)
-    layout, requests = toy_requests(toy_store)
+def test_half_precision_weights_go_into_convolutions(toy_dataset: Dataset, tmp_path: Path) -> None:
+    ranker = build(toy_dataset.transform.spec, width=64)
+    layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     before = (tmp_path / "model.onnx").stat().st_size
@@ -188,9 +188,9 @@ def test_half_precision_weights_go_into_convolutions(toy_store: Store, tmp_path:
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
-def test_threads_of_a_session_rest_when_a_request_ends(toy_store: Store, tmp_path: Path) -> None:
-    layout, requests = toy_requests(toy_store)
-    graph = RequestRanker(build(toy_store.transform.spec), layout, batch_last=True)
+def test_threads_of_a_session_rest_when_a_request_ends(toy_dataset: Dataset, tmp_path: Path) -> None:
+    layout, requests = toy_requests(toy_dataset)
+    graph = RequestRanker(build(toy_dataset.transform.spec), layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", 4)
     assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"

@@ -17,7 +17,7 @@ import torch
 from export_cases import KINDS, LONG, build, toy_requests
 from onnx import numpy_helper
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.export.graph import RequestRanker, feed
 from unimixer.export.onnx_file import write_onnx
@@ -50,9 +50,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_every_model_runs_as_onnx_and_as_an_archive(toy_store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
-    ranker = build(toy_store.transform.spec, **options)
-    layout, requests = toy_requests(toy_store)
+def test_every_model_runs_as_onnx_and_as_an_archive(
+    toy_dataset: Dataset, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    ranker = build(toy_dataset.transform.spec, **options)
+    layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout)
     program = trace(graph)
     write_onnx(graph, program, tmp_path / "model.onnx")
@@ -65,19 +67,19 @@ def test_every_model_runs_as_onnx_and_as_an_archive(toy_store: Store, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler: AOTInductor cannot run")
-def test_a_compiled_graph_gives_the_same_scores(toy_store: Store, tmp_path: Path) -> None:
-    ranker = build(toy_store.transform.spec, sequence_encoder="target_attention")
-    layout, requests = toy_requests(toy_store)
+def test_a_compiled_graph_gives_the_same_scores(toy_dataset: Dataset, tmp_path: Path) -> None:
+    ranker = build(toy_dataset.transform.spec, sequence_encoder="target_attention")
+    layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout)
     write_aoti(graph, trace(graph), tmp_path / "model.aoti.pt2")
     runner = open_runner("aoti", tmp_path / "model.aoti.pt2", graph.inputs, 1)
     assert worst(runner, graph, ranker, requests) < 1e-5
 
 
-def test_without_a_compiler_one_sentence_says_so(toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_one_sentence_says_so(toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    layout, _ = toy_requests(toy_store)
-    graph = RequestRanker(build(toy_store.transform.spec), layout)
+    layout, _ = toy_requests(toy_dataset)
+    graph = RequestRanker(build(toy_dataset.transform.spec), layout)
     with pytest.raises(UnimixerError, match=r"aoti needs a C\+\+ compiler and none was found; install g\+\+"):
         write_aoti(graph, trace(graph), Path("nowhere"))
 
@@ -85,9 +87,9 @@ def test_without_a_compiler_one_sentence_says_so(toy_store: Store, monkeypatch: 
 @pytest.fixture(scope="module")
 def written(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RequestRanker, Ranker]:
     """A written graph with tables worth shrinking, weights inside and beside."""
-    folder, store = tmp_path_factory.mktemp("graph"), Store(toy_folder)
-    ranker = build(store.transform.spec, sequence_encoder="target_attention", width=64)
-    graph = RequestRanker(ranker, toy_requests(store)[0])
+    folder, dataset = tmp_path_factory.mktemp("graph"), Dataset(toy_folder)
+    ranker = build(dataset.transform.spec, sequence_encoder="target_attention", width=64)
+    graph = RequestRanker(ranker, toy_requests(dataset)[0])
     program = trace(graph)
     for name, external in (("inside", False), ("beside", True)):
         (folder / name).mkdir()
@@ -99,7 +101,7 @@ def written(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.mark.parametrize(("precision", "share", "tolerance"), [("float16", 0.75, 2e-3), ("int8", 0.6, 0.1)])
 def test_smaller_weights_move_scores_a_little(
     written: tuple[Path, RequestRanker, Ranker],
-    toy_store: Store,
+    toy_dataset: Dataset,
     tmp_path: Path,
     place: str,
     precision: str,
@@ -114,7 +116,7 @@ def test_smaller_weights_move_scores_a_little(
     weights = [sum(numpy_helper.to_array(i).nbytes for i in _model(f).graph.initializer) for f in (target, source)]
     assert weights[0] < share * weights[1]
     runner = open_runner("onnx", target / "model.onnx", graph.inputs, 1)
-    assert 0 < worst(runner, graph, ranker, toy_requests(toy_store)[1]) < tolerance
+    assert 0 < worst(runner, graph, ranker, toy_requests(toy_dataset)[1]) < tolerance
 
 
 def _model(folder: Path) -> Any:
@@ -172,8 +174,10 @@ def _change(source: Path, target: Path) -> None:
             new.writestr(entry, content)
 
 
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, toy_store: Store, tmp_path: Path) -> None:
+def test_a_missing_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, toy_dataset: Dataset, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    graph = RequestRanker(build(toy_store.transform.spec), toy_requests(toy_store)[0])
+    graph = RequestRanker(build(toy_dataset.transform.spec), toy_requests(toy_dataset)[0])
     with pytest.raises(MissingExtraError, match=r"exporting to ONNX needs optional packages: .*unimixer\[serve\]"):
         write_onnx(graph, trace(graph), tmp_path / "model.onnx")

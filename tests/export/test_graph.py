@@ -11,7 +11,7 @@ from export_cases import KINDS, build, toy_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.export.encoders import list_means, list_of, mean_of_all, newest_first
 from unimixer.export.graph import RequestRanker, feed, signature
@@ -26,9 +26,9 @@ Lengths = st.lists(st.integers(0, 4), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_a_request_scores_as_the_batch_of_its_rows(toy_store: Store, options: dict[str, Any]) -> None:
-    ranker = build(toy_store.transform.spec, **options)
-    layout, requests = toy_requests(toy_store)
+def test_a_request_scores_as_the_batch_of_its_rows(toy_dataset: Dataset, options: dict[str, Any]) -> None:
+    ranker = build(toy_dataset.transform.spec, **options)
+    layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout)
     for request in requests:
         with torch.no_grad():
@@ -40,16 +40,16 @@ def test_a_request_scores_as_the_batch_of_its_rows(toy_store: Store, options: di
 
 
 @pytest.mark.parametrize("name", ["unimixer-lite", "semantic", "target attention", "cross-attention"])
-def test_without_a_part_of_the_user_every_column_is_the_candidates(toy_store: Store, name: str) -> None:
+def test_without_a_part_of_the_user_every_column_is_the_candidates(toy_dataset: Dataset, name: str) -> None:
     """Where nothing belongs to the user, all columns are the candidates' and the scores stay."""
-    spec = toy_store.transform.spec
+    spec = toy_dataset.transform.spec
     if name in ("target attention", "cross-attention"):
         with pytest.raises(UnimixerError, match="'clicks' is not the user's"):
             RequestRanker(build(spec, **KINDS[name]), RequestLayout(0, 0, ()))
         return
     ranker = build(spec, **KINDS[name])
     graph = RequestRanker(ranker, RequestLayout(0, 0, ()))
-    _, requests = toy_requests(toy_store)
+    _, requests = toy_requests(toy_dataset)
     batch = requests[0].batch()
     given = {**batch.inputs(), "candidates.ids": batch.ids, "candidates.dense": batch.dense}
     with torch.no_grad():
@@ -57,9 +57,9 @@ def test_without_a_part_of_the_user_every_column_is_the_candidates(toy_store: St
         torch.testing.assert_close(logits, ranker(batch), rtol=1e-5, atol=2e-6)
 
 
-def test_the_tokenizer_reads_each_side_once(toy_store: Store) -> None:
-    ranker = build(toy_store.transform.spec, num_tokens=6)
-    layout, _ = toy_requests(toy_store)
+def test_the_tokenizer_reads_each_side_once(toy_dataset: Dataset) -> None:
+    ranker = build(toy_dataset.transform.spec, num_tokens=6)
+    layout, _ = toy_requests(toy_dataset)
     linear = RequestRanker(ranker, layout).tokenizer.linear
     assert linear.user_tokens
     assert linear.item_tokens
@@ -71,9 +71,9 @@ def test_the_tokenizer_reads_each_side_once(toy_store: Store) -> None:
     assert ours == every.numel() - padding  # every product stands on exactly one side
 
 
-def test_the_graph_shares_the_tables_and_leaves_the_ranker_alone(toy_store: Store) -> None:
-    ranker = build(toy_store.transform.spec, backbone="fat", tokenizer="chunk", options={"token_dim": 16})
-    layout, requests = toy_requests(toy_store)
+def test_the_graph_shares_the_tables_and_leaves_the_ranker_alone(toy_dataset: Dataset) -> None:
+    ranker = build(toy_dataset.transform.spec, backbone="fat", tokenizer="chunk", options={"token_dim": 16})
+    layout, requests = toy_requests(toy_dataset)
     before = {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
     graph = RequestRanker(ranker, layout)
     assert graph.user.tables is ranker.embedding.tables
@@ -81,9 +81,9 @@ def test_the_graph_shares_the_tables_and_leaves_the_ranker_alone(toy_store: Stor
     assert ranker(requests[0].batch()).shape == (24, 2)
 
 
-def test_the_signature_names_every_tensor_and_leaves_out_empty_ones(toy_store: Store) -> None:
-    layout, _ = toy_requests(toy_store)
-    found = signature(toy_store.transform.spec, layout)
+def test_the_signature_names_every_tensor_and_leaves_out_empty_ones(toy_dataset: Dataset) -> None:
+    layout, _ = toy_requests(toy_dataset)
+    found = signature(toy_dataset.transform.spec, layout)
     assert [(tensor.name, tensor.rows) for tensor in found] == [
         ("user.ids", 1),
         ("user.dense", 1),
@@ -104,9 +104,9 @@ def test_a_model_of_the_user_alone_has_no_request() -> None:
         RequestRanker(build(spec, num_tokens=2, options={"block_size": 4}), RequestLayout(1, 1, ()))
 
 
-def test_a_model_that_cannot_be_traced_is_one_sentence(toy_store: Store) -> None:
-    layout, _ = toy_requests(toy_store)
-    graph = RequestRanker(build(toy_store.transform.spec), layout)
+def test_a_model_that_cannot_be_traced_is_one_sentence(toy_dataset: Dataset) -> None:
+    layout, _ = toy_requests(toy_dataset)
+    graph = RequestRanker(build(toy_dataset.transform.spec), layout)
     graph.ranker.towers.forward = lambda hidden: hidden * float(hidden.sum())  # type: ignore[method-assign]
     with pytest.raises(UnimixerError, match=r"this UniMixerLite cannot be exported: .*; write its forward with"):
         trace(graph)
@@ -130,9 +130,9 @@ def test_ragged_forms_equal_their_references(lengths: list[int]) -> None:
             assert torch.equal(ours, reference)
 
 
-def test_tensors_of_a_signature_are_contiguous(toy_store: Store) -> None:
-    layout, requests = toy_requests(toy_store)
-    inputs = signature(toy_store.transform.spec, layout)
+def test_tensors_of_a_signature_are_contiguous(toy_dataset: Dataset) -> None:
+    layout, requests = toy_requests(toy_dataset)
+    inputs = signature(toy_dataset.transform.spec, layout)
     strided = replace(requests[0].candidates, ids=requests[0].candidates.ids.T.contiguous().T)
     tensors = feed(inputs, replace(requests[0], candidates=strided))
     assert all(tensor.is_contiguous() for tensor in tensors)

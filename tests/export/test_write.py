@@ -61,18 +61,18 @@ def test_a_triton_folder_is_a_bundle_too(toy_run: RunFolder, tmp_path: Path) -> 
     assert {i.name for i in session.get_inputs()} == {found.name for found in bundle.inputs}
 
 
-def test_without_a_store_the_graph_is_checked_on_made_up_rows(toy_folder: Path, tmp_path: Path) -> None:
-    store = shutil.copytree(toy_folder, tmp_path / "store")
-    run = train(tiny_recipe(store, "training.max_steps=1"), folder=tmp_path / "run", quiet=True)
-    shutil.rmtree(store)
+def test_without_a_dataset_the_graph_is_checked_on_made_up_rows(toy_folder: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(toy_folder, tmp_path / "store")
+    run = train(tiny_recipe(dataset, "training.max_steps=1"), folder=tmp_path / "run", quiet=True)
+    shutil.rmtree(dataset)
     bundle = export_run(run.folder, tmp_path / "bundle", ExportOptions(precision="float16", **SMALL))
     assert bundle.manifest["held_out"] == {"from": "made-up rows"}
     assert bundle.manifest["quality"] is None
     assert bundle.parity() <= TOLERANCE["float16"]
     with pytest.raises(UnimixerError, match="store"):
-        export_run(run.folder, tmp_path / "other", ExportOptions(**SMALL), store=store)
+        export_run(run.folder, tmp_path / "other", ExportOptions(**SMALL), dataset=dataset)
     assert not (tmp_path / "other").exists()
-    moved = export_run(run.folder, tmp_path / "third", ExportOptions(**SMALL), store=toy_folder)
+    moved = export_run(run.folder, tmp_path / "third", ExportOptions(**SMALL), dataset=toy_folder)
     assert moved.manifest["held_out"] == {"from": "test"}
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -156,13 +156,13 @@ def test_a_counterpart_of_another_width_is_none() -> None:
 
 
 @pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
-def test_a_row_is_embedded_alike_alone_and_among_others(toy_store: Store, encoder: str) -> None:
+def test_a_row_is_embedded_alike_alone_and_among_others(toy_dataset: Dataset, encoder: str) -> None:
     torch.manual_seed(0)
     module = FieldEmbedding(
-        toy_store.transform.spec, embedding_dim=4, sequence_encoder=encoder, embedding_init_std=1.0
+        toy_dataset.transform.spec, embedding_dim=4, sequence_encoder=encoder, embedding_init_std=1.0
     ).eval()
-    together = module(next(Loader(toy_store, "test", batch_size=9).batches()))
-    alone = torch.cat([module(b) for b in islice(Loader(toy_store, "test", batch_size=1).batches(), 9)])
+    together = module(next(Loader(toy_dataset, "test", batch_size=9).batches()))
+    alone = torch.cat([module(b) for b in islice(Loader(toy_dataset, "test", batch_size=1).batches(), 9)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.inspection import inspect_run
@@ -23,25 +23,25 @@ from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
 
-def trained(store: Path, folder: Path, *overrides: str, **more: Any) -> RunFolder:
-    return train(tiny_recipe(store, "training.max_steps=3", *overrides), folder=folder, quiet=True, **more)
+def trained(dataset: Path, folder: Path, *overrides: str, **more: Any) -> RunFolder:
+    return train(tiny_recipe(dataset, "training.max_steps=3", *overrides), folder=folder, quiet=True, **more)
 
 
-def test_the_start_is_the_model_that_the_trainer_began_with(toy_run: RunFolder, toy_store: Store) -> None:
+def test_the_start_is_the_model_that_the_trainer_began_with(toy_run: RunFolder, toy_dataset: Dataset) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     model, note = starting_model(toy_run)
     assert torch.equal(torch.get_rng_state(), before)
     assert note == "the start is drawn again with seed 0"
     assert model is not None
-    expected = Trainer(toy_run, toy_store, quiet=True).model.state_dict()
+    expected = Trainer(toy_run, toy_dataset, quiet=True).model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
-def test_ranks_are_those_of_the_tokens_of_the_rows(toy_run: RunFolder, toy_store: Store) -> None:
+def test_ranks_are_those_of_the_tokens_of_the_rows(toy_run: RunFolder, toy_dataset: Dataset) -> None:
     found = inspect_run(toy_run.folder, rows=100)
     model = load_ranker(toy_run)
-    batch = next(iter(Loader(toy_store, "validation", batch_size=100, shuffle=True).batches()))
+    batch = next(iter(Loader(toy_dataset, "validation", batch_size=100, shuffle=True).batches()))
     with torch.no_grad():
         tokens = model.tokenizer(model.embedding(batch))
         out = model.backbone(tokens)
@@ -52,7 +52,7 @@ def test_ranks_are_those_of_the_tokens_of_the_rows(toy_run: RunFolder, toy_store
 
 
 def test_rows_do_not_depend_on_the_batches_and_end_with_the_split(
-    toy_run: RunFolder, toy_store: Store, monkeypatch: pytest.MonkeyPatch
+    toy_run: RunFolder, toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = inspect_run(toy_run.folder, rows=150)
     monkeypatch.setattr("unimixer.inspection.inspect.BATCH_ROWS", 37)
@@ -61,7 +61,7 @@ def test_rows_do_not_depend_on_the_batches_and_end_with_the_split(
     for a, b in zip(whole.ranks, pieces.ranks, strict=True):
         assert (a.place, a.rows) == (b.place, b.rows)
         assert a.mean == pytest.approx(b.mean, rel=1e-5)
-    total = toy_store.summary("test").rows
+    total = toy_dataset.summary("test").rows
     everything = inspect_run(toy_run.folder, rows=10**6, split="test")
     assert everything.rows == total
     assert f"the test part has {total:,} rows, fewer than the 1,000,000 asked for" in everything.notes
@@ -130,7 +130,7 @@ def test_another_version_of_torch_is_said(toy_folder: Path, tmp_path: Path) -> N
         ({"split": "valid"}, "unknown split 'valid'"),
         (
             {"store": Path("/nowhere")},
-            r"and /nowhere holds no store \(no manifest.json\); if it moved, give its folder with --data",
+            r"and /nowhere holds no dataset \(no manifest.json\); if it moved, give its folder with --data",
         ),
     ],
 )

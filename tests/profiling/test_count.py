@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unimixer.backbones import BACKBONES, Backbone, build_backbone, count_parameters
 from unimixer.blocks.auxiliary import Auxiliary
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.mixing import Compression, Constrained
 from unimixer.ops.sinkhorn.newton import scale
@@ -76,9 +76,9 @@ def test_long_attention_that_runs_fused_counts_what_backward_repeats() -> None:
     ],
     ids=lambda a: "-".join(map(str, a.values())),
 )
-def test_a_ranker_counts_as_torch_sees_it(arguments: dict[str, Any], toy_store: Store) -> None:
+def test_a_ranker_counts_as_torch_sees_it(arguments: dict[str, Any], toy_dataset: Dataset) -> None:
     options = {"token_dim": 24}
-    ranker = Ranker(toy_store.transform.spec, **{"num_tokens": 4, "options": options, **arguments})
+    ranker = Ranker(toy_dataset.transform.spec, **{"num_tokens": 4, "options": options, **arguments})
     cost, batch = count_ranker(ranker), full_batch(ranker.spec, 8)
     assert cost.parameters == count_dense(ranker)
     assert cost.table_parameters + cost.parameters == sum(p.numel() for p in ranker.parameters())
@@ -168,14 +168,14 @@ def test_modules_that_read_one_tensor_keep_their_own_products() -> None:
     assert groups["other layers"].training == 3 * groups["other layers"].forward == 3 * 2 * T * D * D
 
 
-def test_counting_changes_nothing_and_needs_no_memory(toy_store: Store) -> None:
-    ranker = Ranker(toy_store.transform.spec, num_tokens=4, options={"token_dim": 24}).eval()
+def test_counting_changes_nothing_and_needs_no_memory(toy_dataset: Dataset) -> None:
+    ranker = Ranker(toy_dataset.transform.spec, num_tokens=4, options={"token_dim": 24}).eval()
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
-    batch = next(iter(Loader(toy_store, "train", batch_size=16, num_workers=0).batches()))
+    batch = next(iter(Loader(toy_dataset, "train", batch_size=16, num_workers=0).batches()))
     scores = ranker(batch)
     real = count_ranker(ranker)
     with torch.device("meta"):
-        hollow = count_ranker(Ranker(toy_store.transform.spec, num_tokens=4, options={"token_dim": 24}))
+        hollow = count_ranker(Ranker(toy_dataset.transform.spec, num_tokens=4, options={"token_dim": 24}))
     assert real == hollow
     assert torch.equal(ranker(batch), scores)
     assert not ranker.training
@@ -197,8 +197,8 @@ def test_a_penalty_of_a_mixture_adds_no_products() -> None:
     assert cost.groups["FFN"].training > 3 * cost.groups["FFN"].forward  # both routers run in training
 
 
-def test_the_numbers_reach_a_toy_store(toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+def test_the_numbers_reach_a_toy_dataset(toy_folder: Path) -> None:
+    spec = Dataset(toy_folder).transform.spec
     batch = full_batch(spec, 3)
     assert len(batch) == 3
     assert {name: values.shape[0] for name, values in batch.values.items()} == {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.features.spec import DenseField, FeatureSpec
@@ -25,18 +25,18 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def ranker_of(store: Store, name: str, **arguments: Any) -> Ranker:
+def ranker_of(dataset: Dataset, name: str, **arguments: Any) -> Ranker:
     options = {"token_dim": 16, **SMALL.get(name, {})}
-    return Ranker(store.transform.spec, backbone=name, num_tokens=8, options=options, **arguments)
+    return Ranker(dataset.transform.spec, backbone=name, num_tokens=8, options=options, **arguments)
 
 
-def batch_of(store: Store, rows: int) -> Batch:
-    return next(iter(Loader(store, "train", batch_size=rows, num_workers=0).batches()))
+def batch_of(dataset: Dataset, rows: int) -> Batch:
+    return next(iter(Loader(dataset, "train", batch_size=rows, num_workers=0).batches()))
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_the_estimate_is_within_a_tenth_of_what_a_step_holds(name: str, toy_store: Store) -> None:
-    ranker, batch = ranker_of(toy_store, name), batch_of(toy_store, 128)
+def test_the_estimate_is_within_a_tenth_of_what_a_step_holds(name: str, toy_dataset: Dataset) -> None:
+    ranker, batch = ranker_of(toy_dataset, name), batch_of(toy_dataset, 128)
     found, measured = estimate_memory(ranker, batch), measure_memory(ranker, batch)
     assert found.total == pytest.approx(measured.total, rel=0.1)
     assert found.activations == pytest.approx(measured.activations, rel=0.1)
@@ -50,16 +50,16 @@ def test_the_estimate_is_within_a_tenth_of_what_a_step_holds(name: str, toy_stor
     [{"sequences": "tokens"}, {"sequences": "cross_attention"}, {"sequence_encoder": "target_attention"}],
     ids=lambda a: next(iter(a.values())),
 )
-def test_models_that_read_events_are_estimated_too(arguments: dict[str, Any], toy_store: Store) -> None:
-    ranker, batch = ranker_of(toy_store, "rankmixer", **arguments), batch_of(toy_store, 96)
+def test_models_that_read_events_are_estimated_too(arguments: dict[str, Any], toy_dataset: Dataset) -> None:
+    ranker, batch = ranker_of(toy_dataset, "rankmixer", **arguments), batch_of(toy_dataset, 96)
     found, measured = estimate_memory(ranker, batch), measure_memory(ranker, batch)
     assert found.activations == pytest.approx(measured.activations, rel=0.1)
     assert found.total == pytest.approx(measured.total, rel=0.1)
 
 
 @pytest.mark.parametrize("sparse", ["adam", "rowwise_adagrad"])
-def test_optimizers_hold_what_their_rules_need(sparse: str, toy_store: Store) -> None:
-    ranker, batch = ranker_of(toy_store, "mlp"), batch_of(toy_store, 32)
+def test_optimizers_hold_what_their_rules_need(sparse: str, toy_dataset: Dataset) -> None:
+    ranker, batch = ranker_of(toy_dataset, "mlp"), batch_of(toy_dataset, 32)
     config = OptimizerConfig(sparse=sparse)  # type: ignore[arg-type]
     found, measured = (of(ranker, batch, config) for of in (estimate_memory, measure_memory))
     tables = sum(ranker.spec.tables.values())
@@ -88,17 +88,17 @@ def test_the_activations_of_two_layers_are_those_of_hand() -> None:
     assert numbers * 4 <= found.activations <= numbers * 4 + rows * (6 * 4 + 3 + 4 * 4)  # raw input, masks, logits
 
 
-def test_half_precision_holds_less(toy_store: Store) -> None:
-    ranker, batch = ranker_of(toy_store, "rankmixer"), batch_of(toy_store, 128)
+def test_half_precision_holds_less(toy_dataset: Dataset) -> None:
+    ranker, batch = ranker_of(toy_dataset, "rankmixer"), batch_of(toy_dataset, 128)
     full, half = (estimate_memory(ranker, batch, precision=p).activations for p in ("float32", "bfloat16"))
     assert half == pytest.approx(measure_memory(ranker, batch, precision="bfloat16").activations, rel=0.1)
     assert half < full
 
 
-def test_the_estimate_takes_no_memory_and_no_weights(toy_store: Store) -> None:
-    batch = batch_of(toy_store, 64)
+def test_the_estimate_takes_no_memory_and_no_weights(toy_dataset: Dataset) -> None:
+    batch = batch_of(toy_dataset, 64)
     with torch.device("meta"):
-        hollow = ranker_of(toy_store, "unimixer-lite")
-    assert estimate_memory(hollow, batch) == estimate_memory(ranker_of(toy_store, "unimixer-lite"), batch)
+        hollow = ranker_of(toy_dataset, "unimixer-lite")
+    assert estimate_memory(hollow, batch) == estimate_memory(ranker_of(toy_dataset, "unimixer-lite"), batch)
     assert batch.labels is not None
     assert torch.isfinite(batch.labels).all()

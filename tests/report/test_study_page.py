@@ -27,7 +27,7 @@ CHOICE = "document.querySelector('input[name={}]:checked').value"
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonReport, str]:
     folder = tmp_path_factory.mktemp("study")
-    fake_study(folder, stores=("one", "two"), params=(1_000_000, 4_000_000), failed=[("dcnv2", 1)], rows=800)
+    fake_study(folder, datasets=("one", "two"), params=(1_000_000, 4_000_000), failed=[("dcnv2", 1)], rows=800)
     frame = load_rows(folder)
     return compare_models(frame.to_dicts(), folder, replicates=60), frame.write_csv()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, RankMixer
 from unimixer.blocks import ReLUMoE, pop_penalties
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker
@@ -64,15 +64,15 @@ def deep_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKBONES, "deep", Deep)
 
 
-def step_of(store: Store, *overrides: str) -> TrainStep:
+def step_of(dataset: Dataset, *overrides: str) -> TrainStep:
     torch.manual_seed(0)
-    recipe = resolve(tiny_recipe(store.folder, *overrides), store.transform.spec)
-    model = build_ranker(recipe.model, store.transform.spec).train()
+    recipe = resolve(tiny_recipe(dataset.folder, *overrides), dataset.transform.spec)
+    model = build_ranker(recipe.model, dataset.transform.spec).train()
     return TrainStep(model, recipe, torch.tensor([0, 1]), total_steps=10, checkpoints=Path("nowhere"))
 
 
-def batches_of(store: Store, size: int, count: int) -> list[Batch]:
-    return [batch for batch, _ in zip(Loader(store, "train", batch_size=size).batches(), range(count), strict=False)]
+def batches_of(dataset: Dataset, size: int, count: int) -> list[Batch]:
+    return [batch for batch, _ in zip(Loader(dataset, "train", batch_size=size).batches(), range(count), strict=False)]
 
 
 def gradients(step: TrainStep) -> dict[str, Tensor]:
@@ -87,11 +87,11 @@ def moes(model: Ranker) -> list[ReLUMoE]:
 # ---- penalties -------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_adds_the_penalties_to_the_gradient_and_not_to_the_reported_loss(toy_store: Store) -> None:
-    (batch,) = batches_of(toy_store, 64, 1)
+def test_a_step_adds_the_penalties_to_the_gradient_and_not_to_the_reported_loss(toy_dataset: Dataset) -> None:
+    (batch,) = batches_of(toy_dataset, 64, 1)
     found = {}
     for coefficient in (1e-8, 0.5):
-        step = step_of(toy_store, *MOE)
+        step = step_of(toy_dataset, *MOE)
         for moe in moes(step.model):
             moe.coefficient.fill_(coefficient)
         twin = copy.deepcopy(step.model)
@@ -109,13 +109,13 @@ def test_a_step_adds_the_penalties_to_the_gradient_and_not_to_the_reported_loss(
     assert not any("train_router" in name for name in differ if "sublayers.3" in name)  # the last layer's
 
 
-def test_penalties_of_accumulated_batches_weigh_by_their_rows(toy_store: Store) -> None:
-    (large,) = batches_of(toy_store, 96, 1)
-    first, _ = batches_of(toy_store, 64, 2)
-    rest = next(iter(Loader(toy_store, "train", batch_size=32).batches(start=2)))
+def test_penalties_of_accumulated_batches_weigh_by_their_rows(toy_dataset: Dataset) -> None:
+    (large,) = batches_of(toy_dataset, 96, 1)
+    first, _ = batches_of(toy_dataset, 64, 2)
+    rest = next(iter(Loader(toy_dataset, "train", batch_size=32).batches(start=2)))
     found = []
     for group in ([large], [first, rest]):
-        step = step_of(toy_store, *MOE)
+        step = step_of(toy_dataset, *MOE)
         for moe in moes(step.model):
             moe.coefficient.fill_(0.3)
         step(group, 0)
@@ -125,18 +125,18 @@ def test_penalties_of_accumulated_batches_weigh_by_their_rows(toy_store: Store) 
         torch.testing.assert_close(found[1][0][name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_sample_weights_of_zero_leave_the_penalty(toy_store: Store) -> None:
-    (batch,) = batches_of(toy_store, 32, 1)
-    step = step_of(toy_store, *MOE)
+def test_sample_weights_of_zero_leave_the_penalty(toy_dataset: Dataset) -> None:
+    (batch,) = batches_of(toy_dataset, 32, 1)
+    step = step_of(toy_dataset, *MOE)
     step([replace(batch, weights=torch.zeros(32))], 0)
     moving = {name for name, gradient in gradients(step).items() if gradient.abs().max() > 0}
     assert "backbone.stack.sublayers.1.infer_router.linear.weight" in moving
     assert not any(name.startswith("towers") for name in moving)
 
 
-def test_the_coefficient_moves_after_every_step_and_nothing_is_left(toy_store: Store) -> None:
-    step = step_of(toy_store, *MOE)
-    for number, batch in enumerate(batches_of(toy_store, 64, 3)):
+def test_the_coefficient_moves_after_every_step_and_nothing_is_left(toy_dataset: Dataset) -> None:
+    step = step_of(toy_dataset, *MOE)
+    for number, batch in enumerate(batches_of(toy_dataset, 64, 3)):
         step([batch], number)
         for moe in moes(step.model):
             assert moe.coefficient.item() == pytest.approx(1e-8 * 1.2 ** (number + 1))  # half of the gates are open
@@ -186,7 +186,7 @@ def test_a_mixture_meets_a_budget_and_scores_by_its_sparse_router(toy_folder: Pa
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert facts_of(run)["dense_parameters"] == pytest.approx(20_000, rel=0.02)
     model = load_ranker(run)
-    (batch,) = batches_of(Store(toy_folder), 16, 1)
+    (batch,) = batches_of(Dataset(toy_folder), 16, 1)
     before = model(batch)
     for moe in moes(model):
         assert moe.train_router is not None
@@ -197,9 +197,9 @@ def test_a_mixture_meets_a_budget_and_scores_by_its_sparse_router(toy_folder: Pa
 # ---- intermediate tokens ---------------------------------------------------------------------------------------------
 
 
-def test_every_intermediate_has_towers_whose_loss_joins_by_its_weight(toy_store: Store) -> None:
-    (batch,) = batches_of(toy_store, 64, 1)
-    step = step_of(toy_store, *DEEP, "training.auxiliary_weight=0.25", "tasks={is_click: 1.0, long_view: 2.0}")
+def test_every_intermediate_has_towers_whose_loss_joins_by_its_weight(toy_dataset: Dataset) -> None:
+    (batch,) = batches_of(toy_dataset, 64, 1)
+    step = step_of(toy_dataset, *DEEP, "training.auxiliary_weight=0.25", "tasks={is_click: 1.0, long_view: 2.0}")
     twin = copy.deepcopy(step.model)
     assert len(twin.auxiliary_towers) == 2
     outcome = step([batch], 0)
@@ -220,9 +220,9 @@ def test_every_intermediate_has_towers_whose_loss_joins_by_its_weight(toy_store:
     assert any(name.startswith("auxiliary_towers.1") for name in found)
 
 
-def test_auxiliary_towers_run_in_training_alone(toy_store: Store) -> None:
-    (batch,) = batches_of(toy_store, 8, 1)
-    model = step_of(toy_store, *DEEP).model
+def test_auxiliary_towers_run_in_training_alone(toy_dataset: Dataset) -> None:
+    (batch,) = batches_of(toy_dataset, 8, 1)
+    model = step_of(toy_dataset, *DEEP).model
     expected = model.eval()(batch)
     assert model.pop_auxiliary_logits() == []
     for parameter in model.auxiliary_towers.parameters():
@@ -242,14 +242,14 @@ def test_auxiliary_towers_run_in_training_alone(toy_store: Store) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
 @pytest.mark.parametrize("readout", ["mean", "flatten"])
-def test_the_scoring_with_intermediates_compiles_in_one_graph_and_exports(readout: str, toy_store: Store) -> None:
-    step = step_of(toy_store, *DEEP, f"model.pooling={readout}", "model.tokenizer=random")
+def test_the_scoring_with_intermediates_compiles_in_one_graph_and_exports(readout: str, toy_dataset: Dataset) -> None:
+    step = step_of(toy_dataset, *DEEP, f"model.pooling={readout}", "model.tokenizer=random")
     model = step.model
     score = torch.compile(model.score, fullgraph=True, backend="aot_eager")
     found: list[list[Tensor]] = []
     for form in (model.score, score):
         model.zero_grad(set_to_none=True)
-        for batch in batches_of(toy_store, 16, 2):
+        for batch in batches_of(toy_dataset, 16, 2):
             logits = form(model.embedding(batch))
             extra = model.pop_auxiliary_logits()
             torch.stack([logits, *extra]).square().sum().backward()
@@ -259,7 +259,7 @@ def test_the_scoring_with_intermediates_compiles_in_one_graph_and_exports(readou
         torch.testing.assert_close(ours, theirs)
     scoring = Scoring(model.eval())
     shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
-    embedded = model.embedding(batches_of(toy_store, 5, 1)[0]).detach()
+    embedded = model.embedding(batches_of(toy_dataset, 5, 1)[0]).detach()
     program = torch.export.export(scoring, (embedded,), dynamic_shapes=shapes)
     torch.testing.assert_close(program.module()(embedded[:3]), model.score(embedded[:3]))
 

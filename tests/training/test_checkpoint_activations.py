@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unimixer import ops
 from unimixer.blocks import pop_penalties
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
@@ -36,8 +36,8 @@ MIXTURE = (
 DROPOUT = ("model.backbone=masknet", "model.options={dropout: 0.3, block_dims: [16, 8]}")
 
 
-def run_of(store: Path, folder: Path, *overrides: str) -> RunFolder:
-    recipe = parse(Recipe, tiny_values(store, *overrides), where="recipe")
+def run_of(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
+    recipe = parse(Recipe, tiny_values(dataset, *overrides), where="recipe")
     return train(recipe, folder=folder, quiet=True)
 
 
@@ -66,15 +66,15 @@ def test_a_killed_run_that_recomputes_resumes_to_the_bits_of_a_plain_one(toy_fol
     assert_same_run(resume(tmp_path / "run", quiet=True), plain)
 
 
-def step_of(store: Store, *overrides: str) -> TrainStep:
+def step_of(dataset: Dataset, *overrides: str) -> TrainStep:
     torch.manual_seed(0)
-    recipe = resolve(tiny_recipe(store.folder, *overrides), store.transform.spec)
-    model = build_ranker(recipe.model, store.transform.spec).train()
+    recipe = resolve(tiny_recipe(dataset.folder, *overrides), dataset.transform.spec)
+    model = build_ranker(recipe.model, dataset.transform.spec).train()
     return TrainStep(model, recipe, torch.tensor([0, 1]), total_steps=10, checkpoints=Path("nowhere"))
 
 
-def batches_of(store: Store, size: int, count: int) -> list[Batch]:
-    return [batch for batch, _ in zip(Loader(store, "train", batch_size=size).batches(), range(count), strict=False)]
+def batches_of(dataset: Dataset, size: int, count: int) -> list[Batch]:
+    return [batch for batch, _ in zip(Loader(dataset, "train", batch_size=size).batches(), range(count), strict=False)]
 
 
 def dense(model: torch.nn.Module) -> list[Tensor]:
@@ -84,10 +84,10 @@ def dense(model: torch.nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize("overrides", [(), (ON,), (*MIXTURE[1:], ON)], ids=["plain", "recomputed", "mixture"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_step_has_the_gradients_of_a_loop_over_its_batches(
-    overrides: tuple[str, ...], count: int, toy_store: Store
+    overrides: tuple[str, ...], count: int, toy_dataset: Dataset
 ) -> None:
-    step, loop = step_of(toy_store, *overrides), step_of(toy_store, *(o for o in overrides if o != ON))
-    group = batches_of(toy_store, 32, count)
+    step, loop = step_of(toy_dataset, *overrides), step_of(toy_dataset, *(o for o in overrides if o != ON))
+    group = batches_of(toy_dataset, 32, count)
     step(group, 0)
     for part in loop.model.modules():
         if isinstance(part, Constrained):
@@ -102,7 +102,7 @@ def test_a_step_has_the_gradients_of_a_loop_over_its_batches(
 
 
 def test_a_step_solves_once_for_all_batches_and_recomputations(
-    toy_store: Store, monkeypatch: pytest.MonkeyPatch
+    toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     solver = ops.sinkhorn
@@ -112,41 +112,41 @@ def test_a_step_solves_once_for_all_batches_and_recomputations(
         return solver(logits, **options)
 
     monkeypatch.setattr(ops, "sinkhorn", counted)
-    step = step_of(toy_store, "model.options={num_blocks: 3, rank: 4, block_size: 2}", ON)
-    step(batches_of(toy_store, 16, 4), 0)
+    step = step_of(toy_dataset, "model.options={num_blocks: 3, rank: 4, block_size: 2}", ON)
+    step(batches_of(toy_dataset, 16, 4), 0)
     assert calls == [3, 3]  # between blocks and inside them, three layers each
 
 
-def test_a_step_that_fails_leaves_no_matrices_behind(toy_store: Store) -> None:
-    step = step_of(toy_store)
+def test_a_step_that_fails_leaves_no_matrices_behind(toy_dataset: Dataset) -> None:
+    step = step_of(toy_dataset)
     with torch.no_grad():
         step.model.towers.towers[0][0].weight[0, 0] = float("nan")
     with pytest.raises(UnimixerError, match="not finite"):
-        step(batches_of(toy_store, 16, 2), 0)
+        step(batches_of(toy_dataset, 16, 2), 0)
     parts = [part for part in step.model.modules() if isinstance(part, Constrained)]
     assert parts
     assert all(part._held is None and all(p.grad is None for p in part.parameters()) for part in parts)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at every input
-def test_a_compiled_step_recomputes_and_accumulates(toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_recomputes_and_accumulates(toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     options = "model.options={num_blocks: 2, rank: 4, ffn: relu-moe, ffn_options: {coefficient: 0.01}}"
-    plain, both = step_of(toy_store, options), step_of(toy_store, options, ON, "training.compile=true")
+    plain, both = step_of(toy_dataset, options), step_of(toy_dataset, options, ON, "training.compile=true")
     for number in range(2):
         for step in (plain, both):
-            step(batches_of(toy_store, 16, 3), number)
+            step(batches_of(toy_dataset, 16, 3), number)
         for a, b in zip(dense(plain.model), dense(both.model), strict=True):
             torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_a_backbone_without_blocks_is_refused_before_there_is_a_run(toy_store: Store, tmp_path: Path) -> None:
-    recipe = tiny_recipe(toy_store.folder, "model.backbone=mlp", "model.options={}", ON)
+def test_a_backbone_without_blocks_is_refused_before_there_is_a_run(toy_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = tiny_recipe(toy_dataset.folder, "model.backbone=mlp", "model.options={}", ON)
     with pytest.raises(UnimixerError, match=r"^training\.checkpoint_activations=true: backbone 'mlp' has no blocks"):
-        validate_recipe(resolve(recipe, toy_store.transform.spec), toy_store.transform.spec)
+        validate_recipe(resolve(recipe, toy_dataset.transform.spec), toy_dataset.transform.spec)
     with pytest.raises(UnimixerError, match="leave checkpoint_activations out"):
         train(recipe, folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import torch
 from tiny import tiny_values
 
 from unimixer.api import evaluate_hardened, evaluate_run
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.settings import override
 from unimixer.training.config import Recipe
@@ -28,8 +28,8 @@ def test_a_rankmixer_run_becomes_a_unimixer_that_trains_on_from_its_scores(
 ) -> None:
     recipe = converted_recipe(rankmixer, to)
     assert recipe.model.backbone == to
-    change = conversion_change(rankmixer, recipe, Store(toy_folder))
-    assert change.rows == Store(toy_folder).summary("validation").rows
+    change = conversion_change(rankmixer, recipe, Dataset(toy_folder))
+    assert change.rows == Dataset(toy_folder).summary("validation").rows
     assert change.max_logit_difference < 1e-4
     assert change.mean_logit_difference <= change.max_logit_difference
     run = train(recipe, folder=tmp_path / "on", start_from=rankmixer.folder, quiet=True)
@@ -46,7 +46,7 @@ def test_a_lite_run_becomes_a_full_one_with_equal_scores_for_any_options(toy_fol
     run = train(Recipe(**values), folder=tmp_path / "lite", quiet=True)
     recipe = converted_recipe(run, "unimixer")
     assert options.items() <= recipe.model.options.items()
-    assert conversion_change(run, recipe, Store(toy_folder)).max_logit_difference < 1e-4
+    assert conversion_change(run, recipe, Dataset(toy_folder)).max_logit_difference < 1e-4
     assert converted_ranker(run, recipe.model).backbone.patterns() == (
         "doubly stochastic, symmetric, shared",
         "learned, doubly stochastic, symmetric, full",

@@ -14,7 +14,7 @@ from torch import Tensor
 from toy import SCHEMA, toy_tables
 
 from unimixer.api import evaluate_run
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
@@ -104,14 +104,14 @@ MANAGED = ("model.managed_rows={item_id: 12, category: 3}", "optimizer.eviction=
 
 
 @pytest.mark.parametrize("sparse", ["adam", "rowwise_adagrad", "sgd"])
-def test_an_id_that_gets_a_row_begins_anew_and_all_others_keep_theirs(sparse: str, toy_store: Store) -> None:
-    recipe = tiny_recipe(toy_store.folder, *MANAGED, f"optimizer.sparse={sparse}", "tasks={is_click: 1.0}")
+def test_an_id_that_gets_a_row_begins_anew_and_all_others_keep_theirs(sparse: str, toy_dataset: Dataset) -> None:
+    recipe = tiny_recipe(toy_dataset.folder, *MANAGED, f"optimizer.sparse={sparse}", "tasks={is_click: 1.0}")
     torch.manual_seed(0)
-    model = build_ranker(recipe.model, with_tasks(toy_store.transform.spec, tuple(recipe.tasks)))
+    model = build_ranker(recipe.model, with_tasks(toy_dataset.transform.spec, tuple(recipe.tasks)))
     optimizers = build_optimizers(model, recipe.optimizer)
     eviction = Eviction.of(model, recipe, optimizers["sparse"])
     assert eviction is not None
-    batch = next(Loader(toy_store, "train", batch_size=200, num_workers=0).batches())
+    batch = next(Loader(toy_dataset, "train", batch_size=200, num_workers=0).batches())
     model(batch).sum().backward()
     optimizers["sparse"].step()
     weight = model.embedding.tables.of_width(4).weight
@@ -153,9 +153,9 @@ def test_a_run_learns_who_has_a_row_and_keeps_it(toy_folder: Path, tmp_path: Pat
 def test_ids_of_an_id_space_beyond_all_memory_are_trained_on(tmp_path: Path) -> None:
     hashed = {"policy": "hash", "num_buckets": 2_000_000_000}
     features = [{**f, "vocabulary": hashed} if f["name"] == "item_id" else f for f in SCHEMA["features"]]
-    store = prepare(toy_tables(features=features), tmp_path / "store")
-    assert store.transform.spec.tables["item_id"] == 2_000_000_002
-    rows = tiny_recipe(store.folder, "model.managed_rows={item_id: 20}")
+    dataset = prepare(toy_tables(features=features), tmp_path / "store")
+    assert dataset.transform.spec.tables["item_id"] == 2_000_000_002
+    rows = tiny_recipe(dataset.folder, "model.managed_rows={item_id: 20}")
     run = train(rows, folder=tmp_path / "run", quiet=True)
     held = load_file(run.best_weights)["embedding.managed.maps.0.ids"]
     assert 10**8 < int(held[10]) < 2 * 10**9
@@ -184,7 +184,7 @@ def test_no_admission_and_no_eviction_is_lost_between_two_lines_of_the_log(toy_f
         ("model.managed_rows={itemid: 5}", "did you mean 'item_id'"),
     ],
 )
-def test_a_mistake_is_one_sentence(override: str, message: str, toy_store: Store) -> None:
-    recipe = tiny_recipe(toy_store.folder, "tasks={is_click: 1.0}", MANAGED[0], override)
+def test_a_mistake_is_one_sentence(override: str, message: str, toy_dataset: Dataset) -> None:
+    recipe = tiny_recipe(toy_dataset.folder, "tasks={is_click: 1.0}", MANAGED[0], override)
     with pytest.raises(UnimixerError, match=message):
-        validate_recipe(recipe, toy_store.transform.spec)
+        validate_recipe(recipe, toy_dataset.transform.spec)

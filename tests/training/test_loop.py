@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.training import tracker
 from unimixer.training.loop import Trainer
@@ -76,7 +76,7 @@ def test_max_steps_beyond_the_epochs_changes_nothing(toy_folder: Path, tmp_path:
 def test_every_row_of_every_epoch_is_a_sample(toy_folder: Path, tmp_path: Path) -> None:
     overrides = ("training.epochs=2", "training.accumulate=3")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
-    assert facts_of(run)["samples"] == 2 * Store(toy_folder).summary("train").rows
+    assert facts_of(run)["samples"] == 2 * Dataset(toy_folder).summary("train").rows
 
 
 def script(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str) -> None:
@@ -87,8 +87,8 @@ def script(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str) ->
 
     original, rest = loop.evaluate_model, list(values)
 
-    def scripted(model: Any, store: Store, split: str, tasks: tuple[str, ...], **options: Any) -> Any:
-        metrics = original(model, store, split, tasks, **options)
+    def scripted(model: Any, dataset: Dataset, split: str, tasks: tuple[str, ...], **options: Any) -> Any:
+        metrics = original(model, dataset, split, tasks, **options)
         if split == "validation" and rest:
             metrics["is_click"] = replace(metrics["is_click"], **{metric: rest.pop(0)})
         return metrics
@@ -172,7 +172,7 @@ def test_nan_stops_the_run_and_the_last_good_checkpoint_loads(
     with pytest.raises(UnimixerError, match=expected):
         train(tiny_recipe(toy_folder), folder=tmp_path / "run", quiet=True)
     run = RunFolder(tmp_path / "run")
-    trainer = Trainer(run, Store(toy_folder), quiet=True)
+    trainer = Trainer(run, Dataset(toy_folder), quiet=True)
     checkpoint = latest_checkpoint(trainer.checkpoints)
     assert checkpoint is not None
     assert trainer.checkpointer.load_checkpoint(checkpoint)["step"] == 4

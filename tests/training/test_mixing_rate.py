@@ -8,7 +8,7 @@ import pytest
 from killed import train_killed
 from tiny import assert_equal_tensors, tiny_values
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.mixing import Constrained
 from unimixer.settings import parse
@@ -18,12 +18,12 @@ from unimixer.training.optimizers import MIXING_EPS, build_optimizers
 from unimixer.training.train import resume, train
 
 
-def recipe_of(store: Path, *overrides: str) -> Recipe:
-    return parse(Recipe, tiny_values(store, *overrides), where="recipe")
+def recipe_of(dataset: Path, *overrides: str) -> Recipe:
+    return parse(Recipe, tiny_values(dataset, *overrides), where="recipe")
 
 
 def test_only_constrained_parameters_have_it(toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+    spec = Dataset(toy_folder).transform.spec
     recipe = resolve(recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "optimizer.dense_lr=0.001"), spec)
     model = build_ranker(recipe.model, spec)
     rest, mixing = build_optimizers(model, recipe.optimizer)["dense"].param_groups
@@ -48,7 +48,7 @@ def test_a_killed_run_ends_in_the_same_bits(toy_folder: Path, tmp_path: Path) ->
 
 
 def test_a_model_without_mixings_refuses_it(toy_folder: Path) -> None:
-    spec = Store(toy_folder).transform.spec
+    spec = Dataset(toy_folder).transform.spec
     recipe = recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "model.backbone=mlp", "model.options={}")
     with pytest.raises(UnimixerError, match=r"mixing_lr=0.05: this model has no constrained mixing; leave mixing_lr"):
         validate_recipe(resolve(recipe, spec), spec)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.ranker import Ranker
@@ -17,14 +17,14 @@ from unimixer.training.step import diverged, first_nonfinite_module, first_nonfi
 
 
 @pytest.fixture
-def model(toy_store: Store) -> Ranker:
+def model(toy_dataset: Dataset) -> Ranker:
     torch.manual_seed(0)
-    return build_ranker(tiny_recipe("x").model, toy_store.transform.spec)
+    return build_ranker(tiny_recipe("x").model, toy_dataset.transform.spec)
 
 
 @pytest.fixture
-def batch(toy_store: Store) -> Batch:
-    return next(Loader(toy_store, "train", batch_size=64).batches())
+def batch(toy_dataset: Dataset) -> Batch:
+    return next(Loader(toy_dataset, "train", batch_size=64).batches())
 
 
 def test_a_healthy_model_has_none(model: Ranker, batch: Batch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.environment import commit, versions
 from unimixer.errors import UnimixerError
 from unimixer.export.manifest import read_manifest
@@ -23,55 +23,55 @@ from unimixer.training.run import RunFolder, environment, runs_folder
 from unimixer.training.tensor_files import load_state, load_tensors
 
 
-def run_in(folder: Path | None, store: Store) -> RunFolder:
-    return RunFolder.create(folder, tiny_recipe(store.folder), store)
+def run_in(folder: Path | None, dataset: Dataset) -> RunFolder:
+    return RunFolder.create(folder, tiny_recipe(dataset.folder), dataset)
 
 
-def test_a_new_folder_has_recipe_environment_and_transform(toy_store: Store, tmp_path: Path) -> None:
-    run = run_in(tmp_path / "run", toy_store)
-    assert run.recipe == tiny_recipe(toy_store.folder)
-    assert run.environment["data"]["hash"] == toy_store.hash
+def test_a_new_folder_has_recipe_environment_and_transform(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_dataset)
+    assert run.recipe == tiny_recipe(toy_dataset.folder)
+    assert run.environment["data"]["hash"] == toy_dataset.hash
     assert run.environment["seed"] == 0
-    assert run.transform.spec == toy_store.transform.spec
+    assert run.transform.spec == toy_dataset.transform.spec
     assert (run.result, run.history(), run.warm_start) == (None, [], None)
 
 
-def test_an_existing_folder_is_refused_with_the_command_that_continues_it(toy_store: Store, tmp_path: Path) -> None:
-    run_in(tmp_path / "run", toy_store)
+def test_an_existing_folder_is_refused_with_the_command_that_continues_it(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run_in(tmp_path / "run", toy_dataset)
     with pytest.raises(UnimixerError, match=rf"run exists; choose another --run, or .* --resume {tmp_path}/run$"):
-        run_in(tmp_path / "run", toy_store)
+        run_in(tmp_path / "run", toy_dataset)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
     with pytest.raises(UnimixerError, match="mine exists"):
-        run_in(tmp_path / "mine", toy_store)
+        run_in(tmp_path / "mine", toy_dataset)
     assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(
-    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNIMIXER_RUNS", str(tmp_path / "runs"))
-    folders = [run_in(None, toy_store).folder for _ in range(3)]
+    folders = [run_in(None, toy_dataset).folder for _ in range(3)]
     assert len(set(folders)) == 3
     assert {folder.parent for folder in folders} == {runs_folder() / "tiny"}
 
 
 def test_a_name_that_another_process_takes_meanwhile_is_left_to_it(
-    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNIMIXER_RUNS", str(tmp_path))
     taken: list[Path] = []
 
-    def slow(recipe: Recipe, store: Store) -> dict[str, Any]:
+    def slow(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         if not taken:
             (temporary,) = (tmp_path / "tiny").iterdir()
             taken.append(temporary.with_name(temporary.name[1:].split(".")[0]))
             taken[0].mkdir()
             (taken[0] / "config.yaml").write_text("theirs")
-        return environment(recipe, store)
+        return environment(recipe, dataset)
 
     monkeypatch.setattr(training_run, "environment", slow)
-    run = run_in(None, toy_store)
+    run = run_in(None, toy_dataset)
     assert run.folder == taken[0].with_name(f"{taken[0].name}-2")
     assert (taken[0] / "config.yaml").read_text() == "theirs"
     assert len(list((tmp_path / "tiny").iterdir())) == 2
@@ -82,8 +82,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path)
 
 
-def test_lines_are_logged_and_a_half_one_is_passed_over(toy_store: Store, tmp_path: Path) -> None:
-    run = run_in(tmp_path / "run", toy_store)
+def test_lines_are_logged_and_a_half_one_is_passed_over(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_dataset)
     for step in (1, 2, 3):
         run.log({"kind": "train", "step": step})
     run.log({"kind": "test", "step": 1})
@@ -97,22 +97,22 @@ def test_lines_are_logged_and_a_half_one_is_passed_over(toy_store: Store, tmp_pa
     ]
 
 
-def test_a_run_trains_in_one_process_at_a_time(toy_store: Store, tmp_path: Path) -> None:
-    run = run_in(tmp_path / "run", toy_store)
+def test_a_run_trains_in_one_process_at_a_time(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_dataset)
     with run.lock(), pytest.raises(UnimixerError, match="run is being trained by another process"):
         RunFolder(run.folder).lock().__enter__()
     with run.lock():
         pass
 
 
-def test_a_stage_knows_the_run_that_it_is_a_part_of(toy_store: Store, tmp_path: Path) -> None:
-    run = run_in(tmp_path / "run", toy_store)
-    stage = run_in(run.folder / "warm-up", toy_store)
+def test_a_stage_knows_the_run_that_it_is_a_part_of(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", toy_dataset)
+    stage = run_in(run.folder / "warm-up", toy_dataset)
     assert (run.outer, stage.outer) == (run.folder, run.folder)
 
 
-def test_the_environment_says_what_numbers_depend_on(toy_store: Store) -> None:
-    facts = environment(tiny_recipe(toy_store.folder, "training.threads=2"), toy_store)
+def test_the_environment_says_what_numbers_depend_on(toy_dataset: Dataset) -> None:
+    facts = environment(tiny_recipe(toy_dataset.folder, "training.threads=2"), toy_dataset)
     assert facts["threads"] == 2
     assert facts["versions"]["torch"] == versions()["torch"] != "not installed"
     assert {"created", "command", "seed", "commit", "python", "platform", "device"} <= facts.keys()
@@ -124,9 +124,9 @@ def test_the_commit_is_none_outside_a_repository(monkeypatch: pytest.MonkeyPatch
     assert commit() is None
 
 
-def test_threads_create_runs_side_by_side(toy_store: Store, tmp_path: Path) -> None:
+def test_threads_create_runs_side_by_side(toy_dataset: Dataset, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda name: run_in(tmp_path / name, toy_store), "ab"))
+        runs = list(pool.map(lambda name: run_in(tmp_path / name, toy_dataset), "ab"))
     assert [run.folder.name for run in runs] == ["a", "b"]
 
 
@@ -151,9 +151,9 @@ def test_threads_create_runs_side_by_side(toy_store: Store, tmp_path: Path) -> N
     ],
 )
 def test_a_file_of_a_run_that_is_not_whole_is_one_sentence(
-    toy_store: Store, tmp_path: Path, name: str, content: str | None, sentence: str
+    toy_dataset: Dataset, tmp_path: Path, name: str, content: str | None, sentence: str
 ) -> None:
-    run = run_in(tmp_path / "run", toy_store)
+    run = run_in(tmp_path / "run", toy_dataset)
     if content is None:
         (run.folder / name).unlink()
     else:
@@ -181,9 +181,9 @@ def denied(*_: object, **__: object) -> None:
     ],
 )
 def test_what_another_user_owns_is_called_that_and_not_missing(
-    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, read: Any, name: str
+    toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, read: Any, name: str
 ) -> None:
-    run_in(tmp_path / "run", toy_store)
+    run_in(tmp_path / "run", toy_dataset)
     (tmp_path / "run" / "best").mkdir()
     (tmp_path / "run" / "best" / "manifest.json").write_text("{}")
     monkeypatch.setattr(Path, method, denied)

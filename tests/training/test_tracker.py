@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.metrics import auc
 from unimixer.training import tracker as tracking
 from unimixer.training.run import RunFolder
@@ -85,25 +85,25 @@ def report(run: RunFolder) -> None:
     tracker.close()
 
 
-def test_a_report_is_a_line_of_the_metrics_file(toy_store: Store, tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+def test_a_report_is_a_line_of_the_metrics_file(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset)
     report(run)
     (line,) = run.history()
     assert (line["kind"], line["step"], line["loss"], line["auc"]) == ("train", 3, 0.5, None)
 
 
-def test_tensorboard_gets_the_same_numbers(toy_store: Store, tmp_path: Path) -> None:
+def test_tensorboard_gets_the_same_numbers(toy_dataset: Dataset, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset)
     report(run)
     events = accumulator.EventAccumulator(str(run.folder)).Reload()
     (loss,) = events.Scalars("train/loss")
     assert (loss.step, loss.value) == (3, np.float32(0.5))
 
 
-def test_tensorboard_is_optional(toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_is_optional(toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset)
     report(run)
     assert len(run.history()) == 1
     assert not list(run.folder.glob("events.*"))
@@ -114,12 +114,12 @@ def values(step: int, auc: float | None = None) -> dict[str, Any]:
 
 
 def test_the_first_the_last_and_a_line_every_few_seconds_are_said(
-    toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     tracker = Tracker(
-        RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store),
+        RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset),
         lambda done, note="": None,
         total_steps=1_000,
     )
@@ -132,8 +132,10 @@ def test_the_first_the_last_and_a_line_every_few_seconds_are_said(
     assert lines == [f"step {step:>7,} of 1,000  {shown}" for step in (*range(20, 1_000, 200), 1_000)]
 
 
-def test_of_several_processes_one_speaks(toy_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_store.folder), toy_store)
+def test_of_several_processes_one_speaks(
+    toy_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(toy_dataset.folder), toy_dataset)
     tracker = Tracker(run, lambda done, note="": None, total_steps=9, silent=True)
     tracker.steps(values(9))
     tracker.close()

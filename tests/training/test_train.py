@@ -13,7 +13,7 @@ import torch
 from tiny import tensors_of, tiny_recipe
 from toy import tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.mixing import MatrixMixing
@@ -36,7 +36,7 @@ def test_a_warm_start_begins_with_the_best_weights_of_its_source(
     started = train(recipe, folder=tmp_path / "run", start_from=finished.folder, quiet=True)
     assert started.warm_start == finished.folder.resolve()
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    trainer = Trainer(started, Store(toy_folder), start_from=started.warm_start, quiet=True)
+    trainer = Trainer(started, Dataset(toy_folder), start_from=started.warm_start, quiet=True)
     best = tensors_of(finished.folder / "best")
     own = trainer.model.state_dict()
     assert len(best) == len(own)
@@ -82,8 +82,8 @@ def test_one_task_of_two_is_trained_alone(toy_folder: Path, tmp_path: Path) -> N
     assert list((run.result or {})["test"]) == ["long_view"]
 
 
-def one_class_store(folder: Path) -> Store:
-    """A store whose second label is 0 in all rows of the validation part."""
+def one_class_dataset(folder: Path) -> Dataset:
+    """A dataset whose second label is 0 in all rows of the validation part."""
     log, users, items = toy_frames()
     late = pl.col("time_ms") > log["time_ms"].quantile(0.5)
     log = log.with_columns(pl.when(late).then(0.0).otherwise("watch_s").alias("watch_s"))
@@ -91,12 +91,14 @@ def one_class_store(folder: Path) -> Store:
 
 
 def test_a_label_of_one_class_stops_its_task_and_no_other(tmp_path: Path) -> None:
-    store = one_class_store(tmp_path / "store")
+    dataset = one_class_dataset(tmp_path / "store")
     with pytest.raises(UnimixerError, match=r"label 'long_view' is 0 in all .* rows of the validation part"):
-        train(tiny_recipe(store.folder), folder=tmp_path / "run", quiet=True)
+        train(tiny_recipe(dataset.folder), folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     run = train(
-        tiny_recipe(store.folder, "tasks={is_click: 1.0}", "training.max_steps=1"), folder=tmp_path / "run", quiet=True
+        tiny_recipe(dataset.folder, "tasks={is_click: 1.0}", "training.max_steps=1"),
+        folder=tmp_path / "run",
+        quiet=True,
     )
     assert run.result is not None
 
@@ -147,7 +149,7 @@ def test_a_warm_start_from_another_model_is_refused_before_there_is_a_folder(
 
 
 def test_a_warm_start_from_a_run_without_best_weights_says_how_to_get_them(toy_folder: Path, tmp_path: Path) -> None:
-    source = RunFolder.create(tmp_path / "source", tiny_recipe(toy_folder), Store(toy_folder)).folder
+    source = RunFolder.create(tmp_path / "source", tiny_recipe(toy_folder), Dataset(toy_folder)).folder
     with pytest.raises(UnimixerError, match=rf"no best weights yet; continue it with: .* --resume {source}"):
         train(tiny_recipe(toy_folder), folder=tmp_path / "run", start_from=source, quiet=True)
 
@@ -159,39 +161,43 @@ def test_a_monitor_over_users_is_refused_where_the_schema_has_none(tmp_path: Pat
         "split": {"by": "quantile"},
         "features": [{"name": "tab", "kind": "categorical", "domain": "context"}],
     }
-    store = prepare(toy_tables(**schema), tmp_path / "store")
+    dataset = prepare(toy_tables(**schema), tmp_path / "store")
     overrides = ("model.num_tokens=1", "training.max_steps=1", "model.backbone=mlp", "model.options={}")
     with pytest.raises(UnimixerError, match=r"is_click\.uauc needs users, and the schema names no keys\.user"):
         train(
-            tiny_recipe(store.folder, "training.monitor=is_click.uauc", *overrides), folder=tmp_path / "r", quiet=True
+            tiny_recipe(dataset.folder, "training.monitor=is_click.uauc", *overrides), folder=tmp_path / "r", quiet=True
         )
-    run = train(tiny_recipe(store.folder, *overrides), folder=tmp_path / "run", quiet=True)
+    run = train(tiny_recipe(dataset.folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert (run.result or {})["test"]["is_click"]["uauc"] is None
 
 
-def unfinished(store: Path, folder: Path) -> RunFolder:
-    opened = Store(store)
-    return RunFolder.create(folder, resolve(tiny_recipe(store, "training.max_steps=2"), opened.transform.spec), opened)
+def unfinished(dataset: Path, folder: Path) -> RunFolder:
+    opened = Dataset(dataset)
+    return RunFolder.create(
+        folder, resolve(tiny_recipe(dataset, "training.max_steps=2"), opened.transform.spec), opened
+    )
 
 
-def test_a_run_resumes_on_a_store_that_moved(toy_folder: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_on_a_dataset_that_moved(toy_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_folder, tmp_path / "old")
     run = unfinished(tmp_path / "old", tmp_path / "run")
     (tmp_path / "old").rename(tmp_path / "new")
-    with pytest.raises(UnimixerError, match="old is not a prepared store"):
+    with pytest.raises(UnimixerError, match="old is not a prepared dataset"):
         resume(run.folder, quiet=True)
-    assert resume(run.folder, store=tmp_path / "new", quiet=True).result is not None
+    assert resume(run.folder, dataset=tmp_path / "new", quiet=True).result is not None
 
 
 def test_a_run_does_not_resume_on_other_data(toy_folder: Path, tmp_path: Path) -> None:
     run = unfinished(toy_folder, tmp_path / "run")
     other = prepare(toy_tables(seed=1), tmp_path / "other")
-    expected = rf"other has content {other.hash}, the run began with {Store(toy_folder).hash}; resume on the same data"
+    expected = (
+        rf"other has content {other.hash}, the run began with {Dataset(toy_folder).hash}; resume on the same data"
+    )
     with pytest.raises(UnimixerError, match=expected):
-        resume(run.folder, store=other.folder, quiet=True)
+        resume(run.folder, dataset=other.folder, quiet=True)
 
 
-def test_a_truncated_store_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_dataset_is_refused(toy_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_folder, tmp_path / "store")
     part = next((tmp_path / "store" / "train").iterdir())
     part.write_bytes(part.read_bytes()[:-1])
@@ -223,12 +229,12 @@ def test_quiet_says_nothing_and_otherwise_evaluations_are_told(
     ]
 
 
-def test_sample_weights_of_the_store_reach_the_loss(tmp_path: Path) -> None:
+def test_sample_weights_of_the_dataset_reach_the_loss(tmp_path: Path) -> None:
     log, users, items = toy_frames()
     losses = []
     for name, weight in (("plain", np.ones(log.height)), ("clicks", log["is_click"].to_numpy() * 5.0)):
         weighted = log.with_columns(pl.Series("w", weight))
-        store = prepare(tables_of(toy_schema(weight="w"), weighted, users, items), tmp_path / name)
-        run = train(tiny_recipe(store.folder, "training.max_steps=8"), folder=tmp_path / f"run-{name}", quiet=True)
+        dataset = prepare(tables_of(toy_schema(weight="w"), weighted, users, items), tmp_path / name)
+        run = train(tiny_recipe(dataset.folder, "training.max_steps=8"), folder=tmp_path / f"run-{name}", quiet=True)
         losses.append((run.result or {})["test"]["is_click"]["calibration"])
     assert losses[1] > losses[0]  # where only clicks count, everything looks like a click

@@ -14,7 +14,7 @@ import torch
 from tiny import tiny_recipe
 from toy import SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.data.schema import FIRST_ID
 from unimixer.errors import UnimixerError
@@ -54,8 +54,8 @@ def with_training_rows(items: list[str], *, rows: int, seed: int, **schema: Any)
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two stores of the same validation rows: other orders of rows, and ids that only one of them knows."""
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two datasets of the same validation rows: other orders of rows, and ids that only one of them knows."""
     folder = tmp_path_factory.mktemp("stores")
     prepare(with_training_rows(["i3", "x1", "x2", "i7"], rows=300, seed=1), folder / "first")
     features = list(reversed(SCHEMA["features"]))
@@ -66,19 +66,19 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(stores: Path) -> RunFolder:
-    return train(trained(stores / "first"), folder=stores / "source", quiet=True)
+def source(datasets: Path) -> RunFolder:
+    return train(trained(datasets / "first"), folder=datasets / "source", quiet=True)
 
 
-def trained(store: Path, *overrides: str) -> Any:
-    return tiny_recipe(store, "optimizer.dense_lr=0.01", "optimizer.sparse_lr=0.05", *overrides)
+def trained(dataset: Path, *overrides: str) -> Any:
+    return tiny_recipe(dataset, "optimizer.dense_lr=0.01", "optimizer.sparse_lr=0.05", *overrides)
 
 
 def started(recipe: Any, folder: Path, source: RunFolder) -> Trainer:
     """The model of a run that starts from another one, before its first step."""
     run = train(recipe.model_copy(update=one_step(recipe)), folder=folder, start_from=source.folder, quiet=True)
     shutil.rmtree(folder / "checkpoints")
-    return Trainer(run, Store(recipe.store), start_from=run.warm_start, quiet=True)
+    return Trainer(run, Dataset(recipe.store), start_from=run.warm_start, quiet=True)
 
 
 def one_step(recipe: Any) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def one_step(recipe: Any) -> dict[str, Any]:
 def assert_same_scores(source: RunFolder, trainer: Trainer) -> None:
     """Both models score the rows of the validation part alike, each in its own encoding."""
     old, tasks = load_ranker(source), trainer.tasks
-    before = evaluate_model(old, Store(source.recipe.store), "validation", tuple(source.recipe.tasks))
-    after = evaluate_model(trainer.model, trainer.store, "validation", tasks)
+    before = evaluate_model(old, Dataset(source.recipe.store), "validation", tuple(source.recipe.tasks))
+    after = evaluate_model(trainer.model, trainer.dataset, "validation", tasks)
     for task in tasks:
         assert after[task].auc == pytest.approx(before[task].auc, abs=1e-6)
         assert after[task].log_loss == pytest.approx(before[task].log_loss, abs=1e-5)
@@ -98,11 +98,11 @@ def assert_same_scores(source: RunFolder, trainer: Trainer) -> None:
 @pytest.mark.parametrize("store", ["second", "turned"])
 @pytest.mark.parametrize("name", ["chunk", "random", "semantic", "managed", "widths"])
 def test_a_run_on_data_prepared_anew_starts_with_the_scores_of_its_source(
-    name: str, store: str, stores: Path, tmp_path: Path
+    name: str, dataset: str, datasets: Path, tmp_path: Path
 ) -> None:
-    first = train(trained(stores / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
-    trainer = started(trained(stores / store, *MODELS[name]), tmp_path / "run", first)
-    theirs, ours = (Store(stores / one).transform for one in ("first", store))
+    first = train(trained(datasets / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
+    trainer = started(trained(datasets / dataset, *MODELS[name]), tmp_path / "run", first)
+    theirs, ours = (Dataset(datasets / one).transform for one in ("first", dataset))
     assert not theirs.vocabularies["item_id"].texts.equals(ours.vocabularies["item_id"].texts)
     assert theirs.numerics["price"] != ours.numerics["price"]
     assert_same_scores(first, trainer)
@@ -110,22 +110,24 @@ def test_a_run_on_data_prepared_anew_starts_with_the_scores_of_its_source(
 
 @pytest.mark.parametrize("name", ["target", "tokens"])
 def test_encoded_histories_start_with_the_scores_of_their_source_or_are_refused(
-    name: str, stores: Path, tmp_path: Path
+    name: str, datasets: Path, tmp_path: Path
 ) -> None:
-    first = train(trained(stores / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
-    assert_same_scores(first, started(trained(stores / "second", *MODELS[name]), tmp_path / "run", first))
+    first = train(trained(datasets / "first", *MODELS[name]), folder=tmp_path / "first", quiet=True)
+    assert_same_scores(first, started(trained(datasets / "second", *MODELS[name]), tmp_path / "run", first))
     with pytest.raises(UnimixerError, match="features that read histories have another order"):
-        started(trained(stores / "turned", *MODELS[name]), tmp_path / "turned", first)
+        started(trained(datasets / "turned", *MODELS[name]), tmp_path / "turned", first)
     assert not (tmp_path / "turned").exists()
 
 
 def test_what_was_kept_new_and_lost_is_said_and_kept_in_the_folder(
-    source: RunFolder, stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: RunFolder, datasets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = trained(stores / "second", "training.max_steps=1")
+    recipe = trained(datasets / "second", "training.max_steps=1")
     run = train(recipe, folder=tmp_path / "run", start_from=source.folder)
     facts = json.loads((run.folder / "warm-start.json").read_text())
-    known = {name: set(Store(stores / name).transform.vocabularies["item_id"].texts) for name in ("first", "second")}
+    known = {
+        name: set(Dataset(datasets / name).transform.vocabularies["item_id"].texts) for name in ("first", "second")
+    }
     expected = {
         "kept": len(known["first"] & known["second"]),
         "new": len({"y1", "y2", "y3"}),
@@ -133,7 +135,7 @@ def test_what_was_kept_new_and_lost_is_said_and_kept_in_the_folder(
     }
     assert facts["tables"]["item_id"] == expected
     assert facts["tables"]["tab"]["new"] == facts["tables"]["tab"]["lost"] == 0
-    before, after = (Store(stores / name).transform.numerics["price"] for name in ("first", "second"))
+    before, after = (Dataset(datasets / name).transform.numerics["price"] for name in ("first", "second"))
     assert facts["numbers"]["price"] == {"mean": [before.mean, after.mean], "std": [before.std, after.std]}
     said = capsys.readouterr().err
     assert f"item_id: {expected['kept']} rows kept, 3 new, 2 lost" in said
@@ -141,11 +143,11 @@ def test_what_was_kept_new_and_lost_is_said_and_kept_in_the_folder(
     assert "price: mean" in said
 
 
-def test_a_new_id_starts_fresh_and_the_special_rows_stay(source: RunFolder, stores: Path, tmp_path: Path) -> None:
-    trainer = started(trained(stores / "second"), tmp_path / "run", source)
-    theirs, ours = (Store(stores / name).transform.vocabularies["item_id"] for name in ("first", "second"))
+def test_a_new_id_starts_fresh_and_the_special_rows_stay(source: RunFolder, datasets: Path, tmp_path: Path) -> None:
+    trainer = started(trained(datasets / "second"), tmp_path / "run", source)
+    theirs, ours = (Dataset(datasets / name).transform.vocabularies["item_id"] for name in ("first", "second"))
     old, new = load_ranker(source).embedding.tables, trainer.model.embedding.tables
-    drawn = Trainer(trainer.run, trainer.store, quiet=True).model.embedding.tables  # the same seed, and no source
+    drawn = Trainer(trainer.run, trainer.dataset, quiet=True).model.embedding.tables  # the same seed, and no source
 
     def row(tables: Any, number: int) -> torch.Tensor:
         vector: torch.Tensor = tables.of_width(4).weight[tables.first_row("item_id") + number]
@@ -162,12 +164,12 @@ def test_a_new_id_starts_fresh_and_the_special_rows_stay(source: RunFolder, stor
 
 
 def test_the_map_of_managed_rows_speaks_of_the_new_numbers_and_lost_ids_give_their_rows_back(
-    stores: Path, tmp_path: Path
+    datasets: Path, tmp_path: Path
 ) -> None:
     more = ("model.managed_rows={item_id: 32}", "optimizer.eviction={item_id: {every: 1}}")
-    first = train(trained(stores / "first", *more), folder=tmp_path / "first", quiet=True)
-    second = started(trained(stores / "second", *more), tmp_path / "run", first)
-    vocabularies = [Store(stores / name).transform.vocabularies["item_id"] for name in ("first", "second")]
+    first = train(trained(datasets / "first", *more), folder=tmp_path / "first", quiet=True)
+    second = started(trained(datasets / "second", *more), tmp_path / "run", first)
+    vocabularies = [Dataset(datasets / name).transform.vocabularies["item_id"] for name in ("first", "second")]
     maps = [model.embedding.managed.of("item_id") for model in (load_ranker(first), second.model)]
     rows = []
     for vocabulary, held in zip(vocabularies, maps, strict=True):
@@ -181,25 +183,25 @@ def test_the_map_of_managed_rows_speaks_of_the_new_numbers_and_lost_ids_give_the
 
 
 def test_on_the_same_data_the_start_is_the_source_to_the_last_bit(
-    source: RunFolder, stores: Path, tmp_path: Path
+    source: RunFolder, datasets: Path, tmp_path: Path
 ) -> None:
-    trainer = started(trained(stores / "first"), tmp_path / "run", source)
+    trainer = started(trained(datasets / "first"), tmp_path / "run", source)
     own, best = trainer.model.state_dict(), load_ranker(source).state_dict()
     assert own.keys() == best.keys()
     assert [name for name in own if not torch.equal(own[name], best[name])] == []
     assert RunFolder(tmp_path / "run").recipe.model.field_order is None
 
 
-def test_a_task_keeps_its_tower_wherever_it_stands(source: RunFolder, stores: Path, tmp_path: Path) -> None:
-    turned = started(trained(stores / "first", "tasks={long_view: 1.0, is_click: 1.0}"), tmp_path / "turned", source)
+def test_a_task_keeps_its_tower_wherever_it_stands(source: RunFolder, datasets: Path, tmp_path: Path) -> None:
+    turned = started(trained(datasets / "first", "tasks={long_view: 1.0, is_click: 1.0}"), tmp_path / "turned", source)
     assert turned.tasks == ("long_view", "is_click")
     assert_same_scores(source, turned)
-    one = started(trained(stores / "first", "tasks={long_view: 1.0}"), tmp_path / "one", source)
+    one = started(trained(datasets / "first", "tasks={long_view: 1.0}"), tmp_path / "one", source)
     assert_same_scores(source, one)
     assert RunFolder(tmp_path / "one").warm_start_facts["tasks"] == {"new": [], "lost": ["is_click"]}
-    other = train(trained(stores / "first", "tasks={is_click: 1.0}"), folder=tmp_path / "other", quiet=True)
+    other = train(trained(datasets / "first", "tasks={is_click: 1.0}"), folder=tmp_path / "other", quiet=True)
     with pytest.raises(UnimixerError, match="it learned is_click, and this recipe learns long_view; name a task"):
-        train(trained(stores / "first", "tasks={long_view: 1.0}"), folder=tmp_path / "no", start_from=other.folder)
+        train(trained(datasets / "first", "tasks={long_view: 1.0}"), folder=tmp_path / "no", start_from=other.folder)
 
 
 def changed(feature: str, **values: Any) -> list[dict[str, Any]]:
@@ -254,13 +256,15 @@ def test_buckets_with_other_edges_are_said_and_begin_as_the_old_ones_around_thei
     assert rows.source.tolist() == [0, 1, FIRST_ID, FIRST_ID + middle, FIRST_ID + len(old)]
 
 
-def test_a_run_does_not_go_on_from_a_source_that_was_made_anew(source: RunFolder, stores: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_from_a_source_that_was_made_anew(
+    source: RunFolder, datasets: Path, tmp_path: Path
+) -> None:
     moving = tmp_path / "source"
     shutil.copytree(source.folder, moving)
-    run = train(trained(stores / "second", "training.max_steps=1"), folder=tmp_path / "run", start_from=moving)
+    run = train(trained(datasets / "second", "training.max_steps=1"), folder=tmp_path / "run", start_from=moving)
     shutil.rmtree(run.folder / "checkpoints")
     (run.folder / "result.json").unlink()
     shutil.rmtree(moving)
-    train(trained(stores / "first", "training.seed=5"), folder=moving, quiet=True)
+    train(trained(datasets / "first", "training.seed=5"), folder=moving, quiet=True)
     with pytest.raises(UnimixerError, match="its best weights are not those that the run began with"):
         resume(run.folder, quiet=True)

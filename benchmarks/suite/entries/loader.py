@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.suite.base import Benchmark, Case, Prepared, Setting, Work
-from benchmarks.suite.entries.stores import world_store
-from unimixer.data.dataset import Store
+from benchmarks.suite.entries.stores import world_dataset
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 
 TRAINING = 0.8
 """Share of the rows that are in the training part."""
 
 
-def inputs(case: Case, setting: Setting) -> tuple[Store, int]:
-    """Prepare a store and choose the batch size."""
-    return world_store(setting.folder / "store", case["rows"], history=case["history"]), case["batch"]
+def inputs(case: Case, setting: Setting) -> tuple[Dataset, int]:
+    """Prepare a dataset and choose the batch size."""
+    return world_dataset(setting.folder / "store", case["rows"], history=case["history"]), case["batch"]
 
 
-def _epoch(data: tuple[Store, int], *, workers: int) -> Prepared:
-    store, batch_size = data
-    loader = Loader(store, "train", batch_size=batch_size, shuffle=True, num_workers=workers)
+def _epoch(data: tuple[Dataset, int], *, workers: int) -> Prepared:
+    dataset, batch_size = data
+    loader = Loader(dataset, "train", batch_size=batch_size, shuffle=True, num_workers=workers)
 
     def run() -> int:
         return sum(len(batch) for batch in loader.batches())
@@ -42,7 +42,7 @@ def _epoch(data: tuple[Store, int], *, workers: int) -> Prepared:
 BENCHMARKS = (
     Benchmark(
         name="loader",
-        measures="one shuffled epoch of batches from a prepared store: against batch size and length of histories",
+        measures="one shuffled epoch of batches from a prepared dataset: against batch size and length of histories",
         inputs=inputs,
         implementations={
             "on demand": partial(_epoch, workers=0),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.suite.base import Benchmark, Case, Prepared, Setting, Work
-from benchmarks.suite.entries.stores import no_bars, world, world_store
+from benchmarks.suite.entries.stores import no_bars, world, world_dataset
 from unimixer.predictor import Predictor
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
@@ -32,10 +32,10 @@ class Inputs(NamedTuple):
 
 def inputs(case: Case, setting: Setting) -> Inputs:
     """Train a run of one step and take the first rows of its log."""
-    store = world_store(setting.folder / "store", ROWS)
+    dataset = world_dataset(setting.folder / "store", ROWS)
     recipe = {
         "name": "benchmark",
-        "store": str(store.folder),
+        "store": str(dataset.folder),
         "model": {"backbone": case["model"], "dense_params": "300K"},
         "training": {"max_steps": 1, "device": setting.device.type},
     }

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.tables import RawTables
@@ -18,7 +18,7 @@ def world(rows: int) -> RawTables:
     return open_raw("synthetic", None, rows=rows, users=max(100, rows // 20), items=max(100, rows // 50))
 
 
-def world_store(folder: Path, rows: int, *, history: int = 50) -> Store:
+def world_dataset(folder: Path, rows: int, *, history: int = 50) -> Dataset:
     """Prepare a store of impressions with histories of at most ``history`` events."""
     tables = world(rows)
     limits = tuple(limit.model_copy(update={"max_length": history}) for limit in tables.schema.histories)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.suite.base import Benchmark, Case, Prepared, Setting, Work, fixed_gradient
-from benchmarks.suite.entries.stores import world_store
+from benchmarks.suite.entries.stores import world_dataset
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.mixing import set_temperature
@@ -41,18 +41,18 @@ class Inputs(NamedTuple):
 
 def inputs(case: Case, setting: Setting) -> Inputs:
     """Initialize a ranker on the synthetic world and take its first batch."""
-    store = world_store(setting.folder / "store", ROWS, history=case["history"])
-    spec = store.transform.spec
+    dataset = world_dataset(setting.folder / "store", ROWS, history=case["history"])
+    spec = dataset.transform.spec
     values = {
         "name": "benchmark",
-        "store": str(store.folder),
+        "store": str(dataset.folder),
         "model": {"backbone": case["model"], "dense_params": PARAMS},
         "training": {"batch_size": case["batch"]},
     }
     recipe = resolve(parse(Recipe, values, where="benchmark"), spec)
     torch.manual_seed(0)
     model = build_ranker(recipe.model, spec).to(setting.device).train()
-    loader = Loader(store, "train", batch_size=case["batch"], shuffle=True, num_workers=0)
+    loader = Loader(dataset, "train", batch_size=case["batch"], shuffle=True, num_workers=0)
     batch = next(iter(loader.batches())).to(setting.device)
     return Inputs(model, recipe, batch, loader, case.sizes.get("part", ""))
 
@@ -83,7 +83,7 @@ def _step(data: Inputs) -> Prepared:
     model = copy.deepcopy(data.model)
     columns = torch.arange(len(data.recipe.tasks), device=data.batch.ids.device)
     step = TrainStep(
-        model, data.recipe, columns, total_steps=_LARGE, checkpoints=data.loader.store.folder / "checkpoints"
+        model, data.recipe, columns, total_steps=_LARGE, checkpoints=data.loader.dataset.folder / "checkpoints"
     )
 
     def run() -> Tensor:

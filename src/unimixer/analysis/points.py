@@ -28,7 +28,7 @@ class Point:
     """One run.
 
     Args:
-        model: label of the model, after the name of the store if the file has several stores.
+        model: label of the model, after the name of the dataset if the file has several datasets.
         metric: value of the file, in units of one.
         params: dense parameters.
         where: file and line, for messages.
@@ -136,13 +136,13 @@ def check_points(
             raise UnimixerError(f"{source}: no column {name!r}{nearest(name, frame.columns)}")
     kind = metric or (AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
     check_choice("metric", kind, METRICS)
-    units, stores = dict(units or {}), set(_texts(frame, "store"))
+    units, datasets = dict(units or {}), set(_texts(frame, "store"))
     points, failed = [], 0
     for number, row in enumerate(frame.iter_rows(named=True), start=2):
         if str(row.get("status") or "ok").strip().lower() != "ok":
             failed += 1
             continue
-        points.append(_point(row, f"{source}, line {number}", kind, units, several_stores=len(stores) > 1))
+        points.append(_point(row, f"{source}, line {number}", kind, units, several_datasets=len(datasets) > 1))
     if not points:
         raise UnimixerError(f"{source}: no rows{f' but {failed} that failed' if failed else ''}; nothing to fit")
     _check_duplicates(points)
@@ -171,7 +171,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _point(
-    row: Mapping[str, object], where: str, kind: str, units: Mapping[str, str], *, several_stores: bool
+    row: Mapping[str, object], where: str, kind: str, units: Mapping[str, str], *, several_datasets: bool
 ) -> Point:
     model = str(row["model"] or "").strip()
     if not model:
@@ -186,13 +186,13 @@ def _point(
     assert metric is not None  # an empty cell of these two was refused
     assert params is not None
     check_metric(kind, metric, where)
-    best, seed, store = values["best_auc"], values["seed"], str(row.get("store") or "").strip()
+    best, seed, dataset = values["best_auc"], values["seed"], str(row.get("store") or "").strip()
     if best is not None and not 0 < best <= 1:
         raise UnimixerError(f"{where}: best_auc={best:g} is no AUC, which lies between 0 and 1{_CANNOT}")
     if seed is not None and seed != int(seed):
         raise UnimixerError(f"{where}: seed={seed:g} is not a whole number{_CANNOT}")
     return Point(
-        model=f"{store}: {model}" if several_stores and store else model,
+        model=f"{dataset}: {model}" if several_datasets and dataset else model,
         metric=metric,
         params=params,
         where=where,

@@ -56,7 +56,7 @@ class Chosen:
 
 
 def tasks_of(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the tasks of the rows, in the order of the columns of their scores; rows of one store have the same."""
+    """Return the tasks of the rows, in the order of the columns of their scores; rows of one dataset have the same."""
     return tuple(dict.fromkeys(task for row in rows for task in json.loads(row["tasks"])))
 
 

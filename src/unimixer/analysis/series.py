@@ -114,7 +114,7 @@ class Reading:
         if best is None and len(values) > 1:
             raise UnimixerError(
                 f"{points[0].model}: best_auc is {min(values):g} in some rows and {max(values):g} in others; one data "
-                "set has one, so give the files a column store, or --best-auc"
+                "set has one, so give the files a column dataset, or --best-auc"
             )
         best = best if best is not None else next(iter(values), None)
         return IrreducibleError() if best is None else IrreducibleError.known(1.0 - best)

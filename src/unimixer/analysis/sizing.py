@@ -105,13 +105,13 @@ def costs_of(points: Points, path: Path, latency: Mapping[tuple[str, str, int], 
     Args:
         points: the runs of the file.
         path: the file, or the folder of a sweep.
-        latency: measured milliseconds of a request by name of the store, model and dense parameters; models without
+        latency: measured milliseconds of a request by name of the dataset, model and dense parameters; models without
             any have those of the column ``latency_ms``, if there is one.
     """
-    several = len({store for store, _, _ in latency}) > 1
+    several = len({dataset for dataset, _, _ in latency}) > 1
     measured: dict[str, dict[float, float]] = {}
-    for (store, model, params), milliseconds in latency.items():
-        measured.setdefault(f"{store}: {model}" if several else model, {})[params] = milliseconds
+    for (dataset, model, params), milliseconds in latency.items():
+        measured.setdefault(f"{dataset}: {model}" if several else model, {})[params] = milliseconds
     hours, costs = _hours(path), {}
     for model in points.models:
         runs = [point for point in points.points if point.model == model]
@@ -135,8 +135,8 @@ def _hours(path: Path) -> dict[str, Curve]:
     frame = frame.with_columns(pl.col("seconds").cast(pl.Float64, strict=False)).drop_nulls("seconds")
     if frame.is_empty() or not frame["params"].dtype.is_numeric():
         return {}
-    stores = frame["store"].n_unique() > 1 if "store" in frame.columns else False
-    name = pl.format("{}: {}", "store", "model") if stores else pl.col("model")
+    datasets = frame["store"].n_unique() > 1 if "store" in frame.columns else False
+    name = pl.format("{}: {}", "store", "model") if datasets else pl.col("model")
     means = frame.group_by(name.alias("model"), "params").agg(pl.col("seconds").mean() / 3600)
     return {
         model: Curve(part["params"].to_list(), part["seconds"].to_list())

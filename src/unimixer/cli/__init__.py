@@ -23,7 +23,7 @@ from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, Unimix
 VERBS = {
     "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw the results.",
     "models": "Print the backbones with the patterns that they mix by, or the options of one.",
-    "train": "Train a recipe on a prepared store, or continue an interrupted run.",
+    "train": "Train a recipe on a prepared dataset, or continue an interrupted run.",
     "evaluate": "Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.",
     "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
     "move.",

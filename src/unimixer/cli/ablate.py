@@ -13,7 +13,7 @@ HELP = """Train a model and its ablations at equal budgets, and report the effec
 
 Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, pooling. The base is
 the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER continues
-it. Examples: unimixer ablate --data STORE --model unimixer --params 1M --out FOLDER · unimixer ablate --data STORE
+it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET
 --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run"""
 
 
@@ -50,7 +50,7 @@ def ablate(options: AblateOptions) -> None:
         return
     if not options.data or options.out is None:
         raise UnimixerError(
-            "an ablation needs --data STORE and --out FOLDER; to go on with one: unimixer compare FOLDER"
+            "an ablation needs --data DATASET and --out FOLDER; to go on with one: unimixer compare FOLDER"
         )
     groups = split(options.groups or "")
     variants, left_out = ablations(options.model, groups=groups, start=options.start, grow=options.grow)

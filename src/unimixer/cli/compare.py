@@ -15,7 +15,7 @@ HELP = """Train models at equal budgets with several seeds and report significan
 
 Every model has the same features, batches and steps, and its learning rate from one grid, chosen on validation with the
 first seed. Finished rows are kept: the same call, or the folder alone, computes the missing ones. Examples:
-unimixer compare --data STORE --models rankmixer,unimixer-lite,unimixer-lite:num_blocks=4 --params 1M --out FOLDER ·
+unimixer compare --data DATASET --models rankmixer,unimixer-lite,unimixer-lite:num_blocks=4 --params 1M --out FOLDER ·
 unimixer compare study.yaml --raw FILES --out FOLDER · unimixer compare FOLDER [--report-only]"""
 
 
@@ -31,7 +31,7 @@ class CompareOptions(StudyOptions):
         typer.Option("--models", help="BACKBONE[:OPTION=VALUE]..., separated by commas; label=NAME names one."),
     ] = None
     raw: Annotated[
-        Path | None, typer.Option("--raw", help="Raw files of a study whose store is to be prepared first.")
+        Path | None, typer.Option("--raw", help="Raw files of a study whose dataset is to be prepared first.")
     ] = None
     base: Annotated[
         str | None, typer.Option("--base", help="Model that the others are compared with (default: the first).")
@@ -71,7 +71,7 @@ def compare(options: CompareOptions) -> None:
     own_plan = source == folder or (source is None and is_begun(folder) and "models" not in values)
     needs = {
         field: f"a study needs {field}: give {option}, or a study (YAML) that has them"
-        for field, option in (("data", "--data STORE"), ("models", "--models A,B"))
+        for field, option in (("data", "--data DATASET"), ("models", "--models A,B"))
     }
     study = studies.read_plan(Study, folder / Study.file if own_plan else source, values, options.recipe(), needs)
     prepare_missing(study.data, options.raw)

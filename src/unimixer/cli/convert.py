@@ -13,7 +13,7 @@ from unimixer.errors import UnimixerError
 from unimixer.io import write_text
 from unimixer.settings import dump_yaml
 from unimixer.training.convert import conversion_change, converted_recipe
-from unimixer.training.run import RunFolder, store_of
+from unimixer.training.run import RunFolder, dataset_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def convert(options: ConvertOptions) -> None:
     path = options.out or Path(f"{recipe.name}.yaml")
     if path.exists() and not options.overwrite:
         raise UnimixerError(f"{path} exists; choose another --out, or say --overwrite")
-    change = conversion_change(source, recipe, store_of(source, options.data), options.split)
+    change = conversion_change(source, recipe, dataset_of(source, options.data), options.split)
     write_text(path, dump_yaml(recipe))
     command = f"unimixer train {path} --warm-start {options.run}"
 

@@ -1,4 +1,4 @@
-"""``unimixer data``: raw files to an encoded store."""
+"""``unimixer data``: raw files to an dataset."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from unimixer.cli.output import Json, Separator, emit, table, takes
-from unimixer.data.dataset import Store, find_store
-from unimixer.data.describe import describe_store
-from unimixer.data.prepare import prepare as write_store
+from unimixer.data.dataset import dataset_path, open_dataset
+from unimixer.data.describe import describe_dataset
+from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw.fetch import fetch as download
 from unimixer.data.raw.infer import infer_schema
 from unimixer.data.raw.origin import open_source
@@ -56,16 +56,16 @@ def init(
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Choose the raw data and the store to write."""
+    """Choose the raw data and the dataset to write."""
 
     source: Annotated[str, typer.Argument(metavar="SCHEMA|NAME", help="A schema file, or the name of a data set.")]
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the data set.")] = (
         None
     )
     raw: Annotated[Path | None, typer.Option("--raw", help="Folder or file with the raw data.")] = None
-    out: Annotated[Path | None, typer.Option("--out", help="Store to make (default: stores/NAME).")] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing store.")] = False
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the store is the same.")] = 1
+    out: Annotated[Path | None, typer.Option("--out", help="Dataset to make (default: datasets/NAME).")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.")] = False
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the dataset is the same.")] = 1
     ray: Annotated[
         str | None, typer.Option("--ray", help="Workers of a Ray cluster: local, auto, or the address of a head.")
     ] = None
@@ -75,46 +75,46 @@ class PrepareOptions:
 @app.command("prepare")
 @takes(PrepareOptions)
 def prepare(options: PrepareOptions) -> None:
-    """Fit vocabularies on the training part and write the encoded store.
+    """Fit vocabularies on the training part and write the dataset.
 
     Examples: unimixer data prepare kuairand-pure --raw KuaiRand-Pure · unimixer data prepare synthetic rows=1000000
     """
     started = time.perf_counter()
     changes = dict(override({}, read_changes(options.options or [], "option", "rows=1000")))
     tables, origin = open_source(options.source, options.raw, changes)
-    target = options.out or find_store(tables.schema.name)
-    store = write_store(
+    target = options.out or dataset_path(tables.schema.name)
+    dataset = write_dataset(
         tables, target, overwrite=options.overwrite, origin=origin, workers=options.workers, ray=options.ray
     )
     seconds = time.perf_counter() - started
-    counts = {split: store.summary(split).rows for split in ("train", "validation", "test")}
+    counts = {split: dataset.summary(split).rows for split in ("train", "validation", "test")}
 
     def show() -> None:
         rows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         print(f"{target}: {rows} rows in {seconds:.1f} s")
-        for match in store.matches:
+        for match in dataset.matches:
             print(match)
 
-    facts = {"store": str(target), "hash": store.hash, "rows": counts, "seconds": round(seconds, 2)}
-    emit({**facts, "matches": store.manifest["matches"]}, options.as_json, show)
+    facts = {"store": str(target), "hash": dataset.hash, "rows": counts, "seconds": round(seconds, 2)}
+    emit({**facts, "matches": dataset.manifest["matches"]}, options.as_json, show)
 
 
 @app.command("describe")
 def describe(
-    folder: Annotated[Path, typer.Argument(metavar="STORE", help="A prepared store.")],
+    folder: Annotated[Path, typer.Argument(metavar="DATASET", help="A prepared dataset.")],
     as_json: Json = False,
 ) -> None:
     """Show fields, cardinalities, unknown and missing rates, and label rates of every split.
 
-    Example: unimixer data describe stores/kuairand-pure
+    Example: unimixer data describe datasets/kuairand-pure
     """
-    store = Store(find_store(str(folder)))
-    facts = describe_store(store)
+    dataset = open_dataset(str(folder))
+    facts = describe_dataset(dataset)
 
     def show() -> None:
         print(f"{facts['name']}  (content {facts['hash']})")
         _show_splits(facts)
-        for match in store.matches:
+        for match in dataset.matches:
             print(match)
         table("fields", list(FIELDS), [[field[key] for key in FIELDS.values()] for field in facts["fields"]], left=5)
 

@@ -12,7 +12,7 @@ import typer
 
 from unimixer.api import prepare, train
 from unimixer.cli.output import Json, emit, markdown, table
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.io import write_text
 from unimixer.ranker import width_for_budget
@@ -52,9 +52,9 @@ def demo(
             raise UnimixerError(f"{out} holds {min(strangers)!r}, which no demo made; choose another --out")
         shutil.rmtree(out)
     print(f"1/3  a synthetic world of {rows:,} impressions", file=sys.stderr)
-    store = prepare("synthetic", out / "store", rows=rows, seed=seed)
+    dataset = prepare("synthetic", out / "store", rows=rows, seed=seed)
     try:
-        shape = _shape(store, budget)
+        shape = _shape(dataset, budget)
     except UnimixerError:
         shutil.rmtree(out)
         raise
@@ -82,7 +82,7 @@ def demo(
     table_rows = [_row(model, result) for model, result in results.items()]
     write_text(out / "demo.md", markdown(COLUMNS, table_rows) + "\n")
     reachable = next(iter(results.values()))["best_reachable_auc"]["test"]["click"]
-    title = f"{store.manifest['name']} world, test part: no model can rank better than AUC {reachable:.4f}"
+    title = f"{dataset.manifest['name']} world, test part: no model can rank better than AUC {reachable:.4f}"
 
     def show() -> None:
         table(title, COLUMNS, table_rows)
@@ -91,11 +91,11 @@ def demo(
     emit({"out": str(out), "best_reachable_auc": reachable, "models": results}, as_json, show)
 
 
-def _shape(store: Store, budget: int) -> dict[str, int]:
+def _shape(dataset: Dataset, budget: int) -> dict[str, int]:
     """Choose the first shape with which all models meet the budget; say so unless it is the default."""
-    shape = _fitting(store, budget)
+    shape = _fitting(dataset, budget)
     if shape is None:
-        larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(store, round_one)), None)
+        larger = next((round_one for round_one in ROUND if round_one > budget and _fitting(dataset, round_one)), None)
         way_out = "" if larger is None else f"; the next round budget that they do is --params {larger}"
         raise UnimixerError(f"--params {budget}: the models of the demo cannot all meet it within 2%{way_out}")
     if shape != SHAPES[0]:
@@ -104,13 +104,13 @@ def _shape(store: Store, budget: int) -> dict[str, int]:
     return shape
 
 
-def _fitting(store: Store, budget: int) -> dict[str, int] | None:
+def _fitting(dataset: Dataset, budget: int) -> dict[str, int] | None:
     """Return the first shape with which all models meet a budget."""
     for shape in SHAPES:
         with suppress(UnimixerError):
             for model in reversed(MODELS):  # the quickest answer first
                 arguments: dict[str, Any] = {"backbone": model, **shape}
-                width_for_budget(store.transform.spec, dense_params=budget, advise=False, **arguments)
+                width_for_budget(dataset.transform.spec, dense_params=budget, advise=False, **arguments)
             return shape
     return None
 

@@ -16,7 +16,7 @@ from unimixer.errors import UnimixerError
 from unimixer.predictor import Predictor
 from unimixer.progress import say
 from unimixer.training.evaluation import as_json as plain
-from unimixer.training.run import RunFolder, store_of
+from unimixer.training.run import RunFolder, dataset_of
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class EvaluateOptions:
 
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
-    """Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.
+    """Measure the best weights of a run on a split of its dataset, or on a file of labelled raw rows.
 
     Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet
     """
     if options.harden is not None:
         if options.input_file is not None:
-            raise UnimixerError("--harden measures on a split of the store; leave --input out")
+            raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
         _evaluate_hardened(options, options.harden)
         return
     if options.input_file is not None:
@@ -54,8 +54,8 @@ def evaluate(options: EvaluateOptions) -> None:
         coverage = predictor.coverage
     else:
         name = options.split
-        metrics = evaluate_run(options.run, options.split, store=options.data, device=options.device)
-        coverage = Coverage.of_split(store_of(RunFolder(options.run), options.data), options.split)
+        metrics = evaluate_run(options.run, options.split, dataset=options.data, device=options.device)
+        coverage = Coverage.of_split(dataset_of(RunFolder(options.run), options.data), options.split)
     values = plain(metrics)
 
     def show() -> None:
@@ -71,8 +71,8 @@ def evaluate(options: EvaluateOptions) -> None:
 def _evaluate_hardened(options: EvaluateOptions, form: str) -> None:
     """Measure before and after, with the change of the scores."""
     run, split = options.run, options.split
-    hard, change = evaluate_hardened(run, form, split, store=options.data)
-    trained = evaluate_run(run, split, store=options.data, device="cpu")
+    hard, change = evaluate_hardened(run, form, split, dataset=options.data)
+    trained = evaluate_run(run, split, dataset=options.data, device="cpu")
     values = {split: plain(trained), f"{split}, {form}": plain(hard)}
 
     def show() -> None:

@@ -52,7 +52,7 @@ def export(options: BundleOptions) -> None:
         options.auc_rows,
         options.largest,
     )
-    bundle = export_run(options.run, options.out, form, store=options.data, overwrite=options.overwrite)
+    bundle = export_run(options.run, options.out, form, dataset=options.data, overwrite=options.overwrite)
     manifest = bundle.manifest
     size = sum(file["bytes"] for file in manifest["files"].values())
     graph = sum(f["bytes"] for name, f in manifest["files"].items() if name.startswith(manifest["graph"]["file"]))

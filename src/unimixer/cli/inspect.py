@@ -48,7 +48,7 @@ def inspect(options: InspectOptions) -> None:
         temperatures=parse_temperatures(options.temperatures),
         rows=options.rows,
         split=options.split,
-        store=options.data,
+        dataset=options.data,
     )
     try:
         pictures = draw_inspection(inspection)

@@ -23,7 +23,7 @@ Separator = Annotated[
     str | None, typer.Option("--separator", help="Text between two fields of CSV (default: as the schema says).")
 ]
 Run = Annotated[Path, typer.Argument(help="A run folder.")]
-Data = Annotated[Path | None, typer.Option("--data", help="The store, if it moved since the training.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The dataset, if it moved since the training.")]
 Harden = Annotated[
     str | None, typer.Option("--harden", help="Make learned mixings hard first: permutation, or top-K such as top-4.")
 ]

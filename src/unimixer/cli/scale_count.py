@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HELP = """Count the cost of models by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
 
 FLOPs are two for every multiply-add of a product: of scoring an example, and of training on it, forward and backward.
-With a store the whole ranker is counted, else the backbone alone. Examples: unimixer scale count rankmixer unimixer
---params 1M --data STORE · unimixer scale count unimixer-lite:num_blocks=4 --params 8M --num-tokens 16"""
+With a dataset the whole ranker is counted, else the backbone alone. Examples: unimixer scale count rankmixer unimixer
+--params 1M --data DATASET · unimixer scale count unimixer-lite:num_blocks=4 --params 8M --num-tokens 16"""
 
 COLUMNS = (
     *("group", "dense parameters", "FLOPs, an example", "FLOPs, training on it"),
@@ -36,7 +36,7 @@ class CountOptions:
     ]
     params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None
     width: Annotated[float | None, typer.Option("--width", help="The width, instead of a number of parameters.")] = None
-    data: Annotated[str | None, typer.Option("--data", help="Prepared store, for a whole ranker.")] = None
+    data: Annotated[str | None, typer.Option("--data", help="Prepared dataset, for a whole ranker.")] = None
     num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512
     settings: Common = None
@@ -57,7 +57,7 @@ def count(options: CountOptions) -> None:
     if budgets and options.width is not None:
         raise UnimixerError("give --params or --width, not both: the number of parameters chooses the width")
     if options.data is None and options.settings:
-        raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data STORE as well")
+        raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data DATASET as well")
     budget = budgets[0] if budgets else None
     counts: dict[str, dict[str, Any]] = {}
     for text in (name for one in options.models for name in split_models(one)):
@@ -95,10 +95,10 @@ def _backbone(variant: Variant, budget: int | None, size: float | None, num_toke
 
 
 def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: str) -> tuple[Cost, Memory]:
-    """Count a whole ranker on a store."""
+    """Count a whole ranker on a dataset."""
     import torch
 
-    from unimixer.data.dataset import Store, find_store
+    from unimixer.data.dataset import open_dataset
     from unimixer.data.loader import Loader
     from unimixer.profiling.breakdown import count_ranker
     from unimixer.profiling.memory import estimate_memory
@@ -115,14 +115,14 @@ def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: s
         override(values, [Change(key, value, f"--set {key}={value}") for key, value in changes.items()]),
         where="recipe",
     )
-    store = Store(find_store(data))
-    recipe = resolve(recipe, store.transform.spec)
-    spec = with_tasks(store.transform.spec, tuple(recipe.tasks))
+    dataset = open_dataset(data)
+    recipe = resolve(recipe, dataset.transform.spec)
+    spec = with_tasks(dataset.transform.spec, tuple(recipe.tasks))
     reads = recipe.model.sequences != "pooled"  # such a model looks at numbers, so it needs memory
     with torch.device("cpu" if reads else "meta"):
         ranker = build_ranker(recipe.model, spec)
     assert dense_parameters(ranker)
-    batch = next(iter(Loader(store, "train", batch_size=options.batch_size, num_workers=0).batches()))
+    batch = next(iter(Loader(dataset, "train", batch_size=options.batch_size, num_workers=0).batches()))
     memory = estimate_memory(ranker, batch, recipe.optimizer, precision=recipe.training.precision)
     return count_ranker(ranker), memory
 

@@ -20,13 +20,13 @@ HELP = """Train models at many sizes with several seeds and write points for `sc
 
 Training is one pass over the data. The learning rate is searched at the smallest size and carried to the others by a
 rule, lr ~ width^-p. Finished rows are kept: the same call, or the folder alone, computes the missing ones. Examples:
-unimixer scale run --data STORE --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3 --out FOLDER ·
+unimixer scale run --data DATASET --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3 --out FOLDER ·
 unimixer scale run FOLDER --dry-run · unimixer scale run FOLDER --seeds 5"""
 
 TRANSFER_HELP = """Test the rule that carries learning rates over to other sizes: a grid at every size, one seed.
 
 Prints the best rate of every size, the power that leads to it from the smallest size, and the loss of rules with other
-powers on validation. Example: unimixer scale transfer --data STORE --models rankmixer --sizes 50K,400K
+powers on validation. Example: unimixer scale transfer --data DATASET --models rankmixer --sizes 50K,400K
 --lr-grid 5e-4,1e-3,2e-3,4e-3,8e-3 --out FOLDER"""
 
 
@@ -82,7 +82,7 @@ class SweepOptions(TrainingOptions):
         folder = studies.folder_of(Sweep, self.folder, self.out)
         path = folder / Sweep.file if is_begun(folder, Sweep) else None
         needs = {
-            "data": "a sweep needs data: give --data STORE",
+            "data": "a sweep needs data: give --data DATASET",
             "models": "a sweep needs models: give --models A,B",
             "params": "a sweep needs sizes: give --sizes 0.25M..64M",
         }

@@ -24,7 +24,7 @@ app = typer.Typer(help="Build and read the feature store of a server.", no_args_
 class BuildOptions:
     """Choose the raw data and the feature store to write."""
 
-    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared store of one.")]
+    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared dataset of one.")]
     out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")]
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Raw data (default: where the store was prepared from).")

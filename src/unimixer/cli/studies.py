@@ -22,7 +22,7 @@ AnyPlan = TypeVar("AnyPlan", bound="Plan")
 Common = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, for every model.")
 ]
-Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared store; may be given several times.")]
+Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared dataset; may be given several times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, cost and expected time, and train nothing.")]
 KeepRuns = Annotated[bool, typer.Option("--keep-runs", help="Keep weights and checkpoints of finished rows.")]
 

@@ -27,7 +27,7 @@ class TrainOptions:
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")] = (
         None
     )
-    data: Annotated[str | None, typer.Option("--data", help="Store to train on, instead of the recipe's.")] = None
+    data: Annotated[str | None, typer.Option("--data", help="Dataset to train on, instead of the recipe's.")] = None
     run: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +46,7 @@ class TrainOptions:
 
 @takes(TrainOptions)
 def train(options: TrainOptions) -> None:
-    """Train a recipe on a prepared store, or continue an interrupted run.
+    """Train a recipe on a prepared dataset, or continue an interrupted run.
 
     Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
     torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
@@ -58,7 +58,7 @@ def train(options: TrainOptions) -> None:
                 "a run continues with the recipe it began with: --resume takes no recipe or overrides"
                 f"{named}, no --run, --warm-start or --seeds"
             )
-        finished = continue_run(options.resume, store=None if options.data is None else Path(options.data))
+        finished = continue_run(options.resume, dataset=None if options.data is None else Path(options.data))
     elif options.recipe is None:
         raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     else:

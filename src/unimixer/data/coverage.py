@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.schema import OOV_ID, PADDING_ID
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
@@ -81,10 +81,10 @@ class Coverage:
         return end
 
     @classmethod
-    def of_split(cls, store: Store, split: str) -> Coverage:
+    def of_split(cls, dataset: Dataset, split: str) -> Coverage:
         """Count a split, or several joined by ``+``, from the manifest, which has no counts of sequences."""
-        coverage, ids = cls(store.transform.spec, expected_shares(store)), len(store.transform.spec.ids)
-        for summary in map(store.summary, split.split("+")):
+        coverage, ids = cls(dataset.transform.spec, expected_shares(dataset)), len(dataset.transform.spec.ids)
+        for summary in map(dataset.summary, split.split("+")):
             counted = len(summary.missing)
             coverage.rows += summary.rows
             coverage.values[:counted] += summary.rows
@@ -121,9 +121,9 @@ class Coverage:
         return remarks
 
 
-def expected_shares(store: Store) -> dict[str, dict[str, float]]:
+def expected_shares(dataset: Dataset) -> dict[str, dict[str, float]]:
     """Return the shares of unknown values in validation and of missing values in training."""
-    spec, validation, train = store.transform.spec, store.summary("validation"), store.summary("train")
+    spec, validation, train = dataset.transform.spec, dataset.summary("validation"), dataset.summary("train")
     plain = [*(f.name for f in spec.ids), *(f.name for f in spec.dense)]
     return {
         "unknown": {

@@ -16,7 +16,7 @@ from unimixer.data.encoding.rows import Rows
 from unimixer.data.encoding.transform import FORMAT, Transform
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError, unknown
-from unimixer.io import STORE, check_kind
+from unimixer.io import DATASET, check_kind
 
 
 @dataclass
@@ -36,28 +36,28 @@ class SplitSummary:
     """Total length of every sequence group."""
 
 
-def find_store(name: str) -> Path:
-    """Folder of prepared data: a path, or a name below ``$UNIMIXER_STORES`` (default ``stores``)."""
+def dataset_path(name: str) -> Path:
+    """Folder of prepared data: a path, or a name below ``$UNIMIXER_DATASETS`` (default ``datasets``)."""
     path = Path(name).expanduser()
-    below = Path(os.environ.get("UNIMIXER_STORES", "stores")) / name
+    below = Path(os.environ.get("UNIMIXER_DATASETS", "datasets")) / name
     if path.exists() or len(path.parts) > 1 or path.is_absolute():
         return path
     return below
 
 
-class Store:
+class Dataset:
     """A prepared dataset on disk.
 
     Args:
         folder: what ``unimixer data prepare`` wrote.
 
     Raises:
-        UnimixerError: if the folder is not a store, or a file is missing, truncated or damaged.
+        UnimixerError: if the folder is not a dataset, or a file is missing, truncated or damaged.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        check_kind(self.folder, STORE, marker="manifest.json", make="unimixer data prepare")
+        check_kind(self.folder, DATASET, marker="manifest.json", make="unimixer data prepare")
         path = self.folder / "manifest.json"
         try:
             self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -114,3 +114,8 @@ class Store:
         """Yield all parts in order."""
         for number in range(len(self.summary(split).parts)):
             yield self.part(split, number)
+
+
+def open_dataset(name: Path | str) -> Dataset:
+    """Open a dataset by its path, or by its name below ``$UNIMIXER_DATASETS``."""
+    return Dataset(dataset_path(str(name)))

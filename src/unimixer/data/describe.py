@@ -8,48 +8,50 @@ from typing import Any
 
 import numpy as np
 
-from unimixer.data.dataset import SplitSummary, Store
+from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.raw.times import zone
 from unimixer.data.schema import SPLITS
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import auc
 
 
-def describe_store(store: Store) -> dict[str, Any]:
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     """Return plain values for a table or for JSON."""
-    schema, spec = store.transform.schema, store.transform.spec
-    summaries = {split: store.summary(split) for split in SPLITS}
-    best = {split: best_reachable(store, split) for split in SPLITS}
+    schema, spec = dataset.transform.schema, dataset.transform.spec
+    summaries = {split: dataset.summary(split) for split in SPLITS}
+    best = {split: best_reachable(dataset, split) for split in SPLITS}
     return {
-        "name": store.manifest["name"],
-        "hash": store.hash,
-        "origin": store.manifest["origin"],
+        "name": dataset.manifest["name"],
+        "hash": dataset.hash,
+        "origin": dataset.manifest["origin"],
         "labels": list(schema.label_names),
         "splits": [
             {
                 "split": split,
                 "rows": s.rows,
-                "from": _time(s.first_time, store),
-                "to": _time(s.last_time, store),
+                "from": _time(s.first_time, dataset),
+                "to": _time(s.last_time, dataset),
                 "label_rates": [p / s.rows for p in s.positives],
             }
             for split, s in summaries.items()
         ],
         "best_auc": best if best["test"] else None,
-        "users": len(store.transform.users) - 2,
-        "items": len(store.transform.items) - 2,
-        "matches": [asdict(match) for match in store.matches],
-        "fields": _id_fields(store, summaries) + _dense_fields(spec, summaries) + _sequence_fields(store, summaries),
+        "users": len(dataset.transform.users) - 2,
+        "items": len(dataset.transform.items) - 2,
+        "matches": [asdict(match) for match in dataset.matches],
+        "fields": _id_fields(dataset, summaries)
+        + _dense_fields(spec, summaries)
+        + _sequence_fields(dataset, summaries),
     }
 
 
-def best_reachable(store: Store, split: str) -> dict[str, float] | None:
+def best_reachable(dataset: Dataset, split: str) -> dict[str, float] | None:
     """Compute the AUC of the true probabilities that a simulator wrote; None for real data.
 
     A label that has one class only in this split has no AUC and is left out.
     """
     truths, labels = [], []
-    for part in store.parts(split):
+    for part in dataset.parts(split):
         if part.truth is None or part.labels is None:
             return None
         truths.append(part.truth.copy())
@@ -57,7 +59,7 @@ def best_reachable(store: Store, split: str) -> dict[str, float] | None:
     truth, drawn = np.concatenate(truths), np.concatenate(labels)
     return {
         name: auc(truth[:, i], drawn[:, i])
-        for i, name in enumerate(store.transform.schema.label_names)
+        for i, name in enumerate(dataset.transform.schema.label_names)
         if 0 < drawn[:, i].sum(dtype=np.int64) < len(drawn)
     }
 
@@ -67,8 +69,8 @@ def _field(name: str, kind: str, domain: str, **values: Any) -> dict[str, Any]:
     return {"field": name, "kind": kind, "domain": domain, **dict.fromkeys(columns), **values}
 
 
-def _id_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
-    spec, vocabularies = store.transform.spec, store.transform.vocabularies
+def _id_fields(dataset: Dataset, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    spec, vocabularies = dataset.transform.spec, dataset.transform.vocabularies
     return [
         _field(
             f.name,
@@ -98,8 +100,8 @@ def _dense_fields(spec: FeatureSpec, summaries: dict[str, SplitSummary]) -> list
     ]
 
 
-def _sequence_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
-    spec, groups = store.transform.spec, list(store.transform.spec_groups)
+def _sequence_fields(dataset: Dataset, summaries: dict[str, SplitSummary]) -> list[dict[str, Any]]:
+    spec, groups = dataset.transform.spec, list(dataset.transform.spec_groups)
     train = summaries["train"]
     return [
         _field(
@@ -107,7 +109,7 @@ def _sequence_fields(store: Store, summaries: dict[str, SplitSummary]) -> list[d
             "sequence",
             f.domain,
             table=f.table,
-            form=store.transform.vocabularies[f.table].form,
+            form=dataset.transform.vocabularies[f.table].form,
             num_embeddings=spec.tables[f.table],
             mean_length=round(train.lengths[groups.index(f.group)] / train.rows, 2),
         )
@@ -119,8 +121,8 @@ def _share(count: int, summary: SplitSummary) -> str:
     return f"{count / summary.rows:.2%}"
 
 
-def _time(millis: int, store: Store) -> str:
-    keys = store.transform.schema.keys
+def _time(millis: int, dataset: Dataset) -> str:
+    keys = dataset.transform.schema.keys
     if keys.time is None:
         return f"row {millis:,}"
     return f"{datetime.fromtimestamp(millis / 1000, zone(keys.timezone)):%Y-%m-%d %H:%M:%S}"

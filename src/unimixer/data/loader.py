@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import SplitSummary, Store
+from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.encoding.rows import Rows
 from unimixer.errors import UnimixerError, check_positive
 from unimixer.features.batch import Batch
@@ -40,7 +40,7 @@ class Loader:
     each batch. All processes see equally many batches: a shard that ran out adds no rows to the last ones.
 
     Args:
-        store: prepared data.
+        dataset: prepared data.
         split: ``train``, ``validation`` or ``test``.
         batch_size: rows a batch, over all shards; the last batches of an epoch may be smaller.
         shuffle: seeded block shuffle; otherwise the order of the log.
@@ -52,7 +52,7 @@ class Loader:
 
     def __init__(
         self,
-        store: Store,
+        dataset: Dataset,
         split: str,
         *,
         batch_size: int,
@@ -65,12 +65,12 @@ class Loader:
         check_positive(batch_size=batch_size, num_shards=num_shards)
         if num_workers < 0:
             raise UnimixerError(f"num_workers={num_workers} must be 0 or more")
-        self.store, self.split, self.batch_size = store, split, batch_size
+        self.dataset, self.split, self.batch_size = dataset, split, batch_size
         self.shuffle, self.seed, self.num_workers = shuffle, seed, num_workers
         self.shards, self.num_shards = tuple(shards), num_shards
-        self.transform = store.transform
-        self.num_rows = store.summary(split).rows
-        self._blocks = blocks_of(store.summary(split), self._block_rows())
+        self.transform = dataset.transform
+        self.num_rows = dataset.summary(split).rows
+        self._blocks = blocks_of(dataset.summary(split), self._block_rows())
         self._assigned = assign_blocks(self._blocks, num_shards)
         self._shares = [batch_share(batch_size, shard, num_shards) for shard in range(num_shards)]
         lengths = [
@@ -153,7 +153,7 @@ class Loader:
         opened = -1
         for part, begin, end in blocks:
             if part != opened:
-                rows, opened = self.store.part(self.split, int(part)), part
+                rows, opened = self.dataset.part(self.split, int(part)), part
             pieces.append(rows.take(np.arange(begin, end)))
         return Rows.concatenate(pieces)
 

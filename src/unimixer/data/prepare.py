@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.data import write_dataset
-from unimixer.data.dataset import SplitSummary, Store
+from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.encoding.fit import fit
 from unimixer.data.encoding.layout import resolve
 from unimixer.data.raw.passes import LogReader, run_shard
@@ -35,7 +35,7 @@ def prepare(
     origin: dict[str, Any] | None = None,
     workers: int = 1,
     ray: str | None = None,
-) -> Store:
+) -> Dataset:
     """Write raw tables as a dataset; it is the same for any number of workers.
 
     Args:
@@ -68,7 +68,7 @@ def prepare(
         check_labels(schema, summaries["train"], "train")
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
         write_manifest(folder, summaries, facts)
-    return Store(out)
+    return Dataset(out)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def _log_reader(tables: RawTables, workers: int, ray: str | None, folder: Path) 
 def _check_replaceable(out: Path) -> None:
     """Refuse to overwrite a folder that is not a dataset, so a mistyped path cannot delete other data."""
     if out.exists() and not (out / "manifest.json").is_file():
-        raise UnimixerError(f"{out} exists and is not a prepared store, so it is not replaced; choose another folder")
+        raise UnimixerError(f"{out} exists and is not a prepared dataset, so it is not replaced; choose another folder")
 
 
 def check_labels(schema: Schema, summary: SplitSummary, split: str) -> None:

@@ -38,7 +38,7 @@ class PartWriter:
     """Writes encoded impressions of one split as files of ``part_rows`` rows.
 
     Args:
-        folder: of the store.
+        folder: of the dataset.
         split: its name.
         transform: what encoded the rows.
         total: rows of the split.
@@ -144,7 +144,7 @@ class Encode:
     """Encodes the log and writes its parts.
 
     Args:
-        folder: of the store, with its saved transform.
+        folder: of the dataset, with its saved transform.
         splitter: the borders between the parts.
         rows: rows of every split in every piece, from the first pass; they tell where a row of a split belongs.
         part_rows: rows of a file.

@@ -1,4 +1,4 @@
-"""Cases and jobs: a case is one model at one budget on one store, a job is a case with a seed and learning rates."""
+"""Cases and jobs: a case is one model at one budget on one dataset, a job is a case with a seed and learning rates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from unimixer.backbones.registry import backbone_class
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
-from unimixer.experiments.datasets import StoreRef
+from unimixer.experiments.datasets import DatasetRef
 from unimixer.experiments.models import Variant, slug
 from unimixer.experiments.plan import Budget, Plan
 from unimixer.experiments.sizes import depth_option, ranker_flops, short, width_for_flops
@@ -39,9 +39,9 @@ IRRELEVANT_TO_RESULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model at one budget on one store: its cost is known, the seed and the learning rates of a run are open."""
+    """One model at one budget on one dataset: its cost is known, the seed and the learning rates of a run are open."""
 
-    store: StoreRef
+    dataset: DatasetRef
     variant: str
     """Label of the model."""
     group: str
@@ -113,19 +113,19 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """The readable name of the row, unique to the recipe and the content of the store."""
+        """The readable name of the row, unique to the recipe and the content of the dataset."""
         case, optimizer = self.case, self.recipe.optimizer
         facts = {
             "recipe": self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS),
             "backbone": case.arguments,
-            "store": case.store.hash,
+            "store": case.dataset.hash,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         budget = short(case.budget) + ("" if case.budget_kind == "params" else "flop")
         rates = f"lr{_rate(optimizer.dense_lr)}"
         if optimizer.sparse_lr != 1e-3:
             rates += f"-sparse{_rate(optimizer.sparse_lr)}"
-        words = (case.store.name, slug(case.variant), budget, rates, f"s{self.recipe.training.seed}", digest)
+        words = (case.dataset.name, slug(case.variant), budget, rates, f"s{self.recipe.training.seed}", digest)
         return "-".join(words)
 
     def columns(self) -> dict[str, Any]:
@@ -133,8 +133,8 @@ class Job:
         case, recipe = self.case, self.recipe
         return {
             "key": self.key,
-            "store": case.store.name,
-            "store_hash": case.store.hash,
+            "store": case.dataset.name,
+            "store_hash": case.dataset.hash,
             "variant": case.variant,
             "group": case.group,
             "backbone": case.backbone,
@@ -155,11 +155,11 @@ class Job:
 
 
 def build_case(
-    plan: Plan, variant: Variant, ref: StoreRef, store: Store, budget: Budget, *, width: float | None = None
+    plan: Plan, variant: Variant, ref: DatasetRef, dataset: Dataset, budget: Budget, *, width: float | None = None
 ) -> Case:
-    """Build one model on one store, with the width that meets a budget unless ``width`` is given."""
+    """Build one model on one dataset, with the width that meets a budget unless ``width`` is given."""
     kind, amount = budget
-    spec = store.transform.spec
+    spec = dataset.transform.spec
     recipe = parse(Recipe, _recipe_values(plan, variant, ref), where="recipe of the study (--set)")
     tasks = tuple(recipe.tasks) or spec.labels
     if width is None and kind == "flops":
@@ -168,13 +168,13 @@ def build_case(
         width = width_for_budget(with_tasks(spec, tasks), dense_params=amount, **_arguments(recipe))
     recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})}), spec)
     for split in SPLITS:
-        check_tasks(store, split, tuple(recipe.tasks))
+        check_tasks(dataset, split, tuple(recipe.tasks))
     validate_recipe(recipe, spec)
     spec = with_tasks(spec, tuple(recipe.tasks))
     with torch.device("meta"):
         ranker = build_ranker(recipe.model, spec)
     return Case(
-        store=ref,
+        dataset=ref,
         variant=variant.label,
         group=variant.group,
         backbone=variant.backbone,
@@ -186,8 +186,8 @@ def build_case(
         dense_params=count_dense(ranker),
         table_params=sum(parameter.numel() for parameter in table_parameters(ranker)),
         flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=width),
-        train_rows=store.summary("train").rows,
-        held_out_rows=store.summary("validation").rows + store.summary("test").rows,
+        train_rows=dataset.summary("train").rows,
+        held_out_rows=dataset.summary("validation").rows + dataset.summary("test").rows,
     )
 
 
@@ -200,7 +200,7 @@ def _defaults(backbone: str) -> dict[str, Any]:
     return {name: option.default for name, option in options.items() if option.default is not option.empty}
 
 
-def _recipe_values(plan: Plan, variant: Variant, ref: StoreRef) -> dict[str, Any]:
+def _recipe_values(plan: Plan, variant: Variant, ref: DatasetRef) -> dict[str, Any]:
     """Return the recipe of a model as nested values."""
     values: dict[str, Any] = {
         "name": slug(variant.label),

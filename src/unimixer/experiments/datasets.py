@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from unimixer.api import prepare
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, dataset_path
 from unimixer.data.raw.adapters import ADAPTERS
 from unimixer.data.raw.origin import recorded
 from unimixer.errors import UnimixerError
@@ -20,14 +20,14 @@ GENERATED = ("synthetic",)
 """Sources that need no files."""
 
 
-class StoreRef(Settings):
+class DatasetRef(Settings):
     """Prepared data that an experiment reads."""
 
     path: str
     name: str = ""
     hash: str = ""
     source: str = ""
-    """The adapter (or schema file) that prepares a missing store, see ``--raw``."""
+    """The adapter (or schema file) that prepares a missing dataset, see ``--raw``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of that adapter."""
 
@@ -36,38 +36,38 @@ def _values(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-WrittenStore = Annotated[StoreRef, BeforeValidator(_values)]
-"""A store as plans have it: a mapping, or its path."""
+WrittenStore = Annotated[DatasetRef, BeforeValidator(_values)]
+"""A dataset as plans have it: a mapping, or its path."""
 
 
-def open_stores(data: Sequence[StoreRef]) -> tuple[StoreRef, ...]:
-    """Fill in the name and the hash of every store; a hash ending distinguishes two stores of one name."""
-    stores: list[StoreRef] = []
+def open_datasets(data: Sequence[DatasetRef]) -> tuple[DatasetRef, ...]:
+    """Fill in the name and the hash of every dataset; a hash ending distinguishes two datasets of one name."""
+    datasets: list[DatasetRef] = []
     for ref in data:
-        folder = find_store(ref.path).resolve()
-        store = Store(folder)
-        if ref.hash and store.hash != ref.hash:
-            raise UnimixerError(f"{folder} has content {store.hash}, the study began with {ref.hash}")
-        name = slug(str(store.manifest.get("name") or folder.name))
-        if any(other.name == name for other in stores):
-            name = f"{name}-{store.hash[:4]}"
-        stores.append(StoreRef(path=str(folder), name=ref.name or name, hash=store.hash))
-    return tuple(stores)
+        folder = dataset_path(ref.path).resolve()
+        dataset = Dataset(folder)
+        if ref.hash and dataset.hash != ref.hash:
+            raise UnimixerError(f"{folder} has content {dataset.hash}, the study began with {ref.hash}")
+        name = slug(str(dataset.manifest.get("name") or folder.name))
+        if any(other.name == name for other in datasets):
+            name = f"{name}-{dataset.hash[:4]}"
+        datasets.append(DatasetRef(path=str(folder), name=ref.name or name, hash=dataset.hash))
+    return tuple(datasets)
 
 
-def prepare_missing(data: Sequence[StoreRef], raw: Path | None = None) -> list[Path]:
-    """Prepare the missing stores that have a source; return their folders.
+def prepare_missing(data: Sequence[DatasetRef], raw: Path | None = None) -> list[Path]:
+    """Prepare the missing datasets that have a source; return their folders.
 
     Args:
-        data: stores, with ``source`` (and ``options``) where they can be prepared.
+        data: datasets, with ``source`` (and ``options``) where they can be prepared.
         raw: folder or file with the raw data.
 
     Raises:
-        UnimixerError: if a source needs files and ``raw`` is None, if two missing stores need files, or if an existing
-            store was made of something else.
+        UnimixerError: if a source needs files and ``raw`` is None, if two missing datasets need files, or if a
+            dataset that exists was made of something else.
     """
     with_source = [ref for ref in data if ref.source]
-    missing = [ref for ref in with_source if not find_store(ref.path).exists()]
+    missing = [ref for ref in with_source if not dataset_path(ref.path).exists()]
     for ref in with_source:
         if ref not in missing:
             _check_origin(ref)
@@ -75,7 +75,7 @@ def prepare_missing(data: Sequence[StoreRef], raw: Path | None = None) -> list[P
     if from_files and raw is None:
         first = from_files[0]
         raise UnimixerError(
-            f"{find_store(first.path)} does not exist; name the files of {first.source} that it is prepared from: "
+            f"{dataset_path(first.path)} does not exist; name the files of {first.source} that it is prepared from: "
             f"--raw FOLDER"
         )
     if len(from_files) > 1:
@@ -85,20 +85,20 @@ def prepare_missing(data: Sequence[StoreRef], raw: Path | None = None) -> list[P
         )
     folders = []
     for ref in missing:
-        folder = find_store(ref.path)
+        folder = dataset_path(ref.path)
         prepare(ref.source, folder, raw=None if ref.source in GENERATED else raw, **ref.options)
         folders.append(folder)
     return folders
 
 
-def _check_origin(ref: StoreRef) -> None:
-    """Raise if an existing store was made of another source, or with other options, than the plan names."""
-    folder = find_store(ref.path)
-    origin = Store(folder).manifest.get("origin") or {}
+def _check_origin(ref: DatasetRef) -> None:
+    """Raise if an existing dataset was made of another source, or with other options, than the plan names."""
+    folder = dataset_path(ref.path)
+    origin = Dataset(folder).manifest.get("origin") or {}
     for name, value in recorded(ref.source, ref.options).items():
         moved = name == "source" and ref.source not in ADAPTERS  # a schema file may have moved since
         if not moved and origin.get(name, value) != value:
             raise UnimixerError(
                 f"{folder} was made with {name} {origin[name]}, and the study names {value}; "
-                "remove the store, or name another path"
+                "remove the dataset, or name another path"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case, Job, build_case, case_name, unique
@@ -28,7 +28,7 @@ class Experiment:
     """A plan in its folder: every model sized, and the jobs that its searches lead to.
 
     Args:
-        plan: the plan, with opened stores.
+        plan: the plan, with opened datasets.
         folder: folder of the experiment, which need not exist.
         machine: processes and threads.
         series: models at their sizes.
@@ -145,9 +145,9 @@ class Experiment:
         with study_lock(self.folder):
             write_plan(self.folder, self.plan)
             for ref in self.plan.data:
-                case = next((case for case in self.cases if case.store.hash == ref.hash), None)
+                case = next((case for case in self.cases if case.dataset.hash == ref.hash), None)
                 if case is not None:
-                    write_truth(self.folder, Store(ref.path), tuple(case.recipe.tasks))
+                    write_truth(self.folder, Dataset(ref.path), tuple(case.recipe.tasks))
 
     def _schedule(self) -> Schedule:
         """Return the jobs that follow a row, and the expected times."""
@@ -204,7 +204,7 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     left_out: dict[str, str] = {}
     order = [variant.label for variant in plan.models]
     for ref in plan.data:
-        store = Store(ref.path)
+        dataset = Dataset(ref.path)
         cases: dict[str, list[Case]] = {}
         widths: dict[tuple[str, str, int], float] = {}
         # a model that gets the width of another one comes after it
@@ -217,7 +217,7 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
                         width = widths.get((variant.size_of, *budget))
                         if width is None:
                             raise UnimixerError(f"{variant.size_of!r}, whose width it gets, cannot be built")
-                    case = build_case(plan, sized, ref, store, budget, width=width)
+                    case = build_case(plan, sized, ref, dataset, budget, width=width)
                 except UnimixerError as error:
                     name = case_name(variant.label, budget)
                     if not plan.lenient:
@@ -234,7 +234,7 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
 
 
 def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
-    """Give the cases of one model on one store the search for learning rates that the plan asks for."""
+    """Give the cases of one model on one dataset the search for learning rates that the plan asks for."""
     if isinstance(plan, Sweep):
         sizes, power = plan.base_sizes, plan.lr_power
         search: dict[str, Any] = {"seeds": plan.seeds, "grid": plan.grid, "monitor": plan.monitor}
@@ -255,11 +255,11 @@ def request_latencies(
         at_most: number of sizes of a model to measure, evenly between the smallest and the largest (default: all).
 
     Returns:
-        Latency by name of the store, label of the model and dense parameters.
+        Latency by name of the dataset, label of the model and dense parameters.
     """
     milliseconds = {}
     for one in series:
         cases = evenly(one.cases, at_most or len(one.cases))
         for case, latency in zip(cases, latencies(cases, folder, candidates=candidates, threads=threads), strict=True):
-            milliseconds[case.store.name, case.variant, case.dense_params] = latency.best
+            milliseconds[case.dataset.name, case.variant, case.dense_params] = latency.best
     return milliseconds

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.datasets import StoreRef, WrittenStore, open_stores
+from unimixer.experiments.datasets import DatasetRef, WrittenStore, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, parse_variant
 from unimixer.experiments.sizes import second_base_size, with_depth
@@ -29,11 +29,11 @@ AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 
 class Plan(Settings):
-    """Every model at every budget on every store, with the same features, batches and steps."""
+    """Every model at every budget on every dataset, with the same features, batches and steps."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "dense_lr": "lr learning_rate lr_grid",
-        "data": "store stores",
+        "data": "dataset datasets",
         "models": "model backbones",
         "params": "budget budgets",
         "judged_metrics": "metrics",
@@ -51,7 +51,7 @@ class Plan(Settings):
     """Number of leading columns that are text."""
 
     data: tuple[WrittenStore, ...] = Field(min_length=1)
-    """Stores: paths, or names below ``$UNIMIXER_STORES``."""
+    """Datasets: paths, or names below ``$UNIMIXER_DATASETS``."""
     models: tuple[WrittenVariant, ...] = Field(min_length=1)
     """Mappings, or the short form ``backbone:option=value``."""
     params: tuple[Count, ...] = ()
@@ -67,7 +67,7 @@ class Plan(Settings):
     sparse_lr: tuple[PositiveFloat, ...] = Field(default=(1e-3,), min_length=1)
     """The same for the embedding tables; more than one makes a grid."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Labels to learn and their weights (default: every label of a store, weight 1)."""
+    """Labels to learn and their weights (default: every label of a dataset, weight 1)."""
     judged_tasks: tuple[str, ...] = ()
     """Tasks whose differences are judged (default: all). Fewer comparisons need less evidence each; choose them
     before looking."""
@@ -143,8 +143,8 @@ class Plan(Settings):
         return f"a model: {grid}{seeds}; budgets are met within 2%"
 
     def opened(self, folder: Path) -> Self:
-        """Open the stores of the plan, and check that it agrees with the plan that its folder holds."""
-        plan = self.model_copy(update={"data": open_stores(self.data)})
+        """Open the datasets of the plan, and check that it agrees with the plan that its folder holds."""
+        plan = self.model_copy(update={"data": open_datasets(self.data)})
         plan.in_folder(folder)  # raises where they differ
         return plan
 
@@ -184,15 +184,15 @@ class Plan(Settings):
         }
         return type(self)(**{**dict(self), **joined})
 
-    def _joined_data(self, later: Self, folder: Path) -> tuple[StoreRef, ...]:
-        begun = {store.path: store for store in self.data}
-        for store in later.data:
-            if store.path in begun and begun[store.path].hash != store.hash:
+    def _joined_data(self, later: Self, folder: Path) -> tuple[DatasetRef, ...]:
+        begun = {dataset.path: dataset for dataset in self.data}
+        for dataset in later.data:
+            if dataset.path in begun and begun[dataset.path].hash != dataset.hash:
                 raise UnimixerError(
-                    f"{folder}: data={store.path} has content {store.hash}, the study began with "
-                    f"{begun[store.path].hash}; choose another --out"
+                    f"{folder}: data={dataset.path} has content {dataset.hash}, the study began with "
+                    f"{begun[dataset.path].hash}; choose another --out"
                 )
-        return tuple({store.hash or store.path: store for store in (*self.data, *later.data)}.values())
+        return tuple({dataset.hash or dataset.path: dataset for dataset in (*self.data, *later.data)}.values())
 
 
 def _difference(name: str, before: Any, after: Any) -> str:
@@ -273,7 +273,7 @@ class Sweep(Plan):
         return f"{tried}; then lr = base (width / base width)^-{power}"
 
     def opened(self, folder: Path) -> Self:
-        """Open the stores of the plan, and join it with the plan that its folder holds: a sweep is computed whole."""
+        """Open the datasets of the plan, and join it with the plan that its folder holds: a sweep is computed whole."""
         return super().opened(folder).in_folder(folder)
 
     @property
@@ -286,9 +286,11 @@ class Sweep(Plan):
         options = with_depth(variant.backbone, variant.options, self.dial, budget=budget[1], smallest=self.anchors[0])
         return variant.model_copy(update={"options": options})
 
-    def _joined_data(self, later: Self, folder: Path) -> tuple[StoreRef, ...]:
-        if [store.hash for store in self.data] != [store.hash for store in later.data]:
-            before, after = (", ".join(f"{store.path} ({store.hash})" for store in plan.data) for plan in (self, later))
+    def _joined_data(self, later: Self, folder: Path) -> tuple[DatasetRef, ...]:
+        if [dataset.hash for dataset in self.data] != [dataset.hash for dataset in later.data]:
+            before, after = (
+                ", ".join(f"{dataset.path} ({dataset.hash})" for dataset in plan.data) for plan in (self, later)
+            )
             raise UnimixerError(f"{folder}: the sweep began with data {before}, not {after}; choose another --out")
         return self.data
 

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job
@@ -103,10 +103,14 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
             first = row["seed"] == 0 and len(study.grid) > 1
             row["phase"] = ("both" if first else "final") if at else "search"
     labels = {variant.label: number for number, variant in enumerate(study.models)}
-    stores = {store.hash: number for number, store in enumerate(study.data)}
+    datasets = {dataset.hash: number for number, dataset in enumerate(study.data)}
     rows.sort(
         key=lambda row: (
-            *(stores.get(row["store_hash"], len(stores)), labels.get(row["variant"], len(labels)), row["budget_kind"]),
+            *(
+                datasets.get(row["store_hash"], len(datasets)),
+                labels.get(row["variant"], len(labels)),
+                row["budget_kind"],
+            ),
             *(row["budget"], row["dense_lr"], row["sparse_lr"], row["seed"], row["key"]),
         )
     )
@@ -144,13 +148,13 @@ def scores_path(folder: Path, key: str) -> Path:
     return folder / "scores" / f"{key}.npy"
 
 
-def test_logits(run: RunFolder, store: Store) -> NDArray[np.float32]:
+def test_logits(run: RunFolder, dataset: Dataset) -> NDArray[np.float32]:
     """Compute the logits ``(n, tasks)`` of a run's best weights on the test part, in its order."""
     device, precision = pick_device(run.recipe.training.device), run.recipe.training.precision
     model = load_ranker(run, device=device)
     logits = []
     with torch.no_grad():
-        for batch in Loader(store, "test", batch_size=EVALUATION_BATCH).batches():
+        for batch in Loader(dataset, "test", batch_size=EVALUATION_BATCH).batches():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 logits.append(model(batch.to(device)).float().cpu())
     return torch.cat(logits).numpy()
@@ -162,19 +166,19 @@ def write_array(path: Path, values: NDArray[np.generic]) -> None:
         np.save(file, values, allow_pickle=False)
 
 
-def write_truth(folder: Path, store: Store, tasks: tuple[str, ...]) -> None:
+def write_truth(folder: Path, dataset: Dataset, tasks: tuple[str, ...]) -> None:
     """Write the labels and users of the test part beside the scores, unless they exist.
 
     ``HASH-labels.npy`` is uint8 ``(n, tasks)``; ``HASH-users.npy`` is int64 ``(n,)`` with the keys by which UAUC
     groups; an impression without a user is a user of its own.
     """
-    labels, users = (folder / "scores" / f"{store.hash}-{name}.npy" for name in ("labels", "users"))
+    labels, users = (folder / "scores" / f"{dataset.hash}-{name}.npy" for name in ("labels", "users"))
     if labels.exists() and users.exists():
-        _check_labels(labels, store, tasks)
+        _check_labels(labels, dataset, tasks)
         return
-    with_users = store.transform.schema.keys.user is not None
-    columns, label_columns, keys, count = task_columns(store, tasks), [], [], 0
-    for batch in Loader(store, "test", batch_size=EVALUATION_BATCH).batches():
+    with_users = dataset.transform.schema.keys.user is not None
+    columns, label_columns, keys, count = task_columns(dataset, tasks), [], [], 0
+    for batch in Loader(dataset, "test", batch_size=EVALUATION_BATCH).batches():
         assert batch.labels is not None
         assert batch.users is not None
         label_columns.append(batch.labels[:, columns].to(torch.uint8))
@@ -185,8 +189,8 @@ def write_truth(folder: Path, store: Store, tasks: tuple[str, ...]) -> None:
     write_array(labels, torch.cat(label_columns).numpy())
 
 
-def _check_labels(labels: Path, store: Store, tasks: tuple[str, ...]) -> None:
-    expected, actual = (store.summary("test").rows, len(tasks)), np.load(labels, mmap_mode="r").shape
+def _check_labels(labels: Path, dataset: Dataset, tasks: tuple[str, ...]) -> None:
+    expected, actual = (dataset.summary("test").rows, len(tasks)), np.load(labels, mmap_mode="r").shape
     if actual != expected:
         raise UnimixerError(f"{labels} has shape {actual}, expected {expected}: remove it, it is written again")
 
@@ -199,13 +203,13 @@ def write_points(
     Args:
         folder: folder of the sweep.
         jobs: runs that count.
-        latency: milliseconds of a request, by name of the store, label of the model and dense parameters.
+        latency: milliseconds of a request, by name of the dataset, label of the model and dense parameters.
     """
     points = []
     for job in jobs:
         row, case = read_row(folder, job.key), job.case
         if row is not None:
-            points.append(_point(row, job, (latency or {}).get((case.store.name, case.variant, case.dense_params))))
+            points.append(_point(row, job, (latency or {}).get((case.dataset.name, case.variant, case.dense_params))))
     if not points:
         raise UnimixerError(f"{folder}: no run that counts is computed yet")
     rows, frame = read_rows(folder), pl.DataFrame(points, infer_schema_length=None)
@@ -234,7 +238,7 @@ def _point(row: Mapping[str, Any], job: Job, latency: float | None) -> dict[str,
         "latency_ms": latency,
         "auc": auc,
         "best_auc": row.get(f"best_reachable_{task}_auc"),
-        "store": case.store.name,
+        "store": case.dataset.name,
         "status": row["status"],
         "blocks": case.blocks,
         "width": round(case.width, 2),

@@ -20,7 +20,7 @@ from unimixer.experiments.results import FAILED, OK, read_row
 
 
 class SizeSeries:
-    """One model on one store at one or several sizes, with one search for its learning rates.
+    """One model on one dataset at one or several sizes, with one search for its learning rates.
 
     A search of one pair of rates has no runs of its own.
 

@@ -54,7 +54,7 @@ class Estimate:
         """Return the estimate as columns of the printed plan."""
         case = self.case
         return {
-            "data": case.store.name,
+            "data": case.dataset.name,
             "model": case.variant,
             "budget": f"{case.budget:,} {'parameters' if case.budget_kind == 'params' else 'FLOPs'}",
             "dense parameters": case.dense_params,

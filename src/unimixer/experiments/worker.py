@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import commit, states_kept, versions
 from unimixer.errors import UnimixerError, explain
@@ -46,7 +46,7 @@ def train_row(task: dict[str, Any]) -> Row:
     folder, columns = Path(task["folder"]), task["columns"]
     key, recipe = str(columns["key"]), parse(Recipe, task["recipe"], where="recipe")
     run_folder = folder / "runs" / key
-    store, scores = Store(recipe.store), scores_path(folder, key)
+    dataset, scores = Dataset(recipe.store), scores_path(folder, key)
     if (
         run_folder.exists()
         and not scores.exists()
@@ -55,13 +55,13 @@ def train_row(task: dict[str, Any]) -> Row:
     ):
         shutil.rmtree(run_folder)  # its weights were removed, and so were its scores: nothing to go on with
     run = (
-        resume(run_folder, store=store.folder, quiet=True)
+        resume(run_folder, dataset=dataset.folder, quiet=True)
         if run_folder.exists()
         else train(recipe, folder=run_folder, quiet=True)
     )
     result = run.result or {}
     if run.best_weights.exists():
-        write_array(scores, test_logits(run, store))
+        write_array(scores, test_logits(run, dataset))
     row = {
         **columns,
         "status": OK,
@@ -105,15 +105,15 @@ def _place(task: dict[str, Any]) -> Row:
 def measure(task: dict[str, Any]) -> dict[str, float]:
     """Measure the samples per second of a case in training and in evaluation, over about a second each."""
     recipe = parse(Recipe, task["recipe"], where="recipe")
-    store = Store(recipe.store)
+    dataset = Dataset(recipe.store)
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     tasks, device = tuple(recipe.tasks), pick_device(recipe.training.device)
     torch.manual_seed(0)
-    model = build_ranker(recipe.model, with_tasks(store.transform.spec, tasks)).to(device).train()
-    step = TrainStep(model, recipe, task_columns(store, tasks), total_steps=MOST_STEPS, checkpoints=Path())
-    loader = Loader(store, "train", batch_size=recipe.training.batch_size, shuffle=True)
-    warm = min(WARM_STEPS, len(loader) - 1)  # a small store has no steps to spare
+    model = build_ranker(recipe.model, with_tasks(dataset.transform.spec, tasks)).to(device).train()
+    step = TrainStep(model, recipe, task_columns(dataset, tasks), total_steps=MOST_STEPS, checkpoints=Path())
+    loader = Loader(dataset, "train", batch_size=recipe.training.batch_size, shuffle=True)
+    warm = min(WARM_STEPS, len(loader) - 1)  # a small dataset has no steps to spare
     rows, since = 0, time.perf_counter()
     for number, batch in enumerate(loader.batches()):
         step([batch], number)
@@ -126,14 +126,14 @@ def measure(task: dict[str, Any]) -> dict[str, float]:
         if number + 1 >= MOST_STEPS or (number >= warm + LEAST_STEPS and spent > MEASURED_SECONDS):
             break
     trained = rows / max(time.perf_counter() - since, 1e-9)
-    return {"training": trained, "evaluation": _evaluation_speed(model, store, device)}
+    return {"training": trained, "evaluation": _evaluation_speed(model, dataset, device)}
 
 
-def _evaluation_speed(model: torch.nn.Module, store: Store, device: torch.device) -> float:
+def _evaluation_speed(model: torch.nn.Module, dataset: Dataset, device: torch.device) -> float:
     model.eval()
     rows, since = 0, time.perf_counter()
     with torch.no_grad():
-        for number, batch in enumerate(Loader(store, "validation", batch_size=EVALUATION_BATCH).batches()):
+        for number, batch in enumerate(Loader(dataset, "validation", batch_size=EVALUATION_BATCH).batches()):
             model(batch.to(device))
             _wait(device)
             rows += len(batch)

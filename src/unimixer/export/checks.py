@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
@@ -45,13 +45,13 @@ class HeldOut:
     """Rows that the model was not trained on.
 
     Args:
-        store: the store of the run.
+        dataset: the dataset of the run.
         split: the split of the rows.
         tasks: the labels that are scored.
         rows: the number of rows to measure AUC on.
     """
 
-    store: Store
+    dataset: Dataset
     split: str
     tasks: tuple[str, ...]
     rows: int = ROWS
@@ -117,9 +117,9 @@ def check(by_kind: Mapping[str, Difference], tolerance: float) -> None:
 def auc_change(before: Ranker, after: Score, layout: RequestLayout, data: HeldOut) -> dict[str, dict[str, Any]]:
     """Measure the AUC of every task by the trained model and by the written graph, on rows of a seeded shuffle."""
     metrics = {name: MetricAccumulator(data.tasks, with_users=False) for name in ("before", "after")}
-    columns, seen = task_columns(data.store, data.tasks), 0
+    columns, seen = task_columns(data.dataset, data.tasks), 0
     with torch.no_grad(), progress_bar("measuring AUC before and after", data.rows) as advance:
-        for batch in Loader(data.store, data.split, batch_size=1_024, shuffle=True, num_workers=0).batches():
+        for batch in Loader(data.dataset, data.split, batch_size=1_024, shuffle=True, num_workers=0).batches():
             taken = min(len(batch), data.rows - seen)
             assert batch.labels is not None
             labels = batch.labels[:taken, columns]

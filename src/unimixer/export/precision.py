@@ -69,7 +69,7 @@ def _to_float16(path: Path, *, external: bool) -> None:
 
 
 def _to_int8(path: Path, *, external: bool) -> None:
-    """Store weights of matrix products and tables in eight bits; inputs of a product are quantized at every call."""
+    """Dataset weights of matrix products and tables in eight bits; inputs of a product are quantized at every call."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     def quantize(target: Path) -> None:

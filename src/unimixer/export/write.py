@@ -45,7 +45,7 @@ from unimixer.features.request import Request, RequestLayout
 from unimixer.io import atomic_folder
 from unimixer.progress import say, stage
 from unimixer.training.model import load_ranker
-from unimixer.training.run import RunFolder, store_of
+from unimixer.training.run import RunFolder, dataset_of
 
 LAYOUTS = ("triton",)
 HELD_OUT_REQUESTS, HELD_OUT_CANDIDATES = 8, 64
@@ -100,7 +100,7 @@ def export_run(
     out: Path | str,
     options: ExportOptions = DEFAULTS,
     *,
-    store: Path | None = None,
+    dataset: Path | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a run's best weights as a bundle, check it, and open it.
@@ -114,7 +114,7 @@ def export_run(
         run: a run folder with best weights.
         out: folder of the bundle.
         options: the form of the bundle.
-        store: the store, if it moved since the training; without any, held-out requests come from made-up rows.
+        dataset: the dataset, if it moved since the training; without any, held-out requests come from made-up rows.
         overwrite: replace an earlier bundle.
 
     Raises:
@@ -124,20 +124,20 @@ def export_run(
     options.check()
     source, target = RunFolder(run), Path(out)
     with atomic_folder(target, overwrite=overwrite) as folder:
-        _Writer(source, options, store).write(folder)
+        _Writer(source, options, dataset).write(folder)
     return open_bundle(target)
 
 
 class _Writer:
     """Write one bundle."""
 
-    def __init__(self, run: RunFolder, options: ExportOptions, store: Path | None) -> None:
+    def __init__(self, run: RunFolder, options: ExportOptions, dataset: Path | None) -> None:
         self.run, self.options = run, options
         self.transform, self.tasks = run.transform, tuple(run.recipe.tasks)
         self.trained = load_ranker(run)
         self.ranker = self.trained if options.harden is None else hardened_ranker(self.trained, options.harden, run)
         self.layout = request_layout(self.transform.schema)
-        self.held_out = _held_out(run, store, options.auc_rows)
+        self.held_out = _held_out(run, dataset, options.auc_rows)
 
     def write(self, folder: Path) -> None:
         """Fill the folder of the bundle."""
@@ -179,7 +179,7 @@ class _Writer:
         rows = HELD_OUT_REQUESTS * HELD_OUT_CANDIDATES
         if self.held_out is None:
             return made_batch(self.transform.spec, rows, torch.Generator().manual_seed(0))
-        loader = Loader(self.held_out.store, self.held_out.split, batch_size=rows, shuffle=True, num_workers=0)
+        loader = Loader(self.held_out.dataset, self.held_out.split, batch_size=rows, shuffle=True, num_workers=0)
         return next(loader.batches())
 
     def _check(self, score: Score, requests: list[Request]) -> dict[str, Difference]:
@@ -237,7 +237,7 @@ def held_out_requests(batch: Batch, layout: RequestLayout) -> list[Request]:
 
 
 def without_entities(transform: Transform) -> Transform:
-    """Copy a transform without users, items and histories, which belong to a feature store.
+    """Copy a transform without users, items and histories, which belong to a feature dataset.
 
     The tables keep rows 0 and 1, the encoded rows of a missing and of an unknown key, so raw rows still become batches,
     with the features of their own columns.
@@ -273,13 +273,13 @@ def vocabulary_hash(transform: Transform) -> str:
 
 
 def _held_out(run: RunFolder, folder: Path | None, rows: int) -> HeldOut | None:
-    """Open the test part of the run's store, or validation if that is empty; None if the store is out of reach."""
+    """Open the test part of the run's dataset, or validation if that is empty; None if the dataset is out of reach."""
     try:
-        store = store_of(run, folder)
+        dataset = dataset_of(run, folder)
     except UnimixerError as error:
         if folder is not None:  # asked for by name: then it must be there
             raise
         say(f"scores are compared on made-up rows, and no AUC is measured: {error}")
         return None
-    split = next((name for name in ("test", "validation") if store.summary(name).rows), None)
-    return HeldOut(store, split, tuple(run.recipe.tasks), rows) if split else None
+    split = next((name for name in ("test", "validation") if dataset.summary(name).rows), None)
+    return HeldOut(dataset, split, tuple(run.recipe.tasks), rows) if split else None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unimixer.backbones import count_parameters
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, dataset_path
 from unimixer.data.loader import Loader
 from unimixer.environment import states_kept, versions
 from unimixer.errors import UnimixerError, check_positive
@@ -22,7 +22,7 @@ from unimixer.profiling.flops import count_flops
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.model import best_weights, build_ranker, load_ranker, with_tasks
-from unimixer.training.run import RunFolder, store_of
+from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.train import WARM_UP
 from unimixer.training.warm_start import WarmStart
 
@@ -71,7 +71,7 @@ def inspect_run(
     temperatures: Sequence[float] = TEMPERATURES,
     rows: int = ROWS,
     split: str = "validation",
-    store: Path | None = None,
+    dataset: Path | None = None,
 ) -> Inspection:
     """Measure the best weights of a run, without writing anything.
 
@@ -79,19 +79,19 @@ def inspect_run(
         run: a run folder with best weights.
         temperatures: temperatures at which learned matrices are solved, beside the one of the training.
         rows: number of rows whose tokens are measured, or all if the split has fewer; a fixed seed draws them, so
-            all runs on one store use the same rows.
+            all runs on one dataset use the same rows.
         split: ``train``, ``validation`` or ``test``.
-        store: folder of the store, if it moved since the training.
+        dataset: folder of the dataset, if it moved since the training.
 
     Raises:
-        UnimixerError: no best weights, no store, an unknown split, rows or temperatures that are not positive.
+        UnimixerError: no best weights, no dataset, an unknown split, rows or temperatures that are not positive.
     """
     check_positive(rows=rows)
     for tau in temperatures:
         check_positive(temperature=tau)
     folder = RunFolder(run)
     best_weights(folder)  # refuse before the data is opened
-    opened = _open_store(folder, store)
+    opened = _open_dataset(folder, dataset)
     if not opened.summary(split).rows:
         raise UnimixerError(f"split {split!r} of {opened.folder} has no rows; choose another --split")
     model = load_ranker(folder)
@@ -125,10 +125,10 @@ def inspect_run(
 
 @torch.no_grad()
 def measure_rows(
-    model: Ranker, store: Store, split: str, rows: int
+    model: Ranker, dataset: Dataset, split: str, rows: int
 ) -> tuple[list[RankStatistics], list[AttentionReport], int]:
     """Measure effective ranks and mean attention on rows of a split, and count the rows."""
-    loader = Loader(store, split, batch_size=min(rows, BATCH_ROWS), shuffle=True)
+    loader = Loader(dataset, split, batch_size=min(rows, BATCH_ROWS), shuffle=True)
     ranks: dict[str, RankMeter] = {}
     attention: dict[str, AttentionMeter] = {}
     wanted, done = min(rows, loader.num_rows), 0
@@ -189,11 +189,11 @@ def _logged(run: RunFolder) -> list[tuple[int, float]]:
     return [(line["step"], line["temperature"]) for line in run.history() if line["kind"] == "train"]
 
 
-def _open_store(run: RunFolder, folder: Path | None) -> Store:
-    path = find_store(str(folder or run.recipe.store))
+def _open_dataset(run: RunFolder, folder: Path | None) -> Dataset:
+    path = dataset_path(str(folder or run.recipe.store))
     if not (path / "manifest.json").exists():
         raise UnimixerError(
-            f"{run.folder} was trained on the store {run.recipe.store}, and {path} holds no store (no manifest.json); "
+            f"{run.folder} was trained on the dataset {run.recipe.store}, and {path} holds none (no manifest.json); "
             "if it moved, give its folder with --data"
         )
-    return store_of(run, path)
+    return dataset_of(run, path)

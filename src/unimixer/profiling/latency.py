@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import cpu_model, states_kept
 from unimixer.errors import UnimixerError, check_positive
@@ -69,24 +69,26 @@ def measure_latency(case: SizedModel, *, candidates: int, threads: int = 1) -> L
         threads: of torch.
     """
     check_positive(candidates=candidates, threads=threads)
-    store, tasks = Store(case.recipe.store), tuple(case.recipe.tasks)
+    dataset, tasks = Dataset(case.recipe.store), tuple(case.recipe.tasks)
     device = pick_device(case.recipe.training.device)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = build_ranker(case.recipe.model, with_tasks(store.transform.spec, tasks)).to(device).eval()
-    batch = request(store, candidates).to(device)
+    model = build_ranker(case.recipe.model, with_tasks(dataset.transform.spec, tasks)).to(device).eval()
+    batch = request(dataset, candidates).to(device)
     forms = {"eager": model, "frozen": freeze(model)}
     with torch.no_grad():
         times = _interleaved({name: _scoring(form, batch, device) for name, form in forms.items()})
     return Latency(times["eager"], times["frozen"], candidates, threads)
 
 
-def request(store: Store, candidates: int) -> Batch:
+def request(dataset: Dataset, candidates: int) -> Batch:
     """Take the first rows of the test part."""
-    rows = store.summary("test").rows
+    rows = dataset.summary("test").rows
     if candidates > rows:
-        raise UnimixerError(f"candidates={candidates:,}: the test part of {store.folder} has {rows:,} rows; take fewer")
-    return next(iter(Loader(store, "test", batch_size=candidates, num_workers=0).batches()))
+        raise UnimixerError(
+            f"candidates={candidates:,}: the test part of {dataset.folder} has {rows:,} rows; take fewer"
+        )
+    return next(iter(Loader(dataset, "test", batch_size=candidates, num_workers=0).batches()))
 
 
 def _scoring(model: torch.nn.Module, batch: Batch, device: torch.device) -> Callable[[], object]:

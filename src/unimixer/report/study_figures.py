@@ -168,7 +168,7 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
     metrics = list(dict.fromkeys(table.metric for table in tables))
     figure = new_figure(1.6 + 3.6 * len(metrics), 3.4 * len(rows))
     axes = figure.subplots(len(rows), len(metrics), squeeze=False)
-    for number, (store, digest, kind, group) in enumerate(rows):
+    for number, (dataset, digest, kind, group) in enumerate(rows):
         for column, metric in enumerate(metrics):
             axis, points = axes[number, column], _by_model(tables, (digest, kind, group), metric)
             for variant, lines in points.items():
@@ -176,7 +176,7 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
                 axis.errorbar(x, y, e, marker="o", capsize=3, color=colors[variant], label=variant)
             ticks = sorted({b for lines in points.values() for b, _ in lines})
             set_log_ticks(axis, ticks, [short(tick) for tick in ticks])
-            axis.set_title(", ".join(filter(None, (store, group, METRIC_NAMES[metric]))), fontsize="small")
+            axis.set_title(", ".join(filter(None, (dataset, group, METRIC_NAMES[metric]))), fontsize="small")
             axis.grid(alpha=0.25)
             unit = "dense parameters" if kind == "params" else "FLOPs a sample"
             _label_axes(axis, unit, f"{METRIC_NAMES[metric]} of {tables[0].task}")

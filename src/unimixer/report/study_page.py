@@ -79,11 +79,11 @@ def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
 def _facts(comparison: ComparisonReport) -> list[tuple[str, str]]:
     """Return the counts at the top of the page."""
     places, rows = comparison.places, comparison.rows
-    stores = len({place.store_hash for place in places})
+    datasets = len({place.store_hash for place in places})
     counts = [
         (len({row["variant"] for row in rows}), "models"),
         (len({(place.budget_kind, place.budget) for place in places}), "budgets"),
-        (stores, "data sets" if stores > 1 else "data set"),
+        (datasets, "data sets" if datasets > 1 else "data set"),
         (len({row["seed"] for row in rows}), "seeds"),
         (len(rows), "runs"),
         (len(comparison.failures), "failed"),

@@ -181,12 +181,12 @@ class Recipe(Settings):
         "model.pooling": "readout",
         "temperature.end": "tau tau_end",
         "tasks": "labels targets task",
-        "store": "data dataset data_path",
+        "store": "dataset data_path",
         **{f"model.options.{name}": name for name in ("dropout", "hidden_dims", "num_blocks", "num_heads", "rank")},
     }
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     store: str
-    """Prepared data: a path, or a name below the folder ``$UNIMIXER_STORES`` (default: ``stores``)."""
+    """Prepared data: a path, or a name below the folder ``$UNIMIXER_DATASETS`` (default: ``datasets``)."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Labels to learn and their loss weights (default: every label of the schema, weight 1)."""
     model: ModelConfig = ModelConfig()

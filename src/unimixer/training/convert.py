@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from unimixer.backbones import BACKBONES
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
@@ -82,14 +82,14 @@ def converted_ranker(run: RunFolder, model: ModelConfig) -> Ranker:
 
 
 @states_kept()
-def conversion_change(run: RunFolder, recipe: Recipe, store: Store, split: str = "validation") -> ScoreChange:
+def conversion_change(run: RunFolder, recipe: Recipe, dataset: Dataset, split: str = "validation") -> ScoreChange:
     """Measure the change of scores when the model of another recipe takes over the run's weights."""
-    return score_change(load_ranker(run), converted_ranker(run, recipe.model), store, split)
+    return score_change(load_ranker(run), converted_ranker(run, recipe.model), dataset, split)
 
 
-def score_change(before: Ranker, after: Ranker, store: Store, split: str) -> ScoreChange:
-    """Score every row of a split with two models of the same store and compare."""
-    loader = Loader(store, split, batch_size=EVALUATION_BATCH)
+def score_change(before: Ranker, after: Ranker, dataset: Dataset, split: str) -> ScoreChange:
+    """Score every row of a split with two models of the same dataset and compare."""
+    loader = Loader(dataset, split, batch_size=EVALUATION_BATCH)
     largest = largest_probability = total = 0.0
     count = 0
     with torch.no_grad(), progress_bar(f"comparing scores on {split}", loader.num_rows) as advance:

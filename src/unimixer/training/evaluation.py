@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.entities import MISSING_ROW
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import check_labels
@@ -22,7 +22,7 @@ EVALUATION_BATCH = 4_096
 
 def evaluate_model(
     model: Ranker,
-    store: Store,
+    dataset: Dataset,
     split: str,
     tasks: tuple[str, ...],
     *,
@@ -36,12 +36,12 @@ def evaluate_model(
     """
     splits = split.split("+")
     for part in splits:
-        check_tasks(store, part, tasks)
-    accumulator = MetricAccumulator(tasks, with_users=store.transform.schema.keys.user is not None)
+        check_tasks(dataset, part, tasks)
+    accumulator = MetricAccumulator(tasks, with_users=dataset.transform.schema.keys.user is not None)
     was_training = model.training
     model.eval()
     for part in splits:
-        _score(model, store, part, accumulator, precision=precision, processes=processes)
+        _score(model, dataset, part, accumulator, precision=precision, processes=processes)
     model.train(was_training)
     return merged_metrics(accumulator, processes)
 
@@ -63,7 +63,7 @@ def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str,
 
 def _score(
     model: Ranker,
-    store: Store,
+    dataset: Dataset,
     split: str,
     metrics: MetricAccumulator,
     *,
@@ -72,8 +72,8 @@ def _score(
 ) -> None:
     """Add the logits of one split, or of this process's part of it, to the metrics."""
     device, size = next(model.parameters()).device, processes.size
-    loader = Loader(store, split, batch_size=EVALUATION_BATCH * size, shards=processes.shards(size), num_shards=size)
-    columns = task_columns(store, metrics.tasks)
+    loader = Loader(dataset, split, batch_size=EVALUATION_BATCH * size, shards=processes.shards(size), num_shards=size)
+    columns = task_columns(dataset, metrics.tasks)
     with torch.no_grad(), progress_bar(f"evaluating {split}", loader.num_rows) as advance:
         for batch in loader.batches():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
@@ -97,18 +97,18 @@ def user_keys(users: torch.Tensor, first: int, processes: ProcessGroup = SINGLE_
     return torch.where(users == MISSING_ROW, unique, users)
 
 
-def check_tasks(store: Store, split: str, tasks: Sequence[str]) -> None:
+def check_tasks(dataset: Dataset, split: str, tasks: Sequence[str]) -> None:
     """Raise if a task has only one class in a split; labels that are not tasks may."""
-    schema, summary = store.transform.schema, store.summary(split)
+    schema, summary = dataset.transform.schema, dataset.summary(split)
     chosen = [i for i, label in enumerate(schema.labels) if label.name in tasks]
     labels = tuple(schema.labels[i] for i in chosen)
     positives = [summary.positives[i] for i in chosen]
     check_labels(schema.model_copy(update={"labels": labels}), replace(summary, positives=positives), split)
 
 
-def task_columns(store: Store, tasks: tuple[str, ...]) -> torch.Tensor:
-    """Return the columns of the tasks among the labels of the store."""
-    names = store.transform.schema.label_names
+def task_columns(dataset: Dataset, tasks: tuple[str, ...]) -> torch.Tensor:
+    """Return the columns of the tasks among the labels of the dataset."""
+    names = dataset.transform.schema.label_names
     return torch.tensor([names.index(task) for task in tasks])
 
 

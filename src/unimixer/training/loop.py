@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unimixer.blocks import pop_statistics
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.describe import best_reachable
 from unimixer.data.loader import Loader
 from unimixer.environment import keep_freed_memory
@@ -37,11 +37,11 @@ from unimixer.training.warm_start import WarmStart
 
 
 class Trainer:
-    """Trains the model of a run folder on its store.
+    """Trains the model of a run folder on its dataset.
 
     Args:
         run: a folder made by :meth:`RunFolder.create`.
-        store: the prepared data.
+        dataset: the prepared data.
         start_from: run whose best weights are the starting point, unless there is a checkpoint already.
         quiet: print nothing on standard error.
         strategy: how several processes share the model; rank 0 writes the folder.
@@ -50,13 +50,13 @@ class Trainer:
     def __init__(
         self,
         run: RunFolder,
-        store: Store,
+        dataset: Dataset,
         *,
         start_from: Path | None = None,
         quiet: bool = False,
         strategy: Strategy = UNSHARDED,
     ) -> None:
-        self.run, self.store, self.recipe, self.quiet = run, store, run.recipe, quiet
+        self.run, self.dataset, self.recipe, self.quiet = run, dataset, run.recipe, quiet
         self.processes = processes = strategy.processes
         config = self.recipe.training
         keep_freed_memory()
@@ -64,12 +64,12 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.tasks = tuple(self.recipe.tasks)
         for split in ("train", "validation", "test"):
-            check_tasks(store, split, self.tasks)
+            check_tasks(dataset, split, self.tasks)
         self.device = pick_device(config.device, processes.local_rank if processes.distributed else None)
         self.checkpoints = run.checkpoints
         torch.manual_seed(config.seed)
         random.seed(config.seed)
-        spec = with_tasks(store.transform.spec, self.tasks)
+        spec = with_tasks(dataset.transform.spec, self.tasks)
         self.model = build_ranker(self.recipe.model, spec, table_device=strategy.table_device)
         if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
             start_from = None
@@ -77,7 +77,7 @@ class Trainer:
         self.model.train()
         shards = self.recipe.distributed.data_shards or processes.size
         self.loader = Loader(
-            store,
+            dataset,
             "train",
             batch_size=config.batch_size,
             shuffle=True,
@@ -93,7 +93,7 @@ class Trainer:
         self.step = TrainStep(
             self.model,
             self.recipe,
-            task_columns(store, self.tasks),
+            task_columns(dataset, self.tasks),
             total_steps=self.total_steps,
             checkpoints=self.checkpoints,
             strategy=strategy,
@@ -104,7 +104,7 @@ class Trainer:
     def _warm_start(self, source: Path | None) -> WarmStart | None:
         if source is None:
             return None
-        start = WarmStart(RunFolder(source), self.model, self.store.transform)
+        start = WarmStart(RunFolder(source), self.model, self.dataset.transform)
         start.check_unchanged(RunFolder(self.run.outer).warm_start_facts)
         return start
 
@@ -229,7 +229,9 @@ class Trainer:
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:
         precision = self.recipe.training.precision
-        return evaluate_model(self.model, self.store, split, self.tasks, precision=precision, processes=self.processes)
+        return evaluate_model(
+            self.model, self.dataset, split, self.tasks, precision=precision, processes=self.processes
+        )
 
     def _check_parameters(self) -> None:
         """Raise before weights that are not finite are written."""
@@ -252,7 +254,7 @@ class Trainer:
                 raise self._stopped(stopped)
         self.checkpointer.finish()
         self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
-        reachable = {split: best_reachable(self.store, split) for split in metrics}
+        reachable = {split: best_reachable(self.dataset, split) for split in metrics}
         result = {
             "steps": state.step,
             "best_step": state.best_step,

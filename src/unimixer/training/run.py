@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from unimixer.data.coverage import expected_shares
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.encoding.transform import Transform
 from unimixer.environment import commit, versions
 from unimixer.errors import UnimixerError
@@ -57,14 +57,14 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, folder: Path | None, recipe: Recipe, store: Store, *, warm_start: Mapping[str, Any] | None = None
+        cls, folder: Path | None, recipe: Recipe, dataset: Dataset, *, warm_start: Mapping[str, Any] | None = None
     ) -> RunFolder:
         """Make the folder of a new run; never write into an existing one.
 
         Args:
             folder: the folder (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after recipe, time and seed).
             recipe: resolved.
-            store: the data to train on.
+            dataset: the data to train on.
             warm_start: facts on the start from another run: its folder (``run``), the checksum of its ``weights``, and
                 the numbers of rows kept.
         """
@@ -74,7 +74,7 @@ class RunFolder:
                     f"{folder} exists; choose another --run, "
                     f"or continue it with: unimixer train --resume {shlex.quote(str(folder))}"
                 )
-            return cls._write(folder, recipe, store, warm_start)
+            return cls._write(folder, recipe, dataset, warm_start)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         base = runs_folder() / recipe.name / f"{stamp}-seed{recipe.training.seed}"
         for number in itertools.count(1):
@@ -82,22 +82,22 @@ class RunFolder:
             if folder.exists():
                 continue
             try:
-                return cls._write(folder, recipe, store, warm_start)
+                return cls._write(folder, recipe, dataset, warm_start)
             except (UnimixerError, OSError):
                 if not folder.exists():  # otherwise another process took the name meanwhile
                     raise
         raise AssertionError("there is always a next number")
 
     @classmethod
-    def _write(cls, folder: Path, recipe: Recipe, store: Store, warm_start: Mapping[str, Any] | None) -> RunFolder:
+    def _write(cls, folder: Path, recipe: Recipe, dataset: Dataset, warm_start: Mapping[str, Any] | None) -> RunFolder:
         # config.yaml makes the folder a run, so the rename that gives the folder its name comes after all files
         with atomic_folder(folder) as temporary:
             (temporary / "config.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
-            _write_json(temporary / "environment.json", environment(recipe, store))
+            _write_json(temporary / "environment.json", environment(recipe, dataset))
             if warm_start is not None:
                 _write_json(temporary / "warm-start.json", warm_start)
             (temporary / "checkpoints").mkdir()
-            link_or_copy(store.folder / "transform", temporary / "transform")
+            link_or_copy(dataset.folder / "transform", temporary / "transform")
         return cls(folder)
 
     @property
@@ -202,14 +202,14 @@ def runs_folder() -> Path:
     return Path(os.environ.get("UNIMIXER_RUNS", "runs"))
 
 
-def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
+def environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Describe a run well enough to judge whether two runs are comparable."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": recipe.training.seed,
-        "data": {"store": str(store.folder), "name": store.manifest.get("name"), "hash": store.hash}
-        | {"origin": store.manifest.get("origin") or {}, "coverage": expected_shares(store)},
+        "data": {"store": str(dataset.folder), "name": dataset.manifest.get("name"), "hash": dataset.hash}
+        | {"origin": dataset.manifest.get("origin") or {}, "coverage": expected_shares(dataset)},
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -219,24 +219,24 @@ def environment(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
 
 
-def store_of(run: RunFolder, folder: Path | None = None) -> Store:
-    """Open the store that a run was trained on.
+def dataset_of(run: RunFolder, folder: Path | None = None) -> Dataset:
+    """Open the dataset that a run was trained on.
 
     Args:
         run: the run.
-        folder: the folder of the store, if it moved since the training.
+        folder: the folder of the dataset, if it moved since the training.
 
     Raises:
-        UnimixerError: if the store has other content.
+        UnimixerError: if the dataset has other content.
     """
-    store = Store(find_store(str(folder or run.recipe.store)))
+    dataset = open_dataset(str(folder or run.recipe.store))
     expected = run.environment["data"]["hash"]
-    if store.hash != expected:
+    if dataset.hash != expected:
         raise UnimixerError(
-            f"{store.folder} has content {store.hash}, the run was trained on {expected}; "
+            f"{dataset.folder} has content {dataset.hash}, the run was trained on {expected}; "
             "evaluate other data as raw rows, with --input"
         )
-    return store
+    return dataset
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

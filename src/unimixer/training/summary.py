@@ -17,7 +17,7 @@ IGNORED_KEYS = (
     *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
     *("distributed.sharding", "distributed.tables", "distributed.dense", "distributed.timeout"),
 )
-"""Recipe keys in which runs of one row may differ; the hash of its content identifies a store."""
+"""Recipe keys in which runs of one row may differ; the hash of its content identifies a dataset."""
 
 
 def finished_runs(folders: Iterable[Path]) -> list[RunFolder]:

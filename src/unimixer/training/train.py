@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.schema import SPLITS
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
@@ -45,36 +45,36 @@ def train(
     """
     if launched():
         check_versions()
-    store = Store(find_store(recipe.store))
-    spec, source = store.transform.spec, None if start_from is None else RunFolder(start_from)
-    recipe = resolve(recipe, spec).model_copy(update={"store": str(store.folder.resolve())})
+    dataset = open_dataset(recipe.store)
+    spec, source = dataset.transform.spec, None if start_from is None else RunFolder(start_from)
+    recipe = resolve(recipe, spec).model_copy(update={"store": str(dataset.folder.resolve())})
     for split in SPLITS:
-        check_tasks(store, split, tuple(recipe.tasks))
-    _check_monitor(recipe, store)
+        check_tasks(dataset, split, tuple(recipe.tasks))
+    _check_monitor(recipe, dataset)
     facts, lines = None, list[str]()
     if source is not None:
-        recipe = with_field_order_of(source, recipe, store.transform)
+        recipe = with_field_order_of(source, recipe, dataset.transform)
     model = validate_recipe(recipe, spec)
     if source is not None:
-        start = WarmStart(source, model, store.transform)
+        start = WarmStart(source, model, dataset.transform)
         start.state(model)
         facts, lines = start.facts(), start.lines()
         del start
     with join_processes(recipe.distributed.timeout) as processes:
-        check_same_config(processes, recipe, store, folder=folder, warm_start=start_from)
+        check_same_config(processes, recipe, dataset, folder=folder, warm_start=start_from)
         recipe = _with_shards(recipe, processes)
 
         def create() -> Path:
             if _started_again(folder):
                 assert folder is not None
-                return _same_run(folder, recipe, store)
-            made = RunFolder.create(folder, recipe, store, warm_start=facts).folder
+                return _same_run(folder, recipe, dataset)
+            made = RunFolder.create(folder, recipe, dataset, warm_start=facts).folder
             if lines and not quiet:
                 say("\n".join(lines))
             return made
 
         run = RunFolder(processes.on_rank_zero(create))
-        return run if run.result is not None else _continue(run, store, processes, quiet=quiet)
+        return run if run.result is not None else _continue(run, dataset, processes, quiet=quiet)
 
 
 def _with_shards(recipe: Recipe, processes: ProcessGroup) -> Recipe:
@@ -93,20 +93,20 @@ def _started_again(folder: Path | None) -> bool:
     return folder is not None and launched() and again > 0 and folder.exists()
 
 
-def _same_run(folder: Path, recipe: Recipe, store: Store) -> Path:
+def _same_run(folder: Path, recipe: Recipe, dataset: Dataset) -> Path:
     run = RunFolder(folder)
-    if run.recipe != recipe or run.environment["data"]["hash"] != store.hash:
+    if run.recipe != recipe or run.environment["data"]["hash"] != dataset.hash:
         raise UnimixerError(f"{folder} is the run of another recipe or other data; choose another --run")
     return folder
 
 
 @states_kept()
-def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False) -> RunFolder:
+def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = False) -> RunFolder:
     """Continue an interrupted run; it ends in the same weights as if it had not been interrupted.
 
     Args:
         folder: the run.
-        store: the store, if it has moved since the run began.
+        dataset: the dataset, if it has moved since the run began.
         quiet: print nothing on standard error.
 
     Raises:
@@ -117,7 +117,7 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
         return run
     if launched():
         check_versions()
-    opened = Store(find_store(str(store or run.recipe.store)))
+    opened = open_dataset(str(dataset or run.recipe.store))
     expected = run.environment["data"]["hash"]
     if opened.hash != expected:
         raise UnimixerError(
@@ -130,18 +130,18 @@ def resume(folder: Path | str, *, store: Path | None = None, quiet: bool = False
         return _continue(run, opened, processes, quiet=quiet)
 
 
-def _continue(run: RunFolder, store: Store, processes: ProcessGroup, *, quiet: bool) -> RunFolder:
+def _continue(run: RunFolder, dataset: Dataset, processes: ProcessGroup, *, quiet: bool) -> RunFolder:
     strategy = ShardedStrategy(processes) if processes.distributed else UNSHARDED
     with ExitStack() as stack:
         processes.on_rank_zero(lambda: stack.enter_context(run.lock()))
         start_from = run.warm_start
         if run.recipe.temperature.schedule == "two-stage":
-            start_from = _first_stage(run, store, strategy, quiet=quiet).folder
-        Trainer(run, store, start_from=start_from, quiet=quiet, strategy=strategy).fit()
+            start_from = _first_stage(run, dataset, strategy, quiet=quiet).folder
+        Trainer(run, dataset, start_from=start_from, quiet=quiet, strategy=strategy).fit()
     return run
 
 
-def _first_stage(run: RunFolder, store: Store, strategy: Strategy, *, quiet: bool) -> RunFolder:
+def _first_stage(run: RunFolder, dataset: Dataset, strategy: Strategy, *, quiet: bool) -> RunFolder:
     """Train a whole run at the high temperature, from which the second stage starts (arXiv:2604.00590, warm-up)."""
     folder = run.folder / WARM_UP
 
@@ -150,18 +150,18 @@ def _first_stage(run: RunFolder, store: Store, strategy: Strategy, *, quiet: boo
             temperature = run.recipe.temperature.model_copy(
                 update={"schedule": "constant", "end": run.recipe.temperature.start}
             )
-            RunFolder.create(folder, run.recipe.model_copy(update={"temperature": temperature}), store)
+            RunFolder.create(folder, run.recipe.model_copy(update={"temperature": temperature}), dataset)
 
     strategy.processes.on_rank_zero(create)
     stage = RunFolder(folder)
     if stage.result is None:
-        Trainer(stage, store, start_from=run.warm_start, quiet=quiet, strategy=strategy).fit()
+        Trainer(stage, dataset, start_from=run.warm_start, quiet=quiet, strategy=strategy).fit()
     return stage
 
 
-def _check_monitor(recipe: Recipe, store: Store) -> None:
+def _check_monitor(recipe: Recipe, dataset: Dataset) -> None:
     task, metric = monitor(recipe)
-    if metric in ("uauc", "gauc") and store.transform.schema.keys.user is None:
+    if metric in ("uauc", "gauc") and dataset.transform.schema.keys.user is None:
         raise UnimixerError(
             f"training.monitor={task}.{metric} needs users, and the schema names no keys.user; monitor {task}.auc"
         )

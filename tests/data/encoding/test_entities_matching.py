@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from toy import tables_of, toy_frames, toy_schema
 
-from unimixer.data.dataset import Store
-from unimixer.data.describe import describe_store
+from unimixer.data.dataset import Dataset
+from unimixer.data.describe import describe_dataset
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.tables import RawTables
 from unimixer.errors import UnimixerError
@@ -58,10 +58,10 @@ def test_leading_zeros_are_named_as_the_difference(tmp_path: Path) -> None:
     ):
         prepare(tables_of(toy_schema(), log, users, items), tmp_path / "store")
     create(tmp_path / "features.sqlite")
-    store = SQLiteStore(tmp_path / "features.sqlite")
+    dataset = SQLiteStore(tmp_path / "features.sqlite")
     with pytest.raises(UnimixerError, match="they meet without leading zeros, so write the keys of both alike"):
-        fill(store, tables_of(toy_schema(), log, users, items))
-    store.close()
+        fill(dataset, tables_of(toy_schema(), log, users, items))
+    dataset.close()
 
 
 def test_a_snapshot_whose_items_are_known_to_nobody_is_refused(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_a_snapshot_whose_items_are_known_to_nobody_is_refused(tmp_path: Path) -
 def test_the_keys_that_meet_are_counted_and_examples_shown_where_they_are_few(tmp_path: Path, workers: int) -> None:
     log, users, items = toy_frames(1_000)
     raw = tables_of(toy_schema(), log, users.tail(3), items, chunk_rows=300)
-    store = prepare(raw, tmp_path / "store", workers=workers)
-    found = {(match.table, match.named_by): match for match in store.matches}
+    dataset = prepare(raw, tmp_path / "store", workers=workers)
+    found = {(match.table, match.named_by): match for match in dataset.matches}
     assert list(found) == [("users", "the log"), ("items", "the log"), ("items", "snapshot 'past_items'")]
-    known, train = set(users.tail(3)["user_id"]), store.summary("train").rows
+    known, train = set(users.tail(3)["user_id"]), dataset.summary("train").rows
     match = found["users", "the log"]
     assert (match.keys, match.keys_met, match.rows) == (log["user_id"].n_unique(), 3, train)
     assert match.rows_met == log.head(train).filter(pl.col("user_id").is_in(list(known))).height
@@ -88,4 +88,4 @@ def test_the_keys_that_meet_are_counted_and_examples_shown_where_they_are_few(tm
     assert match.absent == first
     assert f"not known: {first[0]!r} and {first[1]!r}; never named: none" in str(match)
     assert "not known" not in str(found["items", "the log"])
-    assert describe_store(Store(tmp_path / "store"))["matches"][0]["keys_met"] == 3
+    assert describe_dataset(Dataset(tmp_path / "store"))["matches"][0]["keys_met"] == 3

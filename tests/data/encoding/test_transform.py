@@ -15,7 +15,7 @@ import pytest
 import torch
 from toy import START, tables_of, toy_frames, toy_schema, toy_tables
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.fit import fit
 from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.transform import Transform
@@ -60,27 +60,27 @@ def rows_of(frame: pl.DataFrame, transform: Transform) -> Iterator[tuple[str, Ch
 # ---- the contract ------------------------------------------------------------
 
 
-def test_raw_rows_of_the_log_give_the_tensors_that_the_loader_gives(toy_store: Store) -> None:
-    for split, chunk in rows_of(log_of(toy_tables()), toy_store.transform):
-        (stored,) = Loader(toy_store, split, batch_size=10_000).batches()
+def test_raw_rows_of_the_log_give_the_tensors_that_the_loader_gives(toy_dataset: Dataset) -> None:
+    for split, chunk in rows_of(log_of(toy_tables()), toy_dataset.transform):
+        (stored,) = Loader(toy_dataset, split, batch_size=10_000).batches()
         assert len(stored) == chunk.frame.height > 100
-        assert_same(toy_store.transform.raw_batch(chunk, labels=True), stored)
+        assert_same(toy_dataset.transform.raw_batch(chunk, labels=True), stored)
 
 
-def test_without_labels_the_inputs_are_the_same(toy_store: Store) -> None:
+def test_without_labels_the_inputs_are_the_same(toy_dataset: Dataset) -> None:
     chunk = next(toy_tables().impressions())
-    batch = toy_store.transform.raw_batch(Chunk(chunk.frame.drop("is_click", "watch_s"), "new.csv"))
+    batch = toy_dataset.transform.raw_batch(Chunk(chunk.frame.drop("is_click", "watch_s"), "new.csv"))
     assert batch.labels is None
-    with_labels = toy_store.transform.raw_batch(chunk, labels=True)
+    with_labels = toy_dataset.transform.raw_batch(chunk, labels=True)
     for name, tensor in batch.inputs().items():
         torch.testing.assert_close(tensor, with_labels.inputs()[name], rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_row_alone_gives_what_it_gives_among_others(toy_store: Store) -> None:
+def test_a_row_alone_gives_what_it_gives_among_others(toy_dataset: Dataset) -> None:
     frame = log_of(toy_tables()).tail(20)
-    together = toy_store.transform.raw_batch(Chunk(frame, "new.csv"))
+    together = toy_dataset.transform.raw_batch(Chunk(frame, "new.csv"))
     for row in range(20):
-        alone = toy_store.transform.raw_batch(Chunk(frame.slice(row, 1), "new.csv"))
+        alone = toy_dataset.transform.raw_batch(Chunk(frame.slice(row, 1), "new.csv"))
         torch.testing.assert_close(alone.ids[0], together.ids[row])
         torch.testing.assert_close(alone.dense[0], together.dense[row], rtol=0, atol=0, equal_nan=True)
         for group in together.values:
@@ -99,10 +99,10 @@ def test_columns_that_the_log_has_beside_an_entity_table_change_nothing(tmp_path
     """A log that was joined with its items before: training reads the table, so prediction must too."""
     log, users, items = toy_frames(400)
     joined = log.with_columns(category=pl.lit("c1"), price=pl.lit(1.0), interests=pl.lit([["c1"]]).list.first())
-    store = prepare(tables_of(toy_schema(), joined, users, items), tmp_path / "store")
-    for split, chunk in rows_of(joined, store.transform):
-        (stored,) = Loader(store, split, batch_size=10_000).batches()
-        assert_same(store.transform.raw_batch(chunk, labels=True), stored)
+    dataset = prepare(tables_of(toy_schema(), joined, users, items), tmp_path / "store")
+    for split, chunk in rows_of(joined, dataset.transform):
+        (stored,) = Loader(dataset, split, batch_size=10_000).batches()
+        assert_same(dataset.transform.raw_batch(chunk, labels=True), stored)
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -110,21 +110,21 @@ def test_a_schema_with_one_feature_only_has_batches(tmp_path: Path, wide: bool) 
     kind = {"kind": "numeric", "source": "price"} if wide else {"kind": "categorical", "source": "tab"}
     feature = {"name": "x", "domain": "item" if wide else "context", **kind}
     tables = toy_tables(400, features=[feature], histories=[])
-    store = prepare(tables, tmp_path / "store")
-    (batch,) = Loader(store, "train", batch_size=1_000).batches()
+    dataset = prepare(tables, tmp_path / "store")
+    (batch,) = Loader(dataset, "train", batch_size=1_000).batches()
     assert (batch.ids.shape[1], batch.dense.shape[1]) == ((0, 1) if wide else (1, 0))
-    for split, chunk in rows_of(log_of(tables), store.transform):
-        (stored,) = Loader(store, split, batch_size=1_000).batches()
-        assert_same(store.transform.raw_batch(chunk, labels=True), stored)
+    for split, chunk in rows_of(log_of(tables), dataset.transform):
+        (stored,) = Loader(dataset, split, batch_size=1_000).batches()
+        assert_same(dataset.transform.raw_batch(chunk, labels=True), stored)
 
 
 # ---- causality ---------------------------------------------------------------
 
 
-def test_no_impression_sees_itself_or_anything_later(toy_store: Store) -> None:
+def test_no_impression_sees_itself_or_anything_later(toy_dataset: Dataset) -> None:
     """A loop over the raw log, from its texts, against the sequences of the batch."""
     log, users, _ = toy_frames()
-    transform = toy_store.transform
+    transform = toy_dataset.transform
     batch = transform.raw_batch(Chunk(log, "log.csv"))
     row_of = transform.vocabularies["item_id"].lookup
     past = dict(users.select("user_id", "past_items").iter_rows())
@@ -163,23 +163,23 @@ def field(transform: Transform, batch: Batch, name: str) -> int:
     return int(batch.ids[0, [f.name for f in transform.spec.ids].index(name)])
 
 
-def test_users_and_items_never_seen_are_unknown_and_their_features_missing(toy_store: Store) -> None:
-    transform = toy_store.transform
+def test_users_and_items_never_seen_are_unknown_and_their_features_missing(toy_dataset: Dataset) -> None:
+    transform = toy_dataset.transform
     batch = transform.raw_batch(new_row(user_id="nobody", item_id="nothing"))
     assert [field(transform, batch, name) for name in ("user_id", "item_id", "category")] == [1, 1, 0]
     assert batch.dense[0].isnan().all()
     assert lists(batch, "clicks") == lists(batch, "interests") == [[]]
 
 
-def test_missing_keys_are_missing(toy_store: Store) -> None:
-    transform = toy_store.transform
+def test_missing_keys_are_missing(toy_dataset: Dataset) -> None:
+    transform = toy_dataset.transform
     batch = transform.raw_batch(new_row(user_id="", item_id=None))
     assert [field(transform, batch, name) for name in ("user_id", "item_id", "category")] == [0, 0, 0]
     assert lists(batch, "clicks") == [[]]
 
 
-def test_a_new_item_brings_its_features_in_the_row(toy_store: Store) -> None:
-    transform = toy_store.transform
+def test_a_new_item_brings_its_features_in_the_row(toy_dataset: Dataset) -> None:
+    transform = toy_dataset.transform
     known = transform.raw_batch(new_row(item_id="i3"))
     batch = transform.raw_batch(
         new_row(item_id="new", category="c3", price=19.0, picture=[1.0, 2.0, 3.0, 4.0], interests=["c1", "c2", "c4"])
@@ -203,31 +203,34 @@ def test_a_new_value_is_hashed_where_the_table_is_hashed() -> None:
     assert batch.ids.tolist() == [[42]]
 
 
-def test_a_row_without_a_column_of_the_context_is_named(toy_store: Store) -> None:
+def test_a_row_without_a_column_of_the_context_is_named(toy_dataset: Dataset) -> None:
     chunk = Chunk(new_row().frame.drop("tab"), "new.csv")
     with pytest.raises(UnimixerError, match=r"^new\.csv: missing column 'tab'"):
-        toy_store.transform.raw_batch(chunk)
+        toy_dataset.transform.raw_batch(chunk)
 
 
-def test_no_rows_give_an_empty_batch(toy_store: Store) -> None:
-    batch = toy_store.transform.raw_batch(Chunk(new_row().frame.head(0), "new.csv"))
+def test_no_rows_give_an_empty_batch(toy_dataset: Dataset) -> None:
+    batch = toy_dataset.transform.raw_batch(Chunk(new_row().frame.head(0), "new.csv"))
     assert len(batch) == 0
     assert all(offsets.tolist() == [0] for offsets in batch.offsets.values())
 
 
-def test_a_batch_owns_its_memory(toy_store: Store) -> None:
+def test_a_batch_owns_its_memory(toy_dataset: Dataset) -> None:
     """Read-only memory of a mapped file would make writing to a tensor undefined."""
-    for batch in (toy_store.transform.raw_batch(new_row()), next(Loader(toy_store, "test", batch_size=8).batches())):
+    for batch in (
+        toy_dataset.transform.raw_batch(new_row()),
+        next(Loader(toy_dataset, "test", batch_size=8).batches()),
+    ):
         for tensor in tensors(batch).values():
             tensor.zero_()
-    assert toy_store.transform.raw_batch(new_row()).ids.any()
+    assert toy_dataset.transform.raw_batch(new_row()).ids.any()
 
 
 # ---- layout ------------------------------------------------------------------
 
 
-def test_columns_stand_users_first_then_items_then_impressions(toy_store: Store) -> None:
-    spec = toy_store.transform.spec
+def test_columns_stand_users_first_then_items_then_impressions(toy_dataset: Dataset) -> None:
+    spec = toy_dataset.transform.spec
     assert [f.name for f in spec.ids] == ["user_id", "item_id", "category", "hour", "tab", "position"]
     assert [(f.name, f.width) for f in spec.dense] == [("age", 1), ("price", 1), ("picture", 4)]
     assert [(f.name, f.group, f.target) for f in spec.sequences] == [
@@ -289,14 +292,14 @@ def test_a_damaged_transform_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnimixerError, match=r"transform\.json: damaged"):
         Transform.load(folder)
     path.unlink()
-    with pytest.raises(UnimixerError, match="is not a store or run made by unimixer"):
+    with pytest.raises(UnimixerError, match="is not a dataset or run made by unimixer"):
         Transform.load(folder)
 
 
-def test_dense_values_are_those_of_the_raw_tables(toy_store: Store) -> None:
+def test_dense_values_are_those_of_the_raw_tables(toy_dataset: Dataset) -> None:
     log, users, items = toy_frames()
-    batch = toy_store.transform.raw_batch(Chunk(log, "log.csv"))
-    fitted = toy_store.transform.numerics["age"]
+    batch = toy_dataset.transform.raw_batch(Chunk(log, "log.csv"))
+    fitted = toy_dataset.transform.numerics["age"]
     age = log.join(users, on="user_id", how="left", maintain_order="left")["age"].to_numpy()
     np.testing.assert_allclose(batch.dense[:, 0], (age - fitted.mean) / fitted.std, rtol=1e-6)
     pictures = log.join(items, on="item_id", how="left", maintain_order="left")["picture"]

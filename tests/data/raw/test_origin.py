@@ -1,4 +1,4 @@
-"""Where a store came from: places and fingerprints that hold from any folder."""
+"""Where a dataset came from: places and fingerprints that hold from any folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toy import SCHEMA, toy_frames
 
 from unimixer import prepare
 from unimixer.cli import main
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.raw.origin import BLOCK_BYTES, BLOCKS, difference, fingerprints, recorded
 
 
@@ -40,7 +40,7 @@ def test_the_two_ways_to_prepare_keep_the_same_absolute_origin_and_equal_content
     with pytest.raises(SystemExit) as ended:
         main(["data", "prepare", "toy.yaml", "--raw", "raw", "--out", "../second"])
     assert ended.value.code == 0
-    second = Store(tmp_path / "second")
+    second = Dataset(tmp_path / "second")
     assert second.manifest["origin"] == first.manifest["origin"]
     assert second.hash == first.hash
     origin = second.manifest["origin"]

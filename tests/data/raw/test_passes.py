@@ -1,4 +1,4 @@
-"""Many workers: the store is the same, the first mistake is the first in the log, and nobody is left behind."""
+"""Many workers: the dataset is the same, the first mistake is the first in the log, and nobody is left behind."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def own(folder: Path, kind: str) -> RawTables:
     return open_raw(str(folder / "schema.yaml"), folder)
 
 
-# ---- the same store ----------------------------------------------------------
+# ---- the same dataset ----------------------------------------------------------
 
 
-def test_any_number_of_processes_makes_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_processes_makes_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_dataset, "PART_ROWS", 100)  # parts that lie in one share and parts that several share
     for workers in (1, 2, 3):
         tables = toy_tables(1_000, chunk_rows=37, split=QUANTILE)
@@ -91,7 +91,7 @@ def test_files_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k
 @pytest.mark.skipif(
     "UNIMIXER_KUAIRAND" not in os.environ, reason="UNIMIXER_KUAIRAND names no folder with KuaiRand-Pure"
 )
-def test_two_workers_make_the_same_store_of_the_real_data(tmp_path: Path) -> None:
+def test_two_workers_make_the_same_dataset_of_the_real_data(tmp_path: Path) -> None:
     tables = open_raw("kuairand-pure", Path(os.environ["UNIMIXER_KUAIRAND"]))
     first, second = (prepare(tables, tmp_path / str(workers), workers=workers).hash for workers in (1, 2))
     assert first == second
@@ -99,7 +99,7 @@ def test_two_workers_make_the_same_store_of_the_real_data(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'unimixer[sweep]'")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_ray_cluster_makes_the_same_store_and_names_the_same_row(
+def test_a_ray_cluster_makes_the_same_dataset_and_names_the_same_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's default, 15, starves them on a busy machine

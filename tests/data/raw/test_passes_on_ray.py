@@ -1,4 +1,4 @@
-"""Preparation on a Ray cluster that is there already: the same store, and a dead worker is one sentence."""
+"""Preparation on a Ray cluster that is there already: the same dataset, and a dead worker is one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 TOKEN = secrets.token_hex(32)
 """Ray lets in whoever knows it."""
 OBJECTS = 100 * 1024**2
-"""Bytes of the cluster's object store."""
+"""Bytes of the cluster's object dataset."""
 
 
 PREPARES = """
@@ -45,7 +45,7 @@ for name, tables, workers in (
     ("after", toy_tables(1_000, chunk_rows=37), 2),
 ):
     try:
-        store = prepare(tables, folder / name, workers=workers, ray=address)
+        dataset = prepare(tables, folder / name, workers=workers, ray=address)
         said[name] = contents(store.folder) == contents(alone.folder)
     except UnimixerError as error:
         said[name] = str(error)
@@ -145,7 +145,7 @@ def said(head: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, objec
     return {**found, "left": sorted(path.name for path in folder.iterdir())}
 
 
-def test_a_cluster_that_is_joined_makes_the_same_store(said: dict[str, object]) -> None:
+def test_a_cluster_that_is_joined_makes_the_same_dataset(said: dict[str, object]) -> None:
     assert said["joined"] is True
 
 

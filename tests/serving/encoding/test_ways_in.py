@@ -17,7 +17,7 @@ from eager import EagerBundle
 from tiny import tiny_recipe
 from toy import START
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.readers import read_chunks, read_table
@@ -166,7 +166,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
 
 
 @pytest.fixture(scope="module")
-def stores(written: dict[str, Table], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
+def stores(written: dict[str, Table], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     folder = tmp_path_factory.mktemp("stores")
     return {way: prepare(table.raw(), folder / way) for way, table in written.items()}
 
@@ -182,7 +182,7 @@ def assert_same(found: Batch, expected: Batch, way: str) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=f"{way}: {name}")
 
 
-def test_every_value_has_a_row_of_its_own(stores: dict[str, Store]) -> None:
+def test_every_value_has_a_row_of_its_own(stores: dict[str, Dataset]) -> None:
     """Hand-counted: what is one value and what is not."""
     sizes = {name: v.num_embeddings - 2 for name, v in stores["parquet"].transform.vocabularies.items()}
     assert sizes == {
@@ -210,7 +210,9 @@ def test_every_value_has_a_row_of_its_own(stores: dict[str, Store]) -> None:
 
 
 @pytest.mark.parametrize("trained", WAYS)
-def test_files_of_any_kind_are_encoded_alike(trained: str, stores: dict[str, Store], written: dict[str, Table]) -> None:
+def test_files_of_any_kind_are_encoded_alike(
+    trained: str, stores: dict[str, Dataset], written: dict[str, Table]
+) -> None:
     reference = stores["parquet"].transform.raw_batch(next(written["parquet"].raw().impressions()))
     for split in ("train", "validation", "test"):
         assert stores[trained].summary(split).parts == stores["parquet"].summary(split).parts  # checksums too
@@ -236,7 +238,7 @@ def calls() -> Iterator[RankCall]:
 @pytest.mark.parametrize("filled", WAYS)
 @pytest.mark.parametrize("trained", WAYS)
 def test_requests_are_encoded_as_files_are(
-    trained: str, filled: str, stores: dict[str, Store], written: dict[str, Table], tmp_path: Path
+    trained: str, filled: str, stores: dict[str, Dataset], written: dict[str, Table], tmp_path: Path
 ) -> None:
     transform = stores[trained].transform
     sqlite_store.create(tmp_path / "features.sqlite")
@@ -252,7 +254,7 @@ def test_requests_are_encoded_as_files_are(
     features.close()
 
 
-def test_scores_are_equal_by_every_way(stores: dict[str, Store], written: dict[str, Table], tmp_path: Path) -> None:
+def test_scores_are_equal_by_every_way(stores: dict[str, Dataset], written: dict[str, Table], tmp_path: Path) -> None:
     run = train(tiny_recipe(stores["pandas csv"].folder), folder=tmp_path / "run", quiet=True)
     predictor, bundle = Predictor(run.folder, device="cpu"), EagerBundle(run.folder)
     scores = {way: predictor.predict(next(table.raw().impressions())) for way, table in written.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unimixer.blocks import after_step, pop_penalties, recompute_activations
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.features.batch import Batch
 from unimixer.mixing import cached_constraints, set_temperature
@@ -26,10 +26,10 @@ CLIP = 1e-3
 """Far below any gradient's norm, so that clipping has something to do."""
 
 
-def do_gradients(store: str, cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def do_gradients(dataset: str, cases: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of every model: how far gradients of parts are from those of the whole, and what this process holds."""
     with join_processes(60) as processes:
-        opened = Store(Path(store))
+        opened = Dataset(Path(dataset))
         batches = Loader(
             opened, "train", batch_size=96, shards=processes.shards(processes.size), num_shards=processes.size
         )
@@ -37,10 +37,10 @@ def do_gradients(store: str, cases: dict[str, dict[str, Any]]) -> dict[str, dict
         return {name: _case(opened, given, dict(case), processes) for name, case in cases.items()}
 
 
-def _case(store: Store, batches: list[Batch], case: dict[str, Any], processes: ProcessGroup) -> dict[str, float]:
+def _case(dataset: Dataset, batches: list[Batch], case: dict[str, Any], processes: ProcessGroup) -> dict[str, float]:
     torch.manual_seed(processes.rank)  # the parts must come of one model and not of a model a rank
     recompute = case.pop("recompute", False)
-    plain = Ranker(store.transform.spec, num_tokens=8, embedding_dim=4, tower_hidden_dims=[8], **case).train()
+    plain = Ranker(dataset.transform.spec, num_tokens=8, embedding_dim=4, tower_hidden_dims=[8], **case).train()
     set_temperature(plain, 1.0)  # at a sharp one the gradients of mixings are rounding noise
     recompute_activations(plain.backbone, recompute)
     for tensor in [*plain.parameters(), *plain.buffers()]:

@@ -83,7 +83,7 @@ def job(folder: Path, name: str, target: str, *more: str, **acts: Any) -> dict[s
 
 
 def one_process(folder: Path) -> None:
-    """The store, the weights that all begin with, and the runs to compare with."""
+    """The dataset, the weights that all begin with, and the runs to compare with."""
     prepare(toy_tables(), folder / "store")
     for name, overrides in SCENARIOS.items():
         first = parse(Recipe, values(folder, *overrides, "training.max_steps=1"), where=name)

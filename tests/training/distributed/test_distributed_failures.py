@@ -98,8 +98,8 @@ def test_processes_that_do_not_come_are_waited_for_no_longer_than_said(toy_folde
     assert sentence.startswith(f"error: rank 0: the 2 processes did not meet at 127.0.0.1:{port} within 3 s")
 
 
-def write(path: Path, store: Path, *overrides: str) -> Path:
-    path.write_text(json.dumps(tiny_values(store, *overrides)), encoding="utf-8")
+def write(path: Path, dataset: Path, *overrides: str) -> Path:
+    path.write_text(json.dumps(tiny_values(dataset, *overrides)), encoding="utf-8")
     return path
 
 

@@ -20,7 +20,7 @@ from tiny import tiny_values
 from toy import SCHEMA, toy_tables
 
 from unimixer.api import evaluate_run
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
 from unimixer.metrics import MetricAccumulator
@@ -107,7 +107,7 @@ def job(folder: Path, name: str, processes: int, *overrides: str, **more: Any) -
 
 
 def one_process(folder: Path) -> None:
-    """The store, the weights that all begin with, and the runs to compare with."""
+    """The dataset, the weights that all begin with, and the runs to compare with."""
     prepare(toy_tables(), folder / "store")
     kept = {"vocabulary": {"max_size": 20}}
     features = [{**f, **kept} if f["name"] == "item_id" else f for f in reversed(SCHEMA["features"])]
@@ -197,7 +197,7 @@ def test_all_processes_agree_on_who_has_a_row(processes: int, world: Path) -> No
 
 def test_shards_that_run_out_early_end_an_epoch_without_a_hang(world: Path) -> None:
     shards = [
-        [len(b) for b in Loader(Store(world / "store"), "train", batch_size=60, shards=[s], num_shards=3).batches()]
+        [len(b) for b in Loader(Dataset(world / "store"), "train", batch_size=60, shards=[s], num_shards=3).batches()]
         for s in range(3)
     ]
     assert any(sizes[-1] == 0 for sizes in shards)  # the last batch of "uneven": a rank has no rows for it

@@ -1,4 +1,4 @@
-"""Store named arrays in one memory-mapped Arrow file: vectors, matrices, ragged lists and texts."""
+"""Dataset named arrays in one memory-mapped Arrow file: vectors, matrices, ragged lists and texts."""
 
 from __future__ import annotations
 

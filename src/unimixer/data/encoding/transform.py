@@ -253,7 +253,9 @@ class Transform:
             meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             form, checksums = meta["format"], meta["checksums"]
         except FileNotFoundError:
-            raise UnimixerError(f"{path}: not found; {folder.parent} is not a store or run made by unimixer") from None
+            raise UnimixerError(
+                f"{path}: not found; {folder.parent} is not a dataset or run made by unimixer"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise UnimixerError(f"{path}: damaged ({error}); prepare the data again") from None
         if form != FORMAT:

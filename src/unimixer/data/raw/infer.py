@@ -243,7 +243,7 @@ def _no_information(column: Column, *, entity: bool = False) -> str | None:
     if column.is_row_number and not (entity and column.kind == "integer"):
         return "a different value in every row"
     if column.kind == "text" and column.is_vector:
-        return "a vector as text is not read; store lists in Parquet"
+        return "a vector as text is not read; dataset lists in Parquet"
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from unimixer.data.dataset import Store, find_store
+from unimixer.data.dataset import open_dataset
 from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, match
 from unimixer.data.encoding.history import happened
 from unimixer.data.raw import values
@@ -46,7 +46,7 @@ def build_store(
     """Write the feature store of the raw data that a run was trained on.
 
     Args:
-        prepared: a run folder, or the prepared store that it was trained on.
+        prepared: a run folder, or the prepared dataset that it was trained on.
         out: file, or address of Redis.
         raw: folder or file with the raw data (default: where the store was prepared from).
         source: name of the data set or schema file, for a store that does not say what it was prepared from.
@@ -94,7 +94,7 @@ def building(out: str, *, overwrite: bool) -> Iterator[FeatureStore]:
 
 
 def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_data: bool = False) -> RawTables:
-    """The raw data that a run or a prepared store was made from, read by the schema that it carries."""
+    """The raw data that a run or a prepared dataset was made from, read by the schema that it carries."""
     schema, origin = _carried(prepared)
     named, options = source or origin.get("source"), origin.get("options") or {}
     if named is None:
@@ -126,9 +126,9 @@ def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_da
 
 
 def _carried(prepared: Path) -> tuple[Schema, dict[str, Any]]:
-    """The schema of a run or of a prepared store, and what it knows of its raw data."""
+    """The schema of a run or of a prepared dataset, and what it knows of its raw data."""
     if not (prepared / "config.yaml").exists():
-        store = Store(find_store(str(prepared)))
+        store = open_dataset(str(prepared))
         return store.transform.schema, store.manifest.get("origin") or {}
     run = RunFolder(prepared)
     origin: dict[str, Any] = run.environment["data"].get("origin") or {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from unimixer.data.dataset import Store
+from unimixer.data.dataset import Dataset
 from unimixer.environment import versions
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.training.config import Recipe
@@ -67,7 +67,7 @@ def _minor(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def check_same_config(processes: ProcessGroup, recipe: Recipe, store: Store, **more: Any) -> None:
+def check_same_config(processes: ProcessGroup, recipe: Recipe, dataset: Dataset, **more: Any) -> None:
     """Compare recipe, data, versions and other values over all processes, before anything is built.
 
     Raises:
@@ -76,7 +76,7 @@ def check_same_config(processes: ProcessGroup, recipe: Recipe, store: Store, **m
     if not processes.distributed:
         return
     own = flat({"recipe": recipe.model_dump(mode="json", exclude={"store"}), **more})
-    own |= flat({"version": versions() | installed_versions(), "data": store.hash})
+    own |= flat({"version": versions() | installed_versions(), "data": dataset.hash})
     for name in LOCAL:
         own.pop(f"recipe.{name}", None)
     configs = processes.gather(own)
@@ -88,7 +88,7 @@ def check_same_config(processes: ProcessGroup, recipe: Recipe, store: Store, **m
                 f"the processes disagree on {name}: {values[0]} on rank 0, {values[rank]} on rank {rank}; "
                 "start all of them with the same recipe, data and packages"
             )
-    _check_shards(processes, recipe, store)
+    _check_shards(processes, recipe, dataset)
     if recipe.distributed.dense == "fsdp" and recipe.training.compile and processes.size > 1:
         raise UnimixerError(
             "distributed.dense=fsdp does not go with training.compile: compiled code cannot gather the parameters of "
@@ -96,9 +96,9 @@ def check_same_config(processes: ProcessGroup, recipe: Recipe, store: Store, **m
         )
 
 
-def _check_shards(processes: ProcessGroup, recipe: Recipe, store: Store) -> None:
+def _check_shards(processes: ProcessGroup, recipe: Recipe, dataset: Dataset) -> None:
     """Raise if a process, or a shard, would get no rows."""
-    shards, rows = recipe.distributed.data_shards or processes.size, store.summary("train").rows
+    shards, rows = recipe.distributed.data_shards or processes.size, dataset.summary("train").rows
     if shards < processes.size:
         raise UnimixerError(
             f"distributed.data_shards={shards}: rank {shards} of {processes.size} processes would have no data; "
@@ -106,6 +106,6 @@ def _check_shards(processes: ProcessGroup, recipe: Recipe, store: Store) -> None
         )
     if rows < shards:
         raise UnimixerError(
-            f"{store.folder} has {rows} training rows for {shards} shards: some processes would have no data; "
+            f"{dataset.folder} has {rows} training rows for {shards} shards: some processes would have no data; "
             "start fewer processes or prepare more data"
         )

@@ -99,13 +99,13 @@ def test_no_raw_files_and_an_unknown_option_are_errors(schema: Path) -> None:
         open_raw(str(schema), seperator=";")
 
 
-def test_what_is_given_besides_the_schema_wins_and_stays_with_the_store(schema: Path, tmp_path: Path) -> None:
+def test_what_is_given_besides_the_schema_wins_and_stays_with_the_dataset(schema: Path, tmp_path: Path) -> None:
     schema.write_text(SCHEMA + 'files: {separator: ";", quote: ""}\nsplit: {by: random, validation: 0.2, test: 0.2}\n')
     frame = pl.DataFrame({"user": range(100), "age": range(100), "click": [i % 2 for i in range(100)]})
     frame.write_csv(tmp_path / "log.csv", separator="|")
     tables = open_raw(str(schema), tmp_path / "log.csv", separator="|")
-    store = prepare(tables, tmp_path / "store")
-    assert store.transform.schema.files == Files(separator="|", quote="")
+    dataset = prepare(tables, tmp_path / "store")
+    assert dataset.transform.schema.files == Files(separator="|", quote="")
     with pytest.raises(UnimixerError, match=r"missing column 'user'.*the first line holds '\|'"):
         next(open_raw(str(schema), tmp_path / "log.csv").impressions())
 
@@ -152,8 +152,8 @@ def test_parts_that_type_a_column_differently_are_one_vocabulary(schema: Path, r
     for part, dtype in enumerate((pl.Int64, pl.String, pl.Float64)):
         frame = pl.DataFrame({"user": pl.Series(users).cast(dtype), "click": clicks})
         frame.write_parquet(raw / f"part-{part}.parquet")
-    store = prepare(open_raw(str(schema), raw), raw.parent / "store")
-    assert sorted(store.transform.users.index.keys.to_list(), key=int) == [str(user) for user in users]
+    dataset = prepare(open_raw(str(schema), raw), raw.parent / "store")
+    assert sorted(dataset.transform.users.index.keys.to_list(), key=int) == [str(user) for user in users]
 
 
 def test_files_beside_the_impressions_are_said_not_to_be_read(
