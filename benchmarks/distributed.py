@@ -37,9 +37,9 @@ RECIPE: dict[str, Any] = {
     "distributed": {"data_shards": 6},
 }
 RULES = {
-    "SGD": {"dense": "sgd", "sparse": "sgd", "dense_lr": 0.1, "sparse_lr": 1.0},
+    "SGD": {"dense": "sgd", "sparse": "sgd", "dense_lr": 0.1, "embedding_lr": 1.0},
     "Adam": {"dense": "adam", "sparse": "adam"},
-    "Adam, row-wise Adagrad": {"dense": "adam", "sparse": "rowwise_adagrad", "sparse_lr": 0.01},
+    "Adam, row-wise Adagrad": {"dense": "adam", "sparse": "rowwise_adagrad", "embedding_lr": 0.01},
 }
 
 

@@ -50,7 +50,7 @@ def recipe_of(dataset: Dataset, model: str, batch: int, arguments: argparse.Name
         "compile": arguments.compile,
         "threads": arguments.threads,
         "max_steps": max(8, arguments.samples // batch),
-        "evaluate_every": 10**9,
+        "eval_interval": 10**9,
     }
     values = {
         "name": "end-to-end",

@@ -25,7 +25,7 @@ def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, 
             "name": f"every-{backbone}",
             "store": dataset,
             "model": {"backbone": backbone, "dense_params": params},
-            "training": {"seed": seed, "batch_size": batch_size, "evaluate_every": 10**6},
+            "training": {"seed": seed, "batch_size": batch_size, "eval_interval": 10**6},
         }
     )
     return train(recipe, folder=folder)

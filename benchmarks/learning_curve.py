@@ -33,7 +33,7 @@ def recipe_of(variant: Variant, dataset: Path, arguments: argparse.Namespace, st
         "tasks": {arguments.task: 1.0},
         "model": {"backbone": variant.backbone, "dense_params": arguments.params, "options": variant.options},
         "optimizer": {"dense_lr": arguments.lr},
-        "training": {"batch_size": BATCH, "max_steps": steps, "evaluate_every": steps, "seed": seed},
+        "training": {"batch_size": BATCH, "max_steps": steps, "eval_interval": steps, "seed": seed},
     }
     values["training"]["threads"] = arguments.threads
     for key, value in variant.recipe.items():

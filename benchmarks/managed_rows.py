@@ -24,11 +24,11 @@ COLUMNS = ("rows of the table", "policy", "AUC", "hits", "evictions")
 
 def recipe(dataset: str, table: str, rows: int | None, policy: str, every: int, seed: int) -> dict[str, Any]:
     managed = {} if rows is None else {table: rows}
-    eviction = {} if rows is None else {table: {"policy": policy, "every": every}}
+    eviction = {} if rows is None else {table: {"policy": policy, "eviction_interval": every}}
     return {
         "name": "managed",
         "store": dataset,
-        "model": {"backbone": "unimixer-lite", "dense_params": "100K", "num_tokens": 8, "managed_rows": managed},
+        "model": {"backbone": "unimixer-lite", "dense_params": "100K", "num_tokens": 8, "managed_embeddings": managed},
         "optimizer": {"eviction": eviction},
         "training": {"batch_size": 512, "seed": seed, "device": "cpu"},
     }

@@ -53,7 +53,7 @@ def train(_rows: int, folder: Path, _history: int) -> None:
         "name": "memory",
         "store": str(folder / "store"),
         "model": {"backbone": "mlp", "dense_params": "50K", "embedding_dim": 8, "tower_hidden_dims": []},
-        "training": {"batch_size": 8192, "evaluate_every": 10**9, "threads": 2},
+        "training": {"batch_size": 8192, "eval_interval": 10**9, "threads": 2},
     }
     unimixer.train(recipe, folder=folder / "run", quiet=True)
 

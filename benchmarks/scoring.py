@@ -50,7 +50,7 @@ def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
             "sequence_encoder": encoder,
             "sequences": sequences,
         },
-        "training": {"max_steps": 1, "device": "cpu", "evaluate_every": 1},
+        "training": {"max_steps": 1, "device": "cpu", "eval_interval": 1},
     }
     run = folder / f"run-{params}"
     unimixer.train(recipe, folder=run, quiet=True)

@@ -41,8 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "options": {"residual": "siamese", "sequence_head_dim": 4},
     },
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
-    "managed rows": {"managed_rows": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
-    "managed rows of histories": {"managed_rows": {"item_id": 8, "category": 3}, "sequences": "tokens"},
+    "managed rows": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
+    "managed rows of histories": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequences": "tokens"},
     "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},
 }
 

@@ -36,7 +36,9 @@ def going_on(folder: Path, run: Path, _dataset: Path) -> None:
 def failing(folder: Path, _run: Path, dataset: Path) -> None:
     with pytest.raises(UnimixerError):
         train(
-            tiny_values(dataset, "optimizer.dense_lr=1e30", "optimizer.sparse_lr=1e30"), folder=folder / "r", quiet=True
+            tiny_values(dataset, "optimizer.dense_lr=1e30", "optimizer.embedding_lr=1e30"),
+            folder=folder / "r",
+            quiet=True,
         )
 
 

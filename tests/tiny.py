@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
     },
     "training": {
         "batch_size": 128,
-        "evaluate_every": 4,
+        "eval_interval": 4,
         "log_every": 1,
         "num_workers": 0,
         "threads": 1,

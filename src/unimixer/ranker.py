@@ -91,7 +91,7 @@ class Ranker(Transient):
         pooling: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         options: keyword arguments of the backbone.
-        managed_rows: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
+        managed_embeddings: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
         field_order: order of the fields in E inside a domain (default: that of the schema).
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
@@ -285,7 +285,7 @@ def width_for_budget(
         raise UnimixerError("give width or dense_params, not both: the budget chooses the width")
     # tables do not count, so they are left tiny: only shapes matter on the meta device
     small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
-    arguments = {**arguments, "width": None, "managed_rows": None}
+    arguments = {**arguments, "width": None, "managed_embeddings": None}
 
     def count(**arguments: Any) -> int:
         with torch.device("meta"):

@@ -17,7 +17,7 @@ RECIPE: dict[str, Any] = {
     "model.embedding_dim": 4,
     "model.tower_hidden_dims": [8],
     "training.batch_size": 128,
-    "training.evaluate_every": 4,
+    "training.eval_interval": 4,
     "training.log_every": 1,
     "training.num_workers": 0,
     "training.device": "cpu",

@@ -15,7 +15,7 @@ RECIPE: dict[str, Any] = {
     "model.tower_hidden_dims": [8],
     "training.batch_size": 128,
     "training.max_steps": 4,
-    "training.evaluate_every": 4,
+    "training.eval_interval": 4,
     "training.num_workers": 0,
     "training.device": "cpu",
 }

@@ -85,7 +85,7 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
     assert len(key.rpartition("-")[2]) == 8
     assert case.job(1, 1e-3, 5e-3).key.startswith("toy-rankmixer-12K-lr1e-3-sparse5e-3-s1-")
     others = [case.job(2, 1e-3, 1e-3), case.job(1, 2e-3, 1e-3), case.job(1, 1e-3, 2e-3)]
-    for recipe in ({"model.pooling": "flatten"}, {"training.max_steps": 3}, {"training.evaluate_every": 5}):
+    for recipe in ({"model.pooling": "flatten"}, {"training.max_steps": 3}, {"training.eval_interval": 5}):
         others.append(small_cases(toy_folder, recipe=recipe)[0].job(1, 1e-3, 1e-3))
     digests = [job.key.rpartition("-")[2] for job in others]
     assert len({key.rpartition("-")[2], *digests}) == 7

@@ -48,7 +48,7 @@ def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_fo
 
 
 def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_folder: Path, tmp_path: Path) -> None:
-    recipe = {"training.epochs": 20, "training.evaluate_every": 1000, "training.checkpoint_every": 5}
+    recipe = {"training.epochs": 20, "training.eval_interval": 1000, "training.checkpoint_interval": 5}
     (long,) = small_cases(toy_folder, models=["rankmixer"], recipe=recipe)
     (short,) = small_cases(toy_folder, models=["rankmixer"], recipe={"training.max_steps": 2})
     jobs = [long.job(0, 1e-3, 1e-3), short.job(0, 1e-3, 1e-3)]
@@ -88,7 +88,7 @@ def test_a_second_call_in_the_same_folder_is_refused(toy_folder: Path, tmp_path:
 
 def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tmp_path: Path) -> None:
     (case, _) = small_cases(
-        toy_folder, recipe={"training.epochs": 4000, "training.evaluate_every": 100_000, "training.log_every": 5}
+        toy_folder, recipe={"training.epochs": 4000, "training.eval_interval": 100_000, "training.log_every": 5}
     )
     job = case.job(0, 1e-3, 1e-3)
 

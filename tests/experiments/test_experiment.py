@@ -133,7 +133,7 @@ def test_a_study_in_a_pipe_says_where_its_rows_stand(
 ) -> None:
     folder, planned = whole
     case = planned.cases[0]
-    job = case.job(0, 1e-3, case.recipe.optimizer.sparse_lr)
+    job = case.job(0, 1e-3, case.recipe.optimizer.embedding_lr)
     lines = Lines(folder)
     lines.running([job], 1, 6, 600.0)
     assert capsys.readouterr().err == ""  # something was said a moment ago

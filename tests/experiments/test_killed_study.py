@@ -18,7 +18,7 @@ from small import small_cases, small_values
 from unimixer.experiments import load_rows, run_jobs
 from unimixer.experiments.plan import Study, read_plan
 
-RECIPE = {"training.epochs": 15, "training.evaluate_every": 1000, "training.checkpoint_every": 10}
+RECIPE = {"training.epochs": 15, "training.eval_interval": 1000, "training.checkpoint_interval": 10}
 
 
 @pytest.fixture

@@ -170,5 +170,5 @@ def test_a_width_for_an_unknown_table_or_of_no_size_is_named() -> None:
 
 
 def test_a_table_beyond_all_memory_is_one_sentence() -> None:
-    with pytest.raises(UnimixerError, match=r"17,592,186,044,421 rows of 64 .* in 'item'; .*managed_rows"):
+    with pytest.raises(UnimixerError, match=r"17,592,186,044,421 rows of 64 .* in 'item'; .*managed_embeddings"):
         PackedEmbedding({"tab": 5, "item": 2**44}, 64)

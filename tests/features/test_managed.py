@@ -43,7 +43,7 @@ def test_an_empty_map_gives_all_ids_the_shared_row() -> None:
 @pytest.mark.parametrize("encoder", ["mean", "target_attention"])
 def test_ids_with_a_row_have_the_vectors_of_that_row(encoder: str) -> None:
     plain = build(sequence_encoder=encoder)
-    managed = build(sequence_encoder=encoder, managed_rows={"item": 4, "user": 3})
+    managed = build(sequence_encoder=encoder, managed_embeddings={"item": 4, "user": 3})
     item, user = managed.managed.of("item"), managed.managed.of("user")
     assert item is not None
     assert user is not None
@@ -65,7 +65,7 @@ def test_ids_with_a_row_have_the_vectors_of_that_row(encoder: str) -> None:
 
 
 def test_a_table_holds_the_managed_rows_and_no_more() -> None:
-    module = build(managed_rows={"item": 4})
+    module = build(managed_embeddings={"item": 4})
     assert module.tables.num_embeddings == {"hour": 5, "user": 4, "item": 4, "tag": 3}
     module.check(batch())  # ids up to those of the data are good
     assert {name for name in module.state_dict() if "managed" in name} == {

@@ -30,8 +30,7 @@ from unimixer.training.config import Recipe
         ("dropout", "model.options.dropout"),
         ("embedding_dim", "model.embedding_dim"),
         ("hidden_units", "model.tower_hidden_dims"),
-        ("early_stopping", "training.early_stopping"),
-        ("patience", "training.early_stopping"),
+        ("patience", "training.patience"),
         ("backbone", "model.backbone"),
         ("bacth_size", "training.batch_size"),
         ("optimiser", "optimizer"),
@@ -65,3 +64,25 @@ def test_a_key_at_a_wrong_level_of_a_list_gets_its_place_below() -> None:
 def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
     with pytest.raises(UnimixerError, match=r"unknown key 'zzz'; known: distributed, model, name, optimizer, store, "):
         parse(Recipe, {"name": "a", "store": "s", "zzz": 1}, where="recipe")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "present"),
+    [
+        ("model.managed_rows", "{item_id: 5}", "model.managed_embeddings"),
+        ("model.size", "64", "model.width"),
+        ("model.readout", "flatten", "model.pooling"),
+        ("optimizer.sparse_lr", "0.1", "optimizer.embedding_lr"),
+        ("optimizer.eviction.item_id.every", "3", "optimizer.eviction.item_id.eviction_interval"),
+        ("training.accumulate", "2", "training.gradient_accumulation_steps"),
+        ("training.evaluate_every", "2", "training.eval_interval"),
+        ("training.checkpoint_every", "2", "training.checkpoint_interval"),
+        ("training.early_stopping", "2", "training.patience"),
+        ("training.auxiliary_weight", "0.1", "training.aux_loss_weight"),
+        ("training.checkpoint_activations", "true", "training.activation_checkpointing"),
+    ],
+)
+def test_a_former_key_is_refused_with_its_present_name(key: str, value: str, present: str) -> None:
+    with pytest.raises(UnimixerError) as error:
+        parse(Recipe, override({"name": "a", "store": "s"}, [f"{key}={value}"]), where="recipe")
+    assert str(error.value) == f"override {key}={value}: unknown key {key!r}; it is now {present!r}"

@@ -164,7 +164,12 @@ def test_the_log_has_the_active_ratio_and_the_coefficient_where_there_are_any(
 def test_a_killed_run_resumes_with_its_coefficient_bit_for_bit(
     accumulate: str, toy_folder: Path, tmp_path: Path
 ) -> None:
-    overrides = (*MOE, f"training.accumulate={accumulate}", "training.epochs=2", "training.checkpoint_every=2")
+    overrides = (
+        *MOE,
+        f"training.gradient_accumulation_steps={accumulate}",
+        "training.epochs=2",
+        "training.checkpoint_interval=2",
+    )
     whole = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "whole", quiet=True)
     train_killed(tiny_values(toy_folder, *overrides), tmp_path / "run", "step", 5)
     resumed = resume(tmp_path / "run", quiet=True)
@@ -199,7 +204,7 @@ def test_a_mixture_meets_a_budget_and_scores_by_its_sparse_router(toy_folder: Pa
 
 def test_every_intermediate_has_towers_whose_loss_joins_by_its_weight(toy_dataset: Dataset) -> None:
     (batch,) = batches_of(toy_dataset, 64, 1)
-    step = step_of(toy_dataset, *DEEP, "training.auxiliary_weight=0.25", "tasks={is_click: 1.0, long_view: 2.0}")
+    step = step_of(toy_dataset, *DEEP, "training.aux_loss_weight=0.25", "tasks={is_click: 1.0, long_view: 2.0}")
     twin = copy.deepcopy(step.model)
     assert len(twin.auxiliary_towers) == 2
     outcome = step([batch], 0)
@@ -269,7 +274,7 @@ def test_a_run_with_intermediates_trains_evaluates_and_loads(toy_folder: Path, t
     model = load_ranker(run)
     assert len(model.auxiliary_towers) == 2
     off = train(
-        tiny_recipe(toy_folder, *DEEP, "training.max_steps=4", "training.auxiliary_weight=0"),
+        tiny_recipe(toy_folder, *DEEP, "training.max_steps=4", "training.aux_loss_weight=0"),
         folder=tmp_path / "off",
         quiet=True,
     )

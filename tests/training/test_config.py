@@ -65,9 +65,3 @@ def test_nothing_is_changed_in_place() -> None:
     recipe: Recipe = tiny_recipe("x")
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "y"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(("old", "new"), [("size=8", "width"), ("readout=flatten", "pooling")])
-def test_an_old_key_is_refused_with_its_new_name(old: str, new: str) -> None:
-    with pytest.raises(UnimixerError, match=rf"unknown key 'model\.{old.partition('=')[0]}'; did you mean '{new}'"):
-        tiny_recipe("x", f"model.{old}")

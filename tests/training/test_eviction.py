@@ -100,7 +100,10 @@ def test_sets_of_ids_add_up() -> None:
     assert [tensor.tolist() for tensor in merged([one, two])] == [[3, 5, 9], [1, 6, 1], [7, 2, 8]]
 
 
-MANAGED = ("model.managed_rows={item_id: 12, category: 3}", "optimizer.eviction={item_id: {every: 2}}")
+MANAGED = (
+    "model.managed_embeddings={item_id: 12, category: 3}",
+    "optimizer.eviction={item_id: {eviction_interval: 2}}",
+)
 
 
 @pytest.mark.parametrize("sparse", ["adam", "rowwise_adagrad", "sgd"])
@@ -155,7 +158,7 @@ def test_ids_of_an_id_space_beyond_all_memory_are_trained_on(tmp_path: Path) -> 
     features = [{**f, "vocabulary": hashed} if f["name"] == "item_id" else f for f in SCHEMA["features"]]
     dataset = prepare(toy_tables(features=features), tmp_path / "store")
     assert dataset.transform.spec.tables["item_id"] == 2_000_000_002
-    rows = tiny_recipe(dataset.folder, "model.managed_rows={item_id: 20}")
+    rows = tiny_recipe(dataset.folder, "model.managed_embeddings={item_id: 20}")
     run = train(rows, folder=tmp_path / "run", quiet=True)
     held = load_file(run.best_weights)["embedding.managed.maps.0.ids"]
     assert 10**8 < int(held[10]) < 2 * 10**9
@@ -164,7 +167,11 @@ def test_ids_of_an_id_space_beyond_all_memory_are_trained_on(tmp_path: Path) -> 
 
 
 def test_no_admission_and_no_eviction_is_lost_between_two_lines_of_the_log(toy_folder: Path, tmp_path: Path) -> None:
-    busy = ("optimizer.eviction={item_id: {every: 1, policy: lru}}", "training.batch_size=8", "training.max_steps=20")
+    busy = (
+        "optimizer.eviction={item_id: {eviction_interval: 1, policy: lru}}",
+        "training.batch_size=8",
+        "training.max_steps=20",
+    )
     totals = []
     for every in (1, 7):
         recipe = tiny_recipe(toy_folder, MANAGED[0], *busy, f"training.log_every={every}")
@@ -178,10 +185,10 @@ def test_no_admission_and_no_eviction_is_lost_between_two_lines_of_the_log(toy_f
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.eviction={item_di: {every: 2}}", "managed table in optimizer.eviction 'item_di'"),
-        ("optimizer.eviction={tab: {every: 2}}", "managed table in optimizer.eviction 'tab'"),
-        ("model.managed_rows={item_id: 5000}", "needs no 5,000 managed rows"),
-        ("model.managed_rows={itemid: 5}", "did you mean 'item_id'"),
+        ("optimizer.eviction={item_di: {eviction_interval: 2}}", "managed table in optimizer.eviction 'item_di'"),
+        ("optimizer.eviction={tab: {eviction_interval: 2}}", "managed table in optimizer.eviction 'tab'"),
+        ("model.managed_embeddings={item_id: 5000}", "needs no 5,000 managed rows"),
+        ("model.managed_embeddings={itemid: 5}", "did you mean 'item_id'"),
     ],
 )
 def test_a_mistake_is_one_sentence(override: str, message: str, toy_dataset: Dataset) -> None:

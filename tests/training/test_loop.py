@@ -46,14 +46,19 @@ def test_the_number_of_workers_changes_no_bit(toy_folder: Path, tmp_path: Path) 
 
 
 def test_a_model_learns_the_small_world(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("training.epochs=6", "optimizer.dense_lr=0.01", "optimizer.sparse_lr=0.03", "training.batch_size=64")
+    overrides = (
+        "training.epochs=6",
+        "optimizer.dense_lr=0.01",
+        "optimizer.embedding_lr=0.03",
+        "training.batch_size=64",
+    )
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert facts_of(run)["validation"]["is_click"]["auc"] > 0.65
     assert lines(run, "train")[-1]["loss"] < lines(run, "train")[0]["loss"] - 0.1
 
 
 def test_the_default_evaluates_four_times_and_at_the_end(toy_folder: Path, tmp_path: Path) -> None:
-    run = train(tiny_recipe(toy_folder, "training.evaluate_every=null"), folder=tmp_path / "run", quiet=True)
+    run = train(tiny_recipe(toy_folder, "training.eval_interval=null"), folder=tmp_path / "run", quiet=True)
     steps = math.ceil(facts_of(run)["samples"] / 128)
     quarter = math.ceil(steps / 4)
     expected = [*range(quarter, steps, quarter), steps]
@@ -74,7 +79,7 @@ def test_max_steps_beyond_the_epochs_changes_nothing(toy_folder: Path, tmp_path:
 
 
 def test_every_row_of_every_epoch_is_a_sample(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("training.epochs=2", "training.accumulate=3")
+    overrides = ("training.epochs=2", "training.gradient_accumulation_steps=3")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert facts_of(run)["samples"] == 2 * Dataset(toy_folder).summary("train").rows
 
@@ -115,7 +120,7 @@ def test_early_stopping_waits_for_a_gain_of_the_monitored_metric(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     script(monkeypatch, values, metric)
-    overrides = ("training.early_stopping=2", "training.evaluate_every=1", f"training.monitor=is_click.{metric}")
+    overrides = ("training.patience=2", "training.eval_interval=1", f"training.monitor=is_click.{metric}")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run")
     assert (facts_of(run)["best_step"], facts_of(run)["steps"]) == (best_step, steps)
     assert "stopped early: no gain in 2 evaluations" in capsys.readouterr().err
@@ -125,7 +130,7 @@ def test_the_result_measures_the_best_weights_and_not_the_last(
     toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, [0.99], "auc")
-    overrides = ("training.evaluate_every=2", "training.keep_checkpoints=9", "optimizer.dense_lr=0.05")
+    overrides = ("training.eval_interval=2", "training.keep_checkpoints=9", "optimizer.dense_lr=0.05")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     assert facts_of(run)["best_step"] == 2
     first = lines(run, "validation", "is_click")[0]
@@ -140,7 +145,7 @@ def test_a_monitor_that_cannot_be_measured_says_what_can(toy_folder: Path, tmp_p
 
 
 def test_only_the_newest_checkpoints_are_kept(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("training.checkpoint_every=2", "training.keep_checkpoints=3", "training.max_steps=9")
+    overrides = ("training.checkpoint_interval=2", "training.keep_checkpoints=3", "training.max_steps=9")
     run = train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
     kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
     assert kept == ["step-000000006", "step-000000008", "step-000000009"]
@@ -198,12 +203,12 @@ def test_a_checkpoint_between_evaluations_is_checked_too(
 ) -> None:
     plant(monkeypatch, "embedding.tables.packed.4.weight", step=3, row=0)
     with pytest.raises(UnimixerError, match=r"^step 3: parameter .* there is no checkpoint yet"):
-        train(tiny_recipe(toy_folder, "training.checkpoint_every=3"), folder=tmp_path / "run", quiet=True)
+        train(tiny_recipe(toy_folder, "training.checkpoint_interval=3"), folder=tmp_path / "run", quiet=True)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_a_rate_far_too_high_ends_in_one_sentence(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("optimizer.dense_lr=1e6", "optimizer.sparse_lr=1e6", "model.backbone=mlp", "model.options={}")
+    overrides = ("optimizer.dense_lr=1e6", "optimizer.embedding_lr=1e6", "model.backbone=mlp", "model.options={}")
     with pytest.raises(UnimixerError, match=r"^step \d+: the loss is not finite; the first module .* is '[a-z]"):
         train(tiny_recipe(toy_folder, *overrides), folder=tmp_path / "run", quiet=True)
 
@@ -246,7 +251,7 @@ def test_the_log_of_a_run_has_every_line_that_people_saw_and_goes_on_when_it_is_
     monkeypatch.setattr(tracker, "LINE_SECONDS", 1e9)
     stop = [False] * 6 + [True]
     monkeypatch.setattr(Trainer, "_stop", lambda *_: bool(stop) and stop.pop(0))
-    recipe = tiny_recipe(toy_folder, "training.max_steps=9", "training.evaluate_every=5")
+    recipe = tiny_recipe(toy_folder, "training.max_steps=9", "training.eval_interval=5")
     with pytest.raises(UnimixerError, match="stopped at step 7"):
         train(recipe, folder=tmp_path / "run", quiet=quiet)
     first = told()

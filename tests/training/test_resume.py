@@ -19,17 +19,25 @@ from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import WARM_UP, resume, train
 
 ACCUMULATED = (
-    *("training.accumulate=3", "training.epochs=2", "training.evaluate_every=3", "temperature.schedule=linear"),
+    *(
+        "training.gradient_accumulation_steps=3",
+        "training.epochs=2",
+        "training.eval_interval=3",
+        "temperature.schedule=linear",
+    ),
     "training.seed=5",
 )
 """Eight steps: the last batch of an epoch is a group of its own, and both epochs end between evaluations."""
 THREADED = (
     *("training.num_workers=2", "training.epochs=2", "optimizer.sparse=rowwise_adagrad", "optimizer.decay=cosine"),
-    *("optimizer.warmup_steps=3", "training.checkpoint_every=3"),
-    *("model.managed_rows={item_id: 12}", "optimizer.eviction={item_id: {policy: distance_lfu, every: 5}}"),
+    *("optimizer.warmup_steps=3", "training.checkpoint_interval=3"),
+    *(
+        "model.managed_embeddings={item_id: 12}",
+        "optimizer.eviction={item_id: {policy: distance_lfu, eviction_interval: 5}}",
+    ),
 )
-TWO_STAGES = ("temperature.schedule=two-stage", "training.max_steps=6", "training.evaluate_every=3")
-EARLY = ("training.early_stopping=1", "optimizer.dense_lr=1.0", "training.evaluate_every=2", "training.epochs=4")
+TWO_STAGES = ("temperature.schedule=two-stage", "training.max_steps=6", "training.eval_interval=3")
+EARLY = ("training.patience=1", "optimizer.dense_lr=1.0", "training.eval_interval=2", "training.epochs=4")
 
 
 @pytest.fixture(scope="module")

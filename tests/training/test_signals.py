@@ -62,7 +62,7 @@ def test_a_thread_trains_without_signal_handlers() -> None:
 
 
 def test_sigterm_and_sigint_leave_a_checkpoint_and_the_command_that_continues(toy_folder: Path, tmp_path: Path) -> None:
-    overrides = ("training.epochs=4000", "training.batch_size=32", "training.evaluate_every=100000")
+    overrides = ("training.epochs=4000", "training.batch_size=32", "training.eval_interval=100000")
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(dump_yaml(tiny_recipe(toy_folder, *overrides)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

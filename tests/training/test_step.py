@@ -111,7 +111,7 @@ def test_task_weights_scale_the_gradient_of_their_tower_alone(toy_dataset: Datas
 
 
 def test_the_rates_and_the_temperature_follow_their_schedules(toy_dataset: Dataset) -> None:
-    overrides = ("optimizer.decay=linear", "optimizer.sparse_lr=0.01", "temperature.schedule=linear")
+    overrides = ("optimizer.decay=linear", "optimizer.embedding_lr=0.01", "temperature.schedule=linear")
     step = step_of(toy_dataset, *overrides, total=4)
     for number, batch in enumerate(batches_of(toy_dataset, 16, 4, weighted=False)):
         step([batch], number)

@@ -28,7 +28,10 @@ from unimixer.training.warm_start import WarmStart
 
 TARGET = ("model.sequence_encoder=target_attention",)
 TOKENS = ("model.sequences=tokens", "model.sequence_tokens=1")
-MANAGED = ("model.managed_rows={item_id: 12, category: 3}", "optimizer.eviction={item_id: {every: 2}}")
+MANAGED = (
+    "model.managed_embeddings={item_id: 12, category: 3}",
+    "optimizer.eviction={item_id: {eviction_interval: 2}}",
+)
 MODELS = {
     "chunk": (),
     "random": ("model.tokenizer=random",),
@@ -71,7 +74,7 @@ def source(datasets: Path) -> RunFolder:
 
 
 def trained(dataset: Path, *overrides: str) -> Any:
-    return tiny_recipe(dataset, "optimizer.dense_lr=0.01", "optimizer.sparse_lr=0.05", *overrides)
+    return tiny_recipe(dataset, "optimizer.dense_lr=0.01", "optimizer.embedding_lr=0.05", *overrides)
 
 
 def started(recipe: Any, folder: Path, source: RunFolder) -> Trainer:
@@ -166,7 +169,7 @@ def test_a_new_id_starts_fresh_and_the_special_rows_stay(source: RunFolder, data
 def test_the_map_of_managed_rows_speaks_of_the_new_numbers_and_lost_ids_give_their_rows_back(
     datasets: Path, tmp_path: Path
 ) -> None:
-    more = ("model.managed_rows={item_id: 32}", "optimizer.eviction={item_id: {every: 1}}")
+    more = ("model.managed_embeddings={item_id: 32}", "optimizer.eviction={item_id: {eviction_interval: 1}}")
     first = train(trained(datasets / "first", *more), folder=tmp_path / "first", quiet=True)
     second = started(trained(datasets / "second", *more), tmp_path / "run", first)
     vocabularies = [Dataset(datasets / name).transform.vocabularies["item_id"] for name in ("first", "second")]

@@ -67,7 +67,7 @@ def demo(
             "store": str(out / "store"),
             "model": {"backbone": model, "dense_params": budget, **shape},
             # a short log: small batches and quick tables
-            "optimizer": {"sparse_lr": 0.005},
+            "optimizer": {"embedding_lr": 0.005},
             "training": {"seed": seed, "batch_size": 256},
         }
         runs[model] = train(recipe, folder=out / "runs" / model)

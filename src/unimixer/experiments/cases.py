@@ -28,8 +28,8 @@ from unimixer.training.model import build_ranker, resolve, validate_recipe, with
 
 IRRELEVANT_TO_RESULTS: dict[str, Any] = {
     "training": {
-        *("device", "num_workers", "threads", "log_every", "checkpoint_every", "keep_checkpoints"),
-        "checkpoint_activations",
+        *("device", "num_workers", "threads", "log_every", "checkpoint_interval", "keep_checkpoints"),
+        "activation_checkpointing",
     },
     "name": True,
     "store": True,
@@ -82,7 +82,7 @@ class Case:
     def steps(self) -> int:
         """Optimizer steps of one stage of a run."""
         config = self.recipe.training
-        per_epoch = ceil(ceil(self.train_rows / config.batch_size) / config.accumulate)
+        per_epoch = ceil(ceil(self.train_rows / config.batch_size) / config.gradient_accumulation_steps)
         return min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
 
     @property
@@ -94,12 +94,12 @@ class Case:
     def samples(self) -> int:
         """Impressions that a run trains on, over all epochs and stages."""
         config = self.recipe.training
-        rows = min(self.steps * config.batch_size * config.accumulate, self.train_rows * config.epochs)
+        rows = min(self.steps * config.batch_size * config.gradient_accumulation_steps, self.train_rows * config.epochs)
         return rows * self.stages
 
     def job(self, seed: int, dense_lr: float, sparse_lr: float) -> Job:
         """Make the job of one run of this case."""
-        optimizer = self.recipe.optimizer.model_copy(update={"dense_lr": dense_lr, "sparse_lr": sparse_lr})
+        optimizer = self.recipe.optimizer.model_copy(update={"dense_lr": dense_lr, "embedding_lr": sparse_lr})
         training = self.recipe.training.model_copy(update={"seed": seed})
         return Job(self, self.recipe.model_copy(update={"optimizer": optimizer, "training": training}))
 
@@ -123,8 +123,8 @@ class Job:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         budget = short(case.budget) + ("" if case.budget_kind == "params" else "flop")
         rates = f"lr{_rate(optimizer.dense_lr)}"
-        if optimizer.sparse_lr != 1e-3:
-            rates += f"-sparse{_rate(optimizer.sparse_lr)}"
+        if optimizer.embedding_lr != 1e-3:
+            rates += f"-sparse{_rate(optimizer.embedding_lr)}"
         words = (case.dataset.name, slug(case.variant), budget, rates, f"s{self.recipe.training.seed}", digest)
         return "-".join(words)
 
@@ -146,7 +146,7 @@ class Job:
             "flops_per_sample": case.flops_per_sample,
             "seed": recipe.training.seed,
             "dense_lr": recipe.optimizer.dense_lr,
-            "sparse_lr": recipe.optimizer.sparse_lr,
+            "sparse_lr": recipe.optimizer.embedding_lr,
             "tasks": json.dumps(list(recipe.tasks)),
             "train_rows": case.train_rows,
             "batch_size": recipe.training.batch_size,

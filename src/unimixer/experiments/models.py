@@ -24,7 +24,7 @@ MODEL_KEYS = (
         "optimizer.warmup_steps",
         "optimizer.decay",
     ),
-    *("optimizer.clip_norm", "training.auxiliary_weight"),
+    *("optimizer.clip_norm", "training.aux_loss_weight"),
 )
 """Recipe keys that may differ between the models of an experiment; all others are the same for every model."""
 

@@ -97,7 +97,13 @@ class Plan(Settings):
             alike = [label for label in labels if backbones[label] == variant.backbone and label != variant.label]
             if variant.size_of is not None and variant.size_of not in alike:
                 raise unknown(f"model {variant.label!r}: size_of", variant.size_of, alike)
-        own_keys = {"training.seed", "optimizer.dense_lr", "optimizer.sparse_lr", "model.dense_params", "model.width"}
+        own_keys = {
+            "training.seed",
+            "optimizer.dense_lr",
+            "optimizer.embedding_lr",
+            "model.dense_params",
+            "model.width",
+        }
         own_keys |= {"model.backbone", "model.options", "name", "store", "tasks"}
         for key in self.recipe:
             if key in own_keys:

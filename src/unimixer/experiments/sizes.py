@@ -144,7 +144,7 @@ def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
     """
     hollow = arguments.get("sequences", "pooled") == "pooled"
     with torch.device("meta" if hollow else "cpu"):  # models that read events look at their numbers
-        ranker = Ranker(small_spec(spec), **{**arguments, "managed_rows": None})
+        ranker = Ranker(small_spec(spec), **{**arguments, "managed_embeddings": None})
     width = sum(field.width for field in ranker.embedding.slices)
 
     def inputs(rows: int) -> tuple[Tensor, ...]:

@@ -111,7 +111,7 @@ def _interpolate(known: Sequence[tuple[Case, Speed]], case: Case) -> Speed:
 def expected_seconds(case: Case, speed: Speed) -> float:
     """Estimate the seconds of a run: training, evaluations, the final pass over validation and two over test."""
     training = case.recipe.training
-    evaluations = EVALUATIONS if training.evaluate_every is None else case.steps // training.evaluate_every + 1
+    evaluations = EVALUATIONS if training.eval_interval is None else case.steps // training.eval_interval + 1
     held_out = (evaluations / 2 + 1.5) * case.held_out_rows  # the two parts are about as long
     one = AROUND_A_RUN + case.samples / case.stages / speed["training"] + held_out / speed["evaluation"]
     return one * case.stages
@@ -157,4 +157,4 @@ def speed_key(case: Case, machine: Machine) -> str:
 
 def _any_job(case: Case) -> Job:
     optimizer = case.recipe.optimizer
-    return case.job(0, optimizer.dense_lr, optimizer.sparse_lr)
+    return case.job(0, optimizer.dense_lr, optimizer.embedding_lr)

@@ -126,8 +126,8 @@ def _empty(tables: Mapping[str, int], rows: int, width: int, device: torch.devic
         largest = max(tables, key=lambda name: tables[name])
         raise UnimixerError(
             f"{rows:,} rows of {width} numbers ({rows * width * 4 / 1e9:,.0f} GB) do not fit into memory, "
-            f"{tables[largest]:,} of them in {largest!r}; give it fewer rows (model.managed_rows, or fewer values "
-            "in its vocabulary), or cut it over processes (docs/distributed.md)"
+            f"{tables[largest]:,} of them in {largest!r}; give it fewer rows (model.managed_embeddings, or fewer "
+            "values in its vocabulary), or cut it over processes (docs/distributed.md)"
         ) from error
 
 

@@ -35,7 +35,7 @@ class EmbeddingOptions:
     sequence_encoder: str = "mean"
     """``mean``, ``target_attention`` or ``transformer``; a sequence without a counterpart among the candidate's fields
     is pooled by its mean whatever the encoder."""
-    managed_rows: Mapping[str, int] | None = None
+    managed_embeddings: Mapping[str, int] | None = None
     """Rows of tables with fewer rows than ids, see :class:`~unimixer.features.managed.ManagedIds`."""
     field_order: Sequence[str] | None = None
     """Names of all fields of E in their order inside a domain (default: that of the spec)."""
@@ -72,12 +72,12 @@ class FieldEmbedding(nn.Module):
     def __init__(self, spec: FeatureSpec, *, pool_behaviour: bool = True, **options: Any) -> None:
         super().__init__()
         chosen = EmbeddingOptions(**options)
-        embedding_dim, managed_rows = chosen.embedding_dim, dict(chosen.managed_rows or {})
+        embedding_dim, managed_embeddings = chosen.embedding_dim, dict(chosen.managed_embeddings or {})
         check_choice("sequence_encoder", chosen.sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
-        self.managed = ManagedTables(spec, managed_rows)
+        self.managed = ManagedTables(spec, managed_embeddings)
         self.tables = EmbeddingTables(
-            {**spec.tables, **managed_rows},
+            {**spec.tables, **managed_embeddings},
             embedding_dim=embedding_dim,
             embedding_dims=chosen.embedding_dims,
             init_std=chosen.embedding_init_std,

@@ -79,10 +79,10 @@ class ManagedTables(torch.nn.Module):
         super().__init__()
         for table, rows in num_rows.items():
             if table not in spec.tables:
-                raise unknown("table in managed_rows", table, spec.tables)
+                raise unknown("table in managed_embeddings", table, spec.tables)
             if rows < 2:
                 raise UnimixerError(
-                    f"managed_rows[{table!r}]={rows} leaves no row to any id; at least 2, the last is shared"
+                    f"managed_embeddings[{table!r}]={rows} leaves no row to any id; at least 2, the last is shared"
                 )
         self.spec, self.tables = spec, tuple(num_rows)
         self.maps = torch.nn.ModuleList(ManagedIds(rows) for rows in num_rows.values())

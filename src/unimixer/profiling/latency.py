@@ -125,7 +125,7 @@ def latencies(cases: Sequence[SizedModel], folder: Path, *, candidates: int, thr
     results = []
     for case in cases:
         recipe = case.recipe.optimizer
-        name = f"{case.job(0, recipe.dense_lr, recipe.sparse_lr).key} c{candidates} t{threads} {cpu_model()}"
+        name = f"{case.job(0, recipe.dense_lr, recipe.embedding_lr).key} c{candidates} t{threads} {cpu_model()}"
         if name not in known:
             known[name] = asdict(measure_latency(case, candidates=candidates, threads=threads))
             write_text(path, json.dumps(known, indent=1) + "\n")

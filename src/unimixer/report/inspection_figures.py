@@ -183,7 +183,7 @@ def _temperature_figure(inspection: Inspection) -> Any:
 def _draw_curves(axis: Any, runs: Mapping[str, RunFolder], task: str) -> None:
     reachable = None
     for name, run in runs.items():
-        batch = run.recipe.training.batch_size * run.recipe.training.accumulate
+        batch = run.recipe.training.batch_size * run.recipe.training.gradient_accumulation_steps
         lines = [line for line in run.history() if line["kind"] == "validation" and line["task"] == task]
         axis.plot([line["step"] * batch for line in lines], [line["auc"] for line in lines], marker="o", label=name)
         best = (run.result or {}).get("best_reachable_auc")

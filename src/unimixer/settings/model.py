@@ -24,6 +24,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     synonyms: ClassVar[Mapping[str, str]] = {}
     """Other words of the field for a key, by its dotted name."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """The present name of a key by its former one."""
 
     @field_validator("*")
     @classmethod
@@ -104,6 +106,13 @@ def _flow(value: Any) -> str:
     return dump_values([value], default_flow_style=True, width=float("inf")).strip()[1:-1]
 
 
+def _new_name(key_path: KeyPath, models: Sequence[type[BaseModel]]) -> str:
+    """Name the present key if an unknown key is a former one."""
+    former = str(key_path[-1])
+    names = [model.renamed[former] for model in models if issubclass(model, Settings) and former in model.renamed]
+    return f"; it is now {dotted((*key_path[:-1], names[0]))!r}" if names else ""
+
+
 def _describe(model: type[BaseModel], error: ValidationError) -> tuple[KeyPath, str]:
     mistakes = error.errors(include_url=False)
     # a misspelt key is the reason why the right one is missing, so it comes first
@@ -112,7 +121,7 @@ def _describe(model: type[BaseModel], error: ValidationError) -> tuple[KeyPath, 
     path = dotted(key_path)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
-        return key_path, f"unknown key {path!r}{suggestion(model, key_path, models)}"
+        return key_path, f"unknown key {path!r}{_new_name(key_path, models) or suggestion(model, key_path, models)}"
     if kind == "missing":
         return key_path, f"{path}: required, but not given"
     if kind.startswith("union_tag"):
@@ -142,7 +151,8 @@ def _key_path(model: type[BaseModel], location: Sequence[int | str]) -> tuple[Ke
         if isinstance(part, int):
             continue
         known = models
-        models = [m for k in models if part in k.model_fields for m in models_in(k.model_fields[part].annotation)]
+        if any(part in k.model_fields for k in models):  # otherwise it is a name that the user gives
+            models = [m for k in models if part in k.model_fields for m in models_in(k.model_fields[part].annotation)]
     return tuple(keys), known
 
 

@@ -27,6 +27,11 @@ Count = Annotated[PositiveInt, BeforeValidator(_count)]
 class ModelConfig(Settings):
     """Arguments of the Ranker; none depends on the data or the machine."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "managed_rows": "managed_embeddings",
+        "size": "width",
+        "readout": "pooling",
+    }
     backbone: str = "unimixer-lite"
     dense_params: Count | None = None
     """Dense-parameter budget that chooses the width (within 2%)."""
@@ -37,7 +42,7 @@ class ModelConfig(Settings):
     embedding_dim: PositiveInt = 16
     embedding_dims: dict[str, PositiveInt] = Field(default_factory=dict)
     embedding_init_std: PositiveFloat = 0.01
-    managed_rows: dict[str, Count] = Field(default_factory=dict)
+    managed_embeddings: dict[str, Count] = Field(default_factory=dict)
     """Rows of the tables that have fewer rows than ids: the most frequent ids own a row, all others share one."""
     sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
     sequences: Literal["pooled", "tokens", "cross_attention"] = "pooled"
@@ -68,15 +73,17 @@ class TemperatureConfig(Settings):
 class EvictionConfig(Settings):
     """How ids of a managed table gain and lose rows."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"every": "eviction_interval"}
     policy: Literal["lfu", "lru", "distance_lfu"] = "lfu"
     """The id that loses its row: the least frequent, the least recent, or the one with the smallest count / age."""
-    every: PositiveInt = 100
+    eviction_interval: PositiveInt = 100
     """Steps between two decisions; the first come at steps 1, 2, 4 and so on, because no id owns a row yet."""
 
 
 class OptimizerConfig(Settings):
     """Optimizers and learning rates."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"sparse_lr": "embedding_lr"}
     dense: Literal["adam", "adamw", "sgd"] = "adam"
     dense_lr: PositiveFloat = 1e-3
     mixing_lr: PositiveFloat | None = None
@@ -85,9 +92,9 @@ class OptimizerConfig(Settings):
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay, for ``adamw``."""
     sparse: Literal["adam", "rowwise_adagrad", "sgd"] = "adam"
-    sparse_lr: PositiveFloat = 1e-3
+    embedding_lr: PositiveFloat = 1e-3
     eviction: dict[str, EvictionConfig] = Field(default_factory=dict)
-    """Eviction by table, for tables of ``model.managed_rows`` that do not use the defaults."""
+    """Eviction by table, for tables of ``model.managed_embeddings`` that do not use the defaults."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which both rates grow linearly."""
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -99,28 +106,36 @@ class OptimizerConfig(Settings):
 class TrainingConfig(Settings):
     """The training loop."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "accumulate": "gradient_accumulation_steps",
+        "evaluate_every": "eval_interval",
+        "checkpoint_every": "checkpoint_interval",
+        "early_stopping": "patience",
+        "auxiliary_weight": "aux_loss_weight",
+        "checkpoint_activations": "activation_checkpointing",
+    }
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 512
-    accumulate: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Batches per optimizer step."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_steps: PositiveInt | None = None
-    evaluate_every: PositiveInt | None = None
+    eval_interval: PositiveInt | None = None
     """Steps between evaluations (default: four a run)."""
-    early_stopping: PositiveInt | None = None
+    patience: PositiveInt | None = None
     """Stop after this many evaluations without improvement."""
     monitor: str | None = None
     """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc`` or ``TASK.log_loss`` (default: the first task's AUC)."""
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_interval: PositiveInt | None = None
     """Steps between checkpoints (default: at every evaluation)."""
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 20
-    auxiliary_weight: NonNegativeFloat = 0.1
+    aux_loss_weight: NonNegativeFloat = 0.1
     """Weight of the loss on each set of intermediate tokens, in backbones that have them."""
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     """Compile the dense part with torch.compile."""
-    checkpoint_activations: bool = False
+    activation_checkpointing: bool = False
     """Recompute activations inside blocks in backward: less memory, more time."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
@@ -154,7 +169,7 @@ class Recipe(Settings):
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "optimizer.dense_lr": "learning_rate lr dense_learning_rate step_size",
-        "optimizer.sparse_lr": "embedding_lr sparse_learning_rate emb_lr",
+        "optimizer.embedding_lr": "sparse_learning_rate emb_lr",
         "optimizer.weight_decay": "l2 wd l2_reg regularization",
         "optimizer.warmup_steps": "warmup warm_up warmup_ratio",
         "optimizer.clip_norm": "grad_clip clip gradient_clip clip_grad_norm max_grad_norm",
@@ -162,23 +177,21 @@ class Recipe(Settings):
         "training.batch_size": "bs batch batchsize",
         "training.epochs": "epoch num_epochs n_epochs max_epochs",
         "training.max_steps": "steps num_steps total_steps",
-        "training.early_stopping": "patience earlystopping early_stop",
+        "training.patience": "earlystopping early_stop",
         "training.seed": "random_seed random_state",
         "training.num_workers": "workers n_workers",
         "training.threads": "num_threads n_threads",
-        "training.accumulate": "gradient_accumulation gradient_accumulation_steps grad_accum accumulation",
+        "training.gradient_accumulation_steps": "gradient_accumulation grad_accum accumulation",
         "training.precision": "amp bf16 fp16 mixed_precision dtype",
         "training.device": "gpu cuda",
         "training.monitor": "metric eval_metric",
-        "training.evaluate_every": "eval_every validate_every",
-        "training.checkpoint_every": "save_every checkpoint_steps",
+        "training.eval_interval": "eval_every validate_every",
+        "training.checkpoint_interval": "save_every checkpoint_steps",
         "model.embedding_dim": "emb_dim embed_dim embedding_size dim",
         "model.dense_params": "params parameters num_params",
         "model.tower_hidden_dims": "hidden_units tower_dims hidden_dim",
         "model.backbone": "architecture arch model_name",
         "model.num_tokens": "tokens n_tokens",
-        "model.width": "size",
-        "model.pooling": "readout",
         "temperature.end": "tau tau_end",
         "tasks": "labels targets task",
         "store": "dataset data_path",

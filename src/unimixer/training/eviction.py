@@ -81,7 +81,7 @@ class Eviction(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Decide for every table whose decision is due."""
         for table, config in self.configs.items():
-            if due(self.now, config.every):
+            if due(self.now, config.eviction_interval):
                 self._flush(table)
                 observed = self._merge_processes(table, self.processes.gather)
                 self._decide(table, observed)
@@ -250,7 +250,7 @@ def eviction_configs(recipe: Recipe) -> dict[str, EvictionConfig]:
     Raises:
         UnimixerError: ``optimizer.eviction`` names a table without managed rows.
     """
-    managed, configs = recipe.model.managed_rows, recipe.optimizer.eviction
+    managed, configs = recipe.model.managed_embeddings, recipe.optimizer.eviction
     for table in configs:
         if table not in managed:
             raise unknown("managed table in optimizer.eviction", table, managed)
@@ -264,10 +264,10 @@ def check_managed(recipe: Recipe, spec: FeatureSpec) -> None:
         UnimixerError: for an unknown table, more rows than ids, an eviction of a table that has none.
         MissingExtraError: TorchRec is not installed.
     """
-    for table, rows in recipe.model.managed_rows.items():
+    for table, rows in recipe.model.managed_embeddings.items():
         if table in spec.tables and rows >= spec.tables[table]:
             raise UnimixerError(
-                f"model.managed_rows: table {table!r} has {spec.tables[table]:,} ids and needs no {rows:,} "
+                f"model.managed_embeddings: table {table!r} has {spec.tables[table]:,} ids and needs no {rows:,} "
                 "managed rows; leave it out, every id has a row then"
             )
     for config in eviction_configs(recipe).values():

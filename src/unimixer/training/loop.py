@@ -86,10 +86,10 @@ class Trainer:
             shards=processes.shards(shards),
             num_shards=shards,
         )
-        per_epoch = -(-len(self.loader) // config.accumulate)
+        per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
         self.total_steps = min(config.max_steps or per_epoch * config.epochs, per_epoch * config.epochs)
-        self.evaluate_every = config.evaluate_every or max(1, -(-self.total_steps // 4))
-        self.checkpoint_every = config.checkpoint_every or self.evaluate_every
+        self.eval_interval = config.eval_interval or max(1, -(-self.total_steps // 4))
+        self.checkpoint_interval = config.checkpoint_interval or self.eval_interval
         self.step = TrainStep(
             self.model,
             self.recipe,
@@ -123,7 +123,7 @@ class Trainer:
         if checkpoint is not None:
             self.state = TrainState(**self.checkpointer.load_checkpoint(checkpoint))
         processes.on_rank_zero(lambda: self.run.forget_after(self.state.step))
-        total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.accumulate
+        total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
         first = self.state.step
         say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
@@ -160,14 +160,14 @@ class Trainer:
                 self.tracker.steps({"step": state.step, **values}, left)
             with clock.stopped():
                 state.seconds = clock.seconds
-                if state.step % self.evaluate_every == 0 or last:
+                if state.step % self.eval_interval == 0 or last:
                     self._evaluate()
-                if state.step % self.checkpoint_every == 0 or last or stop:
+                if state.step % self.checkpoint_interval == 0 or last or stop:
                     self._checkpoint()
             if stop:
                 raise self._stopped(stopped)
         if self._out_of_patience() and state.step < self.total_steps:
-            say(f"stopped early: no gain in {config.early_stopping} evaluations")
+            say(f"stopped early: no gain in {config.patience} evaluations")
 
     def _step_batches(self) -> Iterator[tuple[list[Batch], float]]:
         """Yield the batches of each optimizer step and the seconds spent waiting for them.
@@ -186,7 +186,7 @@ class Trainer:
                 waited += time.perf_counter() - before
                 if batch is not None:
                     batches.append(batch)
-                if batches and (batch is None or len(batches) == config.accumulate):
+                if batches and (batch is None or len(batches) == config.gradient_accumulation_steps):
                     start += len(batches)
                     state.epoch, state.batch = (epoch, start) if start < len(self.loader) else (epoch + 1, 0)
                     yield batches, waited
@@ -195,7 +195,7 @@ class Trainer:
                     break
 
     def _out_of_patience(self) -> bool:
-        patience = self.recipe.training.early_stopping
+        patience = self.recipe.training.patience
         return patience is not None and self.state.evaluations_without_gain >= patience
 
     def _stop(self, stopped: StopRequest) -> bool:

@@ -115,11 +115,11 @@ def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:
     Raises:
         UnimixerError: if the backbone has no blocks, so that nothing would be saved.
     """
-    recompute = recipe.training.checkpoint_activations
+    recompute = recipe.training.activation_checkpointing
     if not recompute_activations(model.backbone, recompute) and recompute:
         raise UnimixerError(
-            f"training.checkpoint_activations=true: backbone {recipe.model.backbone!r} has no blocks that could be "
-            f"computed again in backward; leave checkpoint_activations out"
+            f"training.activation_checkpointing=true: backbone {recipe.model.backbone!r} has no blocks that could be "
+            f"computed again in backward; leave activation_checkpointing out"
         )
 
 

@@ -30,7 +30,7 @@ def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.
         dense = torch.optim.SGD([{k: v for k, v in g.items() if k != "eps"} for g in groups], lr=config.dense_lr)
     sparse = sharded_optimizer(model)
     if sparse is None:
-        sparse = SPARSE_RULES[config.sparse](table_parameters(model), lr=config.sparse_lr)
+        sparse = SPARSE_RULES[config.sparse](table_parameters(model), lr=config.embedding_lr)
     optimizers: dict[str, torch.optim.Optimizer] = {"dense": dense, "sparse": sparse}
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:

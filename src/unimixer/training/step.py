@@ -133,7 +133,7 @@ class TrainStep:
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
             loss = task_loss(logits.float(), labels, self.task_weights, batch.weights, total_weight)
-            extra = extra + self.recipe.training.auxiliary_weight * loss
+            extra = extra + self.recipe.training.aux_loss_weight * loss
         return extra
 
     def _check_finite(self, loss: Tensor, batch: Batch, step: int) -> None:

@@ -43,19 +43,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 FSDP, SIX = "distributed.dense=fsdp", "distributed.data_shards=6"
-SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.sparse_lr=1.0")
+SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.embedding_lr=1.0")
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "sgd": (
-        *("distributed.data_shards=3", "training.batch_size=60", *SGD, "training.accumulate=3"),
+        *("distributed.data_shards=3", "training.batch_size=60", *SGD, "training.gradient_accumulation_steps=3"),
         "optimizer.clip_norm=0.05",
     ),
     "adam": (
         *(SIX, "optimizer.dense=adamw", "optimizer.weight_decay=0.01", "optimizer.mixing_lr=0.01"),
-        *("temperature.end=0.5", "optimizer.clip_norm=0.1", "training.checkpoint_activations=true"),
+        *("temperature.end=0.5", "optimizer.clip_norm=0.1", "training.activation_checkpointing=true"),
     ),
     "mixture": (
         *(SIX, *SGD, "model.options.ffn=relu-moe", "model.options.ffn_options={num_experts: 2, combine: mean}"),
-        "model.managed_rows={item_id: 12}",
+        "model.managed_embeddings={item_id: 12}",
     ),
     "bfloat16": (SIX, *SGD, "training.precision=bfloat16"),
 }
@@ -94,7 +94,7 @@ def one_process(folder: Path) -> None:
 
 def two_processes(folder: Path) -> None:
     stops = {"number": signal.SIGTERM, "rank": 1, "step": STOPPED}
-    often = "training.checkpoint_every=2"
+    often = "training.checkpoint_interval=2"
     jobs = [job(folder, name, f"{name}-2", FSDP) for name in SCENARIOS]
     jobs += [job(folder, "adam", "adam-ddp")]
     jobs += [job(folder, "adam", "cut", FSDP, often, **stops), job(folder, "adam", "not-cut", often, **stops)]
@@ -102,7 +102,7 @@ def two_processes(folder: Path) -> None:
     # a loss that is not finite at the second step, and weights that are not after the first
     jobs += [job(folder, "sgd", "poisoned", FSDP, "optimizer.dense_lr=1e30")]
     huge = ("tasks={is_click: 1e4, long_view: 1}", "optimizer.dense_lr=3e38", "optimizer.clip_norm=1e9")
-    jobs += [job(folder, "sgd", "broken", FSDP, *huge, "training.evaluate_every=1")]
+    jobs += [job(folder, "sgd", "broken", FSDP, *huge, "training.eval_interval=1")]
     jobs += [{"kind": "gradients", "store": str(folder / "store"), "cases": CASES}]
     write(folder, 2, jobs)
 
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_parts_is_that_of_processes_that_hold_all(world: Path) -
 
 def test_a_killed_process_that_holds_parts_is_started_again(world: Path, tmp_path: Path) -> None:
     acts = {"number": signal.SIGKILL, "rank": 1, "step": STOPPED}
-    killed = job(world, "adam", "killed", FSDP, "training.checkpoint_every=2", **acts)
+    killed = job(world, "adam", "killed", FSDP, "training.checkpoint_interval=2", **acts)
     run = tmp_path / "run"
     ranks = run_jobs(2, [killed | {"folder": str(run)}], tmp_path / "launch", restarts=1)
     assert ranks == [[{"done": str(run)}]] * 2

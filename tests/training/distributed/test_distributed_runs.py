@@ -33,7 +33,7 @@ from unimixer.training.train import WARM_UP, resume, train
 
 pytestmark = [needs_torchrec, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.sparse_lr=1.0")
+SGD = ("optimizer.dense=sgd", "optimizer.sparse=sgd", "optimizer.dense_lr=0.1", "optimizer.embedding_lr=1.0")
 ATTENTION = ("model.sequence_encoder=target_attention",)
 MIXTURE = (
     "model.options.ffn=relu-moe",
@@ -41,25 +41,36 @@ MIXTURE = (
     "optimizer.dense_lr=0.003",
 )
 SIX = ("distributed.data_shards=6",)
-MANAGED = ("model.managed_rows={item_id: 12, category: 4}",)
+MANAGED = ("model.managed_embeddings={item_id: 12, category: 4}",)
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "sgd": (*SIX, *SGD),
     "adam": (*SIX, "optimizer.decay=cosine"),
     "grouped": (
-        *(*SIX, *ATTENTION, "optimizer.sparse=rowwise_adagrad", "optimizer.sparse_lr=0.01", "optimizer.clip_norm=0.1"),
-        *("training.accumulate=3", "training.epochs=2", "optimizer.warmup_steps=3", "distributed.sharding=row_wise"),
+        *(
+            *SIX,
+            *ATTENTION,
+            "optimizer.sparse=rowwise_adagrad",
+            "optimizer.embedding_lr=0.01",
+            "optimizer.clip_norm=0.1",
+        ),
+        *(
+            "training.gradient_accumulation_steps=3",
+            "training.epochs=2",
+            "optimizer.warmup_steps=3",
+            "distributed.sharding=row_wise",
+        ),
     ),
     "mixture": (*SIX, *MIXTURE),
     "events": (*SIX, *SGD, "model.sequences=tokens", "model.num_tokens=4", "distributed.sharding=table_wise"),
     "uneven": ("distributed.data_shards=3", "training.batch_size=60", *SGD),
     "bfloat16": (*SIX, *SGD, "training.precision=bfloat16"),
-    "managed": (*SIX, *SGD, "optimizer.eviction.item_id={policy: lfu, every: 3}", *MANAGED),
+    "managed": (*SIX, *SGD, "optimizer.eviction.item_id={policy: lfu, eviction_interval: 3}", *MANAGED),
     "moved": (*SIX, *SGD, "store=FOLDER/moved", "distributed.sharding=row_wise"),
 }
 COLUMNS = (
-    *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_every=2"),
+    *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_interval=2"),
     "distributed.tables={tab: row_wise, hour: table_wise}",
-    *("optimizer.eviction.item_id={policy: distance_lfu, every: 4}", *MANAGED),
+    *("optimizer.eviction.item_id={policy: distance_lfu, eviction_interval: 4}", *MANAGED),
 )
 STARTS = {
     "grouped": ATTENTION,
@@ -297,7 +308,7 @@ def test_a_finished_run_has_nothing_left_to_do(world: Path) -> None:
 
 def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(world: Path, tmp_path: Path) -> None:
     acts = {"number": signal.SIGKILL, "rank": 1, "step": 6}
-    overrides = (*SCENARIOS["adam"], "training.checkpoint_every=2")
+    overrides = (*SCENARIOS["adam"], "training.checkpoint_interval=2")
     jobs = [job(world, "adam", 2, *overrides, **acts) | {"folder": str(tmp_path / "run")}]
     ranks = run_jobs(2, jobs, tmp_path / "launch", restarts=2)
     assert ranks == [[{"done": str(tmp_path / "run")}]] * 2

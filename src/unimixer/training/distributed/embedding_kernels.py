@@ -63,7 +63,7 @@ def fused_parameters(config: OptimizerConfig, device: torch.device) -> dict[str,
     """Choose the rule that fbgemm fuses with the backward pass."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
-    rate = {"learning_rate": config.sparse_lr}
+    rate = {"learning_rate": config.embedding_lr}
     if config.sparse == "rowwise_adagrad":
         return {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "eps": 1e-8, **rate}
     if config.sparse == "sgd" or device.type == "cpu":  # LocalAdam updates the rows on a CPU, and this rule none
@@ -74,7 +74,7 @@ def fused_parameters(config: OptimizerConfig, device: torch.device) -> dict[str,
 def build_optimizer(collections: nn.ModuleDict, config: OptimizerConfig, device: torch.device) -> FusedRule | LocalAdam:
     """Build the optimizer of the tables."""
     if config.sparse == "adam" and device.type == "cpu":
-        return LocalAdam(collections, config.sparse_lr)
+        return LocalAdam(collections, config.embedding_lr)
     return FusedRule(collections, config)
 
 
@@ -86,7 +86,7 @@ class FusedRule(torch.optim.Optimizer):
         self._fused: list[Any] = [collection.fused_optimizer for collection in collections.values()]
         self._kernels = [kernel.emb_module for _, _, kernel in kernels(collections)]
         # an optimizer needs a parameter: this one stands for the rows inside the kernels
-        super().__init__([nn.Parameter(torch.empty(0))], {"lr": config.sparse_lr})
+        super().__init__([nn.Parameter(torch.empty(0))], {"lr": config.embedding_lr})
 
     def at_step(self, step: int) -> None:
         """Tell Adam the number of steps before; it also counts forward passes of evaluations."""

@@ -27,10 +27,14 @@ from unimixer.training.step import TrainStep, task_loss
 from unimixer.training.tensor_files import latest_checkpoint
 from unimixer.training.train import resume, train
 
-ON = "training.checkpoint_activations=true"
-MIXER = ("training.accumulate=3", "temperature.schedule=linear", "model.options={num_blocks: 3, rank: 4}")
+ON = "training.activation_checkpointing=true"
+MIXER = (
+    "training.gradient_accumulation_steps=3",
+    "temperature.schedule=linear",
+    "model.options={num_blocks: 3, rank: 4}",
+)
 MIXTURE = (
-    *("training.accumulate=2", "model.backbone=rankmixer"),
+    *("training.gradient_accumulation_steps=2", "model.backbone=rankmixer"),
     "model.options={num_blocks: 2, ffn: relu-moe, ffn_options: {num_experts: 4, coefficient: 0.01}}",
 )
 DROPOUT = ("model.backbone=masknet", "model.options={dropout: 0.3, block_dims: [16, 8]}")
@@ -60,8 +64,8 @@ def test_a_run_that_recomputes_ends_in_the_same_bits(
 
 
 def test_a_killed_run_that_recomputes_resumes_to_the_bits_of_a_plain_one(toy_folder: Path, tmp_path: Path) -> None:
-    plain = run_of(toy_folder, tmp_path / "plain", *MIXER, "training.evaluate_every=2")
-    values = tiny_values(toy_folder, *MIXER, "training.evaluate_every=2", ON)
+    plain = run_of(toy_folder, tmp_path / "plain", *MIXER, "training.eval_interval=2")
+    values = tiny_values(toy_folder, *MIXER, "training.eval_interval=2", ON)
     train_killed(values, tmp_path / "run", "step", 3)
     assert_same_run(resume(tmp_path / "run", quiet=True), plain)
 
@@ -145,8 +149,8 @@ def test_a_compiled_step_recomputes_and_accumulates(toy_dataset: Dataset, monkey
 
 def test_a_backbone_without_blocks_is_refused_before_there_is_a_run(toy_dataset: Dataset, tmp_path: Path) -> None:
     recipe = tiny_recipe(toy_dataset.folder, "model.backbone=mlp", "model.options={}", ON)
-    with pytest.raises(UnimixerError, match=r"^training\.checkpoint_activations=true: backbone 'mlp' has no blocks"):
+    with pytest.raises(UnimixerError, match=r"^training\.activation_checkpointing=true: backbone 'mlp' has no blocks"):
         validate_recipe(resolve(recipe, toy_dataset.transform.spec), toy_dataset.transform.spec)
-    with pytest.raises(UnimixerError, match="leave checkpoint_activations out"):
+    with pytest.raises(UnimixerError, match="leave activation_checkpointing out"):
         train(recipe, folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
