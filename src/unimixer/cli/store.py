@@ -13,7 +13,7 @@ import typer
 from unimixer.cli.output import Json, emit, takes
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores import open_store
-from unimixer.serving.stores.base import shown
+from unimixer.serving.stores.base import redacted
 from unimixer.serving.stores.build import build_store
 from unimixer.serving.stores.records import canonical
 
@@ -55,7 +55,7 @@ def build(options: BuildOptions) -> None:
         other_data=options.other_data,
         overwrite=options.overwrite,
     )
-    seconds, name = time.perf_counter() - started, shown(options.out)
+    seconds, name = time.perf_counter() - started, redacted(options.out)
 
     def show() -> None:
         print(f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")

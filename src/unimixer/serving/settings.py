@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.stores.base import MARGIN, PATIENCE_S
+from unimixer.serving.stores.base import MARGIN, TIMEOUT_S
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
@@ -59,9 +59,9 @@ class ServeSettings(Settings):
     """Without it, nothing can be changed over HTTP."""
 
     @property
-    def patience(self) -> float:
+    def store_timeout(self) -> float:
         """Seconds that a call waits for the store, as for another writer; the rest of a request's time is its own."""
-        return min(PATIENCE_S, self.timeout / 4)
+        return min(TIMEOUT_S, self.timeout / 4)
 
 
 def read_key(variable: str, file: Path | None) -> SecretStr | None:

@@ -1,4 +1,4 @@
-"""One number a feature of a request: equal where its encoded values are, so that a replay can name what differs."""
+"""Hash the encoded values of each feature of a request, so that a replay can name the features that differ."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from unimixer.features.request import Request
 
 
 def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
-    r"""Hashes of the features of a request by name.
+    r"""Hash every feature of a request and return the hashes by feature name.
 
-    A column :math:`x_1, \dots, x_n` has the hash :math:`\sum_i w_i (x_i + 1) \bmod 2^{64}` with odd weights
-    :math:`w_i` that look random: another value, or another order, gives another number.
+    A column :math:`x_1, \dots, x_n` has the hash :math:`\sum_i w_i (x_i + 1) \bmod 2^{64}` with odd pseudo-random
+    weights :math:`w_i`, so that another value or another order almost surely gives another hash.
     """
     spec = transform.spec
-    found: dict[str, Any] = {}
+    hashes: dict[str, Any] = {}
     ids, dense = _columns(request.user.ids), _columns(request.user.dense)
     ids += _columns(request.candidates.ids)
     dense += _columns(request.candidates.dense)
-    found.update(zip((field.name for field in spec.ids), ids, strict=True))
-    place = 0
+    hashes.update(zip((field.name for field in spec.ids), ids, strict=True))
+    start = 0
     for field in spec.dense:
-        parts = dense[place : place + field.width]
-        found[field.name] = sum((2 * i + 1) * int(part) for i, part in enumerate(parts)) % 2**64
-        place += field.width
+        parts = dense[start : start + field.width]
+        hashes[field.name] = sum((2 * i + 1) * int(part) for i, part in enumerate(parts)) % 2**64
+        start += field.width
     for name, fields in spec.groups.items():
         side = request.user if name in request.user.values else request.candidates
         for sequence, number in zip(fields, _lists(side, name), strict=True):
-            found[sequence.name] = number
-    return {name: int(number) for name, number in found.items()}
+            hashes[sequence.name] = number
+    return {name: int(number) for name, number in hashes.items()}
 
 
 def _columns(tensor: Any) -> list[Any]:
@@ -42,29 +42,29 @@ def _columns(tensor: Any) -> list[Any]:
 
 
 def _lists(batch: Batch, group: str) -> NDArray[np.uint64]:
-    """Values and lengths: the same values cut elsewhere are other lists."""
+    """Hash values and lengths together: the same values split at other places are other lists."""
     lengths = _sums(batch.offsets[group].numpy()[:, None].astype(np.int32))[0]
     with np.errstate(over="ignore"):
-        found: NDArray[np.uint64] = _sums(batch.values[group].numpy()) + lengths * np.uint64(0x9E3779B97F4A7C15)
-    return found
+        hashes: NDArray[np.uint64] = _sums(batch.values[group].numpy()) + lengths * np.uint64(0x9E3779B97F4A7C15)
+    return hashes
 
 
 def _sums(matrix: NDArray[Any]) -> NDArray[np.uint64]:
-    """Weighted sums of the columns of an (n, F) matrix of 32 bits a value."""
+    """Return the weighted sum of each column of an (n, F) matrix of 32-bit values."""
     bits = np.ascontiguousarray(matrix).view(np.uint32).astype(np.uint64)
     with np.errstate(over="ignore"):
-        found: NDArray[np.uint64] = ((bits + np.uint64(1)) * _weights(len(bits))[:, None]).sum(0, dtype=np.uint64)
-    return found
+        sums: NDArray[np.uint64] = ((bits + np.uint64(1)) * _weights(len(bits))[:, None]).sum(0, dtype=np.uint64)
+    return sums
 
 
 def _weights(count: int) -> NDArray[np.uint64]:
-    """The first numbers of splitmix64, made odd."""
+    """Return the first outputs of splitmix64, with the lowest bit set."""
     return _many_weights(max(1, count - 1).bit_length())[:count]
 
 
 @lru_cache(maxsize=64)
 def _many_weights(bits: int) -> NDArray[np.uint64]:
-    """The first ``2 ** bits`` of them: few sizes are kept, whatever numbers of rows requests have."""
+    """Return the first ``2 ** bits`` weights: powers of two keep the number of cached sizes small."""
     with np.errstate(over="ignore"):
         z = np.arange(1, 2**bits + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

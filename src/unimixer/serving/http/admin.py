@@ -47,7 +47,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         model = engine.model
         engine.updates.check_room()
         data = await read_body(request, settings.max_body, settings.timeout)
-        begin = deadline(request, settings.timeout - settings.patience)
+        begin = deadline(request, settings.timeout - settings.store_timeout)
         return reply(await engine.updates.finish(lambda: work(model, read_json(data)), begin))
 
     @app.post("/admin/users", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))

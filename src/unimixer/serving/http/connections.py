@@ -30,7 +30,7 @@ class Limits:
     connections: int
     idle: float
     """Seconds without a request, and without a reader of an answer."""
-    patience: float
+    timeout: float
     """Seconds for a head from its first byte on, and for the rest of a body that was answered before its end."""
     metrics: Metrics
     log: Log
@@ -74,7 +74,7 @@ class Connection(HttpToolsProtocol):
         """Read on; a head that is not whole yet has a limit of bytes and of time."""
         if self._refused:
             return
-        began, patience, idle = self._in_head, self.limits.patience, not (self._in_head or self._in_body)
+        began, timeout, idle = self._in_head, self.limits.timeout, not (self._in_head or self._in_body)
         self._raw, self._begun, self._between = self._raw + len(data), 0, self._between + len(data)
         super().data_received(data)
         if self._in_body and self._between > MAX_HEAD:
@@ -83,7 +83,7 @@ class Connection(HttpToolsProtocol):
             if idle and self._begun == 1:
                 self._raw = len(data)  # all of it is of this head
             if self._check_size() and (self._due is None or not began):
-                self._expect(patience, lambda: self._refuse(408, "head", f"no whole head came within {patience:g} s"))
+                self._expect(timeout, lambda: self._refuse(408, "head", f"no whole head came within {timeout:g} s"))
         elif self._due is None and self.timeout_keep_alive_task is None and self._is_idle():
             self._expect(self.limits.idle, self._hang_up)  # blank lines, or what is left of an unread body
 
@@ -146,7 +146,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._abort_later()
         elif self.cycle.response_complete and self.cycle.more_body:
-            self._expect(self.limits.patience, self._hang_up)
+            self._expect(self.limits.timeout, self._hang_up)
 
     def timeout_keep_alive_handler(self) -> None:
         """No further request came."""
