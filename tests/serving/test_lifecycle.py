@@ -140,7 +140,7 @@ def test_changes_of_the_store_are_in_the_next_answer(bundles: tuple[Path, Path],
 
 def _refuse_rows(served: Served, client: Client) -> None:
     bad: list[tuple[str, Any, str]] = [
-        ("items", {"rows": []}, "rows: expected a list of objects, at least one"),
+        ("items", {"rows": []}, "rows: expected a list of at least one object"),
         ("items", {"row": [{}]}, "the body: unknown field 'row'; did you mean 'rows'?"),
         ("items", {"rows": [{"item_id": "a", "prize": 3}]}, "items[0]: unknown column 'prize'; did you mean 'price'?"),
         ("items", {"rows": [{"price": 3}]}, "items, row 1: item_id is missing; every row needs its key"),
