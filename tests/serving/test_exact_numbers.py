@@ -9,7 +9,7 @@ import pytest
 
 from unimixer.data.raw.values import as_text
 from unimixer.errors import UnimixerError
-from unimixer.serving.stores.records import canonical, fit_columns, frame_of, kept, series_of
+from unimixer.serving.stores.records import canonical, fit_columns, frame_of, series_of, typed_table
 
 BIG = 2**53 + 1
 
@@ -34,7 +34,7 @@ def test_keys_of_any_json_type_are_one_key() -> None:
 
 def test_kept_rows_give_back_the_texts_of_their_values() -> None:
     frame = pl.DataFrame({"a": [Decimal("3.50")], "b": [2**64 - 1], "c": [True]}, schema_overrides={"b": pl.UInt64})
-    columns, typed = kept(frame)
+    columns, typed = typed_table(frame)
     again = frame_of(typed.to_dicts(), columns)
     for name in frame.columns:
         assert as_text(again[name]).to_list() == as_text(frame[name]).to_list()

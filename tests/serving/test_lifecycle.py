@@ -140,11 +140,11 @@ def test_changes_of_the_store_are_in_the_next_answer(bundles: tuple[Path, Path],
 
 def _refuse_rows(served: Served, client: Client) -> None:
     bad: list[tuple[str, Any, str]] = [
-        ("items", {"rows": []}, "rows: expected a list of objects, at least one"),
+        ("items", {"rows": []}, "rows: expected a list of at least one object"),
         ("items", {"row": [{}]}, "the body: unknown field 'row'; did you mean 'rows'?"),
         ("items", {"rows": [{"item_id": "a", "prize": 3}]}, "items[0]: unknown column 'prize'; did you mean 'price'?"),
         ("items", {"rows": [{"price": 3}]}, "items, row 1: item_id is missing; every row needs its key"),
-        ("items", {"rows": [{"item_id": "a"}, {"item_id": "a"}]}, "items, row 2: item_id='a' stands twice"),
+        ("items", {"rows": [{"item_id": "a"}, {"item_id": "a"}]}, "items, row 2: item_id='a' occurs twice"),
         ("items", {"rows": [{"item_id": "a", "price": "dear"}]}, "items, row 1: price='dear' is not a number"),
         ("items", {"rows": [{"item_id": "a", "picture": [1.0]}]}, "items, row 1: picture=1 numbers is a vector"),
         (
@@ -193,7 +193,7 @@ def test_a_crowd_is_refused_instead_of_queued_without_end(bundles: tuple[Path, P
             thread.join()
         assert {200, 429} <= {answer.status for answer in found} <= {200, 429, 503}
         refused = next(answer for answer in found if answer.status == 429)
-        assert refused.error == "2 requests are waiting, at most 2; try again later"
+        assert refused.error == "2 requests are in flight, at most 2 are allowed; try again later"
         assert int(refused.headers["Retry-After"]) >= 1
         metrics = served.metrics()
         assert metrics['unimixer_refused_total{reason="queue"}'] == sum(a.status == 429 for a in found)

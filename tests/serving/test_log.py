@@ -123,8 +123,8 @@ def test_lost_lines_are_counted_and_the_next_line_that_gets_through_tells_how_ma
 def test_lines_that_wait_have_a_bound_and_nobody_waits_for_a_stream_that_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_module, "MOST_LINES", 5)
-    monkeypatch.setattr(log_module, "LAST_S", 0.2)
+    monkeypatch.setattr(log_module, "MAX_LINES", 5)
+    monkeypatch.setattr(log_module, "CLOSE_S", 0.2)
     release, lost = threading.Event(), []
 
     class Blocking(io.StringIO):

@@ -95,6 +95,6 @@ def test_an_event_that_is_sent_again_with_its_id_is_one_event(bundles: tuple[Pat
         answer = served.admin("events", {"events": [event("d"), event("d")]})
         assert (answer.status, answer.error) == (
             422,
-            "events[1].event_id: stands in events[0] too; every event has its own",
+            "events[1].event_id: events[0] has the same id; give every event its own",
         )
         assert counts(features)["events"] == before + 5

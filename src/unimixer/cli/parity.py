@@ -1,4 +1,4 @@
-"""``unimixer parity``."""
+"""``unimixer parity``: compare logged answers with computed ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from unimixer.serving.stores import open_store
 class ParityOptions:
     """Choose the logged answers and the model to compare them with."""
 
-    log: Annotated[str, typer.Argument(help="Folder of a score log, one part, or postgresql://user@host/db.")]
+    log: Annotated[str, typer.Argument(help="Folder of a score log, one part of it, or postgresql://user@host/db.")]
     store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
     run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="Compare with this bundle; answers of others are skipped.")
+        Path | None, typer.Option("--bundle", help="Compare with this bundle and skip the answers of others.")
     ] = None
-    version: Annotated[str | None, typer.Option("--version", help="Only answers of this model version.")] = None
-    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference that counts as equal.")] = 1e-5
-    listed: Annotated[int, typer.Option("--list", help="Differing rows to list.")] = 20
+    version: Annotated[str | None, typer.Option("--version", help="Compare only answers of this model version.")] = None
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Largest difference of scores that count as equal.")
+    ] = 1e-5
+    listed: Annotated[int, typer.Option("--list", help="Largest number of differing scores to list.")] = 20
     as_json: Json = False
 
 
@@ -39,12 +41,12 @@ def parity(options: ParityOptions) -> None:
     --bundle BUNDLE
     """
     if (options.run is None) == (options.bundle is None):
-        raise UnimixerError("compare with one model: give --run or --bundle")
-    opened = open_store(options.store)
+        raise UnimixerError("compare with one model: give either --run or --bundle")
+    store = open_store(options.store)
     scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
-    wanted = options.version or (scorer.version if options.bundle is not None else None)
-    result = replay(options.log, opened, scorer, version=wanted, tolerance=options.tolerance, listed=options.listed)
-    opened.close()
+    version = options.version or (scorer.version if options.bundle is not None else None)
+    result = replay(options.log, store, scorer, version=version, tolerance=options.tolerance, listed=options.listed)
+    store.close()
 
     def show() -> None:
         counts = (
@@ -52,7 +54,7 @@ def parity(options: ParityOptions) -> None:
         )
         print(
             f"{counts} than {options.tolerance:g}; largest difference {result.largest:.3g}; "
-            f"{result.skipped:,} of other versions left out"
+            f"{result.skipped:,} answers of other versions skipped"
         )
         if result.features:
             rows = sorted(result.features.items(), key=lambda pair: -pair[1])

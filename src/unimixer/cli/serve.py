@@ -1,4 +1,4 @@
-"""``unimixer serve``."""
+"""``unimixer serve``: serve a bundle over HTTP."""
 
 from __future__ import annotations
 
@@ -27,32 +27,42 @@ class ServeOptions:
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a link to one.")]
     store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = (
+        8080
+    )
     name: Annotated[str, typer.Option("--name", help="Name of the model under /v2/models.")] = "ranker"
-    threads: Annotated[int, typer.Option("--threads", help="Threads of one scoring.")] = 1
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests that are scored at once.")] = 2
-    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more get 429.")] = 32
+    threads: Annotated[int, typer.Option("--threads", help="Threads per scored request.")] = 1
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Number of requests that are scored at once.")] = 2
+    queue: Annotated[int, typer.Option("--queue", help="Largest number of waiting requests; more get 429.")] = 32
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds from the arrival of a request to its answer.")
     ] = 2.0
-    connections: Annotated[int, typer.Option("--connections", help="Open connections; more get 503.")] = 1_000
+    connections: Annotated[
+        int, typer.Option("--connections", help="Largest number of open connections; more get 503.")
+    ] = 1_000
     idle: Annotated[float, typer.Option("--idle", help="Seconds that a connection may be silent.")] = 5.0
-    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a body.")] = 1 << 20
-    max_candidates: Annotated[int, typer.Option("--max-candidates", help="Items of a request.")] = 2_000
-    cached: Annotated[int, typer.Option("--cached", help="Number of encoded users, and of items, in memory.")] = 200_000
+    max_body: Annotated[int, typer.Option("--max-body", help="Largest number of bytes of a body.")] = 1 << 20
+    max_candidates: Annotated[int, typer.Option("--max-candidates", help="Largest number of items of a request.")] = (
+        2_000
+    )
+    cached: Annotated[int, typer.Option("--cached", help="Largest number of cached users, and of cached items.")] = (
+        200_000
+    )
     keep_events: Annotated[
-        int, typer.Option("--keep-events", help="Events that an addition leaves a user beyond the longest history.")
+        int, typer.Option("--keep-events", help="Events per user to keep in addition to the longest history.")
     ] = 1_000
     score_log: Annotated[
         str | None,
-        typer.Option("--score-log", help="Folder, or postgresql://user@host/db, that every answer is written to."),
+        typer.Option("--score-log", help="Folder, or postgresql://user@host/db, to write every answer to."),
     ] = None
     flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0
     log_rows: Annotated[
-        int, typer.Option("--log-rows", help="Number of answers that wait to be written; more are lost.")
+        int, typer.Option("--log-rows", help="Largest number of answers that wait to be written; more are lost.")
     ] = 50_000
-    grace: Annotated[float, typer.Option("--grace", help="Seconds that running requests get at the end.")] = 10.0
-    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="File with the key of callers.")] = None
+    grace: Annotated[float, typer.Option("--grace", help="Seconds for running requests to end after SIGTERM.")] = 10.0
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="File with the key of ranking requests.")
+    ] = None
     admin_key_file: Annotated[
         Path | None, typer.Option("--admin-key-file", help="File with the key for changes under /admin.")
     ] = None
@@ -62,8 +72,8 @@ class ServeOptions:
 def serve(options: ServeOptions) -> None:
     """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
 
-    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP opens BUNDLE again
-    and swaps it in; SIGTERM finishes the running requests, writes the score log and ends.
+    Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP loads BUNDLE again
+    and serves it; SIGTERM ends the server after the running requests and the score log.
 
     The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
 

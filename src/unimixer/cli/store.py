@@ -1,4 +1,4 @@
-"""``unimixer store``: the users and items that a server knows."""
+"""``unimixer store``: build and print the feature store of a server."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import typer
 from unimixer.cli.output import Json, emit, takes
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores import open_store
-from unimixer.serving.stores.base import shown
+from unimixer.serving.stores.base import redacted
 from unimixer.serving.stores.build import build_store
 from unimixer.serving.stores.records import canonical
 
-app = typer.Typer(help="Build and read the feature store of a server.", no_args_is_help=True)
+app = typer.Typer(help="Build and print the feature store of a server.", no_args_is_help=True)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """Choose the raw data and the feature store to write."""
 
-    prepared: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared dataset of one.")]
-    out: Annotated[str, typer.Option("--out", help="SQLite file to make, or redis://host:port/db.")]
-    raw: Annotated[
-        Path | None, typer.Option("--raw", help="Raw data (default: where the store was prepared from).")
-    ] = None
+    prepared: Annotated[
+        Path, typer.Argument(metavar="RUN|STORE", help="A run, or the prepared dataset that it was trained on.")
+    ]
+    out: Annotated[str, typer.Option("--out", help="SQLite file to write, or redis://host:port/db.")]
+    raw: Annotated[Path | None, typer.Option("--raw", help="Raw data (default: the recorded path).")] = None
     source: Annotated[
-        str | None, typer.Option("--source", help="Data set or schema file (default: that of the store).")
+        str | None, typer.Option("--source", help="Data set or schema file (default: the recorded one).")
     ] = None
     other_data: Annotated[
-        bool, typer.Option("--other-data", help="Take other raw data than the run was trained on.")
+        bool, typer.Option("--other-data", help="Accept raw data that differs from the training data.")
     ] = False
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the file.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False
     as_json: Json = False
 
 
 @app.command("build")
 @takes(BuildOptions)
 def build(options: BuildOptions) -> None:
-    """Write the users, items and events of raw data, unencoded, for requests to look up.
+    """Write the raw users, items and events of a run to a feature store.
 
     Example: unimixer store build RUN --raw KuaiRand-Pure --out features.sqlite
     """
@@ -55,7 +55,7 @@ def build(options: BuildOptions) -> None:
         other_data=options.other_data,
         overwrite=options.overwrite,
     )
-    seconds, name = time.perf_counter() - started, shown(options.out)
+    seconds, name = time.perf_counter() - started, redacted(options.out)
 
     def show() -> None:
         print(f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())} in {seconds:.1f} s")
@@ -70,7 +70,7 @@ def show(
     item: Annotated[str | None, typer.Option("--item", help="Also print the row of an item.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the contents of a store.
+    """Print the numbers of users, items and events, and single rows.
 
     Example: unimixer store show features.sqlite --item 42
     """
@@ -82,7 +82,7 @@ def show(
         text = canonical([key])[0] or ""
         record = store.users(text) if kind == "user" else store.items([text]).get(text)
         if record is None:
-            raise UnimixerError(f"{store.name}: no {kind} {text!r}")
+            raise UnimixerError(f"{store.name}: there is no {kind} {text!r}")
         facts[kind] = {"revision": record.revision, **record.values}
     store.close()
 

@@ -18,13 +18,13 @@ from unimixer.data.coverage import Coverage
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
-from unimixer.serving.crowd import Crowd
 from unimixer.serving.encoding.parse_request import CallReader
 from unimixer.serving.encoding.request import EncodedCall, RankCall, RequestEncoder
 from unimixer.serving.errors import RefusedError
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.settings import ServeSettings
 from unimixer.serving.stores.base import FeatureStore
+from unimixer.serving.thread_pool import BoundedThreadPool
 
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""
@@ -105,8 +105,10 @@ class Engine:
         self.settings, self.store, self.metrics = settings, store, metrics
         self._open, self._swap = open_bundle, threading.Lock()
         queue, timeout = settings.queue, settings.timeout
-        self.requests = Crowd("requests", metrics, threads=settings.concurrency, queue=queue, timeout=timeout)
-        self.updates = Crowd("updates", metrics, threads=1, queue=queue, timeout=timeout)
+        self.requests = BoundedThreadPool(
+            "requests", metrics, threads=settings.concurrency, queue=queue, timeout=timeout
+        )
+        self.updates = BoundedThreadPool("updates", metrics, threads=1, queue=queue, timeout=timeout)
         metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
         metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
         self._encoding, self._scoring = (metrics.stage.labels(stage) for stage in ("encode", "score"))

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Count requests, values and refusals for Prometheus."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from unimixer.features.request import Request
 from unimixer.features.spec import FeatureSpec
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-TOGETHER = 32, 3_000
-"""Requests, and candidates, whose values are counted together at most."""
+MAX_WAITING = 32, 3_000
+"""Numbers of requests and of candidates at which the waiting requests are counted."""
 CANDIDATES = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 class Values(Collector):
-    """Values of every id feature and sequence that were encoded, and those that no vocabulary knew.
+    """Count the encoded and the out-of-vocabulary values of every id feature and sequence.
 
-    Requests wait to be counted, some at once: a request has values of all features, and to count each request by itself
-    would cost nearly as much as to encode it.
+    Requests are counted in groups: a request has values of all features, and counting each request separately would
+    cost nearly as much as encoding it.
     """
 
     def __init__(self) -> None:
-        self._counting, self._coverages = threading.Lock(), list[Coverage]()
+        self._lock, self._coverages = threading.Lock(), list[Coverage]()
         self._waiting: list[tuple[Coverage, Request]] = []
         self._rows = 0
 
     def of(self, spec: FeatureSpec) -> Coverage:
-        """Counts for the features of a bundle; they go on where the one before had the same."""
+        """Return the counts of a bundle's features; they continue if an earlier bundle had the same features."""
         new = Coverage(spec)
-        found = next((known for known in self._coverages if known.names == new.names), None)
-        if found is None:
+        same = next((known for known in self._coverages if known.names == new.names), None)
+        if same is None:
             self._coverages = [*self._coverages, new]
-        return found or new
+        return same or new
 
     def add(self, coverage: Coverage, request: Request) -> None:
-        """Count a request, now or with some that follow."""
-        with self._counting:
+        """Count a request, now or together with later ones."""
+        with self._lock:
             self._waiting.append((coverage, request))
             self._rows += len(request)
-            if len(self._waiting) >= TOGETHER[0] or self._rows >= TOGETHER[1]:
+            if len(self._waiting) >= MAX_WAITING[0] or self._rows >= MAX_WAITING[1]:
                 self._count()
 
     def _count(self) -> None:
@@ -64,8 +64,8 @@ class Values(Collector):
             coverage.add(user, candidates, missing=False)
 
     def collect(self) -> Iterator[Metric]:
-        """Both families, as Prometheus asks for them."""
-        with self._counting:
+        """Yield both metric families on a scrape."""
+        with self._lock:
             self._count()
         totals: dict[str, list[int]] = {}
         for coverage in self._coverages:
@@ -74,7 +74,7 @@ class Values(Collector):
                 if name not in numbers:
                     total = totals.setdefault(name, [0, 0])
                     total[0], total[1] = total[0] + int(values), total[1] + int(unknown)
-        texts = {"feature_values": "Values that were encoded", "unknown_values": "Values that no vocabulary knew"}
+        texts = {"feature_values": "Encoded values", "unknown_values": "Values that the vocabularies lack"}
         for at, (name, text) in enumerate(texts.items()):
             family = CounterMetricFamily(f"unimixer_{name}", text, labels=["feature"])
             for feature, total in totals.items():
@@ -83,67 +83,69 @@ class Values(Collector):
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
-    """Rows of several batches, and events of their sequences, as far as they are counted."""
+    """Concatenate the counted parts of several batches."""
     values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
     return Batch(torch.cat([part.ids for part in parts]), torch.cat([part.dense for part in parts]), values)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """Hold the metrics of one server in a separate registry."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nothing reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused second series per counter
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter("unimixer_requests", "Answered requests", ["route", "status"], registry=registry)
         self.seconds = Histogram(
             "unimixer_request_seconds",
-            "From the head of a request to its answer",
+            "Seconds from the head of a request to its answer",
             ["route"],
             buckets=SECONDS,
             registry=registry,
         )
         self.stage = Histogram(
-            "unimixer_stage_seconds", "Parts of a ranking request", ["stage"], buckets=SECONDS, registry=registry
+            "unimixer_stage_seconds",
+            "Seconds per stage of a ranking request",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
         )
-        self.candidates = Histogram("unimixer_candidates", "Items of a request", buckets=CANDIDATES, registry=registry)
+        self.candidates = Histogram("unimixer_candidates", "Items per request", buckets=CANDIDATES, registry=registry)
         self.refused = Counter("unimixer_refused", "Requests without scores", ["reason"], registry=registry)
         self.unknown_users = Counter("unimixer_unknown_users", "Requests whose user the store lacks", registry=registry)
         self.unknown_items = Counter("unimixer_unknown_items", "Candidates that the store lacks", registry=registry)
         self.values = Values()
         registry.register(self.values)
-        self.swaps = Counter(
-            "unimixer_swaps", "Bundles that were put in service or refused", ["result"], registry=registry
-        )
-        self.model = Gauge("unimixer_model", "1 for the bundle in service", ["version"], registry=registry)
+        self.swaps = Counter("unimixer_swaps", "Bundles that were loaded or refused", ["result"], registry=registry)
+        self.model = Gauge("unimixer_model", "1 for the served bundle", ["version"], registry=registry)
         self.log_rows = Counter("unimixer_score_log_rows", "Answers written to the score log", registry=registry)
         self.log_dropped = Counter(
             "unimixer_score_log_dropped",
-            "Answers that the score log lost: it was full, or away at the end",
+            "Answers that the score log lost because it was full, or unavailable at the end",
             registry=registry,
         )
         self.log_errors = Counter(
-            "unimixer_score_log_errors", "Writes of the score log that failed and are tried again", registry=registry
+            "unimixer_score_log_errors", "Failed writes of the score log, which are retried", registry=registry
         )
         self.log_rejected = Counter(
             "unimixer_score_log_rejected", "Answers that the score log cannot hold", registry=registry
         )
         self.log_lines_lost = Counter(
             "unimixer_log_lines_lost",
-            "Lines of the log that standard error did not take",
+            "Log lines that could not be written to standard error",
             registry=registry,
         )
         self.connections_refused = Counter(
             "unimixer_connections_refused",
-            "Connections that were ended for what is no request",
+            "Connections that were closed because they violated HTTP or a limit",
             ["reason"],
             registry=registry,
         )
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge that is read on every scrape."""
         Gauge(f"unimixer_{name}", text, registry=self.registry).set_function(read)
 
     def text(self) -> bytes:
-        """All of it in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -62,7 +62,7 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
 def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Log) -> None:
     with contextlib.ExitStack() as open_things:  # closed last opened first
         listener = open_things.enter_context(_listen(settings.host, settings.port))
-        store = open_store(settings.store, patience=settings.patience)
+        store = open_store(settings.store, timeout=settings.store_timeout)
         open_things.callback(store.close)
         store.margin = settings.keep_events
         score_log = _score_log(settings, metrics, log)

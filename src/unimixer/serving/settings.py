@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""Define the settings of a server and read its keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.stores.base import MARGIN, PATIENCE_S
+from unimixer.serving.stores.base import MARGIN, TIMEOUT_S
 from unimixer.settings import Settings
 
 API_KEY, ADMIN_KEY = "UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"
@@ -16,59 +16,61 @@ MIN_KEY = 16
 
 
 class ServeSettings(Settings):
-    """Everything that a server is told; nothing of it is in the bundle."""
+    """Hold the settings of a server, none of which belongs to the bundle."""
 
     bundle: Path
-    """Folder of the bundle, or a link to one that a swap reads again."""
+    """Folder of the bundle, or a link that a reload follows again."""
     store: str
-    """Path of the SQLite file, or address of Redis."""
+    """Path of a SQLite file, or address of a Redis database."""
     host: str = "127.0.0.1"
     port: int = 8080
-    """0 takes a free port, which the log names."""
+    """Port to listen on; 0 takes a free port, which the log names."""
     name: str = "ranker"
     """Name of the model in the open inference protocol."""
     threads: PositiveInt = 1
-    """Threads of one scoring."""
+    """Threads per scored request."""
     concurrency: PositiveInt = 2
-    """Requests that are scored at once."""
+    """Number of requests that are scored at once."""
     queue: NonNegativeInt = 32
-    """Requests that wait; more are refused with 429."""
+    """Largest number of waiting requests; more are refused with 429."""
     timeout: PositiveFloat = 2.0
     """Seconds from a request's arrival to its answer."""
     connections: PositiveInt = 1_000
-    """Connections that are open at once; more are refused with 503."""
+    """Largest number of open connections; more are refused with 503."""
     idle: PositiveFloat = 5.0
-    """Seconds that a connection may be silent before a request and between two."""
+    """Seconds that a connection may be silent before a request and between requests."""
     max_body: PositiveInt = 1 << 20
-    """Bytes of a body."""
+    """Largest number of bytes of a body."""
     max_candidates: PositiveInt = 2_000
+    """Largest number of items of a request."""
     cached: PositiveInt = 200_000
-    """Encoded rows of users and of items that are kept."""
+    """Largest number of cached users, and of cached items."""
     keep_events: NonNegativeInt = MARGIN
-    """Events of a user that the store keeps beyond the longest history, see :class:`FeatureStore`."""
+    """Events per user and kind that the store keeps in addition to the longest history, see :class:`FeatureStore`."""
     score_log: str | None = None
     """Folder of the score log, or address of a PostgreSQL database."""
     flush: PositiveFloat = 1.0
-    """Seconds between two writes of the score log: the most that a killed server loses."""
+    """Seconds between two writes of the score log; a killed server loses the answers of at most this time."""
     log_rows: PositiveInt = 50_000
-    """Answers that wait to be written at most; more are dropped, counted and reported."""
+    """Largest number of answers that wait to be written; more are dropped, counted and reported."""
     grace: PositiveFloat = 10.0
-    """Seconds that requests in flight get when the server stops, and then the score log."""
+    """Seconds that a stopping server gives to requests in flight, and then to the score log."""
     api_key: SecretStr | None = None
+    """Key of ranking requests; without it, everyone may send them."""
     admin_key: SecretStr | None = None
-    """Without it, nothing can be changed over HTTP."""
+    """Key of changes; without it, the server accepts no changes over HTTP."""
 
     @property
-    def patience(self) -> float:
-        """Seconds that a call waits for the store, as for another writer; the rest of a request's time is its own."""
-        return min(PATIENCE_S, self.timeout / 4)
+    def store_timeout(self) -> float:
+        """Seconds that a call waits for the store: at most a quarter of the time of a request."""
+        return min(TIMEOUT_S, self.timeout / 4)
 
 
 def read_key(variable: str, file: Path | None) -> SecretStr | None:
-    """A key from a file or from the environment; never from the command line, which every user of a machine can read.
+    """Read a key from a file or the environment; every user of a machine can read the command line.
 
     Raises:
-        UnimixerError: the file cannot be read, or the key is too short.
+        UnimixerError: the file cannot be read, or the key is too short or not printable ASCII.
     """
     if file is None:
         if variable not in os.environ:
@@ -80,11 +82,13 @@ def read_key(variable: str, file: Path | None) -> SecretStr | None:
         except (OSError, UnicodeDecodeError) as error:
             raise UnimixerError(f"{file}: cannot read the key ({getattr(error, 'strerror', error)})") from None
     if not text:
-        way_out = "write one into it" if file else "unset it to serve without a key"
-        raise UnimixerError(f"the key in {file or variable} is blank; {way_out}, or make one: openssl rand -hex 32")
+        way_out = "write a key into the file" if file else "unset it to serve without a key"
+        raise UnimixerError(
+            f"the key in {file or variable} is blank; {way_out}, or make one with: openssl rand -hex 32"
+        )
     if len(text) < MIN_KEY or not (text.isascii() and text.isprintable()):
         raise UnimixerError(
-            f"the key in {file or variable} has {len(text)} characters; a key has at least {MIN_KEY}, all printable "
-            "ASCII: openssl rand -hex 32"
+            f"the key in {file or variable} has {len(text)} characters; a key needs at least {MIN_KEY}, all printable "
+            "ASCII; make one with: openssl rand -hex 32"
         )
     return SecretStr(text)

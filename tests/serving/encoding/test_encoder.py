@@ -191,9 +191,11 @@ def test_a_small_cache_gives_the_tensors_of_a_large_one(
 
 
 def test_keys_have_one_canonical_form(encoder: RequestEncoder) -> None:
-    with pytest.raises(UnimixerError, match=r"items: 'i1' stands at 0 and at 2, counted from 0; send every item once"):
+    with pytest.raises(
+        UnimixerError, match=r"items: 'i1' occurs at positions 0 and 2, counted from 0; send every item once"
+    ):
         encoder.encode(call(items=["i1", "i2", " i1"]))
-    with pytest.raises(UnimixerError, match="items: '3' stands at 0 and at 1"):
+    with pytest.raises(UnimixerError, match="items: '3' occurs at positions 0 and 1"):
         encoder.encode(call(items=[3, "3.0"]))
 
 
@@ -209,7 +211,7 @@ def test_a_call_without_time_is_now(encoder: RequestEncoder, predictor: Predicto
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (RankCall("u1", ["i1"], {"time_ms": START}), "context: no column 'position'; send it, null where"),
+        (RankCall("u1", ["i1"], {"time_ms": START}), "context: column 'position' is missing; send it, with null"),
         (call(context={"position": "front"}), r"context, row 1: position='front' is not a number"),
         (call(context={"time_ms": "yesterday"}), r"context, row 1: time_ms='yesterday' is not a"),
         (call(context={"time_ms": 1e300}), r"context, row 1: time_ms=1e\+300 is not a time in ms"),

@@ -1,4 +1,4 @@
-"""What is kept is bounded in number and in bytes, and what is used stays."""
+"""The LRU cache bounds its values in number and in bytes, and evicts the least recently used ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimixer.serving.encoding.lru import LARGE, Kept, size_of
+from unimixer.serving.encoding.lru import LARGE, Kept, LRUCache, size_of
 
 
 @dataclass
@@ -18,36 +18,36 @@ class Row:
     names: dict[str, list[str]]
 
 
-def test_the_value_not_used_for_longest_goes_first() -> None:
-    kept: Kept[int] = Kept(2, 10_000)
-    kept.put("a", 1)
-    kept.put("b", 2)
-    assert kept.get("a") == 1
-    kept.put("c", 3)
-    assert (kept.get("a"), kept.get("b"), kept.get("c"), len(kept)) == (1, None, 3, 2)
+def test_the_least_recently_used_value_is_evicted_first() -> None:
+    cache: LRUCache[int] = LRUCache(2, 10_000)
+    cache.put("a", 1)
+    cache.put("b", 2)
+    assert cache.get("a") == 1
+    cache.put("c", 3)
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), len(cache)) == (1, None, 3, 2)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 3_000)), max_size=30))
 def test_bytes_are_counted_and_bounded(puts: list[tuple[str, int]]) -> None:
-    kept: Kept[str] = Kept(3, 4_000)
-    held: dict[str, str] = {}
+    cache: LRUCache[str] = LRUCache(3, 4_000)
+    latest: dict[str, str] = {}
     for key, length in puts:
-        kept.put(key, "x" * length)
-        held[key] = "x" * length
-        assert kept.taken <= 4_000
-        assert len(kept) <= 3
-        assert kept.get(key) == held[key]  # a value that fits is kept
-    inside = {key for key in held if key in kept}
-    assert kept.taken == sum(size_of(key) + size_of(held[key]) for key in inside)
-    kept.clear()
-    assert (kept.taken, len(kept)) == (0, 0)
+        cache.put(key, "x" * length)
+        latest[key] = "x" * length
+        assert cache.num_bytes <= 4_000
+        assert len(cache) <= 3
+        assert cache.get(key) == latest[key]  # a value that fits is cached
+    inside = {key for key in latest if key in cache}
+    assert cache.num_bytes == sum(size_of(key) + size_of(latest[key]) for key in inside)
+    cache.clear()
+    assert (cache.num_bytes, len(cache)) == (0, 0)
 
 
-def test_a_value_that_is_too_large_is_not_kept_and_takes_the_old_one_away() -> None:
-    kept: Kept[str] = Kept(3, 1_000)
-    kept.put("a", "small")
-    kept.put("a", "x" * 2_000)
-    assert (kept.get("a"), kept.taken) == (None, 0)
+def test_a_value_that_is_too_large_is_not_cached_and_removes_the_old_one() -> None:
+    cache: LRUCache[str] = LRUCache(3, 1_000)
+    cache.put("a", "small")
+    cache.put("a", "x" * 2_000)
+    assert (cache.get("a"), cache.num_bytes) == (None, 0)
 
 
 def test_a_value_of_many_times_the_average_drives_no_others_out() -> None:

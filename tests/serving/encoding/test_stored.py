@@ -22,7 +22,7 @@ from unimixer.serving.encoding import stored
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.encoding.row_cache import KEY_BYTES
 from unimixer.serving.encoding.stored import USER_BYTES
-from unimixer.serving.stores.base import EVERY, Event, FeatureStore, Kind, Rows, StoreUnavailableError
+from unimixer.serving.stores.base import ANY_EVENT, Event, FeatureStore, Kind, Rows, StoreUnavailableError
 from unimixer.serving.stores.build import building, fill
 from unimixer.serving.stores.sqlite import SQLiteStore
 
@@ -141,12 +141,12 @@ def test_long_keys_and_many_users_take_no_more_memory_than_was_said(toy_bundle: 
             items = [f"{number}-{n}-" + "é" * 900 for n in range(200)]
             encoder.encode(call("u" * 900 + str(number), items, tab="t" * 50_000 + str(number)))
             running = sum(map(sys.getsizeof, items))
-            assert encoder.stored.taken["items"] <= max(300 * KEY_BYTES, running)
+            assert encoder.stored.num_bytes["items"] <= max(300 * KEY_BYTES, running)
         for number in range(500):
             encoder.encode(call(str(number) + "ü" * 900, ITEMS[:1]))
-        assert encoder.stored.taken["users"] <= 300 * USER_BYTES
+        assert encoder.stored.num_bytes["users"] <= 300 * USER_BYTES
         assert 50 < encoder.cache_sizes["users"] <= 300
-        assert encoder.context.kept_bytes <= 10_000 * 2_048
+        assert encoder.context.cached_bytes <= 10_000 * 2_048
         assert encoder.encode(call()).unknown_items == 0
 
 
@@ -217,7 +217,7 @@ def test_large_requests_leave_the_process_as_large_as_it_was(toy_run: Any, featu
 
 def test_a_store_says_whether_it_has_data(store: FeatureStore) -> None:
     assert not store.has_data()
-    store.append([Event("u", "i", 5, EVERY)])
+    store.append([Event("u", "i", 5, ANY_EVENT)])
     assert store.has_data()
 
 

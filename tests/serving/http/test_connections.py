@@ -105,7 +105,7 @@ def test_a_head_that_comes_whole_and_is_too_large_is_refused(narrow: Served) -> 
 def test_silent_and_slow_heads_are_ended_in_time(narrow: Served) -> None:
     before = time.monotonic()
     with opened(narrow) as raw:
-        assert answer_of(raw) == (408, f"no request came within {IDLE:g} s")
+        assert answer_of(raw) == (408, f"no request arrived within {IDLE:g} s")
     assert IDLE * 0.9 < time.monotonic() - before < IDLE + 2
     with opened(narrow) as raw:  # a byte now and then
         before = time.monotonic()
@@ -120,7 +120,7 @@ def test_silent_and_slow_heads_are_ended_in_time(narrow: Served) -> None:
             except TimeoutError:
                 continue
         assert data.startswith(b"HTTP/1.1 408 ")
-        assert f"no whole head came within {PATIENCE:g} s".encode() in data
+        assert f"no complete request head arrived within {PATIENCE:g} s".encode() in data
     reasons = [line["reason"] for line in narrow.logged("connection refused")]
     assert {"idle", "head"} <= set(reasons)
 
@@ -172,7 +172,7 @@ def test_more_connections_than_the_limit_are_refused_and_room_comes_back(narrow:
     several = [opened(narrow) for _ in range(MOST - 1)]
     time.sleep(0.1)
     with opened(narrow) as one_more:
-        assert answer_of(one_more) == (503, "12 connections are open, and no more are taken; try again later")
+        assert answer_of(one_more) == (503, "12 connections are open, which is the limit; try again later")
     assert client.rank().status == 200  # who was there before is served
     for raw in several:
         raw.close()
@@ -185,7 +185,7 @@ def test_more_connections_than_the_limit_are_refused_and_room_comes_back(narrow:
 def test_what_is_no_http_is_answered_in_the_one_shape_and_told_as_json(narrow: Served) -> None:
     with opened(narrow) as raw:
         raw.sendall(b"GET\r\n\r\n")
-        assert answer_of(raw) == (400, "this is no request of HTTP/1.1")
+        assert answer_of(raw) == (400, "this is not an HTTP/1.1 request")
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     client = Client(narrow.port)
     assert client.ask("GET", "/health/live", headers=upgrade).status == 200

@@ -79,7 +79,7 @@ def test_a_blank_key_is_refused_and_not_taken_for_no_key(
     with pytest.raises(UnimixerError, match="the key in UNIMIXER_API_KEY is blank; unset it to serve without a key"):
         read_key("UNIMIXER_API_KEY", None)
     (tmp_path / "key").write_text(blank)
-    with pytest.raises(UnimixerError, match="key is blank; write one into it"):
+    with pytest.raises(UnimixerError, match="key is blank; write a key into the file"):
         read_key("UNIMIXER_API_KEY", tmp_path / "key")
     monkeypatch.delenv("UNIMIXER_API_KEY")
     assert read_key("UNIMIXER_API_KEY", None) is None
@@ -105,5 +105,5 @@ def test_a_server_that_everyone_may_ask_from_elsewhere_warns(bundles: tuple[Path
 
 def test_a_key_that_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIMIXER_API_KEY", "short")
-    with pytest.raises(UnimixerError, match="the key in UNIMIXER_API_KEY has 5 characters; a key has at least 16"):
+    with pytest.raises(UnimixerError, match="the key in UNIMIXER_API_KEY has 5 characters; a key needs at least 16"):
         read_key("UNIMIXER_API_KEY", None)

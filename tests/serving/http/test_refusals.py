@@ -21,19 +21,19 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"user": "u1"}', 422, "items: expected a list of keys or objects, found nothing"),
     (b'{"items": "i1"}', 422, "items: expected a list of keys or objects, found text"),
     (b'{"items": []}', 422, "items: 0 candidates, expected 1 to 100"),
-    (b'{"items": [true]}', 422, "items[0]: a key is text or an integer, found true or false"),
-    (b'{"items": [1.5]}', 422, "items[0]: a key is text or an integer, found a number"),
+    (b'{"items": [true]}', 422, "items[0]: a key must be text or an integer, found true or false"),
+    (b'{"items": [1.5]}', 422, "items[0]: a key must be text or an integer, found a number"),
     (b'{"items": [null]}', 422, "items[0]: expected a key or an object of columns"),
     (b'{"items": [123456789012345678901234567890]}', 422, "items[0]: the integer does not fit 64 bits"),
-    (b'{"items": [["i1"]]}', 422, "items[0]: a key is text or an integer, found a list"),
+    (b'{"items": [["i1"]]}', 422, "items[0]: a key must be text or an integer, found a list"),
     (b'{"items": [{"prize": 3}]}', 422, "items[0]: unknown field 'prize'; did you mean 'price'?"),
-    (b'{"items": [{"price": {"a": 1}}]}', 422, "items[0].price: expected a plain value or a list"),
+    (b'{"items": [{"price": {"a": 1}}]}', 422, "items[0].price: expected a single value or a list"),
     (b'{"items": [{"price": 1e999}]}', 422, "items[0].price: inf is not a finite number; send null"),
     (b'{"user": {"ages": 3}, "items": ["i1"]}', 422, "user: unknown field 'ages'; did you mean 'age'?"),
-    (b'{"user": 1.5, "items": ["i1"]}', 422, "user: a key is text or an integer"),
+    (b'{"user": 1.5, "items": ["i1"]}', 422, "user: a key must be text or an integer"),
     (b'{"context": [], "items": ["i1"]}', 422, "context: expected an object of columns, found a list"),
     (b'{"context": {"tap": 1}, "items": ["i1"]}', 422, "context: unknown field 'tap'; did you mean 'tab'?"),
-    (b'{"context": {"tab": "x"}, "items": ["i1"]}', 422, "context: no column 'position'; send it"),
+    (b'{"context": {"tab": "x"}, "items": ["i1"]}', 422, "context: column 'position' is missing; send it"),
     (b'{"rank_by": "is_clik", "items": ["i1"]}', 422, "unknown task 'is_clik'; did you mean 'is_click'?"),
     (b'{"rank_by": ["is_click"], "items": ["i1"]}', 422, "unknown task"),
     (b'{"items": ["i1", "%s"]}' % (b"k" * 1_001), 422, "items[1]: the key has 1,001 characters, at most 1,000"),
@@ -96,7 +96,7 @@ def test_a_column_of_lists_and_single_values_is_named_with_its_rows(client: Clie
         rows = (2, 3) if isinstance(values[0], list) else (3, 2)
         assert (answer.status, answer.error) == (
             422,
-            f"items, row {rows[0]}: {name} is a list, but in row {rows[1]} it is one value; "
+            f"items, row {rows[0]}: {name} is a list, but in row {rows[1]} it is a single value; "
             "send lists in all rows, or in none",
         )
 
@@ -119,7 +119,7 @@ def test_items_that_stand_twice_are_refused(client: Client) -> None:
     answer = client.rank(items=["i1", "i2", "i1"])
     assert (answer.status, answer.error) == (
         422,
-        "items: 'i1' stands at 0 and at 2, counted from 0; send every item once",
+        "items: 'i1' occurs at positions 0 and 2, counted from 0; send every item once",
     )
 
 

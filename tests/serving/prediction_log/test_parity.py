@@ -19,7 +19,7 @@ from unimixer.serving.encoding.feature_hashes import field_hashes
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.prediction_log.replay import EagerScorer, replay
 from unimixer.serving.prediction_log.writer import Answer, ScoreLog, open_sink, read_log
-from unimixer.serving.stores.base import EVERY, Event
+from unimixer.serving.stores.base import ANY_EVENT, Event
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.training.run import RunFolder
 
@@ -101,7 +101,7 @@ def test_what_changed_is_named_by_row_and_feature(log: str, store: SQLiteStore, 
     assert {(d.request_id, d.item, d.changed, d.features) for d in found.differences} == {
         ("r0", "i2", "item", ("price",))
     }
-    store.append_events([Event("u5", "i9", START + 8 * DAY - 1, "is_click"), Event("u5", "i9", START, EVERY)])
+    store.append_events([Event("u5", "i9", START + 8 * DAY - 1, "is_click"), Event("u5", "i9", START, ANY_EVENT)])
     assert replay(log, store, toy_bundle).features == {"price": 1, "clicked_items": 1, "clicked_categories": 1}
 
 

@@ -74,7 +74,7 @@ def test_the_schema_is_that_of_the_run_whatever_became_of_its_file(own: Trained,
     file = own.run.parent / "toy.yaml"
     file.write_text(yaml.safe_dump({**SCHEMA, "histories": [{"name": "clicks", "max_length": 5}]}))
     assert build_store(own.run, str(tmp_path / "a.sqlite"))["events"] == CLICKS
-    with pytest.raises(UnimixerError, match=r"toy\.yaml: its histories are not those that .*run was made with"):
+    with pytest.raises(UnimixerError, match=r"toy\.yaml: its histories differ from those of .*run; leave"):
         build_store(own.run, str(tmp_path / "b.sqlite"), source=str(file))
     file.unlink()
     assert build_store(own.run, str(tmp_path / "c.sqlite"))["events"] == CLICKS
@@ -82,7 +82,7 @@ def test_the_schema_is_that_of_the_run_whatever_became_of_its_file(own: Trained,
 
 def test_raw_data_that_moved_is_known_again(own: Trained, tmp_path: Path) -> None:
     (own.run.parent / "raw").rename(tmp_path / "moved")
-    with pytest.raises(UnimixerError, match=r"was made from .*raw, which is not there any more; say where with --raw"):
+    with pytest.raises(UnimixerError, match=r"was made from .*raw, which no longer exists; give the path with --raw"):
         build_store(own.run, str(tmp_path / "a.sqlite"))
     assert build_store(own.run, str(tmp_path / "b.sqlite"), raw=tmp_path / "moved")["events"] == CLICKS
     shutil.rmtree(own.run.parent / "store")  # a run knows it too
@@ -94,13 +94,15 @@ def test_other_raw_data_is_refused_unless_it_is_meant(
 ) -> None:
     log = toy_frames()[0]
     log.tail(200).write_parquet(own.run.parent / "raw" / "impressions-2.parquet")
-    said = r"impressions-2\.parquet .* when .*run was made; name that raw data with --raw, or say --other-data"
+    said = (
+        r"impressions-2\.parquet .* when .*run was made; give that raw data with --raw, or accept .* with --other-data"
+    )
     with pytest.raises(UnimixerError, match=said):
         build_store(own.run, str(tmp_path / "a.sqlite"))
     assert not (tmp_path / "a.sqlite").exists()
     more = log.tail(200).filter(pl.col("is_click") == 1).height
     assert build_store(own.run, str(tmp_path / "b.sqlite"), other_data=True)["events"] == CLICKS + more
-    assert "other raw data than" in capsys.readouterr().err
+    assert "the raw data differs from that of" in capsys.readouterr().err
 
 
 def test_a_store_without_a_place_or_a_fingerprint_says_so(
@@ -111,11 +113,11 @@ def test_a_store_without_a_place_or_a_fingerprint_says_so(
     raw, schema = own.run.parent / "raw", str(own.run.parent / "toy.yaml")
     values["data"]["origin"] = {"source": schema, "raw": "raw", "options": {}}
     run.write_json(file.name, values)
-    with pytest.raises(UnimixerError, match="was made from raw in a folder that it does not name; say where with"):
+    with pytest.raises(UnimixerError, match="was made from raw in an unknown folder; give the path with --raw"):
         build_store(own.run, str(tmp_path / "a.sqlite"))
     assert build_store(own.run, str(tmp_path / "b.sqlite"), raw=raw)["events"] == CLICKS
-    assert "keeps no fingerprint of its raw data" in capsys.readouterr().err
+    assert "has no fingerprint of its raw data" in capsys.readouterr().err
     del values["data"]["origin"]
     run.write_json(file.name, values)
-    with pytest.raises(UnimixerError, match="does not say what it was made from; name the data set or schema"):
+    with pytest.raises(UnimixerError, match="does not record its data set or schema; name it"):
         build_store(own.run, str(tmp_path / "c.sqlite"), raw=raw)

@@ -19,7 +19,7 @@ from unimixer.cli import main
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
-from unimixer.serving.stores.base import EVERY, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError
+from unimixer.serving.stores.base import ANY_EVENT, IDS_KEPT_S, Event, FeatureStore, StoreUnavailableError
 from unimixer.serving.stores.sqlite import SQLiteStore, create
 from unimixer.training.run import RunFolder
 
@@ -54,11 +54,13 @@ def test_an_update_changes_the_columns_that_it_brings(store: FeatureStore) -> No
 
 def test_events_are_the_last_before_the_time_oldest_first(store: FeatureStore) -> None:
     times = [5, 7, 7, 7, 9]
-    store.append_events([Event("u", f"i{n}", time, EVERY) for n, time in enumerate(times)])
-    store.append_events([Event("u", "late", 6, EVERY), Event("u", "like", 6, "is_like"), Event("v", "x", 1, EVERY)])
+    store.append_events([Event("u", f"i{n}", time, ANY_EVENT) for n, time in enumerate(times)])
+    store.append_events(
+        [Event("u", "late", 6, ANY_EVENT), Event("u", "like", 6, "is_like"), Event("v", "x", 1, ANY_EVENT)]
+    )
 
     def items(before: int, limit: int = 10) -> list[str]:
-        return store.view("u", {EVERY: limit, "is_like": limit}, before).events[EVERY]
+        return store.view("u", {ANY_EVENT: limit, "is_like": limit}, before).events[ANY_EVENT]
 
     assert items(100) == ["i0", "late", "i1", "i2", "i3", "i4"]
     assert items(100, 3) == ["i2", "i3", "i4"]
@@ -66,22 +68,22 @@ def test_events_are_the_last_before_the_time_oldest_first(store: FeatureStore) -
     assert items(7) == ["i0", "late"]
     assert items(5) == []
     assert store.view("u", {"is_like": 3}, 2**63 - 1).events == {"is_like": ["like"]}
-    assert store.view(None, {EVERY: 3}, 100).events == {EVERY: []}
+    assert store.view(None, {ANY_EVENT: 3}, 100).events == {ANY_EVENT: []}
     assert store.counts()["events"] == 8
 
 
 def test_the_events_of_a_user_are_bounded_and_the_last_ones_are_right(store: FeatureStore) -> None:
     store.margin = 20
-    store.expect({"is_click": 30, EVERY: 5})
+    store.expect({"is_click": 30, ANY_EVENT: 5})
     store.expect({"is_click": 10})  # a bundle with shorter histories changes nothing
     order = np.random.default_rng(0).permutation(10_000)  # they come as they come, not by their time
     for start in range(0, 10_000, 500):
         several = [Event("u", f"i{n}", 1_000 + int(n), "is_click") for n in order[start : start + 500]]
-        store.append_events([*several, Event("v", f"i{start}", start, EVERY), Event("u", "x", start, "is_like")])
+        store.append_events([*several, Event("v", f"i{start}", start, ANY_EVENT), Event("u", "x", start, "is_like")])
     found = store.view("u", {"is_click": 30, "is_like": 100}, 2**53).events
     assert found["is_click"] == [f"i{n}" for n in range(9_970, 10_000)]
     assert len(found["is_like"]) == 20  # nobody said how long these are asked for
-    assert store.view("v", {EVERY: 5}, 2**53).events[EVERY] == [f"i{n}" for n in range(7_500, 10_000, 500)]
+    assert store.view("v", {ANY_EVENT: 5}, 2**53).events[ANY_EVENT] == [f"i{n}" for n in range(7_500, 10_000, 500)]
     assert store.counts()["events"] == 50 + 20 + 20
     # a request of the past sees what it saw, until more events than the margin came after it
     assert store.view("u", {"is_click": 30}, 1_000 + 9_980).events["is_click"] == [f"i{n}" for n in range(9_950, 9_980)]
@@ -93,19 +95,19 @@ def test_the_events_of_a_user_are_bounded_and_the_last_ones_are_right(store: Fea
 
 def test_events_of_one_time_are_trimmed_in_their_order(store: FeatureStore) -> None:
     store.margin = 2
-    store.expect({EVERY: 3})
-    store.append_events([Event("u", f"i{n}", 7, EVERY) for n in range(2_500)])
-    assert store.view("u", {EVERY: 10}, 8).events[EVERY] == [f"i{n}" for n in range(2_495, 2_500)]
+    store.expect({ANY_EVENT: 3})
+    store.append_events([Event("u", f"i{n}", 7, ANY_EVENT) for n in range(2_500)])
+    assert store.view("u", {ANY_EVENT: 10}, 8).events[ANY_EVENT] == [f"i{n}" for n in range(2_495, 2_500)]
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"item_id": "a", "price": "dear"}], r"items, row 2: price='dear' does not fit the column, .* type number"),
-        ([{"item_id": "a", "tags": "x"}], r"items, row 2: tags='x' is no list, but the column holds lists"),
-        ([{"item_id": "a", "price": [1]}], r"items, row 2: price is a list, but the column holds one value a row"),
+        ([{"item_id": "a", "tags": "x"}], r"items, row 2: tags='x' is not a list, but the column holds lists"),
+        ([{"item_id": "a", "price": [1]}], r"items, row 2: price is a list, but the column holds single values"),
         ([{"price": 3.0}], r"items, row 2: item_id is missing; every row needs its key"),
-        ([{"item_id": "b"}, {"item_id": " b"}], r"items, row 3: item_id='b' stands twice; send it once"),
+        ([{"item_id": "b"}, {"item_id": " b"}], r"items, row 3: item_id='b' occurs twice; send every row once"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_whole(
@@ -140,14 +142,14 @@ def test_readers_see_all_of_a_write_or_nothing(store: FeatureStore) -> None:
 
 def test_a_store_that_is_built_anew_is_another_generation(features: Path) -> None:
     store = SQLiteStore(features)
-    before = store.view("u3", {EVERY: 5}, NOW)
+    before = store.view("u3", {ANY_EVENT: 5}, NOW)
     with pytest.raises(UnimixerError, match="exists; choose another file, or pass --overwrite to replace it"):
         _fill(store, overwrite=False)
     with pytest.raises(ZeroDivisionError), store.filling(overwrite=True):
         raise ZeroDivisionError
-    assert store.view("u3", {EVERY: 5}, NOW) == before  # nothing half-written
+    assert store.view("u3", {ANY_EVENT: 5}, NOW) == before  # nothing half-written
     _fill(store, overwrite=True)
-    after = store.view("u3", {EVERY: 5}, NOW)
+    after = store.view("u3", {ANY_EVENT: 5}, NOW)
     assert after.generation != before.generation
     assert store.counts() == {"users": 0, "items": 1, "events": 0}
     store.close()
@@ -211,16 +213,20 @@ def test_the_command_builds_what_the_run_was_trained_on(
 
 
 def test_events_of_a_known_id_are_left_out_for_a_day(store: FeatureStore) -> None:
-    one = [Event("u", "a", 5, EVERY, "first"), Event("u", "a", 5, "is_like", "first"), Event("u", "b", 6, EVERY)]
+    one = [
+        Event("u", "a", 5, ANY_EVENT, "first"),
+        Event("u", "a", 5, "is_like", "first"),
+        Event("u", "b", 6, ANY_EVENT),
+    ]
     assert store.append_events(one) == 3
     assert store.append_events(one) == 1
-    assert store.append_events([Event("v", "c", 7, EVERY, "second")]) == 1
-    assert store.view("u", {EVERY: 10, "is_like": 10}, 9).events == {EVERY: ["a", "b", "b"], "is_like": ["a"]}
+    assert store.append_events([Event("v", "c", 7, ANY_EVENT, "second")]) == 1
+    assert store.view("u", {ANY_EVENT: 10, "is_like": 10}, 9).events == {ANY_EVENT: ["a", "b", "b"], "is_like": ["a"]}
     assert store.counts()["events"] == 5
 
 
 def test_an_id_covers_all_events_of_its_call_however_many(store: FeatureStore) -> None:
-    many = [Event("u", f"i{n}", n, EVERY, "one") for n in range(2_500)]
+    many = [Event("u", f"i{n}", n, ANY_EVENT, "one") for n in range(2_500)]
     assert store.append_events(many) == 2_500
     assert store.append_events(many) == 0
     assert store.counts()["events"] == 2_500
@@ -229,7 +235,7 @@ def test_an_id_covers_all_events_of_its_call_however_many(store: FeatureStore) -
 def test_ids_are_forgotten_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create(tmp_path / "new.sqlite")
     store, now = open_store(str(tmp_path / "new.sqlite")), time.time()
-    event = Event("u", "a", 5, EVERY, "first")
+    event = Event("u", "a", 5, ANY_EVENT, "first")
     for later, added in ((0, 1), (IDS_KEPT_S - 5, 0), (IDS_KEPT_S + 5, 1)):
         monkeypatch.setattr(time, "time", lambda later=later: now + later)
         assert store.append_events([event]) == added
@@ -264,16 +270,16 @@ def test_a_write_that_redis_did_not_take_in_time_is_not_done_later(tmp_path: Pat
 
         store._now = then_stop  # type: ignore[attr-defined]
         for write in (
-            lambda: store.append_events([Event("u", "a", 5, EVERY)]),
+            lambda: store.append_events([Event("u", "a", 5, ANY_EVENT)]),
             lambda: store.put_items("item_id", [{"item_id": "i2", "price": 2}]),
         ):
-            with pytest.raises(StoreUnavailableError, match="whether this was written is not known: send it again"):
+            with pytest.raises(StoreUnavailableError, match="the write may or may not have happened: send it again"):
                 write()
             redis.send_signal(signal.SIGCONT)
             time.sleep(0.3)
             assert store.counts() == {"users": 0, "items": 1, "events": 0}
         store._now = now  # type: ignore[attr-defined]
-        assert store.append_events([Event("u", "a", 5, EVERY)]) == 1
+        assert store.append_events([Event("u", "a", 5, ANY_EVENT)]) == 1
         store.close()
     finally:
         redis.send_signal(signal.SIGCONT)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.stores.base import EVERY, Event, FeatureStore
+from unimixer.serving.stores.base import ANY_EVENT, Event, FeatureStore
 from unimixer.serving.stores.records import (
     MAX_KEY,
     MAX_LIST,
@@ -74,11 +74,11 @@ def test_any_value_is_a_value_or_refused(value: Any) -> None:
     [
         (
             [None, ["a"], None, "b"],
-            "items, row 2: tags is a list, but in row 4 it is one value; send lists in all rows",
+            "items, row 2: tags is a list, but in row 4 it is a single value; send lists in all rows",
         ),
-        ([1.5, []], "items, row 2: tags is a list, but in row 1 it is one value"),
+        ([1.5, []], "items, row 2: tags is a list, but in row 1 it is a single value"),
         ([1, 2**70], "items, row 2: tags: the integer does not fit 64 bits; send large keys as text"),
-        ([{"a": 1}, "b"], "items, row 1: tags: expected a plain value or a list of plain values"),
+        ([{"a": 1}, "b"], "items, row 1: tags: expected a single value or a list of single values"),
     ],
 )
 def test_a_column_that_does_not_fit_names_its_rows(values: list[Any], message: str) -> None:
@@ -97,8 +97,8 @@ def test_a_column_has_the_type_that_all_of_its_values_have() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("x" * (MAX_TEXT + 1), "here: the text has 100,001 characters, at most 100,000 are read"),
-        ([1] * (MAX_LIST + 1), "here: the list has 10,001 entries, at most 10,000 are read"),
+        ("x" * (MAX_TEXT + 1), "here: the text has 100,001 characters, at most 100,000 are allowed"),
+        ([1] * (MAX_LIST + 1), "here: the list has 10,001 entries, at most 10,000 are allowed"),
         (["a", "x" * (MAX_TEXT + 1)], "here: the text has 100,001 characters"),
     ],
 )
@@ -110,14 +110,14 @@ def test_texts_and_lists_have_a_limit(value: Any, message: str) -> None:
 
 
 def test_keys_have_a_limit_wherever_they_come_in(store: FeatureStore) -> None:
-    long, message = "k" * (MAX_KEY + 1), "the key has 1,001 characters, at most 1,000 are read"
+    long, message = "k" * (MAX_KEY + 1), "the key has 1,001 characters, at most 1,000 are allowed"
     with pytest.raises(UnimixerError, match=f"user: {message}"):
         check_key(long, "user")
     with pytest.raises(UnimixerError, match=f"items, row 2: item_id: {message}"):
         store.put_items("item_id", [{"item_id": "a"}, {"item_id": long}])
-    for event in (Event(long, "i", 5, EVERY), Event("u", long, 5, EVERY)):
+    for event in (Event(long, "i", 5, ANY_EVENT), Event("u", long, 5, ANY_EVENT)):
         with pytest.raises(UnimixerError, match=f"events, row 2: {message}"):
-            store.append_events([Event("u", "i", 5, EVERY), event])
+            store.append_events([Event("u", "i", 5, ANY_EVENT), event])
     assert store.counts() == {"users": 0, "items": 0, "events": 0}
     check_key(long[1:], "user")
     store.put_items("item_id", [{"item_id": long[1:]}])

@@ -17,7 +17,7 @@ from unimixer.cli import main
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
-from unimixer.serving.stores.base import EVERY, Event, FeatureStore, StoreUnavailableError, shown
+from unimixer.serving.stores.base import ANY_EVENT, Event, FeatureStore, StoreUnavailableError, redacted
 from unimixer.serving.stores.build import fill
 from unimixer.serving.stores.redis import RedisStore
 from unimixer.training.run import RunFolder
@@ -38,7 +38,7 @@ SECRET = "s3cr3t-w0rd"
     ],
 )
 def test_an_address_is_shown_without_its_password(place: str, expected: str) -> None:
-    assert shown(place) == expected
+    assert redacted(place) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_a_store_that_was_emptied_or_is_of_another_format_is_no_empty_one(place:
         meta = store._at("meta")
         store.client.hset(meta, "format", "0")
         uses: list[Any] = [
-            lambda: store.view("u3", {EVERY: 3}, 10),
+            lambda: store.view("u3", {ANY_EVENT: 3}, 10),
             lambda: store.items(["i1"]),
             store.counts,
             store.has_data,
             lambda: store.put_items("item_id", [{"item_id": "i1"}]),
-            lambda: store.append([Event("u", "i", 5, EVERY)]),
+            lambda: store.append([Event("u", "i", 5, ANY_EVENT)]),
         ]
         for use in uses:
             with pytest.raises(StoreUnavailableError, match="format 0, this version reads 1; build the store again"):
@@ -135,7 +135,7 @@ def test_a_store_that_was_emptied_or_is_of_another_format_is_no_empty_one(place:
         assert store.client.keys(f"{store.prefix}*") == []  # nothing was begun by reading or writing
         store.client.hset(meta, mapping={"format": "1", "generation": "g"})
         store.client.hset(store._at("users", "u3"), "age", "3")
-        with pytest.raises(StoreUnavailableError, match="it holds what no store writes"):
+        with pytest.raises(StoreUnavailableError, match="it holds unexpected values"):
             store.view("u3", {}, 10)
 
 
@@ -146,17 +146,20 @@ def test_a_store_that_is_being_filled_is_none_yet(place: str) -> None:
         before = server.view(None, {}, 0).generation
         with build.filling(overwrite=False):
             build.put_users("user_id", [{"user_id": "u3", "age": 1}])
-            build.append([Event("u3", "i1", 5, EVERY)])
+            build.append([Event("u3", "i1", 5, ANY_EVENT)])
             assert build.counts() == {"users": 1, "items": 0, "events": 1}
             for use in (
-                lambda: server.view("u3", {EVERY: 1}, 10),
-                lambda: server.append([Event("u3", "i2", 6, EVERY)]),
+                lambda: server.view("u3", {ANY_EVENT: 1}, 10),
+                lambda: server.append([Event("u3", "i2", 6, ANY_EVENT)]),
             ):
                 with pytest.raises(StoreUnavailableError, match="no such feature store"):
                     use()
-        view = server.view("u3", {EVERY: 1}, 10)
-        assert (view.generation not in ("", before), view.events) == (True, {EVERY: ["i1"]})
-        with pytest.raises(UnimixerError, match="holds a store already"), build.filling(overwrite=True):
+        view = server.view("u3", {ANY_EVENT: 1}, 10)
+        assert (view.generation not in ("", before), view.events) == (True, {ANY_EVENT: ["i1"]})
+        with (
+            pytest.raises(UnimixerError, match="holds a feature store, which Redis cannot replace"),
+            build.filling(overwrite=True),
+        ):
             pass
         assert server.view(None, {}, 0).generation == view.generation
 
@@ -174,10 +177,10 @@ def test_a_write_that_finds_no_store_any_more_is_not_done(place: str, monkeypatc
         monkeypatch.setattr(store, "_now", then_empty)
         for write in (
             lambda: store.put_items("item_id", [{"item_id": "i1"}]),
-            lambda: store.append([Event("u", "i", 5, EVERY)]),
+            lambda: store.append([Event("u", "i", 5, ANY_EVENT)]),
         ):
             redis_store.create(place)
-            with pytest.raises(StoreUnavailableError, match="its data are gone"):
+            with pytest.raises(StoreUnavailableError, match="its data were deleted or replaced"):
                 write()
             assert store.client.keys(f"{store.prefix}:*") == []
 
@@ -216,7 +219,7 @@ def test_a_write_whose_answer_is_lost_is_not_made_again(place: str, monkeypatch:
     redis_store.create(place)
     with closing(RedisStore(place)) as store:
         assert store.client.connection_pool.make_connection().retry.get_retries() == 0
-        store.append([Event("u", "i", 5, EVERY)])
+        store.append([Event("u", "i", 5, ANY_EVENT)])
         assert store.counts()["events"] == 1
 
 

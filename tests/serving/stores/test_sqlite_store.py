@@ -23,7 +23,7 @@ from toy import DAY, START, toy_tables
 from unimixer.errors import UnimixerError
 from unimixer.export import open_bundle
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
-from unimixer.serving.stores.base import EVERY, Event, StoreUnavailableError
+from unimixer.serving.stores.base import ANY_EVENT, Event, StoreUnavailableError
 from unimixer.serving.stores.build import building, fill
 from unimixer.serving.stores.sqlite import SQLiteStore
 
@@ -149,11 +149,11 @@ _HALF = """
 import sys, os, signal
 from pathlib import Path
 from unimixer.serving.stores.sqlite import SQLiteStore
-from unimixer.serving.stores.base import EVERY, Event
+from unimixer.serving.stores.base import ANY_EVENT, Event
 store = SQLiteStore(Path(sys.argv[1]))
 with store._writing() as connection:
     connection.execute("PRAGMA cache_size = 5")  # so that pages of the change are in the file before its end
-    store.append([Event(f"u{n}", "half", n + 1, EVERY) for n in range(20_000)])
+    store.append([Event(f"u{n}", "half", n + 1, ANY_EVENT) for n in range(20_000)])
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -186,7 +186,7 @@ def test_half_a_change_of_a_killed_process_is_taken_back(features: Path) -> None
     before = content(features)
     _killed_in_a_change(features)
     with closing(SQLiteStore(features)) as store:
-        assert store.view("u5", {EVERY: 5}, NOW).events[EVERY] == []
+        assert store.view("u5", {ANY_EVENT: 5}, NOW).events[ANY_EVENT] == []
     assert content(features) == before
 
 
@@ -201,7 +201,7 @@ def test_half_a_change_of_another_file_is_never_taken_back_from_the_one_that_has
     with pytest.raises(StoreUnavailableError, match=r"features\.sqlite-journal: holds half a change of another file"):
         build(features, 5.0)
     new.rename(features)
-    with pytest.raises(StoreUnavailableError, match="put it beside that file under its name, or remove it"):
+    with pytest.raises(StoreUnavailableError, match="move it next to that file under the matching name"):
         SQLiteStore(features)
     assert features.read_bytes() == whole
     (tmp_path / "features.sqlite-journal").rename(tmp_path / "aside.sqlite-journal")
@@ -229,7 +229,9 @@ def test_a_log_of_an_earlier_version_is_neither_read_into_another_file_nor_lost(
         SQLiteStore(features)
     new.rename(features)
     for opened in (lambda: SQLiteStore(features), lambda: build(features, 6.0, overwrite=True)):
-        with pytest.raises(StoreUnavailableError, match=r"features\.sqlite-wal: holds changes that may be of another"):
+        with pytest.raises(
+            StoreUnavailableError, match=r"features\.sqlite-wal: holds changes that may belong to another"
+        ):
             opened()
     assert features.read_bytes() == whole
 
@@ -264,7 +266,7 @@ def test_a_view_is_of_one_moment(features: Path) -> None:
 def test_a_change_that_another_file_overtakes_is_not_acknowledged(features: Path, tmp_path: Path) -> None:
     new = build(tmp_path / "new.sqlite", 5.0)
     with closing(SQLiteStore(features)) as store:
-        with pytest.raises(StoreUnavailableError, match="another file took its place while this"), store._writing():
+        with pytest.raises(StoreUnavailableError, match="another file replaced it during the write"), store._writing():
             new.rename(features)
         assert store.items(["i1"])["i1"].values["price"] == 5.0
 
@@ -272,7 +274,10 @@ def test_a_change_that_another_file_overtakes_is_not_acknowledged(features: Path
 def test_a_file_that_is_written_over_while_it_is_read_gives_no_row(features: Path, tmp_path: Path) -> None:
     new = build(tmp_path / "new.sqlite", 5.0)
     with closing(SQLiteStore(features)) as store:
-        with pytest.raises(StoreUnavailableError, match="written over while it was read; replace"), store._reading():
+        with (
+            pytest.raises(StoreUnavailableError, match="the file was overwritten during the read; replace"),
+            store._reading(),
+        ):
             shutil.copyfile(new, features)
         assert store.items(["i1"])["i1"].values["price"] == 5.0
 
@@ -287,10 +292,10 @@ def locked(features: Path) -> Iterator[sqlite3.Connection]:
 def test_a_locked_store_is_waited_for_as_long_as_it_was_told(features: Path, locked: sqlite3.Connection) -> None:
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match=r"another process is writing to it or has locked it"):
-        SQLiteStore(features, patience=0.2)
+        SQLiteStore(features, timeout=0.2)
     assert 0.15 < time.monotonic() - started < 1.0
     locked.execute("ROLLBACK")
-    with closing(SQLiteStore(features, patience=0.2)) as store:
+    with closing(SQLiteStore(features, timeout=0.2)) as store:
         locked.execute("BEGIN IMMEDIATE")  # one that writes keeps no reader waiting
         assert store.users("u3") is not None
         with pytest.raises(StoreUnavailableError, match="another process is writing"):
@@ -304,9 +309,9 @@ def test_a_full_disk_writes_nothing(features: Path) -> None:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreUnavailableError, match="the disk is full; nothing was written"):
-            store.append_events([Event(f"u{n}", "i1", n, EVERY) for n in range(1, 20_000)])
+            store.append_events([Event(f"u{n}", "i1", n, ANY_EVENT) for n in range(1, 20_000)])
         assert content(features) == before
-        store.append_events([Event("u3", "i1", 5, EVERY)])
+        store.append_events([Event("u3", "i1", 5, ANY_EVENT)])
         assert store.counts()["events"] == len(before[2]) + 1
 
 
@@ -322,7 +327,7 @@ def test_a_damaged_page_is_one_sentence(features: Path) -> None:
 def test_a_store_that_is_gone_is_not_made_anew(features: Path) -> None:
     with closing(SQLiteStore(features)) as store:
         features.unlink()
-        for use in (lambda: store.users("u3"), lambda: store.append([Event("u", "i", 5, EVERY)])):
+        for use in (lambda: store.users("u3"), lambda: store.append([Event("u", "i", 5, ANY_EVENT)])):
             with pytest.raises(StoreUnavailableError, match=r"cannot be used now \(No such file or directory\)"):
                 use()
         assert not features.exists()
@@ -352,7 +357,7 @@ def test_what_a_server_only_reads_may_be_write_protected(toy_features: Path) -> 
         script = [sys.executable, "-c", _READ_ONLY, str(path)]
         said = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
         Path(folder).chmod(0o755)
-    assert said == ["u3", f"{path}: the feature store cannot be used now (it cannot be written)"]
+    assert said == ["u3", f"{path}: the feature store cannot be used now (the file is read-only)"]
 
 
 def test_a_build_replaces_only_a_store_and_only_when_told(features: Path, tmp_path: Path) -> None:
@@ -360,7 +365,7 @@ def test_a_build_replaces_only_a_store_and_only_when_told(features: Path, tmp_pa
     with pytest.raises(UnimixerError, match="exists; choose another file, or pass --overwrite to replace it"):
         build(features, 1.0)
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UnimixerError, match=r"rows\.csv is no feature store, and is not replaced"):
+    with pytest.raises(UnimixerError, match=r"rows\.csv is not a feature store, so it is not replaced"):
         build(tmp_path / "rows.csv", 1.0, overwrite=True)
     with pytest.raises(ZeroDivisionError), building(str(features), overwrite=True):
         raise ZeroDivisionError

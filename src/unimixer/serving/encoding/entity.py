@@ -1,4 +1,4 @@
-"""Stored rows to encoded ones, through the transform of a bundle."""
+"""Encode stored rows of users or items with the transform of a bundle."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from unimixer.serving.encoding.row_cache import Encoded, Lists
 from unimixer.serving.stores.base import Kind
 from unimixer.serving.stores.records import Columns, frame_of, series_of
 
-Brought = Mapping[str, tuple[NDArray[np.int64], Sequence[Any]]]
-"""Columns that came with a request: the rows that have one, and its values there."""
+SentColumns = Mapping[str, tuple[NDArray[np.int64], Sequence[Any]]]
+"""Columns sent with a request: the numbers of the rows that have the column, and its values in these rows."""
 
 
 class EntityEncoder:
-    """Rows of users or items of one bundle.
+    """Encode rows of users or of items for one bundle.
 
     Args:
-        transform: of the bundle.
-        kind: users or items.
+        transform: transform of the bundle.
+        kind: ``users`` or ``items``.
     """
 
     def __init__(self, transform: Transform, kind: Kind) -> None:
@@ -35,11 +35,11 @@ class EntityEncoder:
         keys = transform.schema.keys
         self.key = keys.user if kind == "users" else keys.item
         self.features: list[Feature] = transform.features(kind)
-        shown = transform.history_features() if kind == "items" and self.key is not None else []
-        self.shows = bool(shown)
+        in_history = transform.history_features() if kind == "items" and self.key is not None else []
+        self.has_history_features = bool(in_history)
         snapshots = [h for h in transform.schema.histories if h.snapshot is not None] if kind == "users" else []
         self.snapshots = {history.name: history for history in snapshots}
-        self.read = frozenset(f.column for f in (*self.features, *shown))
+        self.read = frozenset(f.column for f in (*self.features, *in_history))
         """Columns that features read."""
         self.columns = self.read | {h.snapshot for h in snapshots if h.snapshot} | {self.key or ""} - {""}
         self.widths = {f.name: f.max_length for f in self.features if f.kind == "sequence"}
@@ -49,39 +49,39 @@ class EntityEncoder:
         self._dense_at = {f.name: slice(starts[i], starts[i + 1]) for i, f in enumerate(dense)}
 
     def chunk(self, rows: Sequence[Mapping[str, Any]], columns: Columns) -> Chunk:
-        """Stored rows as the raw table that they come from; a column that the store does not have is missing."""
+        """Convert stored rows to a raw table. A column that the store lacks is null in every row."""
         kinds = {name: columns.get(name, "null") for name in self.columns}
         if self.key is None:
             return Chunk(pl.DataFrame({"row": [0] * len(rows)}), self.kind)
         return Chunk(frame_of(rows, {**kinds, self.key: columns.get(self.key, "text")}), self.kind)
 
     def encode(self, chunk: Chunk, revisions: Sequence[int]) -> Encoded:
-        """Encode raw rows."""
+        """Encode raw rows; ``revisions`` are those of the stored rows."""
         ids, dense, lists = self.transform.encode_table(self.kind, chunk)
         empty = np.empty((len(ids), 0), dtype=np.int32)
         return Encoded(
             ids,
             dense,
             {name: Lists.of(ragged, self.widths[name]) for name, ragged in lists.items()},
-            self.transform.history_columns(chunk) if self.shows else empty,
+            self.transform.history_columns(chunk) if self.has_history_features else empty,
             np.asarray(revisions, dtype=np.int64),
         )
 
     def missing(self) -> Encoded:
-        """The row of the entity without a key."""
+        """Encode the row of an entity without a key."""
         return self.encode(self.chunk([{}], {}), [0])
 
     def snapshot(self, chunk: Chunk) -> list[dict[str, list[str]]]:
-        """Item keys from before the log by history, one mapping a user."""
+        """Read the item keys of snapshot columns: one mapping per user, by name of the history."""
         lists = {name: snapshot_lists(history, chunk).to_list() for name, history in self.snapshots.items()}
-        return [{name: found[row] for name, found in lists.items()} for row in range(chunk.frame.height)]
+        return [{name: keys[row] for name, keys in lists.items()} for row in range(chunk.frame.height)]
 
-    def bring(self, rows: Encoded, brought: Brought, where: str) -> None:
-        """Put columns that came with the request in the place of stored ones, as ``Transform.raw_batch`` does."""
+    def override(self, rows: Encoded, columns: SentColumns, where: str) -> None:
+        """Replace stored columns by the columns sent with the request, as ``Transform.raw_batch`` does."""
         for feature in self.features:
-            if feature.column not in brought or feature.column in self.transform.shadowed_columns:
+            if feature.column not in columns or feature.column in self.transform.shadowed_columns:
                 continue
-            at, values = brought[feature.column]
+            at, values = columns[feature.column]
             chunk = Chunk(pl.DataFrame([series_of(feature.column, values, where, at.tolist())]), where)
             if feature.name in self._id_at:
                 rows.ids[at, self._id_at[feature.name]] = self.transform.id_column(feature, chunk)

@@ -1,4 +1,4 @@
-"""Values that are kept in bounded memory: bounded in their number, and in the bytes that they take."""
+"""An LRU cache bounded both in the number of its values and in the bytes that they take."""
 
 from __future__ import annotations
 
@@ -12,59 +12,60 @@ import numpy as np
 
 Value = TypeVar("Value")
 LARGE = 16
-"""Times the average that one value takes at most: a few large ones would drive many others out."""
+"""Largest size of one value, in averages: a few large values would evict many small ones."""
 
 
-class Kept(Generic[Value]):
-    """Values by key; where there is no room, those not used for longest go. One caller uses it at a time.
+class LRUCache(Generic[Value]):
+    """Cache values by key and evict the least recently used ones. Calls from several threads need a lock.
 
     Args:
-        count: values kept at most.
-        size: bytes that keys and values take at most; a value of more than ``LARGE`` times its share is not kept.
+        max_values: largest number of cached values.
+        max_bytes: largest number of bytes that keys and values take together. A value of more than ``LARGE`` times the
+            average is not cached.
     """
 
-    def __init__(self, count: int, size: int) -> None:
-        self.count, self.size, self.taken = count, size, 0
-        self._found: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+    def __init__(self, max_values: int, max_bytes: int) -> None:
+        self.max_values, self.max_bytes, self.num_bytes = max_values, max_bytes, 0
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._found
+        return key in self._entries
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key; it counts as used."""
-        found = self._found.get(key)
-        if found is None:
+        """Return the value of a key and mark it as the most recently used one."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        self._found.move_to_end(key)
-        return found[0]
+        self._entries.move_to_end(key)
+        return entry[0]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value in the place of the one that the key has."""
-        self._forget(key)
+        """Cache a value in place of the key's previous value."""
+        self._remove(key)
         size = size_of(key) + size_of(value)
-        if size > min(self.size, LARGE * self.size // self.count):
+        if size > min(self.max_bytes, LARGE * self.max_bytes // self.max_values):
             return
-        self._found[key] = value, size
-        self.taken += size
-        while self.taken > self.size or len(self._found) > self.count:
-            self._forget(next(iter(self._found)))
+        self._entries[key] = value, size
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes or len(self._entries) > self.max_values:
+            self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
-        """Forget all values."""
-        self._found.clear()
-        self.taken = 0
+        """Remove all values."""
+        self._entries.clear()
+        self.num_bytes = 0
 
-    def _forget(self, key: Hashable) -> None:
-        found = self._found.pop(key, None)
-        if found is not None:
-            self.taken -= found[1]
+    def _remove(self, key: Hashable) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.num_bytes -= entry[1]
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value takes, with all that it is made of."""
+    """Return the bytes that a value takes, including all of its parts."""
     if isinstance(value, np.ndarray):
         return sys.getsizeof(value) + (0 if value.base is None else value.nbytes)
     if isinstance(value, (list, tuple)):

@@ -17,7 +17,7 @@ from unimixer.serving.encoding.context import Context, ContextEncoder
 from unimixer.serving.encoding.entity import EntityEncoder
 from unimixer.serving.encoding.row_cache import Encoded
 from unimixer.serving.encoding.stored import StoredRows
-from unimixer.serving.stores.base import EVERY, FeatureStore, Kind, StoreUnavailableError
+from unimixer.serving.stores.base import ANY_EVENT, FeatureStore, Kind, StoreUnavailableError
 
 CACHED_ROWS = 200_000
 
@@ -84,7 +84,7 @@ class RequestEncoder:
         self._columns_of = {
             name: [i for i, f in enumerate(transform.history_features()) if f.history == name] for name in histories
         }
-        events = {name: (h.event or EVERY, h.max_length) for name, h in histories.items()}
+        events = {name: (h.event or ANY_EVENT, h.max_length) for name, h in histories.items()}
         self.stored = StoredRows(self.users, self.items, store, events, cached)
         self.stored.follow()
 
@@ -118,9 +118,9 @@ class RequestEncoder:
         own, rows = found.user.rows.take(np.zeros(1, dtype=np.int64)), found.rows
         if call.user_columns:
             at = np.zeros(1, dtype=np.int64)
-            self.users.bring(own, {name: (at, [value]) for name, value in call.user_columns.items()}, "user")
+            self.users.override(own, {name: (at, [value]) for name, value in call.user_columns.items()}, "user")
         if call.item_columns is not None:
-            self.items.bring(rows, _by_column(call.item_columns, self.items.read), "items")
+            self.items.override(rows, _by_column(call.item_columns, self.items.read), "items")
         return EncodedCall(
             request=Request(user=self._user_batch(own, found.past), candidates=self._candidates(rows, context)),
             user=user,

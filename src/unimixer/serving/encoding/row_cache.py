@@ -1,4 +1,4 @@
-"""Encoded rows of entities in growing arrays with a bound: the row that was not used for longest gives its place."""
+"""A bounded LRU cache of encoded entity rows, stored in arrays that grow on demand."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from numpy.typing import NDArray
 from unimixer.data.encoding.arrays import Ragged
 
 MISSING_SLOT = 0
-"""Slot of the entity without a key; it is never given away."""
+"""Slot of the entity without a key; it is never evicted."""
 NEVER = np.iinfo(np.int64).max
-"""The mark of a slot that is not to be given away: it is free already, or that of the missing entity."""
+"""Stamp of a slot that must not be evicted: it is free, or it holds the missing entity."""
 KEY_BYTES = 256
-"""Bytes of a kept key on the average, at most."""
-EVICTED = 64
-"""Rows that go at once where there is no room: one of so many."""
+"""Largest average number of bytes of a cached key."""
+EVICTED_SHARE = 64
+"""A full cache evicts one in so many rows at once."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """n lists of ids of one feature, padded: the first ``lengths[i]`` of row i count."""
+    """Hold n padded lists of ids of one feature: row i has ``lengths[i]`` valid ids."""
 
     values: NDArray[np.int32]
     lengths: NDArray[np.int64]
 
     @classmethod
     def of(cls, ragged: Ragged, width: int) -> Lists:
-        """Padded lists of ragged ones."""
+        """Pad ragged lists to ``width``."""
         lengths = np.diff(ragged.offsets)
         values = np.zeros((len(lengths), width), dtype=np.int32)
         values[np.arange(width) < lengths[:, None]] = ragged.values
         return cls(values, lengths)
 
     def ragged(self) -> Ragged:
-        """The lists one after the other."""
+        """Concatenate the lists without their padding."""
         inside = np.arange(self.values.shape[1]) < self.lengths[:, None]
         offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
         np.cumsum(self.lengths, out=offsets[1:])
         return Ragged(self.values[inside], offsets)
 
     def take(self, rows: NDArray[np.int64]) -> Lists:
-        """Copies of some rows."""
+        """Copy some rows."""
         return Lists(self.values[rows], self.lengths[rows])
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """n encoded entities.
+    """Hold n encoded entities.
 
     Shape:
         - ids: ``(n, F)`` int32; dense: ``(n, W)`` float32; lists[feature]: n lists
-        - history: ``(n, C)`` int32, what a history that met these items shows of them (items only)
-        - revisions: ``(n,)`` int64, 0 where the store has no such entity
+        - history: ``(n, C)`` int32, the columns that histories take from these items (items only)
+        - revisions: ``(n,)`` int64, 0 for an entity that the store lacks
     """
 
     ids: NDArray[np.int32]
@@ -69,7 +69,7 @@ class Encoded:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.int64]) -> Encoded:
-        """Copies of some rows."""
+        """Copy some rows."""
         return Encoded(
             self.ids[rows],
             self.dense[rows],
@@ -80,15 +80,15 @@ class Encoded:
 
 
 class RowCache:
-    """Encoded entities by key, at most ``capacity`` of them.
+    """Cache at most ``capacity`` encoded entities by key and evict the least recently used ones.
 
-    What was used when stands in one array by slot, so that a request marks its rows in one write. Where there is no
-    room, those not used for longest go, and a few more than needed: it takes a pass over all. Rows have one size, and
-    keys do not: together they take at most ``capacity * KEY_BYTES``, or what those of the running request take.
+    One array holds the last use of every slot, so a request marks all of its rows in one write. An eviction scans this
+    array, so it removes a few more rows than needed. All rows have one size. Keys vary in size: together they take at
+    most ``capacity * KEY_BYTES``, or the bytes of the running request's keys if these take more.
 
     Args:
-        missing: one row, of the entity without a key.
-        capacity: rows kept; more than any one request needs.
+        missing: one row, for the entity without a key.
+        capacity: largest number of cached rows; must exceed the rows of any one request.
     """
 
     def __init__(self, missing: Encoded, capacity: int) -> None:
@@ -107,22 +107,22 @@ class RowCache:
         return key in self._slots
 
     def begin(self) -> None:
-        """A request begins: rows that it uses stay until it ends."""
+        """Begin a request: the rows that it uses stay cached until the next one begins."""
         self._request += 1
 
     def find(self, keys: Sequence[Any]) -> list[int | None]:
-        """Slots of keys, None where one is not kept."""
+        """Return the slots of keys, with None for a key that is not cached."""
         return list(map(self._slots.get, keys))
 
     def use(self, slots: Sequence[int | None]) -> NDArray[np.int64]:
-        """Slots of kept keys as an array; they count as used by this request."""
-        found = np.asarray(slots, dtype=np.int64)
-        self._stamps[found] = self._request
+        """Mark slots as used by this request and return them as an array."""
+        used = np.asarray(slots, dtype=np.int64)
+        self._stamps[used] = self._request
         self._stamps[MISSING_SLOT] = NEVER
-        return found
+        return used
 
     def add(self, keys: Sequence[str], rows: Encoded) -> None:
-        """Keep rows that are not kept yet; they count as used by this request."""
+        """Cache rows of keys that are not cached yet and mark them as used by this request."""
         self._make_room(len(keys), sum(map(getsizeof, keys)))
         slots = [self._free.pop() for _ in range(min(len(keys), len(self._free)))]
         slots += range(len(self._keys), len(self._keys) + len(keys) - len(slots))
@@ -135,15 +135,15 @@ class RowCache:
         _write(self._rows, self.use(slots), rows)
 
     def take(self, slots: NDArray[np.int64]) -> Encoded:
-        """Rows of slots."""
+        """Copy the rows of slots."""
         return self._rows.take(slots)
 
     def history(self, slots: NDArray[np.int64]) -> NDArray[np.int32]:
-        """What histories show of the items in slots."""
+        """Copy the columns that histories take from the items in slots."""
         return self._rows.history[slots]
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget rows."""
+        """Remove the rows of keys."""
         for key in keys:
             slot = self._slots.pop(key, None)
             if slot is not None:
@@ -152,24 +152,24 @@ class RowCache:
                 self._keys[slot], self._stamps[slot] = None, NEVER
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows, except that of the missing entity."""
         self.drop([key for key in self._slots if key is not None])
 
     def _make_room(self, rows: int, key_bytes: int) -> None:
         while len(self) + rows > self.capacity or self.key_bytes + key_bytes > self.capacity * KEY_BYTES:
-            going = min(max(len(self) + rows - self.capacity, self.capacity // EVICTED, 1), len(self))
-            oldest = np.argpartition(self._stamps, going - 1)[:going] if going else np.zeros(0, dtype=np.int64)
-            old = oldest[self._stamps[oldest] < self._request]  # what this request uses stays
+            count = min(max(len(self) + rows - self.capacity, self.capacity // EVICTED_SHARE, 1), len(self))
+            oldest = np.argpartition(self._stamps, count - 1)[:count] if count else np.zeros(0, dtype=np.int64)
+            old = oldest[self._stamps[oldest] < self._request]  # rows that this request uses stay
             if not len(old):
                 return
             self.drop([key for key in map(self._keys.__getitem__, old.tolist()) if key is not None])
 
     def _grow(self, rows: int) -> None:
-        have = len(self._rows)
-        if rows <= have:
+        size_before = len(self._rows)
+        if rows <= size_before:
             return
-        size = min(max(rows, 2 * have, 1024), self.capacity + 1)
-        old, at = self._rows, np.arange(have)
+        size = min(max(rows, 2 * size_before, 1024), self.capacity + 1)
+        old, at = self._rows, np.arange(size_before)
         self._rows = Encoded(
             np.zeros((size, old.ids.shape[1]), dtype=np.int32),
             np.zeros((size, old.dense.shape[1]), dtype=np.float32),
@@ -180,7 +180,7 @@ class RowCache:
             np.zeros((size, old.history.shape[1]), dtype=np.int32),
             np.zeros(size, dtype=np.int64),
         )
-        self._stamps = np.concatenate([self._stamps, np.full(size - have, NEVER)])
+        self._stamps = np.concatenate([self._stamps, np.full(size - size_before, NEVER)])
         _write(self._rows, at, old)
 
 

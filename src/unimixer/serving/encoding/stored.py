@@ -1,4 +1,4 @@
-"""Rows of the feature store as a bundle encodes them: kept in bounded memory, and encoded anew where they change."""
+"""Encode rows of the feature store, cache them in bounded memory, and encode them again after they change."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError, nearest
 from unimixer.serving.encoding.entity import EntityEncoder
-from unimixer.serving.encoding.lru import Kept
+from unimixer.serving.encoding.lru import LRUCache
 from unimixer.serving.encoding.row_cache import Encoded, RowCache
-from unimixer.serving.stores.base import KINDS, FeatureStore, Kind, StoreUnavailableError, View, longest_histories
+from unimixer.serving.stores.base import KINDS, FeatureStore, Kind, StoreUnavailableError, UserView, longest_histories
 from unimixer.serving.stores.records import Columns, Record, Row, canonical
 
 Result = TypeVar("Result")
 Key = str | int | None
 TRIES = 5
-"""Times that a request is begun anew where the store changes while its rows are read."""
+"""Attempts to read the rows of a request while the store does not change."""
 MOST_UNKNOWN = 10_000
-"""Items that the store does not know and that are kept all the same: callers can name any number of them."""
+"""Largest number of cached items that the store does not have: callers can name any number of them."""
 USER_BYTES = 2_048
-"""Bytes of a kept user on the average, at most."""
+"""Largest average number of bytes of a cached user."""
 
 
 @dataclass(frozen=True)
 class User:
-    """An encoded user: his row, and the items of his snapshot columns by history."""
+    """Hold an encoded user: the row, and the item keys of the snapshot columns by history."""
 
     revision: int
     rows: Encoded
@@ -40,30 +40,30 @@ class User:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the store has for a request, all of one state."""
+    """Hold all stored data of a request, read from one state of the store."""
 
     user: User
     items: list[str | None]
-    """Canonical keys."""
+    """Canonical keys of the items."""
     rows: Encoded
-    """Of the items."""
+    """Rows of the items."""
     past: dict[str, NDArray[np.int32]]
-    """What every history shows of its items."""
+    """Item columns of every history, one row per event."""
 
 
-class _MovedError(Exception):
-    """The store changed after the request began to read it."""
+class _ChangedError(Exception):
+    """The store changed while a request read it."""
 
 
 class StoredRows:
-    """Encoded rows of users and items by key.
+    """Return the encoded rows of users and items by key.
 
     Args:
         users: encoder of users.
         items: encoder of items.
-        store: raw rows and events.
-        histories: kind of event and longest history, by name of the history.
-        cached: rows of items, and of users, kept at most.
+        store: feature store with raw rows and events.
+        histories: kind of event and largest number of events, by name of the history.
+        cached: largest number of cached items, and of cached users.
     """
 
     def __init__(
@@ -82,50 +82,50 @@ class StoredRows:
         self._item_rows = RowCache(items.missing(), cached)
         self._unknown: deque[str] = deque()
         self._missing_user = User(0, users.missing(), {})
-        self._user_rows: Kept[User] = Kept(cached, cached * USER_BYTES)
+        self._user_rows: LRUCache[User] = LRUCache(cached, cached * USER_BYTES)
         self._state: tuple[str, int] | None = None
         self._columns: dict[Kind, Columns] = {}
 
     @property
     def empty(self) -> bool:
-        """Whether every user and every item would be unknown: the store has no row, and so no column."""
+        """Whether the store has no columns, and so no rows: every user and every item would be unknown."""
         return any((self.users.key, self.items.key)) and not any(self._columns.values())
 
     @property
     def sizes(self) -> dict[Kind, int]:
-        """Rows that are kept."""
+        """The numbers of cached users and items."""
         return {"users": len(self._user_rows), "items": len(self._item_rows)}
 
     @property
-    def taken(self) -> dict[Kind, int]:
-        """Bytes that users take, and keys of items; rows of items have one size each."""
-        return {"users": self._user_rows.taken, "items": self._item_rows.key_bytes}
+    def num_bytes(self) -> dict[Kind, int]:
+        """The bytes of cached users, and of the keys of cached items; the rows of items have a fixed size."""
+        return {"users": self._user_rows.num_bytes, "items": self._item_rows.key_bytes}
 
     def follow(self) -> None:
-        """Take over what the store is now; a request does it by itself.
+        """Adopt the current state of the store. Every request does this, too.
 
         Raises:
-            StoreUnavailableError: the store cannot be read, or is another one now and does not fit the bundle.
+            StoreUnavailableError: the store cannot be read, or a new store lacks a column of the bundle.
         """
 
-        def look(strict: bool) -> None:
+        def adopt(strict: bool) -> None:
             view = self.store.view(None, {}, 0)
             with self._lock:
                 self._follow(view, strict)
 
-        self._at_one_moment(look)
+        self._consistently(adopt)
 
     def user_key(self, key: Key) -> str | None:
-        """A key in its canonical form."""
+        """Convert the key of a user to its canonical form."""
         if isinstance(key, str) and key in self._user_rows:
-            return key  # what is kept has its canonical form
+            return key  # cached keys are canonical
         return None if key is None else canonical([key])[0]
 
     def of(self, user: str | None, items: Sequence[Key], time: int) -> Stored:
-        """The rows of a request of a time.
+        """Read the rows of a request, and the events before ``time``.
 
         Raises:
-            UnimixerError: an item stands twice.
+            UnimixerError: an item occurs twice.
             StoreUnavailableError: see :meth:`follow`.
         """
 
@@ -135,31 +135,31 @@ class StoredRows:
                 self._follow(view, strict)
                 return self._read(user, items, view, strict)
 
-        return self._at_one_moment(read)
+        return self._consistently(read)
 
-    def _at_one_moment(self, read: Callable[[bool], Result]) -> Result:
-        """Read until nothing changed meanwhile; in the end it is enough that it is the same store."""
+    def _consistently(self, read: Callable[[bool], Result]) -> Result:
+        """Retry a read until the store does not change during it; the last try accepts changes of the same store."""
         for attempt in range(1, TRIES + 1):
-            with suppress(_MovedError):
+            with suppress(_ChangedError):
                 return read(attempt < TRIES)
-        raise StoreUnavailableError(f"{self.store.name}: the feature store was replaced while it was read; try again")
+        raise StoreUnavailableError(f"{self.store.name}: the feature store was replaced during the read; try again")
 
-    def _read(self, user: str | None, items: Sequence[Key], view: View, strict: bool) -> Stored:
+    def _read(self, user: str | None, items: Sequence[Key], view: UserView, strict: bool) -> Stored:
         self._item_rows.begin()
         while len(self._unknown) > MOST_UNKNOWN:
             self._item_rows.drop([self._unknown.popleft()])
-        keys, kept = self._item_keys(items)
-        found = self._user(user, view)
-        past_keys = [self._past(name, found, view) for name in self._histories]
-        lists, slots = [keys, *past_keys], [kept, *map(self._item_rows.find, past_keys)]
-        at, *past = self._slots(lists, slots, strict)
-        shown = {name: self._item_rows.history(rows) for name, rows in zip(self._histories, past, strict=True)}
-        return Stored(found, keys, self._item_rows.take(at), shown)
+        keys, item_slots = self._item_keys(items)
+        encoded_user = self._user(user, view)
+        past_keys = [self._past(name, encoded_user, view) for name in self._histories]
+        lists, slots = [keys, *past_keys], [item_slots, *map(self._item_rows.find, past_keys)]
+        candidates, *past = self._slots(lists, slots, strict)
+        columns = {name: self._item_rows.history(rows) for name, rows in zip(self._histories, past, strict=True)}
+        return Stored(encoded_user, keys, self._item_rows.take(candidates), columns)
 
     # ---- the state of the store -----------------------------------------------------------------------------------
 
-    def _follow(self, view: View, strict: bool) -> None:
-        """Forget what changed since the last call; a store that was not seen before must fit the bundle."""
+    def _follow(self, view: UserView, strict: bool) -> None:
+        """Remove the rows that changed since the last call; check the columns of a store that is new."""
         state = (view.generation, view.clock)
         if state == self._state:
             return
@@ -173,7 +173,7 @@ class StoredRows:
         self._same(state, (now.generation, now.clock), strict)
         if known:
             self._item_rows.drop(changed)
-        else:  # another store, or one that went back, as one from a backup does
+        else:  # another store, or an older state of this one, such as a restored backup
             self._item_rows.clear()
             self._unknown.clear()
             self._user_rows.clear()
@@ -182,10 +182,10 @@ class StoredRows:
     @staticmethod
     def _same(state: tuple[str, int] | None, now: tuple[str, int], strict: bool) -> None:
         if state is None or state[0] != now[0] or (strict and state != now):
-            raise _MovedError
+            raise _ChangedError
 
     def _check(self, columns: Mapping[Kind, Columns]) -> None:
-        """Raise where the store has rows that lack a column of the schema: all of its values would be missing."""
+        """Raise if stored rows lack a column of the schema: all of its values would be missing."""
         for encoder in (self.users, self.items):
             known = columns[encoder.kind]
             for name in sorted(encoder.columns - set(known)) if known else ():
@@ -197,7 +197,7 @@ class StoredRows:
     # ---- rows -----------------------------------------------------------------------------------------------------
 
     def _item_keys(self, keys: Sequence[Key]) -> tuple[list[Any], list[int | None]]:
-        """Canonical keys, and the slots of those that are kept; one that is kept is canonical."""
+        """Return the canonical keys of items, and the slots of the cached ones."""
         slots = self._item_rows.find(keys)
         texts: list[Any] = list(keys)
         if None in slots:
@@ -210,57 +210,57 @@ class StoredRows:
             _check_distinct(texts)
         return texts, slots
 
-    def _user(self, key: str | None, view: View) -> User:
+    def _user(self, key: str | None, view: UserView) -> User:
         if key is None:
             return self._missing_user
         revision = 0 if view.user is None else view.user.revision
-        kept = self._user_rows.get(key)
-        if kept is None or kept.revision != revision:
+        user = self._user_rows.get(key)
+        if user is None or user.revision != revision:
             values = {} if view.user is None else self._values(view.user, f"user {key!r:.60}")
             chunk = self.users.chunk([{**values, self.users.key or "": key}], self._columns["users"])
-            kept = User(revision, self.users.encode(chunk, [revision]), self.users.snapshot(chunk)[0])
-            self._user_rows.put(key, kept)
-        return kept
+            user = User(revision, self.users.encode(chunk, [revision]), self.users.snapshot(chunk)[0])
+            self._user_rows.put(key, user)
+        return user
 
-    def _past(self, history: str, user: User, view: View) -> list[str]:
-        """Keys of the items of a history: the events, and before them the snapshot."""
+    def _past(self, history: str, user: User, view: UserView) -> list[str]:
+        """Return the item keys of a history: the end of the snapshot if there is room, then the latest events."""
         event, length = self._histories[history]
         events = view.events[event][-length:]
         before = user.snapshots.get(history, [])
         return [*before[max(0, len(before) - (length - len(events))) :], *events]
 
     def _slots(
-        self, lists: Sequence[Sequence[str | None]], found: Sequence[list[int | None]], strict: bool
+        self, lists: Sequence[Sequence[str | None]], cached: Sequence[list[int | None]], strict: bool
     ) -> list[NDArray[np.int64]]:
-        """Where the rows of items are kept, list by list; those that are not ``found`` yet are encoded."""
+        """Return the slots of items, list by list; encode the items whose slot in ``cached`` is None."""
         rows = self._item_rows
-        if any(None in slots for slots in found):
-            pairs = [pair for keys, slots in zip(lists, found, strict=True) for pair in zip(keys, slots, strict=True)]
-            rows.use([slot for _, slot in pairs if slot is not None])  # so that none of them makes room
+        if any(None in slots for slots in cached):
+            pairs = [pair for keys, slots in zip(lists, cached, strict=True) for pair in zip(keys, slots, strict=True)]
+            rows.use([slot for _, slot in pairs if slot is not None])  # protects them from eviction
             self._fetch([key for key, slot in pairs if slot is None and key is not None], strict)
-            found = [rows.find(keys) for keys in lists]
-        return [rows.use(slots) for slots in found]
+            cached = [rows.find(keys) for keys in lists]
+        return [rows.use(slots) for slots in cached]
 
     def _fetch(self, absent: Sequence[str], strict: bool) -> None:
-        """Encode items that are not kept."""
+        """Encode and cache items that are not cached yet."""
         if self.items.key is None:
             return
         absent = list(dict.fromkeys(absent))
-        found = self.store.read("items", absent)
-        self._same(self._state, (found.generation, found.clock), strict)
-        stored = {key: self._values(record, f"item {key!r:.60}") for key, record in found.records.items()}
+        rows = self.store.read("items", absent)
+        self._same(self._state, (rows.generation, rows.clock), strict)
+        stored = {key: self._values(record, f"item {key!r:.60}") for key, record in rows.records.items()}
         values = [{**stored.get(key, {}), self.items.key: key} for key in absent]
         chunk = self.items.chunk(values, self._columns["items"])
-        revisions = [found.records[key].revision if key in stored else 0 for key in absent]
+        revisions = [rows.records[key].revision if key in stored else 0 for key in absent]
         self._item_rows.add(absent, self.items.encode(chunk, revisions))
         self._unknown.extend(key for key in absent if key not in stored)
 
-    def _values(self, record: Record, what: str) -> Row:
+    def _values(self, record: Record, entity: str) -> Row:
         try:
             return record.values
         except ValueError:
             raise StoreUnavailableError(
-                f"{self.store.name}: the row of {what} is damaged; write it again, or build the store again"
+                f"{self.store.name}: the row of {entity} is damaged; write it again, or build the store again"
             ) from None
 
 
@@ -268,7 +268,7 @@ def _check_distinct(keys: Sequence[str | None]) -> None:
     first: dict[str, int] = {}
     for number, key in enumerate(keys):
         if key is not None and first.setdefault(key, number) != number:
-            shown = key if len(key) <= 40 else key[:37] + "..."
+            short = key if len(key) <= 40 else key[:37] + "..."
             raise UnimixerError(
-                f"items: {shown!r} stands at {first[key]} and at {number}, counted from 0; send every item once"
+                f"items: {short!r} occurs at positions {first[key]} and {number}, counted from 0; send every item once"
             )

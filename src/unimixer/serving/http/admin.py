@@ -1,4 +1,4 @@
-"""Changes while serving: rows, events and the bundle itself, behind a key of their own."""
+"""Change rows, events and the bundle of a running server, with an admin key."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ from unimixer.serving.stores.build import events_of
 from unimixer.serving.stores.records import check_value, series_of
 
 EVENT_ID = "event_id"
-"""The sender's name of an impression: sent again within a day, it adds nothing."""
-MOST_ID = 200
-"""Characters of such a name."""
+"""Column with the sender's id of an impression: an event that is repeated within a day is ignored."""
+MAX_EVENT_ID = 200
+"""Largest number of characters of such an id."""
 REFUSALS = (400, 401, 403, 408, 413, 422, 429, 503)
 
 
 def add_routes(app: FastAPI, engine: Engine) -> None:
-    """The routes below ``/admin``."""
+    """Add the routes below ``/admin``."""
     settings = engine.settings
 
     def check(request: Request) -> None:
         if settings.admin_key is None:
-            raise RefusedError(403, "the server was started without an admin key, so nothing is changed over HTTP")
+            raise RefusedError(
+                403, "the server has no admin key, so it accepts no changes over HTTP; start it with one to allow them"
+            )
         check_key(request, settings.admin_key, "admin")
 
     async def write(request: Request, work: Callable[[Model, dict[str, Any]], dict[str, int]]) -> Response:
@@ -47,40 +49,40 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         model = engine.model
         engine.updates.check_room()
         data = await read_body(request, settings.max_body, settings.timeout)
-        begin = deadline(request, settings.timeout - settings.patience)
+        begin = deadline(request, settings.timeout - settings.store_timeout)
         return reply(await engine.updates.finish(lambda: work(model, read_json(data)), begin))
 
     @app.post("/admin/users", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
     async def users(request: Request) -> Response:
-        """Add or change users; the next request sees them."""
+        """Add or change users; the next request uses them."""
         return await write(request, partial(put_rows, "users"))
 
     @app.post("/admin/items", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
     async def items(request: Request) -> Response:
-        """Add or change items; the next request sees them."""
+        """Add or change items; the next request uses them."""
         return await write(request, partial(put_rows, "items"))
 
     @app.post(
         "/admin/events", tags=["admin"], openapi_extra=body(EventsRequest), responses=answers(EventsWritten, *REFUSALS)
     )
     async def events(request: Request) -> Response:
-        """Add impressions that happened; the next request sees them in its histories."""
+        """Add impressions; the next request uses them in its histories."""
         return await write(request, append_events)
 
     @app.post("/admin/reload", tags=["admin"], responses=answers(Reloaded, 401, 403, 409, 422, 503))
     async def reload(request: Request) -> Response:
-        """Open the bundle that the server's path names now, warm it up and put it in service."""
+        """Load the bundle at the server's path again, warm it up and serve it."""
         check(request)
         version = await asyncio.to_thread(engine.load)
         return reply({"model_version": version})
 
 
 def put_rows(kind: Kind, model: Model, values: dict[str, Any]) -> dict[str, int]:
-    """Write rows after they were encoded once: what cannot be encoded must not get into the store."""
+    """Write rows to the store, after checking that the bundle can encode them."""
     rows = _rows(values, "rows")
     encoder = model.encoder.users if kind == "users" else model.encoder.items
     if encoder.key is None:
-        raise UnimixerError(f"this model knows no {kind}")
+        raise UnimixerError(f"this model has no key of {kind}, so it reads none from the store")
     store = model.encoder.store
     known = store.columns(kind)
     for number, row in enumerate(rows):
@@ -89,11 +91,12 @@ def put_rows(kind: Kind, model: Model, values: dict[str, Any]) -> dict[str, int]
                 names = {*known, *encoder.columns}
                 raise UnimixerError(f"{kind}[{number}]: unknown column {name!r}{nearest(name, names)}")
             check_value(value, f"{kind}[{number}].{name}")
-    _try(encoder, rows)
+    _check_encodable(encoder, rows)
     return {"rows": len(rows), "revision": store.put(kind, encoder.key, rows)}
 
 
-def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
+def _check_encodable(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
+    """Encode rows once and discard the result, so that invalid values are refused before they are stored."""
     names = sorted(encoder.columns)
     frame = pl.DataFrame([series_of(name, [row.get(name) for row in rows], encoder.kind) for name in names])
     chunk = Chunk(frame, encoder.kind)
@@ -102,7 +105,7 @@ def _try(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
-    """Add impressions to the histories that take them; tells how many events were added, and how many known before."""
+    """Add impressions to the histories that use them; return the numbers of added and of repeated events."""
     rows, ids = _rows(values, "events"), None
     schema = model.bundle.transform.schema
     names, known = _names(schema), event_columns(model)
@@ -116,39 +119,39 @@ def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
             check_value(value, f"events[{number}].{name}")
         for name in names[:2]:
             if row.get(name) is None:
-                raise UnimixerError(f"events[{number}]: {name} is missing; an event needs its user and its item")
-    found = _events(schema, names, rows, ids)
-    added = model.encoder.store.append_events(found)
-    return {"events": added, **({"repeated": len(found) - added} if ids else {})}
+                raise UnimixerError(f"events[{number}]: {name} is missing; an event needs a user and an item")
+    events = _events(schema, names, rows, ids)
+    added = model.encoder.store.append_events(events)
+    return {"events": added, **({"repeated": len(events) - added} if ids else {})}
 
 
 def event_columns(model: Model) -> set[str]:
-    """The columns that an event takes."""
+    """Return the columns that an event may have."""
     schema = model.bundle.transform.schema
     return {*_names(schema), EVENT_ID} | ({schema.keys.time} if schema.keys.time else set())
 
 
 def _names(schema: Schema) -> list[str]:
-    """The columns that make events of impressions, beside the time: user and item first."""
+    """Return the columns that turn impressions into events, except the time; user and item come first."""
     needed = [schema.keys.user, schema.keys.item, *(event_column(h, schema) for h in schema.histories)]
     return [name for name in dict.fromkeys(needed) if name is not None]
 
 
 def _ids(rows: Sequence[dict[str, Any]]) -> list[str | None] | None:
-    """The senders' names of impressions, None where there are none."""
-    found = [row.get(EVENT_ID) for row in rows]
-    given: dict[str, int] = {}
-    for number, name in enumerate(found):
-        if name is None:
+    """Return the ids of events, or None if no event has one."""
+    ids = [row.get(EVENT_ID) for row in rows]
+    first: dict[str, int] = {}
+    for number, event_id in enumerate(ids):
+        if event_id is None:
             continue
-        check_value(name, f"events[{number}].{EVENT_ID}")
-        if not isinstance(name, str) or not 1 <= len(name) <= MOST_ID:
-            raise UnimixerError(f"events[{number}].{EVENT_ID}: expected a text of 1 to {MOST_ID} characters")
-        if given.setdefault(name, number) != number:
+        check_value(event_id, f"events[{number}].{EVENT_ID}")
+        if not isinstance(event_id, str) or not 1 <= len(event_id) <= MAX_EVENT_ID:
+            raise UnimixerError(f"events[{number}].{EVENT_ID}: expected a text of 1 to {MAX_EVENT_ID} characters")
+        if first.setdefault(event_id, number) != number:
             raise UnimixerError(
-                f"events[{number}].{EVENT_ID}: stands in events[{given[name]}] too; every event has its own"
+                f"events[{number}].{EVENT_ID}: events[{first[event_id]}] has the same id; give every event its own"
             )
-    return found if given else None
+    return ids if first else None
 
 
 def _events(
@@ -158,12 +161,12 @@ def _events(
     now = time.time()
     if schema.keys.time is None:
         return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), int(now * 1000), ids))
-    given = [row.get(schema.keys.time) for row in rows]
-    if all(value is None for value in given):
+    times = [row.get(schema.keys.time) for row in rows]
+    if all(value is None for value in times):
         stamp = datetime.fromtimestamp(now, tz=UTC)
         columns.append(pl.Series(schema.keys.time, [stamp] * len(rows), dtype=pl.Datetime("ms", "UTC")))
     else:
-        columns.append(series_of(schema.keys.time, given, "events"))
+        columns.append(series_of(schema.keys.time, times, "events"))
     return list(events_of(schema, Chunk(pl.DataFrame(columns), "events"), ids=ids))
 
 
@@ -173,5 +176,5 @@ def _rows(values: dict[str, Any], field: str) -> list[dict[str, Any]]:
             raise UnimixerError(f"the body: unknown field {name!r}{nearest(name, [field])}")
     rows = values.get(field)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UnimixerError(f"{field}: expected a list of objects, at least one")
+        raise UnimixerError(f"{field}: expected a list of at least one object")
     return rows

@@ -1,4 +1,4 @@
-"""The connections of the server: heads of bounded size that come in bounded time, and no more of them than files."""
+"""Limit connections: their number, the size of request heads, and the time for a head to arrive."""
 
 from __future__ import annotations
 
@@ -16,84 +16,86 @@ from unimixer.serving.log import Log
 from unimixer.serving.metrics import Metrics
 
 MAX_PATH = 16 << 10
-"""Bytes of a path with its query."""
+"""Largest number of bytes of a path with its query."""
 MAX_HEAD = 32 << 10
-"""Bytes of a path and all headers."""
+"""Largest number of bytes of a path and all headers."""
 OTHER_FILES = 128
-"""Files that a server has open beside its connections: libraries, store, score log."""
+"""Open files that are reserved for libraries, the feature store and the score log."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a connection may take, and who is told that one took more."""
+    """Hold the limits of connections, and the metrics and the log that record violations."""
 
     connections: int
     idle: float
-    """Seconds without a request, and without a reader of an answer."""
-    patience: float
-    """Seconds for a head from its first byte on, and for the rest of a body that was answered before its end."""
+    """Seconds that a client may send no request, or read no answer."""
+    timeout: float
+    """Seconds for a head from its first byte on, and for the rest of a body after an early answer."""
     metrics: Metrics
     log: Log
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; whatever it does that is no request ends it, with one sentence in the shape of every refusal.
+    """Handle one connection, and close it with a one-sentence refusal if the client violates HTTP or a limit.
 
     Args:
-        limits: what it may take.
-        settings: of uvicorn.
+        limits: limits of the connection.
+        settings: settings of uvicorn.
     """
 
     def __init__(self, limits: Limits, **settings: Any) -> None:
         super().__init__(**settings)
         self.limits = limits
         self._in_head, self._in_body, self._refused = False, False, False
-        self._parsed = self._raw = self._begun = 0  # bytes of the head that began last; heads that began in this piece
-        self._between = 0  # bytes of a body in chunks that are none of it: extensions, trailers
+        self._parsed = self._raw = self._begun = 0  # bytes of the current head; heads begun in this chunk
+        self._between = 0  # bytes since the last part of the body: chunk extensions, trailers
         self._due: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
     # ---- the network ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, unless there are too many."""
+        """Accept the connection, unless too many are open."""
         super().connection_made(transport)
         most, idle = self.limits.connections, self.limits.idle
         if len(self.connections) > most:
-            self._refuse(503, "connections", f"{most:,} connections are open, and no more are taken; try again later")
+            self._refuse(503, "connections", f"{most:,} connections are open, which is the limit; try again later")
         else:
-            self._expect(idle, lambda: self._refuse(408, "idle", f"no request came within {idle:g} s"))
+            self._expect(idle, lambda: self._refuse(408, "idle", f"no request arrived within {idle:g} s"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Cancel the timers."""
         self._came()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a head that is not whole yet has a limit of bytes and of time."""
+        """Parse a chunk of data, and apply the limits of bytes and time to an incomplete head."""
         if self._refused:
             return
-        began, patience, idle = self._in_head, self.limits.patience, not (self._in_head or self._in_body)
+        began, timeout, idle = self._in_head, self.limits.timeout, not (self._in_head or self._in_body)
         self._raw, self._begun, self._between = self._raw + len(data), 0, self._between + len(data)
         super().data_received(data)
         if self._in_body and self._between > MAX_HEAD:
-            self._refuse(431, "trailers", f"more than {MAX_HEAD:,} bytes came between the parts of the body")
+            self._refuse(431, "trailers", f"more than {MAX_HEAD:,} bytes arrived between the parts of the body")
         if self._in_head:
             if idle and self._begun == 1:
-                self._raw = len(data)  # all of it is of this head
+                self._raw = len(data)  # the whole chunk belongs to this head
             if self._check_size() and (self._due is None or not began):
-                self._expect(patience, lambda: self._refuse(408, "head", f"no whole head came within {patience:g} s"))
+                self._expect(
+                    timeout, lambda: self._refuse(408, "head", f"no complete request head arrived within {timeout:g} s")
+                )
         elif self._due is None and self.timeout_keep_alive_task is None and self._is_idle():
-            self._expect(self.limits.idle, self._hang_up)  # blank lines, or what is left of an unread body
+            self._expect(self.limits.idle, self._hang_up)  # blank lines, or the rest of an unread body
 
     def pause_writing(self) -> None:
-        """The client does not read; not for ever."""
+        """Start the timer of a client that does not read."""
         super().pause_writing()
         self._abort_later()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Cancel the timer: the client reads again."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
@@ -118,7 +120,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: the request begins, if the head is not too large."""
+        """Begin the request, unless its head is too large."""
         if self._check_size():
             self._in_head, self._in_body, self._between = False, True, 0
             self._came()
@@ -131,7 +133,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole; where it was answered before, the connection is idle from now on."""
+        """End the request; after an early answer, the connection is idle from now on."""
         if self._refused:
             return
         self._in_body = False
@@ -141,28 +143,28 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is out; what is left of the body has to come soon, and its reader too."""
+        """Start the timers for the rest of an unread body, and for a client that does not read the answer."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._abort_later()
         elif self.cycle.response_complete and self.cycle.more_body:
-            self._expect(self.limits.patience, self._hang_up)
+            self._expect(self.limits.timeout, self._hang_up)
 
     def timeout_keep_alive_handler(self) -> None:
-        """No further request came."""
+        """Close the connection after the keep-alive time."""
         self._hang_up()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        self._refuse(400, "syntax", "this is no request of HTTP/1.1")
+        """Refuse data that is not HTTP."""
+        self._refuse(400, "syntax", "this is not an HTTP/1.1 request")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Another protocol was offered; the request is answered in this one."""
+        """Ignore the offer of another protocol, and answer over HTTP/1.1."""
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _check_size(self) -> bool:
-        """Whether the head is within its limits; ends the connection where it is not."""
+        """Return whether the head is within its limits; close the connection if not."""
         if self._refused:
             return False
         if len(self.url) > MAX_PATH:
@@ -187,7 +189,7 @@ class Connection(HttpToolsProtocol):
         self.limits.metrics.connections_refused.labels(reason).inc()
         self.limits.log("connection refused", reason=reason, status=status, request_id=request_id)
         self.limits.metrics.requests.labels("none", str(status)).inc()
-        if self._is_idle():  # otherwise it would stand within another answer
+        if self._is_idle():  # otherwise the refusal would be part of another answer
             body = json.dumps({"error": sentence, "request_id": request_id}).encode()
             head = [*(["retry-after: 1"] if status == 503 else []), "connection: close", f"x-request-id: {request_id}",
                     "content-type: application/json", f"content-length: {len(body)}", "", ""]  # fmt: skip
@@ -195,7 +197,7 @@ class Connection(HttpToolsProtocol):
         self._hang_up()
 
     def _is_idle(self) -> bool:
-        """Whether no answer is under way."""
+        """Return whether no answer is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def _hang_up(self) -> None:
@@ -204,17 +206,17 @@ class Connection(HttpToolsProtocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
-        """Do not wait for ever for a client that does not read."""
+        """Abort the connection after the idle time, if the client does not read the rest of the answer."""
         if self._unread is None and self.transport.get_write_buffer_size():
             self._unread = self.loop.call_later(self.limits.idle, self.transport.abort)
 
 
 def files_for(connections: int) -> int:
-    """How many connections there may be, after the process was allowed the files for them as far as it can be."""
+    """Raise the limit of open files as far as possible, and return the number of connections that it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    files = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         connections = min(connections, max(1, soft - OTHER_FILES))
     return connections

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from unimixer.serving.log import Log, told
+from unimixer.serving.log import Log, error_facts
 from unimixer.serving.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -94,7 +94,7 @@ class Gate:
 
     def _failed(self, request_id: str, error: Exception) -> None:
         """The kind of the error and where it was raised; its text may hold a user's data."""
-        self.log("failure", request_id=request_id, **told(error))
+        self.log("failure", request_id=request_id, **error_facts(error))
 
 
 async def _respond(send: Send, status: int, body: dict[str, Any]) -> None:

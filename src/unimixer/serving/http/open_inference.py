@@ -1,4 +1,4 @@
-"""The open inference protocol, version 2: the encoded tensors of a request, under the names of the exported graph."""
+"""Serve the open inference protocol, version 2: encoded tensors with the names of the exported graph."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ _TENSOR_FIELDS = ("name", "shape", "datatype", "data", "parameters")
 
 
 def add_routes(app: FastAPI, engine: Engine) -> None:
-    """The routes below ``/v2``."""
+    """Add the routes below ``/v2``."""
     settings = engine.settings
 
     def check_name(name: str) -> None:
         if name != settings.name:
-            raise RefusedError(404, f"no model {name[:60]!r}{nearest(name[:60], [settings.name])}")
+            raise RefusedError(404, f"unknown model {name[:60]!r}{nearest(name[:60], [settings.name])}")
 
     @app.get("/v2", tags=["open inference protocol"], responses=answers(None))
     async def server() -> Response:
-        """What this server is."""
+        """Return the name and the version of the server."""
         return reply({"name": "unimixer", "version": version("unimixer"), "extensions": []})
 
     @app.get("/v2/health/live", tags=["open inference protocol"], responses=answers(None))
     async def live() -> Response:
-        """The process answers."""
+        """Report that the process answers."""
         return reply({"live": True})
 
     @app.get("/v2/health/ready", tags=["open inference protocol"], responses=answers(None, 503))
     async def ready() -> Response:
-        """A warmed-up bundle is in service, and the feature store holds data."""
+        """Report whether a warmed-up bundle is served and the feature store has data."""
         await engine.check_ready()
         return reply({"ready": True})
 
     @app.get("/v2/models/{name}", tags=["open inference protocol"], responses=answers(None, 404, 503))
     async def model(name: str) -> Response:
-        """Inputs and outputs of the model."""
+        """Return the inputs and outputs of the model."""
         check_name(name)
         bundle = engine.model.bundle
         inputs = [
-            {"name": found.name, "datatype": _DATATYPES[found.dtype], "shape": _shape(found)}
-            for found in _inputs(bundle)
+            {"name": tensor.name, "datatype": _DATATYPES[tensor.dtype], "shape": _shape(tensor)}
+            for tensor in _inputs(bundle)
         ]
         output = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(bundle.tasks)]}
         facts = {"name": name, "versions": [bundle.version], "platform": "unimixer"}
@@ -65,7 +65,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/v2/models/{name}/ready", tags=["open inference protocol"], responses=answers(None, 404, 503))
     async def model_ready(name: str) -> Response:
-        """The model answers."""
+        """Report whether the model answers."""
         check_name(name)
         await engine.check_ready()
         return reply({"name": name, "ready": True})
@@ -90,23 +90,23 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
             request.state.candidates, request.state.model_version = len(ranking), bundle.version
             return values.get("id"), bundle.score(ranking)
 
-        given, scores = await engine.requests.run(work, deadline(request, settings.timeout))
+        call_id, scores = await engine.requests.run(work, deadline(request, settings.timeout))
         output = {"name": OUTPUT, "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel()}
         return reply(
             {
                 "model_name": name,
                 "model_version": bundle.version,
-                "id": request.state.request_id if given is None else given,
+                "id": request.state.request_id if call_id is None else call_id,
                 "outputs": [output],
             }
         )
 
 
 def read_request(values: dict[str, Any], bundle: Scorer, *, max_candidates: int) -> Ranking:
-    """The tensors of an inference request.
+    """Read the tensors of an inference request.
 
     Raises:
-        UnimixerError: a tensor is missing, unknown, or not of the shape and type that the graph reads.
+        UnimixerError: a tensor is missing or unknown, or lacks the shape or type of the graph's input.
     """
     for name in values:
         if name not in _INFER_FIELDS:
@@ -114,16 +114,16 @@ def read_request(values: dict[str, Any], bundle: Scorer, *, max_candidates: int)
     if not isinstance(values.get("id", ""), (str, type(None))):
         raise UnimixerError("id: expected text")
     _check_outputs(values.get("outputs"))
-    expected, given = {found.name: found for found in _inputs(bundle)}, values.get("inputs")
-    if not isinstance(given, list) or not all(isinstance(tensor, dict) for tensor in given):
+    expected, tensors = {tensor.name: tensor for tensor in _inputs(bundle)}, values.get("inputs")
+    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise UnimixerError("inputs: expected a list of tensors")
     arrays: dict[str, NDArray[Any]] = {}
-    for tensor in given:
+    for tensor in tensors:
         name = tensor.get("name")
         if not isinstance(name, str) or name not in expected:
             raise UnimixerError(f"inputs: unknown tensor {name!r:.80}{nearest(str(name), expected)}")
         if name in arrays:
-            raise UnimixerError(f"inputs: {name} stands twice")
+            raise UnimixerError(f"inputs: {name} occurs twice; send every tensor once")
         arrays[name] = _array(tensor, expected[name])
     for name in expected:
         if name not in arrays:
@@ -151,16 +151,16 @@ def _ranking(arrays: dict[str, NDArray[Any]], bundle: Scorer, max_candidates: in
             _check_offsets(group, offsets[group], len(values[group]), n)
         ids = arrays.get(f"{side}.ids", np.zeros((n, 0), dtype=np.int32))
         dense = arrays.get(f"{side}.dense", np.zeros((n, 0), dtype=np.float32))
-        for name, found in (("ids", ids), ("dense", dense)):
-            if len(found) != n:
-                raise UnimixerError(f"inputs: {side}.{name} has {len(found)} rows, expected {n}")
+        for name, array in (("ids", ids), ("dense", dense)):
+            if len(array) != n:
+                raise UnimixerError(f"inputs: {side}.{name} has {len(array)} rows, expected {n}")
         sides[side] = Batch(torch.from_numpy(ids), torch.from_numpy(dense), values, offsets)
     return Ranking(user=sides[USER], candidates=sides[CANDIDATES])
 
 
 def _check_offsets(group: str, offsets: torch.Tensor, values: int, rows: int) -> None:
     if len(offsets) != rows + 1 or offsets[0] != 0 or offsets[-1] != values or bool((offsets.diff() < 0).any()):
-        raise UnimixerError(f"inputs: {group}.offsets must be {rows + 1} numbers that rise from 0 to {values}")
+        raise UnimixerError(f"inputs: {group}.offsets must be {rows + 1} ascending numbers from 0 to {values}")
 
 
 def _array(tensor: dict[str, Any], expected: Input) -> NDArray[Any]:
@@ -171,31 +171,33 @@ def _array(tensor: dict[str, Any], expected: Input) -> NDArray[Any]:
     datatype, data = tensor.get("datatype"), tensor.get("data")
     shape: Any = tensor.get("shape")
     if datatype != _DATATYPES[expected.dtype]:
-        raise UnimixerError(f"{name}: datatype {datatype!r:.40}, expected {_DATATYPES[expected.dtype]}")
-    wanted = _shape(expected)
+        raise UnimixerError(f"{name}: the datatype is {datatype!r:.40}, expected {_DATATYPES[expected.dtype]}")
+    pattern = _shape(expected)
     whole = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    if not whole or len(shape) != len(wanted) or any(w not in (-1, n) for w, n in zip(wanted, shape, strict=True)):
-        raise UnimixerError(f"{name}: shape {shape!r:.60}, expected {wanted} (-1 is any number)")
+    if not whole or len(shape) != len(pattern) or any(p not in (-1, n) for p, n in zip(pattern, shape, strict=True)):
+        raise UnimixerError(f"{name}: the shape is {shape!r:.60}, expected {pattern} (-1 is any number)")
     flat = _flat(data, name)
     if len(flat) != math.prod(shape):
-        raise UnimixerError(f"{name}: {len(flat):,} values, but shape {shape} has {math.prod(shape):,}")
+        raise UnimixerError(
+            f"{name}: the data has {len(flat):,} values, but the shape {shape} needs {math.prod(shape):,}"
+        )
     return _typed(flat, expected).reshape(shape)
 
 
 def _flat(data: Any, name: str) -> list[Any]:
-    """Values in row order; the protocol allows them nested as well."""
+    """Flatten values in row order; the protocol allows nested lists, too."""
     if not isinstance(data, list):
-        raise UnimixerError(f"{name}: data is no list")
+        raise UnimixerError(f"{name}: data must be a list")
     while data and all(isinstance(entry, list) for entry in data):
         data = [value for entry in data for value in entry]
     return list(data)
 
 
 def _typed(flat: list[Any], expected: Input) -> NDArray[Any]:
-    """Numbers in the type of the graph; null is a number that is not known."""
+    """Convert numbers to the type of the graph's input; null is an unknown number."""
     if expected.dtype == "float32":
         if not all(value is None or (type(value) in (int, float) and abs(value) < 3e38) for value in flat):
-            raise UnimixerError(f"{expected.name}: expected finite numbers, or null where one is not known")
+            raise UnimixerError(f"{expected.name}: expected finite numbers, or null for an unknown one")
         return np.asarray([math.nan if value is None else value for value in flat], dtype=np.float32)
     limit = np.iinfo(expected.dtype).max
     if not all(type(value) is int and 0 <= value <= limit for value in flat):
@@ -203,12 +205,12 @@ def _typed(flat: list[Any], expected: Input) -> NDArray[Any]:
     return np.asarray(flat, dtype=expected.dtype)
 
 
-def _check_outputs(given: Any) -> None:
-    if given is None:
+def _check_outputs(outputs: Any) -> None:
+    if outputs is None:
         return
-    if not isinstance(given, list) or not all(isinstance(output, dict) for output in given):
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise UnimixerError("outputs: expected a list of objects")
-    for output in given:
+    for output in outputs:
         if output.get("name") != OUTPUT:
             raise UnimixerError(f"outputs: unknown output {output.get('name')!r:.80}{nearest(OUTPUT, [OUTPUT])}")
 
@@ -217,6 +219,6 @@ def _inputs(bundle: Scorer) -> tuple[Input, ...]:
     return signature(bundle.transform.spec, bundle.layout)
 
 
-def _shape(found: Input) -> list[int]:
-    first = 1 if found.rows == 1 else -1
-    return [first] if found.width is None else [first, found.width]
+def _shape(tensor: Input) -> list[int]:
+    first = 1 if tensor.rows == 1 else -1
+    return [first] if tensor.width is None else [first, tensor.width]

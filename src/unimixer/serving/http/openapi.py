@@ -1,4 +1,4 @@
-"""The bodies of requests and answers as the OpenAPI page shows them."""
+"""Describe the bodies of requests and answers for the OpenAPI page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Scalar = Text | int | float | bool | None
 Entries = Field(max_length=MAX_LIST)
 Row = dict[str, Scalar | Annotated[list[str], Entries] | Annotated[list[float], Entries]]
-"""Raw columns by name, as the log or the tables have them; null where a value is not known."""
+"""Raw columns by name, with the values of the log or the tables; null for an unknown value."""
 
 
 class _Document(BaseModel):
@@ -23,46 +23,46 @@ class _Document(BaseModel):
 
 
 class RankRequest(_Document):
-    """Which user, in which context, which items."""
+    """Ask for the scores of items for a user in a context."""
 
     user: Key | Row | None = None
-    """Key of the user; or an object with the key and raw columns that win over stored ones."""
+    """Key of the user, or an object with the key and raw columns that override the stored ones."""
     context: Row = {}
-    """Raw columns of the impression, the same for all items; its time is now where it is not given."""
+    """Raw columns of the impression, shared by all items; the default of the time is now."""
     items: Annotated[list[Key | Row], Field(min_length=1)]
-    """Keys of the candidates; or objects with the key and raw columns of their own."""
+    """Keys of the candidates, or objects with the key and raw columns that override the stored ones."""
     rank_by: str | None = None
-    """Task of the ranking (default: the first)."""
+    """Task to rank by (default: the first)."""
 
 
 class ModelFacts(_Document):
-    """The model that answered."""
+    """Identify the model that answered."""
 
     name: str
     version: str
 
 
 class UnknownFacts(_Document):
-    """What the store does not have."""
+    """Count the keys that the store lacks."""
 
     user: bool
     items: int
 
 
 class RankResponse(_Document):
-    """Scores in the order of the items."""
+    """Return the scores in the order of the items."""
 
     request_id: str
     model: ModelFacts
     scores: dict[str, list[float]]
-    """Probabilities of every task."""
+    """Probabilities by task."""
     ranking: list[int]
     """Positions of the items, counted from 0, best first."""
     unknown: UnknownFacts
 
 
 class Error(_Document):
-    """Why there is no answer."""
+    """Explain a refusal."""
 
     error: str
     """One sentence."""
@@ -70,55 +70,55 @@ class Error(_Document):
 
 
 class RowsRequest(_Document):
-    """Rows to add or to change; columns that are not given keep their values."""
+    """Add or change rows; absent columns keep their values."""
 
     rows: Annotated[list[Row], Field(min_length=1)]
-    """Columns that the store has or the model reads; others are refused."""
+    """Columns of the store or of the model; others are refused."""
 
 
 class EventsRequest(_Document):
-    """Impressions that happened, with the columns of the log that histories read."""
+    """Add impressions, with the log columns that histories read."""
 
     events: Annotated[list[Row], Field(min_length=1)]
-    """``event_id``, a text of the sender's, makes an event that is sent again within a day known."""
+    """An event whose ``event_id`` was already sent within a day is ignored."""
 
 
 class Written(_Document):
-    """What was written."""
+    """Report written rows."""
 
     rows: int
     revision: int
 
 
 class EventsWritten(_Document):
-    """What was added."""
+    """Report added events."""
 
     events: int
     repeated: int | None = None
-    """Events that were known by their id, where any had one."""
+    """Number of events whose id was known; absent if no event has an id."""
 
 
 class Live(_Document):
-    """The process answers."""
+    """Report that the process answers."""
 
     live: bool
 
 
 class Ready(_Document):
-    """Requests are answered."""
+    """Report that the server answers ranking requests."""
 
     ready: bool
     model_version: str
 
 
 class Reloaded(_Document):
-    """The bundle in service."""
+    """Report the bundle that is now served."""
 
     model_version: str
 
 
 class Tensor(_Document):
-    """A tensor of the open inference protocol."""
+    """Describe a tensor of the open inference protocol."""
 
     name: str
     shape: list[int]
@@ -128,7 +128,7 @@ class Tensor(_Document):
 
 
 class InferRequest(_Document):
-    """Encoded features, as Triton takes them from the same bundle."""
+    """Ask for the scores of encoded features, in the form that Triton reads for the same bundle."""
 
     id: str | None = None
     inputs: list[Tensor]
@@ -142,16 +142,16 @@ METRICS = "text/plain; version=0.0.4"
 
 
 def schemas(columns: Mapping[str, Collection[str]], max_candidates: int) -> dict[str, Any]:
-    """The JSON schemas of all bodies.
+    """Return the JSON schemas of all bodies.
 
     Args:
-        columns: those of the model in service by field; nothing else is taken there.
-        max_candidates: items of a request.
+        columns: allowed columns of the served model, by field of a body.
+        max_candidates: largest number of items of a request.
     """
-    _, found = models_json_schema(
+    _, document = models_json_schema(
         [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
     )
-    definitions: dict[str, Any] = found["$defs"]
+    definitions: dict[str, Any] = document["$defs"]
     definitions["RankRequest"]["properties"]["items"]["maxItems"] = max_candidates
     for name in ("RankRequest", "EventsRequest"):
         for field, known in columns.items():
@@ -160,7 +160,7 @@ def schemas(columns: Mapping[str, Collection[str]], max_candidates: int) -> dict
 
 
 def _close(schema: dict[str, Any], columns: Collection[str]) -> None:
-    """Let the objects of a schema have these columns and no others."""
+    """Restrict the objects of a schema to the given columns."""
     inner = schema.get("additionalProperties")
     if isinstance(inner, dict):
         schema.update(properties=dict.fromkeys(sorted(columns), inner), additionalProperties=False)
@@ -169,32 +169,32 @@ def _close(schema: dict[str, Any], columns: Collection[str]) -> None:
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
-    """The ``openapi_extra`` of a route that reads its body itself."""
+    """Return the ``openapi_extra`` of a route that reads its own body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(model)}}}}
 
 
 def answers(model: type[BaseModel] | None, *codes: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route."""
+    """Return the ``responses`` of a route."""
     texts = {
         400: "The body is not JSON",
         401: "The key is missing or wrong",
-        403: "The server was started without a key for this",
-        404: "There is no such thing",
+        403: "The server has no admin key",
+        404: "The path or the model does not exist",
         408: "The body did not arrive in time",
-        409: "Another swap is running",
+        409: "Another reload is running",
         413: "The body is too large",
-        422: "A field, a column or a value does not fit",
-        429: "Too many requests wait",
-        503: "Not ready, no answer in time, or the store is down",
+        422: "A field, a column or a value is invalid",
+        429: "Too many requests are in flight",
+        503: "The server is not ready, ran out of time, or cannot reach the feature store",
     }
-    found: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, Any]] = {
         code: {"description": texts[code], "content": {"application/json": {"schema": _ref(Error)}}} for code in codes
     }
     if model is None:
-        found[200] = {"description": "Done", "content": {"application/json": {"schema": {"type": "object"}}}}
+        responses[200] = {"description": "Done", "content": {"application/json": {"schema": {"type": "object"}}}}
     else:
-        found[200] = {"description": "Done", "content": {"application/json": {"schema": _ref(model)}}}
-    return found
+        responses[200] = {"description": "Done", "content": {"application/json": {"schema": _ref(model)}}}
+    return responses
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

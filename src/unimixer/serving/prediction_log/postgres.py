@@ -1,4 +1,4 @@
-"""A PostgreSQL database: its address without the password, a connection that ends in time, one sentence an error."""
+"""Connect to PostgreSQL: parse the address, bound the time of statements, and hide the password in messages."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 SCHEMES = ("postgresql://", "postgres://")
 CONNECT_S = 5
 STATEMENT_S = 30.0
-"""Seconds after which the server gives up a statement."""
+"""Seconds after which the server cancels a statement."""
 SLACK_S = 5.0
-"""Seconds after that in which it must have said so."""
+"""Additional seconds in which the server must report the cancellation."""
 _LIMITS = {
     "connect_timeout": CONNECT_S,
     "keepalives_idle": 5,
@@ -32,21 +32,21 @@ _LIMITS = {
     "tcp_user_timeout": 15_000,
     "application_name": "unimixer",
 }
-"""A database whose machine has vanished is noticed within about ten seconds; the address may say otherwise."""
+"""Options that detect an unreachable machine within about ten seconds; the address may override them."""
 
 
 class DatabaseError(UnimixerError):
-    """The database cannot be used now; a later try may succeed."""
+    """Signal that the database cannot be used now; a later try may succeed."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a table is.
+    """Hold the address of a table.
 
     Attributes:
-        name: the address without the password, for messages.
-        table: name of the table, in parts where it has a schema.
-        values: parameters of libpq; the password is one of them.
+        name: address without the password, for messages.
+        table: name of the table, preceded by its schema if there is one.
+        values: parameters of libpq, including the password.
     """
 
     name: str
@@ -54,67 +54,67 @@ class Address:
     values: dict[str, Any] = field(repr=False)
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether a place is a PostgreSQL database, and not a folder."""
-    return isinstance(place, str) and place.startswith(SCHEMES)
+def is_address(log: str | Path) -> bool:
+    """Return whether a score log is a PostgreSQL database and not a folder."""
+    return isinstance(log, str) and log.startswith(SCHEMES)
 
 
 def driver(task: str) -> Any:
-    """The module ``psycopg``.
+    """Import the module ``psycopg``; ``task`` names its use in the error.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the module is not installed.
     """
     try:
         import psycopg
     except ImportError:
         raise MissingExtraError(task, "serve") from None
-    # it warns about connections that it could not end in order; whoever uses it reports the error itself
+    # silence its warnings about broken connections: our callers report these errors
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     return psycopg
 
 
 def parse_address(text: str, *, table: str, task: str) -> Address:
-    """Read ``postgresql://user@host:port/db?table=NAME``; all but ``table`` is libpq's.
+    """Parse ``postgresql://user@host:port/db?table=NAME``; libpq reads everything but ``table``.
 
     Args:
-        text: the address.
-        table: name of the table where the address has none.
-        task: what the database is for.
+        text: address.
+        table: default name of the table.
+        task: use of the database, for messages.
 
     Raises:
-        UnimixerError: it is no address. The message repeats nothing of it, as nobody knows which part is the password.
+        UnimixerError: the address is invalid. The message does not repeat it, because any part may be the password.
     """
     psycopg = driver(task)
     base, _, query = text.partition("?")
     options = [option for option in query.split("&") if option]
-    named = [unquote(option.partition("=")[2]) for option in options if option.startswith("table=")]
+    tables = [unquote(option.partition("=")[2]) for option in options if option.startswith("table=")]
     rest = "&".join(option for option in options if not option.startswith("table="))
     try:
         values = psycopg.conninfo.conninfo_to_dict(f"{base}?{rest}" if rest else base)
     except psycopg.ProgrammingError:
         values = {"port": "none"}
     port, database = str(values.get("port", "")), str(values.get("dbname", ""))
-    parts = tuple((named[-1] if named else table).split("."))
+    parts = tuple((tables[-1] if tables else table).split("."))
     misread = "@" in database + str(values.get("host", "")) or (port and not port.replace(",", "").isdecimal())
     if misread or not all(parts) or len(parts) > 2:
         raise UnimixerError(
             f"{task}: not an address of PostgreSQL; use postgresql://user@host:port/db?table=NAME, with the password "
             "in ~/.pgpass or PGPASSWORD, or percent-encoded in the address"
         )
-    return Address(_name(values, named), parts, values)
+    return Address(_name(values, tables), parts, values)
 
 
 def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
-    """A connection in which every statement is a transaction, unless a block says otherwise.
+    """Open a connection in which every statement is a transaction, except inside a ``transaction()`` block.
 
     Args:
-        address: of the database.
-        module: what :func:`driver` gave.
+        address: address of the database.
+        module: result of :func:`driver`.
 
     Raises:
-        DatabaseError: the database refuses or is not there.
-        UnimixerError: its encoding is not UTF-8.
+        DatabaseError: the database refuses the connection or cannot be reached.
+        UnimixerError: the encoding of the database is not UTF-8.
     """
     try:
         connection: psycopg.Connection[Any] = module.connect(
@@ -130,16 +130,16 @@ def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
 
 
 def limit_statements(connection: psycopg.Connection[Any]) -> None:
-    """Let the statements of this transaction end in time; of this one alone, as poolers share sessions."""
+    """Limit the time of statements in the current transaction only, because connection poolers share sessions."""
     connection.execute(f"SET LOCAL statement_timeout = {int(STATEMENT_S * 1000)}")
 
 
 @contextmanager
 def watched(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Cut the connection where the statements inside take longer than the server should let them.
+    """Cut the connection if the statements inside exceed the time that the server allows.
 
-    The server ends its statements by itself, and the network ends a connection to a machine that is gone; this is for a
-    server that stands still on a machine that runs.
+    The server cancels long statements, and the network detects an unreachable machine. This timer covers a server
+    process that hangs on a machine that still answers.
     """
     with socket(fileno=os.dup(connection.fileno())) as line:
         timer = threading.Timer(STATEMENT_S + SLACK_S, _cut, [line])
@@ -158,7 +158,7 @@ def _cut(line: socket) -> None:
 
 
 def sentence(error: Exception, address: Address) -> str:
-    """What the database said, in one line, without a password; where it may quote rows, only the kind of the error."""
+    """Return the message of a database error in one line without the password; only its type if it may quote rows."""
     state = getattr(error, "sqlstate", None) or ""
     if state[:2] in ("22", "23", "54"):
         return type(error).__name__
@@ -168,11 +168,11 @@ def sentence(error: Exception, address: Address) -> str:
     return text.replace(str(password), "***") if password else text
 
 
-def _name(values: dict[str, Any], table: list[str]) -> str:
+def _name(values: dict[str, Any], tables: list[str]) -> str:
     host, port = str(values.get("host", "")), str(values.get("port", ""))
     user = quote(str(values["user"]), safe="") + "@" if "user" in values else ""
-    place = "" if "/" in host else host + (f":{port}" if port else "")
+    server = "" if "/" in host else host + (f":{port}" if port else "")
     options = [f"host={host}", *([f"port={port}"] if port else [])] if "/" in host else []
-    options += [f"table={name}" for name in table[-1:]]
+    options += [f"table={name}" for name in tables[-1:]]
     database = quote(str(values.get("dbname", "")), safe="")
-    return f"postgresql://{user}{place}/{database}" + ("?" + "&".join(options) if options else "")
+    return f"postgresql://{user}{server}/{database}" + ("?" + "&".join(options) if options else "")

@@ -1,4 +1,4 @@
-"""The score log in a table of PostgreSQL."""
+"""Write and read a score log in a table of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ from unimixer.serving.prediction_log.postgres import (
     sentence,
     watched,
 )
-from unimixer.serving.prediction_log.postgres_rows import HEADER, TRAILER, read_call, restore, row_bytes
-from unimixer.serving.prediction_log.postgres_table import COLUMNS, TABLE, check_table, ensure_table, identifier
+from unimixer.serving.prediction_log.postgres_table import (
+    COLUMNS,
+    HEADER,
+    TABLE,
+    TRAILER,
+    check_table,
+    ensure_table,
+    identifier,
+    read_call,
+    restore,
+    row_bytes,
+)
 from unimixer.serving.prediction_log.record import Entry, Sink, UnfitError
 
 if TYPE_CHECKING:
     import psycopg
 
 TASK = "a score log in PostgreSQL"
-_FETCHED = 256
-"""Rows that a reader holds."""
+_FETCH_SIZE = 256
+"""Rows that a reader fetches at once."""
 _READ = """
 SELECT writer::text AS writer, number, request_id,
     round(extract(epoch FROM answered_at) * 1000)::bigint AS answered_ms, time_ms, model_version,
@@ -36,10 +46,10 @@ FROM {table} ORDER BY answered_at, writer, number
 
 
 class PostgresSink(Sink):
-    """A transaction a write. Whether a transaction whose end was not seen has happened, the next try asks the table.
+    """Write answers, one transaction per call. A retry first asks the table which answers it already has.
 
     Args:
-        address: ``postgresql://user@host:port/db``; ``?table=NAME`` or ``?table=SCHEMA.NAME`` instead of ``score_log``.
+        address: ``postgresql://user@host:port/db``; ``?table=NAME`` or ``?table=SCHEMA.NAME`` replaces ``score_log``.
     """
 
     def __init__(self, address: str) -> None:
@@ -78,13 +88,13 @@ class PostgresSink(Sink):
             self._connection = None
 
     def _written(self, connection: psycopg.Connection[Any], first: int, last: int) -> list[int]:
-        """Numbers of ours that the table has: of a write that seemed to fail, and did not."""
+        """Return the numbers of answers that the table already has, from a write whose success was not reported."""
         query = f"SELECT number FROM {self._table} WHERE writer = %s AND number BETWEEN %s AND %s"
         return [number for (number,) in connection.execute(query, [self.writer, first, last])]
 
     @contextmanager
     def _talking(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection, opened anew after an error; what the database refuses becomes one sentence."""
+        """Yield the connection, reopened after an error, and turn errors of the database into one sentence."""
         try:
             if self._connection is None:
                 self._connection = connect(self._address, self._driver)
@@ -94,7 +104,7 @@ class PostgresSink(Sink):
             except self._driver.Error as error:
                 if not self._unfit(error):
                     raise
-                # not the table's fault: where its columns were changed meanwhile, answers wait
+                # if the columns of the table were changed, this raises and the answers wait
                 check_table(self._connection, self._address, self._table)
                 reason = sentence(error, self._address)
                 raise UnfitError(f"{self.name}: the database cannot hold an answer ({reason})") from None
@@ -109,10 +119,10 @@ class PostgresSink(Sink):
             raise
 
     def _unfit(self, error: psycopg.Error) -> bool:
-        """Whether the answers are at fault."""
+        """Return whether an error is caused by the answers and not by the database."""
         errors = self._driver.errors
         if isinstance(error, errors.UniqueViolation):
-            # our own key stands twice where a write of ours has ended after we asked; the next try sees it
+            # the primary key occurs twice if an earlier write ended after the query; the next try sees its rows
             return not (error.diag.constraint_name or "").endswith("_pkey")
         return isinstance(error, (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded))
 
@@ -126,7 +136,7 @@ def read_table(text: str) -> Iterator[dict[str, Any]]:
     try:
         check_table(connection, address, table)
         with connection.transaction(), connection.cursor("score_log", row_factory=module.rows.dict_row) as cursor:
-            cursor.itersize = _FETCHED
+            cursor.itersize = _FETCH_SIZE
             cursor.execute(_READ.format(table=table), binary=True)
             for row in cursor:
                 yield _row(row)
@@ -137,7 +147,7 @@ def read_table(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as the parts of a folder have it."""
+    """Convert a row to the form of the parts of a folder."""
     user = row.pop("user_id")
     for name in ("tasks", "fields"):
         row[name] = [restore(text) for text in row[name]]

@@ -1,4 +1,4 @@
-"""A score log computed again: which answers differ, and in which features."""
+"""Compute the answers of a score log again, and compare scores and feature hashes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Difference:
-    """One candidate whose score is another one now."""
+    """Describe a candidate whose score differs from the logged one."""
 
     request_id: str
     item: str | None
@@ -33,31 +33,31 @@ class Difference:
     logged: float
     computed: float
     changed: str
-    """What the store changed since: ``user``, ``item``, both, or nothing."""
+    """Rows that the store has changed since: ``user``, ``item``, ``user and item``, or empty."""
     features: tuple[str, ...]
-    """Features of the request whose encoded values differ."""
+    """Names of the features of the request whose encoded values differ."""
 
 
 @dataclass
 class Parity:
-    """What a replay found."""
+    """Count compared and differing answers."""
 
     requests: int = 0
     rows: int = 0
-    """Scores that were compared."""
+    """Number of compared scores."""
     skipped: int = 0
-    """Answers of other model versions."""
+    """Number of answers of other model versions."""
     differing_requests: int = 0
     differing_rows: int = 0
     largest: float = 0.0
     features: dict[str, int] = field(default_factory=dict)
-    """Number of requests in which a feature differs, score or no score."""
+    """Number of requests in which a feature differs, whether or not the scores differ."""
     differences: list[Difference] = field(default_factory=list)
-    """The first of them."""
+    """The first differing scores."""
 
 
 class EagerScorer:
-    """The model of a run as training left it, behind the interface of a bundle."""
+    """Score requests with the trained model of a run, through the interface of a bundle."""
 
     def __init__(self, run: Path) -> None:
         from unimixer.training.model import load_ranker
@@ -70,7 +70,7 @@ class EagerScorer:
         self._model = load_ranker(folder)
 
     def score(self, request: Request) -> NDArray[np.float32]:
-        """Probabilities ``(N, tasks)``."""
+        """Return probabilities of shape ``(N, tasks)``."""
         with torch.no_grad():
             scores: NDArray[np.float32] = torch.sigmoid(self._model(request.batch())).float().numpy()
         return scores
@@ -85,30 +85,30 @@ def replay(
     tolerance: float = TOLERANCE,
     listed: int = 20,
 ) -> Parity:
-    """Compute logged answers again from the store as it is now.
+    """Compute logged answers again from the current store.
 
     Args:
-        log: folder of the score log, one part, or address of the database.
+        log: folder of the score log, one part of it, or address of a database.
         store: the feature store.
         scorer: an open bundle, or a run (:class:`EagerScorer`).
-        version: answers of other versions are skipped (default: nothing is).
-        tolerance: largest difference of a score that counts as equal.
-        listed: differences that are kept.
+        version: model version to compare; answers of others are skipped (default: all are compared).
+        tolerance: largest difference of scores that count as equal.
+        listed: largest number of listed differences.
 
     Raises:
-        UnimixerError: the log cannot be read, or a call cannot be encoded any more.
+        UnimixerError: the log cannot be read, or a call can no longer be encoded.
     """
     encoder = RequestEncoder(scorer.transform, scorer.layout, store)
-    found = Parity()
+    parity = Parity()
     with progress_bar("replaying", None, unit="requests") as advance:
         for row in read_log(log):
             advance(1)
             if version is not None and row["model_version"] != version:
-                found.skipped += 1
+                parity.skipped += 1
                 continue
             encoded = encoder.encode(_call(row))
-            _compare(found, row, encoded, scorer, tolerance, listed)
-    return found
+            _compare(parity, row, encoded, scorer, tolerance, listed)
+    return parity
 
 
 def _call(row: Mapping[str, Any]) -> RankCall:
@@ -117,27 +117,27 @@ def _call(row: Mapping[str, Any]) -> RankCall:
 
 
 def _compare(
-    found: Parity, row: Mapping[str, Any], encoded: EncodedCall, scorer: Scorer, tolerance: float, listed: int
+    parity: Parity, row: Mapping[str, Any], encoded: EncodedCall, scorer: Scorer, tolerance: float, listed: int
 ) -> None:
     now = field_hashes(encoded.request, scorer.transform)
     logged = dict(zip(row["fields"], row["hashes"], strict=True))
     features = tuple(name for name in {**logged, **now} if logged.get(name) != now.get(name))
     for name in features:
-        found.features[name] = found.features.get(name, 0) + 1
+        parity.features[name] = parity.features.get(name, 0) + 1
     scores = scorer.score(encoded.request)
     tasks = [task for task in row["tasks"] if task in scorer.tasks]
     old = np.asarray([row["scores"][row["tasks"].index(task)] for task in tasks], dtype=np.float32)
     new = np.stack([scores[:, scorer.tasks.index(task)] for task in tasks])
     gap = np.abs(old - new)
     differing = ~(gap <= tolerance)
-    found.requests += 1
-    found.rows += old.size
-    found.largest = max(found.largest, float(gap.max(initial=0.0)))
-    found.differing_rows += int(differing.sum())
-    found.differing_requests += int(differing.any())
-    for task, item in np.argwhere(differing)[: listed - len(found.differences)]:
+    parity.requests += 1
+    parity.rows += old.size
+    parity.largest = max(parity.largest, float(gap.max(initial=0.0)))
+    parity.differing_rows += int(differing.sum())
+    parity.differing_requests += int(differing.any())
+    for task, item in np.argwhere(differing)[: listed - len(parity.differences)]:
         changed = _changed(row, encoded, int(item))
-        found.differences.append(
+        parity.differences.append(
             Difference(
                 request_id=row["request_id"],
                 item=row["items"][item],

@@ -1,4 +1,4 @@
-"""The feature store: raw rows of users and items and the events of users, behind one small interface."""
+"""Define the interface of feature stores: raw rows of users and items, and events of users."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from unimixer.serving.stores.records import MAX_KEY, Columns, Record, Row, canon
 Kind = Literal["users", "items"]
 KINDS: tuple[Kind, ...] = ("users", "items")
 REDIS = ("redis", "rediss", "unix")
-"""Schemes of an address of Redis."""
-EVERY = ""
-"""Name under which the events of a history stand that every impression enters."""
+"""Schemes of Redis addresses."""
+ANY_EVENT = ""
+"""Kind of the events of a history that every impression enters."""
 FORMAT = 1
-PATIENCE_S = 1.0
-"""Seconds that a call waits for the store; less than a request has."""
+TIMEOUT_S = 1.0
+"""Default number of seconds that a call waits for the store."""
 MARGIN = 1_000
-"""Events that are kept of a user and kind beyond the longest history that is asked for."""
+"""Events per user and kind that a store keeps in addition to the longest history."""
 IDS_KEPT_S = 86_400
-"""Seconds for which an event that is sent again is known by its id."""
+"""Seconds during which a repeated event is recognized by its id."""
 
 
 class StoreUnavailableError(UnimixerError):
-    """The store cannot be read or written now; a later try may succeed."""
+    """Signal that the store cannot be read or written now; a later try may succeed."""
 
 
-def wrong_format(name: str, found: str | None) -> StoreUnavailableError:
-    """The error for what another version wrote."""
-    return StoreUnavailableError(f"{name}: format {found}, this version reads {FORMAT}; build the store again")
+def wrong_format(name: str, version: str | None) -> StoreUnavailableError:
+    """Return the error for a store that another version of the program wrote."""
+    return StoreUnavailableError(f"{name}: format {version}, this version reads {FORMAT}; build the store again")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A user met an item; ``event`` is the column of the log that was 1, or :data:`EVERY`.
+    """Record that a user met an item.
 
-    ``id`` is the sender's name of the impression: one that is sent again within :data:`IDS_KEPT_S` adds nothing.
+    ``event`` is the log column that was 1, or :data:`ANY_EVENT`. ``id`` is the sender's id of the impression: an
+    event whose id was added within the last :data:`IDS_KEPT_S` seconds is ignored.
     """
 
     user: str
@@ -52,11 +53,11 @@ class Event:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a request needs of its user, read at one moment.
+class UserView:
+    """Hold the row and the recent events of a user, read from one state of the store.
 
-    ``events`` holds, for every kind of event asked for, the keys of the last items before the request, oldest first.
-    A store that is filled anew gets another ``generation``: nothing made from its rows before is of use.
+    ``events`` holds, for every requested kind of event, the keys of the last items before the request, oldest first.
+    A store that is filled again gets a new ``generation``, which invalidates everything derived from its old rows.
     """
 
     generation: str
@@ -67,7 +68,7 @@ class View:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that exist, by key, and the state of the store at the moment that they were read."""
+    """Hold the existing rows by key, and the state of the store that they were read from."""
 
     generation: str
     clock: int
@@ -75,101 +76,101 @@ class Rows:
 
 
 class FeatureStore(ABC):
-    """Raw rows by key, and events by user and time.
+    """Store raw rows by key, and events by user and time.
 
-    Every change of rows gets the next number of the store's clock, which is the revision of the rows it touched; who
-    keeps something made from rows asks what changed since. Keys are canonical texts. Calls may come from any thread.
+    Every write of rows advances the store's clock, and its new value becomes the revision of the written rows; a cache
+    of derived rows asks for the keys that changed since a revision. Keys are canonical texts. Any thread may call.
 
-    Of a user's events of one kind, an append keeps the last ``longest + margin``: ``longest`` is the longest history
-    that :meth:`expect` was told of, ``margin`` keeps the past of requests that come late or are computed again.
+    An append keeps a user's last ``longest + margin`` events of one kind: ``longest`` is the longest history that was
+    passed to :meth:`expect`, and ``margin`` preserves the past of requests that arrive late or are computed again.
 
     Raises:
         StoreUnavailableError: by every method, while the store cannot be reached.
     """
 
     name: str
-    """How messages name the store; without a password."""
+    """Name of the store in messages, without a password."""
     margin: int = MARGIN
 
     @abstractmethod
-    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
-        """A user's row and the last ``windows[event]`` events strictly earlier than ``before`` (ms)."""
+    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> UserView:
+        """Read a user's row and the last ``windows[event]`` events strictly earlier than ``before`` (ms)."""
 
     @abstractmethod
     def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
-        """The rows that exist, read at one moment."""
+        """Read the existing rows from one state of the store."""
 
     @abstractmethod
     def changed(self, kind: Kind, since: int) -> list[str]:
-        """Keys of rows that changed after the clock stood at ``since``."""
+        """Return the keys of rows whose revision is greater than ``since``."""
 
     @abstractmethod
     def columns(self, kind: Kind) -> Columns:
-        """The columns that rows have, and their types."""
+        """Return the columns of the stored rows and their types."""
 
     @abstractmethod
     def counts(self) -> dict[str, int]:
-        """Number of users, items and events."""
+        """Return the numbers of users, items and events."""
 
     @abstractmethod
     def has_data(self) -> bool:
-        """Whether there is any user, item or event; costs the same for a store of any size."""
+        """Return whether there is any user, item or event, in constant time."""
 
     @abstractmethod
     def write(self, kind: Kind, rows: Mapping[str, Row], columns: Columns) -> int:
-        """Write typed rows over the columns that stored ones have; returns the revision."""
+        """Write typed rows, keep stored columns that the rows lack, and return the revision."""
 
     @abstractmethod
     def append(self, events: Sequence[Event]) -> int:
-        """Add events, and return how many; those of one user at one time keep their order.
+        """Add events and return their number; events of one user with equal times keep their order.
 
-        The oldest beyond the bound go. Events whose id an earlier call has added are left out.
+        The oldest events beyond the bound are removed. Events with the id of an earlier call are ignored.
         """
 
     @abstractmethod
     def expect(self, longest: Mapping[str, int]) -> None:
-        """Remember the longest history that is asked for, by kind of event; the largest of all bundles counts.
+        """Record the longest history by kind of event; the largest value of all bundles counts.
 
-        Events of a kind that nobody expects are all kept: a store that is being filled has the whole past.
+        All events of a kind without a recorded length are kept, so a store that is being filled has the whole past.
         """
 
     @abstractmethod
     def filling(self, *, overwrite: bool) -> AbstractContextManager[None]:
-        """Fill the store anew with the writes inside.
+        """Replace the contents of the store by the writes inside the ``with`` block.
 
         Raises:
-            UnimixerError: if it holds anything and must not be, or cannot be, replaced.
+            UnimixerError: the store has contents, and ``overwrite`` is false or the store cannot be replaced.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give connections back."""
+        """Close all connections."""
 
     def records(self, kind: Kind, keys: Sequence[str]) -> dict[str, Record]:
-        """The rows that exist."""
+        """Read the existing rows."""
         return self.read(kind, keys).records
 
     def users(self, key: str) -> Record | None:
-        """One user."""
+        """Read one user."""
         return self.records("users", [key]).get(key)
 
     def items(self, keys: Sequence[str]) -> dict[str, Record]:
-        """The items that exist."""
+        """Read the existing items."""
         return self.records("items", keys)
 
     def put(self, kind: Kind, key: str, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Add or change rows: a column that is not given keeps its value, one that is null loses it.
+        """Add or change rows: an absent column keeps its value, a null removes it.
 
         Args:
-            kind: users or items.
-            key: column of the key.
+            kind: ``users`` or ``items``.
+            key: name of the key column.
             rows: plain JSON values by column.
 
         Returns:
             The revision of the rows.
 
         Raises:
-            UnimixerError: a row without a key, a key that stands twice, or a value of another type than its column.
+            UnimixerError: a row has no key, a key occurs twice, or a value does not have the type of its column.
         """
         others = [{name: value for name, value in row.items() if name != key} for row in rows]
         columns, typed = fit_columns(self.columns(kind), others, where=kind)
@@ -179,7 +180,7 @@ class FeatureStore(ABC):
                 raise UnimixerError(f"{kind}, row {number}: {key} is missing; every row needs its key")
             check_length(text, f"{kind}, row {number}: {key}")
             if text in keyed:
-                raise UnimixerError(f"{kind}, row {number}: {key}={text!r} stands twice; send it once")
+                raise UnimixerError(f"{kind}, row {number}: {key}={text!r} occurs twice; send every row once")
             keyed[text] = {key: text, **row}
         return self.write(kind, keyed, {**columns, key: "text"})
 
@@ -192,47 +193,47 @@ class FeatureStore(ABC):
         return self.put("items", key, rows)
 
     def append_events(self, events: Sequence[Event]) -> int:
-        """Add events that have a time; returns the number of those that are new.
+        """Add events with a time and return the number of new ones.
 
         Raises:
-            UnimixerError: a key is too long; or an event is from before every log: such events are the snapshot column
-                of the user.
+            UnimixerError: a key is too long, or an event lacks a time: items from before the log belong into the
+                snapshot column of the user.
         """
         for number, event in enumerate(events, 1):
             if len(event.user) > MAX_KEY or len(event.item) > MAX_KEY:
                 check_length(max(event.user, event.item, key=len), f"events, row {number}")
         if any(event.time <= BEFORE_THE_LOG for event in events):
-            raise UnimixerError("an event needs its time; items from before the log are the user's snapshot column")
+            raise UnimixerError("an event needs a time; put items from before the log into the user's snapshot column")
         return self.append(events)
 
 
 def longest_histories(schema: Schema) -> dict[str, int]:
-    """The longest history by kind of event."""
-    found: dict[str, int] = {}
+    """Return the longest history of a schema by kind of event."""
+    longest: dict[str, int] = {}
     for history in schema.histories:
-        event = history.event or EVERY
-        found[event] = max(history.max_length, found.get(event, 0))
-    return found
+        event = history.event or ANY_EVENT
+        longest[event] = max(history.max_length, longest.get(event, 0))
+    return longest
 
 
-def is_redis(place: str) -> bool:
-    """Whether a place is an address of Redis, and not a file.
+def is_redis(address: str) -> bool:
+    """Return whether an address names a Redis database and not a file.
 
     Raises:
-        UnimixerError: an address of something else; the message repeats nothing but its scheme.
+        UnimixerError: the scheme is not one of Redis; the message repeats nothing else of the address.
     """
-    scheme, separator, _ = place.partition("://")
+    scheme, separator, _ = address.partition("://")
     if separator and scheme not in REDIS:
-        raise UnimixerError(f"{scheme}://...: no address of a feature store; use a file, or redis://host:port/db")
+        raise UnimixerError(f"{scheme}://...: not an address of a feature store; use a file, or redis://host:port/db")
     return bool(separator)
 
 
-def shown(place: str) -> str:
-    """A place as messages show it: an address without its user, its password and its query."""
-    scheme, separator, rest = place.partition("://")
+def redacted(address: str) -> str:
+    """Remove the user name, the password and the query from an address, for messages."""
+    scheme, separator, rest = address.partition("://")
     if not separator:
-        return place
+        return address
     base, _, query = rest.partition("?")
-    if "@" in query and "@" not in base:  # the password may have a question mark, or the query may have it
+    if "@" in query and "@" not in base:  # either may belong to the password
         return f"{scheme}://..."
     return f"{scheme}://{base.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""The store in Redis: shared by many servers."""
+"""Keep a feature store in Redis, shared by many servers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.stores.base import (
     FORMAT,
     IDS_KEPT_S,
-    PATIENCE_S,
+    TIMEOUT_S,
     Event,
     FeatureStore,
     Kind,
     Rows,
     StoreUnavailableError,
-    View,
-    shown,
+    UserView,
+    redacted,
     wrong_format,
 )
 from unimixer.serving.stores.records import Columns, Record, Row
@@ -30,50 +30,50 @@ REVISION = ""
 """Field of a row's hash that holds its revision; no column has an empty name."""
 _CHECK = """
 local now = redis.call('TIME')
-if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then return redis.error_reply('the write came too late') end
+if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then return redis.error_reply('the write arrived too late') end
 local format = redis.call('HGET', KEYS[1] .. ':meta', 'format') or ''
-if format ~= ARGV[2] then return redis.error_reply('its data are gone') end
+if format ~= ARGV[2] then return redis.error_reply('its data were deleted or replaced') end
 """
-"""What every write begins with: one that its sender has given up, or that finds another store or none, is not done."""
+"""First lines of every write: refuse a write whose sender has timed out, or whose store was deleted or replaced."""
 _WRITE = """
 local revision, kind, columns = redis.call('INCR', KEYS[1] .. ':clock'), ARGV[3], cjson.decode(ARGV[4])
 if #columns > 0 then redis.call('HSET', KEYS[1] .. ':columns:' .. kind, unpack(columns)) end
 for i, text in ipairs(ARGV) do
   if i > 4 then
     local row = cjson.decode(text)
-    local place = KEYS[1] .. ':' .. kind .. ':' .. row[1]
-    if redis.call('EXISTS', place) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
-    redis.call('HSET', place, '', revision, unpack(row[2]))
+    local name = KEYS[1] .. ':' .. kind .. ':' .. row[1]
+    if redis.call('EXISTS', name) == 0 then redis.call('INCR', KEYS[1] .. ':count:' .. kind) end
+    redis.call('HSET', name, '', revision, unpack(row[2]))
     redis.call('ZADD', KEYS[1] .. ':changed:' .. kind, revision, row[1])
   end
 end
 return revision
 """
-"""Columns as [name, type, ...], rows as [key, [column, JSON text, ...]]: one revision for all, no reader in between."""
+"""Columns are [name, type, ...], rows are [key, [column, JSON text, ...]]: all get one revision, atomically."""
 _APPEND = """
-local prefix, margin, call, kept = KEYS[1], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local prefix, margin, call, seconds = KEYS[1], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local first = tonumber(redis.call('GET', prefix .. ':count:events') or '0')
 local number, kinds, removed = first, {}, 0
 for i = 6, #ARGV do
   local event = cjson.decode(ARGV[i])
   local known = prefix .. ':event_id:' .. event[5]
-  if event[5] == '' or redis.call('SET', known, call, 'NX', 'EX', kept) or redis.call('GET', known) == call then
-    local place = prefix .. ':events:' .. event[1] .. ':' .. event[2]
-    redis.call('ZADD', place, event[3], string.format('%016d', number) .. ':' .. event[4])
-    kinds[place], number = event[1], number + 1
+  if event[5] == '' or redis.call('SET', known, call, 'NX', 'EX', seconds) or redis.call('GET', known) == call then
+    local name = prefix .. ':events:' .. event[1] .. ':' .. event[2]
+    redis.call('ZADD', name, event[3], string.format('%016d', number) .. ':' .. event[4])
+    kinds[name], number = event[1], number + 1
   end
 end
 redis.call('INCRBY', prefix .. ':count:events', number - first)
-for place, kind in pairs(kinds) do
+for name, kind in pairs(kinds) do
   local longest = redis.call('HGET', prefix .. ':longest', kind)
-  if longest then removed = removed + redis.call('ZREMRANGEBYRANK', place, 0, -(longest + margin) - 1) end
+  if longest then removed = removed + redis.call('ZREMRANGEBYRANK', name, 0, -(longest + margin) - 1) end
 end
 redis.call('INCRBY', prefix .. ':count:trimmed', removed)
 return number - first
 """
-"""Events as [kind, user, time, item, id]. Members of one time stand in the order of their texts, hence leading zeros.
+"""Events are [kind, user, time, item, id]. Redis sorts members of one time as texts, hence the leading zeros.
 
-An id is kept with the call that brought it: one impression may be several events.
+An id is stored with the call that sent it, because one impression may be several events of the same call.
 """
 _EXPECT = """
 for i = 1, #ARGV, 2 do
@@ -83,20 +83,20 @@ for i = 1, #ARGV, 2 do
   end
 end
 """
-_UNKNOWN = "; whether this was written is not known: send it again, events with the same event_id"
+_UNKNOWN = "; the write may or may not have happened: send it again, with the same event_id for events"
 _EVENTS = 1_000
-"""Events of one call of the script, which keeps others waiting."""
+"""Events per call of the script, which blocks other clients while it runs."""
 
 
 class RedisStore(FeatureStore):
-    """A hash a row, a sorted set a user and kind of event, a sorted set of what changed.
+    """Keep every row in a hash, the events of a user and kind in a sorted set, and the changed keys in another.
 
     Args:
-        address: ``redis://[:password@]host:port/db``; ``?prefix=NAME`` sets several stores apart in one database.
-        patience: seconds that a call waits for an answer.
+        address: ``redis://[:password@]host:port/db``; ``?prefix=NAME`` separates several stores in one database.
+        timeout: seconds that a call waits for an answer.
     """
 
-    def __init__(self, address: str, *, patience: float = PATIENCE_S) -> None:
+    def __init__(self, address: str, *, timeout: float = TIMEOUT_S) -> None:
         try:
             import redis
             from redis.backoff import NoBackoff
@@ -104,48 +104,48 @@ class RedisStore(FeatureStore):
         except ImportError:
             raise MissingExtraError("a feature store in Redis", "serve") from None
         address, self.prefix = _without_prefix(address)
-        self.name, self.patience, self._filling = shown(address), patience, False
+        self.name, self.timeout, self._filling = redacted(address), timeout, False
         self._error: type[Exception] = redis.exceptions.RedisError
         self._silent = redis.exceptions.ConnectionError, redis.exceptions.TimeoutError
         try:
-            if "@" in "".join(urlsplit(address)[2:]):  # a part of the password would be read as a host
+            if "@" in "".join(urlsplit(address)[2:]):  # otherwise a part of the password is read as a host
                 raise ValueError
             self.client = redis.Redis.from_url(
                 address,
                 decode_responses=True,
-                socket_timeout=patience,
-                socket_connect_timeout=patience,
-                retry=Retry(NoBackoff(), 0),  # a write whose answer is lost would be made twice
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                retry=Retry(NoBackoff(), 0),  # a retry could write twice
             )
-            self.client.connection_pool.make_connection()  # which reads the options of the address
-        except (ValueError, TypeError):  # their texts repeat parts of the address
+            self.client.connection_pool.make_connection()  # reads the options of the address
+        except (ValueError, TypeError):  # the error texts repeat parts of the address
             scheme = address.partition("://")[0]
             raise UnimixerError(
-                f"{scheme}://...: not an address of Redis; use redis://[:PASSWORD@]host:port/db, with other characters "
-                "of a password than letters and digits written as %40 and the like"
+                f"{scheme}://...: not an address of Redis; use redis://[:PASSWORD@]host:port/db, with the special "
+                "characters of the password percent-encoded, such as %40"
             ) from None
         with self._talking():
             self._write_rows = self.client.register_script(_CHECK + _WRITE)
             self._append_events = self.client.register_script(_CHECK + _APPEND)
             self._expect = self.client.register_script(_EXPECT)
-            form = self.client.hget(self._at("meta"), "format")
-        if form not in (None, str(FORMAT)):
-            raise wrong_format(self.name, str(form))
+            version = self.client.hget(self._at("meta"), "format")
+        if version not in (None, str(FORMAT)):
+            raise wrong_format(self.name, str(version))
 
-    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
-        """See :meth:`FeatureStore.view`; one round trip."""
+    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> UserView:
+        """See :meth:`FeatureStore.view`, in one round trip."""
         with self._reading() as pipe:
             if user is not None:
                 pipe.hgetall(self._at("users", user))
                 for event, limit in windows.items():
-                    place = self._at("events", event, user)
-                    pipe.zrevrangebyscore(place, f"({before}", "-inf", start=0, num=limit)
+                    name = self._at("events", event, user)
+                    pipe.zrevrangebyscore(name, f"({before}", "-inf", start=0, num=limit)
             generation, clock, rest = self._answers(pipe)
             if user is None:
-                return View(generation, clock, events={event: [] for event in windows})
-            found = zip(windows, rest[1:], strict=True)
-            events = {event: [_item(member) for member in reversed(members)] for event, members in found}
-            return View(generation, clock, _record(rest[0]), events)
+                return UserView(generation, clock, events={event: [] for event in windows})
+            answers = zip(windows, rest[1:], strict=True)
+            events = {event: [_item(member) for member in reversed(members)] for event, members in answers}
+            return UserView(generation, clock, _record(rest[0]), events)
 
     def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
         """See :meth:`FeatureStore.read`."""
@@ -153,8 +153,8 @@ class RedisStore(FeatureStore):
             for key in keys:
                 pipe.hgetall(self._at(kind, key))
             generation, clock, rest = self._answers(pipe)
-            found = zip(keys, map(_record, rest), strict=True)
-            return Rows(generation, clock, {key: record for key, record in found if record is not None})
+            records = zip(keys, map(_record, rest), strict=True)
+            return Rows(generation, clock, {key: record for key, record in records if record is not None})
 
     def changed(self, kind: Kind, since: int) -> list[str]:
         """See :meth:`FeatureStore.changed`."""
@@ -180,7 +180,7 @@ class RedisStore(FeatureStore):
         """See :meth:`FeatureStore.write`."""
         arguments: list[str] = [*self._now(), kind, json.dumps([text for pair in columns.items() for text in pair])]
         for key, row in rows.items():
-            # null for a value that is not known: the column loses what it had
+            # null removes the stored value of the column
             flat = [text for name, value in row.items() for text in (name, json.dumps(value))]
             arguments.append(json.dumps([key, flat]))
         with self._talking(_UNKNOWN):
@@ -207,12 +207,12 @@ class RedisStore(FeatureStore):
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
-        """See :meth:`FeatureStore.filling`; there is no store for others until all is in, and none is ever replaced."""
+        """See :meth:`FeatureStore.filling`; others see no store until it is full. An existing store is refused."""
         with self._talking():
             if any(_counts(cast(list[str | None], self.client.mget(self._counters()))).values()):
                 raise UnimixerError(
-                    f"{self.name}: holds a store already, which Redis cannot replace at one moment; build into another "
-                    "database, or give the address another ?prefix=NAME"
+                    f"{self.name}: holds a feature store, which Redis cannot replace atomically; build into another "
+                    "database, or add ?prefix=NAME with another name to the address"
                 )
             self.client.delete(self._at("meta"))
         self._filling = True
@@ -232,68 +232,68 @@ class RedisStore(FeatureStore):
         return [self._at("count", name) for name in ("users", "items", "events", "trimmed")]
 
     def _now(self) -> list[str]:
-        """What a write of now begins with, see ``_CHECK``: until when it may be done, and the format of the store.
+        """Return the first arguments of a write, see ``_CHECK``: its deadline and the expected format of the store.
 
-        It may be done as long as its sender waits for an answer; the time is that of Redis's clock, in ms.
+        The deadline is when the sender stops waiting for an answer, by Redis's clock in ms.
         """
         with self._reading() as pipe:
             pipe.time()
             ((seconds, micros),) = self._answers(pipe)[2]
-        return [str(int((seconds + self.patience) * 1000 + micros / 1000)), "" if self._filling else str(FORMAT)]
+        return [str(int((seconds + self.timeout) * 1000 + micros / 1000)), "" if self._filling else str(FORMAT)]
 
     def _at(self, *names: str) -> str:
         return ":".join((self.prefix, *names))
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
-        """A transaction: what is read in it is of one moment. What the store is comes first, see :meth:`_answers`."""
+        """Yield a transaction, whose reads see one state. It reads generation and clock first, see :meth:`_answers`."""
         with self._talking(), self.client.pipeline(transaction=True) as pipe:
             pipe.hmget(self._at("meta"), "format", "generation")
             pipe.get(self._at("clock"))
             yield pipe
 
     def _answers(self, pipe: Any) -> tuple[str, int, list[Any]]:
-        """Generation, clock, and the answers to what was asked beside them.
+        """Return the generation, the clock and the answers to the other reads of a transaction.
 
         Raises:
-            StoreUnavailableError: Redis holds no store there, or one of another version.
+            StoreUnavailableError: Redis holds no store at this address, or one of another version.
         """
-        (form, generation), clock, *rest = pipe.execute()
+        (version, generation), clock, *rest = pipe.execute()
         if self._filling:
             return "", int(clock or 0), rest
-        if form is None or generation is None:
+        if version is None or generation is None:
             raise StoreUnavailableError(f"{self.name}: no such feature store; make one with: unimixer store build")
-        if form != str(FORMAT):
-            raise wrong_format(self.name, form)
+        if version != str(FORMAT):
+            raise wrong_format(self.name, version)
         return generation, int(clock or 0), rest
 
     @contextmanager
-    def _talking(self, unknown: str = "") -> Iterator[None]:
-        """What Redis or the network refuses becomes one sentence; ``unknown`` is for a reply that did not come."""
+    def _talking(self, no_reply: str = "") -> Iterator[None]:
+        """Turn errors of Redis and the network into one sentence, with ``no_reply`` added if no reply came."""
         try:
             yield
         except self._error as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            known = unknown if isinstance(error, self._silent) else ""
+            note = no_reply if isinstance(error, self._silent) else ""
             raise StoreUnavailableError(
-                f"{self.name}: the feature store cannot be used now ({reason}){known}"
+                f"{self.name}: the feature store cannot be used now ({reason}){note}"
             ) from error
         except UnimixerError:
             raise
         except (KeyError, TypeError, ValueError):
             raise StoreUnavailableError(
-                f"{self.name}: the feature store cannot be used now (it holds what no store writes); build it again"
+                f"{self.name}: the feature store cannot be used now (it holds unexpected values); build it again"
             ) from None
 
 
 def create(address: str) -> None:
-    """Make an empty store."""
+    """Create an empty store."""
     with closing(RedisStore(address)) as store, store.filling(overwrite=False):
         pass
 
 
 def _without_prefix(address: str) -> tuple[str, str]:
-    """An address as Redis reads it, and the name that sets several stores apart."""
+    """Split an address into the part that Redis reads and the prefix of the store."""
     base, _, query = address.partition("?")
     options = [option for option in query.split("&") if option]
     prefixes = [option.removeprefix("prefix=") for option in options if option.startswith("prefix=")]
@@ -301,16 +301,16 @@ def _without_prefix(address: str) -> tuple[str, str]:
     return base + (f"?{rest}" if rest else ""), unquote(prefixes[-1]) if prefixes else PREFIX
 
 
-def _counts(found: Sequence[str | None]) -> dict[str, int]:
-    users, items, events, trimmed = (int(count or 0) for count in found)
+def _counts(texts: Sequence[str | None]) -> dict[str, int]:
+    users, items, events, trimmed = (int(count or 0) for count in texts)
     return {"users": users, "items": items, "events": events - trimmed}
 
 
-def _record(found: dict[str, str]) -> Record | None:
-    if not found:
+def _record(fields: dict[str, str]) -> Record | None:
+    if not fields:
         return None
-    revision = int(found.pop(REVISION))
-    return Record(revision, "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in found.items()) + "}")
+    revision = int(fields.pop(REVISION))
+    return Record(revision, "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in fields.items()) + "}")
 
 
 def _item(member: str) -> str:

@@ -1,4 +1,4 @@
-"""The store in one SQLite file: the default, with nothing to install and nothing to run."""
+"""Keep a feature store in one SQLite file: the default, without a server to install or run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from unimixer.serving.stores import sqlite_events, sqlite_file
 from unimixer.serving.stores.base import (
     FORMAT,
     KINDS,
-    PATIENCE_S,
+    TIMEOUT_S,
     Event,
     FeatureStore,
     Kind,
     Rows,
     StoreUnavailableError,
-    View,
+    UserView,
     wrong_format,
 )
 from unimixer.serving.stores.records import Columns, Record, Row, dumps
@@ -41,54 +41,54 @@ CREATE INDEX items_by_revision ON items (revision);
 """
 _TABLES = (*KINDS, "events")
 _KEYS = 500
-"""Keys a query names; SQLite limits its parameters."""
+"""Keys per query; SQLite limits the parameters of a query."""
 
 
 class SQLiteStore(FeatureStore):
-    """One file, read by many threads and processes, written by one at a time.
+    """Read and write a feature store in one file; many threads and processes read, one writes at a time.
 
-    A file that a build has put in the place of the old one is noticed and opened; so is one that was copied over it.
+    The store detects that a build replaced the file, or that another file was copied over it, and opens the new file.
 
     Args:
         path: the file; it must exist, see :func:`create`.
-        patience: seconds that a call waits for a writer.
-        name: how messages name the store (default: the path).
+        timeout: seconds that a call waits for a lock.
+        name: name of the store in messages (default: the path).
     """
 
-    def __init__(self, path: Path, *, patience: float = PATIENCE_S, name: str | None = None) -> None:
+    def __init__(self, path: Path, *, timeout: float = TIMEOUT_S, name: str | None = None) -> None:
         if not path.is_file():
-            what = (
+            problem = (
                 f"is {kind_of(path) or 'a folder'}, not a feature store" if path.is_dir() else "no such feature store"
             )
-            raise UnimixerError(f"{path}: {what}; make one with: unimixer store build")
-        self.path, self.patience, self.name = path, patience, name or str(path)
+            raise UnimixerError(f"{path}: {problem}; make one with: unimixer store build")
+        self.path, self.timeout, self.name = path, timeout, name or str(path)
         self._local, self._lock = threading.local(), threading.Lock()
         self._open: list[sqlite3.Connection] = []
         self._checked: int | None = None
         with self._reading():
             pass
 
-    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> View:
+    def view(self, user: str | None, windows: Mapping[str, int], before: int) -> UserView:
         """See :meth:`FeatureStore.view`."""
         with self._reading() as (connection, generation, clock):
             if user is None:
-                return View(generation, clock, events={event: [] for event in windows})
-            found = connection.execute("SELECT revision, data FROM users WHERE key = ?", (user,)).fetchone()
+                return UserView(generation, clock, events={event: [] for event in windows})
+            row = connection.execute("SELECT revision, data FROM users WHERE key = ?", (user,)).fetchone()
             events = {
                 event: sqlite_events.last(connection, user, event, before, limit) for event, limit in windows.items()
             }
-            return View(generation, clock, None if found is None else Record(*found), events)
+            return UserView(generation, clock, None if row is None else Record(*row), events)
 
     def read(self, kind: Kind, keys: Sequence[str]) -> Rows:
         """See :meth:`FeatureStore.read`."""
-        found: dict[str, Record] = {}
+        records: dict[str, Record] = {}
         with self._reading() as (connection, generation, clock):
             for start in range(0, len(keys), _KEYS):
                 some = keys[start : start + _KEYS]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, revision, data FROM {kind} WHERE key IN ({marks})"
-                found |= {key: Record(revision, data) for key, revision, data in connection.execute(query, some)}
-        return Rows(generation, clock, found)
+                records |= {key: Record(revision, data) for key, revision, data in connection.execute(query, some)}
+        return Rows(generation, clock, records)
 
     def changed(self, kind: Kind, since: int) -> list[str]:
         """See :meth:`FeatureStore.changed`."""
@@ -135,7 +135,7 @@ class SQLiteStore(FeatureStore):
         return len(events)
 
     def expect(self, longest: Mapping[str, int]) -> None:
-        """See :meth:`FeatureStore.expect`; writes only what is new, so a file that cannot be written may be served."""
+        """See :meth:`FeatureStore.expect`; writes only new values, so a read-only file can be served."""
         with self._reading() as (connection, *_):
             known = self._longest(connection)
         if all(known.get(event, 0) >= length for event, length in longest.items()):
@@ -147,7 +147,7 @@ class SQLiteStore(FeatureStore):
 
     @contextmanager
     def filling(self, *, overwrite: bool) -> Iterator[None]:
-        """See :meth:`FeatureStore.filling`; readers may have to wait until all is written."""
+        """See :meth:`FeatureStore.filling`; readers may wait until all writes are done."""
         with self._writing() as connection:
             if not overwrite and self.has_data():
                 raise UnimixerError(f"{self.name} exists; choose another file, or pass --overwrite to replace it")
@@ -170,9 +170,9 @@ class SQLiteStore(FeatureStore):
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, str, int]]:
-        """This thread's connection, the generation and the clock: all reads inside are of one moment.
+        """Yield this thread's connection, the generation and the clock: all reads inside see one state.
 
-        Nobody who keeps to the locks of SQLite changes the file meanwhile: one that changes is being copied over.
+        The locks of SQLite prevent changes meanwhile, so a file that changes was overwritten by a copy.
         """
         with self._using() as connection:
             if connection.in_transaction:
@@ -180,7 +180,10 @@ class SQLiteStore(FeatureStore):
                 return
             connection.execute("BEGIN")
             try:
-                state, before = sqlite_file.patiently(lambda: self._state(connection), self.patience), self._stat()
+                state, before = (
+                    sqlite_file.retry_while_locked(lambda: self._state(connection), self.timeout),
+                    self._stat(),
+                )
                 yield connection, *state
                 after = self._stat()
             finally:
@@ -188,65 +191,66 @@ class SQLiteStore(FeatureStore):
                     connection.execute("ROLLBACK")
         if before.st_ino == after.st_ino and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             self._drop()
-            raise self._unavailable("it was written over while it was read; replace a store with: mv NEW OLD")
+            raise self._unavailable("the file was overwritten during the read; replace a store with: mv NEW OLD")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is written, or nothing; inside another one it is a part of that."""
+        """Yield a connection in a transaction; an inner transaction joins the outer one."""
         with self._using() as connection:
             if connection.in_transaction:
                 yield connection
                 return
             inode = self._local.inode
-            sqlite_file.patiently(lambda: connection.execute("BEGIN IMMEDIATE"), self.patience)
+            sqlite_file.retry_while_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.timeout)
             try:
                 self._state(connection)
                 sqlite_file.mark(connection)
                 yield connection
-                sqlite_file.patiently(lambda: connection.execute("COMMIT"), self.patience)
+                sqlite_file.retry_while_locked(lambda: connection.execute("COMMIT"), self.timeout)
             except BaseException:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
         if self._stat().st_ino != inode:
-            raise self._unavailable("another file took its place while this was written; send it again")
+            raise self._unavailable("another file replaced it during the write; send the write again")
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection; what SQLite refuses becomes one sentence."""
+        """Yield this thread's connection, and turn errors of SQLite into one sentence."""
         try:
             yield self._connection()
         except sqlite3.Error as error:
-            self._drop()  # the next call begins with what is there then
+            self._drop()  # the next call opens the file again
             raise self._unavailable(sqlite_file.reason(error)) from error
 
     def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is not None and found.in_transaction:
-            return found
-        while found is None or self._stat().st_ino != self._local.inode:
+        """Return this thread's connection to the current file."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and connection.in_transaction:
+            return connection
+        while connection is None or self._stat().st_ino != self._local.inode:
             self._drop()
             with self._lock:
                 inode = self._stat().st_ino
                 if inode != self._checked:
-                    sqlite_file.check_beside(self.path, self.patience)
+                    sqlite_file.check_beside(self.path, self.timeout)
                     self._checked = inode
-                found = sqlite_file.connect(self.path, self.patience)
-                self._open.append(found)
-            # SQLite opens by name: should another file have taken it meanwhile, the loop opens that one
-            self._local.connection, self._local.inode = found, inode
-        return found
+                connection = sqlite_file.connect(self.path, self.timeout)
+                self._open.append(connection)
+            # SQLite opens by name: if another file took the name meanwhile, the loop opens that one
+            self._local.connection, self._local.inode = connection, inode
+        return connection
 
     def _drop(self) -> None:
         """Close this thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         self._local.connection = None
         with self._lock:
-            if found in self._open:
-                self._open.remove(found)
-                found.close()
+            if connection in self._open:
+                self._open.remove(connection)
+                connection.close()
             if not self._open:
-                self._checked = None  # nobody holds the file any more: another one may get its number
+                self._checked = None  # without an open connection, another file may get the same inode
 
     def _stat(self) -> os.stat_result:
         try:
@@ -258,10 +262,10 @@ class SQLiteStore(FeatureStore):
         return StoreUnavailableError(f"{self.name}: the feature store cannot be used now ({reason})")
 
     def _state(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """Generation and clock.
+        """Read the generation and the clock.
 
         Raises:
-            StoreUnavailableError: the file is no store of this version.
+            StoreUnavailableError: the file is not a store of this version.
         """
         query = "SELECT name, value FROM meta WHERE name IN ('clock', 'format', 'generation')"
         facts = dict(connection.execute(query).fetchall())
@@ -279,14 +283,14 @@ class SQLiteStore(FeatureStore):
     @staticmethod
     def _columns(connection: sqlite3.Connection, kind: Kind) -> Columns:
         name = f"columns of {kind}"
-        found = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        columns: Columns = json.loads(found[0])
+        row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        columns: Columns = json.loads(row[0])
         return columns
 
     @classmethod
     def _longest(cls, connection: sqlite3.Connection) -> dict[str, int]:
-        found: dict[str, int] = json.loads(cls._meta(connection).get("longest histories", "{}"))
-        return found
+        longest: dict[str, int] = json.loads(cls._meta(connection).get("longest histories", "{}"))
+        return longest
 
     @staticmethod
     def _set(connection: sqlite3.Connection, name: str, value: str) -> None:
@@ -294,7 +298,7 @@ class SQLiteStore(FeatureStore):
 
 
 def create(path: Path) -> None:
-    """Make an empty store in a new file."""
+    """Create an empty store in a new file."""
     rows = ", ".join(f"('{name}', '{value}')" for name, value in _facts())
     sqlite_file.create(path, f"{_SCHEMA} INSERT INTO meta VALUES {rows};")
 

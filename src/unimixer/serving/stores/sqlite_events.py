@@ -1,4 +1,4 @@
-"""Events of a SQLite store: added once, read from the last one back, and trimmed."""
+"""Read, add and trim the events of a SQLite store."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DELETE FROM events WHERE user = ?1 AND event = ?2 AND (time, number) <= (
 
 
 def last(connection: sqlite3.Connection, user: str, event: str, before: int, limit: int) -> list[str]:
-    """Items of the last events strictly earlier than ``before``, oldest first."""
+    """Read the items of the last events strictly earlier than ``before``, oldest first."""
     query = "SELECT item FROM events WHERE user = ? AND event = ? AND time < ? ORDER BY time DESC, number DESC LIMIT ?"
     return [item for (item,) in connection.execute(query, (user, event, before, limit))][::-1]
 
 
 def new(connection: sqlite3.Connection, events: Sequence[Event]) -> Sequence[Event]:
-    """Events that were not added before; their ids are kept for some time, with the events or not at all."""
+    """Return the events whose id is new, and record their ids in the same transaction."""
     ids = {event.id for event in events if event.id is not None}
     if not ids:
         return events
@@ -36,17 +36,17 @@ def new(connection: sqlite3.Connection, events: Sequence[Event]) -> Sequence[Eve
 
 
 def add(connection: sqlite3.Connection, events: Sequence[Event], number: int) -> None:
-    """Add events; the first one gets the number."""
+    """Add events, numbered from ``number`` on."""
     rows = ((e.user, e.event, e.time, number + i, e.item) for i, e in enumerate(events))
     connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def trim(connection: sqlite3.Connection, user: str, event: str, limit: int) -> None:
-    """Keep the last events of a user and kind."""
+    """Delete all but the last ``limit`` events of a user and kind."""
     connection.execute(_TRIM, (user, event, limit))
 
 
 def forget(connection: sqlite3.Connection) -> None:
-    """Forget all events and ids."""
+    """Delete all events and ids."""
     connection.execute("DELETE FROM events")
     connection.execute("DROP TABLE IF EXISTS event_ids")
