@@ -69,7 +69,7 @@ def scorer(
 def server(work: Work, bundle: Path, bodies: Path, arguments: argparse.Namespace, rate: float) -> dict[str, Any]:
     options = ["--threads", str(arguments.threads), "--concurrency", str(arguments.concurrency), "--queue", "64"]
     with tempfile.TemporaryDirectory() as log:
-        options += ["--timeout", "10", "--score-log", log]
+        options += ["--timeout", "10", "--prediction-log", log]
         with Server(work, bundle, options) as running:
             running.ask(bodies, count=400)  # every user and item once: caches are warm, as after some minutes
             count = int(rate * arguments.seconds)

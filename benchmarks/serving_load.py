@@ -4,7 +4,7 @@ python benchmarks/serving_load.py --against ../old --params 300K --work /tmp/ser
 
 Both servers run at once and are asked by turns, so that noise of the machine meets both:
   saturated   as many requests at once as --connections: answers a second, processor time of an answer
-  steady      --rate a second, with the score log on: p50 and p99 from the moment at which a request was due
+  steady      --rate a second, with the prediction log on: p50 and p99 from the moment at which a request was due
   overload    four times the saturated rate for longer than the queue holds: answers a second, time of /health/live
 The last run of each is with a clock around its stages, which makes the picture. The client shares the cores with the
 servers and takes about 0.2 ms of a request. Everything is bounded: about 100 seconds a side with the defaults.
@@ -28,7 +28,16 @@ from typing import Any
 from serving_parts import HERE, QUEUE, Server, Work
 
 OVERLOAD = 4
-STAGES = ("scorer", "encoding", "JSON", "score log", "server's log", "garbage collection", "network and routes", "rest")
+STAGES = (
+    "scorer",
+    "encoding",
+    "JSON",
+    "prediction log",
+    "server's log",
+    "garbage collection",
+    "network and routes",
+    "rest",
+)
 MEASURES = {
     "saturated: answers/s": "accepted_per_s",
     "saturated: processor ms an answer": "cpu_ms",
@@ -56,7 +65,7 @@ class Side:
 
     def start(self, stages: Path | None = None) -> Server:
         log = tempfile.mkdtemp(dir=self.folder, prefix="log-")
-        options = ["--concurrency", str(self.arguments.concurrency), "--queue", str(QUEUE), "--score-log", log]
+        options = ["--concurrency", str(self.arguments.concurrency), "--queue", str(QUEUE), "--prediction-log", log]
         server = Server(self.work, self.bundle, options, stages=stages)
         server.ask(self.bodies, count=400)  # every user and item is met once, as after some minutes
         return server

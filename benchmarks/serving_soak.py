@@ -4,7 +4,8 @@ python benchmarks/serving_soak.py --requests 20000
 
 Sizes from 1 to --candidates, unknown users and items, inline features, one body in twenty cut off; one request in
 twenty is as large as a stranger can make it. In the middle a bundle is swapped, and rows and events are written. Then
-SIGTERM, and every answer is looked for in the score log. Memory is that of the server, in MB, after every twentieth.
+SIGTERM, and every answer is looked for in the prediction log. Memory is that of the server, in MB, after every
+twentieth request.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def soak(work: Work, arguments: argparse.Namespace, log: Path) -> dict[str, Any]
     statuses: Counter[str] = Counter()
     memory: list[float] = []
     per = arguments.requests // PARTS
-    with Server(work, current, ["--queue", "64", "--timeout", "10", "--score-log", str(log)]) as running:
+    with Server(work, current, ["--queue", "64", "--timeout", "10", "--prediction-log", str(log)]) as running:
         started = time.perf_counter()
         versions: set[str] = set()
 
@@ -168,7 +169,7 @@ def main() -> None:
         found = soak(work, arguments, Path(tempfile.mkdtemp(dir=temporary)))
     print(json.dumps(found))
     assert (found["failures"], found["exit"], found["versions"]) == (0, 0, 2)
-    assert found["answered"] == found["logged"], "the score log lost an answer"
+    assert found["answered"] == found["logged"], "the prediction log lost an answer"
     assert set(found["statuses"]) <= {"200", "400", "413", "414", "422", "431"}, "a request failed"
     assert found["growth"] <= MOST_GROWTH, "memory grows"
 

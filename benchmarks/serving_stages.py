@@ -24,16 +24,16 @@ from typing import Any
 EVERY_S = 0.25
 # functions that others import by name come first: they are replaced before anybody does
 STAGES = {
-    "unimixer.serving.encoding.feature_hashes:field_hashes": "score log",
+    "unimixer.serving.encoding.feature_hashes:field_hashes": "prediction log",
     "unimixer.serving.errors:read_json": "JSON",
     "orjson:dumps": "JSON",
     "unimixer.serving.encoding.parse_request:CallReader.read": "JSON",
     "unimixer.serving.encoding.request:RequestEncoder.encode": "encoding",
     "unimixer.serving.metrics:Values.add": "encoding",
     "unimixer.export.runners:OnnxRunner.__call__": "scorer",
-    "unimixer.serving.prediction_log.parquet:ParquetSink.write": "score log",
-    "unimixer.serving.prediction_log.writer:ScoreLog.add": "score log",
-    "unimixer.serving.prediction_log.writer:ScoreLog._make": "score log",
+    "unimixer.serving.prediction_log.parquet:ParquetSink.write": "prediction log",
+    "unimixer.serving.prediction_log.writer:PredictionLog.add": "prediction log",
+    "unimixer.serving.prediction_log.writer:PredictionLog._make": "prediction log",
     "unimixer.serving.log:Log._write": "server's log",
     "unimixer.serving.log:Log.__call__": "server's log",
 }

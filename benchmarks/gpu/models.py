@@ -220,7 +220,7 @@ def measure(
     work: int,
     options: argparse.Namespace,
 ) -> dict[str, object]:
-    """Gate, then time, one form of a pass; where that cannot be, the reason."""
+    """RequestMiddleware, then time, one form of a pass; where that cannot be, the reason."""
     try:
         if subject.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -127,7 +127,7 @@ def log_address(shared_database: Database) -> str:
 
 @pytest.fixture(params=["parquet", "postgresql"])
 def log_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place of a score log of either kind, with nothing in it yet."""
+    """A place of a prediction log of either kind, with nothing in it yet."""
     return str(tmp_path / "log") if request.param == "parquet" else request.getfixturevalue("log_address")
 
 

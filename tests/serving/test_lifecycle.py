@@ -78,10 +78,10 @@ def _refuse_damaged(served: Served, current: Path, bundle: Path, tmp_path: Path)
     assert "truncated or changed" in served.wait_for("swap refused")["reason"]
 
 
-def test_an_orderly_stop_loses_no_request_and_no_line_of_the_score_log(
+def test_an_orderly_stop_loses_no_request_and_no_line_of_the_prediction_log(
     bundles: tuple[Path, Path], features: Path, tmp_path: Path
 ) -> None:
-    with Served(bundles[0], features, "--score-log", str(tmp_path / "log"), "--flush", "60") as served:
+    with Served(bundles[0], features, "--prediction-log", str(tmp_path / "log"), "--flush", "60") as served:
         load = Load(served)
         load.wait_for(lambda: len(load.answers) > 100)
         assert served.stop() == 0
@@ -100,7 +100,7 @@ def test_a_killed_server_loses_at_most_the_last_flush_interval(
     bundles: tuple[Path, Path], features: Path, log_place: str
 ) -> None:
     flush = 0.5
-    with Served(bundles[0], features, "--score-log", log_place, "--flush", str(flush)) as served:
+    with Served(bundles[0], features, "--prediction-log", log_place, "--flush", str(flush)) as served:
         client, answered = served.client(), []
         end = time.monotonic() + 4 * flush
         while time.monotonic() < end:

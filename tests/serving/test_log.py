@@ -52,7 +52,7 @@ def test_answers_are_recorded_and_a_signal_stops_the_server_where_standard_error
 ) -> None:
     stderr, break_it = make()
     place = tmp_path / "log"
-    with Served(bundles[0], features, "--score-log", str(place), "--flush", "60", stderr=stderr) as served:
+    with Served(bundles[0], features, "--prediction-log", str(place), "--flush", "60", stderr=stderr) as served:
         break_it()
         client = served.client()
         answers = [client.rank() for _ in range(ASKED)]

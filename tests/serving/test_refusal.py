@@ -8,7 +8,7 @@ import pydantic_core
 import pytest
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.errors import RefusedError, read_json
+from unimixer.serving.errors import HTTPError, read_json
 
 SAME = [
     b'{"a": 1, "b": [1.5, -0.0, 1e22, 5e-324, true, null, "\xc3\xa9\\u00e9\\ud834\\udd1e"]}',
@@ -42,7 +42,7 @@ def test_bodies_are_read_as_by_the_careful_reader(body: bytes) -> None:
     if isinstance(expected, dict):
         assert repr(read_json(body)) == repr(expected)
     else:
-        with pytest.raises(RefusedError) as refused:
+        with pytest.raises(HTTPError) as refused:
             read_json(body)
         assert (refused.value.status, str(refused.value)) == (400, expected)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from unimixer.serving.errors import RefusedError
+from unimixer.serving.errors import HTTPError
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.thread_pool import BoundedThreadPool
 
@@ -30,10 +30,10 @@ def test_work_that_has_begun_is_waited_for_and_what_has_not_is_never_done(pool: 
         done.append("slow")
         return "written"
 
-    async def both() -> tuple[str, RefusedError]:
+    async def both() -> tuple[str, HTTPError]:
         first = asyncio.create_task(pool.finish(slow, time.monotonic() + 0.1))
         await asyncio.to_thread(begun.wait, 10)
-        with pytest.raises(RefusedError) as late:
+        with pytest.raises(HTTPError) as late:
             await pool.finish(lambda: done.append("late"), time.monotonic() + 0.1)
         release.set()
         return await first, late.value
@@ -49,10 +49,10 @@ def test_work_that_has_begun_is_waited_for_and_what_has_not_is_never_done(pool: 
 def test_a_full_pool_refuses_and_says_when_to_come_back(pool: BoundedThreadPool) -> None:
     release = threading.Event()
 
-    async def three() -> RefusedError:
+    async def three() -> HTTPError:
         tasks = [asyncio.create_task(pool.run(lambda: release.wait(30), time.monotonic() + 30)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(RefusedError) as full:
+        with pytest.raises(HTTPError) as full:
             pool.check_room()
         release.set()
         await asyncio.gather(*tasks)

@@ -33,7 +33,7 @@ VERBS = {
     "inspect": "Inspect a run: its learned mixing matrices at several temperatures, effective ranks, attention.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
-    "parity": "Compute the answers of a score log again and list the differences by row and feature; exit code 1 if "
+    "replay": "Compute the answers of a prediction log again and list differences by row and feature; exit code 1 if "
     "any.",
     "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "compare": "Train models at equal budgets with several seeds and say what their differences are worth; or go on "

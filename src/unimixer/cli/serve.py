@@ -51,11 +51,11 @@ class ServeOptions:
     keep_events: Annotated[
         int, typer.Option("--keep-events", help="Events per user to keep in addition to the longest history.")
     ] = 1_000
-    score_log: Annotated[
+    prediction_log: Annotated[
         str | None,
-        typer.Option("--score-log", help="Folder, or postgresql://user@host/db, to write every answer to."),
+        typer.Option("--prediction-log", help="Folder, or postgresql://user@host/db, to write every answer to."),
     ] = None
-    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the score log.")] = 1.0
+    flush: Annotated[float, typer.Option("--flush", help="Seconds between two writes of the prediction log.")] = 1.0
     log_rows: Annotated[
         int, typer.Option("--log-rows", help="Largest number of answers that wait to be written; more are lost.")
     ] = 50_000
@@ -73,11 +73,11 @@ def serve(options: ServeOptions) -> None:
     """Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.
 
     Keys come from UNIMIXER_API_KEY and UNIMIXER_ADMIN_KEY, or from files. SIGHUP loads BUNDLE again
-    and serves it; SIGTERM ends the server after the running requests and the score log.
+    and serves it; SIGTERM ends the server after the running requests and the prediction log.
 
-    The score log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+    The prediction log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
 
-    Example: unimixer serve bundle --store features.sqlite --port 8080 --score-log scores
+    Example: unimixer serve bundle --store features.sqlite --port 8080 --prediction-log scores
     """
     values = asdict(options)
     keys = {

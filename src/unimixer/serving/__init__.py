@@ -1,1 +1,1 @@
-"""Out of training and into a request: the feature store, the encoder, the HTTP server, the score log."""
+"""Out of training and into a request: the feature store, the encoder, the HTTP server, the prediction log."""

@@ -20,7 +20,7 @@ from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
 from unimixer.serving.encoding.parse_request import CallReader
 from unimixer.serving.encoding.request import EncodedCall, RankCall, RequestEncoder
-from unimixer.serving.errors import RefusedError
+from unimixer.serving.errors import HTTPError
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.settings import ServeSettings
 from unimixer.serving.stores.base import FeatureStore
@@ -120,10 +120,10 @@ class Engine:
         """The model in service.
 
         Raises:
-            RefusedError: before the warm-up has ended.
+            HTTPError: before the warm-up has ended.
         """
         if self._model is None:
-            raise RefusedError(503, "the server is not ready: its bundle is being opened", retry_after=1)
+            raise HTTPError(503, "the server is not ready: its bundle is being opened", retry_after=1)
         return self._model
 
     @property
@@ -137,11 +137,11 @@ class Engine:
         Requests that run keep the model that they began with. Where anything fails, the old model stays.
 
         Raises:
-            RefusedError: another swap is running.
+            HTTPError: another swap is running.
             UnimixerError: the bundle is damaged or does not fit the store.
         """
         if not self._swap.acquire(blocking=False):
-            raise RefusedError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
+            raise HTTPError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
         try:
             folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
             model = self._warm(folder)
@@ -191,7 +191,7 @@ class Engine:
         """Look whether requests can be answered now; who asks meanwhile gets the same answer.
 
         Raises:
-            RefusedError: no bundle is in service, or the store does not answer in time.
+            HTTPError: no bundle is in service, or the store does not answer in time.
             StoreUnavailableError: the store cannot be read, or holds no data.
         """
         model = self.model
@@ -203,7 +203,7 @@ class Engine:
                 await asyncio.shield(self._look)
         except TimeoutError:
             limit = self.settings.timeout
-            raise RefusedError(503, f"the feature store did not answer within {limit:g} s", retry_after=1) from None
+            raise HTTPError(503, f"the feature store did not answer within {limit:g} s", retry_after=1) from None
 
     def close(self) -> None:
         """Wait for what runs."""

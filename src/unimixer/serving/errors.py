@@ -16,7 +16,7 @@ _LONG = re.compile(rb"[0-9]{19}")
 """What every integer beyond 64 bits has."""
 
 
-class RefusedError(UnimixerError):
+class HTTPError(UnimixerError):
     """A request that is not answered.
 
     Args:
@@ -30,20 +30,20 @@ class RefusedError(UnimixerError):
         self.status, self.retry_after = status, retry_after
 
 
-def refusal(error: UnimixerError) -> RefusedError:
+def refusal(error: UnimixerError) -> HTTPError:
     """Any mistake as a refusal: a store that is down is ours (503), everything else is the caller's (422)."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, HTTPError):
         return error
     if isinstance(error, StoreUnavailableError):
-        return RefusedError(503, str(error), retry_after=1)
-    return RefusedError(422, " ".join(str(error).split()))
+        return HTTPError(503, str(error), retry_after=1)
+    return HTTPError(422, " ".join(str(error).split()))
 
 
 def read_json(body: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        RefusedError: it is none; NaN and Infinity are no JSON.
+        HTTPError: it is none; NaN and Infinity are no JSON.
     """
     long = _LONG.search(body) is not None
     try:
@@ -52,7 +52,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         found = _careful(body)
     if not isinstance(found, dict):
-        raise RefusedError(422, f"the body is a JSON {type(found).__name__}, expected an object")
+        raise HTTPError(422, f"the body is a JSON {type(found).__name__}, expected an object")
     if long:
         _check_integers(found, "")
     return found
@@ -62,7 +62,7 @@ def _careful(body: bytes) -> Any:
     try:
         return pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="none")
     except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
+        raise HTTPError(400, f"the body is not JSON: {error}") from None
 
 
 def _check_integers(value: Any, where: str) -> None:

@@ -118,17 +118,21 @@ class Metrics:
         registry.register(self.values)
         self.swaps = Counter("unimixer_swaps", "Bundles that were loaded or refused", ["result"], registry=registry)
         self.model = Gauge("unimixer_model", "1 for the served bundle", ["version"], registry=registry)
-        self.log_rows = Counter("unimixer_score_log_rows", "Answers written to the score log", registry=registry)
+        self.log_rows = Counter(
+            "unimixer_prediction_log_rows", "Answers written to the prediction log", registry=registry
+        )
         self.log_dropped = Counter(
-            "unimixer_score_log_dropped",
-            "Answers that the score log lost because it was full, or unavailable at the end",
+            "unimixer_prediction_log_dropped",
+            "Answers that the prediction log lost because it was full, or unavailable at the end",
             registry=registry,
         )
         self.log_errors = Counter(
-            "unimixer_score_log_errors", "Failed writes of the score log, which are retried", registry=registry
+            "unimixer_prediction_log_errors",
+            "Failed writes of the prediction log, which are retried",
+            registry=registry,
         )
         self.log_rejected = Counter(
-            "unimixer_score_log_rejected", "Answers that the score log cannot hold", registry=registry
+            "unimixer_prediction_log_rejected", "Answers that the prediction log cannot hold", registry=registry
         )
         self.log_lines_lost = Counter(
             "unimixer_log_lines_lost",

@@ -19,10 +19,10 @@ from unimixer.errors import UnimixerError
 from unimixer.serving.engine import Engine, Open
 from unimixer.serving.http.app import make_app, plain_routes
 from unimixer.serving.http.connections import Connection, Limits, files_for
-from unimixer.serving.http.middleware import Gate
+from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.log import Log, standard_error
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.prediction_log.writer import ScoreLog, open_sink
+from unimixer.serving.prediction_log.writer import PredictionLog, open_sink
 from unimixer.serving.settings import API_KEY, ServeSettings
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores.base import KINDS
@@ -45,7 +45,7 @@ def serve(settings: ServeSettings, open_bundle: Open) -> None:
     """Run the server until it is told to stop.
 
     Raises:
-        UnimixerError: the port is taken, or the store, the bundle or the score log cannot be opened.
+        UnimixerError: the port is taken, or the store, the bundle or the prediction log cannot be opened.
     """
     if settings.admin_key is not None and settings.api_key is not None:
         same = settings.admin_key.get_secret_value() == settings.api_key.get_secret_value()
@@ -65,17 +65,17 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
         store = open_store(settings.store, timeout=settings.store_timeout)
         open_things.callback(store.close)
         store.margin = settings.keep_events
-        score_log = _score_log(settings, metrics, log)
-        if score_log is not None:
-            open_things.callback(score_log.close)
+        prediction_log = _prediction_log(settings, metrics, log)
+        if prediction_log is not None:
+            open_things.callback(prediction_log.close)
         engine = Engine(settings, store, open_bundle, metrics)
         open_things.callback(engine.close)
         metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
         metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
-        app = make_app(engine, score_log)
+        app = make_app(engine, prediction_log)
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(settings, Gate(app, metrics, log, plain_routes(app)), engine, listener, log))
+            runner.run(_run(settings, RequestMiddleware(app, metrics, log, plain_routes(app)), engine, listener, log))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -165,20 +165,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _score_log(settings: ServeSettings, metrics: Metrics, log: Log) -> ScoreLog | None:
-    if settings.score_log is None:
+def _prediction_log(settings: ServeSettings, metrics: Metrics, log: Log) -> PredictionLog | None:
+    if settings.prediction_log is None:
         return None
 
     def failed(reason: str) -> None:
         metrics.log_errors.inc()
-        log("score log failed", reason=reason)
+        log("prediction log failed", reason=reason)
 
     def rejected(request_id: str, reason: str) -> None:
         metrics.log_rejected.inc()
-        log("score log rejected", request_id=request_id, reason=reason)
+        log("prediction log rejected", request_id=request_id, reason=reason)
 
-    sink = open_sink(settings.score_log)
-    written = ScoreLog(
+    sink = open_sink(settings.prediction_log)
+    written = PredictionLog(
         sink,
         flush=settings.flush,
         max_rows=settings.log_rows,
@@ -188,9 +188,9 @@ def _score_log(settings: ServeSettings, metrics: Metrics, log: Log) -> ScoreLog 
         dropped=metrics.log_dropped.inc,
         rejected=rejected,
     )
-    metrics.watch("score_log_waiting", "Answers that are not written yet", lambda: written.waiting)
-    metrics.watch("score_log_up", "0 while the score log cannot be written", lambda: not written.refused)
-    log("score log", place=sink.name)
+    metrics.watch("prediction_log_waiting", "Answers that are not written yet", lambda: written.waiting)
+    metrics.watch("prediction_log_up", "0 while the prediction log cannot be written", lambda: not written.refused)
+    log("prediction log", place=sink.name)
     return written
 
 

@@ -47,14 +47,14 @@ class ServeSettings(Settings):
     """Largest number of cached users, and of cached items."""
     keep_events: NonNegativeInt = MARGIN
     """Events per user and kind that the store keeps in addition to the longest history, see :class:`FeatureStore`."""
-    score_log: str | None = None
-    """Folder of the score log, or address of a PostgreSQL database."""
+    prediction_log: str | None = None
+    """Folder of the prediction log, or address of a PostgreSQL database."""
     flush: PositiveFloat = 1.0
-    """Seconds between two writes of the score log; a killed server loses the answers of at most this time."""
+    """Seconds between two writes of the prediction log; a killed server loses the answers of at most this time."""
     log_rows: PositiveInt = 50_000
     """Largest number of answers that wait to be written; more are dropped, counted and reported."""
     grace: PositiveFloat = 10.0
-    """Seconds that a stopping server gives to requests in flight, and then to the score log."""
+    """Seconds that a stopping server gives to requests in flight, and then to the prediction log."""
     api_key: SecretStr | None = None
     """Key of ranking requests; without it, everyone may send them."""
     admin_key: SecretStr | None = None

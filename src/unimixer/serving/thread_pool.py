@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from unimixer.serving.errors import RefusedError
+from unimixer.serving.errors import HTTPError
 from unimixer.serving.metrics import Metrics
 
 Result = TypeVar("Result")
@@ -47,13 +47,13 @@ class BoundedThreadPool:
         """Refuse a request if the pool is full. Call this before reading the body, so that a refusal is cheap.
 
         Raises:
-            RefusedError: too many jobs wait (429).
+            HTTPError: too many jobs wait (429).
         """
         if self._in_flight >= self.limit:
             self.metrics.refused.labels("queue").inc()
             wait = math.ceil(self._in_flight * self._mean_s / self.threads)
             reason = f"{self._in_flight} {self.name} are in flight, at most {self.limit} are allowed; try again later"
-            raise RefusedError(429, reason, retry_after=max(1, wait))
+            raise HTTPError(429, reason, retry_after=max(1, wait))
 
     async def run(self, work: Callable[[], Result], deadline: float) -> Result:
         """Run a job in a thread, unless its deadline passes while it waits.
@@ -63,7 +63,7 @@ class BoundedThreadPool:
             deadline: latest time of the answer, by ``time.monotonic``.
 
         Raises:
-            RefusedError: too many jobs wait (429), or the deadline has passed (503).
+            HTTPError: too many jobs wait (429), or the deadline has passed (503).
         """
         future = self._submit(work)
         try:
@@ -78,7 +78,7 @@ class BoundedThreadPool:
         Use it for a job that writes: the answer must say whether the write happened. Such a job bounds its own time.
 
         Raises:
-            RefusedError: too many jobs wait (429), or the deadline has passed before the job started (503).
+            HTTPError: too many jobs wait (429), or the deadline has passed before the job started (503).
         """
         future = self._submit(work)
         done = asyncio.wrap_future(future)
@@ -105,9 +105,9 @@ class BoundedThreadPool:
         finally:
             self._mean_s += 0.1 * (time.perf_counter() - started - self._mean_s)
 
-    def _late(self, outcome: str, unit: str) -> RefusedError:
+    def _late(self, outcome: str, unit: str) -> HTTPError:
         self.metrics.refused.labels("time").inc()
-        return RefusedError(503, f"{outcome} within {self.timeout:g} s; send fewer {unit} or try again", retry_after=1)
+        return HTTPError(503, f"{outcome} within {self.timeout:g} s; send fewer {unit} or try again", retry_after=1)
 
     def _count(self, change: int) -> None:
         with self._count_lock:

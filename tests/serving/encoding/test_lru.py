@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimixer.serving.encoding.lru import LARGE, Kept, LRUCache, size_of
+from unimixer.serving.encoding.lru import LARGE, LRUCache, size_of
 
 
 @dataclass
@@ -51,13 +51,13 @@ def test_a_value_that_is_too_large_is_not_cached_and_removes_the_old_one() -> No
 
 
 def test_a_value_of_many_times_the_average_drives_no_others_out() -> None:
-    kept: Kept[str] = Kept(100, 100_000)
+    cache: LRUCache[str] = LRUCache(100, 100_000)
     for number in range(100):
-        kept.put(str(number), "x" * 500)
-    kept.put("large", "x" * LARGE * 1_000)
-    assert (kept.get("large"), len(kept)) == (None, 100)
-    kept.put("less", "x" * (LARGE - 1) * 1_000)
-    assert kept.get("less") is not None
+        cache.put(str(number), "x" * 500)
+    cache.put("large", "x" * LARGE * 1_000)
+    assert (cache.get("large"), len(cache)) == (None, 100)
+    cache.put("less", "x" * (LARGE - 1) * 1_000)
+    assert cache.get("less") is not None
 
 
 def test_the_size_of_a_value_is_that_of_all_its_parts() -> None:

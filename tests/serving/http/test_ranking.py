@@ -14,7 +14,7 @@ from served import CONTEXT
 
 from unimixer.serving.engine import Engine
 from unimixer.serving.http.app import make_app, plain_routes
-from unimixer.serving.http.middleware import Gate
+from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.prediction_log.record import Answer
 from unimixer.serving.settings import ServeSettings
@@ -24,7 +24,7 @@ RANK = {"user": "u3", "context": CONTEXT, "items": ["i1", "i2", "i3"]}
 
 
 class Kept:
-    """A score log that only keeps."""
+    """A prediction log that only keeps."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -40,7 +40,7 @@ class Asked:
         self.kept, self.kept_at_start = Kept(), 0
         app = make_app(engine, self.kept)  # type: ignore[arg-type]
         routes = plain_routes(app) if plain else {}
-        self.gate = Gate(app, engine.metrics, lambda *_, **facts: None, routes)  # type: ignore[arg-type]
+        self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes)  # type: ignore[arg-type]
 
     def ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         sent: list[Any] = []

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from unimixer.serving.encoding.request import RankCall
-from unimixer.serving.prediction_log.record import Answer
+from unimixer.serving.prediction_log.record import PredictionRecord
 
 
-def answer(number: int = 0, **changes: Any) -> Answer:
+def answer(number: int = 0, **changes: Any) -> PredictionRecord:
     """An answer of two tasks and three items."""
     items: list[str | None] = ["i1", None, 'i"3\\, {é}']
     values: dict[str, Any] = {
@@ -27,4 +27,4 @@ def answer(number: int = 0, **changes: Any) -> Answer:
         "scores": np.asarray([[0.1, 0.2], [0.3, 1e-30], [1.0, 0.0]], dtype=np.float32),
         "hashes": {"item_id": 2**64 - 1, "tab": 0, "price": 2**63, "age": 12345},
     }
-    return Answer(**{**values, **changes})
+    return PredictionRecord(**{**values, **changes})

@@ -1,4 +1,4 @@
-"""The score log in PostgreSQL: its table, its failures, and how often an answer stands there (once)."""
+"""The prediction log in PostgreSQL: its table, its failures, and how often an answer stands there (once)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from database import PASSWORD, Database, Wire
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.serving.prediction_log.postgres import parse_address
 from unimixer.serving.prediction_log.postgres_log import PostgresSink
-from unimixer.serving.prediction_log.writer import ScoreLog, answer_time, open_sink, read_log
+from unimixer.serving.prediction_log.writer import PredictionLog, answer_time, open_sink, read_log
 
 
 def table_of(address: str) -> str:
@@ -34,14 +34,14 @@ def until(fact: Callable[[], bool]) -> None:
 
 
 def test_the_table_is_made_for_analysis(log_address: str, shared_database: Database) -> None:
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10)
+    log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
     log.add(answer())
     log.close()
     table, ask = table_of(log_address), shared_database.ask
     indexes = {definition.partition("USING btree ")[2] for (definition,) in
                ask(f"SELECT indexdef FROM pg_indexes WHERE tablename = '{table}'")}  # fmt: skip
     assert indexes == {"(writer, number)", "(answered_at)", "(user_id, answered_at)", "(request_id)"}
-    assert ask(f"SELECT obj_description('{table}'::regclass)") == [("unimixer score log, version 1",)]
+    assert ask(f"SELECT obj_description('{table}'::regclass)") == [("unimixer prediction log, version 1",)]
     rows = ask(
         f"""SELECT request_id, item, score FROM {table},
         unnest(items, scores[array_position(tasks, 'like'):array_position(tasks, 'like')]) AS candidate(item, score)"""
@@ -53,7 +53,7 @@ def test_the_table_is_made_for_analysis(log_address: str, shared_database: Datab
 
 
 def test_the_queries_of_the_guide_run(shared_database: Database) -> None:
-    log = ScoreLog(open_sink(shared_database.address("score_log")), flush=60, max_rows=10)
+    log = PredictionLog(open_sink(shared_database.address("prediction_log")), flush=60, max_rows=10)
     for number in range(3):
         log.add(answer(number, answered_ms=answer_time()))
     log.close()
@@ -76,7 +76,7 @@ def test_a_write_whose_end_was_not_seen_is_neither_lost_nor_written_twice(
     options = "&sslmode=disable&gssencmode=disable"  # the wire looks for the word COMMIT
     failures: list[str] = []
     address = shared_database.address(table_of(log_address), port=wire.port) + options
-    log = ScoreLog(open_sink(address), flush=60, max_rows=100, failed=failures.append)
+    log = PredictionLog(open_sink(address), flush=60, max_rows=100, failed=failures.append)
     log.add(answer(0))
     log.flush()
     for number in range(1, 6):
@@ -100,7 +100,7 @@ def test_a_database_that_goes_away_and_comes_back_has_every_answer(database: Dat
     failures: list[str] = []
     counted: list[int] = []
     dropped: list[int] = []
-    log = ScoreLog(open_sink(database.address()), flush=0.05, max_rows=200, written=counted.append,
+    log = PredictionLog(open_sink(database.address()), flush=0.05, max_rows=200, written=counted.append,
                    failed=failures.append, dropped=dropped.append)  # fmt: skip
     for number in range(50):
         log.add(answer(number))
@@ -129,7 +129,7 @@ def test_many_servers_start_on_a_table_that_is_not_there(log_address: str) -> No
 
     def write(number: int) -> None:
         try:
-            log = ScoreLog(open_sink(log_address), flush=60, max_rows=10)
+            log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
             log.add(answer(number))
             log.close()
         except Exception as error:
@@ -145,7 +145,7 @@ def test_many_servers_start_on_a_table_that_is_not_there(log_address: str) -> No
 
 
 def test_a_table_that_is_dropped_while_serving_is_made_again(log_address: str, shared_database: Database) -> None:
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10)
+    log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
     shared_database.ask(f"DROP TABLE {table_of(log_address)}")
     log.add(answer())
     with pytest.raises(UnimixerError, match=r"does not exist"):
@@ -158,7 +158,7 @@ def test_an_answer_that_a_rule_of_the_table_refuses_is_named_and_left_out(
     log_address: str, shared_database: Database
 ) -> None:
     rejected: list[tuple[str, str]] = []
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10,
+    log = PredictionLog(open_sink(log_address), flush=60, max_rows=10,
                    rejected=lambda request_id, why: rejected.append((request_id, why)))  # fmt: skip
     shared_database.ask(f"ALTER TABLE {table_of(log_address)} ADD CHECK (user_id <> 'secret')")
     shared_database.ask(f"CREATE UNIQUE INDEX ON {table_of(log_address)} (request_id)")
@@ -174,7 +174,9 @@ def test_an_answer_that_a_rule_of_the_table_refuses_is_named_and_left_out(
 
 def test_answers_wait_while_the_table_has_other_columns(log_address: str, shared_database: Database) -> None:
     rejected: list[str] = []
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10, rejected=lambda request_id, why: rejected.append(why))
+    log = PredictionLog(
+        open_sink(log_address), flush=60, max_rows=10, rejected=lambda request_id, why: rejected.append(why)
+    )
     shared_database.ask(f"ALTER TABLE {table_of(log_address)} ALTER user_revision TYPE integer")
     log.add(answer())
     for _ in range(2):
@@ -189,7 +191,7 @@ def test_answers_wait_while_the_table_has_other_columns(log_address: str, shared
 def test_columns_that_someone_added_do_no_harm(log_address: str, shared_database: Database) -> None:
     open_sink(log_address).close()
     shared_database.ask(f"ALTER TABLE {table_of(log_address)} ADD at timestamptz NOT NULL DEFAULT now(), ADD arm text")
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10)
+    log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
     log.add(answer())
     log.close()
     assert [row["number"] for row in read_log(log_address)] == [0]
@@ -210,11 +212,10 @@ def test_a_table_of_other_columns_is_refused(
 ) -> None:
     open_sink(log_address).close()
     table = table_of(log_address)
-    command = f"COMMENT ON TABLE {table} IS 'unimixer score log, version 2'" if change == "2" else ""
+    command = f"COMMENT ON TABLE {table} IS 'unimixer prediction log, version 2'" if change == "2" else ""
     shared_database.ask(command or f"ALTER TABLE {table} {change}")
-    sentence = (
-        f"/postgres.table={table}: table .* is not a score log of this version: {wrong}; rename it, or name another"
-    )
+    rule = f"is not a prediction log of this version: {wrong}; rename it, or name another"
+    sentence = f"/postgres.table={table}: table .* {rule}"
     for use in (open_sink, lambda place: list(read_log(place))):
         with pytest.raises(UnimixerError, match=sentence) as refused:
             use(log_address)
@@ -236,7 +237,7 @@ def test_a_place_that_cannot_be_used_is_one_sentence(log_address: str, shared_da
         assert "\n" not in text
         assert "secret" not in text
         assert PASSWORD not in text
-    with pytest.raises(UnimixerError, match=f'no score log; there is no table "{table_of(log_address)}"'):
+    with pytest.raises(UnimixerError, match=f'no prediction log; there is no table "{table_of(log_address)}"'):
         list(read_log(log_address))
 
 
@@ -259,7 +260,9 @@ def test_a_database_of_another_encoding_is_refused(shared_database: Database) ->
     ],
 )
 def test_what_is_no_address_is_refused_without_a_part_of_it(address: str) -> None:
-    with pytest.raises(UnimixerError, match="a score log in PostgreSQL: not an address of PostgreSQL; use") as refused:
+    with pytest.raises(
+        UnimixerError, match="a prediction log in PostgreSQL: not an address of PostgreSQL; use"
+    ) as refused:
         open_sink(address)
     assert "ret" not in str(refused.value).replace("PostgreSQL", "")
 
@@ -271,7 +274,7 @@ def test_the_name_of_an_address_has_no_password() -> None:
         ("postgresql:///db?host=/run/pg&user=u&password=secret", "postgresql://u@/db?host=/run/pg"),
         ("postgresql://u:se%2Fcret@h1:1,h2:2/db", "postgresql://u@h1,h2:1,2/db"),
     ):
-        found = parse_address(address, table="score_log", task="test")
+        found = parse_address(address, table="prediction_log", task="test")
         assert found.name == name
         assert "cret" not in repr(found)
 
@@ -291,7 +294,7 @@ def test_the_password_may_come_from_the_environment(
 def test_statements_of_a_write_end_in_time(
     log_address: str, shared_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = ScoreLog(open_sink(log_address), flush=60, max_rows=10)
+    log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
     monkeypatch.setattr("unimixer.serving.prediction_log.postgres.STATEMENT_S", 0.3)
     locked, done = threading.Event(), threading.Event()
 
@@ -316,10 +319,10 @@ def test_statements_of_a_write_end_in_time(
 
 
 @pytest.fixture
-def frozen(log_address: str, shared_database: Database) -> Iterator[ScoreLog]:
+def frozen(log_address: str, shared_database: Database) -> Iterator[PredictionLog]:
     """A log whose part of the database stands still: its machine answers, it does not."""
     named = f"{log_address}&application_name=frozen"
-    log = ScoreLog(open_sink(named), flush=60, max_rows=10, patience=0.5)
+    log = PredictionLog(open_sink(named), flush=60, max_rows=10, patience=0.5)
     log.add(answer(0))
     log.flush()
     ((pid,),) = shared_database.ask("SELECT pid FROM pg_stat_activity WHERE application_name = 'frozen'")
@@ -330,7 +333,7 @@ def frozen(log_address: str, shared_database: Database) -> Iterator[ScoreLog]:
 
 
 def test_a_database_that_stands_still_is_given_up(
-    frozen: ScoreLog, log_address: str, monkeypatch: pytest.MonkeyPatch
+    frozen: PredictionLog, log_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unimixer.serving.prediction_log.postgres.STATEMENT_S", 0.2)
     monkeypatch.setattr("unimixer.serving.prediction_log.postgres.SLACK_S", 0.2)
@@ -341,7 +344,7 @@ def test_a_database_that_stands_still_is_given_up(
     assert [row["number"] for row in read_log(log_address)] == [0, 1]
 
 
-def test_an_end_does_not_wait_for_a_database_that_stands_still(frozen: ScoreLog) -> None:
+def test_an_end_does_not_wait_for_a_database_that_stands_still(frozen: PredictionLog) -> None:
     frozen.add(answer(1))
     started = time.monotonic()
     with pytest.raises(UnimixerError, match=r"lost 1 of its answers, .* \(it does not answer\)"):
@@ -351,5 +354,7 @@ def test_an_end_does_not_wait_for_a_database_that_stands_still(frozen: ScoreLog)
 
 def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
-    with pytest.raises(MissingExtraError, match=r"a score log in PostgreSQL needs .* pip install 'unimixer\[serve\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"a prediction log in PostgreSQL needs .* pip install 'unimixer\[serve\]'"
+    ):
         PostgresSink("postgresql://u@h/db")

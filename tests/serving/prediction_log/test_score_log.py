@@ -1,4 +1,4 @@
-"""The score log: the same answers come back from a folder and from a database, whatever stands in the way."""
+"""The prediction log: the same answers come back from a folder and from a database, whatever stands in the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from answer_cases import answer
 from unimixer.errors import UnimixerError
 from unimixer.serving.encoding.request import RankCall
 from unimixer.serving.prediction_log.parquet import AT_ONCE
-from unimixer.serving.prediction_log.writer import PART_ROWS, ScoreLog, open_sink, read_log
+from unimixer.serving.prediction_log.writer import PART_ROWS, PredictionLog, open_sink, read_log
 
 
 @pytest.fixture(params=["folder", "database"])
@@ -24,7 +24,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def written(place: str, *answers: Any) -> list[dict[str, Any]]:
-    log = ScoreLog(open_sink(place), flush=60, max_rows=100)
+    log = PredictionLog(open_sink(place), flush=60, max_rows=100)
     for one in answers:
         log.add(one)
     log.close()
@@ -98,7 +98,7 @@ def test_any_time_of_a_request_comes_back(time_ms: int, place: str) -> None:
 def test_an_answer_that_cannot_be_held_does_not_block_the_others(place: str) -> None:
     rejected: list[tuple[str, str]] = []
     count: list[int] = []
-    log = ScoreLog(open_sink(place), flush=60, max_rows=100, written=count.append,
+    log = PredictionLog(open_sink(place), flush=60, max_rows=100, written=count.append,
                    rejected=lambda request_id, why: rejected.append((request_id, why)))  # fmt: skip
     for number in range(10):
         bad: dict[str, Any] = {
@@ -126,7 +126,7 @@ def test_request_ids_that_callers_repeat_are_answers_of_their_own(place: str) ->
 
 
 def test_a_full_part_does_not_wait_for_its_time(place: str) -> None:
-    log = ScoreLog(open_sink(place), flush=60, max_rows=10 * PART_ROWS)
+    log = PredictionLog(open_sink(place), flush=60, max_rows=10 * PART_ROWS)
     for number in range(PART_ROWS):
         log.add(answer(number))
     until(lambda: log.waiting == 0)
@@ -140,7 +140,7 @@ def test_a_disk_that_refuses_loses_nothing_that_fits_and_says_what_it_drops(tmp_
     failures: list[str] = []
     dropped: list[int] = []
     folder = tmp_path / "log"
-    log = ScoreLog(open_sink(folder), flush=0.02, max_rows=3, failed=failures.append, dropped=dropped.append)
+    log = PredictionLog(open_sink(folder), flush=0.02, max_rows=3, failed=failures.append, dropped=dropped.append)
     folder.rmdir()
     folder.write_text("in the way")
     for number in range(5):
@@ -159,26 +159,26 @@ def test_a_disk_that_refuses_loses_nothing_that_fits_and_says_what_it_drops(tmp_
 def test_a_log_that_cannot_be_written_at_the_end_says_how_many_are_lost(tmp_path: Path) -> None:
     dropped: list[int] = []
     folder = tmp_path / "log"
-    log = ScoreLog(open_sink(folder), flush=60, max_rows=10, patience=0.3, dropped=dropped.append)
+    log = PredictionLog(open_sink(folder), flush=60, max_rows=10, patience=0.3, dropped=dropped.append)
     folder.rmdir()
     folder.write_text("in the way")
     for number in range(5):
         log.add(answer(number))
     started = time.monotonic()
-    with pytest.raises(UnimixerError, match=r"log: the score log lost 5 of its answers, .* cannot write"):
+    with pytest.raises(UnimixerError, match=r"log: the prediction log lost 5 of its answers, .* cannot write"):
         log.close()
     assert time.monotonic() - started >= 0.3
     assert dropped == [5]
 
 
-def test_what_is_no_score_log_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UnimixerError, match="no score log; expected a folder with parts"):
+def test_what_is_no_prediction_log_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UnimixerError, match="no prediction log; expected a folder with parts"):
         list(read_log(tmp_path))
     (tmp_path / "scores-1.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UnimixerError, match="not a part of a score log"):
+    with pytest.raises(UnimixerError, match="not a part of a prediction log"):
         list(read_log(tmp_path))
     for use in (open_sink, read_log):
         with pytest.raises(
-            UnimixerError, match="mysql://: not a place of a score log; give a folder, or postgresql://"
+            UnimixerError, match="mysql://: not a place of a prediction log; give a folder, or postgresql://"
         ):
             use("mysql://user:secret@host/db")

@@ -91,9 +91,9 @@ def test_no_command_prints_a_password(
     assert (code, result["store"]) == (0, redis_address)
     assert SECRET not in said
     serve = ["serve", str(toy_run.folder), "--port", "0", "--store"]
-    parity = ["parity", str(tmp_path / "log"), "--run", str(toy_run.folder), "--store"]
+    replay = ["replay", str(tmp_path / "log"), "--run", str(toy_run.folder), "--store"]
     for place in (address, wrong, down):
-        for command in ([*build, "--out"], [*build, "--json", "--out"], ["store", "show"], serve, parity):
+        for command in ([*build, "--out"], [*build, "--json", "--out"], ["store", "show"], serve, replay):
             if command is not serve or place is not address:
                 code, said = _run([*command, place], capsys)
                 assert (code, SECRET in said) == (0 if (command, place) == (["store", "show"], address) else 2, False)

@@ -19,7 +19,7 @@ from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError, nearest
 from unimixer.serving.encoding.entity import EntityEncoder
 from unimixer.serving.engine import Engine, Model
-from unimixer.serving.errors import RefusedError, read_json
+from unimixer.serving.errors import HTTPError, read_json
 from unimixer.serving.http.common import check_key, deadline, read_body, reply
 from unimixer.serving.http.openapi import EventsRequest, EventsWritten, Reloaded, RowsRequest, Written, answers, body
 from unimixer.serving.stores.base import Event, Kind
@@ -39,7 +39,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
 
     def check(request: Request) -> None:
         if settings.admin_key is None:
-            raise RefusedError(
+            raise HTTPError(
                 403, "the server has no admin key, so it accepts no changes over HTTP; start it with one to allow them"
             )
         check_key(request, settings.admin_key, "admin")

@@ -15,30 +15,30 @@ from starlette.exceptions import HTTPException
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.engine import Engine
-from unimixer.serving.errors import RefusedError, refusal
+from unimixer.serving.errors import HTTPError, refusal
 from unimixer.serving.http import admin
 from unimixer.serving.http import open_inference as protocol
 from unimixer.serving.http.common import refused, reply
 from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Send
 from unimixer.serving.http.openapi import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
 from unimixer.serving.http.ranking import Ranker
-from unimixer.serving.prediction_log.writer import ScoreLog
+from unimixer.serving.prediction_log.writer import PredictionLog
 
 TITLE = "unimixer ranking server"
 
 
-def make_app(engine: Engine, score_log: ScoreLog | None) -> FastAPI:
+def make_app(engine: Engine, prediction_log: PredictionLog | None) -> FastAPI:
     """The application around an engine.
 
     Args:
         engine: the model in service.
-        score_log: where answers are written.
+        prediction_log: where answers are written.
     """
     # its page brings its own script: a server often stands where no content network can be reached
     app = FastAPIOffline(redoc_url=None, title=TITLE, version=version("unimixer"))
     _refusals(app)
     _health(app, engine)
-    _rank(app, engine, score_log)
+    _rank(app, engine, prediction_log)
     admin.add_routes(app, engine)
     protocol.add_routes(app, engine)
 
@@ -66,12 +66,12 @@ def _refusals(app: FastAPI) -> None:
     async def no_route(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         texts = {404: "there is no such path; GET /docs lists them", 405: "this path is not for this method"}
-        answer = refused(request, RefusedError(error.status_code, texts.get(error.status_code, str(error.detail))))
+        answer = refused(request, HTTPError(error.status_code, texts.get(error.status_code, str(error.detail))))
         answer.headers.update(error.headers or {})
         return answer
 
     async def failure(request: Request, error: Exception) -> Response:
-        return refused(request, RefusedError(500, FAILED))
+        return refused(request, HTTPError(500, FAILED))
 
     app.add_exception_handler(UnimixerError, mistake)
     app.add_exception_handler(Exception, failure)
@@ -98,8 +98,8 @@ def _health(app: FastAPI, engine: Engine) -> None:
         return Response(engine.metrics.text(), media_type=METRICS)
 
 
-def _rank(app: FastAPI, engine: Engine, score_log: ScoreLog | None) -> None:
-    ranker = Ranker(engine, score_log)
+def _rank(app: FastAPI, engine: Engine, prediction_log: PredictionLog | None) -> None:
+    ranker = Ranker(engine, prediction_log)
 
     @app.post(
         "/v1/rank",
@@ -123,7 +123,7 @@ class PlainRoute:
         self.route, self.takes_request = route, bool(signature(route.endpoint).parameters)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """PredictionRecord one request."""
         scope["route"] = self.route
         request = Request(scope, receive)
         try:

@@ -12,7 +12,7 @@ import orjson
 from fastapi import Request, Response
 from pydantic import SecretStr
 
-from unimixer.serving.errors import RefusedError
+from unimixer.serving.errors import HTTPError
 
 DISCARDED = 64 << 20
 """Bytes of a body over the limit that are read and thrown away, so that its sender gets to read the answer."""
@@ -29,7 +29,7 @@ def dump(value: Mapping[str, Any]) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def refused(request: Request, error: RefusedError) -> Response:
+def refused(request: Request, error: HTTPError) -> Response:
     """A refusal in its one shape; ``error`` is the field that the open inference protocol asks for."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
@@ -41,7 +41,7 @@ async def read_body(request: Request, limit: int, timeout: float) -> bytes:
     """The body.
 
     Raises:
-        RefusedError: it is too large (413), or does not arrive in time (408).
+        HTTPError: it is too large (413), or does not arrive in time (408).
     """
     size, parts, more = 0, [], True
     try:
@@ -49,17 +49,17 @@ async def read_body(request: Request, limit: int, timeout: float) -> bytes:
             while more and size <= DISCARDED:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise RefusedError(400, "the connection ended before the body did")
+                    raise HTTPError(400, "the connection ended before the body did")
                 part, more = message.get("body", b""), message.get("more_body", False)
                 size += len(part)
                 if size <= limit:
                     parts.append(part)
     except TimeoutError:
-        raise RefusedError(408, f"the body did not arrive within {timeout:g} s") from None
+        raise HTTPError(408, f"the body did not arrive within {timeout:g} s") from None
     if size > limit:
         declared = request.headers.get("content-length", "")
         found = f"{int(declared):,}" if declared.isascii() and declared.isdigit() else f"more than {limit:,}"
-        raise RefusedError(413, f"the body has {found} bytes, at most {limit:,} are read; send several requests")
+        raise HTTPError(413, f"the body has {found} bytes, at most {limit:,} are read; send several requests")
     return b"".join(parts)
 
 
@@ -67,7 +67,7 @@ def check_key(request: Request, expected: SecretStr | None, what: str) -> None:
     """Compare the key of a request in constant time.
 
     Raises:
-        RefusedError: the key is missing or wrong (401).
+        HTTPError: the key is missing or wrong (401).
     """
     if expected is None:
         return
@@ -77,7 +77,7 @@ def check_key(request: Request, expected: SecretStr | None, what: str) -> None:
         given = token.strip()
     if not hmac.compare_digest(given.encode(), expected.get_secret_value().encode()):
         state = "wrong" if given else "missing"
-        raise RefusedError(401, f"the {what} key is {state}; send it as Authorization: Bearer KEY or as X-API-Key")
+        raise HTTPError(401, f"the {what} key is {state}; send it as Authorization: Bearer KEY or as X-API-Key")
 
 
 def deadline(request: Request, timeout: float) -> float:

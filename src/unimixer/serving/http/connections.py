@@ -20,7 +20,7 @@ MAX_PATH = 16 << 10
 MAX_HEAD = 32 << 10
 """Largest number of bytes of a path and all headers."""
 OTHER_FILES = 128
-"""Open files that are reserved for libraries, the feature store and the score log."""
+"""Open files that are reserved for libraries, the feature store and the prediction log."""
 
 
 @dataclass(frozen=True)

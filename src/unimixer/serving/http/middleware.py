@@ -25,7 +25,7 @@ QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready",
 """Routes that are asked every few seconds; they are counted and not logged."""
 
 
-class Gate:
+class RequestMiddleware:
     """Wraps the application: request id, metrics, log line, and one JSON shape for what nobody foresaw.
 
     Args:

@@ -16,7 +16,7 @@ from unimixer.export.graph import CANDIDATES, USER, Input, signature
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request as Ranking
 from unimixer.serving.engine import Engine, Scorer
-from unimixer.serving.errors import RefusedError, read_json
+from unimixer.serving.errors import HTTPError, read_json
 from unimixer.serving.http.common import check_key, deadline, read_body, reply
 from unimixer.serving.http.openapi import InferRequest, answers, body
 
@@ -32,7 +32,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
 
     def check_name(name: str) -> None:
         if name != settings.name:
-            raise RefusedError(404, f"unknown model {name[:60]!r}{nearest(name[:60], [settings.name])}")
+            raise HTTPError(404, f"unknown model {name[:60]!r}{nearest(name[:60], [settings.name])}")
 
     @app.get("/v2", tags=["open inference protocol"], responses=answers(None))
     async def server() -> Response:

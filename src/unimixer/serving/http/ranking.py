@@ -1,4 +1,4 @@
-"""The ranking route: a body to scores, and to the bytes and the row of the score log that tell them."""
+"""The ranking route: a body to scores, and to the bytes and the row of the prediction log that tell them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unimixer.serving.encoding.feature_hashes import field_hashes
 from unimixer.serving.engine import Engine, Model
 from unimixer.serving.errors import read_json
 from unimixer.serving.http.common import check_key, deadline, dump, read_body, reply
-from unimixer.serving.prediction_log.record import Answer, answer_time
-from unimixer.serving.prediction_log.writer import ScoreLog
+from unimixer.serving.prediction_log.record import PredictionRecord, answer_time
+from unimixer.serving.prediction_log.writer import PredictionLog
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Ranking:
     timing: str
     unknown_user: bool
     unknown_items: int
-    row: Answer | None
-    """Of the score log."""
+    row: PredictionRecord | None
+    """Of the prediction log."""
 
 
 class Ranker:
@@ -37,14 +37,14 @@ class Ranker:
 
     Args:
         engine: the model in service.
-        score_log: where answers are kept.
+        prediction_log: where answers are kept.
     """
 
-    def __init__(self, engine: Engine, score_log: ScoreLog | None) -> None:
-        self.engine, self.score_log, self.settings = engine, score_log, engine.settings
+    def __init__(self, engine: Engine, prediction_log: PredictionLog | None) -> None:
+        self.engine, self.prediction_log, self.settings = engine, prediction_log, engine.settings
 
     async def answer(self, request: Request) -> Response:
-        """The answer to a request; it is in the score log's keeping before its first byte is sent."""
+        """The answer to a request; it is in the prediction log's keeping before its first byte is sent."""
         settings, engine = self.settings, self.engine
         check_key(request, settings.api_key, "API")
         model = engine.model
@@ -55,8 +55,8 @@ class Ranker:
         if found.unknown_user:
             engine.metrics.unknown_users.inc()
         engine.metrics.unknown_items.inc(found.unknown_items)
-        if self.score_log is not None and found.row is not None:
-            self.score_log.add(found.row)
+        if self.prediction_log is not None and found.row is not None:
+            self.prediction_log.add(found.row)
         return reply(found.body, headers={"Server-Timing": found.timing})
 
     def _rank(self, model: Model, data: bytes, state: dict[str, Any]) -> Ranking:
@@ -78,8 +78,8 @@ class Ranker:
         )
         timing = f"encode;dur={found.encode_s * 1e3:.3f}, score;dur={found.score_s * 1e3:.3f}"
         row = None
-        if self.score_log is not None:
-            row = Answer(
+        if self.prediction_log is not None:
+            row = PredictionRecord(
                 request_id=state["request_id"],
                 answered_ms=answer_time(),
                 time_ms=encoded.time,

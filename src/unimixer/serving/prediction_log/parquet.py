@@ -1,4 +1,4 @@
-"""The score log as Parquet parts in a folder."""
+"""The prediction log as Parquet parts in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file, disk_errors
-from unimixer.serving.prediction_log.record import Entry, Sink, UnfitError, call_text
+from unimixer.serving.prediction_log.record import Entry, LogSink, UnfitError, call_text
 
 SCHEMA = pa.schema(
     [
@@ -42,7 +42,7 @@ AT_ONCE = 8
 """Answers that are converted at once."""
 
 
-class ParquetSink(Sink):
+class ParquetSink(LogSink):
     """A part a write, which appears whole, under its name, after it reached the disk.
 
     Args:
@@ -56,7 +56,7 @@ class ParquetSink(Sink):
             folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """See :meth:`Sink.write`."""
+        """See :meth:`LogSink.write`."""
         try:
             table = _table(str(self.writer), entries)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
@@ -75,14 +75,14 @@ def read_parts(place: Path) -> Iterator[dict[str, Any]]:
     """See :func:`unimixer.serving.prediction_log.writer.read_log`."""
     parts = [place] if place.is_file() else sorted(place.glob("scores-*.parquet"))
     if not parts:
-        raise UnimixerError(f"{place}: no score log; expected a folder with parts scores-*.parquet, or one part")
+        raise UnimixerError(f"{place}: no prediction log; expected a folder with parts scores-*.parquet, or one part")
     for part in parts:
         try:
             for batch in parquet.ParquetFile(part).iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     yield {**row, "call": json.loads(row["call"])}
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise UnimixerError(f"{part}: not a part of a score log ({' '.join(str(error).split())})") from None
+            raise UnimixerError(f"{part}: not a part of a prediction log ({' '.join(str(error).split())})") from None
 
 
 def _table(writer: str, entries: Sequence[Entry]) -> pa.Table:

@@ -55,7 +55,7 @@ class Address:
 
 
 def is_address(log: str | Path) -> bool:
-    """Return whether a score log is a PostgreSQL database and not a folder."""
+    """Return whether a prediction log is a PostgreSQL database and not a folder."""
     return isinstance(log, str) and log.startswith(SCHEMES)
 
 

@@ -1,4 +1,4 @@
-"""Write and read a score log in a table of PostgreSQL."""
+"""Write and read a prediction log in a table of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from unimixer.serving.prediction_log.postgres_table import (
     restore,
     row_bytes,
 )
-from unimixer.serving.prediction_log.record import Entry, Sink, UnfitError
+from unimixer.serving.prediction_log.record import Entry, LogSink, UnfitError
 
 if TYPE_CHECKING:
     import psycopg
 
-TASK = "a score log in PostgreSQL"
+TASK = "a prediction log in PostgreSQL"
 _FETCH_SIZE = 256
 """Rows that a reader fetches at once."""
 _READ = """
@@ -45,11 +45,12 @@ FROM {table} ORDER BY answered_at, writer, number
 """
 
 
-class PostgresSink(Sink):
+class PostgresSink(LogSink):
     """Write answers, one transaction per call. A retry first asks the table which answers it already has.
 
     Args:
-        address: ``postgresql://user@host:port/db``; ``?table=NAME`` or ``?table=SCHEMA.NAME`` replaces ``score_log``.
+        address: ``postgresql://user@host:port/db``; ``?table=NAME`` or ``?table=SCHEMA.NAME`` replaces the default,
+            ``prediction_log``.
     """
 
     def __init__(self, address: str) -> None:
@@ -62,7 +63,7 @@ class PostgresSink(Sink):
             pass
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """See :meth:`Sink.write`."""
+        """See :meth:`LogSink.write`."""
         try:
             rows = {entry.number: row_bytes(self.writer, entry) for entry in entries}
         except (ValueError, TypeError, struct.error) as error:
@@ -81,7 +82,7 @@ class PostgresSink(Sink):
                 copy.write(TRAILER)
 
     def close(self) -> None:
-        """See :meth:`Sink.close`."""
+        """See :meth:`LogSink.close`."""
         if self._connection is not None:
             with suppress(self._driver.Error):
                 self._connection.close()
@@ -135,13 +136,13 @@ def read_table(text: str) -> Iterator[dict[str, Any]]:
     connection = connect(address, module)
     try:
         check_table(connection, address, table)
-        with connection.transaction(), connection.cursor("score_log", row_factory=module.rows.dict_row) as cursor:
+        with connection.transaction(), connection.cursor("prediction_log", row_factory=module.rows.dict_row) as cursor:
             cursor.itersize = _FETCH_SIZE
             cursor.execute(_READ.format(table=table), binary=True)
             for row in cursor:
                 yield _row(row)
     except module.Error as error:
-        raise DatabaseError(f"{address.name}: the score log cannot be read ({sentence(error, address)})") from None
+        raise DatabaseError(f"{address.name}: the prediction log cannot be read ({sentence(error, address)})") from None
     finally:
         connection.close()
 

@@ -1,4 +1,4 @@
-"""Define the table of a score log in PostgreSQL, one row per answer, and encode rows for COPY in binary form.
+"""Define the table of a prediction log in PostgreSQL, one row per answer, and encode rows for COPY in binary form.
 
 The driver converts every number of every candidate separately, in the interpreter that also serves requests. Here,
 whole NumPy arrays become bytes at once.
@@ -23,7 +23,7 @@ from unimixer.serving.prediction_log.record import Entry, call_text
 if TYPE_CHECKING:
     import psycopg
 
-TABLE = "score_log"
+TABLE = "prediction_log"
 VERSION = 1
 COLUMNS = {
     "writer": "uuid NOT NULL",
@@ -83,7 +83,7 @@ def ensure_table(connection: psycopg.Connection[Any], address: Address, table: s
             connection.execute(f"CREATE TABLE {table} ({', '.join(lines)}, PRIMARY KEY ({_KEY}))")
             for columns in INDEXES:
                 connection.execute(f"CREATE INDEX ON {table} ({columns})")
-            connection.execute(f"COMMENT ON TABLE {table} IS 'unimixer score log, version {VERSION}'")
+            connection.execute(f"COMMENT ON TABLE {table} IS 'unimixer prediction log, version {VERSION}'")
     check_table(connection, address, table)
 
 
@@ -95,7 +95,7 @@ def check_table(connection: psycopg.Connection[Any], address: Address, table: st
     """
     columns = _columns(connection, table)
     if not columns:
-        raise UnimixerError(f"{address.name}: no score log; there is no table {table}")
+        raise UnimixerError(f"{address.name}: no prediction log; there is no table {table}")
     problem = ""
     for name, kind in COLUMNS.items():
         expected = kind.removesuffix(" NOT NULL")
@@ -111,8 +111,8 @@ def check_table(connection: psycopg.Connection[Any], address: Address, table: st
         problem = f"it has version {version}, this program writes and reads {VERSION}"
     if problem:
         raise UnimixerError(
-            f"{address.name}: table {table} is not a score log of this version: {problem}; rename it, or name another "
-            "table with ?table=NAME"
+            f"{address.name}: table {table} is not a prediction log of this version: {problem}; rename it, or name "
+            "another table with ?table=NAME"
         )
 
 
@@ -122,7 +122,7 @@ def _columns(connection: psycopg.Connection[Any], table: str) -> dict[str, tuple
 
 def _version(connection: psycopg.Connection[Any], table: str) -> int | None:
     row = connection.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [table]).fetchone()
-    version = re.search(r"score log, version (\d+)", (row and row[0]) or "")
+    version = re.search(r"prediction log, version (\d+)", (row and row[0]) or "")
     return int(version[1]) if version else None
 
 

@@ -1,4 +1,4 @@
-"""What a score log holds: an answer with everything that a replay needs, and the place that takes answers."""
+"""What a prediction log holds: an answer with everything that a replay needs, and the place that takes answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from unimixer.serving.encoding.request import RankCall
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One row of the score log."""
+class PredictionRecord:
+    """One row of the prediction log."""
 
     request_id: str
     answered_ms: int
@@ -39,15 +39,15 @@ class Entry(NamedTuple):
     """An answer and its number. Callers choose request ids and may repeat them, so an answer has a key of its own."""
 
     number: int
-    answer: Answer
+    answer: PredictionRecord
 
 
 class UnfitError(UnimixerError):
     """Answers that a place cannot hold, however often they are tried; the message has nothing of their content."""
 
 
-class Sink(ABC):
-    """A place that keeps answers: one form of the score log.
+class LogSink(ABC):
+    """A place that keeps answers: one form of the prediction log.
 
     ``writer`` is new with every sink. With an entry's number it is the key of the answer, and a number that a writer
     lacks is an answer that was lost.

@@ -1,4 +1,4 @@
-"""Compute the answers of a score log again, and compare scores and feature hashes."""
+"""Compute the answers of a prediction log again, and compare scores and feature hashes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def replay(
     """Compute logged answers again from the current store.
 
     Args:
-        log: folder of the score log, one part of it, or address of a database.
+        log: folder of the prediction log, one part of it, or address of a database.
         store: the feature store.
         scorer: an open bundle, or a run (:class:`EagerScorer`).
         version: model version to compare; answers of others are skipped (default: all are compared).

@@ -10,9 +10,9 @@ from typing import Any
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.prediction_log.postgres import is_address
-from unimixer.serving.prediction_log.record import Answer, Entry, Sink, UnfitError, answer_time
+from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, UnfitError, answer_time
 
-__all__ = ["Answer", "ScoreLog", "answer_time", "open_sink", "read_log"]
+__all__ = ["PredictionLog", "PredictionRecord", "answer_time", "open_sink", "read_log"]
 
 PART_ROWS = 2_000
 """Answers of one write at most; when so many wait, they are written before their time."""
@@ -22,7 +22,7 @@ LAST_PAUSE_S = 0.2
 """Between two tries at the end."""
 
 
-class ScoreLog:
+class PredictionLog:
     """Hands answers to a sink every ``flush`` seconds in which there were any.
 
     What cannot be written waits and is tried again; beyond ``max_rows`` waiting answers new ones are dropped, counted.
@@ -41,7 +41,7 @@ class ScoreLog:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: LogSink,
         *,
         flush: float,
         max_rows: int,
@@ -57,7 +57,7 @@ class ScoreLog:
         self._next, self._refused, self._why, self._moved = 0, False, "it does not answer", 0.0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="score log", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="prediction log", daemon=True)
         self._thread.start()
 
     @property
@@ -70,7 +70,7 @@ class ScoreLog:
         """Whether the last write failed."""
         return self._refused
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: PredictionRecord) -> None:
         """Take an answer; never waits for the sink."""
         with self._lock:
             number, self._next = self._next, self._next + 1
@@ -108,8 +108,8 @@ class ScoreLog:
         if lost := self.waiting:
             self._dropped(lost)
             raise UnimixerError(
-                f"{self.sink.name}: the score log lost {lost:,} of its answers, which could not be written before the "
-                f"end ({self._why})"
+                f"{self.sink.name}: the prediction log lost {lost:,} of its answers, which could not be written before "
+                f"the end ({self._why})"
             )
 
     def _finish(self) -> None:
@@ -160,8 +160,8 @@ class ScoreLog:
         self.sink.close()
 
 
-def open_sink(place: str | Path) -> Sink:
-    """The place of a score log: a folder for Parquet parts, or the address of a PostgreSQL database.
+def open_sink(place: str | Path) -> LogSink:
+    """The place of a prediction log: a folder for Parquet parts, or the address of a PostgreSQL database.
 
     Raises:
         UnimixerError: it cannot be used.
@@ -177,13 +177,13 @@ def open_sink(place: str | Path) -> Sink:
 
 
 def read_log(place: str | Path) -> Iterator[dict[str, Any]]:
-    """Answers of a score log, oldest first, with the call as an object.
+    """Answers of a prediction log, oldest first, with the call as an object.
 
     Args:
         place: the folder, one part, or the address of the database.
 
     Raises:
-        UnimixerError: there is no score log, or it cannot be read.
+        UnimixerError: there is no prediction log, or it cannot be read.
     """
     if is_address(place):
         from unimixer.serving.prediction_log.postgres_log import read_table
@@ -198,7 +198,9 @@ def read_log(place: str | Path) -> Iterator[dict[str, Any]]:
 def _check_folder(place: str | Path) -> None:
     if isinstance(place, str) and "://" in place:
         scheme = place.partition("://")[0]
-        raise UnimixerError(f"{scheme}://: not a place of a score log; give a folder, or postgresql://user@host/db")
+        raise UnimixerError(
+            f"{scheme}://: not a place of a prediction log; give a folder, or postgresql://user@host/db"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""``unimixer parity``: compare logged answers with computed ones."""
+"""``unimixer replay``: compare logged answers with computed ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import typer
 from unimixer.cli.output import Json, emit, table, takes
 from unimixer.errors import UnimixerError
 from unimixer.export import open_bundle
-from unimixer.serving.prediction_log.replay import EagerScorer, replay
+from unimixer.serving.prediction_log.replay import EagerScorer
+from unimixer.serving.prediction_log.replay import replay as replay_log
 from unimixer.serving.stores import open_store
 
 
 @dataclass(frozen=True)
-class ParityOptions:
+class ReplayOptions:
     """Choose the logged answers and the model to compare them with."""
 
-    log: Annotated[str, typer.Argument(help="Folder of a score log, one part of it, or postgresql://user@host/db.")]
+    log: Annotated[
+        str, typer.Argument(help="Folder of a prediction log, one part of it, or postgresql://user@host/db.")
+    ]
     store: Annotated[str, typer.Option("--store", help="SQLite file, or redis://host:port/db.")]
     run: Annotated[Path | None, typer.Option("--run", help="Compare with the model of this run.")] = None
     bundle: Annotated[
@@ -33,11 +36,11 @@ class ParityOptions:
     as_json: Json = False
 
 
-@takes(ParityOptions)
-def parity(options: ParityOptions) -> None:
-    """Compute the answers of a score log again and list the differences by row and feature; exit code 1 if any.
+@takes(ReplayOptions)
+def replay(options: ReplayOptions) -> None:
+    """Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 if any.
 
-    Examples: unimixer parity scores --store features.sqlite --run RUN · unimixer parity scores --store S
+    Examples: unimixer replay scores --store features.sqlite --run RUN · unimixer replay scores --store S
     --bundle BUNDLE
     """
     if (options.run is None) == (options.bundle is None):
@@ -45,7 +48,7 @@ def parity(options: ParityOptions) -> None:
     store = open_store(options.store)
     scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
     version = options.version or (scorer.version if options.bundle is not None else None)
-    result = replay(options.log, store, scorer, version=version, tolerance=options.tolerance, listed=options.listed)
+    result = replay_log(options.log, store, scorer, version=version, tolerance=options.tolerance, listed=options.listed)
     store.close()
 
     def show() -> None:

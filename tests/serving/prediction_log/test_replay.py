@@ -1,4 +1,4 @@
-"""The score log, and its answers computed again."""
+"""The prediction log, and its answers computed again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unimixer.features.request import Request
 from unimixer.serving.encoding.feature_hashes import field_hashes
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.prediction_log.replay import EagerScorer, replay
-from unimixer.serving.prediction_log.writer import Answer, ScoreLog, open_sink, read_log
+from unimixer.serving.prediction_log.writer import PredictionLog, PredictionRecord, open_sink, read_log
 from unimixer.serving.stores.base import ANY_EVENT, Event
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.training.run import RunFolder
@@ -32,9 +32,9 @@ CALLS = [
 ]
 
 
-def answered(call: RankCall, encoder: RequestEncoder, bundle: EagerBundle, number: int = 0) -> Answer:
+def answered(call: RankCall, encoder: RequestEncoder, bundle: EagerBundle, number: int = 0) -> PredictionRecord:
     encoded = encoder.encode(call)
-    return Answer(
+    return PredictionRecord(
         request_id=f"r{number}",
         answered_ms=int(time.time() * 1000),
         time_ms=encoded.time,
@@ -59,10 +59,10 @@ def store(features: Path) -> Any:
 
 @pytest.fixture(params=["folder", "database"])
 def log(request: pytest.FixtureRequest, store: SQLiteStore, toy_bundle: EagerBundle, tmp_path: Path) -> str:
-    """A score log of four answers in two writes, of either form."""
+    """A prediction log of four answers in two writes, of either form."""
     place = str(tmp_path / "log") if request.param == "folder" else request.getfixturevalue("log_address")
     encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
-    written = ScoreLog(open_sink(place), flush=60, max_rows=100)
+    written = PredictionLog(open_sink(place), flush=60, max_rows=100)
     for number, call in enumerate(CALLS):
         written.add(answered(call, encoder, toy_bundle, number))
         if number == 1:
@@ -110,7 +110,7 @@ def test_the_command_lists_differences_and_ends_with_1(
 ) -> None:
     def run(*options: str) -> tuple[Any, str]:
         with pytest.raises(SystemExit) as ended:
-            main(["parity", log, "--store", str(store.path), *options])
+            main(["replay", log, "--store", str(store.path), *options])
         return ended.value.code, capsys.readouterr().out
 
     assert run("--run", str(toy_run.folder))[0] == 0
@@ -126,7 +126,7 @@ def test_the_command_lists_differences_and_ends_with_1(
 
 def main_error(capsys: pytest.CaptureFixture[str], log: str, store: SQLiteStore) -> str:
     with pytest.raises(SystemExit):
-        main(["parity", log, "--store", str(store.path)])
+        main(["replay", log, "--store", str(store.path)])
     return capsys.readouterr().err
 
 
