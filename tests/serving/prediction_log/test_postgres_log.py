@@ -57,7 +57,7 @@ def test_the_queries_of_the_guide_run(shared_database: Database) -> None:
     for number in range(3):
         log.add(answer(number, answered_ms=answer_time()))
     log.close()
-    guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
     candidates, versions, lost = (shared_database.ask(query) for query in re.findall(r"```sql\n(.*?)```", guide, re.S))
     assert [(row[0], row[2], row[4], row[6]) for row in candidates] == [
         (f"r{number}", "u3", item, position)

@@ -121,7 +121,7 @@ def test_the_command_lists_differences_and_ends_with_1(
     assert code == 1
     assert "price" in out
     assert "r0" in out
-    assert main_error(capsys, log, store) == "error: compare with one model: give --run or --bundle\n"
+    assert main_error(capsys, log, store) == "error: compare with one model: give either --run or --bundle\n"
 
 
 def main_error(capsys: pytest.CaptureFixture[str], log: str, store: SQLiteStore) -> str:
