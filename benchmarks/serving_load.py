@@ -65,7 +65,9 @@ class Side:
 
     def start(self, stages: Path | None = None) -> Server:
         log = tempfile.mkdtemp(dir=self.folder, prefix="log-")
-        options = ["--concurrency", str(self.arguments.concurrency), "--queue", str(QUEUE), "--prediction-log", log]
+        new = (self.work.root / "src" / "unimixer" / "cli" / "replay.py").exists()  # older versions call it a score log
+        flag = "--prediction-log" if new else "--score-log"
+        options = ["--concurrency", str(self.arguments.concurrency), "--queue", str(QUEUE), flag, log]
         server = Server(self.work, self.bundle, options, stages=stages)
         server.ask(self.bodies, count=400)  # every user and item is met once, as after some minutes
         return server

@@ -79,7 +79,7 @@ class Work:
             "name": "serving",
             "store": str(data),
             "model": {"backbone": self.backbone, "dense_params": params},
-            "training": {"max_steps": steps, "batch_size": 512, "eval_interval": 10**9, "threads": 2},
+            "training": {"max_steps": steps, "batch_size": 512, "threads": 2},
         }
         if not run.exists():
             told = {"data": str(data), "run": str(run), "source": self.source, "options": self.options}
