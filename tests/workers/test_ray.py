@@ -87,7 +87,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
-    modules = "unimixer.cli.scale, unimixer.experiments.run_sweep, unimixer.workers.ray"
+    modules = "unimixer.cli.scale, unimixer.experiments, unimixer.workers.ray"
     code = f"import sys, {modules}\nprint('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from unimixer.cli.studies import StudyOptions, carry_out, report_only, split, takes
+from unimixer.cli.output import takes
+from unimixer.cli.studies import StudyOptions, carry_out, report_only, split
 
 HELP = """Train a model and its ablations at equal budgets, and report the effect of each change.
 

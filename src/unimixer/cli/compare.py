@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from unimixer.cli import studies
-from unimixer.cli.studies import StudyOptions, split, takes
+from unimixer.cli.output import takes
+from unimixer.cli.studies import StudyOptions, split
 
 HELP = """Train models at equal budgets with several seeds and report significant differences; or continue a study.
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
-from functools import wraps
-from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -31,25 +28,20 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Make a command of a function of one options object: every field of its dataclass is an option."""
+    """Make a command of a function with one options object: every field of its dataclass is an option."""
     hints = get_type_hints(options, include_extras=True)
-    parameters = [
-        Parameter(
-            field.name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(options)  # type: ignore[arg-type]
-    ]
+    # a class lists its own fields before those that it inherits
+    names = dict.fromkeys(name for cls in options.__mro__ for name in get_annotations(cls))
+    fields = signature(options).parameters
+    parameters = [fields[name].replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY) for name in names]
 
-    def decorate(verb: Callable[[Options], None]) -> Callable[..., None]:
-        @wraps(verb)
+    def decorate(run: Callable[[Options], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            verb(options(**values))
+            run(options(**values))
 
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
         command.__annotations__ = hints
-        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        vars(command)["__signature__"] = Signature(parameters)
         return command
 
     return decorate

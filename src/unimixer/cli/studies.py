@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -25,26 +24,6 @@ Common = Annotated[
 Data = Annotated[list[str] | None, typer.Option("--data", help="Prepared dataset; may be given several times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, cost and expected time, and train nothing.")]
 KeepRuns = Annotated[bool, typer.Option("--keep-runs", help="Keep weights and checkpoints of finished rows.")]
-
-
-def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Make a command of a function with one options object: every field of its dataclass is an option."""
-    hints = get_type_hints(options, include_extras=True)
-    # a class lists its own fields before those that it inherits
-    names = dict.fromkeys(name for cls in options.__mro__ for name in inspect.get_annotations(cls))
-    fields = inspect.signature(options).parameters
-    parameters = [fields[name].replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
-
-    def decorate(run: Callable[[Options], None]) -> Callable[..., None]:
-        def command(**values: Any) -> None:
-            run(options(**values))
-
-        command.__name__, command.__doc__ = run.__name__, run.__doc__
-        command.__annotations__ = hints
-        vars(command)["__signature__"] = inspect.Signature(parameters)
-        return command
-
-    return decorate
 
 
 @dataclass(frozen=True)

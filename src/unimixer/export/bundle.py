@@ -35,7 +35,7 @@ class Bundle:
         version: hash of the content.
         tasks: columns of the scores.
         transform: schema, vocabularies and numeric statistics. Its tables of users and items have the rows of missing
-            and unknown keys alone, and its histories are empty: those belong to a feature dataset.
+            and unknown keys alone, and its histories are empty: those belong to a feature store.
         layout: the part of a batch that belongs to the user.
         inputs: tensors of the graph in their order.
         manifest: all facts that the export wrote.

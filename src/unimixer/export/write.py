@@ -237,7 +237,7 @@ def held_out_requests(batch: Batch, layout: RequestLayout) -> list[Request]:
 
 
 def without_entities(transform: Transform) -> Transform:
-    """Copy a transform without users, items and histories, which belong to a feature dataset.
+    """Copy a transform without users, items and histories, which belong to a feature store.
 
     The tables keep rows 0 and 1, the encoded rows of a missing and of an unknown key, so raw rows still become batches,
     with the features of their own columns.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unimixer.cli import studies
-from unimixer.cli.output import emit, table
-from unimixer.cli.studies import Data, DryRun, KeepRuns, TrainingOptions, split, takes
+from unimixer.cli.output import emit, table, takes
+from unimixer.cli.studies import Data, DryRun, KeepRuns, TrainingOptions, split
 
 if TYPE_CHECKING:
     from unimixer.experiments import Sweep

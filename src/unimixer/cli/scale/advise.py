@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
-from unimixer.cli.studies import takes
+from unimixer.cli.output import Json, emit, table, takes
 
 if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unimixer.cli import scale_advise, scale_count, scale_run
-from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
-from unimixer.cli.studies import takes
+from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table, takes
+from unimixer.cli.scale import advise, count, run
 
 if TYPE_CHECKING:
     from unimixer.analysis.joint_law import JointLaw
@@ -33,10 +32,10 @@ REPORT_HELP = """Write a report of the points: one HTML page that needs no netwo
 Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER"""
 
 app = typer.Typer(no_args_is_help=True, help=HELP)
-app.command("count", help=scale_count.HELP)(scale_count.count)
-app.command("run", help=scale_run.HELP)(scale_run.run)
-app.command("transfer", help=scale_run.TRANSFER_HELP)(scale_run.transfer)
-app.command("advise", help=scale_advise.HELP)(scale_advise.advise)
+app.command("count", help=count.HELP)(count.count)
+app.command("run", help=run.HELP)(run.run)
+app.command("transfer", help=run.TRANSFER_HELP)(run.transfer)
+app.command("advise", help=advise.HELP)(advise.advise)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimixer.cli.output import Json, emit, table
-from unimixer.cli.studies import Common, recipe_keys, takes
+from unimixer.cli.output import Json, emit, table, takes
+from unimixer.cli.studies import Common, recipe_keys
 
 if TYPE_CHECKING:
     from unimixer.experiments.models import Variant
