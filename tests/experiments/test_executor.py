@@ -27,7 +27,7 @@ def _children() -> list[int]:
             command = (path.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(parent) == os.getpid() and state != "Z" and "unimixer.experiments.worker" in command:
+        if int(parent) == os.getpid() and state != "Z" and "spawn_main" in command:
             found.append(int(path.parent.name))
     return found
 
