@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from unimixer.cli.studies import takes
+from unimixer.cli.output import takes
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def assert_same_scores(source: RunFolder, trainer: Trainer) -> None:
         assert after[task].log_loss == pytest.approx(before[task].log_loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("store", ["second", "turned"])
+@pytest.mark.parametrize("dataset", ["second", "turned"])
 @pytest.mark.parametrize("name", ["chunk", "random", "semantic", "managed", "widths"])
 def test_a_run_on_data_prepared_anew_starts_with_the_scores_of_its_source(
     name: str, dataset: str, datasets: Path, tmp_path: Path

@@ -16,7 +16,7 @@ from unimixer.serving.engine import Engine
 from unimixer.serving.http.app import make_app, plain_routes
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.metrics import Metrics
-from unimixer.serving.prediction_log.record import Answer
+from unimixer.serving.prediction_log.record import PredictionRecord
 from unimixer.serving.settings import ServeSettings
 from unimixer.serving.stores.sqlite import SQLiteStore
 
@@ -27,9 +27,9 @@ class Kept:
     """A prediction log that only keeps."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[PredictionRecord] = []
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: PredictionRecord) -> None:
         self.answers.append(answer)
 
 
