@@ -23,8 +23,8 @@ from unimixer.serving.stores.sqlite import SQLiteStore
 RANK = {"user": "u3", "context": CONTEXT, "items": ["i1", "i2", "i3"]}
 
 
-class Kept:
-    """A prediction log that only keeps."""
+class MemoryLog:
+    """Keep answers in a list, as a prediction log."""
 
     def __init__(self) -> None:
         self.answers: list[PredictionRecord] = []
@@ -37,7 +37,7 @@ class Asked:
     """An application that is asked without a network; ``kept_at_start`` are the answers kept when one begins."""
 
     def __init__(self, engine: Engine, *, plain: bool) -> None:
-        self.kept, self.kept_at_start = Kept(), 0
+        self.kept, self.kept_at_start = MemoryLog(), 0
         app = make_app(engine, self.kept)  # type: ignore[arg-type]
         routes = plain_routes(app) if plain else {}
         self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def engine(toy_bundle: EagerBundle, features: Path) -> Iterator[Engine]:
     store.close()
 
 
-def test_an_answer_is_in_the_score_logs_keeping_before_its_first_byte(engine: Engine) -> None:
+def test_an_answer_is_in_the_prediction_logs_keeping_before_its_first_byte(engine: Engine) -> None:
     asked = Asked(engine, plain=True)
     status, _, answer = asked.ask("POST", "/v1/rank", json.dumps(RANK).encode())
     assert (status, asked.kept_at_start) == (200, 1)
