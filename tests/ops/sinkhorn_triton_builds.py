@@ -49,7 +49,7 @@ def assembled(ptx: str, arch: int) -> tuple[str, str]:
         name = f"sm_{arch}a" if arch == 90 else f"sm_{arch}"
         command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
-    found = re.search(r"(\d+) bytes spill datasets.*?Used (\d+) registers", said, re.DOTALL)
+    found = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", said, re.DOTALL)
     assert found, said
     return found[2], found[1]
 

@@ -193,7 +193,8 @@ def _open_dataset(run: RunFolder, folder: Path | None) -> Dataset:
     path = dataset_path(str(folder or run.recipe.store))
     if not (path / "manifest.json").exists():
         raise UnimixerError(
-            f"{run.folder} was trained on the dataset {run.recipe.store}, and {path} holds none (no manifest.json); "
+            f"{run.folder} was trained on the dataset {run.recipe.store}, "
+            f"and {path} holds no dataset (no manifest.json); "
             "if it moved, give its folder with --data"
         )
     return dataset_of(run, path)

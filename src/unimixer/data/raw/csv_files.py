@@ -136,7 +136,7 @@ class CsvFile:
             if reader is not None:
                 reader.close()
             del source, reader
-            released.wait(timeout=2)
+            released.wait(timeout=20)  # at once, unless the machine is very busy
         if problem is None and wrong_end:
             problem = UnimixerError(
                 f"{self.path}, row {rows}: a quote {quote} opens here and is never closed; correct the row"
