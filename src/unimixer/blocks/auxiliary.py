@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Transient(nn.Module):
     """Base of modules with plain attributes that live for one training step: never saved, copied or exported.
 
-    A subclass names them in ``transient`` and gives each the class-level default None. Its forward datasets tensors,
+    A subclass names them in ``transient`` and gives each the class-level default None. Its forward stores tensors,
     with their graph, where :attr:`records` holds and None elsewhere; whoever takes the step collects and clears them
     right after the forward. A forward writes and does not read them, so torch.compile needs no graph break. A step
     that collects nothing keeps the tensors of its last forward alive until the next one.

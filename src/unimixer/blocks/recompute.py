@@ -89,9 +89,9 @@ def _outermost(module: nn.Module) -> Iterator[Recomputing]:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """:func:`torch.compile`, for functions that may recompute blocks that dataset penalties.
+    """:func:`torch.compile`, for functions that may recompute blocks that store penalties.
 
-    Compiled blocks dataset theirs in the forward alone, as :class:`Recomputing` sees to without a compiler.
+    Compiled blocks store theirs in the forward alone, as :class:`Recomputing` sees to without a compiler.
     """
     fast = torch.compile(function)
     only_forward = torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
