@@ -58,7 +58,7 @@ def test_config_show_prints_what_loads_as_the_same_recipe(cli: Cli, recipe: Path
     assert origins["name"] == f"{recipe}, line 1"
     assert origins["training.epochs"] == "default"
     assert "  epochs: 1  # default\n" in done.out
-    assert "  size: 8.0  # " in done.out
+    assert "  width: 8.0  # " in done.out
     assert "  seed: 7  # override training.seed=7\n" in done.out
 
 

@@ -20,7 +20,8 @@ def test_the_list_has_the_first_sentence_of_every_verb(verb: str) -> None:
 
 
 def test_every_verb_is_a_file_and_the_list_holds_all_of_them() -> None:
-    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__"}
+    folder = Path(cli.__file__).parent
+    files = {path.stem for path in (*folder.glob("*.py"), *folder.glob("*/"))} - {"__init__", "__pycache__"}
     verbs = {
         name
         for name in files

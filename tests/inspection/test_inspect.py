@@ -129,7 +129,7 @@ def test_another_version_of_torch_is_said(toy_folder: Path, tmp_path: Path) -> N
         ({"temperatures": [0.0]}, "temperature=0.0 must be greater than 0"),
         ({"split": "valid"}, "unknown split 'valid'"),
         (
-            {"store": Path("/nowhere")},
+            {"dataset": Path("/nowhere")},
             r"and /nowhere holds no dataset \(no manifest.json\); if it moved, give its folder with --data",
         ),
     ],

@@ -117,7 +117,7 @@ def test_a_label_of_one_class_stops_its_task_and_no_other(tmp_path: Path) -> Non
         ("model.backbone=unimixer-light", r"unknown model 'unimixer-light'; did you mean 'unimixer-lite'\?"),
         ("model.options.rang=3", r"unknown option of backbone 'unimixer-lite': 'rang'; did you mean 'rank'\?"),
         ("model.embedding_dims.nothing=3", r"unknown table .*'nothing'; known: category"),
-        ("model.dense_params=5K", "give size or dense_params, not both"),
+        ("model.dense_params=5K", "give width or dense_params, not both"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(

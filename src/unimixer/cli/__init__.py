@@ -24,7 +24,7 @@ VERBS = {
     "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw the results.",
     "models": "Print the backbones with the patterns that they mix by, or the options of one.",
     "train": "Train a recipe on a prepared dataset, or continue an interrupted run.",
-    "evaluate": "Measure the best weights of a run on a split of its store, or on a file of labelled raw rows.",
+    "evaluate": "Measure the best weights of a run on a split of its dataset, or on a file of labelled raw rows.",
     "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
     "move.",
     "consolidate": "Consolidate the weights of an interrupted run on several processes, for evaluate and predict.",
@@ -33,17 +33,17 @@ VERBS = {
     "inspect": "Inspect a run: its learned mixing matrices at several temperatures, effective ranks, attention.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
-    "replay": "Compute the answers of a prediction log again and list differences by row and feature; exit code 1 if "
-    "any.",
+    "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "
+    "if any.",
     "runs": "Print finished runs: mean and spread over seeds of every recipe.",
-    "compare": "Train models at equal budgets with several seeds and say what their differences are worth; or go on "
-    "with it.",
-    "ablate": "Train a model and its ablations at equal budgets: what one change costs or gains.",
+    "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
+    "a study.",
+    "ablate": "Train a model and its ablations at equal budgets, and report the effect of each change.",
     "doctor": "Show the versions, the hardware and the installed extras of this machine.",
     "data": "Prepare raw impression logs.",
     "config": "Look at recipes.",
-    "scale": "Scaling laws: count, sweep over sizes, fit exponents, say how big a model to buy, report.",
-    "store": "Build and read the feature store of a server.",
+    "scale": "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report.",
+    "store": "Build and print the feature store of a server.",
 }
 """The first sentence of every verb's help. The file of a verb, with all its imports, is loaded when it is called."""
 

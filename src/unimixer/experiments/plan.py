@@ -191,14 +191,14 @@ class Plan(Settings):
         return type(self)(**{**dict(self), **joined})
 
     def _joined_data(self, later: Self, folder: Path) -> tuple[DatasetRef, ...]:
-        begun = {dataset.path: dataset for dataset in self.data}
-        for dataset in later.data:
-            if dataset.path in begun and begun[dataset.path].hash != dataset.hash:
+        begun = {ref.path: ref for ref in self.data}
+        for ref in later.data:
+            if ref.path in begun and begun[ref.path].hash != ref.hash:
                 raise UnimixerError(
-                    f"{folder}: data={dataset.path} has content {dataset.hash}, the study began with "
-                    f"{begun[dataset.path].hash}; choose another --out"
+                    f"{folder}: data={ref.path} has content {ref.hash}, the study began with "
+                    f"{begun[ref.path].hash}; choose another --out"
                 )
-        return tuple({dataset.hash or dataset.path: dataset for dataset in (*self.data, *later.data)}.values())
+        return tuple({ref.hash or ref.path: ref for ref in (*self.data, *later.data)}.values())
 
 
 def _difference(name: str, before: Any, after: Any) -> str:
@@ -293,17 +293,10 @@ class Sweep(Plan):
         return variant.model_copy(update={"options": options})
 
     def _joined_data(self, later: Self, folder: Path) -> tuple[DatasetRef, ...]:
-        if [dataset.hash for dataset in self.data] != [dataset.hash for dataset in later.data]:
-            before, after = (
-                ", ".join(f"{dataset.path} ({dataset.hash})" for dataset in plan.data) for plan in (self, later)
-            )
+        if [ref.hash for ref in self.data] != [ref.hash for ref in later.data]:
+            before, after = (", ".join(f"{ref.path} ({ref.hash})" for ref in plan.data) for plan in (self, later))
             raise UnimixerError(f"{folder}: the sweep began with data {before}, not {after}; choose another --out")
         return self.data
-
-
-def load_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
-    """Read a study from YAML; ``changes`` replace whole keys."""
-    return parse(Study, load_yaml(path).with_values(changes or {}, "the changes"), where=str(path))
 
 
 def is_begun(folder: Path, kind: type[Plan] = Study) -> bool:

@@ -103,7 +103,7 @@ def two_processes(folder: Path) -> None:
     jobs += [job(folder, "sgd", "poisoned", FSDP, "optimizer.dense_lr=1e30")]
     huge = ("tasks={is_click: 1e4, long_view: 1}", "optimizer.dense_lr=3e38", "optimizer.clip_norm=1e9")
     jobs += [job(folder, "sgd", "broken", FSDP, *huge, "training.eval_interval=1")]
-    jobs += [{"kind": "gradients", "store": str(folder / "store"), "cases": CASES}]
+    jobs += [{"kind": "gradients", "dataset": str(folder / "store"), "cases": CASES}]
     write(folder, 2, jobs)
 
 
@@ -117,7 +117,7 @@ def three_processes(folder: Path) -> None:
         change(folder / name, dense=dense)
     jobs += [{"kind": "resume", "folder": str(folder / name)} for name in ("cut-3", "cut-ddp-3", "not-cut-3")]
     few = ("unimixer", "attention, siamese", "auxiliary", "mixture", "wukong")
-    jobs += [{"kind": "gradients", "store": str(folder / "store"), "cases": {name: CASES[name] for name in few}}]
+    jobs += [{"kind": "gradients", "dataset": str(folder / "store"), "cases": {name: CASES[name] for name in few}}]
     write(folder, 3, jobs)
 
 
