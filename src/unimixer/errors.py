@@ -218,3 +218,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"{where}{error.strerror or error}"
     return None
+
+
+def first_difference(name: str, before: Any, after: Any) -> str:
+    """Describe the first difference between two values of a setting."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        key = next(key for key in [*before, *after] if before.get(key) != after.get(key))
+        name, before, after = f"{name} {key}", before.get(key, "default"), after.get(key, "default")
+    texts = [", ".join(map(str, value)) if isinstance(value, tuple) else value for value in (before, after)]
+    return f"{name}={texts[0]}, not {texts[1]}"

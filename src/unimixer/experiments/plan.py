@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from unimixer.errors import UnimixerError, unknown
+from unimixer.errors import UnimixerError, first_difference, unknown
 from unimixer.experiments.datasets import DatasetRef, WrittenStore, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, parse_variant
@@ -169,13 +169,13 @@ class Plan(Settings):
             before, after = getattr(self, field), getattr(later, field)
             if before != after:
                 raise UnimixerError(
-                    f"{folder}: the {self.noun} began with {_difference(field, before, after)}; choose another --out"
+                    f"{folder}: the {self.noun} began with {first_difference(field, before, after)}; choose another --out"
                 )
         models = {variant.label: variant for variant in self.models}
         for variant in later.models:
             begun = models.setdefault(variant.label, variant).model_copy(update={"group": variant.group})
             if begun != variant:
-                change = _difference("other settings", begun.model_dump(), variant.model_dump())
+                change = first_difference("other settings", begun.model_dump(), variant.model_dump())
                 raise UnimixerError(f"{folder}: model {variant.label!r} was begun with {change}; give it another label")
         joined = {
             "data": self._joined_data(later, folder),
@@ -199,15 +199,6 @@ class Plan(Settings):
                     f"{begun[ref.path].hash}; choose another --out"
                 )
         return tuple({ref.hash or ref.path: ref for ref in (*self.data, *later.data)}.values())
-
-
-def _difference(name: str, before: Any, after: Any) -> str:
-    """Describe the first difference between two values of a setting."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        key = next(key for key in [*before, *after] if before.get(key) != after.get(key))
-        name, before, after = f"{name} {key}", before.get(key, "default"), after.get(key, "default")
-    texts = [", ".join(map(str, value)) if isinstance(value, tuple) else value for value in (before, after)]
-    return f"{name}={texts[0]}, not {texts[1]}"
 
 
 class Study(Plan):
@@ -297,6 +288,11 @@ class Sweep(Plan):
             before, after = (", ".join(f"{ref.path} ({ref.hash})" for ref in plan.data) for plan in (self, later))
             raise UnimixerError(f"{folder}: the sweep began with data {before}, not {after}; choose another --out")
         return self.data
+
+
+def load_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
+    """Read a study from YAML; ``changes`` replace whole keys."""
+    return parse(Study, load_yaml(path).with_values(changes or {}, "the changes"), where=str(path))
 
 
 def is_begun(folder: Path, kind: type[Plan] = Study) -> bool:
