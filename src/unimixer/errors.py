@@ -7,8 +7,9 @@ import errno
 import importlib.util
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75
 """Exit codes of a stopped command: that of shells for Ctrl-C; EX_TEMPFAIL, "try again", for SIGTERM."""

@@ -168,9 +168,8 @@ class Plan(Settings):
         for field in self.fixed:
             before, after = getattr(self, field), getattr(later, field)
             if before != after:
-                raise UnimixerError(
-                    f"{folder}: the {self.noun} began with {first_difference(field, before, after)}; choose another --out"
-                )
+                change = first_difference(field, before, after)
+                raise UnimixerError(f"{folder}: the {self.noun} began with {change}; choose another --out")
         models = {variant.label: variant for variant in self.models}
         for variant in later.models:
             begun = models.setdefault(variant.label, variant).model_copy(update={"group": variant.group})
