@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -118,7 +119,7 @@ class CsvFile:
         source = CsvSource(self.path, self.separator, self.files.encoding)
         released = threading.Event()
         weakref.finalize(source, released.set)
-        rows, last, reader, problem = 0, "", None, None
+        rows, last, reader, problem, whole = 0, "", None, None, False
         try:
             reader = self._open(source, read)
             for batch in reader:
@@ -128,6 +129,7 @@ class CsvFile:
                     kept = [text.get_column(str(place)).alias(n) for place, n in zip(places, columns, strict=True)]
                     yield Chunk(pl.DataFrame(kept), source=str(self.path), first_row=rows + 1)
                     rows += text.height
+            whole = rows > 0
         except (pa.ArrowInvalid, OSError, UnicodeError, EOFError) as error:
             problem = self._refusal(source, rows, error)  # raised when the error, and what its frames hold, is gone
         finally:
@@ -137,6 +139,8 @@ class CsvFile:
                 reader.close()
             del source, reader
             released.wait(timeout=20)  # at once, unless the machine is very busy
+            if not whole:  # the process may end now, and that thread has a few more objects to let go of
+                time.sleep(0.2)
         if problem is None and wrong_end:
             problem = UnimixerError(
                 f"{self.path}, row {rows}: a quote {quote} opens here and is never closed; correct the row"
