@@ -164,7 +164,7 @@ def _machine() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
-def draw(path: Path, found: dict[str, dict[str, float]], arguments: argparse.Namespace) -> None:
+def draw(path: Path, stages: dict[str, dict[str, float]], arguments: argparse.Namespace) -> None:
     """One bar a side, cut into stages."""
     import matplotlib
 
@@ -172,14 +172,14 @@ def draw(path: Path, found: dict[str, dict[str, float]], arguments: argparse.Nam
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams.update({"svg.hashsalt": "unimixer", "font.size": 9})
-    figure, axes = plt.subplots(figsize=(8, 1.1 + 0.6 * len(found)), layout="constrained")
-    left = dict.fromkeys(found, 0.0)
+    figure, axes = plt.subplots(figsize=(8, 1.1 + 0.6 * len(stages)), layout="constrained")
+    left = dict.fromkeys(stages, 0.0)
     for number, stage in enumerate(STAGES):
-        widths = [found[side][stage] for side in found]
-        axes.barh(list(found), widths, left=list(left.values()), label=stage, color=f"C{number}")
-        left = {side: left[side] + found[side][stage] for side in found}
+        widths = [stages[side][stage] for side in stages]
+        axes.barh(list(stages), widths, left=list(left.values()), label=stage, color=f"C{number}")
+        left = {side: left[side] + stages[side][stage] for side in stages}
     for side, end in left.items():
-        axes.text(end, side, f" {end:.1f} ms, {end - found[side]['scorer']:.1f} without the scorer", va="center")
+        axes.text(end, side, f" {end:.1f} ms, {end - stages[side]['scorer']:.1f} without the scorer", va="center")
     axes.set_xlim(0, 1.45 * max(left.values()))
     axes.set_xlabel(f"processor ms of a request with {arguments.candidates} candidates, saturated")
     axes.invert_yaxis()
@@ -220,10 +220,10 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
         for _, server in servers:
             server.stop()
     if arguments.picture:
-        found = {f"{side.name} ({side.commit})": side.stages() for side in sides}
-        for name, took in found.items():
+        stages = {f"{side.name} ({side.commit})": side.stages() for side in sides}
+        for name, took in stages.items():
             print(name, json.dumps({stage: round(value, 3) for stage, value in took.items()}))
-        draw(arguments.picture, found, arguments)
+        draw(arguments.picture, stages, arguments)
     save(arguments.results, sides, arguments)
     print(f"client: {sides[-1].median('client_ms'):.2f} ms of a core a request\n{table(sides)}")
 

@@ -25,11 +25,11 @@ _PREPARE = """
 import json, sys
 from pathlib import Path
 import unimixer
-told = json.loads(sys.argv[1])
-if not Path(told["data"]).exists():
-    unimixer.prepare(told["source"], told["data"], raw=told["raw"], **told["options"])
-if not Path(told["run"]).exists():
-    unimixer.train(told["recipe"], folder=told["run"], quiet=True)
+job = json.loads(sys.argv[1])
+if not Path(job["data"]).exists():
+    unimixer.prepare(job["source"], job["data"], raw=job["raw"], **job["options"])
+if not Path(job["run"]).exists():
+    unimixer.train(job["recipe"], folder=job["run"], quiet=True)
 """
 
 
@@ -82,9 +82,9 @@ class Work:
             "training": {"max_steps": steps, "batch_size": 512, "threads": 2},
         }
         if not run.exists():
-            told = {"data": str(data), "run": str(run), "source": self.source, "options": self.options}
+            job = {"data": str(data), "run": str(run), "source": self.source, "options": self.options}
             raw = None if self.raw is None else str(self.raw)
-            self.program("-c", _PREPARE, json.dumps({**told, "raw": raw, "recipe": recipe}))
+            self.program("-c", _PREPARE, json.dumps({**job, "raw": raw, "recipe": recipe}))
         if not bundle.exists():
             self.program("-m", "unimixer", "export", run, "--out", bundle, "--auc-rows", 2000)
         if not self.features.exists():

@@ -36,7 +36,7 @@ def _values(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-WrittenStore = Annotated[DatasetRef, BeforeValidator(_values)]
+WrittenDataset = Annotated[DatasetRef, BeforeValidator(_values)]
 """A dataset as plans have it: a mapping, or its path."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from unimixer.errors import UnimixerError, first_difference, unknown
-from unimixer.experiments.datasets import DatasetRef, WrittenStore, open_datasets
+from unimixer.experiments.datasets import DatasetRef, WrittenDataset, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, parse_variant
 from unimixer.experiments.sizes import second_base_size, with_depth
@@ -50,7 +50,7 @@ class Plan(Settings):
     text_columns: ClassVar[int]
     """Number of leading columns that are text."""
 
-    data: tuple[WrittenStore, ...] = Field(min_length=1)
+    data: tuple[WrittenDataset, ...] = Field(min_length=1)
     """Datasets: paths, or names below ``$UNIMIXER_DATASETS``."""
     models: tuple[WrittenVariant, ...] = Field(min_length=1)
     """Mappings, or the short form ``backbone:option=value``."""
