@@ -111,7 +111,7 @@ def test_fewer_metrics_and_tasks_are_fewer_comparisons(found: ComparisonReport, 
 
 def test_only_rows_at_the_chosen_rate_count(found: ComparisonReport, folder: Path) -> None:
     for line in the_table(found).lines:
-        assert line.chosen.dense_lr == 1e-3
+        assert line.chosen.rates.dense == 1e-3
         assert {row["phase"] for row in line.chosen.finished.values()} <= {"both", "final"}
     assert len(found.rows) == len(list((folder / "rows").glob("*.json"))) == 4 * 5 - 1
 
@@ -119,7 +119,7 @@ def test_only_rows_at_the_chosen_rate_count(found: ComparisonReport, folder: Pat
 def test_an_open_search_stands_at_its_best_rate_so_far(folder: Path) -> None:
     rows = [{**row, "phase": "search"} for row in load_rows(folder).to_dicts() if row["seed"] == 0]
     (one, *_) = choose(rows, ("click", "long_view"), seeds=range(2))
-    assert (one.variant, one.dense_lr, list(one.finished), one.missing) == ("rankmixer", 1e-3, [0], (1,))
+    assert (one.variant, one.rates.dense, list(one.finished), one.missing) == ("rankmixer", 1e-3, [0], (1,))
 
 
 def test_one_seed_gives_an_interval_and_no_verdict(tmp_path: Path) -> None:

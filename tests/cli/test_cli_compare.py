@@ -29,7 +29,7 @@ def test_a_dry_run_says_what_it_would_cost_and_leaves_nothing(cli: Cli, toy_fold
     assert (values["rows"], values["to_compute"], values["processes"], values["left_out"]) == (4, 4, 1, {})
     assert [line["model"] for line in values["plan"]] == ["rankmixer", "lite"]
     for line in values["plan"]:
-        assert line["budget"] == "12,000 parameters"
+        assert line["budget"] == "12K parameters"
         assert line["dense parameters"] == pytest.approx(12_000, rel=0.02)
         assert line["samples/s"] > 0
         assert line["seconds"] == pytest.approx(2 * line["seconds a row"], rel=0.05)

@@ -10,6 +10,7 @@ from small import small_cases, small_study
 from unimixer.errors import UnimixerError
 from unimixer.experiments.ablations import GROUPS, PAPER_STACK, ablations
 from unimixer.experiments.experiment import build_series
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import Variant
 
 
@@ -99,7 +100,7 @@ def test_every_variant_can_be_built_or_says_why_not(model: str, start: str, toy_
     assert len(cases) + len(left_out) == len(values)
     assert len(cases) > 0.8 * len(values), left_out
     assert all(abs(case.dense_params / 60_000 - 1) < 0.02 for case in cases)
-    assert len({case.job(0, 1e-3, 1e-3).key for case in cases}) == len(cases)
+    assert len({case.job(0, Rates(1e-3, 1e-3)).key for case in cases}) == len(cases)
 
 
 def test_what_the_paper_ablates_is_in_the_model_that_is_trained(toy_folder: Path) -> None:

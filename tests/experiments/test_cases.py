@@ -12,6 +12,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.experiments.experiment import build_series
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import slug
 from unimixer.experiments.sizes import ranker_flops, short, width_for_flops
 from unimixer.ranker import Ranker, count_dense
@@ -57,7 +58,7 @@ def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
     with pytest.raises(UnimixerError, match=r"^rankmixer at 10 parameters: params=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[10])
-    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 FLOPs: flops=10 cannot be met within 2%"):
+    with pytest.raises(UnimixerError, match=r"^rankmixer at 10 FLOPs a sample: flops=10 cannot be met within 2%"):
         small_cases(toy_folder, params=[], flops=[10])
 
 
@@ -80,17 +81,27 @@ def test_a_model_with_the_dial_of_another_grows_with_its_depth(toy_folder: Path)
 
 def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: Path) -> None:
     (case, *_) = small_cases(toy_folder)
-    key = case.job(1, 1e-3, 1e-3).key
+    key = case.job(1, Rates(1e-3, 1e-3)).key
     assert key.startswith("toy-rankmixer-12K-lr1e-3-s1-")
     assert len(key.rpartition("-")[2]) == 8
-    assert case.job(1, 1e-3, 5e-3).key.startswith("toy-rankmixer-12K-lr1e-3-sparse5e-3-s1-")
-    others = [case.job(2, 1e-3, 1e-3), case.job(1, 2e-3, 1e-3), case.job(1, 1e-3, 2e-3)]
+    assert case.job(1, Rates(1e-3, 5e-3)).key.startswith("toy-rankmixer-12K-lr1e-3-sparse5e-3-s1-")
+    others = [case.job(2, Rates(1e-3, 1e-3)), case.job(1, Rates(2e-3, 1e-3)), case.job(1, Rates(1e-3, 2e-3))]
     for recipe in ({"model.pooling": "flatten"}, {"training.max_steps": 3}, {"training.eval_interval": 5}):
-        others.append(small_cases(toy_folder, recipe=recipe)[0].job(1, 1e-3, 1e-3))
+        others.append(small_cases(toy_folder, recipe=recipe)[0].job(1, Rates(1e-3, 1e-3)))
     digests = [job.key.rpartition("-")[2] for job in others]
     assert len({key.rpartition("-")[2], *digests}) == 7
     same = small_cases(toy_folder, recipe={"training.threads": 2, "training.log_every": 7})[0]
-    assert same.job(1, 1e-3, 1e-3).key == key
+    assert same.job(1, Rates(1e-3, 1e-3)).key == key
+
+
+def test_a_width_is_the_same_for_every_model_and_a_rate_of_mixings_is_part_of_a_key(toy_folder: Path) -> None:
+    cases = small_cases(toy_folder, params=[], widths=[16])
+    assert [case.width for case in cases] == [16, 16]
+    assert cases[0].name == "rankmixer at width 16"
+    assert [case.searches_mixing for case in cases] == [False, True]
+    job = cases[1].job(1, Rates(1e-3, 1e-3, 1e-2))
+    assert job.key.startswith("toy-lite-16wide-lr1e-3-mixing0.01-s1-")
+    assert job.recipe.optimizer.mixing_lr == job.columns()["mixing_lr"] == 1e-2
 
 
 def test_another_dataset_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
@@ -101,7 +112,7 @@ def test_another_dataset_makes_other_keys_and_two_of_one_name_are_told_apart(toy
     first, second = study.data
     assert first.name == "toy"
     assert second.name == f"toy-{second.hash[:4]}"
-    keys = [one.cases[0].job(0, 1e-3, 1e-3).key for one in build_series(study)[0]]
+    keys = [one.cases[0].job(0, Rates(1e-3, 1e-3)).key for one in build_series(study)[0]]
     assert keys[0].rpartition("-")[2] != keys[1].rpartition("-")[2]
     with pytest.raises(UnimixerError, match="the study began with aaaa"):
         small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened(tmp_path)

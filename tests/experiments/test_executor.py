@@ -15,6 +15,7 @@ from small import small_cases
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.experiments import run_jobs
 from unimixer.experiments.executor import Machine, Schedule, study_lock
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.progress_view import position
 
 
@@ -33,7 +34,7 @@ def _children() -> list[int]:
 
 
 def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
-    good, bad = (case.job(0, 1e-3, 1e-3) for case in small_cases(toy_folder))
+    good, bad = (case.job(0, Rates(1e-3, 1e-3)) for case in small_cases(toy_folder))
     broken = bad.recipe.model_copy(update={"training": bad.recipe.training.model_copy(update={"monitor": "no.auc"})})
     broken_bad = type(bad)(bad.case, broken)
     outcome = run_jobs([broken_bad, good], tmp_path)
@@ -51,7 +52,7 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
     recipe = {"training.epochs": 20, "training.eval_interval": 1000, "training.checkpoint_interval": 5}
     (long,) = small_cases(toy_folder, models=["rankmixer"], recipe=recipe)
     (short,) = small_cases(toy_folder, models=["rankmixer"], recipe={"training.max_steps": 2})
-    jobs = [long.job(0, 1e-3, 1e-3), short.job(0, 1e-3, 1e-3)]
+    jobs = [long.job(0, Rates(1e-3, 1e-3)), short.job(0, Rates(1e-3, 1e-3))]
     checkpoints = tmp_path / "runs" / jobs[0].key / "checkpoints"
 
     class Killer:
@@ -90,7 +91,7 @@ def test_a_request_to_stop_names_the_command_that_continues(toy_folder: Path, tm
     (case, _) = small_cases(
         toy_folder, recipe={"training.epochs": 4000, "training.eval_interval": 100_000, "training.log_every": 5}
     )
-    job = case.job(0, 1e-3, 1e-3)
+    job = case.job(0, Rates(1e-3, 1e-3))
 
     class Stopper:
         asked = False

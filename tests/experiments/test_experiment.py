@@ -15,6 +15,7 @@ from tiny import caller_states
 from unimixer.data.dataset import Dataset
 from unimixer.experiments import Experiment, Machine, load_rows, plan_experiment
 from unimixer.experiments import progress_view as view
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
 from unimixer.experiments.progress_view import Lines, position
 from unimixer.metrics import MetricAccumulator
@@ -54,7 +55,7 @@ def test_a_row_is_what_the_same_recipe_trains_in_this_process(
     whole: tuple[Path, Experiment], toy_folder: Path, tmp_path: Path
 ) -> None:
     folder, planned = whole
-    job = planned.cases[1].job(1, *_chosen(folder, "lite"))
+    job = planned.cases[1].job(1, _chosen(folder, "lite"))
     run = train(job.recipe, folder=tmp_path / "run", quiet=True)
     row = json.loads((folder / "rows" / f"{job.key}.json").read_text())
     assert run.result is not None
@@ -117,9 +118,9 @@ def test_nothing_is_computed_twice_and_a_seed_more_is_all_that_is(
     assert {name: after[name] for name in before} == before
 
 
-def _chosen(folder: Path, variant: str) -> tuple[float, float]:
+def _chosen(folder: Path, variant: str) -> Rates:
     final = load_rows(folder).filter((pl.col("variant") == variant) & (pl.col("phase") == "both"))
-    return final["dense_lr"][0], final["sparse_lr"][0]
+    return Rates.of(final.row(0, named=True))
 
 
 def test_the_plan_of_a_study_holds_what_was_asked(whole: tuple[Path, Experiment]) -> None:
@@ -133,7 +134,7 @@ def test_a_study_in_a_pipe_says_where_its_rows_stand(
 ) -> None:
     folder, planned = whole
     case = planned.cases[0]
-    job = case.job(0, 1e-3, case.recipe.optimizer.embedding_lr)
+    job = case.job(0, Rates(1e-3, case.recipe.optimizer.embedding_lr))
     lines = Lines(folder)
     lines.running([job], 1, 6, 600.0)
     assert capsys.readouterr().err == ""  # something was said a moment ago

@@ -16,6 +16,7 @@ import yaml
 from small import small_cases, small_values
 
 from unimixer.experiments import load_rows, run_jobs
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
 
 RECIPE = {"training.epochs": 15, "training.eval_interval": 1000, "training.checkpoint_interval": 10}
@@ -76,7 +77,7 @@ def test_a_study_killed_in_the_middle_computes_only_what_is_missing(
     assert_finished_by_the_missing_rows_alone(folder)
     # the interrupted row has the very numbers of one that was never interrupted
     (case,) = small_cases(toy_folder, models=["rankmixer"], recipe=RECIPE)
-    job = case.job(1, 1e-3, 1e-3)
+    job = case.job(1, Rates(1e-3, 1e-3))
     (whole,) = run_jobs([job], tmp_path / "whole").computed
     (row,) = load_rows(folder).filter(seed=1).to_dicts()
     metrics = [name for name in whole if name.startswith(("validation_", "test_"))]

@@ -77,7 +77,7 @@ def test_a_model_that_is_no_option_value_says_how_to_write_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"params": []}, "a study needs a budget: --params 1M,4M or --flops 2M"),
+        ({"params": []}, "a study needs a budget: --params 1M,4M, --flops 2M or --widths 64"),
         ({"models": ["rankmixer", "rankmixer"]}, "two models are called 'rankmixer'"),
         ({"base": "lit"}, "unknown base 'lit'; did you mean 'lite'?"),
         ({"models": ["rankmixer:label=a", "rankmixer:num_blocks=1:label=b"], "base": "rankmixer"}, "a · b"),
@@ -110,7 +110,14 @@ def test_the_base_is_the_first_model_or_named_by_label_backbone_or_text() -> Non
 def test_budgets_are_written_short_and_the_grid_is_a_product() -> None:
     study = small_study("toy", params=["1M", "1.5M"], flops=["2M"], sparse_lr=[1e-3, 5e-3], dense_lr=["5e-4", 1e-3])
     assert study.budgets == [("params", 1_000_000), ("params", 1_500_000), ("flops", 2_000_000)]
-    assert study.grid == [(5e-4, 1e-3), (5e-4, 5e-3), (1e-3, 1e-3), (1e-3, 5e-3)]
+    assert [rates[:2] for rates in study.grid()] == [(5e-4, 1e-3), (5e-4, 5e-3), (1e-3, 1e-3), (1e-3, 5e-3)]
+
+
+def test_widths_are_budgets_and_only_learned_mixings_search_their_rate() -> None:
+    study = small_study("toy", widths=[16], dense_lr=[1e-3], mixing_lr=[1e-3, 1e-2])
+    assert study.budgets[-1] == ("width", 16)
+    assert [rates.mixing for rates in study.grid(mixing=True)] == [1e-3, 1e-2]
+    assert [rates.mixing for rates in study.grid()] == [None]
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from statistics import mean
 from typing import Any
 
 from unimixer.errors import UnimixerError, unknown
-from unimixer.experiments.sizes import short
+from unimixer.experiments.lr_search import Rates
+from unimixer.experiments.sizes import budget_words
 
 Row = Mapping[str, Any]
 SEARCH = "search"
@@ -33,7 +34,7 @@ class Place:
     @property
     def budget_words(self) -> str:
         """The budget in words, for example ``1M parameters``."""
-        return f"{short(self.budget)} {'FLOPs a sample' if self.budget_kind == 'flops' else 'parameters'}"
+        return budget_words(self.budget_kind, self.budget)
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Chosen:
     """The rows of one model at its chosen learning rates."""
 
     variant: str
-    dense_lr: float | None
-    sparse_lr: float | None
+    rates: Rates
     finished: Mapping[int, Row]
     """Finished rows by seed."""
     failed: Mapping[int, Row]
@@ -107,14 +107,14 @@ def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ())
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         rates = _chosen_rates(own, tasks)
-        candidates.append((str(variant), rates, [row for row in own if _rates(row) == rates]))
+        candidates.append((str(variant), rates, [row for row in own if Rates.of(row) == rates]))
     expected = sorted({*seeds, *(row["seed"] for _, _, own in candidates for row in own)})
     chosen = []
-    for variant, (dense, sparse), own in candidates:
+    for variant, rates, own in candidates:
         finished = {row["seed"]: row for row in own if is_finished(row)}
         failed = {row["seed"]: row for row in own if row["seed"] not in finished}
         missing = tuple(seed for seed in expected if seed not in finished and seed not in failed)
-        chosen.append(Chosen(variant, dense, sparse, dict(sorted(finished.items())), failed, missing))
+        chosen.append(Chosen(variant, rates, dict(sorted(finished.items())), failed, missing))
     return chosen
 
 
@@ -129,17 +129,13 @@ def _group(row: Row) -> str:
     return row.get("group") or ""
 
 
-def _rates(row: Row) -> tuple[float | None, float | None]:
-    return row.get("dense_lr"), row.get("sparse_lr")
-
-
-def _chosen_rates(rows: Sequence[Row], tasks: Sequence[str]) -> tuple[float | None, float | None]:
+def _chosen_rates(rows: Sequence[Row], tasks: Sequence[str]) -> Rates:
     final = [row for row in rows if row.get("phase") != SEARCH]
     if final:
-        pairs = [_rates(row) for row in final]
+        pairs = [Rates.of(row) for row in final]
         return max(dict.fromkeys(pairs), key=pairs.count)  # more than one only where a plan was changed by hand
-    scores: dict[tuple[float | None, float | None], list[float]] = {}
+    scores: dict[Rates, list[float]] = {}
     for row in rows:
         score = validation_auc(row, tasks) if is_finished(row) else None
-        scores.setdefault(_rates(row), []).extend([] if score is None else [score])
+        scores.setdefault(Rates.of(row), []).extend([] if score is None else [score])
     return max(scores, key=lambda pair: mean(scores[pair]) if scores[pair] else float("-inf"))

@@ -72,6 +72,9 @@ class StudyOptions(TrainingOptions):
     flops: Annotated[
         str | None, typer.Option("--flops", help="Budgets in forward FLOPs a sample, met within 2%: 2M,8M.")
     ] = None
+    widths: Annotated[
+        str | None, typer.Option("--widths", help="Widths, each the same for every model whatever it costs: 64,128.")
+    ] = None
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of a model (default 5).")] = None
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the study; an existing one is continued.")] = None
     lr_grid: Annotated[
@@ -80,6 +83,9 @@ class StudyOptions(TrainingOptions):
     sparse_lr: Annotated[
         str | None,
         typer.Option("--sparse-lr", help="Rates of the embedding tables: one, or several for a grid (default 1e-3)."),
+    ] = None
+    mixing_lr: Annotated[
+        str | None, typer.Option("--mixing-lr", help="Rates of learned mixings: one, or several to choose from.")
     ] = None
     dry_run: DryRun = False
     report_only: Annotated[bool, typer.Option("--report-only", help="Write tables and report of existing rows.")] = (
@@ -90,6 +96,7 @@ class StudyOptions(TrainingOptions):
     def values(self) -> dict[str, Any]:
         """Return the fields of a study that the command line sets."""
         lists = {"params": self.params, "flops": self.flops, "dense_lr": self.lr_grid, "sparse_lr": self.sparse_lr}
+        lists |= {"widths": self.widths, "mixing_lr": self.mixing_lr}
         values: dict[str, Any] = {key: split(text) for key, text in lists.items() if text is not None}
         return values | {key: value for key, value in (("data", self.data), ("seeds", self.seeds)) if value}
 
@@ -144,8 +151,9 @@ def read_plan(
     for field, error in needs.items():
         if field not in {**written, **values}:
             raise UnimixerError(error)
-    if "params" in values or "flops" in values:  # a budget on the command line replaces all budgets of the file
-        written = Document({k: v for k, v in written.items() if k not in ("params", "flops")}, written.origins)
+    budgets = ("params", "flops", "widths")
+    if any(kind in values for kind in budgets):  # a budget on the command line replaces all budgets of the file
+        written = Document({k: v for k, v in written.items() if k not in budgets}, written.origins)
     if recipe:
         values = {**values, "recipe": {**(written.get("recipe") or {}), **recipe}}
     return parse(kind, written.with_values(dict(values), "command line"), where=str(path or kind.noun))

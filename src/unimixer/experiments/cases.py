@@ -17,14 +17,16 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.schema import SPLITS
 from unimixer.errors import UnimixerError
 from unimixer.experiments.datasets import DatasetRef
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import Variant, slug
 from unimixer.experiments.plan import Budget, Plan
-from unimixer.experiments.sizes import depth_option, ranker_flops, short, width_for_flops
+from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, width_for_flops
 from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.model import build_ranker, resolve, validate_recipe, with_tasks
+from unimixer.training.optimizers import mixing_parameters
 
 IRRELEVANT_TO_RESULTS: dict[str, Any] = {
     "training": {
@@ -59,6 +61,8 @@ class Case:
     train_rows: int
     held_out_rows: int
     """Rows of the validation and the test part together."""
+    searches_mixing: bool
+    """Whether the model has learned mixings whose rate its recipe leaves open."""
 
     @property
     def name(self) -> str:
@@ -97,11 +101,24 @@ class Case:
         rows = min(self.steps * config.batch_size * config.gradient_accumulation_steps, self.train_rows * config.epochs)
         return rows * self.stages
 
-    def job(self, seed: int, dense_lr: float, sparse_lr: float) -> Job:
+    @property
+    def cost_key(self) -> str:
+        """The name of everything that decides the cost of a run, whatever its seed and rates."""
+        return self.any_job().key
+
+    def any_job(self) -> Job:
+        """Make the job of the rates of the recipe, as an example."""
+        optimizer = self.recipe.optimizer
+        return self.job(0, Rates(optimizer.dense_lr, optimizer.embedding_lr))
+
+    def job(self, seed: int, rates: Rates) -> Job:
         """Make the job of one run of this case."""
-        optimizer = self.recipe.optimizer.model_copy(update={"dense_lr": dense_lr, "embedding_lr": sparse_lr})
+        chosen = {"dense_lr": rates.dense, "embedding_lr": rates.sparse}
+        if rates.mixing is not None:
+            chosen["mixing_lr"] = rates.mixing
+        optimizer = self.recipe.optimizer.model_copy(update=chosen)
         training = self.recipe.training.model_copy(update={"seed": seed})
-        return Job(self, self.recipe.model_copy(update={"optimizer": optimizer, "training": training}))
+        return Job(self, rates, self.recipe.model_copy(update={"optimizer": optimizer, "training": training}))
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,7 @@ class Job:
     """One run to train, which becomes one row."""
 
     case: Case
+    rates: Rates
     recipe: Recipe
 
     @cached_property
@@ -121,10 +139,12 @@ class Job:
             "store": case.dataset.hash,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        budget = short(case.budget) + ("" if case.budget_kind == "params" else "flop")
+        budget = short(case.budget) + {"params": "", "flops": "flop", "width": "wide"}[case.budget_kind]
         rates = f"lr{_rate(optimizer.dense_lr)}"
         if optimizer.embedding_lr != 1e-3:
             rates += f"-sparse{_rate(optimizer.embedding_lr)}"
+        if self.rates.mixing is not None:
+            rates += f"-mixing{_rate(self.rates.mixing)}"
         words = (case.dataset.name, slug(case.variant), budget, rates, f"s{self.recipe.training.seed}", digest)
         return "-".join(words)
 
@@ -147,6 +167,7 @@ class Job:
             "seed": recipe.training.seed,
             "dense_lr": recipe.optimizer.dense_lr,
             "sparse_lr": recipe.optimizer.embedding_lr,
+            "mixing_lr": self.rates.mixing,
             "tasks": json.dumps(list(recipe.tasks)),
             "train_rows": case.train_rows,
             "batch_size": recipe.training.batch_size,
@@ -162,7 +183,9 @@ def build_case(
     spec = dataset.transform.spec
     recipe = parse(Recipe, _recipe_values(plan, variant, ref), where="recipe of the study (--set)")
     tasks = tuple(recipe.tasks) or spec.labels
-    if width is None and kind == "flops":
+    if width is None and kind == "width":
+        width = float(amount)
+    elif width is None and kind == "flops":
         width = width_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
     elif width is None:
         width = width_for_budget(with_tasks(spec, tasks), dense_params=amount, **_arguments(recipe))
@@ -188,6 +211,7 @@ def build_case(
         flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=width),
         train_rows=dataset.summary("train").rows,
         held_out_rows=dataset.summary("validation").rows + dataset.summary("test").rows,
+        searches_mixing=recipe.optimizer.mixing_lr is None and bool(mixing_parameters(ranker)),
     )
 
 
@@ -221,8 +245,7 @@ def _recipe_values(plan: Plan, variant: Variant, ref: DatasetRef) -> dict[str, A
 
 def case_name(label: str, budget: Budget) -> str:
     """Name a model at a budget in words, for example ``rankmixer at 4M parameters``."""
-    kind, amount = budget
-    return f"{label} at {short(amount)} {'parameters' if kind == 'params' else 'FLOPs'}"
+    return f"{label} at {budget_words(*budget)}"
 
 
 def _rate(rate: float) -> str:

@@ -97,7 +97,7 @@ class Experiment:
         series = next(one for one in self.series if case in one.cases)
         rates = series.rates()
         if rates is not None:
-            return rates[series.cases.index(case)][0]
+            return rates[series.cases.index(case)].dense
         return "searched" if case in series.base_cases else "by the rule"
 
     @states_kept()
@@ -235,11 +235,11 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
 
 def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
     """Give the cases of one model on one dataset the search for learning rates that the plan asks for."""
+    grid = plan.grid(mixing=cases[0].searches_mixing)
+    search: dict[str, Any] = {"seeds": plan.seeds, "grid": grid, "monitor": plan.monitor}
     if isinstance(plan, Sweep):
-        sizes, power = plan.base_sizes, plan.lr_power
-        search: dict[str, Any] = {"seeds": plan.seeds, "grid": plan.grid, "monitor": plan.monitor}
-        return [TransferSeries(cases, power=power, base_sizes=sizes, **search)]
-    return [GridSeries([case], seeds=plan.seeds, grid=plan.grid, monitor=plan.monitor) for case in cases]
+        return [TransferSeries(cases, power=plan.lr_power, base_sizes=plan.base_sizes, **search)]
+    return [GridSeries([case], **search) for case in cases]
 
 
 def request_latencies(

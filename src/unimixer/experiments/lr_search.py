@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,30 +29,46 @@ POWERS = (0.0, 0.5, 1.0)
 DIGITS = 3
 """Significant digits of a transferred rate: the rate is part of a row's name."""
 
-Rates = tuple[float, float]
-"""Learning rates of the dense parameters and of the embedding tables."""
+LOWER_IS_BETTER = ("log_loss", "ne", "excess_log_loss")
+
+
+class Rates(NamedTuple):
+    """Learning rates of a run."""
+
+    dense: float
+    """Rate of the dense parameters."""
+    sparse: float
+    """Rate of the embedding tables."""
+    mixing: float | None = None
+    """Rate of learned mixings; None for that of the recipe."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Rates:
+        """Return the rates of a row."""
+        rates: Iterable[Any] = (row.get(name) for name in ("dense_lr", "sparse_lr", "mixing_lr"))
+        return cls(*rates)
 
 
 def search_metric(row: Mapping[str, Any], monitor: str | None) -> float | None:
     """Return the validation metric by which rates are chosen, the larger the better; None if the row has none."""
     task, metric = (monitor or f"{json.loads(row['tasks'])[0]}.auc").rsplit(".", 1)
     value = row.get(f"validation_{task}_{metric}")
-    return None if value is None else float(-value if metric == "log_loss" else value)
+    return None if value is None else float(-value if metric in LOWER_IS_BETTER else value)
 
 
 def chosen_rates(rows: Sequence[Mapping[str, Any]], grid: Sequence[Rates], monitor: str | None) -> Rates | None:
-    """Choose the best pair of rates of a case; None while rows of its search are missing, or if all of them failed.
+    """Choose the best rates of a case; None while rows of its search are missing, or if all of them failed.
 
-    The first of equal pairs is chosen. A grid of one pair needs no search.
+    The first of equal ones is chosen. A grid of one point needs no search.
 
     Args:
         rows: rows of one case; those of the first seed decide.
-        grid: pairs of rates.
+        grid: rates to choose from.
         monitor: ``TASK.METRIC`` on validation (default: the first task's AUC).
     """
     if len(grid) == 1:
         return grid[0]
-    searched = {(row["dense_lr"], row["sparse_lr"]): row for row in rows if row["seed"] == 0}
+    searched = {Rates.of(row): row for row in rows if row["seed"] == 0}
     if any(rates not in searched for rates in grid):
         return None
     values = {rates: search_metric(searched[rates], monitor) for rates in grid if searched[rates]["status"] == "ok"}

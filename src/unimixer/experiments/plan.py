@@ -6,6 +6,7 @@ The folder of an experiment keeps its plan as YAML. The rest of the program trea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -24,7 +25,7 @@ JUDGED = ("auc", "uauc", "log_loss", "ne")
 """Metrics whose differences can be judged."""
 
 Budget = tuple[str, int]
-"""What is counted, ``params`` or ``flops``, and how many."""
+"""A kind of :data:`~unimixer.experiments.sizes.BUDGETS`, and its amount."""
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 
@@ -43,7 +44,7 @@ class Plan(Settings):
     noun: ClassVar[str]
     command: ClassVar[str]
     """The verb that begins and continues an experiment."""
-    fixed: ClassVar[tuple[str, ...]] = ("dense_lr", "sparse_lr", "tasks", "recipe")
+    fixed: ClassVar[tuple[str, ...]] = ("dense_lr", "sparse_lr", "mixing_lr", "tasks", "recipe")
     """Fields that must not change once an experiment has begun."""
     columns: ClassVar[tuple[str, ...]]
     """Columns of the printed plan."""
@@ -58,6 +59,8 @@ class Plan(Settings):
     """Budgets in dense parameters, each met within 2%."""
     flops: tuple[Count, ...] = ()
     """Budgets in floating-point operations of a forward pass a sample, each met within 2%."""
+    widths: tuple[PositiveInt, ...] = ()
+    """Widths, each the same for every model, whatever it then costs."""
     seeds: PositiveInt = 5
     """Runs a model, with seeds 0, 1, ..."""
     base: str = ""
@@ -66,6 +69,8 @@ class Plan(Settings):
     """Learning rates to choose from, on validation, with the first seed."""
     sparse_lr: tuple[PositiveFloat, ...] = Field(default=(1e-3,), min_length=1)
     """The same for the embedding tables; more than one makes a grid."""
+    mixing_lr: tuple[PositiveFloat, ...] = ()
+    """The same for learned mixings (``optimizer.mixing_lr``), in models that have one and leave its rate open."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Labels to learn and their weights (default: every label of a dataset, weight 1)."""
     judged_tasks: tuple[str, ...] = ()
@@ -80,8 +85,8 @@ class Plan(Settings):
 
     def model_post_init(self, _context: Any) -> None:
         """Check the rules that concern several fields."""
-        if not self.params and not self.flops:
-            raise UnimixerError("a study needs a budget: --params 1M,4M or --flops 2M")
+        if not self.budgets:
+            raise UnimixerError("a study needs a budget: --params 1M,4M, --flops 2M or --widths 64")
         labels = [variant.label for variant in self.models]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
@@ -89,7 +94,7 @@ class Plan(Settings):
         for metric in self.judged_metrics:
             if metric not in JUDGED:
                 raise unknown("metric", metric, JUDGED)
-        for field in ("params", "flops", "dense_lr", "sparse_lr"):
+        for field in ("params", "flops", "widths", "dense_lr", "sparse_lr", "mixing_lr"):
             object.__setattr__(self, field, tuple(dict.fromkeys(getattr(self, field))))
         object.__setattr__(self, "base", self._base_label(labels))
         backbones = {variant.label: variant.backbone for variant in self.models}
@@ -121,10 +126,10 @@ class Plan(Settings):
             raise unknown("base", self.base, labels)
         return matches[0]
 
-    @property
-    def grid(self) -> list[Rates]:
-        """Pairs of a dense and a sparse rate to choose from."""
-        return [(dense, sparse) for dense in self.dense_lr for sparse in self.sparse_lr]
+    def grid(self, *, mixing: bool = False) -> list[Rates]:
+        """Return the rates to choose from; ``mixing`` tells whether the model has learned mixings to choose one for."""
+        mixing_lr = (self.mixing_lr if mixing else ()) or (None,)
+        return [Rates(*rates) for rates in product(self.dense_lr, self.sparse_lr, mixing_lr)]
 
     @property
     def monitor(self) -> str | None:
@@ -135,7 +140,8 @@ class Plan(Settings):
     @property
     def budgets(self) -> list[Budget]:
         """The budgets at which every model is built."""
-        return [("params", n) for n in self.params] + [("flops", n) for n in self.flops]
+        amounts = {"params": self.params, "flops": self.flops, "width": self.widths}
+        return [(kind, amount) for kind, counts in amounts.items() for amount in counts]
 
     def at_budget(self, variant: Variant, budget: Budget) -> Variant:
         """Return the model to build at a budget."""
@@ -144,7 +150,8 @@ class Plan(Settings):
     @property
     def search_words(self) -> str:
         """The search for learning rates in words."""
-        grid = f"{len(self.grid)} learning rates with the first seed, then " if len(self.grid) > 1 else ""
+        tried = len(self.grid(mixing=True))
+        grid = f"{tried} learning rates with the first seed, then " if tried > 1 else ""
         seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
         return f"a model: {grid}{seeds}; budgets are met within 2%"
 
@@ -181,6 +188,7 @@ class Plan(Settings):
             "models": tuple(models.values()),
             "params": (*self.params, *later.params),
             "flops": (*self.flops, *later.flops),
+            "widths": (*self.widths, *later.widths),
             "seeds": max(self.seeds, later.seeds),
             "base": later.base if "base" in later.model_fields_set else self.base,
             "lenient": self.lenient or later.lenient,
@@ -241,11 +249,13 @@ class Sweep(Plan):
 
     def model_post_init(self, context: Any) -> None:
         """Check the rules that concern several fields, and choose the base sizes."""
-        if self.flops or not self.params:
+        if self.flops or self.widths or not self.params:
             raise UnimixerError("the sizes of a sweep are dense parameters: give --sizes 0.25M..64M")
         super().model_post_init(context)
         if len(self.sparse_lr) > 1:
             raise UnimixerError("a sweep has one rate for the embedding tables: give one --sparse-lr")
+        if len(self.mixing_lr) > 1:
+            raise UnimixerError("a sweep has one rate for learned mixings: give one mixing_lr")
         object.__setattr__(self, "params", tuple(sorted(self.params)))
         if not self.anchors:
             two = self.lr_search == "two" and len(self.dense_lr) > 1

@@ -17,7 +17,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job
-from unimixer.experiments.lr_search import chosen_rates
+from unimixer.experiments.lr_search import Rates, chosen_rates
 from unimixer.experiments.plan import Study, read_plan
 from unimixer.io import atomic_file, read_json, write_text
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns, user_keys
@@ -97,10 +97,11 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
     for row in rows:
         groups[case_of(row)].append(row)
     for members in groups.values():
-        chosen = chosen_rates(members, study.grid, study.monitor)
+        grid = study.grid(mixing=any(row.get("mixing_lr") is not None for row in members))
+        chosen = chosen_rates(members, grid, study.monitor)
         for row in members:
-            at = (row["dense_lr"], row["sparse_lr"]) == chosen
-            first = row["seed"] == 0 and len(study.grid) > 1
+            at = Rates.of(row) == chosen
+            first = row["seed"] == 0 and len(grid) > 1
             row["phase"] = ("both" if first else "final") if at else "search"
     labels = {variant.label: number for number, variant in enumerate(study.models)}
     datasets = {dataset.hash: number for number, dataset in enumerate(study.data)}
@@ -111,7 +112,7 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
                 labels.get(row["variant"], len(labels)),
                 row["budget_kind"],
             ),
-            *(row["budget"], row["dense_lr"], row["sparse_lr"], row["seed"], row["key"]),
+            *(row["budget"], *(rate or 0 for rate in Rates.of(row)), row["seed"], row["key"]),
         )
     )
     names = dict.fromkeys(name for row in rows for name in row)
@@ -121,7 +122,8 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
 
 LEADING = (
     *("key", "status", "error", "store", "store_hash", "variant", "group", "backbone", "options", "budget_kind"),
-    *("budget", "dense_params", "table_params", "flops_per_sample", "seed", "dense_lr", "sparse_lr", "phase"),
+    *("budget", "dense_params", "table_params", "flops_per_sample", "seed"),
+    *("dense_lr", "sparse_lr", "mixing_lr", "phase"),
     *("steps", "best_step", "stages", "samples", "seconds", "samples_per_second", "train_rows", "batch_size"),
     *("threads", "processes", "commit", "versions", "machine", "tasks"),
 )

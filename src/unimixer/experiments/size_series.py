@@ -22,12 +22,12 @@ from unimixer.experiments.results import FAILED, OK, read_row
 class SizeSeries:
     """One model on one dataset at one or several sizes, with one search for its learning rates.
 
-    A search of one pair of rates has no runs of its own.
+    A search among one choice of rates has no runs of its own.
 
     Args:
         cases: from the smallest size to the largest.
         seeds: runs per size.
-        grid: pairs of a dense and a sparse rate to search, with the first seed.
+        grid: rates to search, with the first seed.
         monitor: ``TASK.METRIC`` on validation (default: the first task's AUC).
         base_sizes: budgets of the cases that are searched (default: all).
     """
@@ -63,12 +63,12 @@ class SizeSeries:
 
     def search(self) -> list[Job]:
         """Return the runs that decide the rates."""
-        return [case.job(0, *rates) for case in self.base_cases for rates in self.grid]
+        return [case.job(0, rates) for case in self.base_cases for rates in self.grid]
 
     def jobs(self) -> list[Job]:
         """Return the runs that count, size by size; none before the rates are known."""
         pairs = zip(self.cases, self.rates() or [], strict=False)
-        return [case.job(seed, *rates) for case, rates in pairs for seed in range(self.seeds)]
+        return [case.job(seed, rates) for case, rates in pairs for seed in range(self.seeds)]
 
     def first_jobs(self) -> list[Job]:
         """Return the runs that can start at once."""
@@ -116,7 +116,7 @@ class GridSeries(SizeSeries):
     accepted = (OK, FAILED)
 
     def rates(self) -> list[Rates] | None:
-        """Return the best pair of the grid."""
+        """Return the best rates of the grid."""
         chosen = chosen_rates(list(self._rows.values()), self.grid, self.monitor)
         return None if chosen is None else [chosen]
 
@@ -142,10 +142,10 @@ class TransferSeries(SizeSeries):
         for case in self.base_cases:
             metrics = {}
             for rates in self.grid:
-                row = self._rows.get(case.job(0, *rates).key)
+                row = self._rows.get(case.job(0, rates).key)
                 value = search_metric(row, self.monitor) if row is not None and row["status"] == OK else None
                 if value is not None:
-                    metrics[rates[0]] = value
+                    metrics[rates.dense] = value
             trials.append(LRTrial(self.name, case.dense_params, case.width, metrics))
         return trials
 
@@ -153,7 +153,7 @@ class TransferSeries(SizeSeries):
     def transfer(self) -> Transfer | None:
         """The rule with its numbers; None while the search is not complete, or if all of it failed."""
         if not self.base_cases:
-            return Transfer(self.grid[0][0], self.cases[0].width, self.power)
+            return Transfer(self.grid[0].dense, self.cases[0].width, self.power)
         trials = self.trials()
         if len(self._rows) < len(self._searched) or any(not trial.metrics for trial in trials):
             return None
@@ -167,7 +167,7 @@ class TransferSeries(SizeSeries):
     def rates(self) -> list[Rates] | None:
         """Return the rates of the rule."""
         rule = self.transfer
-        return None if rule is None else [(rule.at(case.width), self.grid[0][1]) for case in self.cases]
+        return None if rule is None else [self.grid[0]._replace(dense=rule.at(case.width)) for case in self.cases]
 
     def searched_everywhere(self) -> TransferSeries:
         """Return the series with a search at every size, which tests the rule."""

@@ -113,6 +113,20 @@ def second_base_size(sizes: Sequence[int]) -> int:
     return min(sorted(sizes)[1:], key=lambda size: (round(abs(math.log(size / (8 * min(sizes)))), 9), -size))
 
 
+BUDGETS = {"params": "{} parameters", "flops": "{} FLOPs a sample", "width": "width {}"}
+"""Kinds of budgets, in words."""
+
+
+def budget_words(kind: str, amount: int) -> str:
+    """Write a budget in words.
+
+    Example:
+        >>> budget_words("params", 4_000_000), budget_words("width", 64)
+        ('4M parameters', 'width 64')
+    """
+    return BUDGETS[kind].format(short(amount))
+
+
 def short(count: int) -> str:
     """Write a budget with K, M or B.
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.cases import Case, Job
+from unimixer.experiments.cases import Case
 from unimixer.experiments.executor import Machine, measure, recipe_values
 from unimixer.experiments.size_series import SizeSeries
+from unimixer.experiments.sizes import budget_words
 from unimixer.experiments.worker import failure
 from unimixer.io import read_json, write_text
 from unimixer.progress import progress_bar
@@ -56,7 +57,7 @@ class Estimate:
         return {
             "data": case.dataset.name,
             "model": case.variant,
-            "budget": f"{case.budget:,} {'parameters' if case.budget_kind == 'params' else 'FLOPs'}",
+            "budget": budget_words(case.budget_kind, case.budget),
             "dense parameters": case.dense_params,
             "FLOPs/sample": case.flops_per_sample,
             "blocks": case.blocks,
@@ -144,7 +145,7 @@ def measure_speeds(cases: Sequence[Case], folder: Path, machine: Machine) -> dic
             speeds[reply.task] = reply.value["speed"]
             advance(1)
 
-        recipes = {key: recipe_values(_any_job(case), machine) for key, case in waiting.items()}
+        recipes = {key: recipe_values(case.any_job(), machine) for key, case in waiting.items()}
         measure(recipes, machine, folder / "workers.log", keep)
     write_text(path, json.dumps(speeds, indent=1) + "\n")
     return speeds
@@ -152,9 +153,4 @@ def measure_speeds(cases: Sequence[Case], folder: Path, machine: Machine) -> dic
 
 def speed_key(case: Case, machine: Machine) -> str:
     """Name a measured speed; it depends on the processes beside it, but not on rates and seed."""
-    return f"{_any_job(case).key} x{machine.workers} t{machine.threads}"
-
-
-def _any_job(case: Case) -> Job:
-    optimizer = case.recipe.optimizer
-    return case.job(0, optimizer.dense_lr, optimizer.embedding_lr)
+    return f"{case.cost_key} x{machine.workers} t{machine.threads}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -37,8 +37,9 @@ class SizedModel(Protocol):
         """The recipe of a run."""
         ...
 
-    def job(self, seed: int, dense_lr: float, sparse_lr: float) -> Any:
-        """The run of a seed and its rates, which has a ``key``."""
+    @property
+    def cost_key(self) -> str:
+        """The name of everything that decides the cost of the model."""
         ...
 
 
@@ -124,8 +125,7 @@ def latencies(cases: Sequence[SizedModel], folder: Path, *, candidates: int, thr
     known = read_json(path, way_out="remove the file, and it is measured again") if path.exists() else {}
     results = []
     for case in cases:
-        recipe = case.recipe.optimizer
-        name = f"{case.job(0, recipe.dense_lr, recipe.embedding_lr).key} c{candidates} t{threads} {cpu_model()}"
+        name = f"{case.cost_key} c{candidates} t{threads} {cpu_model()}"
         if name not in known:
             known[name] = asdict(measure_latency(case, candidates=candidates, threads=threads))
             write_text(path, json.dumps(known, indent=1) + "\n")

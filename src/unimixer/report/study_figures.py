@@ -10,6 +10,7 @@ from typing import Any
 from unimixer.analysis.comparison import ComparisonReport, Line, Table
 from unimixer.analysis.formatting import rate
 from unimixer.analysis.selection import is_finished
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import slug
 from unimixer.experiments.sizes import short
 from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure, set_log_ticks
@@ -33,7 +34,7 @@ def draw_figures(comparison: ComparisonReport, folder: Path) -> list[Path]:
 
 
 def _figures(comparison: ComparisonReport) -> Iterator[tuple[str, Callable[[], Any]]]:
-    with_rates = len({(row["dense_lr"], row["sparse_lr"]) for row in comparison.rows}) > 1
+    with_rates = len({Rates.of(row) for row in comparison.rows}) > 1
     for task in comparison.tasks:
         tables = [table for table in comparison.tables if table.task == task]
         if any(table.metric == "log_loss" for table in tables):  # the same picture in another unit
@@ -143,7 +144,7 @@ def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
             for row in comparison.rows
             if (row["store_hash"], row["budget_kind"], row["budget"], row["variant"]) == same
             and is_finished(row)
-            and row["sparse_lr"] == line.chosen.sparse_lr
+            and Rates.of(row)._replace(dense=0) == line.chosen.rates._replace(dense=0)
             and row.get(column) is not None
         ]
         first = min((row["seed"] for row in rows), default=0)
@@ -151,7 +152,7 @@ def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
         if not tried:
             continue
         axis.plot(*zip(*tried, strict=True), "o-", color=colors[line.chosen.variant], label=line.chosen.variant)
-        chosen = [pair for pair in tried if pair[0] == line.chosen.dense_lr]
+        chosen = [pair for pair in tried if pair[0] == line.chosen.rates.dense]
         if chosen:
             axis.plot(
                 *zip(*chosen, strict=True), "o", color=colors[line.chosen.variant], fillstyle="none", markersize=12
@@ -178,7 +179,7 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
             set_log_ticks(axis, ticks, [short(tick) for tick in ticks])
             axis.set_title(", ".join(filter(None, (dataset, group, METRIC_NAMES[metric]))), fontsize="small")
             axis.grid(alpha=0.25)
-            unit = "dense parameters" if kind == "params" else "FLOPs a sample"
+            unit = {"params": "dense parameters", "flops": "FLOPs a sample", "width": "width"}[kind]
             _label_axes(axis, unit, f"{METRIC_NAMES[metric]} of {tables[0].task}")
     return add_legend(figure, axes)
 

@@ -125,8 +125,8 @@ def _line_values(line: Line) -> dict[str, Any]:
     names = ("estimate", "low", "high", "by_seed")
     return {
         "variant": line.chosen.variant,
-        "dense_lr": line.chosen.dense_lr,
-        "sparse_lr": line.chosen.sparse_lr,
+        "dense_lr": line.chosen.rates.dense,
+        "sparse_lr": line.chosen.rates.sparse,
         "values": [[seed, value] for seed, value in line.values.items()],
         "mean": line.mean,
         "spread": line.spread,

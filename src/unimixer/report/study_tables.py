@@ -38,7 +38,7 @@ def cells(line: Line) -> list[str]:
         line.chosen.variant,
         NONE if row.get("dense_params") is None else f"{row['dense_params']:,}",
         NONE if row.get("flops_per_sample") is None else compact(row["flops_per_sample"]),
-        f"{rate(line.chosen.dense_lr)} · {rate(line.chosen.sparse_lr)}",
+        " · ".join(rate(value) for value in line.chosen.rates if value is not None),
         _seeds(line),
         number(line.mean),
         number(line.spread),

@@ -48,8 +48,7 @@ def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]
     parameters = dense_parameters(model)
     if config.mixing_lr is None:
         return [{"params": parameters}]
-    parts = [part for part in model.modules() if isinstance(part, Constrained)]
-    mixing = {parameter for part in parts for parameter in part.parameters(recurse=False)}
+    mixing = mixing_parameters(model)
     if not mixing:
         raise UnimixerError(
             f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no constrained mixing; leave mixing_lr out"
@@ -63,6 +62,12 @@ def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]
             "weight_decay": 0.0,
         },
     ]
+
+
+def mixing_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Return the raw parameters of learned mixings."""
+    parts = [part for part in model.modules() if isinstance(part, Constrained)]
+    return {parameter for part in parts for parameter in part.parameters(recurse=False)}
 
 
 def _uniform_groups(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
