@@ -70,7 +70,8 @@ def test_config_show_reads_a_run(cli: Cli, toy_run: RunFolder) -> None:
 
 
 def test_models_lists_every_backbone(cli: Cli) -> None:
-    assert [row["name"] for row in cli("models", "--json").json["models"]] == list(BACKBONES)
+    names = [row["name"] for row in cli("models", "--json").json["models"]]
+    assert [name for name in names if ":" not in name] == list(BACKBONES)
     assert all(name in cli("models").out for name in BACKBONES)
 
 

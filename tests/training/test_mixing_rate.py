@@ -39,6 +39,18 @@ def test_only_constrained_parameters_have_it(toy_folder: Path) -> None:
     assert (rest["base_lr"], mixing["base_lr"], mixing["eps"]) == (0.001, 0.05, MIXING_EPS)
 
 
+def test_a_matrix_a_head_has_it_too(toy_folder: Path) -> None:
+    spec = Dataset(toy_folder).transform.spec
+    model_keys = ("model.backbone=token-mixer", "model.options={mixing: per-head}")
+    recipe = resolve(recipe_of(toy_folder, "optimizer.mixing_lr=0.05", *model_keys), spec)
+    model = build_ranker(recipe.model, spec)
+    _, mixing = build_optimizers(model, recipe.optimizer)["dense"].param_groups
+    assert {id(p) for p in mixing["params"]} == {
+        id(p) for name, p in model.named_parameters() if name.endswith("global_.weight")
+    }
+    assert len(mixing["params"]) == 2
+
+
 def test_a_killed_run_ends_in_the_same_bits(toy_folder: Path, tmp_path: Path) -> None:
     rate = "optimizer.mixing_lr=0.05"
     whole = train(recipe_of(toy_folder, rate), folder=tmp_path / "whole", quiet=True)
@@ -50,5 +62,5 @@ def test_a_killed_run_ends_in_the_same_bits(toy_folder: Path, tmp_path: Path) ->
 def test_a_model_without_mixings_refuses_it(toy_folder: Path) -> None:
     spec = Dataset(toy_folder).transform.spec
     recipe = recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "model.backbone=mlp", "model.options={}")
-    with pytest.raises(UnimixerError, match=r"mixing_lr=0.05: this model has no constrained mixing; leave mixing_lr"):
+    with pytest.raises(UnimixerError, match=r"mixing_lr=0.05: this model has no learned mixing; leave mixing_lr"):
         validate_recipe(resolve(recipe, spec), spec)

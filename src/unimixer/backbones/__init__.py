@@ -18,6 +18,7 @@ from unimixer.backbones.mlp import MLP
 from unimixer.backbones.rankelastor import RankElastor
 from unimixer.backbones.rankmixer import RankMixer
 from unimixer.backbones.registry import BACKBONES, build_backbone
+from unimixer.backbones.token_mixer import TokenMixer
 from unimixer.backbones.tokenmixer_large import TokenMixerLarge
 from unimixer.backbones.transformer import Transformer
 from unimixer.backbones.unimixer import UniMixer, UniMixerLite
@@ -41,6 +42,7 @@ __all__ = [
     "MaskNet",
     "RankElastor",
     "RankMixer",
+    "TokenMixer",
     "TokenMixerLarge",
     "Transformer",
     "UniMixer",

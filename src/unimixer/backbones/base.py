@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_positive, check_shape
@@ -43,6 +44,8 @@ class Backbone(Transient):
     """What happens inside blocks, in words, for a backbone without a :class:`~unimixer.mixing.Mixing`."""
     global_pattern: ClassVar[str] = "none"
     """What happens between blocks, likewise."""
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Options that make another model of this backbone, which has a line of its own in the table of models."""
     transient: ClassVar[tuple[str, ...]] = ("intermediates",)
     num_auxiliary: int = 0
     """Intermediate tokens that join the training loss, each through a tower of its own."""
@@ -61,7 +64,7 @@ class Backbone(Transient):
 
     def patterns(self) -> tuple[str, str]:
         """Describe what happens inside blocks and between them: the patterns of the mixings inside, in order of use."""
-        mixings = [module for module in self.modules() if isinstance(module, Mixing)]
+        mixings = list(_outermost(self))
         local = dict.fromkeys(mixing.local_pattern for mixing in mixings)
         between = dict.fromkeys(mixing.global_pattern for mixing in mixings)
         return "; ".join(local) or self.local_pattern, "; ".join(between) or self.global_pattern
@@ -145,6 +148,15 @@ class StackBackbone(Backbone):
     def build(self, options: Any) -> None:
         """Build the modules of the backbone."""
         raise NotImplementedError
+
+
+def _outermost(module: nn.Module) -> Iterator[Mixing]:
+    """Iterate over the mixings inside a module but for the parts of a mixing."""
+    for child in module.children():
+        if isinstance(child, Mixing):
+            yield child
+        else:
+            yield from _outermost(child)
 
 
 def nearest_multiple(value: float, of: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -98,12 +98,14 @@ class MixerBackbone(StackBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The valid token width nearest to ``width``; the hidden width takes up rounding, routers and attention."""
+        """The valid token width nearest to ``width``; the hidden width takes up rounding and all parts beside FFNs."""
         chosen = cls.Options(**options, num_tokens=num_tokens)
         token_dim = nearest_multiple(width, cls.width_step(chosen)) if token_dim is None else token_dim
         hidden = float(chosen.expansion) * width**2 / token_dim
         if isinstance(chosen, StreamOptions):
             matrices = ffn_matrices(chosen.ffn, chosen.ffn_options) * num_tokens * token_dim
-            hidden -= chosen.attention_parameters(num_tokens, token_dim) / matrices
+            besides = chosen.attention_parameters(num_tokens, token_dim)
+            besides += cls.mixing_parameters(replace(chosen, token_dim=token_dim))
+            hidden -= besides / matrices
         hidden_dim = matched_hidden(chosen.ffn, num_tokens, token_dim, hidden, chosen.ffn_options)
         return {"token_dim": token_dim, "hidden_dim": hidden_dim}

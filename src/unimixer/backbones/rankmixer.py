@@ -7,7 +7,7 @@ from typing import Any
 from unimixer.backbones.mixer import MixerBackbone
 from unimixer.blocks.residual import Block
 from unimixer.errors import check_divisible
-from unimixer.mixing import TokenMixing
+from unimixer.mixing import Mixing, TokenMixing
 
 
 class RankMixer(MixerBackbone):
@@ -52,4 +52,8 @@ class RankMixer(MixerBackbone):
         """Build one block; its FFN draws its weights first."""
         ffn = self.build_ffn(options)
         attention = options.build_attention(self.num_tokens, self.token_dim)
-        return TokenMixing(self.num_tokens, self.token_dim, self.num_tokens), *attention, ffn
+        return self.build_mixing(options), *attention, ffn
+
+    def build_mixing(self, options: Any) -> Mixing:
+        """Build the rule."""
+        return TokenMixing(self.num_tokens, self.token_dim)

@@ -21,6 +21,7 @@ from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
 from unimixer.backbones.rankelastor import RankElastor
 from unimixer.backbones.rankmixer import RankMixer
+from unimixer.backbones.token_mixer import TokenMixer
 from unimixer.backbones.tokenmixer_large import TokenMixerLarge
 from unimixer.backbones.transformer import Transformer
 from unimixer.backbones.unimixer import UniMixer, UniMixerLite
@@ -31,6 +32,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "unimixer": UniMixer,
     "unimixer-lite": UniMixerLite,
     "rankmixer": RankMixer,
+    "token-mixer": TokenMixer,
     "tokenmixer-large": TokenMixerLarge,
     "transformer": Transformer,
     "hetero-attention": HeteroAttention,

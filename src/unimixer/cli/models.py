@@ -80,7 +80,12 @@ def wide_rows(overviews: Sequence[Overview]) -> list[list[str]]:
 def stacked_rows(overviews: Sequence[Overview]) -> list[list[str]]:
     """Put short facts below each other, so that the patterns keep two thirds of a narrow terminal."""
     return [
-        [f"{m.name}\n{m.family}\n{m.tokenizer}\n", m.local_pattern, m.global_pattern, f"{m.parameters:,}\n{m.flops:,}"]
+        [
+            "\n".join([*m.name.split(":"), m.family, m.tokenizer, ""]),
+            m.local_pattern,
+            m.global_pattern,
+            f"{m.parameters:,}\n{m.flops:,}",
+        ]
         for m in overviews
     ]
 

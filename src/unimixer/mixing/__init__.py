@@ -4,6 +4,7 @@ from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
 from unimixer.mixing.basis_linear import BasisLinear, materialize
 from unimixer.mixing.constrained import Constrained, Constraint, cached_constraints, set_temperature
+from unimixer.mixing.controls import no_mixing, random_orthogonal, random_permutation
 from unimixer.mixing.conversions import converted_state, from_rule, to_full
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
 from unimixer.mixing.fixed import (
@@ -25,7 +26,9 @@ from unimixer.mixing.local_patterns import (
     Local,
     SharedLinear,
 )
+from unimixer.mixing.per_head import PerHeadGlobal
 from unimixer.mixing.projections import Compression, Convolution, FullMixing, RectangularGlobal
+from unimixer.mixing.sum import Sum
 from unimixer.mixing.token_mixing import TokenMixing
 from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing, UniMixingLite
@@ -57,11 +60,13 @@ __all__ = [
     "LowRankGlobal",
     "MatrixMixing",
     "Mixing",
+    "PerHeadGlobal",
     "Permutation",
     "RectangularGlobal",
     "SharedLinear",
     "SoftmaxAttention",
     "SparseGlobal",
+    "Sum",
     "TokenMixing",
     "UniMixing",
     "UniMixingLite",
@@ -75,6 +80,9 @@ __all__ = [
     "from_rule",
     "materialize",
     "nearest_permutation",
+    "no_mixing",
+    "random_orthogonal",
+    "random_permutation",
     "set_temperature",
     "to_full",
 ]

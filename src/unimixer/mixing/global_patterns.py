@@ -25,6 +25,8 @@ class Global(nn.Module):
     """The pattern in words, for tables."""
     num_heads: int = 1
     depends_on_input: bool = False
+    learned: bool = False
+    """Whether the parameters are matrices between blocks, which a recipe may give a learning rate of their own."""
 
     def weights(self, blocks: Tensor | None = None) -> Tensor:
         """The weights ``(H, M, N)``, or ``(B, H, M, N)`` where they depend on the embedding."""

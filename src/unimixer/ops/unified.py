@@ -22,8 +22,10 @@ def apply_weights(weights: Tensor, values_BNc: Tensor) -> Tensor:
     heads = weights.shape[-3]
     if heads == 1:
         return weights.squeeze(-3) @ values_BNc
-    values_BHNc = values_BNc.reshape(*values_BNc.shape[:2], heads, -1).transpose(1, 2)
-    return (weights @ values_BHNc).transpose(1, 2).flatten(2)
+    values_BNHc = values_BNc.reshape(*values_BNc.shape[:2], heads, -1)
+    if weights.dim() == 3:  # the same for every row: one product a head over the whole batch
+        return einsum("hmn,bnhc->bmhc", weights, values_BNHc).flatten(2)
+    return (weights @ values_BNHc.transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 def block_diagonal(matrices_Nbc: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from unimixer.blocks.cross_attention import EventFFN
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import PackedEmbedding
 from unimixer.features.spec import FeatureSpec
-from unimixer.mixing import Constrained, Global, Local, MatrixMixing, Mixing, Unified
+from unimixer.mixing import Constrained, Global, Local, MatrixMixing, Mixing, Sum, Unified
 from unimixer.profiling.flops import PRODUCTS, ModuleFlops, hollow_copy, separate_graph_nodes, sinkhorn_flops
 from unimixer.ranker import Ranker, table_parameters
 
@@ -239,7 +239,7 @@ def _within(backbone: nn.Module, path: str) -> str:
                 return group
         if _is_ffn(backbone, parent, module):
             return FFN
-        if isinstance(module, Mixing) and not isinstance(module, Unified):
+        if isinstance(module, Mixing) and not isinstance(module, Unified | Sum):
             return GLOBAL
     return GLOBAL if isinstance(module, Mixing) else OTHER
 

@@ -6,6 +6,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ class Overview:
     """For one example, forward, see :func:`~unimixer.profiling.flops.count_flops`."""
 
 
-def default_backbone(name: str) -> Backbone:
+def default_backbone(name: str, **options: Any) -> Backbone:
     """Build a backbone of its default size for 16 tokens on the meta device.
 
     Example:
@@ -47,7 +48,7 @@ def default_backbone(name: str) -> Backbone:
     """
     width = _own_width(backbone_class(name))
     with torch.device("meta"):
-        return build_backbone(name, num_tokens=NUM_TOKENS, **({} if width is None else {"token_dim": width}))
+        return build_backbone(name, num_tokens=NUM_TOKENS, **({} if width is None else {"token_dim": width}), **options)
 
 
 def _own_width(cls: type[Backbone]) -> int | None:
@@ -56,16 +57,17 @@ def _own_width(cls: type[Backbone]) -> int | None:
     return FIELD_DIM if needed or cls.default_tokenizer == "field" else None
 
 
-def overview(name: str) -> Overview:
-    """Describe one backbone at its default size.
+def overview(name: str, **options: Any) -> Overview:
+    """Describe one backbone at its default size, with some options.
 
     Example:
         >>> overview("rankmixer").parameters, overview("rankmixer").flops
         (1059328, 2097152)
     """
-    cls, built = backbone_class(name), default_backbone(name)
+    cls, built = backbone_class(name), default_backbone(name, **options)
+    label = ":".join([name, *(f"{key}={value}" for key, value in options.items())])
     return Overview(
-        name, cls.family, *built.patterns(), cls.default_tokenizer, built.token_dim, count_parameters(built),
+        label, cls.family, *built.patterns(), cls.default_tokenizer, built.token_dim, count_parameters(built),
         count_flops(built),
     )  # fmt: skip
 
@@ -98,5 +100,5 @@ def any_budget_from(name: str, *, num_tokens: int = NUM_TOKENS, tolerance: float
 
 
 def overviews() -> list[Overview]:
-    """Describe all backbones, in the order of the registry."""
-    return [overview(name) for name in BACKBONES]
+    """Describe all backbones, in the order of the registry, each followed by its variants."""
+    return [overview(name, **options) for name, cls in BACKBONES.items() for options in ({}, *cls.variants)]

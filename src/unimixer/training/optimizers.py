@@ -44,14 +44,14 @@ def sharded_optimizer(model: Ranker) -> torch.optim.Optimizer | None:
 
 
 def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Group the dense parameters; constrained mixings form a group where the recipe gives them their own rate."""
+    """Group the dense parameters; those of learned mixings form a group where the recipe gives them their own rate."""
     parameters = dense_parameters(model)
     if config.mixing_lr is None:
         return [{"params": parameters}]
     mixing = mixing_parameters(model)
     if not mixing:
         raise UnimixerError(
-            f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no constrained mixing; leave mixing_lr out"
+            f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no learned mixing; leave mixing_lr out"
         )
     return [
         {"params": [parameter for parameter in parameters if parameter not in mixing]},
@@ -66,7 +66,7 @@ def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]
 
 def mixing_parameters(model: nn.Module) -> set[nn.Parameter]:
     """Return the raw parameters of learned mixings."""
-    parts = [part for part in model.modules() if isinstance(part, Constrained)]
+    parts = [part for part in model.modules() if isinstance(part, Constrained) or getattr(part, "learned", False)]
     return {parameter for part in parts for parameter in part.parameters(recurse=False)}
 
 
