@@ -53,7 +53,9 @@ def child(values: dict[str, Any], run: Path) -> None:
             seen[number] = loopback()
             self.processes.barrier()  # nobody begins before all have read
         elif FIRST < number < LAST:
-            lookups.append(sum(b.ids.numel() + sum(v.numel() for v in b.values.values()) for b in group))
+            lookups.append(
+                sum(b.sparse_ids.numel() + sum(v.numel() for v in b.sequence_values.values()) for b in group)
+            )
         dense = count_dense(self.model)
         return plain(self, group, number)
 

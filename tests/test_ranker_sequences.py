@@ -66,9 +66,9 @@ def build(spec: FeatureSpec, **options: Any) -> Ranker:
 
 def cold(batch: Batch) -> Batch:
     """The batch with no events at all."""
-    values, offsets = {**batch.values}, {**batch.offsets}
+    values, offsets = {**batch.sequence_values}, {**batch.sequence_offsets}
     values["clicks"], offsets["clicks"] = values["clicks"][:0], torch.zeros_like(offsets["clicks"])
-    return replace(batch, values=values, offsets=offsets)
+    return replace(batch, sequence_values=values, sequence_offsets=offsets)
 
 
 def loss_of(ranker: Ranker, batch: Batch) -> Tensor:

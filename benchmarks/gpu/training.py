@@ -53,7 +53,7 @@ class World:
         logits = (self.user[user] * self.item[item]).sum(1) / RANK**0.5 + dense @ self.slopes - 1
         logits += self.effects["item"][item] + self.effects["hour"][hour] + self.effects["page"][page]
         clicks = torch.rand(count, generator=self.random, device=self.device) < logits.sigmoid()
-        return Batch(ids=ids.int(), dense=dense, labels=clicks.float().unsqueeze(1)), logits
+        return Batch(sparse_ids=ids.int(), dense_features=dense, labels=clicks.float().unsqueeze(1)), logits
 
 
 def spec() -> FeatureSpec:

@@ -74,7 +74,7 @@ def load(dataset: Dataset, split: str = "train", **options: Any) -> Loader:
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
     """The numbers of the rows, in the order of the batches."""
-    return [int(n) for batch in batches for n in batch.dense[:, 0]]
+    return [int(n) for batch in batches for n in batch.dense_features[:, 0]]
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -172,9 +172,9 @@ def test_everything_in_a_row_stays_together(numbered: Dataset) -> None:
         seen = ["", "", *vocabularies["seen"].texts]
         users = ["", "", *numbered.transform.users.index.keys]
         names = [f.name for f in numbered.transform.spec.ids]
-        for row, n in enumerate(batch.dense[:, 0].int().tolist()):
+        for row, n in enumerate(batch.dense_features[:, 0].int().tolist()):
             rows += 1
-            assert categories[batch.ids[row, names.index("n")]] == str(n)
+            assert categories[batch.sparse_ids[row, names.index("n")]] == str(n)
             assert batch.labels[row].tolist() == [n % 2]
             assert batch.weights[row] == 2 * n
             assert users[batch.users[row]] == str(n % 50)
@@ -185,8 +185,8 @@ def test_everything_in_a_row_stays_together(numbered: Dataset) -> None:
 
 
 def sequence(batch: Batch, group: str, row: int) -> list[int]:
-    first, last = batch.offsets[group][row : row + 2].tolist()
-    return batch.values[group][first:last, 0].tolist()
+    first, last = batch.sequence_offsets[group][row : row + 2].tolist()
+    return batch.sequence_values[group][first:last, 0].tolist()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])

@@ -17,7 +17,13 @@ def rows_of(batch: Batch) -> list[bytes]:
     assert batch.users is not None
     assert batch.labels is not None
     columns = torch.cat(
-        [batch.ids.double(), batch.dense.double(), batch.users[:, None].double(), batch.labels.double()], 1
+        [
+            batch.sparse_ids.double(),
+            batch.dense_features.double(),
+            batch.users[:, None].double(),
+            batch.labels.double(),
+        ],
+        1,
     )
     return sorted(row.numpy().tobytes() for row in columns)
 
@@ -60,8 +66,8 @@ def test_a_shard_that_ran_out_gives_batches_without_rows(toy_dataset: Dataset) -
     assert len(padded) == 1
     assert padded.weights is not None
     assert float(padded.weights.sum()) == 0.0
-    assert {name: tuple(v.shape) for name, v in padded.values.items()} == {
-        n: (0, v.shape[1]) for n, v in empty.values.items()
+    assert {name: tuple(v.shape) for name, v in padded.sequence_values.items()} == {
+        n: (0, v.shape[1]) for n, v in empty.sequence_values.items()
     }
 
 

@@ -137,11 +137,11 @@ def test_the_transform_of_a_bundle_has_vocabularies_and_no_tables(bundle: Path, 
         Request.of(transform.raw_batch(Chunk(rows, "rows")), opened.layout)
         for transform in (opened.transform, toy_run.transform)
     )
-    assert torch.equal(found.user.ids[:, 0], full.user.ids[:, 0])  # keys stand in the rows
-    assert full.user.dense.isfinite().all()
-    assert found.user.dense.isnan().all()
-    assert sum(map(len, full.user.values.values())) > 0
-    assert sum(map(len, found.user.values.values())) == 0
+    assert torch.equal(found.user.sparse_ids[:, 0], full.user.sparse_ids[:, 0])  # keys stand in the rows
+    assert full.user.dense_features.isfinite().all()
+    assert found.user.dense_features.isnan().all()
+    assert sum(map(len, full.user.sequence_values.values())) > 0
+    assert sum(map(len, found.user.sequence_values.values())) == 0
     assert np.isfinite(opened.score(found)).all()
 
 
@@ -170,9 +170,9 @@ def test_no_candidates_have_no_scores(bundle: Path) -> None:
 
 
 def _id(request: Request, value: int) -> Request:
-    ids = request.candidates.ids.clone()
+    ids = request.candidates.sparse_ids.clone()
     ids[1, 0] = value
-    return replace(request, candidates=replace(request.candidates, ids=ids))
+    return replace(request, candidates=replace(request.candidates, sparse_ids=ids))
 
 
 @pytest.mark.parametrize(
@@ -180,28 +180,32 @@ def _id(request: Request, value: int) -> Request:
     [
         (
             lambda r: _id(r, 10**6),
-            r"candidates\.ids, column 0: id 1000000 is out of range, its table has rows 0 to \d+",
+            r"candidates\.sparse_ids, column 0: id 1000000 is out of range, its table has rows 0 to \d+",
         ),
-        (lambda r: _id(r, -1), r"candidates\.ids, column 0: id -1 is out of range"),
+        (lambda r: _id(r, -1), r"candidates\.sparse_ids, column 0: id -1 is out of range"),
         (lambda r: replace(r, user=r.candidates), "the request lacks"),
         (
-            lambda r: replace(r, candidates=replace(r.candidates, dense=r.candidates.dense[:, 1:])),
-            r"candidates\.dense is torch\.float32 of shape .*, expected torch\.float32 of shape",
+            lambda r: replace(r, candidates=replace(r.candidates, dense_features=r.candidates.dense_features[:, 1:])),
+            r"candidates\.dense_features is torch\.float32 of shape .*, expected torch\.float32 of shape",
         ),
         (
-            lambda r: replace(r, candidates=replace(r.candidates, ids=r.candidates.ids.long())),
-            r"candidates\.ids is torch\.int64",
+            lambda r: replace(r, candidates=replace(r.candidates, sparse_ids=r.candidates.sparse_ids.long())),
+            r"candidates\.sparse_ids is torch\.int64",
         ),
         (
-            lambda r: replace(r, user=replace(r.user, values={**r.user.values, "clicks": torch.ones(9, 2).int()})),
-            "clicks.values has 9 events, the model reads at most 5",
+            lambda r: replace(
+                r, user=replace(r.user, sequence_values={**r.user.sequence_values, "clicks": torch.ones(9, 2).int()})
+            ),
+            "clicks.sequence_values has 9 events, the model reads at most 5",
         ),
         (
             lambda r: replace(
                 r,
-                candidates=replace(r.candidates, offsets={k: v.flip(0) for k, v in r.candidates.offsets.items()}),
+                candidates=replace(
+                    r.candidates, sequence_offsets={k: v.flip(0) for k, v in r.candidates.sequence_offsets.items()}
+                ),
             ),
-            r"words\.offsets must rise from 0 to the number of values",
+            r"words\.sequence_offsets must rise from 0 to the number of values",
         ),
     ],
 )
@@ -243,7 +247,7 @@ def _named(manifest: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format=2), "format 2, this version reads 1"),
+        (lambda m: m.update(format=1), "format 1, this version reads 2"),
         (lambda m: _named(m, "../model.onnx"), "'../model.onnx' is not a file inside the bundle"),
         (lambda m: _named(m, "/etc/passwd"), "'/etc/passwd' is not a file inside the bundle"),
         (lambda m: _named(m, ""), "'' is not a file inside the bundle"),

@@ -51,7 +51,11 @@ def test_without_a_part_of_the_user_every_column_is_the_candidates(toy_dataset: 
     graph = RequestRanker(ranker, RequestLayout(0, 0, ()))
     _, requests = toy_requests(toy_dataset)
     batch = requests[0].batch()
-    given = {**batch.inputs(), "candidates.ids": batch.ids, "candidates.dense": batch.dense}
+    given = {
+        **batch.inputs(),
+        "candidates.sparse_ids": batch.sparse_ids,
+        "candidates.dense_features": batch.dense_features,
+    }
     with torch.no_grad():
         logits, _ = graph(*(given[found.name] for found in graph.inputs))
         torch.testing.assert_close(logits, ranker(batch), rtol=1e-5, atol=2e-6)
@@ -85,17 +89,17 @@ def test_the_signature_names_every_tensor_and_leaves_out_empty_ones(toy_dataset:
     layout, _ = toy_requests(toy_dataset)
     found = signature(toy_dataset.transform.spec, layout)
     assert [(tensor.name, tensor.rows) for tensor in found] == [
-        ("user.ids", 1),
-        ("user.dense", 1),
-        ("candidates.ids", "candidates"),
-        ("candidates.dense", "candidates"),
-        ("interests.values", "interests.values.rows"),
-        ("clicks.values", "clicks.values.rows"),
-        ("words.values", "words.values.rows"),
-        ("words.offsets", "candidates + 1"),
+        ("user.sparse_ids", 1),
+        ("user.dense_features", 1),
+        ("candidates.sparse_ids", "candidates"),
+        ("candidates.dense_features", "candidates"),
+        ("interests.sequence_values", "interests.sequence_values.rows"),
+        ("clicks.sequence_values", "clicks.sequence_values.rows"),
+        ("words.sequence_values", "words.sequence_values.rows"),
+        ("words.sequence_offsets", "candidates + 1"),
     ]
     bare = FeatureSpec((IdField("ad", "item", "ad"),), (), (), {"ad": 9}, ("click",))
-    assert [tensor.name for tensor in signature(bare, RequestLayout(0, 0, ()))] == ["candidates.ids"]
+    assert [tensor.name for tensor in signature(bare, RequestLayout(0, 0, ()))] == ["candidates.sparse_ids"]
 
 
 def test_a_model_of_the_user_alone_has_no_request() -> None:
@@ -133,6 +137,6 @@ def test_ragged_forms_equal_their_references(lengths: list[int]) -> None:
 def test_tensors_of_a_signature_are_contiguous(toy_dataset: Dataset) -> None:
     layout, requests = toy_requests(toy_dataset)
     inputs = signature(toy_dataset.transform.spec, layout)
-    strided = replace(requests[0].candidates, ids=requests[0].candidates.ids.T.contiguous().T)
+    strided = replace(requests[0].candidates, sparse_ids=requests[0].candidates.sparse_ids.T.contiguous().T)
     tensors = feed(inputs, replace(requests[0], candidates=strided))
     assert all(tensor.is_contiguous() for tensor in tensors)

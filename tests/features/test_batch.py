@@ -12,16 +12,16 @@ from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceFie
 
 def batch(labels: bool = True) -> Batch:
     return Batch(
-        ids=torch.zeros(2, 3, dtype=torch.int32),
-        dense=torch.zeros(2, 1),
-        values={"past": torch.zeros(5, 2, dtype=torch.int32)},
-        offsets={"past": torch.tensor([0, 2, 5])},
+        sparse_ids=torch.zeros(2, 3, dtype=torch.int32),
+        dense_features=torch.zeros(2, 1),
+        sequence_values={"past": torch.zeros(5, 2, dtype=torch.int32)},
+        sequence_offsets={"past": torch.tensor([0, 2, 5])},
         labels=torch.zeros(2, 1) if labels else None,
     )
 
 
 def test_the_inputs_are_flat_and_without_labels() -> None:
-    assert list(batch().inputs()) == ["ids", "dense", "past.values", "past.offsets"]
+    assert list(batch().inputs()) == ["sparse_ids", "dense_features", "past.sequence_values", "past.sequence_offsets"]
 
 
 def test_a_function_reaches_every_tensor_and_leaves_out_what_is_not_there() -> None:

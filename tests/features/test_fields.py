@@ -35,13 +35,13 @@ SPEC = FeatureSpec(
 
 def batch() -> Batch:
     return Batch(
-        ids=torch.tensor([[4, 0, 5], [1, 3, 0]], dtype=torch.int32),
-        dense=torch.tensor([[1.5, 1.0, 2.0, 3.0, float("nan")], [float("nan")] * 4 + [2.0]]),
-        values={
+        sparse_ids=torch.tensor([[4, 0, 5], [1, 3, 0]], dtype=torch.int32),
+        dense_features=torch.tensor([[1.5, 1.0, 2.0, 3.0, float("nan")], [float("nan")] * 4 + [2.0]]),
+        sequence_values={
             "items": torch.tensor([[5, 0], [2, 4], [0, 1]], dtype=torch.int32),
             "tags": torch.tensor([[2]], dtype=torch.int32),
         },
-        offsets={"items": torch.tensor([0, 3, 3]), "tags": torch.tensor([0, 0, 1])},
+        sequence_offsets={"items": torch.tensor([0, 3, 3]), "tags": torch.tensor([0, 0, 1])},
     )
 
 
@@ -170,9 +170,9 @@ def test_a_row_is_embedded_alike_alone_and_among_others(toy_dataset: Dataset, en
 
 
 def changed(row: int, column: int, value: int) -> Batch:
-    ids = batch().ids.clone()
+    ids = batch().sparse_ids.clone()
     ids[row, column] = value
-    return replace(batch(), ids=ids)
+    return replace(batch(), sparse_ids=ids)
 
 
 def test_a_good_batch_passes() -> None:
@@ -187,15 +187,23 @@ def test_a_good_batch_passes() -> None:
         (changed(0, 1, -1), "batch, row 0: user.id=-1 is out of range: its table has rows 0 to 3"),
         (changed(1, 2, 6), "batch, row 1: item=6 is out of range: its table has rows 0 to 5"),
         (
-            replace(batch(), values={**batch().values, "tags": torch.tensor([[3]])}),
+            replace(batch(), sequence_values={**batch().sequence_values, "tags": torch.tensor([[3]])}),
             "batch, row 1: tags=3 is out of range",
         ),
         (
-            replace(batch(), values={**batch().values, "items": torch.tensor([[5, 0], [2, 0], [0, 5]])}),
+            replace(
+                batch(), sequence_values={**batch().sequence_values, "items": torch.tensor([[5, 0], [2, 0], [0, 5]])}
+            ),
             "batch, row 0: past hours=5 is out of range",
         ),
-        (replace(batch(), ids=batch().ids[:, :2]), r"batch.ids has shape \(2, 2\), expected \(any, 3\)"),
-        (replace(batch(), dense=batch().dense[:, :2]), r"batch.dense has shape \(2, 2\), expected \(any, 5\)"),
+        (
+            replace(batch(), sparse_ids=batch().sparse_ids[:, :2]),
+            r"batch.sparse_ids has shape \(2, 2\), expected \(any, 3\)",
+        ),
+        (
+            replace(batch(), dense_features=batch().dense_features[:, :2]),
+            r"batch.dense_features has shape \(2, 2\), expected \(any, 5\)",
+        ),
     ],
 )
 def test_an_id_outside_its_table_is_named_with_its_row(wrong: Batch, message: str) -> None:

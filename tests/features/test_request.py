@@ -33,10 +33,10 @@ def test_the_batch_of_a_request_is_the_batch_that_it_came_from(transform: Transf
     layout = request_layout(transform.schema)
     request = Request.of(batch, layout)
     assert len(request.user) == 1
-    assert request.user.ids.shape[1] == layout.user_ids == 1
-    assert request.user.dense.shape[1] == layout.user_dense == 1
-    assert set(request.user.values) == set(layout.user_groups) == {"clicks", "interests"}
-    assert set(request.candidates.values) == {"words"}
+    assert request.user.sparse_ids.shape[1] == layout.user_ids == 1
+    assert request.user.dense_features.shape[1] == layout.user_dense == 1
+    assert set(request.user.sequence_values) == set(layout.user_groups) == {"clicks", "interests"}
+    assert set(request.candidates.sequence_values) == {"words"}
     again = request.batch()
     for name, tensor in batch.inputs().items():
         torch.testing.assert_close(again.inputs()[name], tensor, rtol=0, atol=0, equal_nan=True)

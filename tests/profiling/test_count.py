@@ -201,6 +201,6 @@ def test_the_numbers_reach_a_toy_dataset(toy_folder: Path) -> None:
     spec = Dataset(toy_folder).transform.spec
     batch = full_batch(spec, 3)
     assert len(batch) == 3
-    assert {name: values.shape[0] for name, values in batch.values.items()} == {
+    assert {name: values.shape[0] for name, values in batch.sequence_values.items()} == {
         name: 3 * fields[0].max_length for name, fields in spec.groups.items()
     }

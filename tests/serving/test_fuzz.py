@@ -24,7 +24,8 @@ from served import ADMIN_KEY, CONTEXT, Client, Served
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 NAMES = ("user", "items", "context", "rank_by", "user_id", "item_id", "age", "price", "picture", "tab", "position",
-         "words", "time_ms", "interests", "inputs", "user.ids", "candidates.ids", "is_click", "u3", "i1")  # fmt: skip
+         "words", "time_ms", "interests", "inputs", "user.sparse_ids", "candidates.sparse_ids",
+         "is_click", "u3", "i1")  # fmt: skip
 TEXT = st.sampled_from(NAMES) | st.text(max_size=8) | st.text(string.printable, max_size=8)
 NUMBERS = (
     st.integers(-3, 100) | st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 1e308, 10**400, 1e18, 1e13])

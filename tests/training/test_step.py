@@ -156,6 +156,6 @@ def test_a_loss_without_end_and_finite_modules_point_to_the_weights(toy_dataset:
 
 def test_an_id_outside_its_table_is_refused(toy_dataset: Dataset) -> None:
     (batch,) = batches_of(toy_dataset, 16, 1, weighted=False)
-    batch.ids[3, 0] = 10_000
+    batch.sparse_ids[3, 0] = 10_000
     with pytest.raises(UnimixerError, match=r"row 3: user_id=10000 is out of range"):
         step_of(toy_dataset)([batch], 0)

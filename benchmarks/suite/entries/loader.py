@@ -32,8 +32,8 @@ def _epoch(data: tuple[Dataset, int], *, workers: int) -> Prepared:
         batches = list(loader.batches())
         return {
             "rows": torch.tensor([len(batch) for batch in batches]),
-            "ids": torch.cat([batch.ids for batch in batches]),
-            "events": torch.cat([values for batch in batches for values in batch.values.values()]),
+            "ids": torch.cat([batch.sparse_ids for batch in batches]),
+            "events": torch.cat([values for batch in batches for values in batch.sequence_values.values()]),
         }
 
     return Prepared(run, results)

@@ -61,7 +61,7 @@ def _plain(data: Inputs) -> Prepared:
     """Prepare the loop of a textbook: scores, loss, gradients, update."""
     model = copy.deepcopy(data.model)
     optimizers = build_optimizers(model, data.recipe.optimizer)
-    weights = torch.tensor(list(data.recipe.tasks.values()), device=data.batch.ids.device)
+    weights = torch.tensor(list(data.recipe.tasks.values()), device=data.batch.sparse_ids.device)
 
     def run() -> Tensor:
         for optimizer in optimizers.values():
@@ -81,7 +81,7 @@ def _plain(data: Inputs) -> Prepared:
 def _step(data: Inputs) -> Prepared:
     """Prepare the step of the training loop, with its checks and schedules."""
     model = copy.deepcopy(data.model)
-    columns = torch.arange(len(data.recipe.tasks), device=data.batch.ids.device)
+    columns = torch.arange(len(data.recipe.tasks), device=data.batch.sparse_ids.device)
     step = TrainStep(
         model, data.recipe, columns, total_steps=_LARGE, checkpoints=data.loader.dataset.folder / "checkpoints"
     )
@@ -154,7 +154,7 @@ def _optimizers(data: Inputs) -> Prepared:
 
 def _loader(data: Inputs) -> Prepared:
     endless = itertools.chain.from_iterable(data.loader.batches(epoch) for epoch in itertools.count())
-    return Prepared(lambda: next(endless), lambda: {"ids": next(endless).ids})
+    return Prepared(lambda: next(endless), lambda: {"ids": next(endless).sparse_ids})
 
 
 PARTS: dict[str, Callable[[Inputs], Prepared]] = {

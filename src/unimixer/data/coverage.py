@@ -60,14 +60,14 @@ class Coverage:
         self.rows += len(parts[-1])
         at = 0
         for part in parts:
-            at = self._add(at, part.ids.numpy(), missing)
+            at = self._add(at, part.sparse_ids.numpy(), missing)
         if missing:
-            dense = [part.dense.numpy() for part in parts]
+            dense = [part.dense_features.numpy() for part in parts]
             of_dense = slice(at, at + len(self._dense_columns))
             self.values[of_dense] += np.concatenate([np.full(d.shape[1], len(d)) for d in dense])[self._dense_columns]
             self.missing[of_dense] += np.concatenate([_true(np.isnan(d)) for d in dense])[self._dense_columns]
         at += len(self._dense_columns)
-        sequences = {name: values for part in parts for name, values in part.values.items()}
+        sequences = {name: values for part in parts for name, values in part.sequence_values.items()}
         for name in self._groups:
             at = self._add(at, sequences[name].numpy(), missing)
 

@@ -88,7 +88,7 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
     write_arrays(path, rows.columns())
     batch = transform.batch(rows)
     assert rows.labels is not None
-    ids, dense = batch.ids.numpy(), batch.dense.numpy()
+    ids, dense = batch.sparse_ids.numpy(), batch.dense_features.numpy()
     starts = np.cumsum([0, *(f.width for f in transform.spec.dense)])[:-1]
     return SplitSummary(
         parts=[{"file": name, "rows": len(rows), "bytes": path.stat().st_size, "crc32": checksum(path)}],
@@ -98,7 +98,7 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
         positives=_ints(rows.labels.sum(0, dtype=np.int64)),
         missing=_ints([*(ids == PADDING_ID).sum(0), *np.isnan(dense[:, starts]).sum(0)]),
         out_of_vocabulary=_ints((ids == OOV_ID).sum(0)),
-        lengths=[len(v) for v in batch.values.values()],
+        lengths=[len(v) for v in batch.sequence_values.values()],
     )
 
 

@@ -145,7 +145,7 @@ class Bundle:
             raise UnimixerError(f"{one.name} has {len(ids)} events, the model reads at most {longest}")
 
     def _values_of(self, offsets: Input) -> int:
-        name = f"{offsets.name.removesuffix('.offsets')}.values"
+        name = f"{offsets.name.removesuffix('.sequence_offsets')}.sequence_values"
         return next(index for index, one in enumerate(self.inputs) if one.name == name)
 
 
@@ -158,12 +158,12 @@ def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[NDArray
     """Count the rows of the tables behind every tensor of ids, and the longest list of a sequence."""
     ids = np.asarray([spec.tables[field.table] for field in spec.ids], dtype=np.int32)
     limits: dict[str, tuple[NDArray[np.int32], int | None]] = {
-        "user.ids": (ids[: layout.user_ids], None),
-        "candidates.ids": (ids[layout.user_ids :], None),
+        "user.sparse_ids": (ids[: layout.user_ids], None),
+        "candidates.sparse_ids": (ids[layout.user_ids :], None),
     }
     for group, fields in spec.groups.items():
         rows = np.asarray([spec.tables[field.table] for field in fields], dtype=np.int32)
-        limits[f"{group}.values"] = rows, fields[0].max_length if group in layout.user_groups else None
+        limits[f"{group}.sequence_values"] = rows, fields[0].max_length if group in layout.user_groups else None
     return limits
 
 

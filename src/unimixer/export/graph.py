@@ -38,12 +38,12 @@ class Input:
     def key(self) -> str:
         """Name of the tensor in :meth:`Batch.inputs` of its side."""
         columns = self.name.removeprefix(f"{self.side}.")
-        return columns if columns in ("ids", "dense") else self.name
+        return columns if columns in ("sparse_ids", "dense_features") else self.name
 
     @property
     def rows(self) -> str | int:
         """The length of the first axis: a number, or a name if it varies."""
-        if self.key in ("ids", "dense"):
+        if self.key in ("sparse_ids", "dense_features"):
             return 1 if self.side == USER else CANDIDATES
         return f"{CANDIDATES} + 1" if self.width is None else f"{self.name}.rows"
 
@@ -51,23 +51,23 @@ class Input:
 def signature(spec: FeatureSpec, layout: RequestLayout) -> tuple[Input, ...]:
     """List the tensors of the graph in their order; a side without columns of a kind has no such tensor.
 
-    ``user.ids`` (1, F_u), ``user.dense`` (1, W_u), ``candidates.ids`` (N, F_c), ``candidates.dense`` (N, W_c), and for
-    every sequence ``GROUP.values`` (V, C). A sequence of the user is one list; one of the candidates comes with
-    ``GROUP.offsets`` (N + 1,).
+    ``user.sparse_ids`` (1, F_u), ``user.dense_features`` (1, W_u), ``candidates.sparse_ids`` (N, F_c),
+    ``candidates.dense_features`` (N, W_c), and ``GROUP.sequence_values`` (V, C) for every sequence. A sequence of the
+    user is one list; a sequence of the candidates has ``GROUP.sequence_offsets`` (N + 1,).
     """
     dense = spec.dense_width - layout.user_dense
     columns = [
-        Input(f"{USER}.ids", USER, "int32", layout.user_ids),
-        Input(f"{USER}.dense", USER, "float32", layout.user_dense),
-        Input(f"{CANDIDATES}.ids", CANDIDATES, "int32", len(spec.ids) - layout.user_ids),
-        Input(f"{CANDIDATES}.dense", CANDIDATES, "float32", dense),
+        Input(f"{USER}.sparse_ids", USER, "int32", layout.user_ids),
+        Input(f"{USER}.dense_features", USER, "float32", layout.user_dense),
+        Input(f"{CANDIDATES}.sparse_ids", CANDIDATES, "int32", len(spec.ids) - layout.user_ids),
+        Input(f"{CANDIDATES}.dense_features", CANDIDATES, "float32", dense),
     ]
     lists = []
     for group, fields in spec.groups.items():
         side = USER if group in layout.user_groups else CANDIDATES
-        lists.append(Input(f"{group}.values", side, "int32", len(fields)))
+        lists.append(Input(f"{group}.sequence_values", side, "int32", len(fields)))
         if side == CANDIDATES:
-            lists.append(Input(f"{group}.offsets", side, "int64", None))
+            lists.append(Input(f"{group}.sequence_offsets", side, "int64", None))
     return (*(column for column in columns if column.width), *lists)
 
 
@@ -144,10 +144,12 @@ class RequestRanker(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities of all candidates."""
         tensors = {one.name: tensor for one, tensor in zip(self.inputs, inputs, strict=True)}
-        values = {group: tensors[f"{group}.values"] for group in self.spec.groups}
-        offsets = {group: tensors[f"{group}.offsets"] for group in self.candidates.groups}
-        user = self.user(tensors.get(f"{USER}.ids"), tensors.get(f"{USER}.dense"), values, {})
-        vectors = self.candidates(tensors.get(f"{CANDIDATES}.ids"), tensors.get(f"{CANDIDATES}.dense"), values, offsets)
+        values = {group: tensors[f"{group}.sequence_values"] for group in self.spec.groups}
+        offsets = {group: tensors[f"{group}.sequence_offsets"] for group in self.candidates.groups}
+        user = self.user(tensors.get(f"{USER}.sparse_ids"), tensors.get(f"{USER}.dense_features"), values, {})
+        vectors = self.candidates(
+            tensors.get(f"{CANDIDATES}.sparse_ids"), tensors.get(f"{CANDIDATES}.dense_features"), values, offsets
+        )
         for group, index in self.ranker.embedding.encoder_of.items():
             vectors |= self._encoded(group, self.encoders[index], values[group], {**user, **vectors})
         once = [user[name] for name in self.names if name in self.of_user]

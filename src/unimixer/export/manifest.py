@@ -17,7 +17,7 @@ from unimixer.errors import UnimixerError
 from unimixer.io import BUNDLE, check_kind, read_errors
 from unimixer.progress import say
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 
 

@@ -23,8 +23,8 @@ def lists(batch: Batch, groups: list[str], start: int, stop: int) -> Lists:
     """Cut the sequences of neighboring rows, with offsets that begin at zero."""
     values, offsets = {}, {}
     for group in groups:
-        ends = batch.offsets[group][start : stop + 1]
-        values[group], offsets[group] = batch.values[group][int(ends[0]) : int(ends[-1])], ends - ends[0]
+        ends = batch.sequence_offsets[group][start : stop + 1]
+        values[group], offsets[group] = batch.sequence_values[group][int(ends[0]) : int(ends[-1])], ends - ends[0]
     return values, offsets
 
 
@@ -39,15 +39,17 @@ def request_from(batch: Batch, layout: RequestLayout, user: int, start: int, sto
         stop: row after the last candidate.
     """
     ids, dense = layout.user_ids, layout.user_dense
-    theirs = [group for group in batch.values if group not in layout.user_groups]
+    theirs = [group for group in batch.sequence_values if group not in layout.user_groups]
     rows = slice(start, stop)
     return Request(
         user=Batch(
-            batch.ids[user : user + 1, :ids],
-            batch.dense[user : user + 1, :dense],
+            batch.sparse_ids[user : user + 1, :ids],
+            batch.dense_features[user : user + 1, :dense],
             *lists(batch, list(layout.user_groups), user, user + 1),
         ),
-        candidates=Batch(batch.ids[rows, ids:], batch.dense[rows, dense:], *lists(batch, theirs, start, stop)),
+        candidates=Batch(
+            batch.sparse_ids[rows, ids:], batch.dense_features[rows, dense:], *lists(batch, theirs, start, stop)
+        ),
     )
 
 
@@ -56,14 +58,14 @@ def repeated(request: Request, rows: int) -> Request:
     candidates = request.candidates
     order = torch.arange(rows) % len(candidates)
     values, offsets = {}, {}
-    for group in candidates.values:
-        lengths = candidates.offsets[group].diff()[order]
+    for group in candidates.sequence_values:
+        lengths = candidates.sequence_offsets[group].diff()[order]
         offsets[group] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        starts = candidates.offsets[group][:-1][order]
+        starts = candidates.sequence_offsets[group][:-1][order]
         owner = torch.repeat_interleave(torch.arange(rows), lengths)
         within = torch.arange(len(owner)) - offsets[group][:-1][owner]
-        values[group] = candidates.values[group][starts[owner] + within]
-    return Request(request.user, Batch(candidates.ids[order], candidates.dense[order], values, offsets))
+        values[group] = candidates.sequence_values[group][starts[owner] + within]
+    return Request(request.user, Batch(candidates.sparse_ids[order], candidates.dense_features[order], values, offsets))
 
 
 def without_sequences(request: Request) -> Request:
@@ -72,8 +74,8 @@ def without_sequences(request: Request) -> Request:
     def emptied(batch: Batch) -> Batch:
         return replace(
             batch,
-            values={group: events[:0] for group, events in batch.values.items()},
-            offsets={group: torch.zeros_like(ends) for group, ends in batch.offsets.items()},
+            sequence_values={group: events[:0] for group, events in batch.sequence_values.items()},
+            sequence_offsets={group: torch.zeros_like(ends) for group, ends in batch.sequence_offsets.items()},
         )
 
     return Request(emptied(request.user), emptied(request.candidates))
@@ -87,14 +89,17 @@ def unknown(request: Request) -> Request:
 def missing(request: Request) -> Request:
     """Remove every value of a request: padding ids, NaN for numbers, empty sequences."""
     padded = without_sequences(_of_one_id(request, PADDING_ID))
-    sides = (replace(side, dense=torch.full_like(side.dense, torch.nan)) for side in (padded.user, padded.candidates))
+    sides = (
+        replace(side, dense_features=torch.full_like(side.dense_features, torch.nan))
+        for side in (padded.user, padded.candidates)
+    )
     return Request(*sides)
 
 
 def _of_one_id(request: Request, row: int) -> Request:
     def changed(batch: Batch) -> Batch:
-        values = {group: torch.full_like(events, row) for group, events in batch.values.items()}
-        return replace(batch, ids=torch.full_like(batch.ids, row), values=values)
+        values = {group: torch.full_like(events, row) for group, events in batch.sequence_values.items()}
+        return replace(batch, sparse_ids=torch.full_like(batch.sparse_ids, row), sequence_values=values)
 
     return Request(changed(request.user), changed(request.candidates))
 
@@ -155,12 +160,14 @@ def to_request(inputs: Sequence[Input], tensors: Mapping[str, Tensor]) -> Reques
 
 def _side(side: str, inputs: Sequence[Input], tensors: Mapping[str, Tensor]) -> Batch:
     own = [one for one in inputs if one.side == side]
-    lists = [one.name.removesuffix(".values") for one in own if one.name.endswith(".values")]
-    values = {group: tensors[f"{group}.values"] for group in lists}
-    offsets = {group: tensors.get(f"{group}.offsets", torch.tensor([0, len(values[group])])) for group in lists}
+    lists = [one.name.removesuffix(".sequence_values") for one in own if one.name.endswith(".sequence_values")]
+    values = {group: tensors[f"{group}.sequence_values"] for group in lists}
+    offsets = {
+        group: tensors.get(f"{group}.sequence_offsets", torch.tensor([0, len(values[group])])) for group in lists
+    }
     rows = 1
     if side == CANDIDATES:
         axes = [len(tensors[f.name]) - (f.width is None) for f in own if f.rows in (CANDIDATES, f"{CANDIDATES} + 1")]
         rows = axes[0]
-    ids = tensors.get(f"{side}.ids", torch.zeros(rows, 0, dtype=torch.int32))
-    return Batch(ids, tensors.get(f"{side}.dense", torch.zeros(rows, 0)), values, offsets)
+    ids = tensors.get(f"{side}.sparse_ids", torch.zeros(rows, 0, dtype=torch.int32))
+    return Batch(ids, tensors.get(f"{side}.dense_features", torch.zeros(rows, 0)), values, offsets)

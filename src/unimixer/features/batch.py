@@ -14,24 +14,25 @@ class Batch:
     """A batch of B impressions.
 
     Shape:
-        - ids: ``(B, F)`` int32, one column a categorical feature
-        - dense: ``(B, W)`` float32, NaN where a value is missing
-        - values[group]: ``(V, C)`` int32, the group's sequences one after the other, one column a field
-        - offsets[group]: ``(B + 1,)`` int64, the sequence of row b is ``values[offsets[b]:offsets[b + 1]]``
+        - sparse_ids: ``(B, F)`` int32, one column a categorical feature
+        - dense_features: ``(B, W)`` float32, NaN where a value is missing
+        - sequence_values[group]: ``(V, C)`` int32, the group's sequences one after the other, one column a field
+        - sequence_offsets[group]: ``(B + 1,)`` int64, the sequence of row b is
+          ``sequence_values[sequence_offsets[b]:sequence_offsets[b + 1]]``
         - labels: ``(B, tasks)`` float32; weights: ``(B,)`` float32
         - users: ``(B,)`` int64, the key by which UAUC groups
     """
 
-    ids: Tensor
-    dense: Tensor
-    values: dict[str, Tensor] = field(default_factory=dict)
-    offsets: dict[str, Tensor] = field(default_factory=dict)
+    sparse_ids: Tensor
+    dense_features: Tensor
+    sequence_values: dict[str, Tensor] = field(default_factory=dict)
+    sequence_offsets: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     weights: Tensor | None = None
     users: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.ids.shape[0]
+        return self.sparse_ids.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply a function to every tensor."""
@@ -41,10 +42,10 @@ class Batch:
         }
         return replace(
             self,
-            ids=function(self.ids),
-            dense=function(self.dense),
-            values={name: function(tensor) for name, tensor in self.values.items()},
-            offsets={name: function(tensor) for name, tensor in self.offsets.items()},
+            sparse_ids=function(self.sparse_ids),
+            dense_features=function(self.dense_features),
+            sequence_values={name: function(tensor) for name, tensor in self.sequence_values.items()},
+            sequence_offsets={name: function(tensor) for name, tensor in self.sequence_offsets.items()},
             **optional,
         )
 
@@ -54,10 +55,10 @@ class Batch:
 
     def inputs(self) -> dict[str, Tensor]:
         """The model's inputs as one flat mapping of names to tensors: the signature of an exported graph."""
-        flat = {"ids": self.ids, "dense": self.dense}
-        for group in self.values:
-            flat[f"{group}.values"] = self.values[group]
-            flat[f"{group}.offsets"] = self.offsets[group]
+        flat = {"sparse_ids": self.sparse_ids, "dense_features": self.dense_features}
+        for group in self.sequence_values:
+            flat[f"{group}.sequence_values"] = self.sequence_values[group]
+            flat[f"{group}.sequence_offsets"] = self.sequence_offsets[group]
         return flat
 
     def padded(self) -> Batch:
@@ -68,13 +69,13 @@ class Batch:
         """
         if len(self):
             return self
-        ones = {n: self.ids.new_zeros(2, dtype=torch.long) for n in self.offsets}
+        ones = {n: self.sparse_ids.new_zeros(2, dtype=torch.long) for n in self.sequence_offsets}
         return replace(
             self,
-            ids=self.ids.new_zeros(1, *self.ids.shape[1:]),
-            dense=self.dense.new_full((1, *self.dense.shape[1:]), float("nan")),
-            offsets=ones,
+            sparse_ids=self.sparse_ids.new_zeros(1, *self.sparse_ids.shape[1:]),
+            dense_features=self.dense_features.new_full((1, *self.dense_features.shape[1:]), float("nan")),
+            sequence_offsets=ones,
             labels=None if self.labels is None else self.labels.new_zeros(1, *self.labels.shape[1:]),
-            weights=self.dense.new_zeros(1),
+            weights=self.dense_features.new_zeros(1),
             users=None if self.users is None else self.users.new_zeros(1),
         )

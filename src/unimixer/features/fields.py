@@ -142,23 +142,25 @@ class FieldEmbedding(nn.Module):
 
     def check(self, batch: Batch) -> None:
         """Raise if an id lies outside its table: in packed tables it would read another field's row."""
-        check_shape("batch.ids", batch.ids, (None, len(self.spec.ids)))
-        check_shape("batch.dense", batch.dense, (None, self.spec.dense_width))
+        check_shape("batch.sparse_ids", batch.sparse_ids, (None, len(self.spec.ids)))
+        check_shape("batch.dense_features", batch.dense_features, (None, self.spec.dense_width))
         if len(batch) == 0:
             return
-        high, low = batch.ids.amax(0), batch.ids.amin(0)
+        high, low = batch.sparse_ids.amax(0), batch.sparse_ids.amin(0)
         if bool((high >= self.limits).any()) or bool((low < 0).any()):
             column = int(((high >= self.limits) | (low < 0)).int().argmax())
-            wrong = (batch.ids[:, column] >= self.limits[column]) | (batch.ids[:, column] < 0)
+            wrong = (batch.sparse_ids[:, column] >= self.limits[column]) | (batch.sparse_ids[:, column] < 0)
             row = int(wrong.int().argmax())
-            raise _out_of_range(self.spec.ids[column].name, int(batch.ids[row, column]), int(self.limits[column]), row)
+            raise _out_of_range(
+                self.spec.ids[column].name, int(batch.sparse_ids[row, column]), int(self.limits[column]), row
+            )
         for group, fields in self.spec.groups.items():
             for column, field in enumerate(fields):
-                values = batch.values[group][:, column]
+                values = batch.sequence_values[group][:, column]
                 if values.numel() and (int(values.max()) >= self.spec.tables[field.table] or int(values.min()) < 0):
                     wrong = (values >= self.spec.tables[field.table]) | (values < 0)
                     at = int(wrong.int().argmax())
-                    row = int(torch.searchsorted(batch.offsets[group], at, right=True)) - 1
+                    row = int(torch.searchsorted(batch.sequence_offsets[group], at, right=True)) - 1
                     raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -174,11 +176,11 @@ class FieldEmbedding(nn.Module):
 
     def _look_up(self, batch: Batch) -> dict[str, Tensor]:
         """Vectors of id fields and means of sequences, one lookup a width."""
-        by_field, rows = dict[str, Tensor](), batch.ids.shape[0]
+        by_field, rows = dict[str, Tensor](), batch.sparse_ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
-            every = len(columns) == batch.ids.shape[1]
-            ids = batch.ids if every else batch.ids[:, columns]
+            every = len(columns) == batch.sparse_ids.shape[1]
+            ids = batch.sparse_ids if every else batch.sparse_ids[:, columns]
             means = [f for f in self._means if self.tables.width[f.table] == width]
             vectors, pooled = self.tables.of_width(width).lookup(ids + shifts, *self._bags(means, batch))
             names = [f.name for f in self.spec.ids if self._id_width[f.name] == width]
@@ -190,7 +192,7 @@ class FieldEmbedding(nn.Module):
         """Vectors of id fields and means of sequences, from vectors that were looked up elsewhere."""
         by_field = {field.name: looked_up[field.name] for field in self.spec.ids}
         for field in self._means:
-            events, offsets = looked_up[field.name], batch.offsets[field.group]
+            events, offsets = looked_up[field.name], batch.sequence_offsets[field.group]
             places = torch.arange(len(events), device=events.device)
             by_field[field.name] = F.embedding_bag(places, events, offsets, mode="mean", include_last_offset=True)
         return by_field
@@ -206,11 +208,11 @@ class FieldEmbedding(nn.Module):
         padded: list[Tensor] = []
         looked_up = self.tables.vectors(batch)
         for group in self.event_groups:
-            fields, values = self.spec.groups[group.name], batch.values[group.name]
+            fields, values = self.spec.groups[group.name], batch.sequence_values[group.name]
             events = self._events(
                 fields, values if looked_up is not None else self.managed.columns(fields, values), looked_up
             )
-            padded += pad_events(events, batch.offsets[group.name], group.max_length)
+            padded += pad_events(events, batch.sequence_offsets[group.name], group.max_length)
         return tuple(padded)
 
     def _events(
@@ -226,7 +228,7 @@ class FieldEmbedding(nn.Module):
         return torch.cat(vectors, dim=1)
 
     def _dense(self, batch: Batch) -> dict[str, Tensor]:
-        parts = torch.split(batch.dense, [f.width for f in self.spec.dense], dim=1)
+        parts = torch.split(batch.dense_features, [f.width for f in self.spec.dense], dim=1)
         columns = dict(zip([f.name for f in self.spec.dense], parts, strict=True))
         by_field: dict[str, Tensor] = {
             name: projection(columns[name]) for name, projection in zip(self._vector_names, self.vectors, strict=True)
@@ -241,12 +243,12 @@ class FieldEmbedding(nn.Module):
         """Packed rows of some sequences, one field after the other, and the offsets of the B bags of each."""
         start, rows, offsets = 0, [], []
         for field in fields:
-            values, ends = batch.values[field.group], batch.offsets[field.group]
+            values, ends = batch.sequence_values[field.group], batch.sequence_offsets[field.group]
             column = self._pooled[field.group].index(field)
             rows.append(values[:, column].long() + self.tables.first_row(field.table))
             offsets.append(ends[:-1] + start)
             start += values.shape[0]
-        nothing = batch.ids.new_zeros(1, dtype=torch.long)
+        nothing = batch.sparse_ids.new_zeros(1, dtype=torch.long)
         return torch.cat([nothing[:0], *rows]), torch.cat([*offsets, nothing + start])
 
     def _encoded(
@@ -255,9 +257,9 @@ class FieldEmbedding(nn.Module):
         """A group of sequences through its encoder."""
         fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
-        events = self._events(fields, batch.values[group], looked_up)
+        events = self._events(fields, batch.sequence_values[group], looked_up)
         target = torch.cat([by_field[name] for name in self.targets(fields)], dim=1)
-        pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.offsets[group], target)
+        pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.sequence_offsets[group], target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 

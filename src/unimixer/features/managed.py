@@ -110,6 +110,10 @@ class ManagedTables(torch.nn.Module):
         """The batch with rows in the place of ids; of its sequences only those of ``groups``, if these are given."""
         if not self.tables:
             return batch
-        wanted = batch.values if groups is None else groups
-        values = {name: self.columns(self.spec.groups[name], batch.values[name]) for name in wanted}
-        return replace(batch, ids=self.columns(self.spec.ids, batch.ids), values={**batch.values, **values})
+        wanted = batch.sequence_values if groups is None else groups
+        values = {name: self.columns(self.spec.groups[name], batch.sequence_values[name]) for name in wanted}
+        return replace(
+            batch,
+            sparse_ids=self.columns(self.spec.ids, batch.sparse_ids),
+            sequence_values={**batch.sequence_values, **values},
+        )

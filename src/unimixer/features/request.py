@@ -15,9 +15,9 @@ class RequestLayout:
     """Which part of a batch belongs to the user and is the same for every candidate."""
 
     user_ids: int
-    """Leading columns of ``Batch.ids``."""
+    """Leading columns of ``Batch.sparse_ids``."""
     user_dense: int
-    """Leading columns of ``Batch.dense``."""
+    """Leading columns of ``Batch.dense_features``."""
     user_groups: tuple[str, ...]
     """Sequence groups: histories and lists of the user."""
 
@@ -40,15 +40,18 @@ class Request:
     def batch(self) -> Batch:
         """The user's part repeated for every candidate: what training would have seen."""
         rows = len(self)
-        values = {name: events.repeat(rows, 1) for name, events in self.user.values.items()}
+        values = {name: events.repeat(rows, 1) for name, events in self.user.sequence_values.items()}
         offsets = {
-            name: torch.arange(rows + 1, device=ends.device) * int(ends[1]) for name, ends in self.user.offsets.items()
+            name: torch.arange(rows + 1, device=ends.device) * int(ends[1])
+            for name, ends in self.user.sequence_offsets.items()
         }
         return Batch(
-            ids=torch.cat([self.user.ids.expand(rows, -1), self.candidates.ids], dim=1),
-            dense=torch.cat([self.user.dense.expand(rows, -1), self.candidates.dense], dim=1),
-            values={**values, **self.candidates.values},
-            offsets={**offsets, **self.candidates.offsets},
+            sparse_ids=torch.cat([self.user.sparse_ids.expand(rows, -1), self.candidates.sparse_ids], dim=1),
+            dense_features=torch.cat(
+                [self.user.dense_features.expand(rows, -1), self.candidates.dense_features], dim=1
+            ),
+            sequence_values={**values, **self.candidates.sequence_values},
+            sequence_offsets={**offsets, **self.candidates.sequence_offsets},
         )
 
     @classmethod
@@ -58,7 +61,7 @@ class Request:
         Raises:
             UnimixerError: if the rows differ in what belongs to the user.
         """
-        ids, dense = batch.ids[:, : layout.user_ids], batch.dense[:, : layout.user_dense]
+        ids, dense = batch.sparse_ids[:, : layout.user_ids], batch.dense_features[:, : layout.user_dense]
         one = (
             len(batch) > 0
             and bool((ids == ids[:1]).all())
@@ -66,20 +69,20 @@ class Request:
         )
         user_values, user_offsets = {}, {}
         for name in layout.user_groups:
-            lengths = batch.offsets[name].diff()
-            first = batch.values[name][: int(lengths[0]) if len(lengths) else 0]
+            lengths = batch.sequence_offsets[name].diff()
+            first = batch.sequence_values[name][: int(lengths[0]) if len(lengths) else 0]
             one = one and bool((lengths == lengths[:1]).all())
-            one = one and torch.equal(batch.values[name], first.repeat(len(batch), 1))
-            user_values[name], user_offsets[name] = first, batch.offsets[name][:2]
+            one = one and torch.equal(batch.sequence_values[name], first.repeat(len(batch), 1))
+            user_values[name], user_offsets[name] = first, batch.sequence_offsets[name][:2]
         if not one:
             raise UnimixerError("a request is one user at one time: the rows of this batch differ in the user's part")
-        own = [name for name in batch.values if name not in layout.user_groups]
+        own = [name for name in batch.sequence_values if name not in layout.user_groups]
         return cls(
             user=Batch(ids[:1], dense[:1], user_values, user_offsets),
             candidates=Batch(
-                batch.ids[:, layout.user_ids :],
-                batch.dense[:, layout.user_dense :],
-                {name: batch.values[name] for name in own},
-                {name: batch.offsets[name] for name in own},
+                batch.sparse_ids[:, layout.user_ids :],
+                batch.dense_features[:, layout.user_dense :],
+                {name: batch.sequence_values[name] for name in own},
+                {name: batch.sequence_offsets[name] for name in own},
             ),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class IdField:
-    """A categorical feature: one column of ``Batch.ids``."""
+    """A categorical feature: one column of ``Batch.sparse_ids``."""
 
     name: str
     domain: str
@@ -17,7 +17,7 @@ class IdField:
 
 @dataclass(frozen=True)
 class DenseField:
-    """A numeric feature (width 1) or a pretrained vector: neighbouring columns of ``Batch.dense``; NaN is missing."""
+    """A numeric feature (width 1) or a pretrained vector: adjacent columns of ``dense_features``; NaN is missing."""
 
     name: str
     domain: str
@@ -26,7 +26,7 @@ class DenseField:
 
 @dataclass(frozen=True)
 class SequenceField:
-    """A variable number of ids: one column of ``Batch.values[group]``."""
+    """A variable number of ids: one column of ``Batch.sequence_values[group]``."""
 
     name: str
     domain: str
@@ -51,13 +51,13 @@ class FeatureSpec:
 
     @property
     def groups(self) -> dict[str, tuple[SequenceField, ...]]:
-        """Sequence fields by group, in order; the position in the tuple is the column of ``Batch.values``."""
+        """Sequence fields by group, in order; the position in the tuple is the column of ``Batch.sequence_values``."""
         names = dict.fromkeys(field.group for field in self.sequences)
         return {name: tuple(f for f in self.sequences if f.group == name) for name in names}
 
     @property
     def dense_width(self) -> int:
-        """Columns of ``Batch.dense``."""
+        """Columns of ``Batch.dense_features``."""
         return sum(field.width for field in self.dense)
 
     def to_json(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _rows_met(ranker: Ranker, batch: Batch) -> Iterator[tuple[int, int]]:
     """Rows of every packed table that a batch can meet at most, and their width."""
     embedding, spec = ranker.embedding, ranker.spec
     looked_up = [(field.table, len(batch)) for field in spec.ids]
-    looked_up += [(field.table, batch.values[field.group].shape[0]) for field in spec.sequences]
+    looked_up += [(field.table, batch.sequence_values[field.group].shape[0]) for field in spec.sequences]
     for table, rows in embedding.tables.num_embeddings.items():
         lookups = sum(count for name, count in looked_up if name == table)
         yield min(rows, lookups), embedding.tables.width[table]

@@ -84,8 +84,10 @@ class Values(Collector):
 
 def _joined(parts: Sequence[Batch]) -> Batch:
     """Concatenate the counted parts of several batches."""
-    values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
-    return Batch(torch.cat([part.ids for part in parts]), torch.cat([part.dense for part in parts]), values)
+    values = {name: torch.cat([part.sequence_values[name] for part in parts]) for name in parts[0].sequence_values}
+    return Batch(
+        torch.cat([part.sparse_ids for part in parts]), torch.cat([part.dense_features for part in parts]), values
+    )
 
 
 class Metrics:

@@ -218,10 +218,10 @@ def merged(observations: Sequence[Observed]) -> Observed:
 
 def ids_of(spec: FeatureSpec, table: str, batches: Sequence[Batch]) -> Tensor:
     """Collect, on the CPU, all ids that batches look up in a table."""
-    ids = [batch.ids[:, column] for batch in batches for column, f in enumerate(spec.ids) if f.table == table]
+    ids = [batch.sparse_ids[:, column] for batch in batches for column, f in enumerate(spec.ids) if f.table == table]
     for name, fields in spec.groups.items():
         columns = [column for column, f in enumerate(fields) if f.table == table]
-        ids += [batch.values[name][:, column] for batch in batches for column in columns]
+        ids += [batch.sequence_values[name][:, column] for batch in batches for column in columns]
     return torch.cat(ids).long().cpu() if ids else torch.zeros(0, dtype=torch.long)
 
 

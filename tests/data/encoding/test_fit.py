@@ -69,7 +69,7 @@ def test_a_value_that_occurs_after_the_training_part_only_is_unknown() -> None:
     (chunk,) = tables.impressions()
     batch, names = transform.raw_batch(chunk), [f.name for f in transform.spec.ids]
     for name, value in (("tab", "late"), ("user_id", "u0"), ("item_id", "i0")):
-        ids = batch.ids[:, names.index(name)].numpy()
+        ids = batch.sparse_ids[:, names.index(name)].numpy()
         np.testing.assert_array_equal(ids == 1, (chunk.frame[name] == value).to_numpy())
 
 
@@ -211,7 +211,7 @@ def windows(tables: RawTables) -> list[list[str]]:
     (chunk,) = tables.impressions()
     batch, keys = transform.raw_batch(chunk, first_row=0), transform.vocabularies["seen"].texts.to_list()
     texts = ["missing", "unknown", *keys]
-    offsets, values = batch.offsets["past"].tolist(), batch.values["past"][:, 0].tolist()
+    offsets, values = batch.sequence_offsets["past"].tolist(), batch.sequence_values["past"][:, 0].tolist()
     return [[texts[v] for v in values[a:b]] for a, b in pairwise(offsets)]
 
 
@@ -314,7 +314,7 @@ def test_without_a_time_column_new_rows_come_after_the_whole_log() -> None:
     transform = fitted(tables)
     newest = transform.vocabularies["seen"].lookup(pl.Series(["i0", "i1"])).tolist()  # rows 18 and 19
     batch = transform.raw_batch(next(tables.impressions()))
-    assert batch.values["past"][:, 0].tolist() == newest * 20
+    assert batch.sequence_values["past"][:, 0].tolist() == newest * 20
 
 
 # ---- empty parts ------------------------------------------------------------

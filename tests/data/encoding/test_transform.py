@@ -42,8 +42,8 @@ def assert_same(a: Batch, b: Batch) -> None:
 
 
 def lists(batch: Batch, group: str, column: int = 0) -> list[list[int]]:
-    values = batch.values[group][:, column].tolist()
-    return [values[a:b] for a, b in pairwise(batch.offsets[group].tolist())]
+    values = batch.sequence_values[group][:, column].tolist()
+    return [values[a:b] for a, b in pairwise(batch.sequence_offsets[group].tolist())]
 
 
 def log_of(tables: RawTables) -> pl.DataFrame:
@@ -81,9 +81,11 @@ def test_a_row_alone_gives_what_it_gives_among_others(toy_dataset: Dataset) -> N
     together = toy_dataset.transform.raw_batch(Chunk(frame, "new.csv"))
     for row in range(20):
         alone = toy_dataset.transform.raw_batch(Chunk(frame.slice(row, 1), "new.csv"))
-        torch.testing.assert_close(alone.ids[0], together.ids[row])
-        torch.testing.assert_close(alone.dense[0], together.dense[row], rtol=0, atol=0, equal_nan=True)
-        for group in together.values:
+        torch.testing.assert_close(alone.sparse_ids[0], together.sparse_ids[row])
+        torch.testing.assert_close(
+            alone.dense_features[0], together.dense_features[row], rtol=0, atol=0, equal_nan=True
+        )
+        for group in together.sequence_values:
             assert lists(alone, group)[0] == lists(together, group)[row]
 
 
@@ -112,7 +114,7 @@ def test_a_schema_with_one_feature_only_has_batches(tmp_path: Path, wide: bool) 
     tables = toy_tables(400, features=[feature], histories=[])
     dataset = prepare(tables, tmp_path / "store")
     (batch,) = Loader(dataset, "train", batch_size=1_000).batches()
-    assert (batch.ids.shape[1], batch.dense.shape[1]) == ((0, 1) if wide else (1, 0))
+    assert (batch.sparse_ids.shape[1], batch.dense_features.shape[1]) == ((0, 1) if wide else (1, 0))
     for split, chunk in rows_of(log_of(tables), dataset.transform):
         (stored,) = Loader(dataset, split, batch_size=1_000).batches()
         assert_same(dataset.transform.raw_batch(chunk, labels=True), stored)
@@ -160,14 +162,14 @@ def new_row(**values: Any) -> Chunk:
 
 
 def field(transform: Transform, batch: Batch, name: str) -> int:
-    return int(batch.ids[0, [f.name for f in transform.spec.ids].index(name)])
+    return int(batch.sparse_ids[0, [f.name for f in transform.spec.ids].index(name)])
 
 
 def test_users_and_items_never_seen_are_unknown_and_their_features_missing(toy_dataset: Dataset) -> None:
     transform = toy_dataset.transform
     batch = transform.raw_batch(new_row(user_id="nobody", item_id="nothing"))
     assert [field(transform, batch, name) for name in ("user_id", "item_id", "category")] == [1, 1, 0]
-    assert batch.dense[0].isnan().all()
+    assert batch.dense_features[0].isnan().all()
     assert lists(batch, "clicks") == lists(batch, "interests") == [[]]
 
 
@@ -186,8 +188,8 @@ def test_a_new_item_brings_its_features_in_the_row(toy_dataset: Dataset) -> None
     )
     assert field(transform, batch, "item_id") == 1
     assert field(transform, batch, "category") == field(transform, known, "category") > 1
-    torch.testing.assert_close(batch.dense[0, 1], known.dense[0, 1])  # i3 costs 10 + 3^2
-    assert batch.dense[0, 2:].tolist() == [1, 2, 3, 4]
+    torch.testing.assert_close(batch.dense_features[0, 1], known.dense_features[0, 1])  # i3 costs 10 + 3^2
+    assert batch.dense_features[0, 2:].tolist() == [1, 2, 3, 4]
     assert lists(batch, "interests") == [transform.vocabularies["category"].lookup(pl.Series(["c2", "c4"])).tolist()]
 
 
@@ -200,7 +202,7 @@ def test_a_new_value_is_hashed_where_the_table_is_hashed() -> None:
     }
     tables = toy_tables(400, features=[hashed], histories=[])
     batch = fit(resolve(tables), LogReader(tables)).transform.raw_batch(new_row(user_id="user_1"))
-    assert batch.ids.tolist() == [[42]]
+    assert batch.sparse_ids.tolist() == [[42]]
 
 
 def test_a_row_without_a_column_of_the_context_is_named(toy_dataset: Dataset) -> None:
@@ -212,7 +214,7 @@ def test_a_row_without_a_column_of_the_context_is_named(toy_dataset: Dataset) ->
 def test_no_rows_give_an_empty_batch(toy_dataset: Dataset) -> None:
     batch = toy_dataset.transform.raw_batch(Chunk(new_row().frame.head(0), "new.csv"))
     assert len(batch) == 0
-    assert all(offsets.tolist() == [0] for offsets in batch.offsets.values())
+    assert all(offsets.tolist() == [0] for offsets in batch.sequence_offsets.values())
 
 
 def test_a_batch_owns_its_memory(toy_dataset: Dataset) -> None:
@@ -223,7 +225,7 @@ def test_a_batch_owns_its_memory(toy_dataset: Dataset) -> None:
     ):
         for tensor in tensors(batch).values():
             tensor.zero_()
-    assert toy_dataset.transform.raw_batch(new_row()).ids.any()
+    assert toy_dataset.transform.raw_batch(new_row()).sparse_ids.any()
 
 
 # ---- layout ------------------------------------------------------------------
@@ -301,11 +303,11 @@ def test_dense_values_are_those_of_the_raw_tables(toy_dataset: Dataset) -> None:
     batch = toy_dataset.transform.raw_batch(Chunk(log, "log.csv"))
     fitted = toy_dataset.transform.numerics["age"]
     age = log.join(users, on="user_id", how="left", maintain_order="left")["age"].to_numpy()
-    np.testing.assert_allclose(batch.dense[:, 0], (age - fitted.mean) / fitted.std, rtol=1e-6)
+    np.testing.assert_allclose(batch.dense_features[:, 0], (age - fitted.mean) / fitted.std, rtol=1e-6)
     pictures = log.join(items, on="item_id", how="left", maintain_order="left")["picture"]
     for row in range(0, log.height, 101):
         expected = pictures[row].to_list() if pictures[row] is not None else [np.nan] * 4
-        np.testing.assert_allclose(batch.dense[row, 2:], expected, rtol=1e-6)
+        np.testing.assert_allclose(batch.dense_features[row, 2:], expected, rtol=1e-6)
 
 
 def test_a_saved_transform_remembers_the_forms_and_an_older_one_takes_texts_as_they_are(tmp_path: Path) -> None:

@@ -98,11 +98,12 @@ def test_columns_that_a_call_brings_win(encoder: RequestEncoder, predictor: Pred
 def test_a_column_that_one_item_brings_is_that_items_alone(encoder: RequestEncoder) -> None:
     plain = encoder.encode(call()).request.candidates
     one = encoder.encode(call(item_columns=[{}, {"price": 9_000.0}, {}])).request.candidates
-    changed = ~torch.isclose(plain.dense, one.dense, equal_nan=True)
+    changed = ~torch.isclose(plain.dense_features, one.dense_features, equal_nan=True)
     assert changed.nonzero()[:, 0].tolist() == [1]
-    assert torch.equal(plain.ids, one.ids)
+    assert torch.equal(plain.sparse_ids, one.sparse_ids)
     again = encoder.encode(call()).request.candidates
-    torch.testing.assert_close(again.dense, plain.dense, rtol=0, atol=0, equal_nan=True)  # the kept row is untouched
+    # the kept row is untouched
+    torch.testing.assert_close(again.dense_features, plain.dense_features, rtol=0, atol=0, equal_nan=True)
 
 
 def test_scores_equal_those_of_the_run(encoder: RequestEncoder, predictor: Predictor, toy_bundle: EagerBundle) -> None:
@@ -117,9 +118,12 @@ def test_a_change_in_the_store_is_in_the_next_request(encoder: RequestEncoder, t
     toy_filled.put_items("item_id", [{"item_id": "i4", "price": 77.0}])
     toy_filled.put_users("user_id", [{"user_id": "u3", "interests": ["c0"]}])
     after = encoder.encode(call())
-    changed = ~torch.isclose(before.request.candidates.dense, after.request.candidates.dense, equal_nan=True)
+    changed = ~torch.isclose(
+        before.request.candidates.dense_features, after.request.candidates.dense_features, equal_nan=True
+    )
     assert changed.nonzero()[:, 0].tolist() == [1]
-    assert before.request.user.values["interests"].tolist() != after.request.user.values["interests"].tolist()
+    interests = (side.request.user.sequence_values["interests"].tolist() for side in (before, after))
+    assert next(interests) != next(interests)
     assert after.item_revisions[1] > before.item_revisions[1]
     assert after.item_revisions[0] == before.item_revisions[0]
     assert after.user_revision > before.user_revision
@@ -176,7 +180,7 @@ def test_an_unknown_item_is_counted_and_known_as_soon_as_it_is_written(
     toy_filled.put_items("item_id", [{"item_id": "new", "price": 3, "category": "c1"}])
     found = encoder.encode(call(items=["new", "i1"]))
     assert found.unknown_items == 0
-    assert torch.isfinite(found.request.candidates.dense[0, 0])
+    assert torch.isfinite(found.request.candidates.dense_features[0, 0])
 
 
 def test_a_small_cache_gives_the_tensors_of_a_large_one(
@@ -204,8 +208,8 @@ def test_a_call_without_time_is_now(encoder: RequestEncoder, predictor: Predicto
     timed = encoder.encode(call(context={"time_ms": now}))
     untimed = encoder.encode(RankCall("u3", ("i3", "i4", "i5"), {**call().context, "time_ms": None}, now=now))
     assert untimed.time == timed.time == now
-    assert torch.equal(untimed.request.user.values["clicks"], timed.request.user.values["clicks"])
-    assert torch.equal(untimed.request.candidates.ids, timed.request.candidates.ids)
+    assert torch.equal(untimed.request.user.sequence_values["clicks"], timed.request.user.sequence_values["clicks"])
+    assert torch.equal(untimed.request.candidates.sparse_ids, timed.request.candidates.sparse_ids)
 
 
 @pytest.mark.parametrize(

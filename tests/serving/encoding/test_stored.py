@@ -161,7 +161,7 @@ def test_items_that_the_store_does_not_know_are_kept_in_a_bounded_number_and_dri
             strangers = [f"stranger-{n}" for n in range(25 * number, 25 * number + 30)]  # five of the last ones again
             found = encoder.encode(call("u3", [*strangers, *ITEMS]))
             assert found.unknown_items == 30
-            assert torch.equal(found.request.candidates.ids[30:], expected.candidates.ids)
+            assert torch.equal(found.request.candidates.sparse_ids[30:], expected.candidates.sparse_ids)
             assert encoder.cache_sizes["items"] <= 70 + 60  # and the items of the histories
         store.put_items("item_id", [{"item_id": "stranger-499", "price": 3}])
         assert encoder.encode(call("u3", ["stranger-499", "stranger-498"])).unknown_items == 1

@@ -48,20 +48,26 @@ def _tensors(facts: Any, request: Any) -> list[dict[str, Any]]:
     ("change", "sentence"),
     [
         ({"inputs": None}, "inputs: expected a list of tensors"),
-        ({"inputs": []}, "inputs: user.ids is missing; GET /v2/models/NAME lists the inputs"),
-        ({"inputs": [{"name": "user.id"}]}, "inputs: unknown tensor 'user.id'; did you mean 'user.ids'?"),
-        ({"inputs": [{"name": "user.ids", "datatype": "FP32"}]}, "user.ids: the datatype is 'FP32', expected INT32"),
+        ({"inputs": []}, "inputs: user.sparse_ids is missing; GET /v2/models/NAME lists the inputs"),
         (
-            {"inputs": [{"name": "user.ids", "datatype": "INT32", "shape": [2, 1], "data": [1, 2]}]},
-            "user.ids: the shape is [2, 1], expected [1, 1] (-1 is any number)",
+            {"inputs": [{"name": "user.sparse_id"}]},
+            "inputs: unknown tensor 'user.sparse_id'; did you mean 'user.sparse_ids'?",
         ),
         (
-            {"inputs": [{"name": "user.ids", "datatype": "INT32", "shape": [1, 1], "data": [-1]}]},
-            "user.ids: expected integers from 0 to 2147483647",
+            {"inputs": [{"name": "user.sparse_ids", "datatype": "FP32"}]},
+            "user.sparse_ids: the datatype is 'FP32', expected INT32",
         ),
         (
-            {"inputs": [{"name": "user.ids", "datatype": "INT32", "shape": [1, 1], "data": [1, 2]}]},
-            "user.ids: the data has 2 values, but the shape [1, 1] needs 1",
+            {"inputs": [{"name": "user.sparse_ids", "datatype": "INT32", "shape": [2, 1], "data": [1, 2]}]},
+            "user.sparse_ids: the shape is [2, 1], expected [1, 1] (-1 is any number)",
+        ),
+        (
+            {"inputs": [{"name": "user.sparse_ids", "datatype": "INT32", "shape": [1, 1], "data": [-1]}]},
+            "user.sparse_ids: expected integers from 0 to 2147483647",
+        ),
+        (
+            {"inputs": [{"name": "user.sparse_ids", "datatype": "INT32", "shape": [1, 1], "data": [1, 2]}]},
+            "user.sparse_ids: the data has 2 values, but the shape [1, 1] needs 1",
         ),
         ({"input": []}, "the body: unknown field 'input'; did you mean 'inputs'?"),
         ({"inputs": [], "outputs": [{"name": "logits"}]}, "outputs: unknown output 'logits'"),

@@ -57,8 +57,16 @@ LONG = "9" * 4_300
         ("/v1/rank", '{"items": [{"price": -LONG}]}', "items[0].price"),
         ("/v2/models/ranker/infer", '{"id": LONG, "inputs": []}', "id"),
         ("/v2/models/ranker/infer", '{"inputs": [{"name": LONG}]}', "inputs[0].name"),
-        ("/v2/models/ranker/infer", '{"inputs": [{"name": "user.ids", "shape": [LONG, LONG]}]}', "inputs[0].shape[0]"),
-        ("/v2/models/ranker/infer", '{"inputs": [{"name": "user.ids", "datatype": LONG}]}', "inputs[0].datatype"),
+        (
+            "/v2/models/ranker/infer",
+            '{"inputs": [{"name": "user.sparse_ids", "shape": [LONG, LONG]}]}',
+            "inputs[0].shape[0]",
+        ),
+        (
+            "/v2/models/ranker/infer",
+            '{"inputs": [{"name": "user.sparse_ids", "datatype": LONG}]}',
+            "inputs[0].datatype",
+        ),
         ("/v2/models/ranker/infer", '{"inputs": [], "outputs": [{"name": LONG}]}', "outputs[0].name"),
         ("/admin/items", '{"rows": [{"item_id": "a", "price": LONG}]}', "rows[0].price"),
         ("/admin/users", '{"rows": [{"user_id": LONG}]}', "rows[0].user_id"),

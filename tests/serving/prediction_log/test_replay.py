@@ -137,7 +137,7 @@ def test_equal_values_have_equal_hashes_and_others_have_not(toy_bundle: EagerBun
     assert set(before) == {feature.name for feature in toy_bundle.transform.schema.features}
     assert field_hashes(request, toy_bundle.transform) == before
     turned = Request(request.user, request.candidates.map(lambda tensor: tensor))
-    turned.candidates.ids[:, 0] = turned.candidates.ids[:, 0].flip(0)
+    turned.candidates.sparse_ids[:, 0] = turned.candidates.sparse_ids[:, 0].flip(0)
     after = field_hashes(turned, toy_bundle.transform)
     assert {name for name in before if before[name] != after[name]} == {"item_id"}
 
@@ -146,7 +146,7 @@ def test_sequences_cut_elsewhere_have_other_hashes(toy_bundle: EagerBundle, stor
     encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
     request = encoder.encode(RankCall("u7", ["i1", "i2"], CONTEXT, now=START + 9 * DAY)).request
     before = field_hashes(request, toy_bundle.transform)["words"]
-    offsets = request.candidates.offsets["words"]
+    offsets = request.candidates.sequence_offsets["words"]
     assert offsets.tolist() == [0, 2, 4]
-    request.candidates.offsets["words"] = torch.tensor([0, 1, 4])
+    request.candidates.sequence_offsets["words"] = torch.tensor([0, 1, 4])
     assert field_hashes(request, toy_bundle.transform)["words"] != before

@@ -16,12 +16,12 @@ ORIGINS: tuple[Origin, ...] = ("users", "items", "impressions")
 
 
 def is_id(feature: Feature) -> bool:
-    """Return whether a feature fills a column of ``Batch.ids``."""
+    """Return whether a feature fills a column of ``Batch.sparse_ids``."""
     return feature.kind == "categorical" or feature.transform == "bucketise"
 
 
 def is_dense(feature: Feature) -> bool:
-    """Return whether a feature fills columns of ``Batch.dense``."""
+    """Return whether a feature fills columns of ``Batch.dense_features``."""
     return feature.kind in ("numeric", "embedding") and not is_id(feature)
 
 

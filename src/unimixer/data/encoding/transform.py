@@ -182,10 +182,10 @@ class Transform:
         ids = np.concatenate([self.users.ids[rows.users], self.items.ids[rows.items], rows.ids], axis=1)
         dense = np.concatenate([self.users.dense[rows.users], self.items.dense[rows.items], rows.dense], axis=1)
         return Batch(
-            ids=_tensor(ids),
-            dense=_tensor(dense),
-            values={name: _tensor(groups[name][0]) for name in order},
-            offsets={name: _tensor(groups[name][1]) for name in order},
+            sparse_ids=_tensor(ids),
+            dense_features=_tensor(dense),
+            sequence_values={name: _tensor(groups[name][0]) for name in order},
+            sequence_offsets={name: _tensor(groups[name][1]) for name in order},
             labels=None if rows.labels is None else _tensor(rows.labels.astype(np.float32)),
             weights=None if rows.weights is None else _tensor(rows.weights),
             users=_tensor(rows.users.astype(np.int64)),
@@ -199,7 +199,7 @@ class Transform:
         ``first_row`` is that of :meth:`encode`.
         """
         batch = self.batch(self.encode(chunk, labels=labels, first_row=first_row))
-        ids, dense = batch.ids.numpy(), batch.dense.numpy()
+        ids, dense = batch.sparse_ids.numpy(), batch.dense_features.numpy()
         id_at = {f.name: i for i, f in enumerate(self.spec.ids)}
         starts = np.cumsum([0, *(f.width for f in self.spec.dense)])
         dense_at = {f.name: slice(starts[i], starts[i + 1]) for i, f in enumerate(self.spec.dense)}
@@ -213,8 +213,8 @@ class Transform:
                 dense[:, dense_at[feature.name]] = self.dense_columns(feature, chunk)
             else:
                 ragged = self.list_column(feature, chunk)
-                batch.values[feature.name] = _tensor(ragged.values[:, None])
-                batch.offsets[feature.name] = _tensor(ragged.offsets)
+                batch.sequence_values[feature.name] = _tensor(ragged.values[:, None])
+                batch.sequence_offsets[feature.name] = _tensor(ragged.offsets)
         return batch
 
     # ---- files ----------------------------------------------------------------------------------------------------

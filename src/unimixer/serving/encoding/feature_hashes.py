@@ -22,8 +22,8 @@ def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
     spec = transform.spec
     hashes: dict[str, int] = {}
     user, candidates = _columns(request.user), _columns(request.candidates)
-    ids = user[: request.user.ids.shape[1]] + candidates[: request.candidates.ids.shape[1]]
-    dense = user[request.user.ids.shape[1] :] + candidates[request.candidates.ids.shape[1] :]
+    ids = user[: request.user.sparse_ids.shape[1]] + candidates[: request.candidates.sparse_ids.shape[1]]
+    dense = user[request.user.sparse_ids.shape[1] :] + candidates[request.candidates.sparse_ids.shape[1] :]
     hashes.update(zip((field.name for field in spec.ids), ids, strict=True))
     start = 0
     for field in spec.dense:
@@ -31,22 +31,24 @@ def field_hashes(request: Request, transform: Transform) -> dict[str, int]:
         hashes[field.name] = sum((2 * i + 1) * part for i, part in enumerate(parts)) % 2**64
         start += field.width
     for name, fields in spec.groups.items():
-        side = request.user if name in request.user.values else request.candidates
+        side = request.user if name in request.user.sequence_values else request.candidates
         hashes.update(zip((sequence.name for sequence in fields), _lists(side, name), strict=True))
     return hashes
 
 
 def _columns(batch: Batch) -> list[int]:
     """Hash the columns of ids, and then those of numbers."""
-    bits = [_bits(batch.ids.numpy()), _bits(batch.dense.numpy())]
+    bits = [_bits(batch.sparse_ids.numpy()), _bits(batch.dense_features.numpy())]
     hashes: list[int] = _sums(np.concatenate(bits, axis=1)).tolist()
     return hashes
 
 
 def _lists(batch: Batch, group: str) -> list[int]:
     """Hash values and lengths together: the same values split at other places are other lists."""
-    lengths = _sums(_bits(batch.offsets[group].numpy()[:, None].astype(np.int32)))
-    hashes: list[int] = (_sums(_bits(batch.values[group].numpy())) + lengths * np.uint64(0x9E3779B97F4A7C15)).tolist()
+    lengths = _sums(_bits(batch.sequence_offsets[group].numpy()[:, None].astype(np.int32)))
+    hashes: list[int] = (
+        _sums(_bits(batch.sequence_values[group].numpy())) + lengths * np.uint64(0x9E3779B97F4A7C15)
+    ).tolist()
     return hashes
 
 

@@ -155,10 +155,10 @@ def _batch(
     order: Sequence[str],
 ) -> Batch:
     return Batch(
-        ids=torch.from_numpy(ids),
-        dense=torch.from_numpy(dense),
-        values={name: torch.from_numpy(np.ascontiguousarray(groups[name][0])) for name in order},
-        offsets={name: torch.from_numpy(groups[name][1]) for name in order},
+        sparse_ids=torch.from_numpy(ids),
+        dense_features=torch.from_numpy(dense),
+        sequence_values={name: torch.from_numpy(np.ascontiguousarray(groups[name][0])) for name in order},
+        sequence_offsets={name: torch.from_numpy(groups[name][1]) for name in order},
     )
 
 

@@ -133,25 +133,29 @@ def read_request(values: dict[str, Any], bundle: Scorer, *, max_candidates: int)
 
 def _ranking(arrays: dict[str, NDArray[Any]], bundle: Scorer, max_candidates: int) -> Ranking:
     layout = bundle.layout
-    counts = [len(arrays[n]) for n in (f"{CANDIDATES}.ids", f"{CANDIDATES}.dense") if n in arrays]
-    rows = counts[0] if counts else max((len(a) - 1 for n, a in arrays.items() if n.endswith(".offsets")), default=1)
+    counts = [len(arrays[n]) for n in (f"{CANDIDATES}.sparse_ids", f"{CANDIDATES}.dense_features") if n in arrays]
+    rows = (
+        counts[0]
+        if counts
+        else max((len(a) - 1 for n, a in arrays.items() if n.endswith(".sequence_offsets")), default=1)
+    )
     if not 1 <= rows <= max_candidates:
         raise UnimixerError(f"inputs: {rows:,} candidates, expected 1 to {max_candidates:,}; send several requests")
     sides = {}
     for side, n in ((USER, 1), (CANDIDATES, rows)):
         groups = [g for g in bundle.transform.spec_groups if (g in layout.user_groups) == (side == USER)]
-        values = {group: torch.from_numpy(arrays[f"{group}.values"]) for group in groups}
+        values = {group: torch.from_numpy(arrays[f"{group}.sequence_values"]) for group in groups}
         offsets = {
             group: torch.tensor([0, len(values[group])])
             if side == USER
-            else torch.from_numpy(arrays[f"{group}.offsets"])
+            else torch.from_numpy(arrays[f"{group}.sequence_offsets"])
             for group in groups
         }
         for group in groups:
             _check_offsets(group, offsets[group], len(values[group]), n)
-        ids = arrays.get(f"{side}.ids", np.zeros((n, 0), dtype=np.int32))
-        dense = arrays.get(f"{side}.dense", np.zeros((n, 0), dtype=np.float32))
-        for name, array in (("ids", ids), ("dense", dense)):
+        ids = arrays.get(f"{side}.sparse_ids", np.zeros((n, 0), dtype=np.int32))
+        dense = arrays.get(f"{side}.dense_features", np.zeros((n, 0), dtype=np.float32))
+        for name, array in (("sparse_ids", ids), ("dense_features", dense)):
             if len(array) != n:
                 raise UnimixerError(f"inputs: {side}.{name} has {len(array)} rows, expected {n}")
         sides[side] = Batch(torch.from_numpy(ids), torch.from_numpy(dense), values, offsets)
@@ -160,7 +164,7 @@ def _ranking(arrays: dict[str, NDArray[Any]], bundle: Scorer, max_candidates: in
 
 def _check_offsets(group: str, offsets: torch.Tensor, values: int, rows: int) -> None:
     if len(offsets) != rows + 1 or offsets[0] != 0 or offsets[-1] != values or bool((offsets.diff() < 0).any()):
-        raise UnimixerError(f"inputs: {group}.offsets must be {rows + 1} ascending numbers from 0 to {values}")
+        raise UnimixerError(f"inputs: {group}.sequence_offsets must be {rows + 1} ascending numbers from 0 to {values}")
 
 
 def _array(tensor: dict[str, Any], expected: Input) -> NDArray[Any]:

@@ -40,13 +40,17 @@ class Column:
 
     def ids(self, batch: Batch) -> Tensor:
         """Return the field's ids."""
-        return batch.ids[:, self.number] if self.group is None else batch.values[self.group][:, self.number]
+        return (
+            batch.sparse_ids[:, self.number]
+            if self.group is None
+            else batch.sequence_values[self.group][:, self.number]
+        )
 
     def lengths(self, batch: Batch) -> Tensor:
         """Return the number of ids of every row."""
         if self.group is None:
-            return torch.ones(len(batch), dtype=torch.long, device=batch.ids.device)
-        return batch.offsets[self.group].diff()
+            return torch.ones(len(batch), dtype=torch.long, device=batch.sparse_ids.device)
+        return batch.sequence_offsets[self.group].diff()
 
 
 @dataclass(frozen=True)
