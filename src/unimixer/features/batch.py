@@ -49,6 +49,25 @@ class Batch:
             **optional,
         )
 
+    def part(self, start: int, stop: int) -> Batch:
+        """The rows from ``start`` to before ``stop``.
+
+        Example:
+            >>> ids = torch.tensor([[1], [2], [3]], dtype=torch.int32)
+            >>> events = {"past": torch.tensor([[7], [8], [9]], dtype=torch.int32)}
+            >>> batch = Batch(ids, torch.zeros(3, 0), events, {"past": torch.tensor([0, 2, 2, 3])})
+            >>> last = batch.part(1, 3)
+            >>> last.sparse_ids.tolist(), last.sequence_values["past"].tolist(), last.sequence_offsets["past"].tolist()
+            ([[2], [3]], [[9]], [0, 0, 1])
+        """
+        ends = {name: offsets[start : stop + 1] for name, offsets in self.sequence_offsets.items()}
+        cut = replace(self, sequence_values={}, sequence_offsets={}).map(lambda tensor: tensor[start:stop])
+        return replace(
+            cut,
+            sequence_values={name: self.sequence_values[name][int(e[0]) : int(e[-1])] for name, e in ends.items()},
+            sequence_offsets={name: offsets - offsets[0] for name, offsets in ends.items()},
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device (copies overlap with compute where memory is pinned)."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))

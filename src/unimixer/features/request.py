@@ -54,6 +54,10 @@ class Request:
             sequence_offsets={**offsets, **self.candidates.sequence_offsets},
         )
 
+    def part(self, start: int, stop: int) -> Request:
+        """The same user with the candidates from ``start`` to before ``stop``."""
+        return Request(self.user, self.candidates.part(start, stop))
+
     @classmethod
     def of(cls, batch: Batch, layout: RequestLayout) -> Request:
         """The inverse of :meth:`batch`, for a batch whose rows are all of one user at one time.

@@ -7,7 +7,9 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +30,8 @@ from unimixer.serving.thread_pool import BoundedThreadPool
 
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""
+LEAST_PART = 100
+"""Fewest candidates that a thread takes over: below, a second call of the graph costs more than it saves."""
 MOST_TEXT = 300
 """Characters of what a library says about a bundle."""
 
@@ -108,6 +112,7 @@ class Engine:
         self.requests = BoundedThreadPool(
             "requests", metrics, threads=settings.concurrency, queue=queue, timeout=timeout
         )
+        self._helpers = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="helpers")
         self.updates = BoundedThreadPool("updates", metrics, threads=1, queue=queue, timeout=timeout)
         metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
         metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
@@ -181,11 +186,21 @@ class Engine:
         model.encoder.check_data()
         self.metrics.values.add(model.coverage, encoded.request)
         middle = time.perf_counter()
-        scores = model.bundle.score(encoded.request)
+        scores = self._score(model.bundle, encoded.request)
         ended = time.perf_counter()
         self._encoding.observe(middle - started)
         self._scoring.observe(ended - middle)
         return Ranked(scores, encoded, middle - started, ended - middle)
+
+    def _score(self, bundle: Scorer, request: Request) -> NDArray[np.float32]:
+        """Score the candidates of a request; threads that have no request of their own take equal parts of them."""
+        parts = min(1 + self.requests.idle, len(request) // LEAST_PART)
+        if parts < 2:
+            return bundle.score(request)
+        ends = [len(request) * number // parts for number in range(parts + 1)]
+        first, *others = (request.part(start, stop) for start, stop in pairwise(ends))
+        running = [self._helpers.submit(bundle.score, part) for part in others]
+        return np.concatenate([bundle.score(first), *(future.result() for future in running)])
 
     async def check_ready(self) -> None:
         """Look whether requests can be answered now; who asks meanwhile gets the same answer.
@@ -208,4 +223,5 @@ class Engine:
     def close(self) -> None:
         """Wait for what runs."""
         self.requests.close()
+        self._helpers.shutdown()
         self.updates.close()

@@ -39,6 +39,11 @@ class BoundedThreadPool:
         return self._in_flight
 
     @property
+    def idle(self) -> int:
+        """The number of threads that run no job."""
+        return max(0, self.threads - self._in_flight)
+
+    @property
     def limit(self) -> int:
         """The largest number of jobs in flight: the capacity, or fewer if the current pace would miss the timeout."""
         return min(self._capacity, max(self.threads, int(self.timeout * self.threads / self._mean_s)))

@@ -6,12 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from eager import EagerBundle
 from served import CONTEXT
 
+from unimixer.features.request import Request
 from unimixer.serving.engine import Engine
 from unimixer.serving.http.app import make_app, plain_routes
 from unimixer.serving.http.middleware import RequestMiddleware
@@ -100,6 +103,25 @@ def test_an_answer_is_in_the_prediction_logs_keeping_before_its_first_byte(engin
 def test_the_short_way_answers_as_the_framework_does(engine: Engine, method: str, path: str, body: bytes) -> None:
     short, long = (Asked(engine, plain=plain).ask(method, path, body) for plain in (True, False))
     assert short == long
+
+
+def test_idle_threads_take_parts_of_a_request_in_its_order(
+    engine: Engine, toy_bundle: EagerBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, _ = engine.model.reader.read(RANK, now=1_700_000_000_000)
+    whole = engine.rank(engine.model, call)
+    sizes: list[int] = []
+
+    def counted(request: Request) -> Any:
+        sizes.append(len(request))
+        return toy_bundle.score(request)
+
+    monkeypatch.setattr("unimixer.serving.engine.LEAST_PART", 1)
+    monkeypatch.setattr(engine.model, "bundle", SimpleNamespace(score=counted))
+    split = engine.rank(engine.model, call)  # no job of the pool runs, so all its threads are idle
+    assert len(sizes) == min(1 + engine.settings.concurrency, len(RANK["items"]))
+    assert sum(sizes) == len(RANK["items"])
+    np.testing.assert_allclose(split.scores, whole.scores, atol=1e-6)
 
 
 def test_routes_without_parameters_are_called_without_the_framework(engine: Engine) -> None:
