@@ -160,7 +160,7 @@ def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = N
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)
     keys = KeyIndex()
-    sources = [label.source or label.name for label in labels]
+    sources = [label.column for label in labels]
     with progress_bar("scoring", None) as advance:
         for chunk in read_rows(schema, path, also=sources, separator=separator):
             logits = predictor.logits(chunk)

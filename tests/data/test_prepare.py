@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data import prepare, write_dataset
 from unimixer.data.dataset import Dataset
+from unimixer.data.loader import Loader
 from unimixer.data.raw import passes
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.schema import SPLITS
@@ -106,6 +108,25 @@ def test_weights_and_true_probabilities_are_kept(tmp_path: Path) -> None:
     parts = [part for split in SPLITS for part in made.parts(split)]
     assert np.concatenate([part.weights for part in parts]).tolist() == [n % 3 for n in range(400)]
     assert all((part.truth == 0.25).all() for part in parts)
+
+
+def test_a_soft_label_is_kept_to_the_last_bit(tmp_path: Path) -> None:
+    log, users, items = toy_frames(400)
+    truth = np.random.default_rng(1).random(400).astype(np.float32)
+    labels = [{"name": "is_click", "probability": "p"}, {"name": "true_click", "source": "p", "soft": True}]
+    tables = tables_of(toy_schema(labels=labels), log.with_columns(p=truth), users, items)
+    made = prepared(tmp_path / "store", tables)
+    parts = [part.labels for split in SPLITS for part in made.parts(split) if part.labels is not None]
+    assert {part.dtype for part in parts} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(np.concatenate(parts)[:, 1], truth)
+    batches = [
+        b.labels for split in SPLITS for b in Loader(made, split, batch_size=64).batches() if b.labels is not None
+    ]
+    np.testing.assert_array_equal(torch.cat(batches)[:, 1].numpy(), truth)
+    positives = made.summary("train").positives
+    train = made.summary("train").rows
+    assert positives == [log["is_click"][:train].sum(), pytest.approx(truth[:train].sum(dtype=np.float64))]
+    assert [type(count) for count in positives] == [int, float]
 
 
 # ---- mistakes ----------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from toy import SCHEMA, toy_schema
 
-from unimixer.data.schema import DateSplit, Files, QuantileSplit, load_schema
+from unimixer.data.file_settings import Files
+from unimixer.data.schema import DateSplit, QuantileSplit, load_schema
 from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml, override, parse
 
@@ -64,6 +65,14 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"labels": []}, "a schema needs at least one label and one feature"),
     ({"features": SCHEMA["features"][:1] * 2}, "feature 'user_id' is declared twice"),
     ({"labels": [{"name": "a"}, {"name": "a", "source": "b"}]}, "label 'a' is declared twice"),
+    (
+        {"labels": [{"name": "p", "soft": True, "threshold": 0.5}]},
+        "label 'p': a soft label is a probability and has no",
+    ),
+    (
+        {"labels": [{"name": "is_click", "soft": True}]},
+        "history 'clicks': event 'is_click' is a soft label, and a probability is not an event",
+    ),
     ({"keys": {"user": "user_id"}}, "histories need keys.user and keys.item"),
     ({"split": {"by": "random", "validation": 1.5}}, "split.validation=1.5: input should be less than 1"),
 ]
@@ -117,3 +126,29 @@ def test_no_quotes_survive_the_way_through_yaml(tmp_path: Path) -> None:
     schema = toy_schema().model_copy(update={"files": Files(separator="\t", header=("a", "b"), quote="")})
     (tmp_path / "toy.yaml").write_text(dump_yaml(schema), encoding="utf-8")
     assert load_schema(tmp_path / "toy.yaml").files == schema.files
+
+
+def test_a_soft_label_says_so_in_its_file_and_a_hard_one_has_the_text_of_older_versions(tmp_path: Path) -> None:
+    schema = toy_schema(
+        labels=[{"name": "is_click", "probability": "p"}, {"name": "truth", "source": "p", "soft": True}]
+    )
+    (tmp_path / "toy.yaml").write_text(dump_yaml(schema), encoding="utf-8")
+    assert load_schema(tmp_path / "toy.yaml") == schema
+    assert schema.model_dump(mode="json", exclude_none=True)["labels"] == [
+        {"name": "is_click", "probability": "p"},
+        {"name": "truth", "source": "p", "soft": True},
+    ]
+
+
+def test_the_truth_of_a_label_is_the_soft_label_that_reads_the_column_of_its_probability() -> None:
+    schema = toy_schema(
+        labels=[
+            {"name": "is_click", "probability": "p"},
+            {"name": "long_view", "source": "watch_s", "threshold": 10},
+            {"name": "true_click", "source": "p", "soft": True},
+            {"name": "teacher", "soft": True},
+            {"name": "known", "soft": True, "probability": "known"},
+        ]
+    )
+    assert schema.truths == {"is_click": "true_click", "true_click": "true_click", "known": "known"}
+    assert schema.soft_labels == ("true_click", "teacher", "known")

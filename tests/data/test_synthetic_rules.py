@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from unimixer.data.synthetic import DIFFICULTIES, WorldConfig, WorldField, world_fields
-from unimixer.data.synthetic.teacher import LOGIT_STD, draw_teacher, item_vectors, solve_intercept
+from unimixer.data.synthetic.teacher import draw_teacher, item_vectors, solve_intercept
 from unimixer.data.synthetic.world import START_MS, event_times, numbers, zipf
 
 
@@ -133,8 +133,8 @@ def test_calibration_gives_each_part_its_share_each_task_its_rate_and_the_logit_
     components = torch.randn(5, 40_000, 2, generator=Generator().manual_seed(1)) * torch.rand(5, 1, 2) * 9
     made = teacher.calibrated(components, config)
     parts = components * made.gains[:, None]
-    assert parts.sum(0).std(0).tolist() == pytest.approx([LOGIT_STD] * 2, rel=1e-3)
-    shares = parts.var(1) / LOGIT_STD**2
+    assert parts.sum(0).std(0).tolist() == pytest.approx([config.logit_std] * 2, rel=1e-3)
+    shares = parts.var(1) / config.logit_std**2
     assert shares[:, 0].tolist() == pytest.approx(config.shares, abs=0.02)
     probability = torch.sigmoid(parts.sum(0) + made.intercepts).cumprod(1)
     assert probability.mean(0).tolist() == pytest.approx([0.3, 0.05], rel=1e-3)

@@ -27,7 +27,8 @@ class SplitSummary:
     rows: int = 0
     first_time: int = 0
     last_time: int = 0
-    positives: list[int] = field(default_factory=list)
+    positives: list[int | float] = field(default_factory=list)
+    """Impressions whose label is 1, for every label; the sum of the probabilities of a soft one."""
     missing: list[int] = field(default_factory=list)
     """Impressions without a value, for every id field, then every dense field."""
     out_of_vocabulary: list[int] = field(default_factory=list)

@@ -50,17 +50,21 @@ def best_reachable(dataset: Dataset, split: str) -> dict[str, float] | None:
 
     A label that has one class only in this split has no AUC and is left out.
     """
+    schema = dataset.transform.schema
     truths, labels = [], []
     for part in dataset.parts(split):
-        if part.truth is None or part.labels is None:
+        if part.labels is None or (part.truth is None and not schema.truths):
             return None
-        truths.append(part.truth.copy())
+        known = [schema.label_names.index(name) for name in schema.truths.values()]
+        truths.append(part.labels[:, known].copy() if part.truth is None else part.truth.copy())
         labels.append(part.labels.copy())
     truth, drawn = np.concatenate(truths), np.concatenate(labels)
+    names = tuple(schema.truths) if truth.shape[1] != len(schema.labels) else schema.label_names
+    columns = {name: drawn[:, schema.label_names.index(name)] for name in names}
     return {
-        name: auc(truth[:, i], drawn[:, i])
-        for i, name in enumerate(dataset.transform.schema.label_names)
-        if 0 < drawn[:, i].sum(dtype=np.int64) < len(drawn)
+        name: auc(truth[:, i], column)
+        for i, (name, column) in enumerate(columns.items())
+        if name not in schema.soft_labels and 0 < column.sum(dtype=np.float64) < len(column)
     }
 
 

@@ -67,6 +67,7 @@ def prepare(
         shutil.rmtree(folder / WORK, ignore_errors=True)
         check_labels(schema, summaries["train"], "train")
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
+        facts |= tables.facts
         write_manifest(folder, summaries, facts)
     return Dataset(out)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from unimixer.data.file_settings import Files
 from unimixer.data.time_format import check_form
 from unimixer.errors import nearest
 from unimixer.settings import Settings, load_yaml, parse
@@ -26,50 +26,6 @@ FIRST_ID = 2
 """First row that a known value can have."""
 MAX_BUCKETS = 2**31 - 1 - FIRST_ID
 """Ids are 32-bit numbers, and so is the number of rows that bounds them."""
-
-
-class Files(Settings):
-    """How to read files of text; Parquet needs no such settings."""
-
-    separator: str | None = None
-    """What stands between two fields, one or several characters (default: a tab in ``.tsv`` files, else a comma)."""
-    header: tuple[str, ...] | None = None
-    """Names of the columns of files that have no header line."""
-    encoding: str = "utf-8"
-    """Encoding of the text, such as ``latin-1``."""
-    quote: str = '"'
-    """Character around fields that hold a separator; empty where quotes are ordinary characters."""
-
-    @field_validator("separator", mode="before")
-    @classmethod
-    def _tab(cls, value: object) -> object:
-        return "\t" if value in ("\\t", "tab") else value
-
-    @field_validator("header", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("quote", mode="before")
-    @classmethod
-    def _none(cls, value: object) -> object:
-        return "" if value is None else value
-
-    @model_validator(mode="after")
-    def _can_be_read(self) -> Files:
-        if self.separator is not None and (not self.separator or set(self.separator) & {"\r", "\n", self.quote}):
-            raise ValueError(f"separator={self.separator!r} cannot stand between two fields; name another")
-        if len(self.quote) > 1 or self.quote in ("\r", "\n"):
-            raise ValueError(f"quote={self.quote!r} is not one character; leave it empty where nothing is quoted")
-        if self.header is not None and ("" in self.header or len(set(self.header)) < max(1, len(self.header))):
-            raise ValueError("header must name every column once")
-        try:
-            plain = "a,\n".encode(codecs.lookup(self.encoding).name) == b"a,\n"
-        except (LookupError, ValueError):
-            raise ValueError(f"encoding={self.encoding!r} is not known; for example utf-8 or latin-1") from None
-        if not plain:
-            raise ValueError(f"encoding={self.encoding!r} is not read; convert the files to UTF-8")
-        return self
 
 
 class Keys(Settings):
@@ -92,7 +48,7 @@ class Keys(Settings):
 
 
 class Label(Settings):
-    """A binary outcome of the impression."""
+    """An outcome of the impression: 0 or 1, or the probability of 1."""
 
     name: str
     source: str | None = None
@@ -101,6 +57,27 @@ class Label(Settings):
     """The label is ``source >= threshold``; without it the column must hold 0 and 1 only."""
     probability: str | None = None
     """Column with the true probability, where a simulator knows it: the best reachable AUC follows from it."""
+    soft: bool = False
+    """The column holds a probability in [0, 1], which is learned by its cross entropy."""
+
+    @property
+    def column(self) -> str:
+        """The raw column."""
+        return self.source or self.name
+
+    @model_validator(mode="after")
+    def _soft_has_no_threshold(self) -> Label:
+        if self.soft and self.threshold is not None:
+            raise ValueError(
+                f"label {self.name!r}: a soft label is a probability and has no threshold; drop one of them"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``soft: false`` out, so that the files of older datasets keep their bytes."""
+        values: dict[str, Any] = serialize(self)
+        return values if self.soft else {key: value for key, value in values.items() if key != "soft"}
 
 
 class Vocabulary(Settings):
@@ -278,7 +255,7 @@ class Schema(Settings):
                 )
         if self.histories and (self.keys.user is None or self.keys.item is None):
             raise ValueError("histories need keys.user and keys.item")
-        outcomes = {label.source or label.name for label in self.labels}
+        outcomes = {label.column for label in self.labels}
         for feature in self.features:
             if (
                 feature.column in outcomes
@@ -289,13 +266,20 @@ class Schema(Settings):
                     f"feature {feature.name!r} reads {feature.column!r}, which is a label: "
                     "an outcome is never a feature"
                 )
+        events = {history.event: history.name for history in self.histories}
+        soft = next((label.name for label in self.labels if label.soft and label.name in events), None)
+        if soft is not None:
+            raise ValueError(
+                f"history {events[soft]!r}: event {soft!r} is a soft label, and a probability is not an event; "
+                "name a label or a column of 0 and 1"
+            )
         return self
 
     def needed_columns(self, *, outcomes: bool) -> list[str]:
         """Return the columns that a log must have; ``outcomes`` adds those that only training and evaluation read."""
         names = [self.keys.user, self.keys.item, self.keys.time]
         if outcomes:
-            sources = {label.name: label.source or label.name for label in self.labels}
+            sources = {label.name: label.column for label in self.labels}
             events = [history.event for history in self.histories if history.event is not None]
             names += [self.weight, *sources.values(), *(label.probability for label in self.labels)]
             names += [sources.get(event, event) for event in events]
@@ -309,8 +293,24 @@ class Schema(Settings):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the tasks."""
+        """Names of all labels."""
         return tuple(label.name for label in self.labels)
+
+    @property
+    def soft_labels(self) -> tuple[str, ...]:
+        """Names of the labels that are probabilities."""
+        return tuple(label.name for label in self.labels if label.soft)
+
+    @property
+    def truths(self) -> dict[str, str]:
+        """The soft label with the true probability of a label, for every label of which it is known."""
+        soft = {label.column: label.name for label in self.labels if label.soft}
+        true = {label.probability for label in self.labels}
+        columns = {
+            label.name: label.column if label.soft and label.column in true else label.probability
+            for label in self.labels
+        }
+        return {name: soft[column] for name, column in columns.items() if column is not None and column in soft}
 
 
 def load_schema(path: Path) -> Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from unimixer.data.encoding.splits import Splitter
 from unimixer.data.encoding.transform import FORMAT, Transform
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.schema import OOV_ID, PADDING_ID, SPLITS
+from unimixer.data.schema import OOV_ID, PADDING_ID, SPLITS, Schema
 
 PART_ROWS = 131_072
 """Impressions in one file."""
@@ -95,7 +96,7 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
         rows=len(rows),
         first_time=int(rows.times.min()),
         last_time=int(rows.times.max()),
-        positives=_ints(rows.labels.sum(0, dtype=np.int64)),
+        positives=_positives(rows.labels, transform.schema),
         missing=_ints([*(ids == PADDING_ID).sum(0), *np.isnan(dense[:, starts]).sum(0)]),
         out_of_vocabulary=_ints((ids == OOV_ID).sum(0)),
         lengths=[len(v) for v in batch.sequence_values.values()],
@@ -109,11 +110,21 @@ def add_up(summaries: Sequence[SplitSummary]) -> SplitSummary:
         rows=sum(s.rows for s in summaries),
         first_time=min((s.first_time for s in summaries), default=0),
         last_time=max((s.last_time for s in summaries), default=0),
-        positives=_sums([s.positives for s in summaries]),
+        positives=[_sum(column) for column in zip(*(s.positives for s in summaries), strict=True)],
         missing=_sums([s.missing for s in summaries]),
         out_of_vocabulary=_sums([s.out_of_vocabulary for s in summaries]),
         lengths=_sums([s.lengths for s in summaries]),
     )
+
+
+def _positives(labels: NDArray[np.uint8 | np.float32], schema: Schema) -> list[int | float]:
+    sums = labels.sum(0, dtype=np.float64).tolist()
+    return [float(total) if label.soft else int(total) for total, label in zip(sums, schema.labels, strict=True)]
+
+
+def _sum(column: Sequence[int | float]) -> int | float:
+    """Add up exactly, so that the order of the parts does not matter."""
+    return math.fsum(column) if any(isinstance(value, float) for value in column) else sum(column)
 
 
 def _ints(counts: Any) -> list[int]:

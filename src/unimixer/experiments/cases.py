@@ -25,7 +25,7 @@ from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_tasks
-from unimixer.training.model import build_ranker, resolve, validate_recipe, with_tasks
+from unimixer.training.model import build_ranker, default_tasks, resolve, validate_recipe, with_tasks
 from unimixer.training.optimizers import mixing_parameters
 
 IRRELEVANT_TO_RESULTS: dict[str, Any] = {
@@ -182,7 +182,7 @@ def build_case(
     kind, amount = budget
     spec = dataset.transform.spec
     recipe = parse(Recipe, _recipe_values(plan, variant, ref), where="recipe of the study (--set)")
-    tasks = tuple(recipe.tasks) or spec.labels
+    tasks = tuple(recipe.tasks) or default_tasks(spec)
     if width is None and kind == "width":
         width = float(amount)
     elif width is None and kind == "flops":

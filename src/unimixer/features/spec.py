@@ -48,6 +48,8 @@ class FeatureSpec:
     tables: dict[str, int]
     """Number of rows of every embedding table, padding and out-of-vocabulary rows included."""
     labels: tuple[str, ...]
+    soft_labels: tuple[str, ...] = ()
+    """Labels that are probabilities; the others are 0 or 1."""
 
     @property
     def groups(self) -> dict[str, tuple[SequenceField, ...]]:
@@ -73,4 +75,5 @@ class FeatureSpec:
             sequences=tuple(SequenceField(**f) for f in values["sequences"]),
             tables=dict(values["tables"]),
             labels=tuple(values["labels"]),
+            soft_labels=tuple(values.get("soft_labels", ())),  # older bundles have none
         )

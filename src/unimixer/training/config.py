@@ -201,7 +201,7 @@ class Recipe(Settings):
     store: str
     """Prepared data: a path, or a name below the folder ``$UNIMIXER_DATASETS`` (default: ``datasets``)."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Labels to learn and their loss weights (default: every label of the schema, weight 1)."""
+    """Labels to learn and their loss weights (default: every label of the schema that is not soft, weight 1)."""
     model: ModelConfig = ModelConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -36,7 +36,7 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
     for task in recipe.tasks:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
-    tasks = recipe.tasks or dict.fromkeys(spec.labels, 1.0)
+    tasks = recipe.tasks or dict.fromkeys(default_tasks(spec), 1.0)
     model = recipe.model
     if model.dense_params is not None:
         arguments = model.model_dump(exclude={"dense_params"})
@@ -59,7 +59,12 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
 
 def with_tasks(spec: FeatureSpec, tasks: tuple[str, ...]) -> FeatureSpec:
     """Return the same inputs with only some of the labels."""
-    return replace(spec, labels=tasks)
+    return replace(spec, labels=tasks, soft_labels=tuple(name for name in spec.soft_labels if name in tasks))
+
+
+def default_tasks(spec: FeatureSpec) -> tuple[str, ...]:
+    """Return the labels that a recipe without tasks learns: those of 0 and 1, else the soft ones."""
+    return tuple(name for name in spec.labels if name not in spec.soft_labels) or spec.labels
 
 
 def load_ranker(run: RunFolder, *, device: torch.device | str = "cpu") -> Ranker:

@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.csv_files import like_values, sniff
 from unimixer.data.raw.readers import read_chunks, read_table
-from unimixer.data.schema import Files
 from unimixer.errors import UnimixerError
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.readers import read_chunks, read_pieces, read_table
 from unimixer.data.raw.tables import CHUNK_ROWS
-from unimixer.data.schema import Files
 from unimixer.errors import UnimixerError
 
 

@@ -189,6 +189,21 @@ def test_a_label_that_is_missing_or_no_number_is_named() -> None:
     assert error == "log.csv, row 42: x='yes' is not a number; a label is 0 or 1, or a number with a threshold"
 
 
+def test_a_soft_label_is_a_probability_of_32_bits() -> None:
+    soft = Label(name="p", source="x", soft=True)
+    for column in (chunk("0.1", "1", "0"), chunk(0.1, 1.0, 0.0), chunk(0.1, 1.0, 0.0, dtype=pl.Float32)):
+        labels = values.as_label(column, soft)
+        assert labels.dtype == np.float32
+        assert labels.tolist() == [np.float32(0.1), 1, 0]
+    for bad in (1.0000001, -1e-9):
+        error = message(values.as_label, chunk(0.5, bad), soft)
+        assert error == f"log.csv, row 42: x={bad} is not a probability; soft label 'p' holds numbers from 0 to 1"
+    for bad in (None, float("nan")):
+        assert "is missing, but a label must be known" in message(values.as_label, chunk(0.5, bad), soft)
+    error = message(values.as_label, chunk("1", "yes"), soft)
+    assert error == "log.csv, row 42: x='yes' is not a number; a soft label is a number from 0 to 1"
+
+
 def test_a_weight_is_zero_or_more() -> None:
     assert values.as_weight(chunk("0", "2.5"), "x").tolist() == [0, 2.5]
     for bad in (-1.0, None):

@@ -80,7 +80,7 @@ def event_label(history: History, schema: Schema) -> Label | None:
 def event_column(history: History, schema: Schema) -> str | None:
     """Return the column of the log that tells whether the event of a history happened."""
     label = event_label(history, schema)
-    return history.event if label is None else label.source or label.name
+    return history.event if label is None else label.column
 
 
 def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
@@ -96,7 +96,7 @@ def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_
     if label is not None and label.threshold is not None:
         reached: NDArray[np.bool_] = numbers >= label.threshold  # false for NaN
         return reached
-    labels = [one.name for one in schema.labels if (one.source or one.name) == name and one.threshold is not None]
+    labels = [one.name for one in schema.labels if one.column == name and one.threshold is not None]
     values.require(
         chunk,
         values.column(chunk, name),

@@ -57,6 +57,7 @@ def feature_spec(schema: Schema, tables: Mapping[str, int]) -> FeatureSpec:
         ),
         tables=dict(tables),
         labels=schema.label_names,
+        soft_labels=schema.soft_labels,
     )
 
 
@@ -93,7 +94,7 @@ def resolve(tables: RawTables) -> Schema:
         "items": set() if keys.item is None else {keys.item, *(tables.items.columns if tables.items else ())},
     }
     needed = [keys.user, keys.item, keys.time, schema.weight]
-    needed += [label.source or label.name for label in schema.labels] + [label.probability for label in schema.labels]
+    needed += [label.column for label in schema.labels] + [label.probability for label in schema.labels]
     for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
         values.column(first, name)
     for history in schema.histories:

@@ -22,7 +22,8 @@ class Rows:
         - ids: ``(n, F_i)`` int32; dense: ``(n, W_i)`` float32: the fields that stand in the impression itself
         - windows[history]: ``(n, 2)`` int64, start and length in the history's events
         - lists[feature]: n lists of int32
-        - labels: ``(n, tasks)`` uint8; truth: ``(n, tasks)`` float32; weights: ``(n,)`` float32
+        - labels: ``(n, tasks)`` uint8, or float32 where a label is soft
+        - truth: ``(n, tasks)`` float32; weights: ``(n,)`` float32
     """
 
     users: NDArray[np.int32]
@@ -32,7 +33,7 @@ class Rows:
     dense: NDArray[np.float32]
     windows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     lists: dict[str, Ragged] = field(default_factory=dict)
-    labels: NDArray[np.uint8] | None = None
+    labels: NDArray[np.uint8 | np.float32] | None = None
     truth: NDArray[np.float32] | None = None
     weights: NDArray[np.float32] | None = None
 

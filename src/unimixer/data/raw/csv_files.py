@@ -18,9 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.csv_source import UNIT, CsvSource
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk
-from unimixer.data.schema import Files
 from unimixer.errors import UnimixerError
 
 SEPARATORS = (",", "\t", ";", "|", "::")

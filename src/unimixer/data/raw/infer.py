@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.adapters.own import find_tables, with_options
 from unimixer.data.raw.csv_files import sniff
 from unimixer.data.raw.folders import is_parquet, log_files
@@ -25,7 +26,7 @@ from unimixer.data.raw.guess import (
     is_rating,
 )
 from unimixer.data.raw.profile import Column, Sample, printable, take_sample
-from unimixer.data.schema import Files, Schema
+from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse, read_yaml
 

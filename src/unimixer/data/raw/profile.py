@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import polars as pl
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.csv_files import CsvFile, like_values
 from unimixer.data.raw.folders import partition_of
 from unimixer.data.raw.parquet_files import ParquetFile
 from unimixer.data.raw.readers import open_table, read_chunks
-from unimixer.data.schema import Files
 from unimixer.data.time_format import TimeForm, time_form
 from unimixer.errors import UnimixerError
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.csv_files import CsvFile
 from unimixer.data.raw.folders import is_parquet, partition_of
 from unimixer.data.raw.parquet_files import ParquetFile
 from unimixer.data.raw.tables import WHOLE, Chunk, Placed
-from unimixer.data.schema import Files
 from unimixer.errors import UnimixerError, nearest
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -75,6 +76,8 @@ class RawTables:
     """A pass over a shard where the reader can skip the rest; without it, all is read and some is dropped."""
     files: tuple[Path, ...] = ()
     """What the tables are read from."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What a simulator knows of its world, kept in the manifest of the dataset."""
 
     def pieces(self, shard: range = WHOLE) -> Iterator[Placed]:
         """Start a pass over the pieces of a shard, in the order of the log; those of others come without their rows."""

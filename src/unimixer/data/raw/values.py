@@ -142,11 +142,11 @@ def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
         require(chunk, column(chunk, name), pl.Series(~beyond), rule, "correct the row, or leave the value empty")
 
 
-def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:
-    """Return 0 or 1 for every row."""
-    name = label.source or label.name
-    series = column(chunk, name)
-    numbers = as_number(chunk, name, way_out="a label is 0 or 1, or a number with a threshold")
+def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8 | np.float32]:
+    """Return 0 or 1 for every row, or the probability of a soft label."""
+    series = column(chunk, label.column)
+    form = "a soft label is a number from 0 to 1" if label.soft else "a label is 0 or 1, or a number with a threshold"
+    numbers = as_number(chunk, label.column, way_out=form)
     require(
         chunk,
         series,
@@ -154,6 +154,10 @@ def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8]:
         "is missing, but a label must be known",
         "leave such rows out of the log",
     )
+    if label.soft:
+        valid = pl.Series((numbers >= 0) & (numbers <= 1))
+        require(chunk, series, valid, "is not a probability", f"soft label {label.name!r} holds numbers from 0 to 1")
+        return numbers.astype(np.float32)
     if label.threshold is not None:
         return (numbers >= label.threshold).astype(np.uint8)
     binary = pl.Series((numbers == 0) | (numbers == 1))

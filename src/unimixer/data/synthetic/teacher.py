@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from unimixer.data.synthetic.config import WorldConfig, WorldField, world_fields
+from unimixer.data.synthetic.config import TASKS, WorldConfig
+from unimixer.data.synthetic.fields import WorldField, world_fields
 
-TASKS = ("click", "like")
-LOGIT_STD = 1.7
-"""Standard deviation of a task's true logit; the best reachable AUC follows from it."""
 TASK_CORRELATION = 0.6
 """Correlation of the interaction weights of a like with those of a click."""
 INTEREST_FIELDS = {"category": 0.8, "topic": 0.4, "author_id": 0.35, "item_id": 0.2}
@@ -115,13 +113,19 @@ class Teacher:
             components: Parts of the logit of a sample, as :meth:`components` gives them.
             config: The shares and rates that are wanted.
         """
-        spread = components.std(1).clamp(min=1e-6)  # a world of one item has no interest
-        gains = torch.tensor(config.shares, dtype=components.dtype).sqrt()[:, None] / spread
-        gains *= LOGIT_STD / (components * gains[:, None]).sum(0).std(0)
-        logits = (components * gains[:, None]).sum(0).double()
-        click = solve_intercept(logits[:, 0], torch.ones_like(logits[:, 0]), config.click_rate)
-        like = solve_intercept(logits[:, 1], torch.sigmoid(logits[:, 0] + click), config.like_rate)
-        return replace(self, gains=gains, intercepts=torch.tensor([click, like]))
+        gains, intercepts = calibrate(components, config)
+        return replace(self, gains=gains, intercepts=intercepts)
+
+
+def calibrate(components: Tensor, config: WorldConfig) -> tuple[Tensor, Tensor]:
+    """Return the gains ``(components, tasks)`` and intercepts ``(tasks,)`` for the shares, the spread and the rates."""
+    spread = components.std(1).clamp(min=1e-6)  # a world of one item has no interest
+    gains = torch.tensor(config.shares, dtype=components.dtype).sqrt()[:, None] / spread
+    gains *= config.logit_std / (components * gains[:, None]).sum(0).std(0)
+    logits = (components * gains[:, None]).sum(0).double()
+    click = solve_intercept(logits[:, 0], torch.ones_like(logits[:, 0]), config.click_rate)
+    like = solve_intercept(logits[:, 1], torch.sigmoid(logits[:, 0] + click), config.rates[1])
+    return gains, torch.tensor([click, like])
 
 
 def solve_intercept(logits: Tensor, weights: Tensor, rate: float) -> float:
@@ -148,9 +152,7 @@ def draw_teacher(config: WorldConfig, generator: Generator) -> Teacher:
     ]
     counts = (config.num_pairs, config.num_triples, config.num_quads)
     interactions = tuple(_draw_terms(ordered, count, order, config, generator) for order, count in enumerate(counts, 2))
-    shape = (2, sum(counts), width)
-    click, own = (torch.randn(shape, generator=generator) / width**0.5 for _ in TASKS)
-    like = TASK_CORRELATION * click + math.sqrt(1 - TASK_CORRELATION**2) * own
+    weights = draw_weights(sum(counts), width, generator)
     tilt = torch.randn(width, generator=generator).abs()
     return Teacher(
         **{
@@ -158,7 +160,7 @@ def draw_teacher(config: WorldConfig, generator: Generator) -> Teacher:
             for domain in ("user", "item", "context")
         },
         interactions=interactions,
-        weights=torch.stack((click, like), -1),
+        weights=weights,
         interest_weights=torch.stack((torch.ones(width), tilt), -1),
         gains=torch.ones(len(config.shares), len(TASKS)),
         intercepts=torch.zeros(len(TASKS)),
@@ -166,11 +168,23 @@ def draw_teacher(config: WorldConfig, generator: Generator) -> Teacher:
     )
 
 
+def draw_weights(count: int, width: int, generator: Generator) -> Tensor:
+    """Draw weights of interactions ``(2, count, k, tasks)``: at the start of the log, and a quarter turn later."""
+    click, own = (torch.randn(2, count, width, generator=generator) / width**0.5 for _ in TASKS)
+    return torch.stack((click, TASK_CORRELATION * click + math.sqrt(1 - TASK_CORRELATION**2) * own), -1)
+
+
+def draw_biases(count: int, generator: Generator) -> Tensor:
+    """Draw biases of ids, ``(count, tasks)``."""
+    bias = torch.randn(count, len(TASKS), generator=generator)
+    bias[:, 1] = TASK_CORRELATION * bias[:, 0] + math.sqrt(1 - TASK_CORRELATION**2) * bias[:, 1]
+    return bias
+
+
 def _draw_latents(declared: list[WorldField], width: int, generator: Generator) -> Latents:
     sizes = [f.size for f in declared if not f.numeric]
     table = torch.randn(sum(sizes), width, generator=generator)
-    bias = torch.randn(sum(sizes), len(TASKS), generator=generator)
-    bias[:, 1] = TASK_CORRELATION * bias[:, 0] + math.sqrt(1 - TASK_CORRELATION**2) * bias[:, 1]
+    bias = draw_biases(sum(sizes), generator)
     numeric = (sum(f.numeric for f in declared), 1, width)
     return Latents(
         table=unit_power(table),

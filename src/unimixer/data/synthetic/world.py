@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from unimixer.data.synthetic.config import WorldConfig, WorldField, world_fields
+from unimixer.data.synthetic.config import WorldConfig
+from unimixer.data.synthetic.fields import WorldField, world_fields
 from unimixer.data.synthetic.teacher import draw_teacher, item_vectors
 
 BLOCK_ROWS = 8_192
@@ -58,6 +59,7 @@ class World:
     """
 
     def __init__(self, config: WorldConfig, device: torch.device | str = "cpu") -> None:
+        assert config.num_fields is None  # draw_world gives a wide world
         self.config, self.device, self.fields = config, torch.device(device), world_fields(config)
         generator = Generator().manual_seed(config.seed)
         teacher = draw_teacher(config, generator)
@@ -95,7 +97,7 @@ class World:
         """
         generator = Generator(self.device).manual_seed(self.config.seed + 1)
         interest, teacher = self._interest.clone(), self._teacher
-        rates = torch.tensor([self.config.click_rate, self.config.like_rate], device=self.device)
+        rates = torch.tensor(self.config.rates, device=self.device)
         for first in range(0, self.config.num_rows, BLOCK_ROWS):
             rows = min(BLOCK_ROWS, self.config.num_rows - first)
             block = self._expose(first, rows, generator)
@@ -105,12 +107,7 @@ class World:
             chance = torch.rand(rows, generator=generator, device=self.device)
             click, like = (chance < probability[:, task] for task in range(2))
             absorb_clicks(interest, block["user_id"], self._vectors[block["item_id"]], click)
-            yield block | {
-                "click": click.to(torch.uint8),
-                "like": like.to(torch.uint8),
-                "click_probability": probability[:, 0],
-                "like_probability": probability[:, 1],
-            }
+            yield block | outcomes(torch.stack((click, like), 1), probability, self.config)
 
     def _expose(self, first: int, rows: int, generator: Generator) -> dict[str, Tensor]:
         """Draw users, items, times and contexts of impressions."""
@@ -219,6 +216,12 @@ def _draw_popularity(item: WorldField, generator: Generator) -> Popularity:
     rank = torch.randperm(item.size, generator=generator) + 1.0
     period, phase = torch.rand((2, item.size), generator=generator)
     return Popularity(-item.exponent * rank.log(), 10 + 30 * period, math.tau * phase)
+
+
+def outcomes(drawn: Tensor, probability: Tensor, config: WorldConfig) -> dict[str, Tensor]:
+    """Name the drawn labels and the true probabilities ``(B, tasks)`` of the world's tasks."""
+    labels = {task: drawn[:, number].to(torch.uint8) for number, task in enumerate(config.tasks)}
+    return labels | {f"{task}_probability": probability[:, number] for number, task in enumerate(config.tasks)}
 
 
 def absorb_clicks(interest: Tensor, users: Tensor, vectors: Tensor, clicks: Tensor) -> None:

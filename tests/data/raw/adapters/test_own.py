@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from unimixer.data.encoding.layout import resolve
+from unimixer.data.file_settings import Files
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.adapters.own import find_tables
-from unimixer.data.schema import Files
 from unimixer.errors import UnimixerError
 
 SCHEMA = """

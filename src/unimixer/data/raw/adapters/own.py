@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unimixer.data.file_settings import Files
 from unimixer.data.raw.adapters.base import parse_options
 from unimixer.data.raw.folders import is_table, log_files, say_left_out, table_of
 from unimixer.data.raw.readers import read_chunks, read_pieces, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import Files, Schema, load_schema
+from unimixer.data.schema import Schema, load_schema
 from unimixer.errors import UnimixerError
 from unimixer.progress import note
 

@@ -16,8 +16,18 @@ from torch import Tensor
 
 from unimixer.data.raw.adapters.base import categorical, past
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
-from unimixer.data.schema import Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
-from unimixer.data.synthetic import BLOCK_ROWS, Snapshots, World, WorldConfig, WorldField, world_fields
+from unimixer.data.schema import DateSplit, Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.synthetic import (
+    BLOCK_ROWS,
+    Snapshots,
+    WideWorld,
+    World,
+    WorldConfig,
+    WorldField,
+    draw_world,
+    world_fields,
+)
+from unimixer.data.synthetic.wide import day
 from unimixer.errors import UnimixerError, nearest
 
 HISTORY = "clicked"
@@ -36,42 +46,57 @@ def load(raw: Path | None = None, *, device: str = "cpu", **options: Any) -> Raw
     Args:
         raw: must be None.
         device: where the impressions are drawn.
-        options: fields of :class:`~unimixer.data.synthetic.WorldConfig`; ``rows``, ``users`` and ``items`` are their
-            numbers. Equal options give equal worlds and, on equal devices, equal impressions.
+        options: fields of :class:`~unimixer.data.synthetic.WorldConfig`, with or without ``num_``. Equal options give
+            equal worlds and, on equal devices, equal impressions.
 
     Raises:
         UnimixerError: for an unknown option, a value out of its range, or if a folder is given.
     """
     if raw is not None:
         raise UnimixerError(f"synthetic: {raw} was given, but the world is drawn and not read; leave the folder out")
-    known = {field.name.removeprefix("num_"): field.name for field in fields(WorldConfig)}
+    names = {field.name for field in fields(WorldConfig)}
+    known = {name.removeprefix("num_"): name for name in names} | {name: name for name in names}
     for name in options:
         if name not in known:
             raise UnimixerError(f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device'])}")
     config = WorldConfig(**{known[name]: value for name, value in options.items()})
-    world = World(config, device)
+    world = draw_world(config, device)
     source = f"synthetic world (difficulty {config.difficulty}, seed {config.seed})"
+    users = _frame(world.users())
     return RawTables(
         schema=synthetic_schema(config),
         impressions=partial(_chunks, world, source),
-        users=Chunk(_frame(world.users()).with_columns(_lists(world.snapshots())), f"{source}, users"),
+        users=Chunk(
+            users.with_columns(_lists(world.snapshots())) if isinstance(world, World) else users, f"{source}, users"
+        ),
         items=Chunk(_frame(world.items()), f"{source}, items"),
         num_rows=config.num_rows,
+        facts={} if isinstance(world, World) else {"world": truth(world)},
     )
+
+
+def truth(world: WideWorld) -> dict[str, Any]:
+    """Return what is true of a wide world, for the manifest: its groups of fields, and what interacts."""
+    return {
+        "groups": [list(names) for names in world.groups],
+        "interacting_groups": [list(pair) for pair in world.interacting_groups],
+        "interactions": [list(names) for names in world.interactions],
+    }
 
 
 def synthetic_schema(config: WorldConfig) -> Schema:
     """Return the schema of a world."""
+    wide = config.num_fields is not None
+    split = DateSplit(validation=day(config.days - 2), test=day(config.days - 1)) if wide else None
+    past_items = [past(HISTORY, name, name, RARE, HISTORY_LENGTH) for name in PAST_FIELDS]
+    history = History(name=HISTORY, event="click", snapshot=SNAPSHOT, max_length=HISTORY_LENGTH)
     return Schema(
         name="synthetic",
         keys=Keys(user="user_id", item="item_id", time="time"),
-        labels=tuple(Label(name=task, probability=f"{task}_probability") for task in ("click", "like")),
-        split=QuantileSplit(validation=0.8, test=0.9),
-        histories=(History(name=HISTORY, event="click", snapshot=SNAPSHOT, max_length=HISTORY_LENGTH),),
-        features=(
-            *(_feature(field) for field in world_fields(config)),
-            *(past(HISTORY, name, name, RARE, HISTORY_LENGTH) for name in PAST_FIELDS),
-        ),
+        labels=tuple(Label(name=task, probability=f"{task}_probability") for task in config.tasks),
+        split=split or QuantileSplit(validation=0.8, test=0.9),
+        histories=() if wide else (history,),
+        features=(*(_feature(field) for field in world_fields(config)), *(() if wide else past_items)),
     )
 
 
@@ -83,12 +108,12 @@ def _feature(field: WorldField) -> Feature:
     return categorical(field.name, field.domain, RARE)
 
 
-def _chunks(world: World, source: str) -> Iterator[Chunk]:
+def _chunks(world: World | WideWorld, source: str) -> Iterator[Chunk]:
     """Draw the log in chunks of several blocks."""
     blocks: list[pl.DataFrame] = []
     first = 1
     for block in world.impressions():
-        del block["hour"]  # the schema reads it from the time
+        block.pop("hour", None)  # the schema reads it from the time
         blocks.append(_frame(block))
         if len(blocks) == CHUNK_ROWS // BLOCK_ROWS:
             yield Chunk(pl.concat(blocks, rechunk=True), source, first)
