@@ -138,6 +138,26 @@ def relative_change(now: Tensor, before: Tensor) -> float:
     return change.item()
 
 
+def moved_share(start: Tensor, trained: Tensor) -> float:
+    r"""Compute the share of a matrix that moved: 0 for an equal one, 1 if every row's weight went elsewhere.
+
+    .. math:: \frac{1}{N} \sum_i \frac{\|a_i - b_i\|_1}{\|a_i\|_1 + \|b_i\|_1}
+
+    Rows that are distributions give half their L1 distance, which is their total variation distance.
+
+    Shape:
+        - start, trained: ``(N, M)``
+
+    Example:
+        >>> moved_share(torch.eye(4), torch.full((4, 4), 0.25)), moved_share(torch.eye(4), torch.eye(4).flip(0))
+        (0.75, 1.0)
+    """
+    before, now = start.double(), trained.double()
+    weight = before.abs().sum(-1) + now.abs().sum(-1)
+    share: Tensor = (now - before).abs().sum(-1) / weight.clamp(min=1e-12)
+    return share.mean().item()
+
+
 def evenly_spaced(count: int, most: int) -> list[int]:
     """Choose at most ``most`` of ``count`` indices, evenly spaced, with the first and the last.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from unimixer.inspection.activations import AttentionReport
 from unimixer.inspection.effective_rank import RankStatistics
 from unimixer.inspection.inspect import Inspection
+from unimixer.inspection.interactions import Interactions
 from unimixer.inspection.matrices import learned_mixings, max_pooled
 from unimixer.inspection.mixings import MixingReport
 from unimixer.io import atomic_file
@@ -52,6 +53,9 @@ def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
         figures["global.png"] = lambda: _global_figure(inspection.mixings)
     if any(at.local_matrices is not None for mixing in inspection.mixings for at in mixing.at):
         figures["local.png"] = lambda: _local_figure(inspection.mixings)
+    if inspection.interactions is not None:
+        found = inspection.interactions
+        figures["interactions.png"] = lambda: _interaction_figure(found)
     if inspection.attention:
         figures["attention.png"] = lambda: _attention_figure(inspection.attention)
     figures["effective-rank.png"] = lambda: _rank_figure(inspection.ranks)
@@ -149,6 +153,25 @@ def _matrix_grid(columns: list[list[tuple[str, Tensor]]], *, width: float, heigh
             draw_matrix(axes[row, column], matrix, title=title, **options)
         for axis in axes[len(matrices) :, column]:
             axis.axis("off")
+    return figure
+
+
+def _interaction_figure(found: Interactions) -> Any:
+    """Draw the strengths of all pairs: in the model, and beside it in the learned matrices if there are any."""
+    strengths = [(f"in the model: logit of {found.task!r}", found.model)]
+    if found.matrices is not None:
+        matrices = found.matrices.clone().fill_diagonal_(float(found.matrices.min()))  # a part and itself are no pair
+        strengths.append(("in the learned matrices, flat = 1", matrices))
+    count = len(found.parts)
+    side = min(12.0, 2.6 + 0.24 * count)
+    figure = new_figure(side * len(strengths) + 1.0, side)
+    axes = figure.subplots(1, len(strengths), squeeze=False, sharey=True)[0]
+    names = [f"{part.name[:26]}…" if len(part.name) > 27 else part.name for part in found.parts]
+    for axis, (title, matrix) in zip(axes, strengths, strict=True):
+        draw_matrix(axis, matrix, title=title, bar=True)
+        if count <= PANEL // 2:  # more names would cover each other
+            axis.set_xticks(range(count), names, rotation=90, fontsize="x-small")
+            axis.set_yticks(range(count), names, fontsize="x-small")
     return figure
 
 
