@@ -16,6 +16,9 @@ from unimixer.mixing import Constrained, FullGlobal, Unified, nearest_permutatio
 LARGEST_LOCAL = 64
 """Local matrices of a layer that go into the numbers, evenly spaced over the blocks."""
 
+STILL = 1e-4
+"""A matrix of which a smaller share moved equals its start."""
+
 
 @dataclass(frozen=True)
 class Sharpness:

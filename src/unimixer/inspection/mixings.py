@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unimixer.inspection.matrices import (
+    STILL,
     LearnedMixing,
     Sharpness,
     distance,
@@ -20,8 +21,6 @@ from unimixer.inspection.matrices import (
 )
 from unimixer.progress import progress_bar
 
-STILL = 1e-4
-"""A matrix of which a smaller share moved equals its start."""
 SHOWN_LOCALS = 3
 """Local matrices of a layer that are kept for pictures, evenly spaced over the blocks."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from unimixer.environment import states_kept, versions
 from unimixer.errors import UnimixerError
-from unimixer.inspection.matrices import learned_mixings, moved_share
+from unimixer.inspection.matrices import STILL, learned_mixings, moved_share
 from unimixer.ranker import Ranker
 from unimixer.training.model import build_ranker, load_ranker, with_tasks
 from unimixer.training.run import RunFolder
@@ -16,34 +18,58 @@ from unimixer.training.train import WARM_UP
 from unimixer.training.warm_start import WarmStart
 
 
-@states_kept()
-@torch.no_grad()
-def moved_shares(run: Path | str) -> dict[str, float]:
-    """Measure for every learned mixing of a run which share of its global matrix moved, by the name of the module.
+class Movement(NamedTuple):
+    """The global matrix of one learned mixing before and after training, both at the trained temperature."""
 
-    It reads weights and no data. The start and the best weights are both solved at the trained temperature, see
-    :func:`~unimixer.inspection.matrices.moved_share`. A model without learned mixing gives an empty dictionary.
+    place: str
+    """Name of the module."""
+    start: Tensor
+    trained: Tensor
+
+    @property
+    def moved(self) -> float:
+        """The share that moved, see :func:`~unimixer.inspection.matrices.moved_share`."""
+        return moved_share(self.start, self.trained)
+
+    @property
+    def still(self) -> bool:
+        """Whether the matrix equals its start."""
+        return self.moved < STILL
+
+
+@states_kept()
+def measure_movement(run: RunFolder) -> list[Movement]:
+    """Solve the learned matrices of a run and of its start; it reads weights and no data.
 
     Raises:
         UnimixerError: no best weights, or the weights that the run started from cannot be read.
+    """
+    learned = learned_mixings(load_ranker(run).backbone)
+    if not learned:
+        return []
+    start, note = starting_model(run)
+    if start is None:
+        raise UnimixerError(f"{run.folder}: {note}; without the start nobody can say how far a matrix moved")
+    before = learned_mixings(start.backbone)
+    return [
+        Movement(layer.place, first.between(layer.temperature), layer.between(layer.temperature))
+        for first, layer in zip(before, learned, strict=True)
+    ]
+
+
+def moved_shares(run: Path | str) -> dict[str, float]:
+    """Measure for every learned mixing of a run which share of its global matrix moved, by the name of the module.
+
+    A model without learned mixing gives an empty dictionary.
+
+    Raises:
+        UnimixerError: as :func:`measure_movement`.
 
     Example:
         >>> moved_shares("runs/lite")  # doctest: +SKIP
         {'stack.sublayers.0': 0.37, 'stack.sublayers.2': 0.29}
     """
-    folder = RunFolder(run)
-    learned = learned_mixings(load_ranker(folder).backbone)
-    if not learned:
-        return {}
-    start, note = starting_model(folder)
-    if start is None:
-        raise UnimixerError(f"{folder.folder}: {note}; without the start nobody can say how far a matrix moved")
-    before = {layer.place: layer for layer in learned_mixings(start.backbone)}
-    taus = {layer.place: layer.temperature for layer in learned}
-    return {
-        layer.place: moved_share(before[layer.place].between(taus[layer.place]), layer.between(taus[layer.place]))
-        for layer in learned
-    }
+    return {movement.place: movement.moved for movement in measure_movement(RunFolder(run))}
 
 
 def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
