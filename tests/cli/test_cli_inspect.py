@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
 Cli = Callable[..., Any]
-ALL = {"inspect.html", "inspect.json", "global.png", "local.png", "effective-rank.png", "temperature.png"}
+ALL = {"inspect.html", "inspect.json", "global.png", "local.png"}
+ALL |= {"interactions.png", "effective-rank.png", "temperature.png"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,23 @@ def test_inspect_shows_a_short_table(cli: Cli, toy_run: RunFolder) -> None:
     for words in ("row maximum", "raw change", "effective rank", "tokens out", "page: look/inspect.html"):
         assert words in done.out
     assert "the start is drawn again with seed 0" in done.out
+    assert re.search(r"^layer 1: \S+% of the weights between blocks moved; an output block draws on", done.out, re.M)
+
+
+def test_interactions_of_tokens_and_of_fields_are_in_the_table_and_in_json(cli: Cli, toy_run: RunFolder) -> None:
+    arguments = ("inspect", toy_run.folder, "--out", "look", "--rows", "50", "--interaction-rows", "40")
+    tokens = cli(*arguments, "--json").json["interactions"]
+    assert (tokens["by"], tokens["task"], tokens["rows"], tokens["truth"]) == ("tokens", "is_click", 40, None)
+    assert [len(tokens[name]) for name in ("parts", "model", "matrices")] == [2, 2, 2]
+    assert tokens["concentration"] == 1
+    fields = cli(*arguments, "--overwrite", "--by", "fields", "--json").json["interactions"]
+    assert [part["name"] for part in fields["parts"]][:3] == ["user_id", "age", "interests"]
+    model = fields["model"]
+    assert all(model[s][t] == model[t][s] >= 0 for s in range(13) for t in range(13))
+    done = cli(*arguments, "--overwrite", "--by", "fields")
+    assert "strongest interactions" in done.out
+    assert "the strongest tenth of the pairs holds" in done.out
+    assert cli(*arguments, "--overwrite", "--interaction-rows", "0", "--json").json["interactions"] is None
 
 
 def test_what_is_there_is_replaced_only_if_asked_and_other_files_stay(
@@ -69,7 +88,7 @@ def test_what_is_there_is_replaced_only_if_asked_and_other_files_stay(
     assert error == "look/inspect.html exists; choose another --out, or pass --overwrite to replace it"
     assert (tmp_path / "look" / "inspect.html").read_bytes() == before
     assert cli("inspect", attention_run.folder, *arguments, "--overwrite").code == 0
-    expected = {"thesis.tex", "inspect.html", "inspect.json", "attention.png", "effective-rank.png"}
+    expected = {"thesis.tex", "inspect.html", "inspect.json", "interactions.png", "attention.png", "effective-rank.png"}
     assert names(tmp_path / "look") == expected
     assert "is a file, expected a folder" in cli("inspect", toy_run.folder, "--out", "look/thesis.tex").error
 
@@ -107,6 +126,9 @@ def test_without_matplotlib_the_page_and_the_numbers_are_written(
     ("arguments", "message"),
     [
         (["--rows", "0"], "rows=0 must be greater than 0"),
+        (["--interaction-rows", "-1"], "interaction_rows=-1 must be 0 or more"),
+        (["--by", "columns"], "by='columns' is not one of tokens, fields, groups"),
+        (["--by", "groups"], "by='groups': the dataset names no groups of fields; choose tokens or fields"),
         (["--split", "valid"], "unknown split 'valid'"),
         (["--temperatures", "1,zero"], "temperatures='1,zero' must be numbers greater than 0"),
         (["--data", "/nowhere"], "if it moved, give its folder with --data"),

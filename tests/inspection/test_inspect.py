@@ -15,8 +15,8 @@ from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.inspection import inspect_run
 from unimixer.inspection.effective_rank import effective_rank
-from unimixer.inspection.inspect import starting_model
 from unimixer.inspection.matrices import learned_mixings
+from unimixer.inspection.start import starting_model
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder

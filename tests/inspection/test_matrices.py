@@ -10,6 +10,7 @@ from unimixer.inspection.matrices import (
     distance,
     learned_mixings,
     max_pooled,
+    moved_share,
     parse_temperatures,
     relative_change,
     row_entropy,
@@ -61,6 +62,16 @@ def test_entropy_is_not_given_where_rows_are_no_distributions() -> None:
 def test_distances_by_hand() -> None:
     assert distance(torch.eye(2), torch.eye(2).flip(0)) == pytest.approx(math.sqrt(2))
     assert relative_change(2 * torch.eye(3), torch.eye(3)) == pytest.approx(1)
+
+
+def test_the_moved_share_is_half_the_distance_of_rows() -> None:
+    eye, flat = torch.eye(4), torch.full((4, 4), 0.25)
+    assert (moved_share(eye, eye), moved_share(eye, eye.flip(0)), moved_share(eye, flat)) == (0, 1, 0.75)
+    moved = eye.clone()
+    moved[0] = torch.tensor([0.6, 0.4, 0.0, 0.0])
+    assert moved_share(eye, moved) == pytest.approx(0.4 / 4)
+    assert moved_share(eye, -eye) == 1  # signed matrices: never above one
+    assert moved_share(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
 
 
 def test_only_square_learned_patterns_that_do_not_depend_on_tokens_are_learned_mixings() -> None:

@@ -16,7 +16,7 @@ import torch
 from browser import Browser, find_browser
 
 from unimixer.inspection import Inspection, inspect_run
-from unimixer.report.inspection import page, panels, rank_table, sharpness_table
+from unimixer.report.inspection import interaction_table, page, panels, rank_table, sharpness_table
 from unimixer.report.inspection_figures import draw_inspection
 from unimixer.training.run import RunFolder
 
@@ -52,7 +52,7 @@ def found(toy_run: RunFolder) -> Inspection:
 
 def test_the_page_loads_nothing_and_holds_all_figures_and_numbers(found: Inspection) -> None:
     pictures = draw_inspection(found)
-    assert set(pictures) == {"global.png", "local.png", "effective-rank.png", "temperature.png"}
+    assert set(pictures) == {"global.png", "local.png", "interactions.png", "effective-rank.png", "temperature.png"}
     assert all(content.startswith(b"\x89PNG\r\n\x1a\n") for content in pictures.values())
     text = page(found, pictures)
     reader = Reader(text)
@@ -60,7 +60,7 @@ def test_the_page_loads_nothing_and_holds_all_figures_and_numbers(found: Inspect
     assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest", text)
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(image) for image in images] == list(pictures.values())
-    for row in [*rank_table(found).rows, *sharpness_table(found).rows]:
+    for row in [*rank_table(found).rows, *sharpness_table(found).rows, *interaction_table(found, 5).rows]:
         assert all(f">{cell}</td>" in text for cell in row if cell)
 
 

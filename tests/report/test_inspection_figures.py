@@ -8,14 +8,29 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from unimixer.report.inspection_figures import draw_matrix, draw_runs
+from unimixer.inspection.start import Movement, measure_movement
+from unimixer.report.inspection_figures import draw_matrix, draw_runs, movement_caption
 from unimixer.training.run import RunFolder
 
 
 def test_curves_and_matrices_of_runs_are_one_png(toy_run: RunFolder, tmp_path: Path) -> None:
-    draw_runs({"first": toy_run, "again": toy_run}, tmp_path / "runs.png", task="is_click", matrices_of="first")
+    runs = {"first": toy_run, "again": toy_run}
+    caption = draw_runs(runs, tmp_path / "runs.png", task="is_click", matrices_of="first")
+    assert caption == movement_caption("first", measure_movement(toy_run))
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [path.name for path in tmp_path.iterdir()] == ["runs.png"]
+
+
+def test_a_matrix_is_called_learned_only_if_it_moved() -> None:
+    eye, flat = torch.eye(4), torch.full((4, 4), 0.25)
+    still, moved = Movement("a", eye, eye + 1e-6), Movement("b", eye, flat)
+    said = [movement_caption("lite", layers) for layers in ([], [still, still], [still, moved], [moved, moved])]
+    assert said == [
+        "lite has no learned mixing matrices",
+        "the rule, and the mixing matrices of lite: training did not move them from their start",
+        "the rule, and 1 of 2 mixing matrices that lite learned: training moved 75% of their weights",
+        "the rule, and the mixing matrices that lite learned: training moved 75% of their weights",
+    ]
 
 
 @pytest.mark.parametrize(("signed", "limits"), [(False, (0, 0.75)), (True, (-2.0, 2.0))])

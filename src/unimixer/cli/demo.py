@@ -73,8 +73,9 @@ def demo(
         runs[model] = train(recipe, folder=out / "runs" / model)
     print("3/3  drawing", file=sys.stderr)
     picture: Path | None = out / "demo.png"
+    caption = None
     try:
-        draw_runs(runs, out / "demo.png", task="click", matrices_of="unimixer-lite")
+        caption = draw_runs(runs, out / "demo.png", task="click", matrices_of="unimixer-lite")
     except MissingExtraError as error:
         picture = None
         print(f"     no picture: {error}", file=sys.stderr)
@@ -86,9 +87,11 @@ def demo(
 
     def show() -> None:
         table(title, COLUMNS, table_rows)
+        if caption is not None:
+            print(f"the picture shows {caption}")
         print(f"picture: {picture or 'none'}   table: {out / 'demo.md'}   runs: {out / 'runs'}")
 
-    emit({"out": str(out), "best_reachable_auc": reachable, "models": results}, as_json, show)
+    emit({"out": str(out), "best_reachable_auc": reachable, "models": results, "picture": caption}, as_json, show)
 
 
 def _shape(dataset: Dataset, budget: int) -> dict[str, int]:

@@ -12,9 +12,20 @@ import typer
 from unimixer.cli.output import Data, Json, Run, emit, table, takes
 from unimixer.errors import MissingExtraError
 from unimixer.inspection import inspect_run
+from unimixer.inspection.inspect import INTERACTION_ROWS, ROWS
 from unimixer.inspection.matrices import parse_temperatures
-from unimixer.report.inspection import attention_table, check_free, rank_table, short_table, write_inspection
+from unimixer.report.inspection import (
+    attention_table,
+    check_free,
+    interaction_table,
+    rank_table,
+    short_table,
+    write_inspection,
+)
 from unimixer.report.inspection_figures import draw_inspection
+
+SHOWN_PAIRS = 10
+"""Pairs of parts of the input in the table."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,14 @@ class InspectOptions:
     temperatures: Annotated[
         str, typer.Option("--temperatures", help="Temperatures to solve for the matrices at, beside the trained one.")
     ] = "1,0.3,0.1,0.05"
-    rows: Annotated[int, typer.Option("--rows", help="Number of held-out rows.")] = 2_048
+    rows: Annotated[int, typer.Option("--rows", help="Number of held-out rows.")] = ROWS
+    interaction_rows: Annotated[
+        int, typer.Option("--interaction-rows", help="Number of held-out rows for interactions; 0 leaves them out.")
+    ] = INTERACTION_ROWS
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="Interactions between tokens, fields or groups (default: groups if known)."),
+    ] = None
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "validation"
     data: Data = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False
@@ -35,7 +53,7 @@ class InspectOptions:
 
 @takes(InspectOptions)
 def inspect(options: InspectOptions) -> None:
-    """Inspect a run: its learned mixing matrices at several temperatures, effective ranks, attention.
+    """Inspect a run: how far its learned matrices moved, which fields interact, effective ranks, attention.
 
     Writes pictures, a page that needs no network, and the numbers as JSON.
 
@@ -47,6 +65,8 @@ def inspect(options: InspectOptions) -> None:
         options.run,
         temperatures=parse_temperatures(options.temperatures),
         rows=options.rows,
+        interaction_rows=options.interaction_rows,
+        by=options.by,
         split=options.split,
         dataset=options.data,
     )
@@ -60,12 +80,15 @@ def inspect(options: InspectOptions) -> None:
     def show() -> None:
         tables = [
             ("learned mixing as trained, and its change from the start", short_table(inspection)),
+            ("strongest interactions", interaction_table(inspection, SHOWN_PAIRS)),
             ("attention", attention_table(inspection)),
             (f"rank of tokens, {inspection.rows:,} rows of {options.split}", rank_table(inspection)),
         ]
         for title, content in tables:
             if content.rows:
                 table(title, content.columns, content.rows, left=len(content.text))
+        for sentence in inspection.sentences():
+            print(sentence)
         for note in inspection.notes:
             print(note)
         print(f"page: {folder / 'inspect.html'}   pictures: {', '.join(pictures) or 'none'}")

@@ -12,22 +12,25 @@ import torch
 from unimixer.backbones import count_parameters
 from unimixer.data.dataset import Dataset, dataset_path
 from unimixer.data.loader import Loader
-from unimixer.environment import states_kept, versions
-from unimixer.errors import UnimixerError, check_positive
+from unimixer.environment import states_kept
+from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.inspection.activations import WEIGHTS, AttentionMeter, AttentionReport, watch
 from unimixer.inspection.effective_rank import RankMeter, RankStatistics
+from unimixer.inspection.interactions import Interactions, count_passes, mixing_strengths, second_differences
 from unimixer.inspection.matrices import learned_mixings
-from unimixer.inspection.mixings import MixingReport, measure_mixings
+from unimixer.inspection.mixings import MixingReport, measure_mixings, warning
+from unimixer.inspection.parts import PARTS, input_parts, known_groups, token_shares
+from unimixer.inspection.start import starting_model
 from unimixer.profiling.flops import count_flops
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
-from unimixer.training.model import best_weights, build_ranker, load_ranker, with_tasks
+from unimixer.training.model import best_weights, load_ranker
 from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.train import WARM_UP
-from unimixer.training.warm_start import WarmStart
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.05)
 ROWS = 2_048
+INTERACTION_ROWS = 256
 BATCH_ROWS = 256
 
 
@@ -46,9 +49,20 @@ class Inspection:
     mixings: list[MixingReport]
     ranks: list[RankStatistics]
     attention: list[AttentionReport]
+    interactions: Interactions | None
     temperatures: list[tuple[int, float]]
     """Step and temperature of every line that the run logged; a first stage has steps up to zero."""
     notes: list[str] = field(default_factory=list)
+
+    def movement(self) -> list[str]:
+        """Say how far every learned matrix moved, with a warning if one did not."""
+        told = [mixing.sentence(layer) for layer, mixing in enumerate(self.mixings, start=1)]
+        warned = warning(self.mixings)
+        return told if warned is None else [*told, warned]
+
+    def sentences(self) -> list[str]:
+        """Say how far the matrices moved and what the interactions tell."""
+        return [*self.movement(), *([] if self.interactions is None else self.interactions.sentences())]
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers without the matrices."""
@@ -58,7 +72,9 @@ class Inspection:
             "rows": self.rows,
             "mixings": [mixing.as_json() for mixing in self.mixings],
             "effective_rank": [rank.as_json() for rank in self.ranks],
+            "sentences": self.sentences(),
             "attention": [layer.as_json() for layer in self.attention],
+            "interactions": None if self.interactions is None else self.interactions.as_json(),
             "temperature": self.temperatures,
             "notes": self.notes,
         }
@@ -70,6 +86,8 @@ def inspect_run(
     *,
     temperatures: Sequence[float] = TEMPERATURES,
     rows: int = ROWS,
+    interaction_rows: int = INTERACTION_ROWS,
+    by: str | None = None,
     split: str = "validation",
     dataset: Path | None = None,
 ) -> Inspection:
@@ -80,6 +98,9 @@ def inspect_run(
         temperatures: temperatures at which learned matrices are solved, beside the one of the training.
         rows: number of rows whose tokens are measured, or all if the split has fewer; a fixed seed draws them, so
             all runs on one dataset use the same rows.
+        interaction_rows: number of rows for the interactions of the input's parts; 0 leaves them out.
+        by: the parts, see :func:`~unimixer.inspection.parts.input_parts` (default: groups where the dataset names them,
+            else tokens).
         split: ``train``, ``validation`` or ``test``.
         dataset: folder of the dataset, if it moved since the training.
 
@@ -87,8 +108,12 @@ def inspect_run(
         UnimixerError: no best weights, no dataset, an unknown split, rows or temperatures that are not positive.
     """
     check_positive(rows=rows)
+    if interaction_rows < 0:
+        raise UnimixerError(f"interaction_rows={interaction_rows} must be 0 or more")
     for tau in temperatures:
         check_positive(temperature=tau)
+    if by is not None:
+        check_choice("by", by, PARTS)
     folder = RunFolder(run)
     best_weights(folder)  # refuse before the data is opened
     opened = _open_dataset(folder, dataset)
@@ -105,6 +130,11 @@ def inspect_run(
         mixings = measure_mixings(learned, [] if start is None else learned_mixings(start.backbone), temperatures)
     else:
         notes.append(f"{folder.recipe.model.backbone} has no learned mixing matrices to draw at temperatures")
+    interactions = None
+    if interaction_rows:
+        interactions = measure_interactions(model, opened, split, interaction_rows, by)
+        if interactions is None:
+            notes.append("the model reads its input as one part, so there are no interactions to measure")
     if measured < rows:
         notes.append(f"the {split} part has {measured:,} rows, fewer than the {rows:,} asked for")
     return Inspection(
@@ -118,6 +148,7 @@ def inspect_run(
         mixings=mixings,
         ranks=ranks,
         attention=attention,
+        interactions=interactions,
         temperatures=temperature_history(folder),
         notes=notes,
     )
@@ -151,28 +182,42 @@ def measure_rows(
     return [meter.statistics() for meter in ranks.values()], [meter.report() for meter in attention.values()], done
 
 
-def starting_model(run: RunFolder) -> tuple[Ranker | None, str]:
-    """Rebuild the model before its first step, with a note on its origin; None, with the reason, if that is impossible.
-
-    A run without a warm start is drawn again with the seed of the recipe, which gives the same numbers under the same
-    version of torch. Other runs start from the best weights of the run before them.
-    """
-    recipe = run.recipe
-    source = run.folder / WARM_UP if recipe.temperature.schedule == "two-stage" else run.warm_start
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        model = build_ranker(recipe.model, with_tasks(run.transform.spec, tuple(recipe.tasks)))
-    if source is not None:
-        try:
-            model.load_state_dict(WarmStart(RunFolder(source), model, run.transform).state(model))
-        except (UnimixerError, OSError) as error:
-            return None, f"the start is unknown because its weights cannot be read: {error}"
-        return model.eval(), f"the start is the best weights of {source}"
-    trained, here = run.environment["versions"].get("torch"), versions()["torch"]
-    note = f"the start is drawn again with seed {recipe.training.seed}"
-    if trained != here:
-        note += f"; the run was trained with torch {trained} and this is {here}, so numbers may differ"
-    return model.eval(), note
+@torch.no_grad()
+def measure_interactions(model: Ranker, dataset: Dataset, split: str, rows: int, by: str | None) -> Interactions | None:
+    """Measure the interactions of the input's parts on rows of a split; None where there are no two parts."""
+    truth = known_groups(dataset)
+    chosen = by or ("tokens" if truth is None else "groups")
+    parts = input_parts(model, chosen, None if truth is None else truth.groups)
+    if len(parts) < 2:
+        return None
+    loader = Loader(dataset, split, batch_size=min(rows, BATCH_ROWS), shuffle=True)
+    wanted, done = min(rows, loader.num_rows), 0
+    total = torch.zeros(len(parts), len(parts), dtype=torch.float64)
+    batches = -(-wanted // loader.batch_size)
+    with progress_bar("interactions", batches * count_passes(len(parts)), unit="passes") as advance:
+        for batch in loader.batches():
+            count = min(len(batch), wanted - done)
+            inputs = [part[:count] for part in model.embed(batch)]
+            total += second_differences(model, inputs, parts, advance) * count
+            done += count
+            if done == wanted:
+                break
+    learned = learned_mixings(model.backbone)
+    matrices = None
+    if learned and all(
+        layer.mixing.length == model.backbone.num_tokens * model.backbone.token_dim for layer in learned
+    ):
+        shares = token_shares(model, parts).double()
+        matrices = shares @ mixing_strengths(learned, model.backbone.num_tokens) @ shares.T
+    return Interactions(
+        by=chosen,
+        task=model.spec.labels[0],
+        rows=done,
+        parts=parts,
+        model=total / done,
+        matrices=matrices,
+        truth=truth.pairs if truth is not None and chosen == "groups" else None,
+    )
 
 
 def temperature_history(run: RunFolder) -> list[tuple[int, float]]:

@@ -16,6 +16,9 @@ from unimixer.mixing import Constrained, FullGlobal, Unified, nearest_permutatio
 LARGEST_LOCAL = 64
 """Local matrices of a layer that go into the numbers, evenly spaced over the blocks."""
 
+STILL = 1e-4
+"""A matrix of which a smaller share moved equals its start."""
+
 
 @dataclass(frozen=True)
 class Sharpness:
@@ -136,6 +139,26 @@ def relative_change(now: Tensor, before: Tensor) -> float:
     r"""Compute the norm of the difference divided by the norm of the start, :math:`\|A - A_0\|_F / \|A_0\|_F`."""
     change: Tensor = torch.linalg.norm(now - before) / torch.linalg.norm(before).clamp(min=1e-12)
     return change.item()
+
+
+def moved_share(start: Tensor, trained: Tensor) -> float:
+    r"""Compute the share of a matrix that moved: 0 for an equal one, 1 if every row's weight went elsewhere.
+
+    .. math:: \frac{1}{N} \sum_i \frac{\|a_i - b_i\|_1}{\|a_i\|_1 + \|b_i\|_1}
+
+    Rows that are distributions give half their L1 distance, which is their total variation distance.
+
+    Shape:
+        - start, trained: ``(N, M)``
+
+    Example:
+        >>> moved_share(torch.eye(4), torch.full((4, 4), 0.25)), moved_share(torch.eye(4), torch.eye(4).flip(0))
+        (0.75, 1.0)
+    """
+    before, now = start.double(), trained.double()
+    weight = before.abs().sum(-1) + now.abs().sum(-1)
+    share: Tensor = (now - before).abs().sum(-1) / weight.clamp(min=1e-12)
+    return share.mean().item()
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimixer.inspection.matrices import LearnedMixing, Sharpness, distance, evenly_spaced, relative_change, sharpness
+from unimixer.inspection.matrices import (
+    STILL,
+    LearnedMixing,
+    Sharpness,
+    distance,
+    evenly_spaced,
+    moved_share,
+    relative_change,
+    sharpness,
+)
 from unimixer.progress import progress_bar
 
 SHOWN_LOCALS = 3
@@ -53,6 +62,8 @@ class MixingReport:
     num_blocks: int
     block_size: int
     temperature: float | None
+    moved: float | None
+    """Share of the weights between blocks that moved, see :func:`~unimixer.inspection.matrices.moved_share`."""
     change: float | None
     """Distance of the global matrix from its start, both at the trained temperature, divided by sqrt(N)."""
     raw_change: float | None
@@ -66,9 +77,31 @@ class MixingReport:
         """Return the matrices as the model uses them."""
         return next(at for at in self.at if at.trained)
 
+    @property
+    def still(self) -> bool:
+        """Whether the global matrix equals its start."""
+        return self.moved is not None and self.moved < STILL
+
+    def sentence(self, layer: int) -> str:
+        """Say how far the matrix went and on how many blocks an output block draws.
+
+        Args:
+            layer: number of the layer, from 1.
+        """
+        between = self.trained.between
+        moved = (
+            f"{self.moved:.{0 if self.moved >= 0.1 else 2}%} of the weights between blocks moved"
+            if self.moved is not None
+            else "the start is unknown, so nobody can say how far the matrix moved"
+        )
+        if between.row_entropy is None:
+            return f"layer {layer}: {moved}; the matrix has weights below zero or rows that do not sum to one"
+        blocks = between.size**between.row_entropy
+        return f"layer {layer}: {moved}; an output block draws on about {blocks:.1f} of {between.size} blocks"
+
     def as_json(self) -> dict[str, Any]:
         """Return the numbers without the matrices."""
-        names = ("place", "num_blocks", "block_size", "temperature", "change", "raw_change", "local_change")
+        names = ("place", "num_blocks", "block_size", "temperature", "moved", "change", "raw_change", "local_change")
         numbers = {name: getattr(self, name) for name in (*names, "shown_blocks")}
         return {**numbers, "at": [at.as_json() for at in self.at]}
 
@@ -116,14 +149,29 @@ def _mixing_report(
     layer: LearnedMixing, start: LearnedMixing | None, trained_tau: float | None, at: list[AtTemperature]
 ) -> MixingReport:
     inside, before = layer.inside(trained_tau), None if start is None else start.inside(trained_tau)
+    now, first = layer.between(trained_tau), None if start is None else start.between(trained_tau)
     return MixingReport(
         place=layer.place,
         num_blocks=layer.mixing.num_blocks_mixed,
         block_size=layer.mixing.block_size,
         temperature=trained_tau,
-        change=None if start is None else distance(layer.between(trained_tau), start.between(trained_tau)),
+        moved=None if first is None else moved_share(first, now),
+        change=None if first is None else distance(now, first),
         raw_change=None if start is None else relative_change(layer.raw(), start.raw()),
         local_change=None if inside is None or before is None else distance(inside, before),
         shown_blocks=[] if inside is None else evenly_spaced(len(inside), SHOWN_LOCALS),
         at=at,
+    )
+
+
+def warning(mixings: Sequence[MixingReport]) -> str | None:
+    """Warn of matrices that did not move, in one sentence; None if all of them moved."""
+    still = [str(number) for number, mixing in enumerate(mixings, start=1) if mixing.still]
+    if not still:
+        return None
+    which = f"layer {still[0]}" if len(still) == 1 else f"layers {', '.join(still[:-1])} and {still[-1]}"
+    return (
+        f"warning: the mixing matrix of {which} equals its start to {STILL:g}, so its FLOPs buy nothing over a fixed "
+        "rule; to let it learn, set model.options.init=random, temperature.end=0.6 and optimizer.mixing_lr=0.01, "
+        "or use backbone rankmixer"
     )

@@ -22,6 +22,7 @@ PAGE, NUMBERS = "inspect.html", "inspect.json"
 PICTURES = {
     "global.png": "Learned matrices between blocks: rows are temperatures, columns are layers.",
     "local.png": "Some of the learned matrices inside blocks.",
+    "interactions.png": "Interaction of pairs of parts of the input, by the model and by its learned matrices.",
     "attention.png": "Attention, the mean over rows: rows are heads, columns are layers.",
     "effective-rank.png": "Rank of the tokens of a sample, from the first place of the network to the last.",
     "temperature.png": "Temperature of the run.",
@@ -34,8 +35,16 @@ PANEL = 256
 _SHARPNESS_COLUMNS = ("layer", "temperature", "row maximum", "row entropy", "to permutation", "to flat")
 SHARPNESS_CAPTION = (
     "Row maximum: mean largest entry of a row, 1 for a permutation. Row entropy: 0 for a permutation, 1 for a flat "
-    "matrix. Distances are Frobenius norms divided by the square root of N; change is the distance from the start, at "
-    "the trained temperature, and raw change that of the numbers before Sinkhorn, divided by their norm."
+    "matrix. Moved: share of the weights that lie elsewhere than at the start, at the trained temperature. Distances "
+    "are Frobenius norms divided by the square root of N; change is the distance from the start, likewise, and raw "
+    "change that of the numbers before Sinkhorn, divided by their norm."
+)
+SHOWN_PAIRS = 30
+"""Pairs of parts of the input in the table of the page."""
+INTERACTION_CAPTION = (
+    "Strength: mean squared second difference of the first task's logit, when one part, the other, or both come from "
+    "another row; a model that adds up its parts has 0. In the matrices: how much the learned mixing brings the two "
+    "together, compared with a flat matrix, which has 1."
 )
 RANK_CAPTION = (
     "Mean and standard deviation over rows. Effective rank is the exponential of the entropy of the normalized "
@@ -97,6 +106,10 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
         sharpness=sharpness_table(inspection),
         sharpness_caption=SHARPNESS_CAPTION,
         attention=attention_table(inspection),
+        moved=inspection.movement(),
+        interactions=interaction_table(inspection, SHOWN_PAIRS),
+        interaction_sentences=[] if inspection.interactions is None else inspection.interactions.sentences(),
+        interaction_caption=INTERACTION_CAPTION,
         ranks=rank_table(inspection),
         bars=[
             (f"{rank.share:.1%}", f"{rank.mean:.2f} of at most {min(rank.num_tokens, rank.token_dim)}")
@@ -125,10 +138,10 @@ def panels(inspection: Inspection) -> list[dict[str, Any]]:
 
 def sharpness_table(inspection: Inspection) -> TextTable:
     """Write the sharpness of every learned mixing, a row for each layer and temperature."""
-    columns = (*_SHARPNESS_COLUMNS, "local row maximum", "change", "raw change", "local change")
+    columns = (*_SHARPNESS_COLUMNS, "local row maximum", "moved", "change", "raw change", "local change")
     rows = []
     for layer, mixing in enumerate(inspection.mixings, start=1):
-        changes = (mixing.change, mixing.raw_change, mixing.local_change)
+        changes = (mixing.moved, mixing.change, mixing.raw_change, mixing.local_change)
         for at in mixing.at:
             local_maximum = None if at.inside is None else at.inside.row_maximum
             from_start = [_number(change) if at.trained else "" for change in changes]
@@ -143,9 +156,9 @@ def short_table(inspection: Inspection) -> TextTable:
     rows = []
     for layer, mixing in enumerate(inspection.mixings, start=1):
         temperature = "-" if mixing.temperature is None else f"{mixing.temperature:g}"
-        changes = (_number(mixing.change), _number(mixing.raw_change))
+        changes = map(_number, (mixing.moved, mixing.change, mixing.raw_change))
         rows.append([f"{layer}: {mixing.place}", temperature, *_sharpness(mixing.trained.between), *changes])
-    return TextTable((*_SHARPNESS_COLUMNS, "change", "raw change"), rows)
+    return TextTable((*_SHARPNESS_COLUMNS, "moved", "change", "raw change"), rows)
 
 
 def rank_table(inspection: Inspection) -> TextTable:
@@ -170,6 +183,27 @@ def attention_table(inspection: Inspection) -> TextTable:
         numbers = map(_number, (layer.row_maximum, layer.row_entropy))
         rows.append([layer.place, str(heads), f"{out} x {blocks}", *numbers])
     return TextTable(("layer", "heads", "blocks", "row maximum", "row entropy"), rows)
+
+
+def interaction_table(inspection: Inspection, most: int) -> TextTable:
+    """Write the strongest pairs of parts of the input, at most ``most``."""
+    found = inspection.interactions
+    if found is None:
+        return TextTable((), [])
+    total = sum(found.model[pair].item() for pair in found.ranked()) or 1.0
+    rows = []
+    for first, second in found.ranked()[:most]:
+        strength = found.model[first, second].item()
+        row = [found.parts[first].name, found.parts[second].name, _number(strength), f"{strength / total:.1%}"]
+        if found.matrices is not None:
+            row.append(_number(found.matrices[first, second].item()))
+        if found.truth is not None:
+            row.append("yes" if (first, second) in found.truth else "no")
+        rows.append(row)
+    columns = ["part", "and part", "strength", "of all"]
+    columns += ["in the matrices"] if found.matrices is not None else []
+    columns += ["truly interact"] if found.truth is not None else []
+    return TextTable(columns, rows, text=(0, 1))
 
 
 def _sharpness(between: Sharpness) -> list[str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unimixer import ops
 from unimixer.inspection.activations import AttentionReport
 from unimixer.inspection.effective_rank import RankStatistics
 from unimixer.inspection.inspect import Inspection
-from unimixer.inspection.matrices import learned_mixings, max_pooled
+from unimixer.inspection.interactions import Interactions
+from unimixer.inspection.matrices import max_pooled
 from unimixer.inspection.mixings import MixingReport
+from unimixer.inspection.start import Movement, measure_movement
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
 from unimixer.report.figures import new_figure, png_bytes
-from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder
 
 PANEL = 128
@@ -24,25 +26,51 @@ PANEL = 128
 SHOWN_HEADS = 4
 
 
-def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_of: str) -> None:
-    """Draw validation AUC against samples for every run, and the mixing matrices of one of them, as a PNG.
+def draw_runs(runs: Mapping[str, RunFolder], path: Path, *, task: str, matrices_of: str) -> str:
+    """Draw validation AUC against samples for every run, and the rule beside the mixing matrices of one, as a PNG.
 
     Args:
         runs: finished runs by the name to show.
         path: file to write.
         task: label whose AUC is drawn.
         matrices_of: run whose mixing matrices are drawn.
+
+    Returns:
+        The caption, which calls a matrix learned only if it moved from its start.
     """
-    layers = learned_mixings(load_ranker(runs[matrices_of]).backbone)
-    figure = new_figure(5.2 + 4 * len(layers), 4.4)
-    axes = figure.subplots(1, 1 + len(layers), width_ratios=[1.3, *[1.0] * len(layers)], squeeze=False)[0]
+    layers = measure_movement(runs[matrices_of])
+    tokens = runs[matrices_of].recipe.model.num_tokens
+    rule = ops.permutation_matrix(ops.token_mixing_permutation(tokens, tokens, tokens))
+    shown = [(f"the rule: {tokens} heads of {tokens} tokens", rule)]
+    shown += [(f"layer {number}: {_words(layer)}", layer.trained) for number, layer in enumerate(layers, start=1)]
+    figure = new_figure(5.2 + 4 * len(shown), 4.7)
+    axes = figure.subplots(1, 1 + len(shown), width_ratios=[1.3, *[1.0] * len(shown)], squeeze=False)[0]
     _draw_curves(axes[0], runs, task)
-    for number, (axis, layer) in enumerate(zip(axes[1:], layers, strict=True), start=1):
-        title = f"{matrices_of}: global mixing, layer {number}"
-        draw_matrix(axis, layer.between(), title=title, largest=1.0, bar=True)
+    for axis, (title, matrix) in zip(axes[1:], shown, strict=True):
+        draw_matrix(axis, matrix, title=title, largest=1.0, bar=True)
         axis.set(xlabel="from block", ylabel="to block")
+    caption = movement_caption(matrices_of, layers)
+    figure.suptitle(caption, fontsize="small")
     with atomic_file(path) as temporary:
         temporary.write_bytes(png_bytes(figure))
+    return caption
+
+
+def movement_caption(name: str, layers: Sequence[Movement]) -> str:
+    """Say which of the matrices of a model are learned: those that moved from their start."""
+    if not layers:
+        return f"{name} has no learned mixing matrices"
+    moved = [layer for layer in layers if not layer.still]
+    if not moved:
+        return f"the rule, and the mixing matrices of {name}: training did not move them from their start"
+    least, most = (f"{share:.0%}" for share in (min(x.moved for x in moved), max(x.moved for x in moved)))
+    share = least if least == most else f"{least} to {most}"
+    which = "the mixing matrices" if len(moved) == len(layers) else f"{len(moved)} of {len(layers)} mixing matrices"
+    return f"the rule, and {which} that {name} learned: training moved {share} of their weights"
+
+
+def _words(layer: Movement) -> str:
+    return "did not move from its start" if layer.still else f"learned, {layer.moved:.0%} moved"
 
 
 def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
@@ -52,6 +80,9 @@ def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
         figures["global.png"] = lambda: _global_figure(inspection.mixings)
     if any(at.local_matrices is not None for mixing in inspection.mixings for at in mixing.at):
         figures["local.png"] = lambda: _local_figure(inspection.mixings)
+    if inspection.interactions is not None:
+        found = inspection.interactions
+        figures["interactions.png"] = lambda: _interaction_figure(found)
     if inspection.attention:
         figures["attention.png"] = lambda: _attention_figure(inspection.attention)
     figures["effective-rank.png"] = lambda: _rank_figure(inspection.ranks)
@@ -149,6 +180,25 @@ def _matrix_grid(columns: list[list[tuple[str, Tensor]]], *, width: float, heigh
             draw_matrix(axes[row, column], matrix, title=title, **options)
         for axis in axes[len(matrices) :, column]:
             axis.axis("off")
+    return figure
+
+
+def _interaction_figure(found: Interactions) -> Any:
+    """Draw the strengths of all pairs: in the model, and beside it in the learned matrices if there are any."""
+    strengths = [(f"in the model: root of the strength for {found.task!r}", found.model.sqrt())]
+    if found.matrices is not None:
+        matrices = found.matrices.clone().fill_diagonal_(float(found.matrices.min()))  # a part and itself are no pair
+        strengths.append(("in the learned matrices, flat = 1", matrices))
+    count = len(found.parts)
+    side = min(12.0, 2.6 + 0.24 * count)
+    figure = new_figure(side * len(strengths) + 1.0, side)
+    axes = figure.subplots(1, len(strengths), squeeze=False, sharey=True)[0]
+    names = [f"{part.name[:26]}…" if len(part.name) > 27 else part.name for part in found.parts]
+    for axis, (title, matrix) in zip(axes, strengths, strict=True):
+        draw_matrix(axis, matrix, title=title, bar=True)
+        if count <= PANEL // 2:  # more names would cover each other
+            axis.set_xticks(range(count), names, rotation=90, fontsize="x-small")
+            axis.set_yticks(range(count), names, fontsize="x-small")
     return figure
 
 
