@@ -25,6 +25,11 @@ def of_backbone(name: str) -> dict[str, Any]:
     return {"backbone": name, "tokenizer": "chunk", "width": None, "options": options}
 
 
+def token_mixer(mixing: str) -> dict[str, Any]:
+    """A small ranker on a stack of one mixing."""
+    return {**of_backbone("token-mixer"), "options": {"token_dim": 16, "mixing": mixing}}
+
+
 KINDS: dict[str, dict[str, Any]] = {
     **{name: of_backbone(name) for name in BACKBONES},
     "semantic": {"tokenizer": "semantic", "num_tokens": 8},
@@ -41,6 +46,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "options": {"residual": "siamese", "sequence_head_dim": 4},
     },
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
+    "rule and attention": token_mixer("rule+attention"),
+    "rule and FM": token_mixer("rule+fm"),
     "managed rows": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
     "managed rows of histories": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequences": "tokens"},
     "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},

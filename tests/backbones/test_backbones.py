@@ -41,6 +41,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("rankmixer", {"ffn": "relu-moe", "ffn_options": {"num_experts": 4}}),
     *(("token-mixer", dict(options)) for options in TokenMixer.variants),
     ("token-mixer", {"mixing": "per-head", "init": "random", "num_heads": 2, "residual": "pre"}),
+    ("mtmixatt", {"ffn": "swiglu", "num_heads": 2, "norm": "rms"}),
+    ("hubmixer", {"num_hubs": 3, "residual": "post", "num_heads": 2}),
     ("tokenmixer-large", {"num_blocks": 4, "num_heads": 8}),
     ("tokenmixer-large", {"residual": "inner", "num_heads": 2, "ffn": "gelu", "norm": "layer"}),
     ("tokenmixer-large", {"ffn": "topk-moe", "ffn_options": {"num_experts": 4, "num_active": 3}, "hidden_dim": 32}),

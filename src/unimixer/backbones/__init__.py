@@ -13,8 +13,10 @@ from unimixer.backbones.fm import FM
 from unimixer.backbones.hetero_attention import HeteroAttention
 from unimixer.backbones.hhft import HHFT
 from unimixer.backbones.hiformer import HiFormer
+from unimixer.backbones.hubmixer import HubMixer
 from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
+from unimixer.backbones.mtmixatt import MTmixAtt
 from unimixer.backbones.rankelastor import RankElastor
 from unimixer.backbones.rankmixer import RankMixer
 from unimixer.backbones.registry import BACKBONES, build_backbone
@@ -39,6 +41,8 @@ __all__ = [
     "FinalMLP",
     "HeteroAttention",
     "HiFormer",
+    "HubMixer",
+    "MTmixAtt",
     "MaskNet",
     "RankElastor",
     "RankMixer",

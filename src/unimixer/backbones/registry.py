@@ -17,8 +17,10 @@ from unimixer.backbones.fm import FM
 from unimixer.backbones.hetero_attention import HeteroAttention
 from unimixer.backbones.hhft import HHFT
 from unimixer.backbones.hiformer import HiFormer
+from unimixer.backbones.hubmixer import HubMixer
 from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
+from unimixer.backbones.mtmixatt import MTmixAtt
 from unimixer.backbones.rankelastor import RankElastor
 from unimixer.backbones.rankmixer import RankMixer
 from unimixer.backbones.token_mixer import TokenMixer
@@ -34,6 +36,8 @@ BACKBONES: dict[str, type[Backbone]] = {
     "rankmixer": RankMixer,
     "token-mixer": TokenMixer,
     "tokenmixer-large": TokenMixerLarge,
+    "mtmixatt": MTmixAtt,
+    "hubmixer": HubMixer,
     "transformer": Transformer,
     "hetero-attention": HeteroAttention,
     "hiformer": HiFormer,

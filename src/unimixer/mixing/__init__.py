@@ -17,6 +17,7 @@ from unimixer.mixing.fixed import (
     nearest_permutation,
 )
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
+from unimixer.mixing.hubs import HubMixing
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.local_patterns import (
     BlockLinear,
@@ -53,6 +54,7 @@ __all__ = [
     "FullMixing",
     "Global",
     "GramMatrix",
+    "HubMixing",
     "IdentityGlobal",
     "IdentityLocal",
     "LearnedGlobal",
