@@ -96,6 +96,7 @@ def test_a_key_is_readable_and_another_for_everything_that_matters(toy_folder: P
 
 def test_a_width_is_the_same_for_every_model_and_a_rate_of_mixings_is_part_of_a_key(toy_folder: Path) -> None:
     cases = small_cases(toy_folder, params=[], widths=[16])
+    assert {(case.arguments["token_dim"], case.arguments["hidden_dim"]) for case in cases} <= {(16, 32), (16, 64)}
     assert [case.width for case in cases] == [16, 16]
     assert cases[0].name == "rankmixer at width 16"
     assert [case.searches_mixing for case in cases] == [False, True]

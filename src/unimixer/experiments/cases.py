@@ -20,7 +20,7 @@ from unimixer.experiments.datasets import DatasetRef
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import Variant, slug
 from unimixer.experiments.plan import Budget, Plan
-from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, width_for_flops
+from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, sizes_at_width, width_for_flops
 from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
@@ -185,6 +185,8 @@ def build_case(
     tasks = tuple(recipe.tasks) or default_tasks(spec)
     if width is None and kind == "width":
         width = float(amount)
+        options = {**sizes_at_width(variant.backbone, amount, variant.options), **variant.options}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"options": options})})
     elif width is None and kind == "flops":
         width = width_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
     elif width is None:

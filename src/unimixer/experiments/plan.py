@@ -60,7 +60,7 @@ class Plan(Settings):
     flops: tuple[Count, ...] = ()
     """Budgets in floating-point operations of a forward pass a sample, each met within 2%."""
     widths: tuple[PositiveInt, ...] = ()
-    """Widths, each the same for every model, whatever it then costs."""
+    """Token widths, each the same for every model, with hidden widths in proportion and whatever they then cost."""
     seeds: PositiveInt = 5
     """Runs a model, with seeds 0, 1, ..."""
     base: str = ""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unimixer.backbones import meet_budget
+from unimixer.backbones.base import StackBackbone
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.features.spec import FeatureSpec
@@ -125,6 +126,22 @@ def budget_words(kind: str, amount: int) -> str:
         ('4M parameters', 'width 64')
     """
     return BUDGETS[kind].format(short(amount))
+
+
+def sizes_at_width(backbone: str, width: int, options: Mapping[str, Any]) -> dict[str, int]:
+    """Return token width and hidden width of a stack of tokens at a width, whatever its mixing then costs.
+
+    Another backbone has one width, which it gets as a model does in a recipe.
+
+    Example:
+        >>> sizes_at_width("rankmixer", 64, {"expansion": 0.75})
+        {'token_dim': 64, 'hidden_dim': 48}
+    """
+    known = {**{name: option.default for name, option in backbone_class(backbone).options().items()}, **options}
+    if not issubclass(backbone_class(backbone), StackBackbone):
+        return {}
+    hidden = {"hidden_dim": round(known["expansion"] * width)} if "expansion" in known else {}
+    return {"token_dim": width, **hidden}
 
 
 def short(count: int) -> str:

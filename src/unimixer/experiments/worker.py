@@ -27,6 +27,7 @@ from unimixer.experiments.results import (
     write_array,
     write_row,
 )
+from unimixer.inspection import moved_shares
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns
@@ -69,6 +70,7 @@ def train_row(task: dict[str, Any]) -> Row:
         "steps": result["steps"],
         "best_step": result["best_step"],
         **_effort(run, result),
+        "moved": _moved(run),
         **_place(task),
         **result_columns(result),
     }
@@ -87,6 +89,12 @@ def _effort(run: RunFolder, result: dict[str, Any]) -> Row:
         "seconds": round(seconds, 3),
         "samples_per_second": round(samples / seconds, 1) if seconds else None,
     }
+
+
+def _moved(run: RunFolder) -> float | None:
+    """Return the share of the learned matrices that moved, a mean over layers; None without learned mixing."""
+    shares = moved_shares(run.folder) if run.best_weights.exists() else {}
+    return sum(shares.values()) / len(shares) if shares else None
 
 
 def _place(task: dict[str, Any]) -> Row:
