@@ -194,6 +194,20 @@ def test_the_manifest_keeps_what_is_true_of_the_world(tmp_path: Path) -> None:
     assert [tuple(names) for names in kept["interactions"]] == list(made.interactions)
 
 
+def test_soft_labels_are_the_true_probabilities_to_the_last_bit(tmp_path: Path) -> None:
+    dataset = prepare(load(**SMALL, soft_labels=True), tmp_path / "soft")
+    schema = dataset.transform.schema
+    assert schema.label_names == ("click", "like", "click_probability", "like_probability")
+    assert schema.soft_labels == ("click_probability", "like_probability")
+    assert schema.truths["click"] == "click_probability"
+    labels, block = dataset.part("train", 0).labels, small().block(0)
+    assert labels is not None
+    for number, name in enumerate(schema.label_names):
+        assert torch.equal(torch.tensor(labels[:BLOCK_ROWS, number]), block[name].float())
+    with pytest.raises(UnimixerError, match="soft_labels='yes' must be true or false"):
+        load(**SMALL, soft_labels="yes")
+
+
 def test_pairs_of_groups_are_a_number_or_a_list() -> None:
     assert parse_pairs("5-0, 3-7", 8) == ((0, 5), (3, 7))
     assert parse_pairs([[3, 7], "0-5"], 8) == ((0, 5), (3, 7))

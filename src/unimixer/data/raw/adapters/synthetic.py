@@ -40,12 +40,13 @@ RARE = Vocabulary(min_count=2)
 """A value that is seen once trains the out-of-vocabulary row, which new users and items will need."""
 
 
-def load(raw: Path | None = None, *, device: str = "cpu", **options: Any) -> RawTables:
+def load(raw: Path | None = None, *, device: str = "cpu", soft_labels: bool = False, **options: Any) -> RawTables:
     """Draw a world; nothing is read, and memory does not grow with the rows.
 
     Args:
         raw: must be None.
         device: where the impressions are drawn.
+        soft_labels: the true probabilities are labels too, soft ones.
         options: fields of :class:`~unimixer.data.synthetic.WorldConfig`, with or without ``num_``. Equal options give
             equal worlds and, on equal devices, equal impressions.
 
@@ -58,13 +59,15 @@ def load(raw: Path | None = None, *, device: str = "cpu", **options: Any) -> Raw
     known = {name.removeprefix("num_"): name for name in names} | {name: name for name in names}
     for name in options:
         if name not in known:
-            raise UnimixerError(f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device'])}")
+            raise UnimixerError(f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device', 'soft_labels'])}")
+    if not isinstance(soft_labels, bool):
+        raise UnimixerError(f"synthetic: soft_labels={soft_labels!r} must be true or false")
     config = WorldConfig(**{known[name]: value for name, value in options.items()})
     world = draw_world(config, device)
     source = f"synthetic world (difficulty {config.difficulty}, seed {config.seed})"
     users = _frame(world.users())
     return RawTables(
-        schema=synthetic_schema(config),
+        schema=synthetic_schema(config, soft_labels=soft_labels),
         impressions=partial(_chunks, world, source),
         users=Chunk(
             users.with_columns(_lists(world.snapshots())) if isinstance(world, World) else users, f"{source}, users"
@@ -84,8 +87,10 @@ def truth(world: WideWorld) -> dict[str, Any]:
     }
 
 
-def synthetic_schema(config: WorldConfig) -> Schema:
+def synthetic_schema(config: WorldConfig, *, soft_labels: bool = False) -> Schema:
     """Return the schema of a world."""
+    drawn = [Label(name=task, probability=f"{task}_probability") for task in config.tasks]
+    soft = [Label(name=f"{task}_probability", soft=True) for task in config.tasks if soft_labels]
     wide = config.num_fields is not None
     split = DateSplit(validation=day(config.days - 2), test=day(config.days - 1)) if wide else None
     past_items = [past(HISTORY, name, name, RARE, HISTORY_LENGTH) for name in PAST_FIELDS]
@@ -93,7 +98,7 @@ def synthetic_schema(config: WorldConfig) -> Schema:
     return Schema(
         name="synthetic",
         keys=Keys(user="user_id", item="item_id", time="time"),
-        labels=tuple(Label(name=task, probability=f"{task}_probability") for task in config.tasks),
+        labels=(*drawn, *soft),
         split=split or QuantileSplit(validation=0.8, test=0.9),
         histories=() if wide else (history,),
         features=(*(_feature(field) for field in world_fields(config)), *(() if wide else past_items)),
