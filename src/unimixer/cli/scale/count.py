@@ -109,7 +109,7 @@ def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: s
 
     changes = {**recipe_keys(options.settings), **variant.recipe}
     model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "width": options.width}
-    values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
+    values = {"name": "count", "dataset": data, "model": {k: v for k, v in model.items() if v is not None}}
     recipe = parse(
         Recipe,
         override(values, [Change(key, value, f"--set {key}={value}") for key, value in changes.items()]),
