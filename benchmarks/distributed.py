@@ -62,7 +62,7 @@ def table(columns: list[str], rows: list[list[object]]) -> None:
 def make_dataset(folder: Path, rows: int) -> Path:
     from unimixer.api import prepare
 
-    return prepare("synthetic", folder / "store", rows=rows, users=2_000, items=5_000).folder
+    return prepare("synthetic", folder / "dataset", rows=rows, users=2_000, items=5_000).folder
 
 
 # ---- equality ----
@@ -73,12 +73,12 @@ def equality(folder: Path, rows: int, form: str) -> None:
     from safetensors.torch import load_file
 
     dataset = make_dataset(folder, rows)
-    first = {**RECIPE, "store": str(dataset), "training": {**RECIPE["training"], "max_steps": 1}}
+    first = {**RECIPE, "dataset": str(dataset), "training": {**RECIPE["training"], "max_steps": 1}}
     child_train(first, folder / "start")
     found = []
     for name, rule in RULES.items():
         distributed = {**RECIPE["distributed"], "dense": form}
-        values = {**RECIPE, "store": str(dataset), "optimizer": rule, "distributed": distributed}
+        values = {**RECIPE, "dataset": str(dataset), "optimizer": rule, "distributed": distributed}
         runs = {n: folder / f"{name.replace(' ', '').replace(',', '-')}-{n}" for n in (1, 2, 3)}
         child_train(values, runs[1], folder / "start")
         for processes in (2, 3):
@@ -148,7 +148,7 @@ def child_memory(rows: int, width: int) -> None:
         ("click",),
     )
     model = {"backbone": "mlp", "num_tokens": 2, "embedding_dim": width, "width": 8}
-    values = {"name": "big", "store": "none", "tasks": {"click": 1.0}, "model": model}
+    values = {"name": "big", "dataset": "none", "tasks": {"click": 1.0}, "model": model}
     values |= {"optimizer": {"sparse": "rowwise_adagrad"}, "distributed": {"sharding": "row_wise"}}
     recipe = parse(Recipe, values, where="benchmark")
     torch.set_num_threads(1)
@@ -224,7 +224,7 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
     fields = tuple(IdField(f"id{number}", "item", f"table{number}") for number in range(16))
     spec = FeatureSpec(fields, (), (), {field.table: 100 for field in fields}, ("click",))
     model = {"backbone": "unimixer-lite", "num_tokens": 16, "dense_params": parameters, "options": {"num_blocks": 4}}
-    values = {"name": "wide", "store": "none", "model": model, "distributed": {"dense": form, "sharding": "row_wise"}}
+    values = {"name": "wide", "dataset": "none", "model": model, "distributed": {"dense": form, "sharding": "row_wise"}}
     recipe = resolve(parse(Recipe, values, where="benchmark"), spec)
     torch.set_num_threads(1)
     with join_processes(300) as processes:
@@ -279,7 +279,7 @@ def steps_of(dataset: Path, run: Path, batch_size: int, *, together: bool) -> fl
     """Seconds a step of two processes, of the slower one."""
     processes = 2 if together else 1
     training = {**RECIPE["training"], "batch_size": batch_size * processes, "max_steps": 24}
-    values = {**RECIPE, "store": str(dataset), "training": training, "distributed": {"data_shards": processes}}
+    values = {**RECIPE, "dataset": str(dataset), "training": training, "distributed": {"data_shards": processes}}
     jobs = [(processes, json.dumps(values), str(run) + str(number)) for number in range(1 if together else 2)]
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(lambda job: torchrun(job[0], "child-step", *job[1:]), jobs))

@@ -1,6 +1,6 @@
 """Training from a dataset, as users start it: samples/s beside the machine's own rate, and where a step's time goes.
 
-python benchmarks/end_to_end.py --store datasets/kuairand-pure --threads 2 --picture docs/step_time.png
+python benchmarks/end_to_end.py --dataset datasets/kuairand-pure --threads 2 --picture docs/step_time.png
 
 Every combination trains a fresh run through the real loop: loader, checks and running AUC are in the time, the
 validation at its end is not. Rounds take turns over the combinations, each between two measurements of the float32
@@ -54,7 +54,7 @@ def recipe_of(dataset: Dataset, model: str, batch: int, arguments: argparse.Name
     }
     values = {
         "name": "end-to-end",
-        "store": str(dataset.folder),
+        "dataset": str(dataset.folder),
         "model": {"backbone": model, "dense_params": arguments.params},
         "training": training,
     }
@@ -150,7 +150,7 @@ def picture(found: dict[str, dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", default="kuairand-pure")
+    parser.add_argument("--dataset", default="kuairand-pure")
     parser.add_argument("--models", nargs="+", default=["unimixer-lite", "unimixer", "rankmixer", "dcnv2"])
     parser.add_argument("--batches", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--params", default="800K")
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    dataset = open_dataset(arguments.store)
+    dataset = open_dataset(arguments.dataset)
     combinations = list(itertools.product(arguments.models, arguments.batches))
     speeds: dict[tuple[str, int], list[tuple[float, float, float]]] = {key: [] for key in combinations}
     recipes = {key: recipe_of(dataset, *key, arguments) for key in combinations}

@@ -23,7 +23,7 @@ def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, 
     recipe = Recipe.model_validate(
         {
             "name": f"every-{backbone}",
-            "store": dataset,
+            "dataset": dataset,
             "model": {"backbone": backbone, "dense_params": params},
             "training": {"seed": seed, "batch_size": batch_size, "eval_interval": 10**6},
         }
@@ -47,7 +47,7 @@ def row(backbone: str, run: RunFolder, task: str) -> list[object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store")
+    parser.add_argument("dataset")
     parser.add_argument("--params", default="1M")
     parser.add_argument("--task", required=True, help="the label whose metrics are printed; all are learned")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,7 +58,7 @@ def main() -> None:
     rows = []
     for backbone in arguments.models.split(","):
         folder = arguments.out / f"{backbone}-{arguments.params}-seed{arguments.seed}"
-        run = finished(arguments.store, backbone, arguments.params, arguments.seed, folder, arguments.batch_size)
+        run = finished(arguments.dataset, backbone, arguments.params, arguments.seed, folder, arguments.batch_size)
         rows.append(row(backbone, run, arguments.task))
         print(*rows[-1], flush=True)
     columns = ["model", "dense parameters", "seconds", "samples/s"]

@@ -71,7 +71,7 @@ def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
     for size in batch_sizes:
         training = {**RECIPE["training"], "batch_size": 2 * size, "max_steps": LAST + 1, "eval_interval": LAST + 1}
         distributed = {"data_shards": 2, "sharding": "row_wise"}
-        values = {**RECIPE, "store": str(dataset), "training": training, "distributed": distributed}
+        values = {**RECIPE, "dataset": str(dataset), "training": training, "distributed": distributed}
         lines = torchrun(2, "child", json.dumps(values), str(folder / f"run-{size}"), script=__file__).splitlines()
         said = [json.loads(line) for line in lines]
         counted = said[0]["bytes"] / (LAST - FIRST)

@@ -1,6 +1,6 @@
 """What reaches the raw parameters of learned mixings, and how far they go: starts, temperatures and rates side by side.
 
-python benchmarks/gradient_flow.py --store datasets/kuairand-pure --steps 100
+python benchmarks/gradient_flow.py --dataset datasets/kuairand-pure --steps 100
 
 For every combination a fresh model takes some steps on the dataset. Printed are, for the matrices between blocks and
 those inside them: the root mean square of the raw parameters' gradient in the first batches (Adam's eps is 1e-8: below
@@ -63,7 +63,7 @@ def gradient(group: list[Constrained]) -> float:
 def measured(dataset: Dataset, model_name: str, start: str, tau: float, rate: float | None, steps: int) -> list[Any]:
     values = {
         "name": "gradients",
-        "store": str(dataset.folder),
+        "dataset": str(dataset.folder),
         "model": {"backbone": model_name, "dense_params": "800K", "options": {"init": start}},
         "temperature": {"end": tau},
         "optimizer": {"mixing_lr": rate},
@@ -94,7 +94,7 @@ def measured(dataset: Dataset, model_name: str, start: str, tau: float, rate: fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", default="kuairand-pure")
+    parser.add_argument("--dataset", default="kuairand-pure")
     parser.add_argument("--models", nargs="+", default=["unimixer-lite", "unimixer"])
     parser.add_argument("--starts", nargs="+", default=["rule", "random"])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.05])
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    dataset = open_dataset(arguments.store)
+    dataset = open_dataset(arguments.dataset)
     cases = list(
         itertools.product(arguments.models, arguments.starts, arguments.temperatures, [None, *arguments.rates])
     )

@@ -29,7 +29,7 @@ BATCH = 512
 def recipe_of(variant: Variant, dataset: Path, arguments: argparse.Namespace, steps: int, seed: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": "learning-curve",
-        "store": str(dataset),
+        "dataset": str(dataset),
         "tasks": {arguments.task: 1.0},
         "model": {"backbone": variant.backbone, "dense_params": arguments.params, "options": variant.options},
         "optimizer": {"dense_lr": arguments.lr},
@@ -61,7 +61,7 @@ def draw(curves: dict[str, list[tuple[int, float, float, float]]], path: Path, t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store")
+    parser.add_argument("dataset")
     parser.add_argument("--models", default="rankmixer,unimixer-lite,rankmixer:model.sequence_encoder=target_attention")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0625, 0.125, 0.25, 0.5, 1.0])
     parser.add_argument("--params", default="500K")
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    dataset = open_dataset(arguments.store)
+    dataset = open_dataset(arguments.dataset)
     variants = [Variant(**parse_variant(text)) for text in split_models(arguments.models)]
     whole = -(-dataset.summary("train").rows // BATCH)
     lines, curves = [], {}

@@ -19,14 +19,14 @@ from unimixer.training.config import load_recipe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path)
+    parser.add_argument("dataset", type=Path)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, [f"store={arguments.store}"])
+    recipe = load_recipe(arguments.recipe, [f"dataset={arguments.dataset}"])
     loader = Loader(
-        Dataset(arguments.store),
+        Dataset(arguments.dataset),
         "train",
         batch_size=recipe.training.batch_size,
         shuffle=True,

@@ -27,7 +27,7 @@ def recipe(dataset: str, table: str, rows: int | None, policy: str, every: int, 
     eviction = {} if rows is None else {table: {"policy": policy, "eviction_interval": every}}
     return {
         "name": "managed",
-        "store": dataset,
+        "dataset": dataset,
         "model": {"backbone": "unimixer-lite", "dense_params": "100K", "num_tokens": 8, "managed_embeddings": managed},
         "optimizer": {"eviction": eviction},
         "training": {"batch_size": 512, "seed": seed, "device": "cpu"},
@@ -44,7 +44,7 @@ def facts(run: RunFolder, table: str) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store")
+    parser.add_argument("dataset")
     parser.add_argument("--table", default="video_id")
     parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000])
     parser.add_argument("--every", type=int, default=20, help="steps between two decisions")
@@ -57,7 +57,7 @@ def main() -> None:
         for number, (rows, policy) in enumerate(cases):
             runs = []
             for seed in range(arguments.seeds):
-                values = recipe(arguments.store, arguments.table, rows, policy, arguments.every, seed)
+                values = recipe(arguments.dataset, arguments.table, rows, policy, arguments.every, seed)
                 run = unimixer.train(values, folder=Path(folder) / f"{number}-{seed}", quiet=True)
                 runs.append(facts(RunFolder(run.folder), arguments.table))
             auc, hits, evicted = (list(values) for values in zip(*runs, strict=True))

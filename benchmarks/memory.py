@@ -29,7 +29,7 @@ def prepare(rows: int, folder: Path, history: int) -> None:
     split = QuantileSplit(validation=1 - 2 * HELD_OUT / rows, test=1 - HELD_OUT / rows)
     histories = tuple(h.model_copy(update={"max_length": history}) for h in tables.schema.histories)
     schema = tables.schema.model_copy(update={"split": split, "histories": histories})
-    write(type(tables)(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder / "store")
+    write(type(tables)(schema, tables.impressions, tables.users, tables.items, tables.num_rows), folder / "dataset")
 
 
 def raw_file(rows: int, folder: Path, _history: int) -> None:
@@ -51,7 +51,7 @@ def train(_rows: int, folder: Path, _history: int) -> None:
 
     recipe = {
         "name": "memory",
-        "store": str(folder / "store"),
+        "dataset": str(folder / "dataset"),
         "model": {"backbone": "mlp", "dense_params": "50K", "embedding_dim": 8, "tower_hidden_dims": []},
         "training": {"batch_size": 8192, "eval_interval": 10**9, "threads": 2},
     }

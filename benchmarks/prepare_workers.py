@@ -48,13 +48,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    print("benchmark,workers,rows,seconds,rows_per_second,times_the_first,largest_process_mb,store")
+    print("benchmark,workers,rows,seconds,rows_per_second,times_the_first,largest_process_mb,dataset")
     with tempfile.TemporaryDirectory() as name:
         folder, first = Path(name), 0.0
         schema = draw(arguments.rows, folder)
         for workers in arguments.workers:
             command = [sys.executable, "-m", "unimixer", "data", "prepare", str(schema), "--raw", str(folder / "raw")]
-            command += ["--out", str(folder / f"store-{workers}"), "--workers", str(workers), "--json"]
+            command += ["--out", str(folder / f"dataset-{workers}"), "--workers", str(workers), "--json"]
             done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             rate = arguments.rows / done["seconds"]
             first = first or rate

@@ -38,12 +38,12 @@ def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
     """A run of one step."""
     import unimixer
 
-    dataset = folder / "store"
+    dataset = folder / "dataset"
     if not dataset.exists():
         unimixer.prepare("synthetic", str(dataset), rows=20_000)
     recipe = {
         "name": "scoring",
-        "store": str(dataset),
+        "dataset": str(dataset),
         "model": {
             "backbone": "unimixer-lite",
             "dense_params": params,

@@ -77,7 +77,7 @@ class Work:
         data = self.folder / "prepared"
         recipe = {
             "name": "serving",
-            "store": str(data),
+            "dataset": str(data),
             "model": {"backbone": self.backbone, "dense_params": params},
             "training": {"max_steps": steps, "batch_size": 512, "threads": 2},
         }

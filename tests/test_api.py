@@ -21,7 +21,7 @@ def test_a_data_set_by_its_name_becomes_a_dataset(tmp_path: Path) -> None:
         prepare("synthetic", tmp_path / "store", rows=2_000)
     with pytest.raises(UnimixerError, match=r"unknown option 'rovs'; did you mean 'rows'\?"):
         prepare("synthetic", tmp_path / "other", rovs=1)
-    recipe = {**RECIPE, "store": str(dataset.folder), "training": {**RECIPE["training"], "max_steps": 1}}
+    recipe = {**RECIPE, "dataset": str(dataset.folder), "training": {**RECIPE["training"], "max_steps": 1}}
     assert (train(recipe, folder=tmp_path / "run", quiet=True).result or {})["best_reachable_auc"]["test"][
         "click"
     ] > 0.5

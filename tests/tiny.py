@@ -40,7 +40,7 @@ RECIPE: dict[str, Any] = {
 def tiny_values(dataset: Path | str, *overrides: str) -> dict[str, Any]:
     """Values of the recipe with changes such as ``training.seed=1``; of two for one key the later one counts."""
     last = {change.partition("=")[0]: change for change in overrides}
-    return dict(override({**RECIPE, "store": str(dataset)}, list(last.values())))
+    return dict(override({**RECIPE, "dataset": str(dataset)}, list(last.values())))
 
 
 def tiny_recipe(dataset: Path | str, *overrides: str) -> Recipe:

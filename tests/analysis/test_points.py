@@ -23,7 +23,7 @@ def write(folder: Path, text: str, name: str = "points.csv") -> Path:
 
 
 def test_a_file_is_read_with_units_suffixes_and_datasets(tmp_path: Path) -> None:
-    text = "Model,params,metric,store,status\na,4.5M,0.4%,x,ok\na,9,0.5,y,ok\na,12,,y,failed\n"
+    text = "Model,params,metric,dataset,status\na,4.5M,0.4%,x,ok\na,9,0.5,y,ok\na,12,,y,failed\n"
     found = read_points(write(tmp_path, text), units=parse_units("params=M,metric=percent"))
     assert found.models == ["x: a", "y: a"]
     assert [point.params for point in found.points] == [4.5e6, 9e6]
@@ -66,6 +66,11 @@ BAD = {
     "size 0": (HEAD + "a,0,,0.002\n", {}, "params=0 must be greater than 0"),
     "no model": (HEAD + ",1e6,,0.002\n", {}, "line 2: no model; every row needs a name in the column model"),
     "no column": ("model,parms,metric\na,1,2\n", {}, "points.csv: no column 'params'; did you mean 'parms'?"),
+    "a former column": (
+        "model,params,metric,store\na,1e6,0.1,x\n",
+        {},
+        "points.csv: unknown column 'store'; it is now 'dataset'",
+    ),
     "nothing": ("", {}, "points.csv is empty; expected a header with model, params, metric and rows"),
     "no rows": (HEAD, {}, "points.csv: no rows; nothing to fit"),
     "ragged": (HEAD + "a,1,2,3,4,5,6\n", {}, "points.csv: not a table that can be read"),

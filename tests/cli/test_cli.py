@@ -92,7 +92,7 @@ def test_a_mistake_is_one_sentence_with_exit_code_2(arguments: list[str], messag
         ("training.device=cuda:99", "device 'cuda:99': this machine"),
         ("training.monitor=click.auc", "did you mean 'is_click.auc'?"),
         ("seed", "override 'seed': expected key=value, for example training.seed=1"),
-        ("store=nowhere", "datasets/nowhere is not a prepared dataset"),
+        ("dataset=nowhere", "datasets/nowhere is not a prepared dataset"),
     ],
 )
 def test_a_recipe_that_cannot_train_is_one_sentence_and_leaves_no_folder(
@@ -103,7 +103,7 @@ def test_a_recipe_that_cannot_train_is_one_sentence_and_leaves_no_folder(
 
 
 def test_yaml_that_is_none_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("name: [tiny\nstore: }")
+    (tmp_path / "bad.yaml").write_text("name: [tiny\ndataset: }")
     assert cli("train", "bad.yaml").error.startswith("bad.yaml, line 2: not valid YAML")
     (tmp_path / "bad.yaml").write_text("- a\n- b")
     assert "expected a mapping of keys to values, found list" in cli("config", "show", "bad.yaml").error
@@ -226,7 +226,7 @@ def test_the_main_path_runs_as_a_person_would_run_it(raw_folder: Path, tmp_path:
         return json.loads(done.stdout.splitlines()[-1])
 
     prepared = run("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
-    assert prepared["store"] == "datasets/toy"
+    assert prepared["dataset"] == "datasets/toy"
     trained = run("train", "recipe.yaml", "training.seed=4")
     measured = run("evaluate", trained["run"])
     assert measured["tasks"] == trained["test"]

@@ -144,7 +144,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 def test_a_run_without_best_weights_or_dataset_says_what_to_do(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(toy_run.folder, tmp_path / "run")
     config = (tmp_path / "run" / "config.yaml").read_text()
-    dataset = toy_run.recipe.store
+    dataset = toy_run.recipe.dataset
     (tmp_path / "run" / "config.yaml").write_text(config.replace(dataset, "/gone"))
     error = cli("inspect", "run").error
     assert error.startswith("run was trained on the dataset /gone, and /gone holds no dataset (no manifest.json)")

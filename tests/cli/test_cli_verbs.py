@@ -110,8 +110,8 @@ def test_train_prints_its_result_for_people_and_for_programs(cli: Cli, recipe: P
 def test_train_takes_the_dataset_from_the_command_line(cli: Cli, recipe: Path, toy_folder: Path) -> None:
     recipe.write_text(recipe.read_text().replace(str(toy_folder), "nowhere"))
     assert cli("train", recipe, "--data", toy_folder, "--run", "a", "--json").json["steps"] == 1
-    twice = cli("train", recipe, "store=other", "--data", toy_folder, "--run", "b").error
-    assert twice == f"--data {toy_folder}: override store=other sets store too; give one of them"
+    twice = cli("train", recipe, "dataset=other", "--data", toy_folder, "--run", "b").error
+    assert twice == f"--data {toy_folder}: override dataset=other sets dataset too; give one of them"
 
 
 def test_train_finds_a_dataset_by_its_name(
@@ -119,7 +119,7 @@ def test_train_finds_a_dataset_by_its_name(
 ) -> None:
     monkeypatch.setenv("UNIMIXER_DATASETS", str(toy_folder.parent))
     assert cli("train", recipe, "--data", toy_folder.name, "--run", "a").code == 0
-    assert RunFolder("a").recipe.store == str(toy_folder.resolve())
+    assert RunFolder("a").recipe.dataset == str(toy_folder.resolve())
 
 
 def test_an_existing_run_is_refused_and_a_finished_one_resumes_at_once(cli: Cli, recipe: Path) -> None:
@@ -287,7 +287,7 @@ def test_data_prepare_says_what_it_wrote(cli: Cli, raw_folder: Path) -> None:
     assert first["hash"] == Dataset("here").hash
     assert "here exists" in cli(*arguments, "--out", "here").error
     assert "rows in" in cli(*arguments, "--out", "here", "--overwrite").out
-    assert cli(*arguments, "--json").json["store"] == "datasets/toy"
+    assert cli(*arguments, "--json").json["dataset"] == "datasets/toy"
 
 
 def test_data_describe_shows_fields_and_splits(cli: Cli, toy_dataset: Dataset) -> None:
@@ -330,7 +330,7 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
     # without the report extra, on the same runs, there is no picture and nothing else is missing
     kept = (tmp_path / "demo").rename(tmp_path / "kept")
     (tmp_path / "demo").mkdir()
-    monkeypatch.setattr("unimixer.cli.demo.prepare", lambda *_, **__: Dataset(kept / "store"))
+    monkeypatch.setattr("unimixer.cli.demo.prepare", lambda *_, **__: Dataset(kept / "dataset"))
     monkeypatch.setattr("unimixer.cli.demo.train", lambda *_, folder, **__: RunFolder(kept / "runs" / folder.name))
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)

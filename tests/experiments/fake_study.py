@@ -98,8 +98,8 @@ def _dataset(
 def _facts(key: str, name: str, digest: str, variant: Any, budget: int, seed: int, rate: float) -> dict[str, Any]:
     return {
         "key": key,
-        "store": name,
-        "store_hash": digest,
+        "dataset": name,
+        "dataset_hash": digest,
         "variant": variant.label,
         "group": variant.group,
         "backbone": variant.backbone,

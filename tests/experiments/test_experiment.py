@@ -68,7 +68,7 @@ def test_a_row_is_what_the_same_recipe_trains_in_this_process(
         run.result["dense_parameters"],
         run.result["table_parameters"],
     )
-    assert (row["threads"], row["processes"], row["store_hash"]) == (1, 1, Dataset(toy_folder).hash)
+    assert (row["threads"], row["processes"], row["dataset_hash"]) == (1, 1, Dataset(toy_folder).hash)
 
 
 def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Experiment], toy_folder: Path) -> None:

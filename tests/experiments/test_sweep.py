@@ -88,7 +88,7 @@ def test_points_are_the_runs_that_count_with_what_fits_need(whole: tuple[Path, E
         row = rows[line["key"]]
         assert (line["params"], line["flops"]) == (row["dense_params"], row["flops_per_sample"])
         assert line["metric"] == line["auc"] == pytest.approx(row["test_is_click_auc"], abs=1e-12)
-        assert (line["training_flops"], line["rows"], line["store"]) == (3 * line["flops"], 512, row["store"])
+        assert (line["training_flops"], line["rows"], line["dataset"]) == (3 * line["flops"], 512, row["dataset"])
     points = read_points(folder)
     assert (points.models, points.metric) == (["rankmixer", "lite"], "auc")
     assert len({point.config for point in points.points}) == 4
@@ -170,6 +170,14 @@ def test_a_failed_run_of_the_search_stands_aside_and_is_tried_again(toy_folder: 
     fresh = one_series(toy_folder, tmp_path, models=["rankmixer"])
     assert fresh.missing(tmp_path) == [2 + 2, 2]
     assert fresh.transfer is None
+
+
+def test_a_row_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    write_row(tmp_path, {"key": "a", "store_hash": "b"})
+    with pytest.raises(
+        UnimixerError, match=r"a\.json: no column dataset_hash, as in earlier versions; compute the rows"
+    ):
+        read_rows(tmp_path)
 
 
 def test_a_search_at_two_sizes_gives_the_power(toy_folder: Path, tmp_path: Path) -> None:

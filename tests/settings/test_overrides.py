@@ -51,15 +51,15 @@ def test_a_key_that_is_given_twice_is_refused() -> None:
         UnimixerError, match=r"^override a=\{b: 2\}: override a\.b=1 sets a in part too; give one of them$"
     ):
         override({}, ["a.b=1", "a={b: 2}"])
-    with pytest.raises(UnimixerError, match=r"^--data x: override store=s sets store too"):
-        override({}, ["store=s", Change("store", "x", "--data x")])
+    with pytest.raises(UnimixerError, match=r"^--data x: override dataset=s sets dataset too"):
+        override({}, ["dataset=s", Change("dataset", "x", "--data x")])
     with pytest.raises(UnimixerError, match=r"^option rows=2: option rows=1 sets rows too"):
         read_changes(["rows=1", "rows=2"], "option", "rows=1000")
     assert override({}, ["a.b=1", "a.bc=2"]) == {"a": {"b": 1, "bc": 2}}
 
 
 def test_a_change_that_is_read_already_is_not_read_as_yaml() -> None:
-    assert override({}, [Change("store", "2024", "--data 2024")]) == {"store": "2024"}
+    assert override({}, [Change("dataset", "2024", "--data 2024")]) == {"dataset": "2024"}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_mistake_names_the_line_of_the_file(tmp_path: Path) -> None:
 
 def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: a\nstore: s\ntraining: {epochs: 2}\n")
+    path.write_text("name: a\ndataset: s\ntraining: {epochs: 2}\n")
     for change, message in [
         ("training.seeed=1", "override training.seeed=1: unknown key 'training.seeed'; did you mean 'seed'?"),
         ("training.epochs=many", "override training.epochs=many: training.epochs='many': input should be a valid int"),
@@ -98,28 +98,28 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path)
     ]:
         with pytest.raises(UnimixerError, match=re.escape(message)):
             parse(Recipe, override(load_yaml(path), [change]), where="recipe.yaml")
-    path.write_text("name: a\nstore: s\ntraining: {epochs: 0}\n")
+    path.write_text("name: a\ndataset: s\ntraining: {epochs: 0}\n")
     with pytest.raises(UnimixerError, match=re.escape(f"{path}, line 3: training.epochs=0: input should be greater")):
         parse(Recipe, override(load_yaml(path), ["training.seed=1"]), where="recipe.yaml")
 
 
 @pytest.mark.parametrize("text", [".nan", ".inf", "-.inf"])
 def test_a_number_that_is_not_finite_is_refused(text: str) -> None:
-    values = override({"name": "a", "store": "s"}, [f"optimizer.dense_lr={text}"])
+    values = override({"name": "a", "dataset": "s"}, [f"optimizer.dense_lr={text}"])
     with pytest.raises(UnimixerError, match=r"optimizer\.dense_lr=-?(nan|inf): input should be a finite number"):
         parse(Recipe, values, where="recipe")
 
 
 @pytest.mark.parametrize("key", ["training.batch_size", "training.max_steps", "training.seed", "model.dense_params"])
 def test_a_number_of_more_than_64_bits_is_refused(key: str) -> None:
-    values = override({"name": "a", "store": "s"}, [f"{key}=1{'0' * 30}"])
+    values = override({"name": "a", "dataset": "s"}, [f"{key}=1{'0' * 30}"])
     with pytest.raises(UnimixerError, match=rf"override {key}=1000\d+: {key}=1000\d+: input should be "):
         parse(Recipe, values, where="recipe")
 
 
 def test_every_key_is_shown_with_its_origin_and_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: 'no'\nstore: a b # c\ntasks: {on: 1.0, 'a: b': 2}\noptimizer:\n  dense_lr: 1e-3\n")
+    path.write_text("name: 'no'\ndataset: a b # c\ntasks: {on: 1.0, 'a: b': 2}\noptimizer:\n  dense_lr: 1e-3\n")
     values = override(load_yaml(path), ["training.seed=7"])
     recipe = parse(Recipe, values, where="recipe")
     text = annotated_yaml(recipe, values)

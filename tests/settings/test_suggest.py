@@ -40,7 +40,7 @@ from unimixer.training.config import Recipe
     ],
 )
 def test_an_unknown_key_of_a_recipe_gets_the_one_that_was_meant(key: str, meant: str) -> None:
-    values: dict[str, Any] = {"name": "a", "store": "s"}
+    values: dict[str, Any] = {"name": "a", "dataset": "s"}
     with pytest.raises(UnimixerError) as error:
         parse(Recipe, override(values, [f"{key}=1"]), where="recipe")
     assert str(error.value) == f"override {key}=1: unknown key {key!r}; did you mean {meant!r}?"
@@ -62,8 +62,10 @@ def test_a_key_at_a_wrong_level_of_a_list_gets_its_place_below() -> None:
 
 
 def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
-    with pytest.raises(UnimixerError, match=r"unknown key 'zzz'; known: distributed, model, name, optimizer, store, "):
-        parse(Recipe, {"name": "a", "store": "s", "zzz": 1}, where="recipe")
+    with pytest.raises(
+        UnimixerError, match=r"unknown key 'zzz'; known: dataset, distributed, model, name, optimizer, "
+    ):
+        parse(Recipe, {"name": "a", "dataset": "s", "zzz": 1}, where="recipe")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,7 @@ def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
         ("model.managed_rows", "{item_id: 5}", "model.managed_embeddings"),
         ("model.size", "64", "model.width"),
         ("model.readout", "flatten", "model.pooling"),
+        ("store", "s", "dataset"),
         ("optimizer.sparse_lr", "0.1", "optimizer.embedding_lr"),
         ("optimizer.eviction.item_id.every", "3", "optimizer.eviction.item_id.eviction_interval"),
         ("training.accumulate", "2", "training.gradient_accumulation_steps"),
@@ -84,5 +87,5 @@ def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
 )
 def test_a_former_key_is_refused_with_its_present_name(key: str, value: str, present: str) -> None:
     with pytest.raises(UnimixerError) as error:
-        parse(Recipe, override({"name": "a", "store": "s"}, [f"{key}={value}"]), where="recipe")
+        parse(Recipe, override({"name": "a", "dataset": "s"}, [f"{key}={value}"]), where="recipe")
     assert str(error.value) == f"override {key}={value}: unknown key {key!r}; it is now {present!r}"

@@ -81,7 +81,7 @@ def started(recipe: Any, folder: Path, source: RunFolder) -> Trainer:
     """The model of a run that starts from another one, before its first step."""
     run = train(recipe.model_copy(update=one_step(recipe)), folder=folder, start_from=source.folder, quiet=True)
     shutil.rmtree(folder / "checkpoints")
-    return Trainer(run, Dataset(recipe.store), start_from=run.warm_start, quiet=True)
+    return Trainer(run, Dataset(recipe.dataset), start_from=run.warm_start, quiet=True)
 
 
 def one_step(recipe: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def one_step(recipe: Any) -> dict[str, Any]:
 def assert_same_scores(source: RunFolder, trainer: Trainer) -> None:
     """Both models score the rows of the validation part alike, each in its own encoding."""
     old, tasks = load_ranker(source), trainer.tasks
-    before = evaluate_model(old, Dataset(source.recipe.store), "validation", tuple(source.recipe.tasks))
+    before = evaluate_model(old, Dataset(source.recipe.dataset), "validation", tuple(source.recipe.tasks))
     after = evaluate_model(trainer.model, trainer.dataset, "validation", tasks)
     for task in tasks:
         assert after[task].auc == pytest.approx(before[task].auc, abs=1e-6)

@@ -18,7 +18,7 @@ TRAINING = 0.8
 
 def inputs(case: Case, setting: Setting) -> tuple[Dataset, int]:
     """Prepare a dataset and choose the batch size."""
-    return world_dataset(setting.folder / "store", case["rows"], history=case["history"]), case["batch"]
+    return world_dataset(setting.folder / "dataset", case["rows"], history=case["history"]), case["batch"]
 
 
 def _epoch(data: tuple[Dataset, int], *, workers: int) -> Prepared:

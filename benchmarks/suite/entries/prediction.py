@@ -32,10 +32,10 @@ class Inputs(NamedTuple):
 
 def inputs(case: Case, setting: Setting) -> Inputs:
     """Train a run of one step and take the first rows of its log."""
-    dataset = world_dataset(setting.folder / "store", ROWS)
+    dataset = world_dataset(setting.folder / "dataset", ROWS)
     recipe = {
         "name": "benchmark",
-        "store": str(dataset.folder),
+        "dataset": str(dataset.folder),
         "model": {"backbone": case["model"], "dense_params": "300K"},
         "training": {"max_steps": 1, "device": setting.device.type},
     }

@@ -19,7 +19,7 @@ def world(rows: int) -> RawTables:
 
 
 def world_dataset(folder: Path, rows: int, *, history: int = 50) -> Dataset:
-    """Prepare a store of impressions with histories of at most ``history`` events."""
+    """Prepare a dataset of impressions with histories of at most ``history`` events."""
     tables = world(rows)
     limits = tuple(limit.model_copy(update={"max_length": history}) for limit in tables.schema.histories)
     schema = tables.schema.model_copy(update={"histories": limits})

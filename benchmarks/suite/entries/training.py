@@ -41,11 +41,11 @@ class Inputs(NamedTuple):
 
 def inputs(case: Case, setting: Setting) -> Inputs:
     """Initialize a ranker on the synthetic world and take its first batch."""
-    dataset = world_dataset(setting.folder / "store", ROWS, history=case["history"])
+    dataset = world_dataset(setting.folder / "dataset", ROWS, history=case["history"])
     spec = dataset.transform.spec
     values = {
         "name": "benchmark",
-        "store": str(dataset.folder),
+        "dataset": str(dataset.folder),
         "model": {"backbone": case["model"], "dense_params": PARAMS},
         "training": {"batch_size": case["batch"]},
     }

@@ -91,7 +91,7 @@ class _Scores:
     """Cached scores of one data set, and metrics on draws of its users."""
 
     folder: Path
-    store_hash: str
+    dataset_hash: str
     tasks: tuple[str, ...]
     """Tasks in the order of the columns of the files."""
     replicates: int
@@ -101,11 +101,11 @@ class _Scores:
 
     def rows(self, task: str) -> LabelledRows | None:
         """Return labels and users of the test rows, or None if the study has none."""
-        path = self.folder / SCORES / f"{self.store_hash}-labels.npy"
+        path = self.folder / SCORES / f"{self.dataset_hash}-labels.npy"
         if not path.exists():
             return None
         if task not in self._rows:
-            users = path.with_name(f"{self.store_hash}-users.npy")
+            users = path.with_name(f"{self.dataset_hash}-users.npy")
             labels = self._column(np.load(path), task, path)
             self._rows[task] = LabelledRows(labels, np.load(users) if users.exists() else None)
         return self._rows[task]
@@ -202,7 +202,7 @@ def compare_models(
     with progress_bar("comparing models", len(groups) * len(compared_tasks) * len(question.metrics)) as advance:
         for place, own in groups.items():
             place_scores = scores.setdefault(
-                place.store_hash, _Scores(folder, place.store_hash, tasks_of(own), replicates)
+                place.dataset_hash, _Scores(folder, place.dataset_hash, tasks_of(own), replicates)
             )
             chosen, place_tables = choose(own, place_scores.tasks, seeds), []
             for task in (task for task in compared_tasks if task in place_scores.tasks):

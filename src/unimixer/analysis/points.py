@@ -16,7 +16,7 @@ from unimixer.experiments.results import POINTS
 
 SIZES = ("params", "flops", "latency_ms")
 NEEDED = ("model", "params", "metric")
-OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "store", "status")
+OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "dataset", "status")
 NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc")
 _CANNOT = "; correct the row or remove it"
 _MAY_LACK = ("latency_ms", "auc", "best_auc", "rows", "seed")
@@ -101,7 +101,7 @@ def read_points(
 
     Args:
         path: CSV or Parquet with the columns ``model``, ``params``, ``metric``, and where at hand ``flops``, ``seed``,
-            ``rows``, ``latency_ms``, ``best_auc``, ``store``, ``status``; or a folder with ``points.csv``.
+            ``rows``, ``latency_ms``, ``best_auc``, ``dataset``, ``status``; or a folder with ``points.csv``.
         metric: ``auc``, ``gain`` or ``error`` (default: AUC where the file has a column ``auc``, as that of a sweep;
             else an error where one is to be fitted, and a gain otherwise).
         form: of the law that is to be fitted, ``gain`` or ``error``.
@@ -134,9 +134,11 @@ def check_points(
     for name in NEEDED:
         if name not in frame.columns:
             raise UnimixerError(f"{source}: no column {name!r}{nearest(name, frame.columns)}")
+    if "store" in frame.columns:
+        raise UnimixerError(f"{source}: unknown column 'store'; it is now 'dataset'")
     kind = metric or (AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
     check_choice("metric", kind, METRICS)
-    units, datasets = dict(units or {}), set(_texts(frame, "store"))
+    units, datasets = dict(units or {}), set(_texts(frame, "dataset"))
     points, failed = [], 0
     for number, row in enumerate(frame.iter_rows(named=True), start=2):
         if str(row.get("status") or "ok").strip().lower() != "ok":
@@ -186,7 +188,7 @@ def _point(
     assert metric is not None  # an empty cell of these two was refused
     assert params is not None
     check_metric(kind, metric, where)
-    best, seed, dataset = values["best_auc"], values["seed"], str(row.get("store") or "").strip()
+    best, seed, dataset = values["best_auc"], values["seed"], str(row.get("dataset") or "").strip()
     if best is not None and not 0 < best <= 1:
         raise UnimixerError(f"{where}: best_auc={best:g} is no AUC, which lies between 0 and 1{_CANNOT}")
     if seed is not None and seed != int(seed):

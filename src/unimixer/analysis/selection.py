@@ -20,8 +20,8 @@ SEARCH = "search"
 class Place:
     """A group of rows that may be compared with each other: one data set, one budget, one group of models."""
 
-    store: str
-    store_hash: str
+    dataset: str
+    dataset_hash: str
     budget_kind: str
     budget: int
     group: str = ""
@@ -29,7 +29,7 @@ class Place:
     @property
     def words(self) -> str:
         """The heading, for example ``kuairand-pure, 1M parameters``."""
-        return ", ".join([self.store, self.budget_words, *([self.group] if self.group else [])])
+        return ", ".join([self.dataset, self.budget_words, *([self.group] if self.group else [])])
 
     @property
     def budget_words(self) -> str:
@@ -71,7 +71,7 @@ def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
     members: dict[Place, list[Row]] = {}
     for row in rows:
         for group in groups if row["variant"] == base else [_group(row)]:
-            place = Place(row["store"], row["store_hash"], row["budget_kind"], row["budget"], group)
+            place = Place(row["dataset"], row["dataset_hash"], row["budget_kind"], row["budget"], group)
             members.setdefault(place, []).append(row)
     alone = len({row["variant"] for row in rows}) == 1
     return {place: part for place, part in members.items() if alone or {row["variant"] for row in part} != {base}}

@@ -135,8 +135,8 @@ def _hours(path: Path) -> dict[str, Curve]:
     frame = frame.with_columns(pl.col("seconds").cast(pl.Float64, strict=False)).drop_nulls("seconds")
     if frame.is_empty() or not frame["params"].dtype.is_numeric():
         return {}
-    datasets = frame["store"].n_unique() > 1 if "store" in frame.columns else False
-    name = pl.format("{}: {}", "store", "model") if datasets else pl.col("model")
+    datasets = frame["dataset"].n_unique() > 1 if "dataset" in frame.columns else False
+    name = pl.format("{}: {}", "dataset", "model") if datasets else pl.col("model")
     means = frame.group_by(name.alias("model"), "params").agg(pl.col("seconds").mean() / 3600)
     return {
         model: Curve(part["params"].to_list(), part["seconds"].to_list())

@@ -64,7 +64,7 @@ def load_verb(name: str) -> Any:
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(name, help=getattr(module, "HELP", None))(getattr(module, name))
+    alone.command(name)(getattr(module, name))
     return typer.main.get_command(alone)
 
 

@@ -7,15 +7,9 @@ from typing import Annotated
 
 import typer
 
+from unimixer.cli.compare import StudyOptions, carry_out, report_only
+from unimixer.cli.experiment import split
 from unimixer.cli.output import takes
-from unimixer.cli.studies import StudyOptions, carry_out, report_only, split
-
-HELP = """Train a model and its ablations at equal budgets, and report the effect of each change.
-
-Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, pooling. The base is
-the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER continues
-it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET
---model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,13 @@ class AblateOptions(StudyOptions):
 
 @takes(AblateOptions)
 def ablate(options: AblateOptions) -> None:
-    """See :data:`HELP`."""
+    """Train a model and its ablations at equal budgets, and report the effect of each change.
+
+    Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, pooling. The base
+    is the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER
+    continues it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate
+    --data DATASET --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run
+    """
     from unimixer.errors import UnimixerError
     from unimixer.experiments import Study
     from unimixer.experiments.ablations import ablations

@@ -95,7 +95,7 @@ def prepare(options: PrepareOptions) -> None:
         for match in dataset.matches:
             print(match)
 
-    facts = {"store": str(target), "hash": dataset.hash, "rows": counts, "seconds": round(seconds, 2)}
+    facts = {"dataset": str(target), "hash": dataset.hash, "rows": counts, "seconds": round(seconds, 2)}
     emit({**facts, "matches": dataset.manifest["matches"]}, options.as_json, show)
 
 

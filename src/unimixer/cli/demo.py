@@ -25,7 +25,7 @@ SHAPES = [{"num_tokens": tokens, "embedding_dim": width} for width in (16, 8, 4)
 """Shapes to try for all models until they meet the budget; the first is the default."""
 ROUND = [digit * 10**zeros for zeros in range(3, 9) for digit in (1, 2, 5)]
 """Budgets to propose."""
-MADE = {"store", "runs", "demo.png", "demo.md"}
+MADE = {"dataset", "runs", "demo.png", "demo.md"}
 """Files of a demo; a folder with any other file in it is not replaced."""
 COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the reachable", "samples/s")
 
@@ -52,7 +52,7 @@ def demo(
             raise UnimixerError(f"{out} holds {min(strangers)!r}, which no demo made; choose another --out")
         shutil.rmtree(out)
     print(f"1/3  a synthetic world of {rows:,} impressions", file=sys.stderr)
-    dataset = prepare("synthetic", out / "store", rows=rows, seed=seed)
+    dataset = prepare("synthetic", out / "dataset", rows=rows, seed=seed)
     try:
         shape = _shape(dataset, budget)
     except UnimixerError:
@@ -64,7 +64,7 @@ def demo(
         print(f"     {model}", file=sys.stderr)
         recipe = {
             "name": f"demo-{model}",
-            "store": str(out / "store"),
+            "dataset": str(out / "dataset"),
             "model": {"backbone": model, "dense_params": budget, **shape},
             # a short log: small batches and quick tables
             "optimizer": {"embedding_lr": 0.005},

@@ -64,7 +64,7 @@ def train(options: TrainOptions) -> None:
     else:
         changes = read_changes(options.overrides or [])
         if options.data is not None:
-            changes.append(Change("store", options.data, f"--data {options.data}"))
+            changes.append(Change("dataset", options.data, f"--data {options.data}"))
         if options.seeds is not None:
             _train_seeds(options, options.recipe, changes, options.seeds)
             return

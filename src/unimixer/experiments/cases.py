@@ -34,7 +34,7 @@ IRRELEVANT_TO_RESULTS: dict[str, Any] = {
         "activation_checkpointing",
     },
     "name": True,
-    "store": True,
+    "dataset": True,
 }
 """Parts of a recipe that do not change the result of a run, so that a row's key leaves them out."""
 
@@ -136,7 +136,7 @@ class Job:
         facts = {
             "recipe": self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS),
             "backbone": case.arguments,
-            "store": case.dataset.hash,
+            "dataset": case.dataset.hash,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         budget = short(case.budget) + {"params": "", "flops": "flop", "width": "wide"}[case.budget_kind]
@@ -153,8 +153,8 @@ class Job:
         case, recipe = self.case, self.recipe
         return {
             "key": self.key,
-            "store": case.dataset.name,
-            "store_hash": case.dataset.hash,
+            "dataset": case.dataset.name,
+            "dataset_hash": case.dataset.hash,
             "variant": case.variant,
             "group": case.group,
             "backbone": case.backbone,
@@ -230,7 +230,7 @@ def _recipe_values(plan: Plan, variant: Variant, ref: DatasetRef) -> dict[str, A
     """Return the recipe of a model as nested values."""
     values: dict[str, Any] = {
         "name": slug(variant.label),
-        "store": ref.path,
+        "dataset": ref.path,
         "tasks": dict(plan.tasks),
         "model": {"backbone": variant.backbone, "options": dict(variant.options)},
     }

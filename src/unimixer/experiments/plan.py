@@ -109,7 +109,7 @@ class Plan(Settings):
             "model.dense_params",
             "model.width",
         }
-        own_keys |= {"model.backbone", "model.options", "name", "store", "tasks"}
+        own_keys |= {"model.backbone", "model.options", "name", "dataset", "tasks"}
         for key in self.recipe:
             if key in own_keys:
                 raise UnimixerError(f"--set {key}: a study sets it itself; see --seeds, --lr-grid, --params, --models")

@@ -60,7 +60,12 @@ def read_row(folder: Path, key: str) -> Row | None:
     path = row_path(folder, key)
     if not path.exists():
         return None
-    return read_json(path, way_out="remove the file, and the row is computed again")
+    row: Row = read_json(path, way_out="remove the file, and the row is computed again")
+    if "dataset_hash" not in row:
+        raise UnimixerError(
+            f"{path}: no column dataset_hash, as in earlier versions; compute the rows in another folder"
+        )
+    return row
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -108,7 +113,7 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
     rows.sort(
         key=lambda row: (
             *(
-                datasets.get(row["store_hash"], len(datasets)),
+                datasets.get(row["dataset_hash"], len(datasets)),
                 labels.get(row["variant"], len(labels)),
                 row["budget_kind"],
             ),
@@ -121,7 +126,7 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
 
 
 LEADING = (
-    *("key", "status", "error", "store", "store_hash", "variant", "group", "backbone", "options", "budget_kind"),
+    *("key", "status", "error", "dataset", "dataset_hash", "variant", "group", "backbone", "options", "budget_kind"),
     *("budget", "dense_params", "table_params", "flops_per_sample", "seed"),
     *("dense_lr", "sparse_lr", "mixing_lr", "phase"),
     *("steps", "best_step", "stages", "samples", "seconds", "samples_per_second", "train_rows", "batch_size"),
@@ -132,7 +137,7 @@ LEADING = (
 
 def case_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the values that the rows of one case share."""
-    return tuple(row[name] for name in ("store_hash", "variant", "budget_kind", "budget"))
+    return tuple(row[name] for name in ("dataset_hash", "variant", "budget_kind", "budget"))
 
 
 def write_tables(folder: Path) -> pl.DataFrame:
@@ -240,7 +245,7 @@ def _point(row: Mapping[str, Any], job: Job, latency: float | None) -> dict[str,
         "latency_ms": latency,
         "auc": auc,
         "best_auc": row.get(f"best_reachable_{task}_auc"),
-        "store": case.dataset.name,
+        "dataset": case.dataset.name,
         "status": row["status"],
         "blocks": case.blocks,
         "width": round(case.width, 2),

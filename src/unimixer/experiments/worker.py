@@ -47,7 +47,7 @@ def train_row(task: dict[str, Any]) -> Row:
     folder, columns = Path(task["folder"]), task["columns"]
     key, recipe = str(columns["key"]), parse(Recipe, task["recipe"], where="recipe")
     run_folder = folder / "runs" / key
-    dataset, scores = Dataset(recipe.store), scores_path(folder, key)
+    dataset, scores = Dataset(recipe.dataset), scores_path(folder, key)
     if (
         run_folder.exists()
         and not scores.exists()
@@ -113,7 +113,7 @@ def _place(task: dict[str, Any]) -> Row:
 def measure(task: dict[str, Any]) -> dict[str, float]:
     """Measure the samples per second of a case in training and in evaluation, over about a second each."""
     recipe = parse(Recipe, task["recipe"], where="recipe")
-    dataset = Dataset(recipe.store)
+    dataset = Dataset(recipe.dataset)
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     tasks, device = tuple(recipe.tasks), pick_device(recipe.training.device)

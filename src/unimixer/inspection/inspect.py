@@ -235,10 +235,10 @@ def _logged(run: RunFolder) -> list[tuple[int, float]]:
 
 
 def _open_dataset(run: RunFolder, folder: Path | None) -> Dataset:
-    path = dataset_path(str(folder or run.recipe.store))
+    path = dataset_path(str(folder or run.recipe.dataset))
     if not (path / "manifest.json").exists():
         raise UnimixerError(
-            f"{run.folder} was trained on the dataset {run.recipe.store}, "
+            f"{run.folder} was trained on the dataset {run.recipe.dataset}, "
             f"and {path} holds no dataset (no manifest.json); "
             "if it moved, give its folder with --data"
         )

@@ -70,7 +70,7 @@ def measure_latency(case: SizedModel, *, candidates: int, threads: int = 1) -> L
         threads: of torch.
     """
     check_positive(candidates=candidates, threads=threads)
-    dataset, tasks = Dataset(case.recipe.store), tuple(case.recipe.tasks)
+    dataset, tasks = Dataset(case.recipe.dataset), tuple(case.recipe.tasks)
     device = pick_device(case.recipe.training.device)
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -138,11 +138,11 @@ def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     colors, column = _colors(comparison), f"validation_{table.task}_{table.metric}"
     place = table.place
     for line in table.lines:
-        same = (place.store_hash, place.budget_kind, place.budget, line.chosen.variant)
+        same = (place.dataset_hash, place.budget_kind, place.budget, line.chosen.variant)
         rows = [
             row
             for row in comparison.rows
-            if (row["store_hash"], row["budget_kind"], row["budget"], row["variant"]) == same
+            if (row["dataset_hash"], row["budget_kind"], row["budget"], row["variant"]) == same
             and is_finished(row)
             and Rates.of(row)._replace(dense=0) == line.chosen.rates._replace(dense=0)
             and row.get(column) is not None
@@ -165,7 +165,9 @@ def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
 def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
     """Draw mean and spread against the budget: a panel for each metric, a row for each data set and kind of budget."""
     colors = _colors(comparison)
-    rows = list(dict.fromkeys((t.place.store, t.place.store_hash, t.place.budget_kind, t.place.group) for t in tables))
+    rows = list(
+        dict.fromkeys((t.place.dataset, t.place.dataset_hash, t.place.budget_kind, t.place.group) for t in tables)
+    )
     metrics = list(dict.fromkeys(table.metric for table in tables))
     figure = new_figure(1.6 + 3.6 * len(metrics), 3.4 * len(rows))
     axes = figure.subplots(len(rows), len(metrics), squeeze=False)
@@ -187,7 +189,7 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
 def _by_model(tables: list[Table], where: tuple[str, str, str], metric: str) -> Mapping[str, list[tuple[int, Line]]]:
     points: dict[str, list[tuple[int, Line]]] = {}
     for table in tables:
-        if (table.place.store_hash, table.place.budget_kind, table.place.group) == where and table.metric == metric:
+        if (table.place.dataset_hash, table.place.budget_kind, table.place.group) == where and table.metric == metric:
             for line in table.lines:
                 if line.mean is not None:
                     points.setdefault(line.chosen.variant, []).append((table.place.budget, line))

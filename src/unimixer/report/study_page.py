@@ -64,7 +64,7 @@ def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
         "places": [
             {
                 "words": place.words,
-                "store_hash": place.store_hash,
+                "dataset_hash": place.dataset_hash,
                 "group": place.group,
                 "kind": place.budget_kind,
                 "budget": place.budget,
@@ -79,7 +79,7 @@ def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
 def _facts(comparison: ComparisonReport) -> list[tuple[str, str]]:
     """Return the counts at the top of the page."""
     places, rows = comparison.places, comparison.rows
-    datasets = len({place.store_hash for place in places})
+    datasets = len({place.dataset_hash for place in places})
     counts = [
         (len({row["variant"] for row in rows}), "models"),
         (len({(place.budget_kind, place.budget) for place in places}), "budgets"),
@@ -139,6 +139,6 @@ def _line_values(line: Line) -> dict[str, Any]:
 
 
 def _search_values(row: Row, tasks: tuple[str, ...], metrics: list[str]) -> dict[str, Any]:
-    names = ("store_hash", "budget_kind", "budget", "variant", "dense_lr", "sparse_lr", "seed")
+    names = ("dataset_hash", "budget_kind", "budget", "variant", "dense_lr", "sparse_lr", "seed")
     values = {f"{task} {metric}": row.get(f"validation_{task}_{metric}") for task in tasks for metric in metrics}
     return {**{name: row.get(name) for name in names}, "values": values}

@@ -194,11 +194,12 @@ class Recipe(Settings):
         "model.num_tokens": "tokens n_tokens",
         "temperature.end": "tau tau_end",
         "tasks": "labels targets task",
-        "store": "dataset data_path",
+        "dataset": "data data_path",
         **{f"model.options.{name}": name for name in ("dropout", "hidden_dims", "num_blocks", "num_heads", "rank")},
     }
+    renamed: ClassVar[Mapping[str, str]] = {"store": "dataset"}
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    store: str
+    dataset: str
     """Prepared data: a path, or a name below the folder ``$UNIMIXER_DATASETS`` (default: ``datasets``)."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Labels to learn and their loss weights (default: every label of the schema that is not soft, weight 1)."""

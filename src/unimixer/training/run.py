@@ -208,7 +208,7 @@ def environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": recipe.training.seed,
-        "data": {"store": str(dataset.folder), "name": dataset.manifest.get("name"), "hash": dataset.hash}
+        "data": {"folder": str(dataset.folder), "name": dataset.manifest.get("name"), "hash": dataset.hash}
         | {"origin": dataset.manifest.get("origin") or {}, "coverage": expected_shares(dataset)},
         "commit": commit(),
         "python": platform.python_version(),
@@ -229,7 +229,7 @@ def dataset_of(run: RunFolder, folder: Path | None = None) -> Dataset:
     Raises:
         UnimixerError: if the dataset has other content.
     """
-    dataset = open_dataset(str(folder or run.recipe.store))
+    dataset = open_dataset(str(folder or run.recipe.dataset))
     expected = run.environment["data"]["hash"]
     if dataset.hash != expected:
         raise UnimixerError(

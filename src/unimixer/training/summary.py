@@ -13,7 +13,7 @@ from unimixer.training.run import RunFolder
 
 METRICS = ("validation.auc", "validation.uauc", "test.auc", "test.uauc")
 IGNORED_KEYS = (
-    *("name", "store", "training.seed", "training.device", "training.num_workers", "training.threads"),
+    *("name", "dataset", "training.seed", "training.device", "training.num_workers", "training.threads"),
     *("training.log_every", "training.checkpoint_interval", "training.keep_checkpoints"),
     *("distributed.sharding", "distributed.tables", "distributed.dense", "distributed.timeout"),
 )

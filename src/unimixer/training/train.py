@@ -45,9 +45,9 @@ def train(
     """
     if launched():
         check_versions()
-    dataset = open_dataset(recipe.store)
+    dataset = open_dataset(recipe.dataset)
     spec, source = dataset.transform.spec, None if start_from is None else RunFolder(start_from)
-    recipe = resolve(recipe, spec).model_copy(update={"store": str(dataset.folder.resolve())})
+    recipe = resolve(recipe, spec).model_copy(update={"dataset": str(dataset.folder.resolve())})
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
     _check_monitor(recipe, dataset)
@@ -117,7 +117,7 @@ def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = Fal
         return run
     if launched():
         check_versions()
-    opened = open_dataset(str(dataset or run.recipe.store))
+    opened = open_dataset(str(dataset or run.recipe.dataset))
     expected = run.environment["data"]["hash"]
     if opened.hash != expected:
         raise UnimixerError(

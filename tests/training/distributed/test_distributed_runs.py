@@ -65,7 +65,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "uneven": ("distributed.data_shards=3", "training.batch_size=60", *SGD),
     "bfloat16": (*SIX, *SGD, "training.precision=bfloat16"),
     "managed": (*SIX, *SGD, "optimizer.eviction.item_id={policy: lfu, eviction_interval: 3}", *MANAGED),
-    "moved": (*SIX, *SGD, "store=FOLDER/moved", "distributed.sharding=row_wise"),
+    "moved": (*SIX, *SGD, "dataset=FOLDER/moved", "distributed.sharding=row_wise"),
 }
 COLUMNS = (
     *(*SIX, "model.embedding_dim=8", "distributed.sharding=column_wise", "training.checkpoint_interval=2"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unimixer.cli.experiment import split
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table, takes
 from unimixer.cli.scale import advise, count, run
 
@@ -18,24 +19,11 @@ if TYPE_CHECKING:
     from unimixer.analysis.scaling_laws import Analysis
     from unimixer.analysis.series import Reading
 
-HELP = "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report."
-
-FIT_HELP = """Fit laws of powers to points and compare the exponents of the models.
-
-POINTS is a CSV or Parquet file with model,params,metric (and flops, seed, rows, latency_ms, best_auc where at hand), or
-the folder of a sweep. The metric is a gain (dAUC = a N^b), an error (c + a N^-b), or an AUC (its error is 1 - AUC).
-Examples: unimixer scale fit FOLDER · unimixer scale fit paper.csv --units params=M,metric=percent · unimixer scale fit
-points.csv --form error --best-auc 0.82 --x flops --at 64M,1B"""
-
-REPORT_HELP = """Write a report of the points: one HTML page that needs no network, Markdown, PNG and SVG.
-
-Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER"""
-
-app = typer.Typer(no_args_is_help=True, help=HELP)
-app.command("count", help=count.HELP)(count.count)
-app.command("run", help=run.HELP)(run.run)
-app.command("transfer", help=run.TRANSFER_HELP)(run.transfer)
-app.command("advise", help=advise.HELP)(advise.advise)
+app = typer.Typer(
+    no_args_is_help=True, help="Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report."
+)
+for _verb in (count.count, run.run, run.transfer, advise.advise):
+    app.command()(_verb)
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ class PointsOptions:
             raise UnimixerError("--floor and --best-auc both say what the error falls to; give one of them")
         points = read_points(self.points, metric=self.metric_is, form=self.form, units=parse_units(self.units or ""))
         if self.models is not None:
-            points = points.only([name.strip() for name in self.models.split(",") if name.strip()])
+            points = points.only(split(self.models))
         bounds = None if self.floor is None else parse_floor(self.floor)
         return points, Reading(form=self.form, best_auc=self.best_auc, irreducible_error=bounds, base_auc=self.base_auc)
 
@@ -113,10 +101,16 @@ class ReportOptions(PointsOptions):
     title: Annotated[str | None, typer.Option("--title", help="Above the report.")] = None
 
 
-@app.command("fit", help=FIT_HELP)
+@app.command()
 @takes(FitOptions)
 def fit(options: FitOptions) -> None:
-    """See :data:`FIT_HELP`."""
+    """Fit laws of powers to points and compare the exponents of the models.
+
+    POINTS is a CSV or Parquet file with model,params,metric (and flops, seed, rows, latency_ms, best_auc where at
+    hand), or the folder of a sweep. The metric is a gain (dAUC = a N^b), an error (c + a N^-b), or an AUC (its error is
+    1 - AUC). Examples: unimixer scale fit FOLDER · unimixer scale fit paper.csv --units params=M,metric=percent ·
+    unimixer scale fit points.csv --form error --best-auc 0.82 --x flops --at 64M,1B
+    """
     from unimixer.analysis.scaling_laws import analyze, analyze_jointly
     from unimixer.report.scaling_tables import analysis_values, joint_values
 
@@ -128,10 +122,13 @@ def fit(options: FitOptions) -> None:
     emit(values, options.as_json, lambda: _show(laws, joint))
 
 
-@app.command("report", help=REPORT_HELP)
+@app.command()
 @takes(ReportOptions)
 def report(options: ReportOptions) -> None:
-    """See :data:`REPORT_HELP`."""
+    """Write a report of the points: one HTML page that needs no network, Markdown, PNG and SVG.
+
+    Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER
+    """
     from unimixer.report.scaling import AnalysisOptions, write_report
 
     path, (points, reading) = options.points, options.read()

@@ -13,13 +13,6 @@ from unimixer.cli.output import Json, emit, table, takes
 if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget
 
-HELP = """Choose the size of a model: the best predicted AUC within a budget for serving or training on this machine.
-
-The laws are those of `scale fit` over parameters. For the folder of a sweep the latency of a request is measured here
-at a few sizes of every model, and interpolated between them; a file of points needs a column latency_ms. Examples:
-unimixer scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 ·
-unimixer scale advise points.csv --train-hours 12"""
-
 MEASURED = 4
 """Number of sizes of a model whose latency is measured."""
 COLUMNS = (
@@ -84,7 +77,13 @@ class AdviseOptions:
 
 @takes(AdviseOptions)
 def advise(options: AdviseOptions) -> None:
-    """See :data:`HELP`."""
+    """Choose the size of a model: the best predicted AUC within a budget for serving or training on this machine.
+
+    The laws are those of `scale fit` over parameters. For the folder of a sweep the latency of a request is measured
+    here at a few sizes of every model, and interpolated between them; a file of points needs a column latency_ms.
+    Examples: unimixer scale advise FOLDER --latency-ms 8 --candidates 500 --qps 200 · unimixer scale advise points.csv
+    --train-hours 12
+    """
     from unimixer.analysis import sizing
     from unimixer.analysis.points import read_points
     from unimixer.analysis.scaling_laws import analyze

@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unimixer.cli.experiment import Common, recipe_keys
 from unimixer.cli.output import Json, emit, table, takes
-from unimixer.cli.studies import Common, recipe_keys
 
 if TYPE_CHECKING:
     from unimixer.experiments.models import Variant
     from unimixer.profiling.breakdown import Cost
     from unimixer.profiling.memory import Memory
-
-HELP = """Count the cost of models by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
-
-FLOPs are two for every multiply-add of a product: of scoring an example, and of training on it, forward and backward.
-With a dataset the whole ranker is counted, else the backbone alone. Examples: unimixer scale count rankmixer unimixer
---params 1M --data DATASET · unimixer scale count unimixer-lite:num_blocks=4 --params 8M --num-tokens 16"""
 
 COLUMNS = (
     *("group", "dense parameters", "FLOPs, an example", "FLOPs, training on it"),
@@ -45,7 +39,13 @@ class CountOptions:
 
 @takes(CountOptions)
 def count(options: CountOptions) -> None:
-    """See :data:`HELP`."""
+    """Count the cost of models by group: dense parameters, FLOPs, memory of a training step. Nothing is trained.
+
+    FLOPs are two for every multiply-add of a product: of scoring an example, and of training on it, forward and
+    backward. With a dataset the whole ranker is counted, else the backbone alone. Examples: unimixer scale count
+    rankmixer unimixer --params 1M --data DATASET · unimixer scale count unimixer-lite:num_blocks=4 --params 8M
+    --num-tokens 16
+    """
     from unimixer.errors import UnimixerError
     from unimixer.experiments.models import Variant, parse_variant, split_models
     from unimixer.experiments.sizes import parse_sizes
@@ -109,7 +109,7 @@ def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: s
 
     changes = {**recipe_keys(options.settings), **variant.recipe}
     model = {"backbone": variant.backbone, "options": variant.options, "dense_params": budget, "width": options.width}
-    values = {"name": "count", "store": data, "model": {k: v for k, v in model.items() if v is not None}}
+    values = {"name": "count", "dataset": data, "model": {k: v for k, v in model.items() if v is not None}}
     recipe = parse(
         Recipe,
         override(values, [Change(key, value, f"--set {key}={value}") for key, value in changes.items()]),

@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimixer.cli import studies
+from unimixer.cli.experiment import (
+    Data,
+    DryRun,
+    KeepRuns,
+    TrainingOptions,
+    finish,
+    folder_of,
+    plan_of,
+    show_plan,
+    split,
+)
 from unimixer.cli.output import emit, table, takes
-from unimixer.cli.studies import Data, DryRun, KeepRuns, TrainingOptions, split
 
 if TYPE_CHECKING:
     from unimixer.experiments import Sweep
     from unimixer.experiments.lr_search import Transfer
-
-HELP = """Train models at many sizes with several seeds and write points for `scale fit`; or continue a sweep.
-
-Training is one pass over the data. The learning rate is searched at the smallest size and carried to the others by a
-rule, lr ~ width^-p. Finished rows are kept: the same call, or the folder alone, computes the missing ones. Examples:
-unimixer scale run --data DATASET --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3 --out FOLDER ·
-unimixer scale run FOLDER --dry-run · unimixer scale run FOLDER --seeds 5"""
-
-TRANSFER_HELP = """Test the rule that carries learning rates over to other sizes: a grid at every size, one seed.
-
-Prints the best rate of every size, the power that leads to it from the smallest size, and the loss of rules with other
-powers on validation. Example: unimixer scale transfer --data DATASET --models rankmixer --sizes 50K,400K
---lr-grid 5e-4,1e-3,2e-3,4e-3,8e-3 --out FOLDER"""
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,14 @@ class SweepOptions(TrainingOptions):
         values = self.values()
         if self.folder is not None and not is_begun(self.folder, Sweep):
             read_plan(self.folder, Sweep)
-        folder = studies.folder_of(Sweep, self.folder, self.out)
+        folder = folder_of(Sweep, self.folder, self.out)
         path = folder / Sweep.file if is_begun(folder, Sweep) else None
         needs = {
             "data": "a sweep needs data: give --data DATASET",
             "models": "a sweep needs models: give --models A,B",
             "params": "a sweep needs sizes: give --sizes 0.25M..64M",
         }
-        return studies.read_plan(Sweep, path, values, self.recipe(), needs), folder
+        return plan_of(Sweep, path, values, self.recipe(), needs), folder
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,13 @@ class RunOptions(SweepOptions):
 
 @takes(RunOptions)
 def run(options: RunOptions) -> None:
-    """See :data:`HELP`."""
+    """Train models at many sizes with several seeds and write points for `scale fit`; or continue a sweep.
+
+    Training is one pass over the data. The learning rate is searched at the smallest size and carried to the others by
+    a rule, lr ~ width^-p. Finished rows are kept: the same call, or the folder alone, computes the missing ones.
+    Examples: unimixer scale run --data DATASET --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3
+    --out FOLDER · unimixer scale run FOLDER --dry-run · unimixer scale run FOLDER --seeds 5
+    """
     from unimixer.experiments import plan_experiment
     from unimixer.experiments.experiment import request_latencies
     from unimixer.experiments.results import POINTS
@@ -135,7 +137,7 @@ def run(options: RunOptions) -> None:
     experiment = plan_experiment(sweep, folder, options.machine(), keep_speeds=not options.dry_run)
     values = experiment.values()
     if not options.as_json:
-        studies.show_plan(experiment, values)
+        show_plan(experiment, values)
     if options.dry_run:
         emit({"folder": str(folder), **values}, options.as_json, lambda: None)
         return
@@ -148,12 +150,17 @@ def run(options: RunOptions) -> None:
     written = {"points": points, "rates": {name: vars(rule) if rule else None for name, rule in rules.items()}}
     lines = [line for name, rule in rules.items() for line in _remarks(name, rule)]
     lines.append(f"points: {points}   next: unimixer scale fit {folder}")
-    studies.finish(folder, outcome, written, lines, as_json=options.as_json)
+    finish(folder, outcome, written, lines, as_json=options.as_json)
 
 
 @takes(SweepOptions)
 def transfer(options: SweepOptions) -> None:
-    """See :data:`TRANSFER_HELP`."""
+    """Test the rule that carries learning rates over to other sizes: a grid at every size, one seed.
+
+    Prints the best rate of every size, the power that leads to it from the smallest size, and the loss of rules with
+    other powers on validation. Example: unimixer scale transfer --data DATASET --models rankmixer --sizes 50K,400K
+    --lr-grid 5e-4,1e-3,2e-3,4e-3,8e-3 --out FOLDER
+    """
     from unimixer.errors import UnimixerError
     from unimixer.experiments import size_experiment
     from unimixer.experiments.lr_search import losses

@@ -57,7 +57,7 @@
     const here = data.places[shown.place], x = [], byModel = new Map();
     data.places.forEach((place, number) => {
       const one = find(number, shown.task, shown.metric);
-      const same = ["store_hash", "group", "kind"].every(name => place[name] === here[name]);
+      const same = ["dataset_hash", "group", "kind"].every(name => place[name] === here[name]);
       if (!one || !same) { return; }
       x.push(place.budget);
       one.lines.filter(line => line.mean !== null).forEach(line => {
@@ -83,7 +83,7 @@
   function search() {
     const here = data.places[shown.place], key = `${shown.task} ${shown.metric}`;
     const traces = table().lines.flatMap(line => {
-      const tries = data.search.filter(row => row.variant === line.variant && row.store_hash === here.store_hash
+      const tries = data.search.filter(row => row.variant === line.variant && row.dataset_hash === here.dataset_hash
         && row.budget_kind === here.kind && row.budget === here.budget && row.sparse_lr === line.sparse_lr
         && typeof row.values[key] === "number");
       const first = Math.min(...tries.map(row => row.seed));

@@ -1,8 +1,7 @@
-"""Options and steps that ``compare``, ``ablate`` and ``scale run`` share: from a plan to its rows."""
+"""Options and steps that the verbs with experiments share: from the command line to a plan and its rows."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table
+from unimixer.cli.output import Json, emit, table
 
 if TYPE_CHECKING:
     from unimixer.experiments import Experiment, Machine, Outcome, Plan
@@ -61,46 +60,6 @@ class TrainingOptions:
         return Machine(self.jobs or default, self.threads, self.ray)
 
 
-@dataclass(frozen=True)
-class StudyOptions(TrainingOptions):
-    """Options of the verbs that train a study."""
-
-    data: Data = None
-    params: Annotated[
-        str | None, typer.Option("--params", help="Budgets in dense parameters, met within 2%: 1M,4M.")
-    ] = None
-    flops: Annotated[
-        str | None, typer.Option("--flops", help="Budgets in forward FLOPs a sample, met within 2%: 2M,8M.")
-    ] = None
-    widths: Annotated[
-        str | None, typer.Option("--widths", help="Widths, each the same for every model whatever it costs: 64,128.")
-    ] = None
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of a model (default 5).")] = None
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the study; an existing one is continued.")] = None
-    lr_grid: Annotated[
-        str | None, typer.Option("--lr-grid", help="Dense learning rates to choose from (default 1e-3,2e-3,4e-3).")
-    ] = None
-    sparse_lr: Annotated[
-        str | None,
-        typer.Option("--sparse-lr", help="Rates of the embedding tables: one, or several for a grid (default 1e-3)."),
-    ] = None
-    mixing_lr: Annotated[
-        str | None, typer.Option("--mixing-lr", help="Rates of learned mixings: one, or several to choose from.")
-    ] = None
-    dry_run: DryRun = False
-    report_only: Annotated[bool, typer.Option("--report-only", help="Write tables and report of existing rows.")] = (
-        False
-    )
-    keep_runs: KeepRuns = False
-
-    def values(self) -> dict[str, Any]:
-        """Return the fields of a study that the command line sets."""
-        lists = {"params": self.params, "flops": self.flops, "dense_lr": self.lr_grid, "sparse_lr": self.sparse_lr}
-        lists |= {"widths": self.widths, "mixing_lr": self.mixing_lr}
-        values: dict[str, Any] = {key: split(text) for key, text in lists.items() if text is not None}
-        return values | {key: value for key, value in (("data", self.data), ("seeds", self.seeds)) if value}
-
-
 def recipe_keys(settings: Sequence[str] | None, **short: int | None) -> dict[str, Any]:
     """Return the keys of the recipe that ``--set`` and the short options of training set."""
     from unimixer.settings import Change, check_distinct, read_changes
@@ -128,7 +87,7 @@ def folder_of(kind: type[Plan], source: Path | None, out: Path | None) -> Path:
     return folder
 
 
-def read_plan(
+def plan_of(
     kind: type[AnyPlan],
     path: Path | None,
     values: Mapping[str, Any],
@@ -157,57 +116,6 @@ def read_plan(
     if recipe:
         values = {**values, "recipe": {**(written.get("recipe") or {}), **recipe}}
     return parse(kind, written.with_values(dict(values), "command line"), where=str(path or kind.noun))
-
-
-def carry_out(study: Plan, folder: Path, options: StudyOptions, notes: Mapping[str, str] | None = None) -> None:
-    """Plan a study, print its cost, compute its rows and write the report."""
-    from unimixer.experiments import plan_experiment
-
-    experiment = plan_experiment(study, folder, options.machine(), keep_speeds=not options.dry_run)
-    experiment.left_out |= notes or {}
-    values = experiment.values()
-    if not options.as_json:
-        show_plan(experiment, values)
-    if options.dry_run:
-        emit({"folder": str(folder), **values}, options.as_json, lambda: None)
-        return
-    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
-    outcome = experiment.compute(keep_runs=options.keep_runs)
-    report = str(report_study(folder))
-    retry = [f"the next call tries the failed rows again: unimixer compare {folder}"] if outcome.failed else []
-    finish(folder, outcome, {"report": report}, [*retry, f"report: {report}"], as_json=options.as_json)
-
-
-def report_only(
-    folder: Path | None, base: str | None, *, as_json: bool, tasks: Sequence[str] = (), metrics: Sequence[str] = ()
-) -> None:
-    """Write the tables and the report of the rows that a folder has."""
-    from unimixer.errors import UnimixerError
-
-    if folder is None:
-        raise UnimixerError("--report-only of which study? give its folder")
-    say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
-    written = report_study(folder, base=base, tasks=tasks, metrics=metrics)
-    emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))
-
-
-def report_study(
-    folder: Path, *, base: str | None = None, tasks: Sequence[str] = (), metrics: Sequence[str] = ()
-) -> Path:
-    """Write the tables and the report of a study; base, tasks and metrics are the plan's unless they are given."""
-    from unimixer.experiments import Study
-    from unimixer.experiments.plan import JUDGED, read_plan
-    from unimixer.experiments.results import write_tables
-    from unimixer.report.study import write_report
-
-    plan = read_plan(folder, Study)
-    write_tables(folder)
-    return write_report(
-        folder,
-        base=base or plan.base,
-        tasks=tuple(tasks) or plan.judged_tasks or None,
-        metrics=tuple(metrics) or plan.judged_metrics or JUDGED,
-    )
 
 
 def show_plan(experiment: Experiment, values: Mapping[str, Any]) -> None:
