@@ -158,7 +158,9 @@ def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = N
     """Measure an open model on raw labelled rows; its ``coverage`` then counts the unknown values in them."""
     schema = predictor.transform.schema
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
-    accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None)
+    true = [i for i, task in enumerate(predictor.tasks) if schema.truths.get(task) == task]
+    truths = [predictor.tasks[i] for i in true]
+    accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None, truths=truths)
     keys = KeyIndex()
     sources = [label.column for label in labels]
     with progress_bar("scoring", None) as advance:
@@ -171,6 +173,6 @@ def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = N
                 texts = values.key_column(chunk, schema.keys.user)
                 keys.add(texts)
                 users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
-            accumulator.update(logits, classes, users)
+            accumulator.update(logits, classes, users, classes[:, true] if true else None)
             advance(chunk.frame.height)
     return accumulator.compute()

@@ -66,10 +66,12 @@ def test_a_soft_label_gives_the_truth_of_a_hard_one(tmp_path: Path) -> None:
     labels = [{"name": "is_click", "probability": "p"}, {"name": "long_view", "source": "watch_s", "threshold": 10}]
     soft = [*labels, {"name": "true_click", "source": "p", "soft": True}]
     tables = tables_of(toy_schema(labels=soft), log.with_columns(p=0.25 + 0.5 * pl.col("is_click")), users, items)
-    best = best_reachable(prepare(tables, tmp_path / "store"), "test")
-    assert best is not None
-    assert best["is_click"] == 1
-    assert set(best) == {"is_click"}
+    dataset = prepare(tables, tmp_path / "store")
+    best = best_reachable(dataset, "test")
+    (part,) = dataset.parts("test")
+    assert part.labels is not None
+    truth = part.labels[:, 2]
+    assert best == {"is_click": 1.0, "true_click": auc(truth, truth)}
 
 
 def test_real_data_has_no_best_reachable_auc(toy_dataset: Dataset) -> None:

@@ -119,8 +119,12 @@ def test_mistakes_are_refused_in_one_sentence() -> None:
         filled().compute()
     with pytest.raises(UnimixerError, match=r"logits, row 3, column 1: nan is not a score"):
         filled((np.where(np.arange(2_000).reshape(1_000, 2) == 7, np.nan, logits), labels, users))
-    with pytest.raises(UnimixerError, match=r"labels, row 0, column 0: 0.5 is not a label"):
-        filled((logits, labels * 0 + 0.5, users))
+    with pytest.raises(UnimixerError, match=r"labels, row 0, column 0: 1.5 is not a label"):
+        filled((logits, labels * 0 + 1.5, users))
+    with pytest.raises(UnimixerError, match=r"truths='clock' must be some of the tasks"):
+        MetricAccumulator(TASKS, truths="clock")
+    with pytest.raises(UnimixerError, match=r"truths=\('like',\)\) needs truth, and none was given"):
+        MetricAccumulator(TASKS, truths=("like",)).update(logits, labels, users)
     with pytest.raises(UnimixerError, match=r"logits has shape \(1000,\), expected \(any, 2\)"):
         filled((logits[:, 0], labels, users))
     with pytest.raises(UnimixerError, match=r"labels has shape \(999, 2\), expected \(1000, 2\)"):
@@ -157,6 +161,6 @@ def test_the_import_needs_numpy_alone() -> None:
 
 def test_the_public_names() -> None:
     assert metrics.__all__ == [
-        "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration",
-        "gauc", "log_loss", "normalised_entropy", "uauc", "user_auc",
+        "LOWER_IS_BETTER", "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration",
+        "excess_log_loss", "gauc", "log_loss", "normalised_entropy", "uauc", "user_auc",
     ]  # fmt: skip

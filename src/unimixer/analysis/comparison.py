@@ -107,7 +107,11 @@ class _Scores:
         if task not in self._rows:
             users = path.with_name(f"{self.dataset_hash}-users.npy")
             labels = self._column(np.load(path), task, path)
-            self._rows[task] = LabelledRows(labels, np.load(users) if users.exists() else None)
+            known = path.with_name(f"{self.store_hash}-truth.npy")
+            truth = self._column(np.load(known), task, known) if known.exists() else None
+            if truth is not None and np.isnan(truth).any():
+                truth = None  # of another task
+            self._rows[task] = LabelledRows(labels, np.load(users) if users.exists() else None, truth)
         return self._rows[task]
 
     def has(self, row: Row) -> bool:

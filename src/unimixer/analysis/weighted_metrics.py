@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.metrics import user_auc
 from unimixer.metrics.columns import Labels, Scores, as_array, as_labels, as_scores, check_both_classes, check_columns
+from unimixer.metrics.probability import excess_log_losses, log_losses
 
 Counts = NDArray[np.uint8]
 """Multiplicity of every user in every draw, ``(replicates, users)``."""
 Values = NDArray[np.float64]
 Weighted = Callable[[Counts], Values]
 """Maps ``(replicates, users)`` to one value per draw."""
-HIGHER_IS_BETTER: Mapping[str, bool] = {"auc": True, "uauc": True, "gauc": True, "log_loss": False, "ne": False}
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    **dict.fromkeys(("auc", "uauc", "gauc"), True),
+    **dict.fromkeys(("log_loss", "ne", "excess_log_loss"), False),
+}
 """By metric: whether higher is better. ``ne`` is the normalized entropy."""
 _NEED_LISTS = ("uauc", "gauc")
 
@@ -31,8 +35,9 @@ class LabelledRows:
     """Labels of one task, and users, of the test rows.
 
     Args:
-        labels: ``(rows,)`` of 0 and 1.
+        labels: ``(rows,)`` of 0 and 1, or probabilities.
         users: ``(rows,)`` keys; without them every row is a user of its own, and there is no UAUC and no GAUC.
+        truth: ``(rows,)`` true probabilities; without them there is no excess log loss.
 
     Example:
         >>> rows = LabelledRows([0, 1, 0, 1], users=[7, 7, 9, 9])
@@ -41,26 +46,29 @@ class LabelledRows:
         [0.75, 1.0]
     """
 
-    def __init__(self, labels: Any, users: Any = None) -> None:
+    def __init__(self, labels: Any, users: Any = None, truth: Any = None) -> None:
         self.labels: Labels = as_labels(labels)
+        self.truth: Labels | None = None if truth is None else as_labels(truth, "truth")
         check_both_classes(self.labels)
         self.has_users = users is not None
         keys = np.arange(len(self.labels)) if users is None else as_array(users)
-        check_columns(self.labels, users=keys)
+        check_columns(self.labels, users=keys, **({} if self.truth is None else {"truth": self.truth}))
         self.keys, codes = np.unique(keys, return_inverse=True)
         self.codes: NDArray[np.intp] = codes.astype(np.intp)
         self.num_users = len(self.keys)
-        positives = self._by_user(self.labels)
+        weights = self.labels.astype(np.float64)
+        positives, negatives = self._by_user(weights), self._by_user(1 - weights)
         rows = self._by_user(np.ones(len(self.labels)))
-        self.both = (positives > 0) & (positives < rows)
+        self.both = (positives > 0) & (negatives > 0)
         """Users with both classes, the ones that UAUC and GAUC are means over."""
         self._positives, self._rows = positives, rows
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Metrics that these rows allow."""
-        lists = self.has_users and bool(self.both.any())
-        return tuple(name for name in HIGHER_IS_BETTER if lists or name not in _NEED_LISTS)
+        lists, known = self.has_users and bool(self.both.any()), self.truth is not None
+        lacking = (*(() if lists else _NEED_LISTS), *(() if known else ("excess_log_loss",)))
+        return tuple(name for name in HIGHER_IS_BETTER if name not in lacking)
 
     def users_of(self, metric: str) -> int:
         """Return the number of users that a metric is computed from."""
@@ -78,7 +86,10 @@ class LabelledRows:
             return self._auc(scores)
         if metric in _NEED_LISTS:
             return self._mean_of_users(scores, by_rows=metric == "gauc")
-        return self._loss(scores.astype(np.float64), normalised=metric == "ne")
+        if metric == "excess_log_loss":
+            assert self.truth is not None
+            return self._loss(excess_log_losses(scores, self.truth))
+        return self._loss(log_losses(scores, self.labels), normalised=metric == "ne")
 
     def _by_user(self, values: NDArray[Any]) -> Values:
         return np.bincount(self.codes, weights=values.astype(np.float64), minlength=self.num_users).astype(np.float64)
@@ -89,22 +100,30 @@ class LabelledRows:
         .. math:: \frac{\sum_{p,n} m_p m_n (2 [s_p > s_n] + [s_p = s_n])}{2 \sum_p m_p \sum_n m_n}
 
         With the negatives sorted once, a positive's inner sum is two places in a running total of their weights. All
-        sums are whole numbers below 2^53, so they are exact.
+        sums are whole numbers below 2^53, so they are exact. A row with a soft label p is a positive that counts p
+        times and a negative that counts 1 - p times.
         """
-        order = np.argsort(scores[~self.labels], kind="stable")
-        sorted_negatives = scores[~self.labels][order]
-        negative_users = self.codes[~self.labels][order]
+        soft = self.labels.dtype != np.bool_
+        p = self.labels.astype(np.float64)
+        order = np.argsort(scores[p < 1], kind="stable")
+        sorted_negatives = scores[p < 1][order]
+        negative_users, negative_weights = self.codes[p < 1][order], 1 - p[p < 1][order]
         weights_below = np.empty(len(sorted_negatives))
-        climb = np.argsort(scores[self.labels], kind="stable")  # places in memory then rise: faster to read
-        positive_users, positives = self.codes[self.labels][climb], scores[self.labels][climb]
+        climb = np.argsort(scores[p > 0], kind="stable")  # places in memory then rise: faster to read
+        positive_users, positives = self.codes[p > 0][climb], scores[p > 0][climb]
+        positive_weights = p[p > 0][climb]
         below = np.searchsorted(sorted_negatives, positives, side="left")
         up_to = np.searchsorted(sorted_negatives, positives, side="right")
         total = np.zeros(len(sorted_negatives) + 1)
 
         def value(counts: NDArray[np.float64]) -> float:
             counts.take(negative_users, out=weights_below, mode="clip")  # codes are in range; "clip" skips the check
+            if soft:
+                np.multiply(weights_below, negative_weights, out=weights_below)
             np.cumsum(weights_below, out=total[1:])
             weights = counts.take(positive_users, mode="clip")
+            if soft:
+                weights *= positive_weights
             won = total.take(below, mode="clip") + total.take(up_to, mode="clip")
             wins = np.einsum("i,i", weights, won)  # a thousand short products: BLAS would wake its threads for each
             pairs = 2.0 * weights.sum() * total[-1]
@@ -123,10 +142,9 @@ class LabelledRows:
 
         return values
 
-    def _loss(self, logits: NDArray[np.float64], *, normalised: bool) -> Weighted:
-        """Prepare log loss or normalized entropy: sums by user, then by draw."""
-        signed = np.where(self.labels, -logits, logits)
-        losses = self._by_user(np.maximum(signed, 0.0) + np.log1p(np.exp(-np.abs(signed))))
+    def _loss(self, losses_of_rows: Values, *, normalised: bool = False) -> Weighted:
+        """Prepare the mean of a loss, or normalized entropy: sums by user, then by draw."""
+        losses = self._by_user(losses_of_rows)
 
         def values(counts: Counts) -> Values:
             chosen = _checked(counts, self.num_users)

@@ -106,13 +106,21 @@ def show_metrics(title: str, splits: dict[str, Any], reachable: dict[str, Any] |
     """Print metrics of tasks by split, with the best reachable AUC if it is known."""
     columns = ["split", "task", "AUC", "UAUC", "GAUC", "log loss", "NE", "calibration", "users counted / left out"]
     rows = []
+    excess = any(m.get("excess_log_loss") is not None for tasks in splits.values() for m in tasks.values())
     for split, tasks in splits.items():
         for task, m in tasks.items():
             numbers = [_number(m[k]) for k in ("auc", "uauc", "gauc", "log_loss", "normalised_entropy", "calibration")]
             rows.append([split, task, *numbers, f"{m['users_counted']:,} / {m['users_left_out']:,}"])
+            if excess:
+                rows[-1].append(_with_error(m.get("excess_log_loss"), m.get("excess_log_loss_error")))
             if reachable and reachable.get(split):
                 rows[-1].append(_number(reachable[split].get(task)))
+    columns += ["excess log loss"] if excess else []
     table(title, [*columns, *(["best reachable AUC"] if reachable else [])], rows, left=2)
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}" + ("" if error is None else f" +- {error:.5f}")
 
 
 def _number(value: float | None) -> str:

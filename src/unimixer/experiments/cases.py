@@ -133,8 +133,11 @@ class Job:
     def key(self) -> str:
         """The readable name of the row, unique to the recipe and the content of the dataset."""
         case, optimizer = self.case, self.recipe.optimizer
+        recipe = self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS)
+        if not recipe["soft_labels"]:
+            del recipe["soft_labels"]  # rows of older versions keep their keys
         facts = {
-            "recipe": self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS),
+            "recipe": recipe,
             "backbone": case.arguments,
             "dataset": case.dataset.hash,
         }

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unimixer.errors import UnimixerError, check_positive
+from unimixer.metrics import LOWER_IS_BETTER
 
 POWER = 0.5
 POWERS = (0.0, 0.5, 1.0)

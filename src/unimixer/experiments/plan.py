@@ -21,8 +21,8 @@ from unimixer.io import write_text
 from unimixer.settings import Settings, dump_yaml, load_yaml, parse
 from unimixer.training.config import Count, RecipeKeys
 
-JUDGED = ("auc", "uauc", "log_loss", "ne")
-"""Metrics whose differences can be judged."""
+JUDGED = ("excess_log_loss", "auc", "uauc", "log_loss", "ne")
+"""Metrics whose differences can be judged, each where it is known; the first known one leads a report."""
 
 Budget = tuple[str, int]
 """A kind of :data:`~unimixer.experiments.sizes.BUDGETS`, and its amount."""
@@ -77,7 +77,8 @@ class Plan(Settings):
     """Tasks whose differences are judged (default: all). Fewer comparisons need less evidence each; choose them
     before looking."""
     judged_metrics: tuple[str, ...] = ()
-    """Metrics whose differences are judged (default: AUC, UAUC, log loss and NE)."""
+    """Metrics whose differences are judged (default: AUC, UAUC, log loss, NE, and the excess log loss where the
+    truth is known)."""
     recipe: RecipeKeys = Field(default_factory=dict)
     """Dotted keys of the recipe for every model, for example ``training.batch_size: 512``."""
     lenient: bool = False

@@ -39,6 +39,8 @@ METRICS = {
     "calibration": "calibration",
     "users": "users_counted",
     "users_left_out": "users_left_out",
+    "excess_log_loss": "excess_log_loss",
+    "excess_log_loss_error": "excess_log_loss_error",
 }
 """By column of a row: name of the metric in the result of a run."""
 
@@ -80,7 +82,10 @@ def result_columns(result: Mapping[str, Any]) -> Row:
     reachable = (result.get("best_reachable_auc") or {}).get("test") or {}
     for split in SPLIT_COLUMNS:
         for task, metrics in result[split].items():
-            row |= {f"{split}_{task}_{column}": metrics[name] for column, name in METRICS.items()}
+            known = {column: metrics.get(name) for column, name in METRICS.items()}
+            excess = known["excess_log_loss"] is not None
+            names = [column for column in known if excess or not column.startswith("excess")]
+            row |= {f"{split}_{task}_{column}": known[column] for column in names}
     return row | {f"best_reachable_{task}_auc": reachable.get(task) for task in result["test"]}
 
 
@@ -174,24 +179,33 @@ def write_array(path: Path, values: NDArray[np.generic]) -> None:
 
 
 def write_truth(folder: Path, dataset: Dataset, tasks: tuple[str, ...]) -> None:
-    """Write the labels and users of the test part beside the scores, unless they exist.
+    """Write the labels, users and true probabilities of the test part beside the scores, unless they exist.
 
-    ``HASH-labels.npy`` is uint8 ``(n, tasks)``; ``HASH-users.npy`` is int64 ``(n,)`` with the keys by which UAUC
-    groups; an impression without a user is a user of its own.
+    ``HASH-labels.npy`` is uint8 ``(n, tasks)``, or float32 where a task is soft; ``HASH-users.npy`` is int64 ``(n,)``
+    with the keys by which UAUC groups; an impression without a user is a user of its own. ``HASH-truth.npy`` is float32
+    ``(n, tasks)`` with NaN for a task whose truth is not known; it is there if one is known.
     """
-    labels, users = (folder / "scores" / f"{dataset.hash}-{name}.npy" for name in ("labels", "users"))
-    if labels.exists() and users.exists():
+    labels, users, truth = (folder / "scores" / f"{dataset.hash}-{name}.npy" for name in ("labels", "users", "truth"))
+    schema = dataset.transform.schema
+    known = [task in schema.truths for task in tasks]
+    if labels.exists() and users.exists() and (truth.exists() or not any(known)):
         _check_labels(labels, dataset, tasks)
         return
-    with_users = dataset.transform.schema.keys.user is not None
+    true_columns = task_columns(dataset, tuple(schema.truths.get(task, task) for task in tasks))
+    unknown, truths = ~torch.tensor(known), []
+    dtype = torch.float32 if set(tasks) & set(schema.soft_labels) else torch.uint8
+    with_users = schema.keys.user is not None
     columns, label_columns, keys, count = task_columns(dataset, tasks), [], [], 0
     for batch in Loader(dataset, "test", batch_size=EVALUATION_BATCH).batches():
         assert batch.labels is not None
         assert batch.users is not None
-        label_columns.append(batch.labels[:, columns].to(torch.uint8))
+        label_columns.append(batch.labels[:, columns].to(dtype))
+        truths.append(batch.labels[:, true_columns].masked_fill(unknown, float("nan")))
         alone = -1 - torch.arange(count, count + len(batch))
         keys.append(user_keys(batch.users, count) if with_users else alone)
         count += len(batch)
+    if any(known):
+        write_array(truth, torch.cat(truths).numpy())
     write_array(users, torch.cat(keys).to(torch.int64).numpy())
     write_array(labels, torch.cat(label_columns).numpy())
 

@@ -30,7 +30,7 @@ from unimixer.experiments.results import (
 from unimixer.inspection import moved_shares
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.evaluation import EVALUATION_BATCH, task_columns
+from unimixer.training.evaluation import EVALUATION_BATCH, soft_columns, task_columns
 from unimixer.training.model import build_ranker, pick_device, with_tasks
 from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep
@@ -119,7 +119,14 @@ def measure(task: dict[str, Any]) -> dict[str, float]:
     tasks, device = tuple(recipe.tasks), pick_device(recipe.training.device)
     torch.manual_seed(0)
     model = build_ranker(recipe.model, with_tasks(dataset.transform.spec, tasks)).to(device).train()
-    step = TrainStep(model, recipe, task_columns(dataset, tasks), total_steps=MOST_STEPS, checkpoints=Path())
+    step = TrainStep(
+        model,
+        recipe,
+        task_columns(dataset, tasks),
+        soft_columns=soft_columns(dataset, recipe),
+        total_steps=MOST_STEPS,
+        checkpoints=Path(),
+    )
     loader = Loader(dataset, "train", batch_size=recipe.training.batch_size, shuffle=True)
     warm = min(WARM_STEPS, len(loader) - 1)  # a small dataset has no steps to spare
     rows, since = 0, time.perf_counter()

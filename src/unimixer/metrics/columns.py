@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from unimixer.errors import UnimixerError
 
 Scores = NDArray[np.float32] | NDArray[np.float64]
-Labels = NDArray[np.bool_]
+HardLabels = NDArray[np.bool_]
+SoftLabels = NDArray[np.float32] | NDArray[np.float64]
+Labels = HardLabels | SoftLabels
+"""Booleans, or probabilities: a row of p counts as a positive of weight p and a negative of weight 1 - p."""
 
 
 def as_array(values: Any) -> NDArray[Any]:
@@ -40,16 +43,18 @@ def as_scores(values: Any, name: str = "scores") -> Scores:
 
 
 def as_labels(values: Any, name: str = "labels") -> Labels:
-    """Labels as booleans."""
+    """Labels as booleans where all are 0 or 1, else as the probabilities that they are."""
     array = as_array(values)
-    labels: Labels = array == 1
-    wrong = ~labels & (array != 0)
+    positive: HardLabels = array == 1
+    if (positive | (array == 0)).all():
+        return positive
+    wrong = ~((array >= 0) & (array <= 1))
     if wrong.any():
         raise UnimixerError(
-            f"{name}, {_place(wrong)}: {array[wrong].flat[0]!s} is not a label; labels are 0 or 1, "
+            f"{name}, {_place(wrong)}: {array[wrong].flat[0]!s} is not a label; labels are 0 or 1, or probabilities, "
             "so give Label.threshold or map the values first"
         )
-    return labels
+    return array.astype(np.float32) if array.dtype == np.float32 else array.astype(np.float64)
 
 
 def check_columns(scores: NDArray[Any], **others: NDArray[Any]) -> None:
@@ -63,7 +68,7 @@ def check_columns(scores: NDArray[Any], **others: NDArray[Any]) -> None:
 
 def check_both_classes(labels: Labels, what: str = "AUC", name: str = "label") -> None:
     """Raise where all labels are equal."""
-    if labels.all() or not labels.any():
+    if labels.min() == labels.max() and labels[0] in (0, 1):
         raise UnimixerError(
             f"{what} needs both classes: {name} is {int(labels[0])} in all {len(labels):,} rows; "
             "evaluate more rows or leave the task out"

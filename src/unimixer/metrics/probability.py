@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,18 @@ def log_loss(logits: Any, labels: Any) -> float:
 
     .. math:: \frac1n \sum_i \log(1 + e^{z_i}), \qquad z_i = -x_i \text{ where } y_i = 1, \text{ else } x_i
 
+    A label that is a probability p counts as a positive of weight p and a negative of weight 1 - p, so this is then
+    the mean cross entropy.
+
     Args:
         logits: ``(rows,)``; for a probability p give ``log(p / (1 - p))``.
-        labels: ``(rows,)`` of 0 and 1.
+        labels: ``(rows,)`` of 0 and 1, or probabilities.
 
     Example:
         >>> round(log_loss([0.0, 0.0], [0, 1]), 6)
         0.693147
     """
-    return sorted_log_loss(*_by_class(logits, labels))
+    return mean_log_loss(_checked(logits, labels))
 
 
 def normalised_entropy(logits: Any, labels: Any) -> float:
@@ -36,8 +39,8 @@ def normalised_entropy(logits: Any, labels: Any) -> float:
     Raises:
         UnimixerError: where all labels are equal, because their entropy is 0.
     """
-    negatives, positives = _by_class(logits, labels, needs_both="normalised entropy")
-    return sorted_log_loss(negatives, positives) / label_entropy(len(positives), len(negatives))
+    rows = _checked(logits, labels, needs_both="normalised entropy")
+    return mean_log_loss(rows) / label_entropy(rows)
 
 
 def calibration(logits: Any, labels: Any) -> float:
@@ -46,29 +49,89 @@ def calibration(logits: Any, labels: Any) -> float:
     Raises:
         UnimixerError: where all labels are equal.
     """
-    return sorted_calibration(*_by_class(logits, labels, needs_both="calibration"))
+    return mean_calibration(_checked(logits, labels, needs_both="calibration"))
 
 
-def split_by_class(logits: Scores, labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits of the negatives and of the positives, each sorted: sums over them do not depend on the rows' order."""
-    return np.sort(logits[~labels]).astype(np.float64), np.sort(logits[labels]).astype(np.float64)
+def excess_log_loss(logits: Any, truth: Any) -> float:
+    r"""Mean cross entropy against the true probability minus its entropy: the part of the loss that is the model's.
+
+    .. math:: \frac1n \sum_i \mathrm{KL}(p_i \,\Vert\, q_i) = \frac1n \sum_i
+        p_i \log \frac{p_i}{q_i} + (1 - p_i) \log \frac{1 - p_i}{1 - q_i}, \qquad q_i = \sigma(x_i)
+
+    Args:
+        logits: ``(rows,)``
+        truth: ``(rows,)`` of true probabilities.
+
+    Example:
+        >>> round(excess_log_loss([0.0, 0.0], [0.5, 1.0]), 6)
+        0.346574
+    """
+    values, truths = as_scores(logits, "logits"), as_labels(truth, "truth")
+    check_columns(values, truth=truths)
+    return float(np.sort(excess_log_losses(values, truths)).mean())
 
 
-def sorted_log_loss(negatives: NDArray[np.float64], positives: NDArray[np.float64]) -> float:
-    """:func:`log_loss` of logits split by class."""
-    total = _softplus(negatives).sum() + _softplus(-positives).sum()
-    return float(total / (len(negatives) + len(positives)))
+def excess_log_losses(logits: Scores, truth: Labels) -> NDArray[np.float64]:
+    """Divergence of the predicted from the true probability of every row, in nats."""
+    x, p = logits.astype(np.float64), truth.astype(np.float64)
+    divergence = _weighted(p, _log(p) + _softplus(-x)) + _weighted(1 - p, _log(1 - p) + _softplus(x))
+    return np.maximum(divergence, 0.0)  # rounding may leave a negative one
 
 
-def sorted_calibration(negatives: NDArray[np.float64], positives: NDArray[np.float64]) -> float:
-    """:func:`calibration` of logits split by class."""
-    predicted = sum(float(np.exp(-_softplus(-logits)).sum()) for logits in (negatives, positives))
-    return predicted / len(positives)
+def log_losses(logits: Scores, labels: Labels) -> NDArray[np.float64]:
+    """Cross entropy of every row, in nats."""
+    x, p = logits.astype(np.float64), labels.astype(np.float64)
+    return _weighted(p, _softplus(-x)) + _weighted(1 - p, _softplus(x))
 
 
-def label_entropy(positives: int, negatives: int) -> float:
+class SortedRows(NamedTuple):
+    """Logits sorted, so that sums over them do not depend on the rows' order."""
+
+    negatives: NDArray[np.float64]
+    positives: NDArray[np.float64]
+    """With soft labels both hold all rows."""
+    probabilities: NDArray[np.float64] | None = None
+    """Soft labels of the rows: the weights of ``positives``."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.positives) + (0 if self.probabilities is not None else len(self.negatives))
+
+    @property
+    def sum_of_labels(self) -> float:
+        """Positives, or the sum of the probabilities."""
+        return len(self.positives) if self.probabilities is None else float(self.probabilities.sum())
+
+
+def sorted_rows(logits: Scores, labels: Labels) -> SortedRows:
+    """Sort checked columns."""
+    if labels.dtype == np.bool_:
+        positive = labels.astype(np.bool_, copy=False)
+        return SortedRows(np.sort(logits[~positive]).astype(np.float64), np.sort(logits[positive]).astype(np.float64))
+    order = np.lexsort((labels, logits))
+    rows = logits[order].astype(np.float64)
+    return SortedRows(rows, rows, labels[order].astype(np.float64))
+
+
+def mean_log_loss(rows: SortedRows) -> float:
+    """:func:`log_loss` of sorted rows."""
+    negative, positive, p = _softplus(rows.negatives), _softplus(-rows.positives), rows.probabilities
+    if p is not None:
+        negative, positive = _weighted(1 - p, negative), _weighted(p, positive)
+    return float((negative.sum() + positive.sum()) / rows.num_rows)
+
+
+def mean_calibration(rows: SortedRows) -> float:
+    """:func:`calibration` of sorted rows."""
+    classes = [rows.negatives, rows.positives] if rows.probabilities is None else [rows.positives]
+    predicted = sum(float(np.exp(-_softplus(-logits)).sum()) for logits in classes)
+    return predicted / rows.sum_of_labels
+
+
+def label_entropy(rows: SortedRows) -> float:
     """Entropy of the mean label, in nats."""
-    rate = positives / (positives + negatives)
+    rate = rows.sum_of_labels / rows.num_rows
     return float(-(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
 
 
@@ -77,11 +140,19 @@ def _softplus(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return positive + np.log1p(np.exp(-np.abs(values)))
 
 
-def _by_class(
-    logits: Any, labels: Any, *, needs_both: str | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _weighted(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply, with 0 wherever the weight is 0, also of an infinite value."""
+    return np.multiply(weights, values, out=np.zeros_like(weights), where=weights > 0)
+
+
+def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of positive values, 0 for the others."""
+    return np.log(values, out=np.zeros_like(values), where=values > 0)
+
+
+def _checked(logits: Any, labels: Any, *, needs_both: str | None = None) -> SortedRows:
     values, classes = as_scores(logits, "logits"), as_labels(labels)
     check_columns(values, labels=classes)
     if needs_both is not None:
         check_both_classes(classes, needs_both)
-    return split_by_class(values, classes)
+    return sorted_rows(values, classes)

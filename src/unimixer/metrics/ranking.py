@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError
-from unimixer.metrics.columns import Labels, Scores, as_array, as_labels, as_scores, check_both_classes, check_columns
+from unimixer.metrics.columns import (
+    HardLabels,
+    Labels,
+    Scores,
+    as_array,
+    as_labels,
+    as_scores,
+    check_both_classes,
+    check_columns,
+)
 
 MAX_USERS = 1 << 31
 """A row is packed as (user code: 31 bits | score: 32 bits | label: 1 bit)."""
@@ -58,10 +67,11 @@ def auc(scores: Any, labels: Any) -> float:
 
     Args:
         scores: ``(rows,)``; any order-preserving form, logits or probabilities.
-        labels: ``(rows,)`` of 0 and 1.
+        labels: ``(rows,)`` of 0 and 1, or probabilities: one of p counts as a positive of weight p and a negative
+            of weight 1 - p, which is the expectation over labels drawn from them, up to the pair of a row with itself.
 
     Raises:
-        UnimixerError: for a NaN score, a label other than 0 and 1, or labels of one class.
+        UnimixerError: for a NaN score, a label below 0 or above 1, or labels of one class.
 
     Example:
         >>> auc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
@@ -77,7 +87,7 @@ def user_auc(scores: Any, labels: Any, users: Any) -> UserAUC:
 
     Args:
         scores: ``(rows,)``
-        labels: ``(rows,)`` of 0 and 1.
+        labels: ``(rows,)`` as in :func:`auc`.
         users: ``(rows,)``; keys of any sortable kind.
 
     Example:
@@ -102,18 +112,19 @@ def gauc(scores: Any, labels: Any, users: Any) -> float:
 def sorted_auc(scores: Scores, labels: Labels, name: str = "label") -> float:
     """:func:`auc` of checked columns; ``name`` is the label's in a message."""
     check_both_classes(labels, name=name)
-    wins, positives, rows = _wins_by_group(_pack(scores, labels, None))
-    return int(wins[0]) / (2 * int(positives[0]) * int(rows[0] - positives[0]))
+    groups = _groups(scores, labels, None)
+    wins, positives, negatives = (column[0].item() for column in (groups.wins, groups.positives, groups.negatives))
+    return float(wins / (2 * positives * negatives))
 
 
 def sorted_user_auc(scores: Scores, labels: Labels, codes: NDArray[np.uint64]) -> UserAUC:
     """:func:`user_auc` of checked columns and :func:`user_codes`."""
-    wins, positives, rows = _wins_by_group(_pack(scores, labels, codes))
-    pairs = positives * (rows - positives)
+    groups = _groups(scores, labels, codes)
+    pairs = groups.positives * groups.negatives
     counted = pairs > 0
     return UserAUC(
-        auc=wins[counted] / (2 * pairs[counted]),
-        impressions=rows[counted],
+        auc=groups.wins[counted] / (2 * pairs[counted]),
+        impressions=groups.rows[counted],
         users_left_out=int((~counted).sum()),
     )
 
@@ -130,7 +141,7 @@ def user_codes(users: NDArray[Any]) -> NDArray[np.uint64]:
     return codes
 
 
-def _pack(scores: Scores, labels: Labels, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+def _pack(scores: Scores, labels: HardLabels, codes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
     """One sorted unsigned integer a row: user, then score, then label. Sorting integers is vectorised in numpy."""
     packed = _order(scores).astype(np.uint64)
     packed <<= np.uint64(1)
@@ -152,22 +163,50 @@ def _order(scores: Scores) -> NDArray[np.uint32]:
     return order
 
 
-def _wins_by_group(packed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Per user: twice the pairs that a positive wins (a tie is one), the positives, the rows."""
-    starts, positives, rows = _runs(packed)
-    user = packed[starts] >> np.uint64(33)
+class _Groups(NamedTuple):
+    """Sums by user, in integers for labels of 0 and 1."""
+
+    wins: NDArray[Any]
+    """Twice the pairs that a positive wins; a tie is one."""
+    positives: NDArray[Any]
+    negatives: NDArray[Any]
+    rows: NDArray[np.int64]
+
+
+class _Runs(NamedTuple):
+    """Sums of the rows of one user and one score, sorted by both."""
+
+    user: NDArray[np.uint64]
+    positives: NDArray[Any]
+    negatives: NDArray[Any]
+    rows: NDArray[np.int64]
+
+
+def _groups(scores: Scores, labels: Labels, codes: NDArray[np.uint64] | None) -> _Groups:
+    if labels.dtype == np.bool_:
+        runs = _hard_runs(_pack(scores, labels.astype(np.bool_, copy=False), codes))
+    else:
+        runs = _soft_runs(scores, labels, np.zeros(len(scores), np.uint64) if codes is None else codes)
+    user, positives, negatives, rows = runs
     first = np.flatnonzero(np.concatenate(([True], user[1:] != user[:-1])))  # first run of every user
-    negatives = rows - positives
     below = np.cumsum(negatives) - negatives  # negatives of all earlier runs, other users' included
-    runs = np.diff(np.append(first, len(user)))
-    below -= np.repeat(below[first], runs)
+    below -= np.repeat(below[first], np.diff(np.append(first, len(user))))
     wins = positives * (2 * below + negatives)
-    return np.add.reduceat(wins, first), np.add.reduceat(positives, first), np.add.reduceat(rows, first)
+    return _Groups(*(np.add.reduceat(column, first) for column in (wins, positives, negatives, rows)))
 
 
-def _runs(packed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of one user and one score: where each starts, its positives, its rows."""
+def _hard_runs(packed: NDArray[np.uint64]) -> _Runs:
     value = packed >> np.uint64(1)
     starts = np.flatnonzero(np.concatenate(([True], value[1:] != value[:-1])))
     positives = np.add.reduceat((packed & np.uint64(1)).view(np.int64), starts)
-    return starts, positives, np.diff(np.append(starts, len(packed)))
+    rows = np.diff(np.append(starts, len(packed)))
+    return _Runs(packed[starts] >> np.uint64(33), positives, rows - positives, rows)
+
+
+def _soft_runs(scores: Scores, labels: Labels, codes: NDArray[np.uint64]) -> _Runs:
+    order = np.lexsort((labels, scores, codes))  # by the label too, so that sums do not depend on the rows' order
+    user, score, p = codes[order], scores[order], labels[order].astype(np.float64)
+    new = (user[1:] != user[:-1]) | (score[1:] != score[:-1])
+    starts = np.flatnonzero(np.concatenate(([True], new)))
+    rows = np.diff(np.append(starts, len(order)))
+    return _Runs(user[starts], np.add.reduceat(p, starts), np.add.reduceat(1 - p, starts), rows)

@@ -17,6 +17,7 @@ METRIC_NAMES = {
     "log_loss": "log loss",
     "ne": "NE",
     "calibration": "calibration",
+    "excess_log_loss": "excess log loss",
 }
 COLUMNS = (
     *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
@@ -58,14 +59,16 @@ def metric_table(table: Table) -> TextTable:
 
 def summary_table(lines: Sequence[Line], task: str) -> TextTable:
     """Write mean ± spread of every metric of a task on the test rows."""
+    known = any(f"test_{task}_excess_log_loss" in row for line in lines for row in line.chosen.finished.values())
+    names = {metric: name for metric, name in METRIC_NAMES.items() if known or metric != "excess_log_loss"}
     rows = []
     for line in lines:
         texts = [line.chosen.variant]
-        for metric in METRIC_NAMES:
+        for metric in names:
             values = [row.get(f"test_{task}_{metric}") for row in line.chosen.finished.values()]
             texts.append(mean_and_spread([value for value in values if value is not None]))
         rows.append(texts)
-    return TextTable(("model", *METRIC_NAMES.values()), rows)
+    return TextTable(("model", *names.values()), rows)
 
 
 def glance_table(tables: Sequence[Table]) -> TextTable:

@@ -125,7 +125,8 @@ class TrainingConfig(Settings):
     patience: PositiveInt | None = None
     """Stop after this many evaluations without improvement."""
     monitor: str | None = None
-    """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc`` or ``TASK.log_loss`` (default: the first task's AUC)."""
+    """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc``, ``TASK.log_loss`` or, where the truth is known,
+    ``TASK.excess_log_loss`` (default: the first task's AUC)."""
     checkpoint_interval: PositiveInt | None = None
     """Steps between checkpoints (default: at every evaluation)."""
     keep_checkpoints: PositiveInt = 2
@@ -164,6 +165,20 @@ class DistributedConfig(Settings):
     """Seconds that a process waits for the others before it gives up."""
 
 
+class SoftLabelConfig(Settings):
+    """A soft label that joins the label of a task."""
+
+    label: str
+    """A soft label of the schema."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The target of training is (1 - weight) times the task's label + weight times the soft one."""
+
+
+def _soft_label(value: object) -> object:
+    """Read the short form, the name of the soft label alone."""
+    return {"label": value} if isinstance(value, str) else value
+
+
 class Recipe(Settings):
     """One training run."""
 
@@ -195,6 +210,7 @@ class Recipe(Settings):
         "temperature.end": "tau tau_end",
         "tasks": "labels targets task",
         "dataset": "data data_path",
+        "soft_labels": "distillation teacher",
         **{f"model.options.{name}": name for name in ("dropout", "hidden_dims", "num_blocks", "num_heads", "rank")},
     }
     renamed: ClassVar[Mapping[str, str]] = {"store": "dataset"}
@@ -203,6 +219,8 @@ class Recipe(Settings):
     """Prepared data: a path, or a name below the folder ``$UNIMIXER_DATASETS`` (default: ``datasets``)."""
     tasks: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Labels to learn and their loss weights (default: every label of the schema that is not soft, weight 1)."""
+    soft_labels: dict[str, Annotated[SoftLabelConfig, BeforeValidator(_soft_label)]] = Field(default_factory=dict)
+    """Soft labels by task, ``TASK: {label: NAME, weight: W}`` or ``TASK: NAME``; metrics keep the task's own label."""
     model: ModelConfig = ModelConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -15,6 +15,7 @@ from unimixer.data.prepare import check_labels
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
+from unimixer.training.config import Recipe
 from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 EVALUATION_BATCH = 4_096
@@ -37,7 +38,9 @@ def evaluate_model(
     splits = split.split("+")
     for part in splits:
         check_tasks(dataset, part, tasks)
-    accumulator = MetricAccumulator(tasks, with_users=dataset.transform.schema.keys.user is not None)
+    schema = dataset.transform.schema
+    truths = tuple(task for task in tasks if task in schema.truths)
+    accumulator = MetricAccumulator(tasks, with_users=schema.keys.user is not None, truths=truths)
     was_training = model.training
     model.eval()
     for part in splits:
@@ -53,9 +56,9 @@ def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str,
     def compute() -> dict[str, TaskMetrics]:
         if processes.size == 1:
             return own.compute()
-        whole = MetricAccumulator(own.tasks, with_users=own.with_users)
+        whole = MetricAccumulator(own.tasks, with_users=own.with_users, truths=own.truths)
         for state in states:
-            whole.update(state["logits"], state["labels"], state.get("users"))
+            whole.update(state["logits"], state["labels"], state.get("users"), state.get("truth"))
         return whole.compute()
 
     return processes.on_rank_zero(compute)
@@ -74,6 +77,7 @@ def _score(
     device, size = next(model.parameters()).device, processes.size
     loader = Loader(dataset, split, batch_size=EVALUATION_BATCH * size, shards=processes.shards(size), num_shards=size)
     columns = task_columns(dataset, metrics.tasks)
+    truths = task_columns(dataset, tuple(dataset.transform.schema.truths[task] for task in metrics.truths))
     with torch.no_grad(), progress_bar(f"evaluating {split}", loader.num_rows) as advance:
         for batch in loader.batches():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
@@ -81,7 +85,8 @@ def _score(
             assert batch.labels is not None
             assert batch.users is not None
             users = user_keys(batch.users, metrics.num_rows, processes) if metrics.with_users else None
-            metrics.update(logits, batch.labels[:, columns], users)
+            truth = batch.labels[:, truths] if metrics.truths else None
+            metrics.update(logits, batch.labels[:, columns], users, truth)
             advance(len(batch))
 
 
@@ -109,7 +114,13 @@ def check_tasks(dataset: Dataset, split: str, tasks: Sequence[str]) -> None:
 def task_columns(dataset: Dataset, tasks: tuple[str, ...]) -> torch.Tensor:
     """Return the columns of the tasks among the labels of the dataset."""
     names = dataset.transform.schema.label_names
-    return torch.tensor([names.index(task) for task in tasks])
+    return torch.tensor([names.index(task) for task in tasks], dtype=torch.int64)
+
+
+def soft_columns(dataset: Dataset, recipe: Recipe) -> torch.Tensor:
+    """Return the column of the soft label of every task; a task without one has its own column."""
+    soft = recipe.soft_labels
+    return task_columns(dataset, tuple(soft[task].label if task in soft else task for task in recipe.tasks))
 
 
 def as_json(metrics: dict[str, TaskMetrics]) -> dict[str, dict[str, Any]]:

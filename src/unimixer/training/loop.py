@@ -20,11 +20,11 @@ from unimixer.environment import keep_freed_memory
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.io import DiskError
-from unimixer.metrics import TaskMetrics
+from unimixer.metrics import LOWER_IS_BETTER, TaskMetrics
 from unimixer.progress import Bar, audience, progress_bar, say
 from unimixer.ranker import count_dense, count_tables
 from unimixer.training.checkpoint import TrainState, remove_leftovers
-from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, task_columns
+from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, soft_columns, task_columns
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
@@ -94,6 +94,7 @@ class Trainer:
             self.model,
             self.recipe,
             task_columns(dataset, self.tasks),
+            soft_columns=soft_columns(dataset, self.recipe),
             total_steps=self.total_steps,
             checkpoints=self.checkpoints,
             strategy=strategy,
@@ -220,7 +221,7 @@ class Trainer:
             raise UnimixerError(
                 f"training.monitor={task}.{metric} cannot be measured: no user has both labels; monitor {task}.auc"
             )
-        better = state.best is None or (value < state.best if metric == "log_loss" else value > state.best)
+        better = state.best is None or (value < state.best if metric in LOWER_IS_BETTER else value > state.best)
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
             state.best, state.best_step = value, state.step

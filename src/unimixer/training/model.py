@@ -37,6 +37,11 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
     tasks = recipe.tasks or dict.fromkeys(default_tasks(spec), 1.0)
+    for task, soft in recipe.soft_labels.items():
+        if task not in tasks:
+            raise unknown("task of soft_labels", task, tasks)
+        if soft.label not in spec.soft_labels:
+            raise unknown(f"soft_labels.{task}", soft.label, spec.soft_labels or ("none",))
     model = recipe.model
     if model.dense_params is not None:
         arguments = model.model_dump(exclude={"dense_params"})
@@ -51,7 +56,7 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
     """Return the task and the metric that choose the best weights."""
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
-    known = [f"{t}.{m}" for t in recipe.tasks for m in ("auc", "uauc", "gauc", "log_loss")]
+    known = [f"{t}.{m}" for t in recipe.tasks for m in ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")]
     if name not in known:
         raise unknown("training.monitor", name, known)
     return task, metric

@@ -34,6 +34,7 @@ class Outcome(NamedTuple):
     Each process has its part; the sum over processes is the loss of the step."""
     logits: Tensor
     labels: Tensor
+    """The tasks' own labels; soft labels join them in the loss only."""
     rows: int
     """Rows of all processes; ``logits`` and ``labels`` are those of this process."""
 
@@ -45,6 +46,7 @@ class TrainStep:
         model: on its device, in training mode.
         recipe: resolved.
         columns: columns of the recipe's tasks among the labels of a batch.
+        soft_columns: the column of the soft label of every task; that of a task without one is any.
         total_steps: of the whole run; the schedules end there.
         checkpoints: folder with checkpoints, for the message of a run that diverged.
         strategy: how several processes share the model.
@@ -56,6 +58,7 @@ class TrainStep:
         recipe: Recipe,
         columns: Tensor,
         *,
+        soft_columns: Tensor | None = None,
         total_steps: int,
         checkpoints: Path,
         strategy: Strategy = UNSHARDED,
@@ -67,6 +70,10 @@ class TrainStep:
         self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], self.processes)
         if self.eviction is not None:
             self.optimizers["eviction"] = self.eviction
+        assert soft_columns is not None or not recipe.soft_labels
+        self.soft_columns = soft_columns if recipe.soft_labels else None
+        weights = [recipe.soft_labels[task].weight if task in recipe.soft_labels else 0.0 for task in recipe.tasks]
+        self.soft_weights = torch.tensor(weights, device=self.device)
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
         set_activation_checkpointing(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
@@ -118,21 +125,26 @@ class TrainStep:
         bfloat16 = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             logits = self.dense(batch).float()
-        loss = task_loss(logits, labels, self.task_weights, batch.weights, total_weight)
+        targets = labels if self.soft_columns is None else self._targets(labels, batch.labels[:, self.soft_columns])
+        loss = task_loss(logits, targets, self.task_weights, batch.weights, total_weight)
         if not share:
             forget_counts(self.model)
-        total = loss + self._extra_loss(batch, labels, total_weight, share)
+        total = loss + self._extra_loss(batch, targets, total_weight, share)
         self._check_finite(total, batch, step)
         total.backward()  # type: ignore[no-untyped-call]
         rows = slice(None) if share else slice(0)
         return loss.detach(), logits.detach()[rows], labels[rows]
 
-    def _extra_loss(self, batch: Batch, labels: Tensor, total_weight: float, share: float) -> Tensor | float:
+    def _targets(self, labels: Tensor, soft: Tensor) -> Tensor:
+        """Mix soft labels into the labels; a task without a soft label has weight 0 and keeps its own."""
+        return (1 - self.soft_weights) * labels + self.soft_weights * soft
+
+    def _extra_loss(self, batch: Batch, targets: Tensor, total_weight: float, share: float) -> Tensor | float:
         """Compute the auxiliary losses of intermediate tokens, and the penalties by the batch's share of rows."""
         penalty = pop_penalties(self.model)
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
-            loss = task_loss(logits.float(), labels, self.task_weights, batch.weights, total_weight)
+            loss = task_loss(logits.float(), targets, self.task_weights, batch.weights, total_weight)
             extra = extra + self.recipe.training.aux_loss_weight * loss
         return extra
 
@@ -153,6 +165,8 @@ def task_loss(
     logits: Tensor, labels: Tensor, task_weights: Tensor, weights: Tensor | None, total_weight: float
 ) -> Tensor:
     r"""Compute the binary cross-entropy, summed over tasks by their weights, averaged over rows by theirs.
+
+    Labels are 0 or 1, or probabilities.
 
     .. math::
         \mathcal{L} = \frac{1}{\Omega} \sum_b \omega_b \sum_k \lambda_k \,

@@ -165,8 +165,9 @@ class Tracker:
             self._run.log({"kind": split, "step": step, "task": task, **numbers})
             self._scalars(f"{split}/{task}", {"step": step, **numbers})
             users = "" if values.uauc is None else f"  UAUC {values.uauc:.4f}"
+            excess = "" if values.excess_log_loss is None else f"  excess log loss {values.excess_log_loss:.5f}"
             label = f"step {step:>7,}  {split:<10} {task:<12}"
-            say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{note}")
+            say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{excess}{note}")
 
     def close(self) -> None:
         """Flush TensorBoard."""

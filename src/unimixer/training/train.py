@@ -161,6 +161,11 @@ def _first_stage(run: RunFolder, dataset: Dataset, strategy: Strategy, *, quiet:
 
 def _check_monitor(recipe: Recipe, dataset: Dataset) -> None:
     task, metric = monitor(recipe)
+    if metric == "excess_log_loss" and task not in dataset.transform.schema.truths:
+        raise UnimixerError(
+            f"training.monitor={task}.{metric} needs the true probability, and no soft label of the schema reads it; "
+            f"monitor {task}.log_loss"
+        )
     if metric in ("uauc", "gauc") and dataset.transform.schema.keys.user is None:
         raise UnimixerError(
             f"training.monitor={task}.{metric} needs users, and the schema names no keys.user; monitor {task}.auc"
