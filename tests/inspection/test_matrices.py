@@ -69,7 +69,7 @@ def test_only_square_learned_patterns_that_do_not_depend_on_tokens_are_learned_m
     assert (layer.has_temperature, layer.temperature, layer.inside()) == (False, None, None)
     assert layer.between().shape == (4, 4)
     assert torch.equal(layer.raw(), layer.between())
-    (free,) = learned_mixings(UniMixing(32, 4, num_heads=2, doubly_stochastic=False))
+    (free,) = learned_mixings(UniMixing(32, 4, num_heads=2, constraint="free"))
     assert not free.has_temperature
     torch.testing.assert_close(free.between(), free.raw())
 

@@ -76,7 +76,7 @@ def test_blocks_that_do_not_fit_a_head_are_refused() -> None:
         {"init": "random", "symmetric": False},
         {"init": "random", "local": "free"},
         {"init": "random", "local": "shared"},
-        {"init": "random", "doubly_stochastic": False},
+        {"init": "random", "constraint": "free"},
         {"init": "random", "temperature": 1.0},
     ],
     ids=str,

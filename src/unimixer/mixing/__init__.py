@@ -3,7 +3,8 @@
 from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
 from unimixer.mixing.basis_linear import BasisLinear, materialize
-from unimixer.mixing.constrained import Constrained, Constraint, cached_constraints, set_temperature
+from unimixer.mixing.constrained import Constrained, cached_constraints, set_temperature
+from unimixer.mixing.constraint import CONSTRAINTS, Constraint
 from unimixer.mixing.conversions import converted_state, from_rule, to_full
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
 from unimixer.mixing.fixed import (
@@ -15,6 +16,7 @@ from unimixer.mixing.fixed import (
     freeze,
     nearest_permutation,
 )
+from unimixer.mixing.generated import KroneckerGlobal, PermutationSum
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.local_patterns import (
@@ -31,6 +33,7 @@ from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing, UniMixingLite
 
 __all__ = [
+    "CONSTRAINTS",
     "AttentiveValues",
     "BasisLinear",
     "BasisLocal",
@@ -52,12 +55,14 @@ __all__ = [
     "GramMatrix",
     "IdentityGlobal",
     "IdentityLocal",
+    "KroneckerGlobal",
     "LearnedGlobal",
     "Local",
     "LowRankGlobal",
     "MatrixMixing",
     "Mixing",
     "Permutation",
+    "PermutationSum",
     "RectangularGlobal",
     "SharedLinear",
     "SoftmaxAttention",
