@@ -36,7 +36,7 @@ def test_the_papers_list_changes_one_thing_each_of_the_papers_stack() -> None:
     assert found["no symmetry"] == {"symmetric": False}
     assert found["shared local weights"] == {"local": "shared"}
     assert found["Post-Norm for SiameseNorm"] == {"residual": "post"}
-    assert found["no Sinkhorn (raw deviation 0.1)"] == {"doubly_stochastic": False, "init_scale": 0.1}
+    assert found["no Sinkhorn (raw deviation 0.1)"] == {"constraint": "free", "init_scale": 0.1}
     assert found["start from the rule"] == {"init": "rule"}
     assert found["start from the identity"] == {"init": "identity"}
     assert found["tau_end 0.1"] == {"temperature.end": 0.1}

@@ -81,6 +81,21 @@ def test_mixing_by_matrices(kind: Any, symmetric: bool, local: str) -> None:
     same(RowMatrixMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gate": 0.3, "init": "random"},
+        {"constraint": "permutations"},
+        {"constraint": "kronecker"},
+        {"constraint": "orthogonal", "symmetric": False},
+    ],
+    ids=str,
+)
+def test_mixing_by_matrices_of_other_constraints(options: dict[str, Any]) -> None:
+    mixing = moved(UniMixing(length=4 * 8, block_size=2, num_heads=4, **options))
+    same(RowMatrixMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
+
+
 def test_mixing_by_a_permutation() -> None:
     rule = TokenMixing(num_tokens=4, token_dim=8)
     same(RowPermutation(rule), rule, torch.randn(5, 4, 8))

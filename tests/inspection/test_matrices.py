@@ -19,7 +19,16 @@ from unimixer.inspection.matrices import (
 from unimixer.mixing import FullGlobal, IdentityLocal, TokenMixing, Unified, UniMixing, UniMixingLite, set_temperature
 
 
-@pytest.mark.parametrize("mixing", [UniMixing(32, 4, num_heads=2), UniMixingLite(32, 4, num_heads=2, symmetric=False)])
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        UniMixing(32, 4, num_heads=2),
+        UniMixingLite(32, 4, num_heads=2, symmetric=False),
+        UniMixingLite(32, 4, num_heads=2, init="random", gate=0.3, range_cap=2.0),
+        UniMixing(32, 4, num_heads=2, constraint="permutations", num_permutations=3),
+        UniMixing(32, 4, num_heads=2, constraint="kronecker", symmetric=False),
+    ],
+)
 @pytest.mark.parametrize("tau", [1.0, 0.3, 0.05])
 def test_matrices_at_a_temperature_are_those_of_a_model_with_that_temperature(mixing: UniMixing, tau: float) -> None:
     mixing.eval()
@@ -80,7 +89,7 @@ def test_only_square_learned_patterns_that_do_not_depend_on_tokens_are_learned_m
     assert (layer.has_temperature, layer.temperature, layer.inside()) == (False, None, None)
     assert layer.between().shape == (4, 4)
     assert torch.equal(layer.raw(), layer.between())
-    (free,) = learned_mixings(UniMixing(32, 4, num_heads=2, doubly_stochastic=False))
+    (free,) = learned_mixings(UniMixing(32, 4, num_heads=2, constraint="free"))
     assert not free.has_temperature
     torch.testing.assert_close(free.between(), free.raw())
 

@@ -18,7 +18,7 @@ KINDS: dict[str, tuple[type[MatrixMixing], dict[str, Any]]] = {
     "lite": (UniMixingLite, {"rank": 4, "num_basis": 3}),
     "general": (UniMixing, {"symmetric": False}),
     "shared": (UniMixingLite, {"rank": 4, "local": "shared"}),
-    "free": (UniMixing, {"local": "free", "doubly_stochastic": False}),
+    "free": (UniMixing, {"local": "free", "constraint": "free"}),
 }
 EACH = pytest.mark.parametrize("kind", list(KINDS))
 

@@ -76,8 +76,12 @@ def test_blocks_that_do_not_fit_a_head_are_refused() -> None:
         {"init": "random", "symmetric": False},
         {"init": "random", "local": "free"},
         {"init": "random", "local": "shared"},
-        {"init": "random", "doubly_stochastic": False},
+        {"init": "random", "constraint": "free"},
         {"init": "random", "temperature": 1.0},
+        {"init": "random", "temperature": 0.6, "gate": 0.3},
+        {"init": "random", "range_cap": 2.0, "symmetric": False},
+        {"init": "random", "constraint": "unit-rows", "symmetric": False},
+        {"constraint": "orthogonal", "symmetric": False},
     ],
     ids=str,
 )

@@ -47,7 +47,7 @@ KINDS = pytest.mark.parametrize("kind", ["full", "lite"])
         build("full", init="random", symmetric=False),
         build("full", init="random", local="free"),
         build("full", init="random", local="shared"),
-        build("full", init="random", doubly_stochastic=False, symmetric=False),
+        build("full", init="random", constraint="free", symmetric=False),
         build("lite"),
         build("lite", init="random", symmetric=False),
         build("lite", init="random", local="free", symmetric=False),
@@ -121,7 +121,7 @@ def test_weights_are_doubly_stochastic_and_exactly_symmetric(kind: str, local: s
 def test_ablations_are_options(kind: str) -> None:
     asymmetric = build(kind, init="random", symmetric=False).weights()[0]
     assert not torch.allclose(asymmetric, asymmetric.mT)
-    raw = build(kind, init="random", doubly_stochastic=False)
+    raw = build(kind, init="random", constraint="free")
     torch.testing.assert_close(raw.weights()[0], (raw.global_.raw() + raw.global_.raw().T) / 2)
     free = build(kind, local="free")
     torch.testing.assert_close(free.weights()[1], free.local.raw())

@@ -17,14 +17,28 @@ from unimixer.training.model import build_ranker, resolve, validate_recipe
 from unimixer.training.optimizers import MIXING_EPS, build_optimizers
 from unimixer.training.train import resume, train
 
+OPTIONS = [
+    "",
+    "gate: 0.05, init: random",
+    "range_cap: 2.0, init: random",
+    "rank: null, constraint: permutations",
+    "rank: null, constraint: kronecker, block_size: 1",
+    "rank: null, constraint: unit-rows, symmetric: false",
+    "constraint: orthogonal, symmetric: false",
+    "rank: null, constraint: free, symmetric: false, init: orthogonal",
+]
+"""Options of the backbone, one form of learned mixing each."""
+
 
 def recipe_of(dataset: Path, *overrides: str) -> Recipe:
     return parse(Recipe, tiny_values(dataset, *overrides), where="recipe")
 
 
-def test_only_constrained_parameters_have_it(toy_folder: Path) -> None:
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_only_constrained_parameters_have_it(toy_folder: Path, options: str) -> None:
     spec = Dataset(toy_folder).transform.spec
-    recipe = resolve(recipe_of(toy_folder, "optimizer.mixing_lr=0.05", "optimizer.dense_lr=0.001"), spec)
+    overrides = ("optimizer.mixing_lr=0.05", "optimizer.dense_lr=0.001", f"model.options={{{options}}}")
+    recipe = resolve(recipe_of(toy_folder, *overrides), spec)
     model = build_ranker(recipe.model, spec)
     rest, mixing = build_optimizers(model, recipe.optimizer)["dense"].param_groups
     expected = {
@@ -33,7 +47,8 @@ def test_only_constrained_parameters_have_it(toy_folder: Path) -> None:
         if isinstance(part, Constrained)
         for parameter in part.parameters(recurse=False)
     }
-    assert expected
+    learned = [p for name, p in model.backbone.named_parameters() if ".global_." in name or ".local." in name]
+    assert expected == {id(parameter) for parameter in learned}  # every number of a learned mixing
     assert {id(parameter) for parameter in mixing["params"]} == expected
     assert not expected & {id(parameter) for parameter in rest["params"]}
     assert (rest["base_lr"], mixing["base_lr"], mixing["eps"]) == (0.001, 0.05, MIXING_EPS)

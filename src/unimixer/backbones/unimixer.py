@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from unimixer.backbones.base import nearest_multiple
@@ -11,7 +11,9 @@ from unimixer.backbones.mixer import MixerBackbone, StreamOptions
 from unimixer.blocks import ffn_matrices, matched_hidden, sensible_ffn
 from unimixer.errors import check_divisible, check_positive
 from unimixer.mixing import Mixing, UniMixing, UniMixingLite
-from unimixer.mixing.initialization import rule_heads
+from unimixer.mixing.constraint import GENERATED
+from unimixer.mixing.initialization import DRAWN, rule_heads
+from unimixer.mixing.unimixing import UniMixingLiteOptions, UniMixingOptions
 
 NARROWEST_BLOCK = 4
 """Least width of a block where none is given, as far as the heads of the rule allow."""
@@ -34,12 +36,26 @@ class UniMixerOptions(StreamOptions):
     init_scale: float = 1.0
     temperature: float = 0.1
     symmetric: bool = True
-    doubly_stochastic: bool = True
+    constraint: str = "sinkhorn"
+    gate: float | None = None
+    range_cap: float | None = None
+    num_permutations: int = 16
     local: str = "doubly_stochastic"
+
+    @property
+    def uses_rule(self) -> bool:
+        """Whether the rule has to move whole blocks: as the start, or as the permutation of the constraint."""
+        drawn = self.init in DRAWN and (self.gate is not None or self.constraint in GENERATED)
+        return self.init == "rule" or drawn
 
     def mixing_block(self, num_heads: int | None) -> int:
         """Width of a block of the mixing: as given, or the widest that fits; heads are those of the rule."""
-        return int(self.block_size or _block_size(self.num_tokens, self.token_dim, self.init, num_heads))
+        return int(self.block_size or _block_size(self.num_tokens, self.token_dim, self.uses_rule, num_heads))
+
+    def mixing_options(self, num_heads: int | None) -> dict[str, Any]:
+        """Keyword arguments of the mixing beside its sizes; heads are those of the rule."""
+        own = UniMixingOptions if self.rank is None else UniMixingLiteOptions
+        return {field.name: getattr(self, field.name) for field in fields(own)} | {"num_heads": num_heads}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +88,12 @@ class UniMixer(MixerBackbone):
         rank: None for UniMixing with full matrices, else the rank of UniMixing-Lite.
         num_basis: basis matrices of UniMixing-Lite.
         num_heads: heads of the starting rule (default T).
-        init: ``"rule"``, ``"identity"`` or ``"random"``.
+        init: ``"rule"``, ``"identity"``, ``"random"``, or ``"orthogonal"``.
         init_scale: see :class:`~unimixer.mixing.UniMixing`.
         temperature: of Sinkhorn, at the start.
         symmetric: constrain mixing matrices to be symmetric.
-        doubly_stochastic: constrain them by Sinkhorn scaling.
+        constraint: of the matrices, see :class:`~unimixer.mixing.UniMixing`, like ``gate``, ``range_cap`` and
+            ``num_permutations``.
         local: ``"doubly_stochastic"``, ``"shared"`` or ``"free"``.
         ffn: ``"swiglu"``, ``"gelu"``, ``"relu-moe"`` or ``"topk-moe"``.
         ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
@@ -104,7 +121,7 @@ class UniMixer(MixerBackbone):
         """Build the residual stream."""
         if options.block_size is not None:
             check_positive(block_size=options.block_size)
-        if options.init == "rule" and options.num_heads is None:
+        if options.uses_rule and options.num_heads is None:
             heads, block_size = self.num_tokens, options.block_size
             if block_size is None:
                 check_divisible("token_dim", self.token_dim, by="num_tokens", divisor=heads)
@@ -115,14 +132,11 @@ class UniMixer(MixerBackbone):
     def build_mixing(self, options: UniMixerOptions) -> Mixing:
         """Build the learned mixing of one block."""
         num_heads = options.num_heads
-        if options.init == "rule" and num_heads is None:
+        if options.uses_rule and num_heads is None:
             num_heads = self.num_tokens
-        names = ("init", "init_scale", "temperature", "symmetric", "doubly_stochastic", "local")
-        chosen = {"num_heads": num_heads, **{name: getattr(options, name) for name in names}}
         sizes = (self.num_tokens * self.token_dim, options.mixing_block(num_heads))
-        if options.rank is None:
-            return UniMixing(*sizes, **chosen)
-        return UniMixingLite(*sizes, rank=options.rank, num_basis=options.num_basis, **chosen)
+        mixing = UniMixing if options.rank is None else UniMixingLite
+        return mixing(*sizes, **options.mixing_options(num_heads))
 
     @classmethod
     def mixing_parameters(cls, options: UniMixerOptions) -> int:
@@ -147,7 +161,7 @@ class UniMixer(MixerBackbone):
         fixes them.
         """
         chosen = cls.Options(**options, num_tokens=num_tokens)
-        rule, narrowest = chosen.init == "rule", int(chosen.block_size or NARROWEST_BLOCK)
+        rule, narrowest = chosen.uses_rule, int(chosen.block_size or NARROWEST_BLOCK)
         ffn, ffn_options = chosen.ffn, chosen.ffn_options
         matrices = ffn_matrices(ffn, ffn_options)
         budget = matrices * num_tokens * float(chosen.expansion) * width**2
@@ -156,7 +170,7 @@ class UniMixer(MixerBackbone):
             """Token width, and parameters of the mixing."""
             step = _step(heads, num_tokens, narrowest) if rule else narrowest
             dim = token_dim or nearest_multiple(width, step)
-            block_size = int(chosen.block_size or _block_size(num_tokens, dim, chosen.init, heads))
+            block_size = int(chosen.block_size or _block_size(num_tokens, dim, rule, heads))
             return dim, _mixing_parameters(chosen, num_tokens * dim, block_size)
 
         heads = int(chosen.num_heads or num_tokens)
@@ -179,16 +193,14 @@ class UniMixer(MixerBackbone):
 
 
 def _mixing_parameters(options: UniMixerOptions, length: int, block_size: int) -> int:
-    if options.rank is None:
-        return UniMixing.num_parameters(length, block_size, local=options.local)
-    lite = {"rank": options.rank, "num_basis": int(options.num_basis)}
-    return UniMixingLite.num_parameters(length, block_size, **lite, local=options.local)
+    mixing = UniMixing if options.rank is None else UniMixingLite
+    return mixing.num_parameters(length, block_size, **options.mixing_options(options.num_heads))
 
 
-def _block_size(num_tokens: int, token_dim: int, init: str, num_heads: int | None) -> int:
+def _block_size(num_tokens: int, token_dim: int, rule: bool, num_heads: int | None) -> int:
     """Width of a block where none is given; a head of the rule is ``T D / num_heads**2`` wide."""
     length = num_tokens * token_dim
-    head = length // num_heads**2 if init == "rule" and num_heads else length
+    head = length // num_heads**2 if rule and num_heads else length
     return max(1, math.gcd(head, max(NARROWEST_BLOCK, token_dim // num_tokens)))
 
 

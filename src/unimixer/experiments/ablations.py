@@ -57,7 +57,7 @@ _OF_THE_PAPER: tuple[Change, ...] = (
     ("Post-Norm for SiameseNorm", {"residual": "post"}, {}),
     ("Pre-Norm for SiameseNorm", {"residual": "pre"}, {}),
     # random numbers of deviation one, unscaled by Sinkhorn, would blow the tokens up
-    (f"no Sinkhorn (raw deviation {_RAW})", {"doubly_stochastic": False, "init_scale": _RAW}, {}),
+    (f"no Sinkhorn (raw deviation {_RAW})", {"constraint": "free", "init_scale": _RAW}, {}),
     ("start from the rule", {"init": "rule"}, {}),
     ("start from the identity", {"init": "identity"}, {}),
     (f"start from random, deviation {_FLAT}", {"init_scale": _FLAT}, {}),
@@ -73,7 +73,7 @@ _OF_THE_DEFAULT: tuple[Change, ...] = (
     *_CONSTRAINTS,
     ("SiameseNorm for Post-Norm", {"residual": "siamese"}, {}),
     ("Pre-Norm for Post-Norm", {"residual": "pre"}, {}),
-    ("no Sinkhorn", {"doubly_stochastic": False}, {}),
+    ("no Sinkhorn", {"constraint": "free"}, {}),
     ("start from the identity", {"init": "identity"}, {}),
     ("start from random", {"init": "random"}, {}),
     (f"start from random, deviation {_FLAT}", {"init": "random", "init_scale": _FLAT}, {}),

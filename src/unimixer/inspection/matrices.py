@@ -63,8 +63,7 @@ class LearnedMixing:
         part = self.mixing.global_
         if not isinstance(part, Constrained):
             return self.between()
-        raw = part.raw()
-        return (raw + raw.mT) / 2 if part.symmetric else raw
+        return part.symmetric_raw()
 
     def between(self, tau: float | None = None) -> Tensor:
         """Return the global matrix ``(N, N)``, at a temperature or as the model uses it."""
@@ -95,7 +94,7 @@ def at_temperature(part: Constrained, tau: float | None = None) -> Tensor:
     """
     if tau is None or not part.doubly_stochastic:
         return part.matrices().detach().clone()
-    return ops.sinkhorn(part.raw(), tau=tau, symmetric=part.symmetric).detach()
+    return part.at_temperature(tau).detach()
 
 
 def sharpness(matrices: Tensor) -> Sharpness:

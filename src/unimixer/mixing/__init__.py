@@ -3,7 +3,8 @@
 from unimixer.mixing.attention import SoftmaxAttention
 from unimixer.mixing.base import Mixing
 from unimixer.mixing.basis_linear import BasisLinear, materialize
-from unimixer.mixing.constrained import Constrained, Constraint, cached_constraints, set_temperature
+from unimixer.mixing.constrained import Constrained, cached_constraints, set_temperature
+from unimixer.mixing.constraint import CONSTRAINTS, Constraint
 from unimixer.mixing.controls import no_mixing, random_orthogonal, random_permutation
 from unimixer.mixing.conversions import converted_state, from_rule, to_full
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
@@ -16,6 +17,7 @@ from unimixer.mixing.fixed import (
     freeze,
     nearest_permutation,
 )
+from unimixer.mixing.generated import KroneckerGlobal, PermutationSum
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
 from unimixer.mixing.hubs import HubMixing
 from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
@@ -35,6 +37,7 @@ from unimixer.mixing.unified import MatrixMixing, Unified
 from unimixer.mixing.unimixing import UniMixing, UniMixingLite
 
 __all__ = [
+    "CONSTRAINTS",
     "AttentiveValues",
     "BasisLinear",
     "BasisLocal",
@@ -57,6 +60,7 @@ __all__ = [
     "HubMixing",
     "IdentityGlobal",
     "IdentityLocal",
+    "KroneckerGlobal",
     "LearnedGlobal",
     "Local",
     "LowRankGlobal",
@@ -64,6 +68,7 @@ __all__ = [
     "Mixing",
     "PerHeadGlobal",
     "Permutation",
+    "PermutationSum",
     "RectangularGlobal",
     "SharedLinear",
     "SoftmaxAttention",

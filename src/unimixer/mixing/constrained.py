@@ -1,32 +1,18 @@
-"""Constraints on raw matrices: the temperature, a cache for inference, and one solution for a whole training step."""
+"""Learned matrices under their constraint: temperature, cache for inference, one solution for a whole training step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.errors import check_positive
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """The constraint on a learned matrix.
-
-    Args:
-        temperature: of Sinkhorn scaling; 1.0 is no temperature.
-        symmetric: constrain to symmetric matrices.
-        doubly_stochastic: constrain by Sinkhorn scaling; without it raw matrices mix, and temperature has no effect.
-    """
-
-    temperature: float = 0.1
-    symmetric: bool = True
-    doubly_stochastic: bool = True
+from unimixer.errors import UnimixerError, check_positive
+from unimixer.mixing.constraint import Constraint
 
 
 class Constrained(nn.Module):
@@ -34,22 +20,32 @@ class Constrained(nn.Module):
 
     .. math:: \tilde W = (W + W^T) / 2, \qquad \bar W = \mathrm{Sinkhorn}(\tilde W / \tau)
 
-    arXiv:2604.00590, "UniMixing". The temperature is a buffer, saved with the weights; :func:`set_temperature` changes
-    it, the same for global and local matrices (the paper is silent).
+    arXiv:2604.00590, "UniMixing"; :class:`~unimixer.mixing.constraint.Constraint` lists the other constraints. The
+    temperature is a buffer, saved with the weights; :func:`set_temperature` changes it, the same for global and local
+    matrices (the paper is silent).
 
     In evaluation mode, and where no gradient is recorded, the constrained matrices are computed once and cached, with
     a copy of the values that they follow from: a change of parameters or temperature, by whatever means, is seen
     (version counters miss fused optimizers). The cache is never saved, moved or copied.
     :func:`cached_constraints` computes them once for several forwards of training.
+
+    Args:
+        constraint: the constraint.
+        around: the permutation P of the constraint, ``(n,)``: of the gate, or where Cayley's transform starts.
     """
 
     temperature: Tensor
+    around: Tensor | None
 
-    def __init__(self, constraint: Constraint) -> None:
+    def __init__(self, constraint: Constraint, around: Tensor | None = None) -> None:
         super().__init__()
-        check_positive(temperature=constraint.temperature)
+        _check_permutation(around, constraint)
+        self.constraint = constraint
         self.symmetric, self.doubly_stochastic = constraint.symmetric, constraint.doubly_stochastic
         self.register_buffer("temperature", torch.tensor(float(constraint.temperature)))
+        self.register_buffer("around", around, persistent=False)
+        if constraint.gate is not None:
+            self.gate = nn.Parameter(torch.tensor(math.log(constraint.gate / (1 - constraint.gate))))
         self._cache: tuple[list[Tensor], Tensor] | None = None
         self._held: Tensor | None = None
 
@@ -71,15 +67,44 @@ class Constrained(nn.Module):
                 cache = self._cache = [source.clone() for source in sources], self._constrain(self.raw())
         return cache[1]
 
-    def _constrain(self, raw: Tensor) -> Tensor:
-        if self.doubly_stochastic:
-            return ops.sinkhorn(raw, tau=self.temperature, symmetric=self.symmetric)
+    def at_temperature(self, tau: float) -> Tensor:
+        """The matrices at another temperature, without a cache."""
+        return self._constrain(self.raw(), torch.as_tensor(tau).to(self.temperature))
+
+    def symmetric_raw(self) -> Tensor:
+        """The learned numbers as far as they matter: of symmetric matrices, the symmetric part."""
+        raw = self.raw()
         return (raw + raw.mT) / 2 if self.symmetric else raw
+
+    def _constrain(self, raw: Tensor, tau: Tensor | None = None) -> Tensor:
+        tau = self.temperature if tau is None else tau
+        kind = self.constraint.kind
+        if kind == "sinkhorn":
+            return self._gated(ops.sinkhorn(self._capped(raw, tau), tau=tau, symmetric=self.symmetric))
+        if kind == "unit-rows":
+            return ops.unit_rows(raw)
+        if kind == "orthogonal":
+            turned = ops.cayley(raw)
+            return turned if self.around is None else turned[..., self.around, :]
+        return self._gated((raw + raw.mT) / 2 if self.symmetric else raw)
+
+    def _capped(self, raw: Tensor, tau: Tensor) -> Tensor:
+        """The raw matrices as Sinkhorn gets them, before the temperature divides them."""
+        cap = self.constraint.range_cap
+        if cap is None:
+            return raw
+        return ops.cap_range((raw + raw.mT) / 2 if self.symmetric else raw, cap * tau)
+
+    def _gated(self, matrices: Tensor) -> Tensor:
+        """The convex sum of the permutation and the matrices, where there is a gate."""
+        if self.constraint.gate is None:
+            return matrices
+        assert self.around is not None
+        return torch.lerp(ops.permutation_matrix(self.around).to(matrices), matrices, self.gate.sigmoid())
 
     def constraints(self) -> str:
         """The constraints in words."""
-        words = {"doubly stochastic": self.doubly_stochastic, "symmetric": self.symmetric}
-        return ", ".join(word for word, holds in words.items() if holds) or "unconstrained"
+        return self.constraint.words()
 
     def train(self, mode: bool = True) -> Constrained:
         """Switch the mode; training drops the cache."""
@@ -95,6 +120,22 @@ class Constrained(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None, "_held": None}
+
+
+def _check_permutation(around: Tensor | None, constraint: Constraint) -> None:
+    """Raise unless the constraint has its permutation, one that keeps matrices symmetric where they have to be."""
+    if around is None:
+        if constraint.surrounds_permutation:
+            raise UnimixerError("a gate needs the permutation of its blocks; pass around, such as torch.arange(8)")
+    elif constraint.symmetric and not around.is_meta and not _is_involution(around):
+        raise UnimixerError(
+            "the permutation to start from is not its own inverse, so that sums and products with it are not "
+            "symmetric; set symmetric: false"
+        )
+
+
+def _is_involution(permutation: Tensor) -> bool:
+    return torch.equal(permutation[permutation], torch.arange(len(permutation), device=permutation.device))
 
 
 def _capturing(tensor: Tensor) -> bool:
@@ -170,7 +211,7 @@ def solve_together(parts: Sequence[Constrained]) -> list[Tensor]:
     raws = [part.raw() for part in parts]
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, (part, raw) in enumerate(zip(parts, raws, strict=True)):
-        alone = None if part.doubly_stochastic else index
+        alone = None if part.constraint.kind == "sinkhorn" else index
         groups.setdefault((raw.shape, raw.dtype, raw.device, part.symmetric, alone), []).append(index)
     solutions: dict[int, Tensor] = {}
     for members in groups.values():
@@ -178,10 +219,12 @@ def solve_together(parts: Sequence[Constrained]) -> list[Tensor]:
         if len(members) == 1:
             solutions[first] = parts[first]._constrain(raws[first])
             continue
-        stacked = torch.stack([raws[index] for index in members])
+        stacked = torch.stack([parts[index]._capped(raws[index], parts[index].temperature) for index in members])
         tau = torch.stack([parts[index].temperature for index in members])
         solution = ops.sinkhorn(
             stacked, tau=tau.reshape(-1, *(1 for _ in raws[first].shape)), symmetric=parts[first].symmetric
         )
-        solutions.update(zip(members, solution.unbind(), strict=True))
+        solutions.update(
+            (index, parts[index]._gated(own)) for index, own in zip(members, solution.unbind(), strict=True)
+        )
     return [solutions[index] for index in range(len(parts))]

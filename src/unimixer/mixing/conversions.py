@@ -77,10 +77,12 @@ def to_full(mixing: UniMixingLite) -> UniMixing:
     full = UniMixing(
         mixing.length,
         mixing.block_size,
-        init="random",
+        init="random" if between.around is None else between.around.cpu(),
         temperature=between.temperature.item(),
         symmetric=between.symmetric,
-        doubly_stochastic=between.doubly_stochastic,
+        constraint=between.constraint.kind,
+        gate=between.constraint.gate,
+        range_cap=between.constraint.range_cap,
         local=inside.kind,
     ).to(between.temperature)
     full.load_state_dict(converted_state(mixing.state_dict(), full))

@@ -14,11 +14,13 @@ from torch import Tensor
 from unimixer import ops
 from unimixer.errors import UnimixerError, check_choice, check_shape
 
-STARTS = ("rule", "identity", "random")
+STARTS = ("rule", "identity", "random", "orthogonal")
+DRAWN = ("random", "orthogonal")
+"""Starts that no permutation describes."""
 
 
 def block_permutation(init: str | Tensor, length: int, block_size: int, num_heads: int | None) -> Tensor | None:
-    """The permutation of blocks that a mixing starts from, ``out block i = block permutation[i]``; None for random.
+    """The permutation of blocks that a mixing starts from, ``out block i = block permutation[i]``; None for one drawn.
 
     The rule splits the embedding into H pieces of H heads, and a block must lie inside a head. A tensor is the
     permutation itself.
@@ -28,7 +30,7 @@ def block_permutation(init: str | Tensor, length: int, block_size: int, num_head
         check_shape("init", init, (num_blocks,))
         return init
     check_choice("init", init, STARTS)
-    if init == "random":
+    if init in DRAWN:
         return None
     if init == "identity":
         return torch.arange(num_blocks)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import check_positive
-from unimixer.mixing.constrained import Constrained, Constraint
+from unimixer.mixing.constrained import Constrained
+from unimixer.mixing.constraint import Constraint
 from unimixer.mixing.global_patterns import Global
 from unimixer.mixing.initialization import low_rank_permutation, permutation_logits
 from unimixer.mixing.local_patterns import Local
@@ -20,7 +21,9 @@ NOISE = 0.02
 """Standard deviation of what a low-rank start from a permutation does not use; small, but free to learn."""
 
 
-class _ConstrainedGlobal(Constrained, Global):
+class ConstrainedGlobal(Constrained, Global):
+    """Base of learned matrices between blocks."""
+
     rank: int | None = None
 
     @property
@@ -34,14 +37,17 @@ class _ConstrainedGlobal(Constrained, Global):
         return self.matrices().unsqueeze(0)
 
 
-class LearnedGlobal(_ConstrainedGlobal):
+class LearnedGlobal(ConstrainedGlobal):
     r"""A full matrix between blocks, :math:`\bar W_G = \mathrm{Sinkhorn}(W_G / \tau)`: UniMixing.
 
     Args:
         num_blocks: N.
         permutation: where to start, out block i = block ``permutation[i]``; None for random numbers.
-        scale: the raw value on the permutation, 0 elsewhere; or the standard deviation of random numbers.
+        scale: the raw value on the permutation, 0 elsewhere; or the standard deviation of random numbers; or the factor
+            of an orthogonal matrix.
         constraint: the constraint on the matrix.
+        around: see :class:`~unimixer.mixing.Constrained`.
+        orthogonal: draw a random orthogonal matrix instead of random numbers.
     """
 
     def __init__(
@@ -51,10 +57,17 @@ class LearnedGlobal(_ConstrainedGlobal):
         *,
         scale: float = 1.0,
         constraint: Constraint = DEFAULT,
+        around: Tensor | None = None,
+        orthogonal: bool = False,
     ) -> None:
-        super().__init__(constraint)
-        if permutation is None:
-            start = torch.empty(num_blocks, num_blocks).normal_(std=scale)
+        super().__init__(constraint, around)
+        start = torch.empty(num_blocks, num_blocks)
+        if orthogonal:
+            nn.init.orthogonal_(start, gain=scale)
+        elif permutation is None:
+            start.normal_(std=scale)
+        elif constraint.kind == "orthogonal":
+            start.zero_()  # Cayley's transform of zeros is the unit matrix
         else:
             start = permutation_logits(permutation, scale)
         self.logits = nn.Parameter(start)
@@ -64,7 +77,7 @@ class LearnedGlobal(_ConstrainedGlobal):
         return self.logits
 
 
-class LowRankGlobal(_ConstrainedGlobal):
+class LowRankGlobal(ConstrainedGlobal):
     r"""A matrix between blocks from two thin ones, :math:`\mathrm{Sinkhorn}(A B / \tau)`: UniMixing-Lite.
 
     After Sinkhorn the matrix is close to full rank again. The start from a permutation is exact in a low rank, see
@@ -73,9 +86,8 @@ class LowRankGlobal(_ConstrainedGlobal):
     Args:
         num_blocks: N.
         rank: r; to start from a permutation at least 3.
-        permutation: as in :class:`LearnedGlobal`, like the constraint.
+        permutation: as in :class:`LearnedGlobal`, like the constraint and ``around``.
         scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
-        constraint: the constraint on the matrix.
     """
 
     def __init__(
@@ -86,8 +98,9 @@ class LowRankGlobal(_ConstrainedGlobal):
         *,
         scale: float = 1.0,
         constraint: Constraint = DEFAULT,
+        around: Tensor | None = None,
     ) -> None:
-        super().__init__(constraint)
+        super().__init__(constraint, around)
         check_positive(rank=rank)
         self.rank = rank
         self.left = nn.Parameter(torch.empty(num_blocks, rank))
@@ -96,7 +109,7 @@ class LowRankGlobal(_ConstrainedGlobal):
         std = math.sqrt(scale / math.sqrt(rank)) if permutation is None else NOISE
         with torch.no_grad():
             self.left.normal_(std=std)
-            if permutation is None:
+            if permutation is None or constraint.kind == "orthogonal":
                 self.right.normal_(std=std)
             else:
                 left, right = low_rank_permutation(permutation, rank, MARGIN * scale)
@@ -114,7 +127,9 @@ class _ConstrainedLocal(Constrained, Local):
     kind: str
 
     def __init__(self, num_blocks: int, block_size: int, kind: str, constraint: Constraint) -> None:
-        super().__init__(Constraint(constraint.temperature, False, False) if kind == "free" else constraint)
+        free = Constraint(constraint.temperature, symmetric=False, kind="free")
+        constraint = free if kind == "free" else constraint.inside
+        super().__init__(constraint, None if constraint.gate is None else torch.arange(block_size))
         self.num_blocks, self.in_dim, self.out_dim, self.kind = num_blocks, block_size, block_size, kind
         self.num_matrices = 1 if kind == "shared" else num_blocks
 
@@ -151,7 +166,7 @@ class DoublyStochasticLocal(_ConstrainedLocal):
         start = torch.empty(self.num_matrices, block_size, block_size)
         if kind == "free":  # not a logit: the identity itself
             start.copy_(torch.eye(block_size))
-        elif identity:
+        elif identity:  # its skew part is zero, which Cayley's transform takes to the identity
             start.copy_(torch.eye(block_size) * scale)
         else:
             start.normal_(std=scale)

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from unimixer.errors import check_choice, check_divisible
-from unimixer.mixing.constrained import Constraint
+from unimixer.errors import UnimixerError, check_choice, check_divisible
+from unimixer.mixing.constraint import GENERATED, Constraint
+from unimixer.mixing.generated import generated, generated_parameters
 from unimixer.mixing.initialization import block_permutation
-from unimixer.mixing.learned import BasisLocal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
+from unimixer.mixing.learned import BasisLocal, ConstrainedGlobal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.unified import MatrixMixing
 
 LOCALS = ("doubly_stochastic", "shared", "free")
@@ -25,19 +26,41 @@ class UniMixingOptions:
     init_scale: float = 1.0
     temperature: float = 0.1
     symmetric: bool = True
-    doubly_stochastic: bool = True
+    constraint: str = "sinkhorn"
+    gate: float | None = None
+    range_cap: float | None = None
+    num_permutations: int = 16
     local: str = "doubly_stochastic"
 
-    @property
-    def constraint(self) -> Constraint:
+    def on_matrices(self) -> Constraint:
         """The constraint on the matrices."""
-        return Constraint(self.temperature, self.symmetric, self.doubly_stochastic)
+        return Constraint(self.temperature, self.symmetric, self.constraint, self.gate, self.range_cap)
 
-    def permutation(self, length: int, block_size: int) -> Tensor | None:
-        """The permutation of the blocks that the mixing starts from, None for random; raises for invalid sizes."""
+    def permutations(self, length: int, block_size: int) -> tuple[Tensor | None, Tensor | None]:
+        """The permutation of the blocks to start from, None for a drawn start, and that of the constraint.
+
+        A drawn start has the rule as permutation of its constraint. Raises for invalid sizes.
+        """
         check_divisible("length", length, by="block_size", divisor=block_size)
         check_choice("local", self.local, LOCALS)
-        return block_permutation(self.init, length, block_size, self.num_heads)
+        start = block_permutation(self.init, length, block_size, self.num_heads)
+        constraint = self.on_matrices()
+        if start is not None:
+            return start, start if constraint.surrounds_permutation or constraint.kind == "orthogonal" else None
+        if self.init == "orthogonal" and (constraint.kind not in ("free", "unit-rows") or self.symmetric):
+            raise UnimixerError(
+                "init='orthogonal' is a start of matrices that may be orthogonal: set symmetric: false and constraint "
+                "'free' or 'unit-rows'; or choose init 'rule', 'identity' or 'random'"
+            )
+        rule = (
+            block_permutation("rule", length, block_size, self.num_heads) if constraint.surrounds_permutation else None
+        )
+        return None, rule
+
+    def inside_parameters(self, num_blocks: int, own: int) -> int:
+        """Parameters of the matrices inside blocks, with ``own`` for every one, and of the gates."""
+        gates = 0 if self.gate is None else 1 + (self.local != "free")
+        return (1 if self.local == "shared" else num_blocks) * own + gates
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,20 @@ class UniMixingLiteOptions(UniMixingOptions):
     rank: int = 16
     num_basis: int = 4
 
+    def check_rank(self) -> None:
+        """Raise where the matrix between blocks has no form of low rank."""
+        if self.constraint in GENERATED:
+            raise UnimixerError(
+                f"constraint={self.constraint!r} has no raw matrix of low rank; set rank: null, or take "
+                "backbone unimixer"
+            )
+        permuted = isinstance(self.init, Tensor) or self.init in ("rule", "identity")
+        if self.init == "orthogonal" or (self.constraint == "unit-rows" and permuted):
+            raise UnimixerError(
+                f"init={self.init!r} is no matrix of low rank with constraint={self.constraint!r}; choose init "
+                "'random', or set rank: null, or take backbone unimixer"
+            )
+
 
 class UniMixing(MatrixMixing):
     r"""Learned token mixing: a matrix inside every block, then one matrix between the blocks.
@@ -54,8 +91,9 @@ class UniMixing(MatrixMixing):
     .. math:: out = \bar W_G\, [x_1 \bar W_B^1; \dots; x_N \bar W_B^N]
 
     arXiv:2604.00590, "UniMixing". The paper is silent on the start: ``init="rule"`` starts from the permutation of
-    TokenMixer (symmetric, since H = T there), ``"identity"`` from no mixing, ``"random"`` from normal numbers, and a
-    tensor from that permutation of the blocks; one that is not its own inverse needs ``symmetric=False``.
+    TokenMixer (symmetric, since H = T there), ``"identity"`` from no mixing, ``"random"`` from normal numbers,
+    ``"orthogonal"`` from a random orthogonal matrix, and a tensor from that permutation of the blocks; one that is not
+    its own inverse needs ``symmetric=False``.
 
     Args:
         length: T * D.
@@ -63,9 +101,17 @@ class UniMixing(MatrixMixing):
         num_heads: heads of the rule, that is the number of tokens; needed by ``init="rule"`` only.
         init_scale: the raw value on the starting permutation (0 elsewhere), or the standard deviation of random raw
             values. What matters is ``init_scale / temperature``: it is what exp() gets.
-        temperature: 1.0 is no temperature.
+        temperature: 1.0 is no temperature; it has an effect on doubly stochastic matrices only.
         symmetric: constrain to symmetric matrices.
-        doubly_stochastic: constrain by Sinkhorn scaling; without it raw matrices mix, and temperature has no effect.
+        constraint: ``"sinkhorn"``: doubly stochastic by Sinkhorn scaling; ``"permutations"``, ``"kronecker"``: between
+            blocks a doubly stochastic matrix that few numbers generate, see :class:`PermutationSum` and
+            :class:`KroneckerGlobal`, inside blocks Sinkhorn; ``"unit-rows"``: rows of unit L2 norm; ``"orthogonal"``:
+            the starting permutation times Cayley's transform of the raw matrix; ``"free"``: the raw matrix.
+        gate: start of a learned number a in (0, 1): matrices between blocks are ``(1 - a)`` times the starting
+            permutation (of a drawn start, the rule) plus a times the constrained matrix; inside blocks the same with
+            the identity. None for no gate.
+        range_cap: scale raw matrices down until the entries of what Sinkhorn gets differ by at most this much.
+        num_permutations: permutations of the constraint ``"permutations"``.
         local: ``"doubly_stochastic"``: one matrix a block, constrained like the global one; ``"shared"``: one matrix
             for all blocks, likewise; ``"free"``: one matrix a block, unconstrained.
 
@@ -81,20 +127,32 @@ class UniMixing(MatrixMixing):
 
     def __init__(self, length: int, block_size: int, **options: Any) -> None:
         chosen = UniMixingOptions(**options)
-        permutation = chosen.permutation(length, block_size)
-        num_blocks, scale, constraint = length // block_size, chosen.init_scale, chosen.constraint
-        between = LearnedGlobal(num_blocks, permutation, scale=scale, constraint=constraint)
-        identity = permutation is not None
+        start, around = chosen.permutations(length, block_size)
+        num_blocks, scale, constraint = length // block_size, chosen.init_scale, chosen.on_matrices()
+        between: ConstrainedGlobal
+        if constraint.kind in GENERATED:
+            assert around is not None
+            between = generated(
+                around, chosen.num_permutations, drawn=start is None, scale=scale, constraint=constraint
+            )
+        else:
+            orthogonal = chosen.init == "orthogonal"
+            between = LearnedGlobal(
+                num_blocks, start, scale=scale, constraint=constraint, around=around, orthogonal=orthogonal
+            )
         inside = DoublyStochasticLocal(
-            num_blocks, block_size, chosen.local, identity=identity, scale=scale, constraint=constraint
+            num_blocks, block_size, chosen.local, identity=chosen.init != "random", scale=scale, constraint=constraint
         )
         super().__init__(inside, between)
 
     @staticmethod
-    def num_parameters(length: int, block_size: int, *, local: str = "doubly_stochastic") -> int:
-        """Parameters of a mixing of these sizes."""
-        num_blocks = length // block_size
-        return num_blocks**2 + (1 if local == "shared" else num_blocks) * block_size**2
+    def num_parameters(length: int, block_size: int, **options: Any) -> int:
+        """Parameters of a mixing of these sizes, with the keyword arguments of the constructor."""
+        chosen, num_blocks = UniMixingOptions(**options), length // block_size
+        between = num_blocks**2
+        if chosen.constraint in GENERATED:
+            between = generated_parameters(num_blocks, chosen.num_permutations, chosen.on_matrices())
+        return between + chosen.inside_parameters(num_blocks, block_size**2)
 
 
 class UniMixingLite(MatrixMixing):
@@ -113,9 +171,8 @@ class UniMixingLite(MatrixMixing):
         num_heads: as in UniMixing.
         init: ``"rule"``, ``"identity"``, ``"random"``, or a permutation of the blocks.
         init_scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
-        temperature: 1.0 is no temperature.
-        symmetric: constrain to symmetric matrices.
-        doubly_stochastic: constrain by Sinkhorn scaling.
+        temperature: as in UniMixing, like ``symmetric``, ``gate`` and ``range_cap``.
+        constraint: as in UniMixing, but for ``"permutations"`` and ``"kronecker"``, which have no low rank.
         local: as in UniMixing; ``"shared"`` gives all blocks the same coefficients.
 
     Shape:
@@ -131,18 +188,18 @@ class UniMixingLite(MatrixMixing):
 
     def __init__(self, length: int, block_size: int, **options: Any) -> None:
         chosen = UniMixingLiteOptions(**options)
-        permutation = chosen.permutation(length, block_size)
-        num_blocks, scale, constraint = length // block_size, chosen.init_scale, chosen.constraint
-        between = LowRankGlobal(num_blocks, chosen.rank, permutation, scale=scale, constraint=constraint)
+        start, around = chosen.permutations(length, block_size)
+        num_blocks, scale, constraint = length // block_size, chosen.init_scale, chosen.on_matrices()
+        chosen.check_rank()
+        between = LowRankGlobal(num_blocks, chosen.rank, start, scale=scale, constraint=constraint, around=around)
         sizes = (num_blocks, block_size, chosen.num_basis)
-        identity = permutation is not None
+        identity = start is not None
         inside = BasisLocal(*sizes, chosen.local, identity=identity, scale=scale, constraint=constraint)
         super().__init__(inside, between)
 
     @staticmethod
-    def num_parameters(
-        length: int, block_size: int, *, rank: int = 16, num_basis: int = 4, local: str = "doubly_stochastic"
-    ) -> int:
-        """Parameters of a mixing of these sizes."""
-        num_blocks = length // block_size
-        return 2 * num_blocks * rank + num_basis * block_size**2 + (1 if local == "shared" else num_blocks) * num_basis
+    def num_parameters(length: int, block_size: int, **options: Any) -> int:
+        """Parameters of a mixing of these sizes, with the keyword arguments of the constructor."""
+        chosen, num_blocks = UniMixingLiteOptions(**options), length // block_size
+        factors, basis = 2 * num_blocks * chosen.rank, chosen.num_basis * block_size**2
+        return factors + basis + chosen.inside_parameters(num_blocks, chosen.num_basis)

@@ -1,5 +1,7 @@
 """Pure functions, the mathematics; a tensor's name carries its axes."""
 
+from unimixer.ops.constraints import cap_range, cayley, unit_rows
+from unimixer.ops.generated import kronecker_multiply, permutation_sum
 from unimixer.ops.layout import batch_first, batch_last
 from unimixer.ops.norm import layer_norm, layer_norm_reference, rms_norm, rms_norm_reference
 from unimixer.ops.per_token import per_token_ffn, per_token_ffn_reference, per_token_linear, swiglu
@@ -13,12 +15,16 @@ __all__ = [
     "batch_first",
     "batch_last",
     "block_diagonal",
+    "cap_range",
+    "cayley",
+    "kronecker_multiply",
     "layer_norm",
     "layer_norm_reference",
     "per_token_ffn",
     "per_token_ffn_reference",
     "per_token_linear",
     "permutation_matrix",
+    "permutation_sum",
     "rms_norm",
     "rms_norm_reference",
     "sinkhorn",
@@ -29,4 +35,5 @@ __all__ = [
     "unified_matrix",
     "unimixing",
     "unimixing_matrix",
+    "unit_rows",
 ]

@@ -211,7 +211,7 @@ def _constraint_flops(model: nn.Module) -> tuple[Counter[str], int]:
                 if raw.requires_grad:
                     raw.sum().backward()  # type: ignore[no-untyped-call]
             flops[LOCAL if isinstance(part, Local) else GLOBAL] += counter.get_total_flops()
-            if part.doubly_stochastic:
+            if part.constraint.kind == "sinkhorn":
                 solver, seen = sinkhorn_flops(raw.shape[:-2].numel(), raw.shape[-1], symmetric=part.symmetric)
                 flops[SINKHORN] += solver + seen
                 unseen += solver
