@@ -59,14 +59,15 @@ class UniDot(Wukong):
     the layers above them. Output projections start at zero: at first a layer is compression and residual alone.
 
     Ours, where we know no more: :math:`\phi = \mathrm{vec}((W_Q X) (W_K X)^\top) / \sqrt{d}`, with 16 queries and keys
-    that are learned sums of the rows; the projection that starts at zero is the last layer of FMB's network. The paper's
-    products of user with item are not here, since a backbone does not know which rows are which.
+    that are learned sums of the rows; the projection that starts at zero is the last layer of FMB's network. Products
+    of user with item are not here, since a backbone does not know which rows are which.
 
     Args:
         num_tokens: n, one token a field.
         token_dim: d.
         num_layers: L.
-        products: ``"query-key"``, or ``"gram"``: :math:`\phi = \{ x_i^\top x_j : i > j \} / \sqrt{d}`, all rows themselves.
+        products: ``"query-key"``, or ``"gram"``: :math:`\phi = \{ x_i^\top x_j : i > j \} / \sqrt{d}`, the rows
+            themselves.
         num_queries: k, rows of :math:`W_Q` and :math:`W_K`.
         output_scale: multiplies the start of the last layer of FMB's network; 1 is that of Wukong.
         num_factorized: rows n_F from every factorization machine block.
