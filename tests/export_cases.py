@@ -48,6 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
     "rule and attention": token_mixer("rule+attention"),
     "rule and FM": token_mixer("rule+fm"),
+    "dots": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "dots": True}},
     "managed rows": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
     "managed rows of histories": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequences": "tokens"},
     "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},

@@ -14,6 +14,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "masknet": {"block_dims": (24, 12)},
     "autoint": {"attention_dim": 16, "num_layers": 2},
     "wukong": {"num_factorized": 4, "num_linear": 4, "num_projections": 5, "hidden_dims": (24,), "head_dims": (12,)},
+    "unidot": {
+        "num_factorized": 4,
+        "num_linear": 4,
+        "num_projections": 5,
+        "hidden_dims": (24,),
+        "head_dims": (12,),
+        "num_queries": 3,
+        "output_scale": 0.1,  # from zero, the layers below a projection have no gradient at first
+    },
     "dhen": {"num_outputs": 3, "dot_dims": (24,), "head_dims": (12,)},
     "rankelastor": {"expansion": 2.0},
 }

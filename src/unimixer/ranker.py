@@ -140,6 +140,7 @@ class Ranker(Transient):
             )
         pooled = token_dim * (self.backbone.num_tokens if chosen.pooling == "flatten" else 1)
         tower_input = pooled if self.backbone.output_kind == "tokens" else self.backbone.out_dim
+        tower_input += self.backbone.bypass_dim
         num_tasks, hidden_dims = len(spec.labels), chosen.tower_hidden_dims
         self.towers = TaskTowers(tower_input, num_tasks, hidden_dims)
         self.auxiliary_towers = nn.ModuleList(
@@ -169,8 +170,10 @@ class Ranker(Transient):
         if self.sequence_tokens is not None:
             appended = self.sequence_tokens(histories).to(tokens.dtype)
             tokens = torch.cat([tokens, appended.expand(tokens.shape[0], -1, -1)], dim=1)
-        hidden: Tensor = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
-        logits: Tensor = self.towers(self._pool(hidden) if self.backbone.output_kind == "tokens" else hidden)
+        output = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
+        hidden, *bypass = output if self.backbone.bypass_dim else (output,)
+        pooled = self._pool(hidden) if self.backbone.output_kind == "tokens" else hidden
+        logits: Tensor = self.towers(torch.cat([pooled, *bypass], dim=1) if bypass else pooled)
         if len(self.auxiliary_towers):
             self._score_intermediates()
         return logits

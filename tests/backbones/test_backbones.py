@@ -69,6 +69,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("autoint", {"scaled": True, "residual": "identity", "mlp_hidden_dims": (24, 12)}),
     ("wukong", {"fm": "full", "pooling": "mean"}),
     ("wukong", {"fm": "attentive", "num_compressed": 2, "attentive_dims": (8,), "num_linear": 2}),
+    ("unidot", {"products": "gram", "pooling": "mean"}),
     ("dhen", {"modules": ("dcn", "convolution", "linear"), "cross_rank": 6}),
     ("dhen", {"ensemble": "sum", "num_outputs": 4, "num_heads": 2}),
     ("rankelastor", {"mixing": "paper", "ffn": "paper"}),

@@ -23,6 +23,7 @@ from unimixer.backbones.registry import BACKBONES, build_backbone
 from unimixer.backbones.token_mixer import TokenMixer
 from unimixer.backbones.tokenmixer_large import TokenMixerLarge
 from unimixer.backbones.transformer import Transformer
+from unimixer.backbones.unidot import UniDot
 from unimixer.backbones.unimixer import UniMixer, UniMixerLite
 from unimixer.backbones.wukong import Wukong
 
@@ -49,6 +50,7 @@ __all__ = [
     "TokenMixer",
     "TokenMixerLarge",
     "Transformer",
+    "UniDot",
     "UniMixer",
     "UniMixerLite",
     "Wukong",

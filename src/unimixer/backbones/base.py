@@ -13,6 +13,9 @@ from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_positive, check_shape
 from unimixer.mixing import Mixing
 
+Output = Tensor | tuple[Tensor, Tensor]
+"""What a backbone gives: tokens or a vector, and with a ``bypass_dim`` features beside them."""
+
 
 class Backbone(Transient):
     """Base of all backbones. A new one is one file with a subclass and one line in ``registry.py``.
@@ -29,7 +32,8 @@ class Backbone(Transient):
 
     Shape:
         - tokens: ``(B, T, D)``
-        - output: ``(B, T, D)`` where ``output_kind`` is ``"tokens"``, ``(B, out_dim)`` where it is ``"vector"``
+        - output: ``(B, T, D)`` where ``output_kind`` is ``"tokens"``, ``(B, out_dim)`` where it is ``"vector"``; with a
+          ``bypass_dim`` F a pair of this and features ``(B, F)``
     """
 
     Options: ClassVar[Any] = None
@@ -50,6 +54,8 @@ class Backbone(Transient):
     num_auxiliary: int = 0
     """Intermediate tokens that join the training loss, each through a tower of its own."""
     intermediates: list[Tensor] | None = None
+    bypass_dim: int = 0
+    """Features that go past the pooling to the towers; ``forward`` then gives the pair ``(output, features)``."""
     sequence_dim: int | None = None
     """Width C of the events that blocks attend to; without it ``forward`` takes tokens alone."""
 
@@ -58,7 +64,7 @@ class Backbone(Transient):
         self.num_tokens, self.token_dim = num_tokens, token_dim
         self.out_dim = token_dim if out_dim is None else out_dim
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Output:
         """Transform tokens."""
         raise NotImplementedError
 

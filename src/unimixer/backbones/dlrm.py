@@ -11,17 +11,8 @@ from torch import Tensor
 
 from unimixer.backbones.base import FieldBackbone, FieldShape
 from unimixer.backbones.mlp import count_hidden, hidden_layers
+from unimixer.blocks import PairProducts
 from unimixer.errors import check_positive
-
-
-def pairs_of(count: int, *, self_interaction: bool = False) -> list[tuple[int, int]]:
-    """All pairs i > j of ``count`` vectors, row after row; also i = j where they interact with themselves.
-
-    Example:
-        >>> pairs_of(3)
-        [(1, 0), (2, 0), (2, 1)]
-    """
-    return [(i, j) for i in range(count) for j in range(i + int(self_interaction))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +63,8 @@ class DLRM(FieldBackbone):
         chosen = DLRMOptions(**options)
         check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim)
         length = chosen.num_tokens * chosen.token_dim
-        pairs = pairs_of(chosen.num_tokens + int(chosen.bottom), self_interaction=chosen.self_interaction)
-        width = len(pairs) + (chosen.token_dim if chosen.bottom else length)
+        products = PairProducts(chosen.num_tokens + int(chosen.bottom), self_interaction=chosen.self_interaction)
+        width = products.out_dim + (chosen.token_dim if chosen.bottom else length)
         super().__init__(
             num_tokens=chosen.num_tokens,
             token_dim=chosen.token_dim,
@@ -82,10 +73,7 @@ class DLRM(FieldBackbone):
         dims = (*chosen.bottom_dims, chosen.token_dim)
         self.bottom = hidden_layers(length, dims, batch_norm=chosen.batch_norm, dropout=0.0) if chosen.bottom else None
         self.top = hidden_layers(width, chosen.top_dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout)
-        # where the pairs lie in the flattened matrix of all dot products
-        columns = torch.tensor([i * (chosen.num_tokens + int(chosen.bottom)) + j for i, j in pairs], dtype=torch.long)
-        self.columns: Tensor
-        self.register_buffer("columns", columns, persistent=False)
+        self.products = products
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Multiply the pairs and run the networks."""
@@ -95,7 +83,7 @@ class DLRM(FieldBackbone):
         if self.bottom is not None:
             beside = self.bottom(flat)
             vectors = torch.cat([beside.unsqueeze(1).to(tokens.dtype), tokens], dim=1)
-        dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)[:, self.columns]
+        dots = self.products(vectors)
         output: Tensor = self.top(torch.cat([beside, dots.to(beside.dtype)], dim=-1))
         return output
 

@@ -45,10 +45,12 @@ class HubMixer(MixerBackbone):
         sequence_dim: as in :class:`~unimixer.backbones.RankMixer`, like the next two.
         sequence_head_dim: width of queries, keys and values (default: D).
         sequence_hidden_dim: hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none.
+        dots: send dot products of all pairs of tokens past the stack to the towers, of those that enter it and of those
+            that leave it, see :class:`~unimixer.backbones.mixer.MixerBackbone`.
 
     Shape:
         - tokens: ``(B, T, D)``; with ``sequence_dim`` also events ``(B, S, C)`` and their mask ``(B, S)``
-        - output: ``(B, T, D)``
+        - output: ``(B, T, D)``, with ``dots`` beside features ``(B, T (T - 1))``
 
     Example:
         >>> import torch

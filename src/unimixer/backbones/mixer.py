@@ -6,11 +6,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from unimixer import ops
-from unimixer.backbones.base import StackBackbone, StackShape, nearest_multiple
-from unimixer.blocks import build_ffn, build_norm, build_stream, ffn_matrices, ffn_parameters, matched_hidden
+from unimixer.backbones.base import Output, StackBackbone, StackShape, nearest_multiple
+from unimixer.blocks import (
+    PairProducts,
+    build_ffn,
+    build_norm,
+    build_stream,
+    ffn_matrices,
+    ffn_parameters,
+    matched_hidden,
+)
 from unimixer.blocks.cross_attention import EventOptions
 from unimixer.blocks.ffn import FFNOptions
 from unimixer.blocks.residual import Block, ResidualOptions, count_norms
@@ -26,9 +35,15 @@ class MixerOptions(ResidualOptions, FFNOptions, StackShape):
 class StreamOptions(EventOptions, MixerOptions):
     """Options of a token mixer whose blocks may attend to events."""
 
+    dots: bool = False
+    """Send dot products of the tokens past the stack to the towers."""
+
 
 class MixerBackbone(StackBackbone):
-    """Base of token mixers: blocks of a mixing, an attention to events where there are any, and a per-token FFN.
+    r"""Base of token mixers: blocks of a mixing, an attention to events where there are any, and a per-token FFN.
+
+    With ``dots`` the dot products of all pairs of tokens that enter the stack, and of those that leave it, go past it
+    to the towers, divided by :math:`\sqrt{D}` (UniDot, arXiv:2608.16797, sends those of every layer).
 
     A subclass sets ``Options`` and gives :meth:`build_mixing` and :meth:`mixing_parameters`; one with another stack
     gives :meth:`build` and :meth:`forward`.
@@ -45,6 +60,8 @@ class MixerBackbone(StackBackbone):
         """Build the residual stream."""
         self.sequence_dim = options.sequence_dim
         blocks = [self.build_block(options) for _ in range(options.num_blocks)]
+        self.dots = PairProducts(self.num_tokens) if options.dots else None
+        self.bypass_dim = 0 if self.dots is None else 2 * self.dots.out_dim
         self.stack = build_stream(options.residual, blocks, self.token_dim, partial(build_norm, options.norm))
 
     def build_block(self, options: Any) -> Block:
@@ -62,12 +79,16 @@ class MixerBackbone(StackBackbone):
         hidden_dim = options.hidden(self.token_dim)
         return build_ffn(options.ffn, self.num_tokens, self.token_dim, hidden_dim, options.ffn_options)
 
-    def forward(self, tokens: Tensor, events: Tensor | None = None, event_mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, events: Tensor | None = None, event_mask: Tensor | None = None) -> Output:
         """Run the stack."""
         self.check_tokens(tokens)
         self.check_events(events, event_mask)
         output: Tensor = self.stack(ops.batch_last(tokens, self.widest), events, event_mask)
-        return ops.batch_first(output)
+        output = ops.batch_first(output)
+        if self.dots is None:
+            return output
+        products = torch.cat([self.dots(tokens), self.dots(output)], dim=1)
+        return output, products * self.token_dim**-0.5
 
     @classmethod
     def mixing_parameters(cls, options: Any) -> int:

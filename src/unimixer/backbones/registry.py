@@ -26,6 +26,7 @@ from unimixer.backbones.rankmixer import RankMixer
 from unimixer.backbones.token_mixer import TokenMixer
 from unimixer.backbones.tokenmixer_large import TokenMixerLarge
 from unimixer.backbones.transformer import Transformer
+from unimixer.backbones.unidot import UniDot
 from unimixer.backbones.unimixer import UniMixer, UniMixerLite
 from unimixer.backbones.wukong import Wukong
 from unimixer.errors import UnimixerError, unknown
@@ -52,6 +53,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "masknet": MaskNet,
     "autoint": AutoInt,
     "wukong": Wukong,
+    "unidot": UniDot,
     "dhen": DHEN,
     "rankelastor": RankElastor,
 }

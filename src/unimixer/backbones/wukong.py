@@ -101,6 +101,10 @@ class WukongOptions(FieldShape):
     num_compressed: int = 8
     attentive_dims: Sequence[int] = (64,)
 
+    def num_rows(self) -> list[int]:
+        """Rows that enter each layer."""
+        return [self.num_tokens, *[self.num_factorized + self.num_linear] * (self.num_layers - 1)]
+
 
 class Wukong(Recomputing, FieldBackbone):
     r"""A stack of factorization machines: layer l holds interactions of orders 1 to :math:`2^l`.
@@ -139,7 +143,7 @@ class Wukong(Recomputing, FieldBackbone):
     family: ClassVar[str] = "fm"
 
     def __init__(self, **options: Any) -> None:
-        chosen = WukongOptions(**options)
+        chosen = self.Options(**options)
         check_positive(num_tokens=chosen.num_tokens, token_dim=chosen.token_dim, num_layers=chosen.num_layers)
         check_positive(
             num_factorized=chosen.num_factorized, num_linear=chosen.num_linear, num_projections=chosen.num_projections
@@ -173,9 +177,7 @@ class Wukong(Recomputing, FieldBackbone):
             )
             return WukongLayer(block, n, chosen.token_dim, chosen.num_linear)
 
-        self.layers = nn.Sequential(
-            *(layer(chosen.num_tokens if index == 0 else rows) for index in range(chosen.num_layers))
-        )
+        self.layers = nn.Sequential(*map(layer, chosen.num_rows()))
         self.head = hidden_layers(pooled, chosen.head_dims, batch_norm=False, dropout=0.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -184,6 +186,10 @@ class Wukong(Recomputing, FieldBackbone):
         rows = tokens
         for layer in self.layers:
             rows = self.run(layer, rows)
+        return self.read_out(rows)
+
+    def read_out(self, rows: Tensor) -> Tensor:
+        """Pool the rows of the last layer and run the final network."""
         output: Tensor = self.head(rows.mean(1) if self.pooling == "mean" else rows.flatten(1))
         return output
 
@@ -193,7 +199,7 @@ class Wukong(Recomputing, FieldBackbone):
 
         :math:`n (n_F + n_L)` where rows change; "full" has k = n and no Y; "attentive" a network for Y instead of it.
         """
-        chosen = WukongOptions(**arguments)
+        chosen = cls.Options(**arguments)
         width, n_f, n_l = chosen.token_dim, chosen.num_factorized, chosen.num_linear
         rows, hidden = n_f + n_l, tuple(chosen.hidden_dims)
 
@@ -205,11 +211,10 @@ class Wukong(Recomputing, FieldBackbone):
                 projection = m * n + count_hidden(m * width, (*inner, n * k), batch_norm=False)
             network = count_hidden(n * k, (*hidden, n_f * width), batch_norm=False)
             residual = 0 if n == rows else rows * n
-            return projection + 2 * n * k + network + n_l * n + residual + 2 * width
+            return int(projection + 2 * n * k + network + n_l * n + residual + 2 * width)
 
         pooled = width if chosen.pooling == "mean" else rows * width
-        stack = layer(chosen.num_tokens) + (chosen.num_layers - 1) * layer(rows)
-        return stack + count_hidden(pooled, chosen.head_dims, batch_norm=False)
+        return sum(map(layer, chosen.num_rows())) + count_hidden(pooled, chosen.head_dims, batch_norm=False)
 
     @classmethod
     def dimensions(

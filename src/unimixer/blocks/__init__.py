@@ -16,6 +16,7 @@ from unimixer.blocks.moe.experts import PerTokenExperts, PerTokenRouter
 from unimixer.blocks.moe.relu import ReLUMoE
 from unimixer.blocks.moe.topk import TopKMoE
 from unimixer.blocks.norms import RMSNorm, build_norm
+from unimixer.blocks.pair_products import PairProducts
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
 from unimixer.blocks.recompute import Recomputing, recompute_activations
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
@@ -24,6 +25,7 @@ __all__ = [
     "Auxiliary",
     "CrossAttention",
     "MixRevert",
+    "PairProducts",
     "PerTokenExperts",
     "PerTokenFFN",
     "PerTokenLinear",

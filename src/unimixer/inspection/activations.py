@@ -89,7 +89,7 @@ def watch(backbone: Backbone) -> Iterator[list[Activation]]:
             activations.append(Activation(name, kind, value.detach().float()))
 
     def output_hook(place: str, kind: str) -> Any:
-        return lambda module, arguments, output: record(place, kind, output)
+        return lambda module, arguments, output: record(place, kind, output[0] if isinstance(output, tuple) else output)
 
     def weights_hook(place: str) -> Any:
         def hook(module: Unified, arguments: tuple[Tensor, ...]) -> None:

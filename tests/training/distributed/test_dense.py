@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "attention": {"backbone": "unimixer-lite", **ATTENTION},
     "attention, siamese": {"backbone": "unimixer-lite", **ATTENTION, "options": {"residual": "siamese"}},
     "auxiliary": {"backbone": "tokenmixer-large", "width": 8, "options": {"num_blocks": 4}},
+    "dots": {"backbone": "rankmixer", "width": 8, "options": {"dots": True}},
     "mixture": {"backbone": "rankmixer", "width": 8, "options": {"ffn": "relu-moe"}},
     "top-k mixture": {"backbone": "rankmixer", "width": 16, "options": {"ffn": "topk-moe"}},
     "recomputed": {"backbone": "unimixer-lite", "width": 8, "recompute": True, "options": {"num_blocks": 3}},
