@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from unimixer.data.dataset import Dataset
+from unimixer.data.describe import describe_dataset
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -132,3 +133,8 @@ def test_a_world_that_is_narrow_or_drifts_cannot_be_a_stream() -> None:
     for options in ({"rows": 1_000}, {**OPTIONS, "drift": 0.5}):
         with pytest.raises(UnimixerError, match="stream=true needs a wide world without drift"):
             load(**options, stream=True)
+
+
+def test_a_description_says_that_the_dataset_is_a_stream(dataset: Dataset, toy_dataset: Dataset) -> None:
+    assert describe_dataset(dataset)["stream"]
+    assert not describe_dataset(toy_dataset)["stream"]
