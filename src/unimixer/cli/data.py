@@ -114,6 +114,8 @@ def describe(
     def show() -> None:
         print(f"{facts['name']}  (content {facts['hash']})")
         _show_splits(facts)
+        if facts["stream"]:
+            print("stream: training draws rows without end; the training part here has only fitted the vocabularies")
         for match in dataset.matches:
             print(match)
         table("fields", list(FIELDS), [[field[key] for key in FIELDS.values()] for field in facts["fields"]], left=5)

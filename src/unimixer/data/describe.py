@@ -11,6 +11,7 @@ import numpy as np
 from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.raw.times import zone
 from unimixer.data.schema import SPLITS
+from unimixer.data.stream import is_stream
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import auc
 
@@ -24,6 +25,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.manifest["name"],
         "hash": dataset.hash,
         "origin": dataset.manifest["origin"],
+        "stream": is_stream(dataset),
         "labels": list(schema.label_names),
         "splits": [
             {

@@ -15,6 +15,7 @@ import torch
 from unimixer.backbones.registry import backbone_class
 from unimixer.data.dataset import Dataset
 from unimixer.data.schema import SPLITS
+from unimixer.data.stream import epoch_rows
 from unimixer.errors import UnimixerError
 from unimixer.experiments.datasets import DatasetRef
 from unimixer.experiments.lr_search import Rates
@@ -201,6 +202,7 @@ def build_case(
     spec = with_tasks(spec, tuple(recipe.tasks))
     with torch.device("meta"):
         ranker = build_ranker(recipe.model, spec)
+    training = recipe.training
     return Case(
         dataset=ref,
         variant=variant.label,
@@ -214,7 +216,7 @@ def build_case(
         dense_params=count_dense(ranker),
         table_params=sum(parameter.numel() for parameter in table_parameters(ranker)),
         flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=width),
-        train_rows=dataset.summary("train").rows,
+        train_rows=epoch_rows(dataset, training.max_steps, training.batch_size * training.gradient_accumulation_steps),
         held_out_rows=dataset.summary("validation").rows + dataset.summary("test").rows,
         searches_mixing=recipe.optimizer.mixing_lr is None and bool(mixing_parameters(ranker)),
     )

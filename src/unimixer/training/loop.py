@@ -15,7 +15,7 @@ import torch
 from unimixer.blocks import pop_statistics
 from unimixer.data.dataset import Dataset
 from unimixer.data.describe import best_reachable
-from unimixer.data.loader import Loader
+from unimixer.data.stream import training_loader
 from unimixer.environment import keep_freed_memory
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
@@ -76,9 +76,10 @@ class Trainer:
         strategy.place(self.model, self.recipe, self._warm_start(start_from), self.device)
         self.model.train()
         shards = self.recipe.distributed.data_shards or processes.size
-        self.loader = Loader(
+        self.loader = training_loader(
             dataset,
-            "train",
+            max_steps=config.max_steps,
+            step_batches=config.gradient_accumulation_steps,
             batch_size=config.batch_size,
             shuffle=True,
             seed=config.seed,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.schema import SPLITS
+from unimixer.data.stream import check_steps
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
@@ -51,6 +52,7 @@ def train(
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
     _check_monitor(recipe, dataset)
+    check_steps(dataset, recipe.training.max_steps)
     facts, lines = None, list[str]()
     if source is not None:
         recipe = with_field_order_of(source, recipe, dataset.transform)

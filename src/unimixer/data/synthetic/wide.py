@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator as Iteration
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -160,7 +161,7 @@ class WideWorld:
     def impressions(self) -> Iterator[dict[str, Tensor]]:
         """Start a pass over the log in the order of time, in blocks of :data:`BLOCK_ROWS` rows."""
         blocks = range(-(-self.config.num_rows // BLOCK_ROWS))
-        for number, block in zip(blocks, in_threads(self.block, blocks), strict=True):
+        for number, block in zip(blocks, in_threads(self.block, blocks, torch.get_num_threads()), strict=True):
             rows = self.config.num_rows - number * BLOCK_ROWS
             yield {name: column[:rows] for name, column in block.items()}
 
@@ -214,9 +215,8 @@ class WideWorld:
         return {f"{domain}_id": torch.arange(columns.shape[1]), **dict(zip(names, columns, strict=True))}
 
 
-def in_threads(function: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item]:
-    """Yield the function's values in order, worked out ahead by as many threads as torch has."""
-    threads = torch.get_num_threads()
+def in_threads(function: Callable[[int], Item], numbers: Iterable[int], threads: int) -> Iteration[Item, None, None]:
+    """Yield the function's values in order; threads work them out ahead."""
     with ThreadPoolExecutor(threads, thread_name_prefix="unimixer-world") as pool:
         ahead: deque[Future[Item]] = deque()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,21 @@ RARE = Vocabulary(min_count=2)
 """A value that is seen once trains the out-of-vocabulary row, which new users and items will need."""
 
 
-def load(raw: Path | None = None, *, device: str = "cpu", soft_labels: bool = False, **options: Any) -> RawTables:
+def load(
+    raw: Path | None = None,
+    *,
+    device: str = "cpu",
+    soft_labels: bool = False,
+    stream: bool = False,
+    **options: Any,
+) -> RawTables:
     """Draw a world; nothing is read, and memory does not grow with the rows.
 
     Args:
         raw: must be None.
         device: where the impressions are drawn.
         soft_labels: the true probabilities are labels too, soft ones.
+        stream: training draws rows without end; the training part that is written only fits the vocabularies.
         options: fields of :class:`~unimixer.data.synthetic.WorldConfig`, with or without ``num_``. Equal options give
             equal worlds and, on equal devices, equal impressions.
 
@@ -59,10 +67,17 @@ def load(raw: Path | None = None, *, device: str = "cpu", soft_labels: bool = Fa
     known = {name.removeprefix("num_"): name for name in names} | {name: name for name in names}
     for name in options:
         if name not in known:
-            raise UnimixerError(f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device', 'soft_labels'])}")
-    if not isinstance(soft_labels, bool):
-        raise UnimixerError(f"synthetic: soft_labels={soft_labels!r} must be true or false")
+            raise UnimixerError(
+                f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device', 'soft_labels', 'stream'])}"
+            )
+    for name, value in {"soft_labels": soft_labels, "stream": stream}.items():
+        if not isinstance(value, bool):
+            raise UnimixerError(f"synthetic: {name}={value!r} must be true or false")
     config = WorldConfig(**{known[name]: value for name, value in options.items()})
+    if stream and (config.num_fields is None or config.total_drift):
+        raise UnimixerError(
+            "synthetic: stream=true needs a wide world without drift; give fields=64, say, and no drift"
+        )
     world = draw_world(config, device)
     source = f"synthetic world (difficulty {config.difficulty}, seed {config.seed})"
     users = _frame(world.users())
@@ -74,17 +89,18 @@ def load(raw: Path | None = None, *, device: str = "cpu", soft_labels: bool = Fa
         ),
         items=Chunk(_frame(world.items()), f"{source}, items"),
         num_rows=config.num_rows,
-        facts={} if isinstance(world, World) else {"world": truth(world)},
+        facts={} if isinstance(world, World) else facts(world, stream=stream),
     )
 
 
-def truth(world: WideWorld) -> dict[str, Any]:
-    """Return what is true of a wide world, for the manifest: its groups of fields, and what interacts."""
-    return {
+def facts(world: WideWorld, *, stream: bool = False) -> dict[str, Any]:
+    """Return what the manifest keeps of a wide world: groups, interactions, and the settings of a stream."""
+    truth = {
         "groups": [list(names) for names in world.groups],
         "interacting_groups": [list(pair) for pair in world.interacting_groups],
         "interactions": [list(names) for names in world.interactions],
     }
+    return {"world": truth} | ({"stream": asdict(world.config)} if stream else {})
 
 
 def synthetic_schema(config: WorldConfig, *, soft_labels: bool = False) -> Schema:
