@@ -76,6 +76,24 @@ def test_interactions_of_tokens_and_of_fields_are_in_the_table_and_in_json(cli: 
     assert cli(*arguments, "--overwrite", "--interaction-rows", "0", "--json").json["interactions"] is None
 
 
+def test_groups_of_a_known_world_are_compared_with_the_truth(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.recipe.store, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    groups = [["user_id", "age"], ["item_id", "category"], ["tab"], ["hour", "position"], ["words"]]
+    manifest["world"] = {"groups": groups, "interacting_groups": [[0, 1], [2, 4]]}
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    arguments = ("inspect", toy_run.folder, "--data", "data", "--out", "look", "--rows", "50")
+    found = cli(*arguments, "--json").json["interactions"]
+    assert (found["by"], found["truth"]) == ("groups", [[0, 1], [2, 4]])
+    assert [part["name"] for part in found["parts"]] == [", ".join(group) for group in groups]
+    assert set(found["recovery"]) == {"model", "matrices"}
+    assert all(0 <= recovery["auc"] <= 1 for recovery in found["recovery"].values())
+    assert found["recovery"]["model"]["chance"] == 0.2
+    done = cli(*arguments, "--overwrite")
+    assert "interactions in the model against the true pairs: AUC" in done.out
+    assert "truly interact" in done.out
+
+
 def test_what_is_there_is_replaced_only_if_asked_and_other_files_stay(
     cli: Cli, toy_run: RunFolder, attention_run: RunFolder, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ from unimixer.training.train import WARM_UP
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.05)
 ROWS = 2_048
-INTERACTION_ROWS = 256
+INTERACTION_ROWS = 128
 BATCH_ROWS = 256
 
 

@@ -45,10 +45,10 @@ class KnownGroups:
 
 def known_groups(dataset: Dataset) -> KnownGroups | None:
     """Read the groups that a synthetic world wrote into the manifest of its dataset; None for other data."""
-    found = dataset.manifest.get("interacting_groups")
-    if found is None:
+    world = dataset.manifest.get("world", {})
+    if not world.get("interacting_groups"):
         return None
-    return KnownGroups(list(found["groups"]), [(int(first), int(second)) for first, second in found["pairs"]])
+    return KnownGroups(world["groups"], [(first, second) for first, second in world["interacting_groups"]])
 
 
 def input_parts(model: Ranker, by: str, groups: Sequence[Sequence[str]] | None = None) -> list[Part]:
