@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--dense", type=float, default=1e8, help="dense parameters")
     parser.add_argument("--form", choices=("ddp", "fsdp"), default="ddp", help="distributed.dense of the recipe")
-    given = parser.parse_args()
-    model(given.batch, given.fields, given.width, given.dense, given.form)
+    arguments = parser.parse_args()
+    model(arguments.batch, arguments.fields, arguments.width, arguments.dense, arguments.form)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def equality(folder: Path, rows: int, form: str) -> None:
     dataset = make_dataset(folder, rows)
     first = {**RECIPE, "dataset": str(dataset), "training": {**RECIPE["training"], "max_steps": 1}}
     child_train(first, folder / "start")
-    found = []
+    measured = []
     for name, rule in RULES.items():
         distributed = {**RECIPE["distributed"], "dense": form}
         values = {**RECIPE, "dataset": str(dataset), "optimizer": rule, "distributed": distributed}
@@ -90,9 +90,9 @@ def equality(folder: Path, rows: int, form: str) -> None:
             curve = max(abs(a - b) for a, b in zip(one, losses(runs[processes]), strict=True))
             moved = max(float((weights[n] - other[n]).abs().max()) for n in weights if weights[n].numel())
             aucs = [result(runs[n])["test"]["click"]["auc"] for n in (1, processes)]
-            found.append([name, processes, len(one), f"{curve:.1e}", f"{moved:.1e}", *(f"{a:.7f}" for a in aucs)])
+            measured.append([name, processes, len(one), f"{curve:.1e}", f"{moved:.1e}", *(f"{a:.7f}" for a in aucs)])
     columns = ["optimizers", "processes", "steps", "loss, largest difference", "weights, largest difference"]
-    table([*columns, "test AUC of one", "of several"], found)
+    table([*columns, "test AUC of one", "of several"], measured)
 
 
 def child_train(values: dict[str, Any], run: Path, start: Path | None = None) -> None:
@@ -116,15 +116,15 @@ def result(run: Path) -> dict[str, Any]:
 
 def memory(rows: int, width: int) -> None:
     """Resident memory of every rank that trains one large table."""
-    found = []
+    measured = []
     for processes in (1, 2):
         for line in torchrun(processes, "child-memory", str(rows), str(width)).splitlines():
             values = json.loads(line)
-            found.append([processes, *(values[k] for k in ("rank", "owned", "before", "after", "grown", "step"))])
-    found.sort()
+            measured.append([processes, *(values[k] for k in ("rank", "owned", "before", "after", "grown", "step"))])
+    measured.sort()
     print(f"table of {rows:,} rows x {width}, row-wise Adagrad: {rows * (width + 1) * 4 / 1e9:.2f} GB in all\n")
     columns = ["processes", "rank", "rows owned", "GB before the table", "GB in training", "GB grown by", "ms a step"]
-    table(columns, found)
+    table(columns, measured)
 
 
 def child_memory(rows: int, width: int) -> None:
@@ -192,17 +192,17 @@ def resident() -> float:
 
 def dense(parameters: int, rows: int) -> None:
     """Resident memory of every rank that trains a wide backbone, whose dense parameters are alike or cut."""
-    found = []
+    measured = []
     for form in ("ddp", "fsdp"):
         for line in torchrun(2, "child-dense", form, str(parameters), str(rows)).splitlines():
             values = json.loads(line)
-            found.append(
+            measured.append(
                 [f"`{form}`", *(values[k] for k in ("rank", "held", "before", "after", "grown", "most", "step"))]
             )
-    found.sort()
+    measured.sort()
     print(f"unimixer-lite of about {parameters:,} dense parameters, Adam, 2 processes, {rows} rows a process\n")
     columns = ["dense", "rank", "parameters held", "GB before the model", "GB in training", "GB grown by", "GB at most"]
-    table([*columns, "ms a step"], found)
+    table([*columns, "ms a step"], measured)
 
 
 def child_dense(form: str, parameters: int, rows: int) -> None:
@@ -261,18 +261,18 @@ def give_back() -> None:
 def step(folder: Path, rows: int) -> None:
     """What an exchange costs: two processes that train together beside two that train at the same time, each alone."""
     dataset = make_dataset(folder, rows)
-    found = []
+    measured = []
     for batch_size in (512, 2048, 8192):
         alone = steps_of(dataset, folder / f"{batch_size}-alone", batch_size, together=False)
         both = steps_of(dataset, folder / f"{batch_size}-both", batch_size, together=True)
-        found.append(
+        measured.append(
             [
                 *(batch_size, f"{alone * 1e3:.1f}", f"{both * 1e3:.1f}", f"{(both - alone) / both:.0%}"),
                 *(f"{2 * batch_size / both:,.0f}", f"{batch_size / alone:,.0f}"),
             ]
         )
     columns = ["rows a process", "ms a step, apart", "ms a step, together", "share of exchanges"]
-    table([*columns, "samples/s of two", "of one"], found)
+    table([*columns, "samples/s of two", "of one"], measured)
 
 
 def steps_of(dataset: Path, run: Path, batch_size: int, *, together: bool) -> float:
@@ -317,26 +317,26 @@ def main() -> None:
     verb.add_argument("--parameters", type=int, default=60_000_000)
     verb.add_argument("--rows", type=int, default=64, help="rows a process")
     for name, count in (("child-train", 3), ("child-memory", 2), ("child-dense", 3), ("child-step", 2)):
-        verbs.add_parser(name).add_argument("given", nargs=count)
-    given = parser.parse_args()
-    if given.verb == "child-train":
-        child_train(json.loads(given.given[0]), Path(given.given[1]), Path(given.given[2]))
-    elif given.verb == "child-memory":
-        child_memory(*map(int, given.given))
-    elif given.verb == "child-step":
-        child_step(json.loads(given.given[0]), Path(given.given[1]))
-    elif given.verb == "child-dense":
-        child_dense(given.given[0], *map(int, given.given[1:]))
-    elif given.verb == "dense":
-        dense(given.parameters, given.rows)
-    elif given.verb == "memory":
-        memory(given.rows, given.width)
+        verbs.add_parser(name).add_argument("values", nargs=count)
+    arguments = parser.parse_args()
+    if arguments.verb == "child-train":
+        child_train(json.loads(arguments.values[0]), Path(arguments.values[1]), Path(arguments.values[2]))
+    elif arguments.verb == "child-memory":
+        child_memory(*map(int, arguments.values))
+    elif arguments.verb == "child-step":
+        child_step(json.loads(arguments.values[0]), Path(arguments.values[1]))
+    elif arguments.verb == "child-dense":
+        child_dense(arguments.values[0], *map(int, arguments.values[1:]))
+    elif arguments.verb == "dense":
+        dense(arguments.parameters, arguments.rows)
+    elif arguments.verb == "memory":
+        memory(arguments.rows, arguments.width)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            if given.verb == "equality":
-                equality(Path(folder), given.rows, given.form)
+            if arguments.verb == "equality":
+                equality(Path(folder), arguments.rows, arguments.form)
             else:
-                step(Path(folder), given.rows)
+                step(Path(folder), arguments.rows)
 
 
 if __name__ == "__main__":

@@ -125,18 +125,18 @@ def dense(model: Ranker, batch: Batch) -> Callable[[], object]:
     return run
 
 
-def picture(found: dict[str, dict[str, float]], path: Path) -> None:
+def picture(steps: dict[str, dict[str, float]], path: Path) -> None:
     """Parts of a step as bars, a row a combination."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 0.6 * len(found) + 1.6), layout="constrained")
-    left = [0.0] * len(found)
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 * len(steps) + 1.6), layout="constrained")
+    left = [0.0] * len(steps)
     for name, colour in zip(PARTS, ("#e49b3f", "#3b6fb6", "#9aa3ad", "#5aa469"), strict=True):
-        widths = [values[name] / sum(values[part] for part in PARTS) * 100 for values in found.values()]
-        bars = axes.barh(list(found), widths, left=left, color=colour, label=name)
+        widths = [values[name] / sum(values[part] for part in PARTS) * 100 for values in steps.values()]
+        bars = axes.barh(list(steps), widths, left=left, color=colour, label=name)
         axes.bar_label(
             bars, [f"{width:.0f}%" if width >= 4 else "" for width in widths], label_type="center", color="w"
         )
@@ -173,13 +173,13 @@ def main() -> None:
                 result = trained(recipes[key], Path(temporary) / f"{key[0]}-{key[1]}-{turn}")
                 product = (before + matmul_rate(seconds=0.3)) / 2
                 speeds[key].append((result["samples_per_second"], product, result["data_wait"]))
-    rows, found = [], {}
+    rows, steps = [], {}
     for (model, batch), values in speeds.items():
         recipe = recipes[model, batch]
         with torch.device("meta"):
             params = count_dense(build_ranker(recipe.model, with_tasks(dataset.transform.spec, tuple(recipe.tasks))))
         shares = [6 * params * speed / product for speed, product, _ in values]
-        found[f"{model}, {batch}"] = step = parts(dataset, recipe)
+        steps[f"{model}, {batch}"] = step = parts(dataset, recipe)
         side = sum(step[part] for part in SIDE) / sum(step[part] for part in PARTS)
         speed = [value[0] for value in values]
         rows.append(
@@ -191,10 +191,10 @@ def main() -> None:
         )
     print(f"{cpu_model()}, {arguments.threads} threads, torch {version('torch')}, {arguments.precision}\n")
     heads = ["model", "batch", "dense", "samples/s", "range", "sgemm, GFLOP/s", "6 N samples/s over sgemm"]
-    heads += ["not the model", "waiting", *(f"{part}, ms" for part in next(iter(found.values())))]
+    heads += ["not the model", "waiting", *(f"{part}, ms" for part in next(iter(steps.values())))]
     print(markdown(heads, rows, left=1))
     if arguments.picture:
-        picture(found, arguments.picture)
+        picture(steps, arguments.picture)
         print(f"\n{arguments.picture}")
 
 

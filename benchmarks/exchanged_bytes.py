@@ -66,7 +66,7 @@ def child(values: dict[str, Any], run: Path) -> None:
 
 
 def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
-    dataset, found = make_dataset(folder, rows), []
+    dataset, measured = make_dataset(folder, rows), []
     width = RECIPE["model"]["embedding_dim"]
     for size in batch_sizes:
         training = {**RECIPE["training"], "batch_size": 2 * size, "max_steps": LAST + 1, "eval_interval": LAST + 1}
@@ -78,8 +78,8 @@ def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
         both = sum(rank["lookups"] for rank in said)
         computed = both / 2 * (2 * width * 4 + 8) + 2 * said[0]["dense"] * 4
         row = [size, f"{both / 2 / size:.0f}", f"{said[0]['dense']:,}", f"{counted / 1e6:.2f}", f"{computed / 1e6:.2f}"]
-        found.append([*row, f"{counted / computed:.2f}"])
-    table(COLUMNS, found)
+        measured.append([*row, f"{counted / computed:.2f}"])
+    table(COLUMNS, measured)
 
 
 def main() -> None:
@@ -87,9 +87,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=150_000)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("child", nargs="*", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        child(json.loads(given.child[1]), Path(given.child[2]))
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(json.loads(arguments.child[1]), Path(arguments.child[2]))
     elif INSIDE not in os.environ:
         if not (shutil.which("unshare") and shutil.which("ip")):
             raise SystemExit("needs unshare (util-linux) and ip (iproute2), so that nothing else is counted")
@@ -97,7 +97,7 @@ def main() -> None:
         sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder), given.rows, given.batch_sizes)
+            measure(Path(folder), arguments.rows, arguments.batch_sizes)
 
 
 if __name__ == "__main__":

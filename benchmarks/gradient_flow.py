@@ -35,10 +35,10 @@ FIRST = 10
 
 
 def parts(model: Ranker) -> dict[str, list[Constrained]]:
-    found = [part for part in model.modules() if isinstance(part, Constrained)]
+    matrices = [part for part in model.modules() if isinstance(part, Constrained)]
     return {
-        "between": [part for part in found if isinstance(part, Global)],
-        "inside": [part for part in found if not isinstance(part, Global)],
+        "between": [part for part in matrices if isinstance(part, Global)],
+        "inside": [part for part in matrices if not isinstance(part, Global)],
     }
 
 
@@ -47,8 +47,8 @@ def matrices(group: list[Constrained]) -> list[torch.Tensor]:
         return [part.matrices().detach().clone() for part in group]
 
 
-def sharpness(found: list[torch.Tensor]) -> float:
-    return fmean(matrix.amax(-1).mean().item() for matrix in found)
+def sharpness(matrices: list[torch.Tensor]) -> float:
+    return fmean(matrix.amax(-1).mean().item() for matrix in matrices)
 
 
 def moved(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:

@@ -20,12 +20,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
-    found = defaultdict(list)
+    metrics = defaultdict(list)
     for run in finished_runs(arguments.folders):
         for task, values in evaluate_run(run.folder, "validation+test").items():
-            found[run.recipe.name, task].append(values)
+            metrics[run.recipe.name, task].append(values)
     rows = []
-    for (recipe, task), seeds in sorted(found.items()):
+    for (recipe, task), seeds in sorted(metrics.items()):
         uauc = [v.uauc for v in seeds if v.uauc is not None]
         rows.append([recipe, task, len(seeds), spread([v.auc for v in seeds]), spread(uauc)])
     print(markdown(COLUMNS, rows, left=2))

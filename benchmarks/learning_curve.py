@@ -80,7 +80,7 @@ def main() -> None:
             points = []
             for share in arguments.shares:
                 steps = max(1, round(whole * share))
-                found: dict[str, list[float]] = {"validation": [], "test": []}
+                by_split: dict[str, list[float]] = {"validation": [], "test": []}
                 for seed in range(arguments.seeds):
                     folder = arguments.out / f"{number}-{variant.backbone}-{steps}-seed{seed}"
                     run = RunFolder(folder) if (folder / "config.yaml").exists() else None
@@ -88,13 +88,13 @@ def main() -> None:
                         values = recipe_of(variant, dataset.folder, arguments, steps, seed)
                         run = train(values, folder=folder, quiet=True)
                     assert run.result is not None
-                    for split, values in found.items():
+                    for split, values in by_split.items():
                         values.append(run.result[split][arguments.task]["auc"])
                     advance(1)
                 rows = min(steps * BATCH, dataset.summary("train").rows)
-                aucs = found["validation"]
+                aucs = by_split["validation"]
                 points.append((rows, fmean(aucs), min(aucs), max(aucs)))
-                lines.append([variant.label, f"{rows:,}", *(spread(values) for values in found.values())])
+                lines.append([variant.label, f"{rows:,}", *(spread(values) for values in by_split.values())])
             curves[variant.label] = points
     print(markdown(("model", "training rows", "validation AUC", "test AUC"), lines, left=1))
     draw(curves, arguments.out / "learning_curve.png", arguments.task)

@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases: list[tuple[int | None, str]] = [(None, "every id has a row")]
     cases += [(rows, policy) for rows in arguments.rows for policy in POLICIES]
-    found = []
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (rows, policy) in enumerate(cases):
             runs = []
@@ -62,8 +62,8 @@ def main() -> None:
                 runs.append(facts(RunFolder(run.folder), arguments.table))
             auc, hits, evicted = (list(values) for values in zip(*runs, strict=True))
             mean = sum(evicted) / len(evicted)
-            found.append(["all" if rows is None else rows, policy, spread(auc), f"{hits[0]:.0%}", f"{mean:,.0f}"])
-    print(markdown(COLUMNS, found, left=2))
+            lines.append(["all" if rows is None else rows, policy, spread(auc), f"{hits[0]:.0%}", f"{mean:,.0f}"])
+    print(markdown(COLUMNS, lines, left=2))
 
 
 if __name__ == "__main__":

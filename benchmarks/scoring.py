@@ -81,31 +81,31 @@ def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: 
         with torch.inference_mode():
             return graph(*tensors)[1].numpy()
 
-    found: dict[str, list[Callable[[], np.ndarray]]] = {
+    calls_of: dict[str, list[Callable[[], np.ndarray]]] = {
         "eager": [partial(plain, request.batch()) for request in requests],
         "eager once": [partial(once, feed(graph.inputs, request)) for request in requests],
     }
     for form, opened in bundles.items():
-        found[form] = [partial(opened.score, request) for request in requests]
-    return {way: found[way] for way in ways}
+        calls_of[form] = [partial(opened.score, request) for request in requests]
+    return {way: calls_of[way] for way in ways}
 
 
-def compare(found: dict[str, list]) -> None:
+def compare(calls_of: dict[str, list]) -> None:
     """Raise where a way gives other scores than the first."""
-    first = next(iter(found))
-    for way, calls in found.items():
-        pairs = zip(calls, found[first], strict=True)
+    first = next(iter(calls_of))
+    for way, calls in calls_of.items():
+        pairs = zip(calls, calls_of[first], strict=True)
         worst = max(float(np.abs(call() - reference()).max()) for call, reference in pairs)
         if worst > TOLERANCE:
             raise SystemExit(f"{way} differs from {first} by {worst:.1e}: no time is reported for wrong scores")
 
 
-def measure(found: dict[str, list], repeats: int, warmup: int) -> dict[str, np.ndarray]:
+def measure(calls_of: dict[str, list], repeats: int, warmup: int) -> dict[str, np.ndarray]:
     """Milliseconds of every call that counts, the ways in turns."""
-    times: dict[str, list[float]] = {way: [] for way in found}
+    times: dict[str, list[float]] = {way: [] for way in calls_of}
     counted = TURN - UNCOUNTED
     for turn in range(-(-warmup // TURN) + -(-repeats // counted)):
-        for way, calls in found.items():
+        for way, calls in calls_of.items():
             for number in range(TURN):
                 call = calls[(turn * TURN + number) % len(calls)]
                 start = time.perf_counter()
@@ -134,9 +134,9 @@ def main() -> None:
         for params in arguments.params:
             run = trained(params, Path(name), arguments.encoder, arguments.sequences)
             torch.set_num_threads(arguments.threads)
-            found = scorers(run, Path(name), ways, arguments.candidates, arguments.threads)
-            compare(found)
-            times = measure(found, arguments.repeats, arguments.warmup)
+            calls_of = scorers(run, Path(name), ways, arguments.candidates, arguments.threads)
+            compare(calls_of)
+            times = measure(calls_of, arguments.repeats, arguments.warmup)
             base = float(np.median(times["eager"]))
             for way, values in times.items():
                 middle, tail = np.percentile(values, [50, 99])

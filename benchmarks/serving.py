@@ -39,8 +39,8 @@ SHARE = 0.7
 
 def calls(bodies: Path, count: int) -> list[RankCall]:
     now = int(time.time() * 1000)
-    found = [json.loads(line) for line in bodies.read_text().splitlines()[:count]]
-    return [RankCall(body["user"], body["items"], body["context"], now=now) for body in found]
+    calls = [json.loads(line) for line in bodies.read_text().splitlines()[:count]]
+    return [RankCall(body["user"], body["items"], body["context"], now=now) for body in calls]
 
 
 def scorer(
@@ -63,7 +63,7 @@ def scorer(
     }
     compare(ways)
     times = take_turns({**ways, "encode": [partial(encoder.encode, call) for call in asked]}, arguments.repeat, 20)
-    return {name: tuple(np.percentile(found, [50, 99]).tolist()) for name, found in times.items()}
+    return {name: tuple(np.percentile(seconds, [50, 99]).tolist()) for name, seconds in times.items()}
 
 
 def server(work: Work, bundle: Path, bodies: Path, arguments: argparse.Namespace, rate: float) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def server(work: Work, bundle: Path, bodies: Path, arguments: argparse.Namespace
         with Server(work, bundle, options) as running:
             running.ask(bodies, count=400)  # every user and item once: caches are warm, as after some minutes
             count = int(rate * arguments.seconds)
-            found = running.ask(bodies, count=count, rate=rate, warm=min(50, count // 4))
-            found["code"] = running.stop()
-    return found
+            summary = running.ask(bodies, count=count, rate=rate, warm=min(50, count // 4))
+            summary["code"] = running.stop()
+    return summary
 
 
 def main() -> None:

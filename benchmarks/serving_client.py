@@ -38,8 +38,8 @@ class Asked:
 
     def timing(self, name: bytes) -> float:
         """Milliseconds of a stage, as the server tells them."""
-        _, found, rest = self.head.partition(name + b";dur=")
-        return float(rest.split(b"\r\n", 1)[0].split(b",", 1)[0]) if found else math.nan
+        _, mark, rest = self.head.partition(name + b";dur=")
+        return float(rest.split(b"\r\n", 1)[0].split(b",", 1)[0]) if mark else math.nan
 
 
 class Connection(asyncio.Protocol):
@@ -64,8 +64,8 @@ class Connection(asyncio.Protocol):
             return
         if self.missing < 0:
             self.data += data
-            head, found, body = self.data.partition(b"\r\n\r\n")
-            if not found:
+            head, separator, body = self.data.partition(b"\r\n\r\n")
+            if not separator:
                 return
             asked.status, asked.head = int(head[9:12]), head
             length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
@@ -95,7 +95,7 @@ class Load:
         self.port, self.most, self.open = port, most, 0
         self.idle: list[Connection] = []
         self.waiting: deque[tuple[Asked, bytes]] = deque()
-        self.found: list[Asked] = []
+        self.ended: list[Asked] = []
         self.changed = asyncio.Event()
 
     async def ask(self, asked: Asked, request: bytes) -> None:
@@ -113,7 +113,7 @@ class Load:
 
     def answered(self, connection: Connection, asked: Asked) -> None:
         asked.ended = time.perf_counter()
-        self.found.append(asked)
+        self.ended.append(asked)
         if self.waiting:
             connection.ask(*self.waiting.popleft())
         else:
@@ -126,12 +126,12 @@ class Load:
             self.idle.remove(connection)
         if asked is not None:
             asked.ended = time.perf_counter()
-            self.found.append(asked)
+            self.ended.append(asked)
         self.changed.set()
 
     async def until(self, answers: int) -> None:
         """Wait until so many requests have ended."""
-        while len(self.found) < answers:
+        while len(self.ended) < answers:
             self.changed.clear()
             await self.changed.wait()
 
@@ -164,7 +164,7 @@ async def run(arguments: argparse.Namespace) -> tuple[list[Asked], list[Asked], 
     seconds = time.perf_counter() - started
     if probing is not None:
         probing.cancel()
-    return load.found, live.found, seconds
+    return load.ended, live.ended, seconds
 
 
 async def probe(live: Load, every: float) -> None:
@@ -176,28 +176,28 @@ async def probe(live: Load, every: float) -> None:
         await live.ask(Asked(number, due), PROBE)
 
 
-def summary(found: list[Asked], live: list[Asked], seconds: float, warm: int) -> dict[str, Any]:
+def summary(requests: list[Asked], live: list[Asked], seconds: float, warm: int) -> dict[str, Any]:
     """Percentiles of what was answered with scores, without the first ``warm`` requests."""
-    good = [row for row in found if row.status == 200 and row.number >= warm]
+    good = [row for row in requests if row.status == 200 and row.number >= warm]
     times = {
         "due": np.asarray([(row.ended - row.due) * 1e3 for row in good]),
         "ms": np.asarray([(row.ended - row.sent) * 1e3 for row in good]),
         "score": np.asarray([row.timing(b"score") for row in good]),
         "encode": np.asarray([row.timing(b"encode") for row in good]),
-        "refused": np.asarray([(row.ended - row.due) * 1e3 for row in found if row.status == 429]),
+        "refused": np.asarray([(row.ended - row.due) * 1e3 for row in requests if row.status == 429]),
         "live": np.asarray([(row.ended - row.due) * 1e3 for row in live if row.status == 200]),
     }
     times["overhead"] = times["ms"] - times["score"]
     cut = {f"{n}_{q}": round(float(np.percentile(v, q)), 3) for n, v in times.items() if len(v) for q in (50, 99)}
     return {
-        "answers": len(found),
+        "answers": len(requests),
         "seconds": round(seconds, 3),
-        "accepted_per_s": round(len([row for row in found if row.status == 200]) / seconds, 2),
-        "statuses": dict(Counter(str(row.status) for row in found)),
+        "accepted_per_s": round(len([row for row in requests if row.status == 200]) / seconds, 2),
+        "statuses": dict(Counter(str(row.status) for row in requests)),
         "live_failed": sum(row.status != 200 for row in live),
         "versions": sorted({row.version.decode() for row in good}),
         **cut,
-        "client_cpu_ms": round(time.process_time() / max(1, len(found)) * 1e3, 3),
+        "client_cpu_ms": round(time.process_time() / max(1, len(requests)) * 1e3, 3),
     }
 
 
@@ -214,8 +214,8 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=0, help="first requests that are not counted")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for the last answers")
     arguments = parser.parse_args()
-    found, live, seconds = uvloop.run(run(arguments))
-    print(json.dumps(summary(found, live, seconds, arguments.warm)))
+    requests, live, seconds = uvloop.run(run(arguments))
+    print(json.dumps(summary(requests, live, seconds, arguments.warm)))
 
 
 if __name__ == "__main__":

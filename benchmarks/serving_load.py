@@ -61,7 +61,7 @@ class Side:
         self.work = Work(folder, root=root, backbone=arguments.backbone, rows=arguments.rows)
         _, self.bundle = self.work.bundle(arguments.params)
         self.bodies = self.work.bodies(self.bundle, folder / "bodies.jsonl", candidates=arguments.candidates)
-        self.found: list[dict[str, float]] = []
+        self.rounds: list[dict[str, float]] = []
 
     def start(self, stages: Path | None = None) -> Server:
         log = tempfile.mkdtemp(dir=self.folder, prefix="log-")
@@ -83,7 +83,7 @@ class Side:
         rate = OVERLOAD * full["accepted_per_s"]
         over = server.ask(self.bodies, seconds=asked.seconds, rate=rate, connections=256, probe=0.01)
         _check(over, {"200", "429"})
-        self.found.append(
+        self.rounds.append(
             {
                 "accepted_per_s": full["accepted_per_s"],
                 "cpu_ms": used / full["answers"] * 1e3,
@@ -98,10 +98,10 @@ class Side:
                 "client_ms": full["client_cpu_ms"],
             }
         )
-        print(self.name, json.dumps({key: round(value, 3) for key, value in self.found[-1].items()}), flush=True)
+        print(self.name, json.dumps({key: round(value, 3) for key, value in self.rounds[-1].items()}), flush=True)
 
     def median(self, key: str) -> float:
-        return statistics.median(found[key] for found in self.found)
+        return statistics.median(one[key] for one in self.rounds)
 
     def stages(self) -> dict[str, float]:
         """Milliseconds of processor time of a saturated request by stage."""
@@ -118,9 +118,9 @@ class Side:
         return {stage: took.get(stage, 0.0) for stage in STAGES}
 
 
-def _check(found: dict[str, Any], allowed: set[str]) -> None:
-    if not set(found["statuses"]) <= allowed or found["live_failed"]:
-        raise SystemExit(f"answers that were not expected: {found}")
+def _check(summary: dict[str, Any], allowed: set[str]) -> None:
+    if not set(summary["statuses"]) <= allowed or summary["live_failed"]:
+        raise SystemExit(f"answers that were not expected: {summary}")
 
 
 def _commit(root: Path) -> str:
@@ -147,7 +147,7 @@ def save(path: Path, sides: list[Side], arguments: argparse.Namespace) -> None:
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     for side in sides:
         row: dict[str, Any] = {name: getattr(arguments, name) for name in ("backbone", "params", "candidates")}
-        row |= {"machine": _machine(), "cores": os.cpu_count(), "commit": side.commit, "rounds": len(side.found)}
+        row |= {"machine": _machine(), "cores": os.cpu_count(), "commit": side.commit, "rounds": len(side.rounds)}
         row |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
         row |= {key: round(side.median(key), 3) for key in MEASURES.values()}
         row = {key: str(value) for key, value in row.items()}

@@ -75,9 +75,11 @@ class Work:
         name = f"{self.backbone}-{params}-{steps}"
         run, bundle = self.folder / f"run-{name}", self.folder / f"bundle-{name}"
         data = self.folder / "prepared"
+        config = self.root / "src" / "unimixer" / "training" / "config.py"
+        key = "dataset" if "    dataset: str" in config.read_text() else "store"  # as older versions call it
         recipe = {
             "name": "serving",
-            "dataset": str(data),
+            key: str(data),
             "model": {"backbone": self.backbone, "dense_params": params},
             "training": {"max_steps": steps, "batch_size": 512, "threads": 2},
         }
@@ -165,8 +167,8 @@ class Server:
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1_800)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return summary
 
     def admin(self, path: str, body: Any) -> Any:
         data = json.dumps(body).encode()

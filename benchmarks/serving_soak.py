@@ -57,7 +57,7 @@ def mixed(work: Work, bundle: Path, candidates: int, path: Path) -> Path:
 def hostile(body: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Requests of every kind of size, for ever; no two bring the same keys."""
     for number in itertools.count():
-        long = [f"{number}-{place}-" + "k" * 380 for place in range(2_000)]
+        long = [f"{number}-{index}-" + "k" * 380 for index in range(2_000)]
         context = body["context"]
         bodies: dict[str, Any] = {
             "2,000 items of 400 characters": {**body, "items": long},
@@ -131,11 +131,11 @@ def soak(work: Work, arguments: argparse.Namespace, log: Path) -> dict[str, Any]
                 threads.append(threading.Thread(target=change, args=(work, running, current, bundles[1])))
             for thread in threads:
                 thread.start()
-            found = running.ask(bodies, count=per - per // HOSTILE, name=f"part-{part}")
+            summary = running.ask(bodies, count=per - per // HOSTILE, name=f"part-{part}")
             for thread in threads:
                 thread.join()
-            statuses.update(found["statuses"])
-            versions.update(found["versions"])
+            statuses.update(summary["statuses"])
+            versions.update(summary["versions"])
             memory.append(running.memory)
             print(f"{(part + 1) * per:,} requests: {memory[-1]:.0f} MB", flush=True)
         seconds = time.perf_counter() - started
@@ -144,7 +144,7 @@ def soak(work: Work, arguments: argparse.Namespace, log: Path) -> dict[str, Any]
         "requests": PARTS * per,
         "seconds": round(seconds, 1),
         "statuses": dict(statuses),
-        "hostile": {kind: dict(found) for kind, found in refused.items()},
+        "hostile": {kind: dict(counts) for kind, counts in refused.items()},
         "failures": running.failures,
         "versions": len(versions),
         "memory_mb": [round(value, 1) for value in memory],
@@ -166,12 +166,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the servers too
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(arguments.work or Path(temporary), backbone=arguments.backbone)
-        found = soak(work, arguments, Path(tempfile.mkdtemp(dir=temporary)))
-    print(json.dumps(found))
-    assert (found["failures"], found["exit"], found["versions"]) == (0, 0, 2)
-    assert found["answered"] == found["logged"], "the prediction log lost an answer"
-    assert set(found["statuses"]) <= {"200", "400", "413", "414", "422", "431"}, "a request failed"
-    assert found["growth"] <= MOST_GROWTH, "memory grows"
+        summary = soak(work, arguments, Path(tempfile.mkdtemp(dir=temporary)))
+    print(json.dumps(summary))
+    assert (summary["failures"], summary["exit"], summary["versions"]) == (0, 0, 2)
+    assert summary["answered"] == summary["logged"], "the prediction log lost an answer"
+    assert set(summary["statuses"]) <= {"200", "400", "413", "414", "422", "431"}, "a request failed"
+    assert summary["growth"] <= MOST_GROWTH, "memory grows"
 
 
 if __name__ == "__main__":

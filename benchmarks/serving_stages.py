@@ -76,16 +76,16 @@ class Clock:
         loop = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
         with path.open("w") as file:
             while True:
-                found = {**self.seconds, "process": time.process_time(), "loop": time.clock_gettime(loop)}
-                file.write(json.dumps({"at": time.time(), **found}) + "\n")
+                seconds = {**self.seconds, "process": time.process_time(), "loop": time.clock_gettime(loop)}
+                file.write(json.dumps({"at": time.time(), **seconds}) + "\n")
                 file.flush()
                 time.sleep(EVERY_S)
 
 
 def main() -> None:
     path, clock = Path(sys.argv.pop(1)), Clock()
-    for place, stage in STAGES.items():
-        module, _, names = place.partition(":")
+    for target, stage in STAGES.items():
+        module, _, names = target.partition(":")
         *owners, name = names.split(".")
         owner: Any = importlib.import_module(module)
         for part in owners:

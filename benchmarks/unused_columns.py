@@ -67,13 +67,13 @@ def main() -> None:
         logs = {0: "narrow.parquet", arguments.columns: "wide.parquet"}
         for columns, file in logs.items():
             write(arguments.rows, columns, folder / file)
-        found: dict[int, list[tuple[float, int]]] = {columns: [] for columns in logs}
+        measured: dict[int, list[tuple[float, int]]] = {columns: [] for columns in logs}
         for _ in range(arguments.repeat):  # in turn, so that a busy moment meets both
             for columns, file in logs.items():
                 command = [sys.executable, __file__, "--prepare", str(folder), file]
                 done = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-                found[columns].append((float(done[0]), int(done[1])))
-        for columns, pairs in found.items():
+                measured[columns].append((float(done[0]), int(done[1])))
+        for columns, pairs in measured.items():
             seconds, peak = (min(values) for values in zip(*pairs, strict=True))
             print(f"unused_columns,{arguments.rows},{columns},{seconds:.3f},{peak}", flush=True)
 

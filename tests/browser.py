@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -148,3 +152,49 @@ class Browser:
             self.problems.append(str(values["args"]))
         elif method == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
             self.problems.append(values["entry"]["text"])
+
+
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="no chromium on this machine: apt-get install chromium; .ci/run does"
+)
+
+
+@contextmanager
+def opened(page: Path, profile: Path) -> Iterator[Browser]:
+    """A page in a wide window; everything that the tests did leaves no problem behind."""
+    with Browser(profile) as browser:
+        browser.look(1400, 1000)
+        browser.open(page)
+        yield browser
+        assert browser.problems == []
+
+
+def press(browser: Browser, name: str, words: str) -> None:
+    """Click the choice that shows the words."""
+    pressed = browser.run(
+        f"[...document.querySelectorAll('input[name={name}]')].filter(i => i.nextElementSibling.textContent === "
+        f"{words!r}).map(i => i.click()).length"
+    )
+    assert pressed == 1
+
+
+def check_drawn_offline(browser: Browser, page: Path, plots: list[str], title: str) -> None:
+    """The page drew its plots without any other address and without a word on the console."""
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.problems == []
+    drawn = browser.run(
+        "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg .trace, svg .points')).map(p => p.id)"
+    )
+    assert drawn == plots
+    assert browser.run("document.querySelector('h1').textContent") == title
+
+
+def check_fits(browser: Browser, plot: str, *, dark: bool, width: int) -> None:
+    """No figure leaves the window or collapses, and the axes of a plot are readable on the reader's ground."""
+    browser.look(width, 1000, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    boxes = "[...document.querySelectorAll('.plots > figure')].map(f => f.getBoundingClientRect().height)"
+    assert min(browser.run(boxes)) > 200  # a plot keeps its place when the window changes
+    ink = browser.run(f"document.querySelector('#{plot} .xtick text').style.fill")
+    assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == dark
+    assert browser.picture().startswith(b"\x89PNG")

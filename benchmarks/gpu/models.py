@@ -153,12 +153,12 @@ def facts(call: Callable[[], Tensor], subject: Subject, kind: str) -> tuple[list
     return trajectory(call, subject) if kind == "step" else ([], call().float().flatten())
 
 
-def gate(found: tuple[list[float], Tensor], expected: tuple[list[float], Tensor]) -> None:
+def gate(computed: tuple[list[float], Tensor], expected: tuple[list[float], Tensor]) -> None:
     """Raise where losses, gradients or outputs are not those of the reference."""
-    for number, (loss, wanted) in enumerate(zip(found[0], expected[0], strict=True)):
+    for number, (loss, wanted) in enumerate(zip(computed[0], expected[0], strict=True)):
         if not abs(loss - wanted) <= LOSS_TOLERANCE * abs(wanted):
             raise AssertionError(f"wrong: loss {loss:.4f} at step {number + 1}, the reference has {wanted:.4f}")
-    cosine = float(F.cosine_similarity(found[1], expected[1], dim=0))
+    cosine = float(F.cosine_similarity(computed[1], expected[1], dim=0))
     if not cosine >= LEAST_COSINE:
         raise AssertionError(f"wrong: the cosine of result and reference is {cosine:.4f}, below {LEAST_COSINE}")
 

@@ -50,9 +50,9 @@ def passes(logits: Tensor, upstream: Tensor, symmetric: bool) -> tuple[Callable[
     return forward, step
 
 
-def check(found: Tensor, expected: Tensor) -> None:
+def check(computed: Tensor, expected: Tensor) -> None:
     """Raise where results are not those of float64."""
-    error = float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+    error = float((computed.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
     if not error <= TOLERANCE:
         raise AssertionError(f"wrong: the largest error is {error:.1e} of the largest number, above {TOLERANCE:.0e}")
 

@@ -31,6 +31,14 @@ def recipe(toy_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Raw rows to score."""
+    path = tmp_path / "rows.parquet"
+    toy_frames()[0].tail(50).write_parquet(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def raw_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small world as a user would have it: a schema and three files."""

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,3 +235,37 @@ def test_the_main_path_runs_as_a_person_would_run_it(raw_folder: Path, tmp_path:
     written = run("predict", trained["run"], "--input", rows, "--output", "scores.csv", "--keep", "user_id")
     assert written["rows"] == pl.read_parquet(rows).height == pl.read_csv(tmp_path / "scores.csv").height
     assert Path(trained["run"]).name.endswith("-seed4")
+
+
+@pytest.mark.parametrize(
+    ("umask", "options"),
+    [
+        (0o022, ["--external-data"]),
+        (0o027, ["--format", "pt2"]),
+        (0o077, ["--precision", "int8", "--layout", "triton"]),
+    ],
+)
+def test_all_files_of_the_whole_way_have_the_mode_that_the_umask_gives(
+    cli: Cli, raw_folder: Path, recipe: Path, tmp_path: Path, umask: int, options: list[str]
+) -> None:
+    before = os.umask(umask)
+    try:
+        place = tmp_path / "made"
+        source = ["data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder, "--workers", "1"]
+        os.umask(0o077 if umask == 0o022 else 0o022)  # the run does not take the modes of the dataset over
+        assert cli(*source, "--out", "store").code == 0
+        os.umask(umask)
+        assert cli("train", recipe, "--data", "store", "--run", place / "run").code == 0
+        assert cli("export", place / "run", "--out", place / "bundle", "--largest", 20, *options).code == 0
+        assert cli("store", "build", place / "run", "--out", place / "features.sqlite").code == 0
+        toy_frames()[0].tail(5).write_parquet(tmp_path / "rows.parquet")
+        assert cli("predict", place / "run", "--input", "rows.parquet", "--output", place / "scores.csv").code == 0
+    finally:
+        os.umask(before)
+    wrong = {
+        str(path.relative_to(tmp_path)): oct(stat.S_IMODE(path.stat().st_mode))
+        for path in (place, *place.rglob("*"))
+        if stat.S_IMODE(path.stat().st_mode) != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert wrong == {}
+    assert len([path for path in place.rglob("*") if path.suffix == ".safetensors"]) >= 4

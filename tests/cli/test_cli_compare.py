@@ -56,7 +56,7 @@ def test_compare_from_a_file_to_a_report_and_again_from_the_folder(cli: Cli, toy
         assert (tmp_path / "out" / name).stat().st_size > 0
     (tmp_path / "out" / "report.md").unlink()
     again = cli("compare", "out", "--jobs", "1", "--json").json
-    assert (again["computed"], again["found"]) == (0, 2)
+    assert (again["computed"], again["existing"]) == (0, 2)
     (tmp_path / "out" / "report.md").unlink()
     only = cli("compare", "out", "--report-only", "--base", "plain", "--metrics", "auc", "--json").json
     assert Path(only["report"]).exists()

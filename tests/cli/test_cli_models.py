@@ -70,3 +70,14 @@ def test_one_model_shows_its_patterns_and_options(cli: Cli) -> None:
     assert values["any_budget_from"] == 39_616
     assert values["global_pattern"] == "learned, doubly stochastic, symmetric, full"
     assert values["options"]["temperature"] == 0.1
+
+
+def test_models_lists_every_backbone(cli: Cli) -> None:
+    assert [row["name"] for row in cli("models", "--json").json["models"]] == list(BACKBONES)
+    assert all(name in cli("models").out for name in BACKBONES)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_models_shows_the_options_of_one(name: str, cli: Cli) -> None:
+    assert cli("models", name, "--json").json["options"].keys() == BACKBONES[name].options().keys()
+    assert f"options of {name}" in cli("models", name).out

@@ -63,7 +63,7 @@ def test_a_sweep_from_dry_run_to_advice(cli: Cli, toy_folder: Path) -> None:
     assert done.json["failed"] == {}
     assert set(done.json["rates"]) == {"lite"}
     again = cli("scale", "run", "sweep", "--jobs", 1, "--candidates", 0, "--json").json
-    assert (again["computed"], again["found"]) == (0, done.json["computed"])
+    assert (again["computed"], again["existing"]) == (0, done.json["computed"])
 
     advice = cli("scale", "advise", "sweep", "--max-params", "50K", "--best-auc", 0.99, "--candidates", 50, "--json")
     if advice.code == 2:  # two steps on noise may well make larger models worse, which is refused in a sentence

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unimixer.cli.doctor import describe_triple, diagnose, driver_version, matmul_rate
 from unimixer.errors import EXTRAS
+
+Cli = Callable[..., Any]
 
 
 def test_the_doctor_says_versions_hardware_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +64,15 @@ def test_the_driver_is_what_its_own_program_says(monkeypatch: pytest.MonkeyPatch
     assert driver_version() == "570.00"
     program.write_text("#!/bin/sh\nexit 9\n")
     assert driver_version() is None
+
+
+def test_doctor_works_without_optional_packages(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("matplotlib", "tensorboard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    done = cli("doctor", "--json")
+    assert done.code == 0
+    assert done.json["extra [report]"] == "matplotlib missing: pip install 'unimixer[report]'"
+    shown = " ".join(cli("doctor").out.split())
+    assert "extra [report]" in shown
+    assert "matplotlib missing: pip install 'unimixer[report]'" in shown
+    assert "torch version" in cli("doctor", "--benchmark").out

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from unimixer.cli.output import table, takes
 
@@ -85,3 +86,42 @@ def test_a_verb_takes_its_options_as_one_object() -> None:
     app(["somebody", "--size", "4"], standalone_mode=False)
     assert taken == [Options(3), Options(4, "somebody")]
     assert verb.__doc__ == "A verb."
+
+
+@dataclass(frozen=True)
+class Shared:
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each process.")] = 1
+    rate: Annotated[str | None, typer.Option("--rate")] = None
+
+
+@dataclass(frozen=True)
+class Own(Shared):
+    models: Annotated[list[str] | None, typer.Option("--models", help="Models to train.")] = None
+    rate: Annotated[str | None, typer.Option("--rate")] = "1e-3"
+
+
+def run_own(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+
+    @app.command()
+    @takes(Own)
+    def show(options: Own) -> None:
+        """Print the options."""
+        print(options)
+
+    done = CliRunner().invoke(app, list(arguments))
+    return done.exit_code, done.output
+
+
+def test_every_field_is_an_option_and_a_class_may_change_a_default_that_it_inherits() -> None:
+    assert run_own() == (0, "Own(threads=1, rate='1e-3', models=None)\n")
+    given = ("--models", "a", "--models", "b", "--threads", "3", "--rate", "5")
+    assert run_own(*given) == (0, "Own(threads=3, rate='5', models=['a', 'b'])\n")
+
+
+def test_the_help_has_the_own_options_before_the_inherited_ones_and_limits_hold() -> None:
+    code, text = run_own("--help")
+    assert code == 0
+    assert "Print the options." in text
+    assert text.index("--models") < text.index("--rate") < text.index("--threads")
+    assert run_own("--threads", "0")[0] == 2

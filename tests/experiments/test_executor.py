@@ -45,7 +45,7 @@ def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_fo
     assert not (tmp_path / "runs" / row["key"]).exists()
     # the next call tries it again, and what has become possible is done
     again = run_jobs([broken_bad, good], tmp_path)
-    assert (again.found, len(again.failed), again.computed) == (1, 1, [])
+    assert (again.existing, len(again.failed), again.computed) == (1, 1, [])
 
 
 def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_folder: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
     started = time.time()
     again = run_jobs(jobs, tmp_path)
     assert [done["key"] for done in again.computed] == [jobs[0].key]
-    assert again.found == 1
+    assert again.existing == 1
     created = (tmp_path / "runs" / jobs[0].key / "config.yaml").stat().st_mtime
     assert created < started  # the run was continued, not begun again
 

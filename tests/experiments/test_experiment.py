@@ -33,7 +33,7 @@ def whole(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     planned = plan_experiment(small_study(toy_folder, dense_lr=GRID), folder, ONE)
     assert planned.missing == 6
     outcome = planned.compute(quiet=True)
-    assert (len(outcome.computed), outcome.found, outcome.failed) == (6, 0, [])
+    assert (len(outcome.computed), outcome.existing, outcome.failed) == (6, 0, [])
     assert caller_states() == before
     return folder, planned
 
@@ -108,7 +108,7 @@ def test_nothing_is_computed_twice_and_a_seed_more_is_all_that_is(
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").iterdir()}
     planned = plan_experiment(small_study(toy_folder, dense_lr=GRID), folder, ONE)
     assert (planned.missing, planned.seconds()) == (0, 0.0)
-    assert planned.compute(quiet=True).found == 6
+    assert planned.compute(quiet=True).existing == 6
     more = plan_experiment(small_study(toy_folder, dense_lr=GRID, models=[LITE], seeds=3, base="lite"), folder, ONE)
     assert more.missing == 1
     outcome = more.compute(quiet=True)

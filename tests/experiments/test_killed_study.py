@@ -59,7 +59,7 @@ def assert_finished_by_the_missing_rows_alone(folder: Path) -> None:
     done = subprocess.run(command(folder, "--json"), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout.splitlines()[-1])
-    assert (values["found"], values["computed"], values["failed"]) == (len(before), 3 - len(before), {})
+    assert (values["existing"], values["computed"], values["failed"]) == (len(before), 3 - len(before), {})
     assert Path(values["report"]).exists()
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").glob("*.json")}
     assert len(after) == 3

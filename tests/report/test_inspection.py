@@ -13,16 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import Browser, find_browser
+from browser import Browser, needs_browser
 
 from unimixer.inspection import Inspection, inspect_run
 from unimixer.report.inspection import interaction_table, page, panels, rank_table, sharpness_table
 from unimixer.report.inspection_figures import draw_inspection
 from unimixer.training.run import RunFolder
 
-needs_browser = pytest.mark.skipif(
-    find_browser() is None, reason="no chromium on this machine: apt-get install chromium; .ci/run does"
-)
 VOID = {"meta", "link", "img", "input"}
 
 

@@ -13,16 +13,13 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from browser import Browser, find_browser
+from browser import Browser, check_drawn_offline, check_fits, needs_browser, opened, press
 
 from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
 from unimixer.analysis.scaling_laws import Analysis, analyze
 from unimixer.report.scaling import AnalysisOptions, write_report
 from unimixer.report.scaling_tables import law_cells
 
-needs_browser = pytest.mark.skipif(
-    find_browser() is None, reason="no chromium on this machine: apt-get install chromium; .ci/run does"
-)
 PLOTS = ["curves", "exponents", "residuals"]
 SIZES = [2.5e5, 1e6, 4e6, 16e6, 64e6]
 
@@ -55,19 +52,8 @@ def over_params(points: Points) -> Analysis:
 
 @pytest.fixture(scope="module")
 def browser(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        opened.look(1400, 1000)
-        opened.open(files[0])
-        yield opened
-        assert opened.problems == []  # of everything that the tests did
-
-
-def press(browser: Browser, name: str, words: str) -> None:
-    pressed = browser.run(
-        f"[...document.querySelectorAll('input[name={name}]')].filter(i => i.nextElementSibling.textContent === "
-        f"{words!r}).map(i => i.click()).length"
-    )
-    assert pressed == 1
+    with opened(files[0], tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def lines(browser: Browser, axis: str) -> list[list[Any]]:
@@ -79,13 +65,7 @@ def lines(browser: Browser, axis: str) -> list[list[Any]]:
 
 @needs_browser
 def test_the_page_draws_offline_and_without_a_word_on_the_console(browser: Browser, files: list[Path]) -> None:
-    assert [url for url in browser.requests if not url.startswith("data:")] == [files[0].as_uri()]
-    assert browser.problems == []
-    drawn = browser.run(
-        "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg .trace, svg .points')).map(p => p.id)"
-    )
-    assert drawn == PLOTS
-    assert browser.run("document.querySelector('h1').textContent") == "How <it> grows & why"
+    check_drawn_offline(browser, files[0], PLOTS, "How <it> grows & why")
     types = browser.run("['xaxis', 'yaxis'].map(a => document.getElementById('curves').layout[a].type)")
     assert types == ["log", "log"]
 
@@ -132,19 +112,13 @@ def test_a_dot_tells_its_run_and_a_column_sorts(browser: Browser, points: Points
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_it_fits_wide_and_narrow_light_and_dark(browser: Browser, dark: bool, width: int) -> None:
-    browser.look(width, 1000, dark=dark)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    boxes = "[...document.querySelectorAll('.plots > figure')].map(f => f.getBoundingClientRect().height)"
-    assert min(browser.run(boxes)) > 200
-    ink = browser.run("document.querySelector('#curves .xtick text').style.fill")
-    assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == dark
+    check_fits(browser, "curves", dark=dark, width=width)
     ticks = browser.run(
         "[...document.querySelectorAll('#curves .xtick text')].map(t => t.getBoundingClientRect())"
         ".filter(b => b.width).map(b => [b.left, b.right])"
     )
     assert len(ticks) >= 2
     assert all(one[1] <= two[0] for one, two in pairwise(ticks))  # none lies over the next
-    assert browser.picture().startswith(b"\x89PNG")
 
 
 @needs_browser

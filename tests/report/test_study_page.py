@@ -10,16 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from browser import Browser, find_browser
+from browser import Browser, check_drawn_offline, check_fits, needs_browser, opened, press
 from fake_study import fake_study
 
 from unimixer.analysis.comparison import ComparisonReport, compare_models
 from unimixer.experiments.results import load_rows
 from unimixer.report.study_page import page
 
-needs_browser = pytest.mark.skipif(
-    find_browser() is None, reason="no chromium on this machine: apt-get install chromium; .ci/run does"
-)
 PLOTS = ["differences", "seeds", "speed", "budgets", "search"]
 CHOICE = "document.querySelector('input[name={}]:checked').value"
 
@@ -41,19 +38,8 @@ def path(found: tuple[ComparisonReport, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def browser(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        opened.look(1400, 1000)
-        opened.open(path)
-        yield opened
-        assert opened.problems == []  # of everything that the tests did
-
-
-def press(browser: Browser, name: str, words: str) -> None:
-    pressed = browser.run(
-        f"[...document.querySelectorAll('input[name={name}]')].filter(i => i.nextElementSibling.textContent === "
-        f"{words!r}).map(i => i.click()).length"
-    )
-    assert pressed == 1
+    with opened(path, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def shown(browser: Browser, plot: str) -> list[list[Any]]:
@@ -64,13 +50,7 @@ def shown(browser: Browser, plot: str) -> list[list[Any]]:
 
 @needs_browser
 def test_the_page_draws_offline_and_without_a_word_on_the_console(browser: Browser, path: Path) -> None:
-    assert [url for url in browser.requests if not url.startswith("data:")] == [path.as_uri()]
-    assert browser.problems == []
-    drawn = browser.run(
-        "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg .trace, svg .points')).map(p => p.id)"
-    )
-    assert drawn == PLOTS
-    assert browser.run("document.querySelector('h1').textContent") == "A <study> & more"
+    check_drawn_offline(browser, path, PLOTS, "A <study> & more")
 
 
 @needs_browser
@@ -127,19 +107,12 @@ def test_a_legend_entry_hides_its_model(browser: Browser) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_it_is_readable_on_light_and_dark_wide_and_narrow(browser: Browser, dark: bool, width: int) -> None:
-    browser.look(width, 1000, dark=dark)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    boxes = "[...document.querySelectorAll('.plots > figure')].map(f => f.getBoundingClientRect())"
-    heights = browser.run(f"{boxes}.map(box => box.height)")
-    assert min(heights) > 200  # a plot keeps its place when the window changes
+    check_fits(browser, "seeds", dark=dark, width=width)
     inside = "[...document.querySelectorAll('.plot')].every(p => { const a = p.getBoundingClientRect(), "
     inside += "b = p.closest('figure').getBoundingClientRect(); return a.bottom <= b.bottom && a.right <= b.right; })"
     assert browser.run(inside)
     for place, minimum in (("body", 7), (".soft", 4.5), (".badge.better", 4.5), (".badge.worse", 4.5), ("a", 4.5)):
         assert contrast(browser, place) > minimum, place
-    ink = browser.run("document.querySelector('#seeds .xtick text').style.fill")
-    assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == dark
-    assert browser.picture().startswith(b"\x89PNG")
 
 
 @needs_browser

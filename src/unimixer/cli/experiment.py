@@ -149,10 +149,10 @@ def finish(folder: Path, outcome: Outcome, written: Mapping[str, Any], lines: Se
         as_json: print one JSON object instead.
     """
     failed = {row["key"]: row["error"] for row in outcome.failed}
-    values = {"folder": str(folder), "computed": len(outcome.computed), "found": outcome.found, "failed": failed}
+    values = {"folder": str(folder), "computed": len(outcome.computed), "existing": outcome.existing, "failed": failed}
 
     def show() -> None:
-        print(f"{values['computed']} rows computed, {values['found']} were there")
+        print(f"{values['computed']} rows computed, {values['existing']} were there")
         for key, error in failed.items():
             print(f"failed: {key}: {error}")
         for line in lines:

@@ -85,7 +85,7 @@ class Outcome:
 
     computed: list[Row] = field(default_factory=list)
     failed: list[Row] = field(default_factory=list)
-    found: int = 0
+    existing: int = 0
     """Number of rows that the folder had already."""
 
 
@@ -208,7 +208,7 @@ class _Engine:
             if row is None or row["status"] != OK:
                 self.waiting.append(job)
                 continue
-            self.outcome.found += 1
+            self.outcome.existing += 1
             self._remove_intermediates(job.key)
             self._sort_in(self.schedule.follow(row))
 
@@ -240,7 +240,7 @@ class _Engine:
     @property
     def done(self) -> int:
         """Number of rows so far, failed ones of this call included."""
-        return self.outcome.found + len(self.outcome.computed) + len(self.outcome.failed)
+        return self.outcome.existing + len(self.outcome.computed) + len(self.outcome.failed)
 
     @property
     def total(self) -> int:
