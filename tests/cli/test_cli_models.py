@@ -73,7 +73,8 @@ def test_one_model_shows_its_patterns_and_options(cli: Cli) -> None:
 
 
 def test_models_lists_every_backbone(cli: Cli) -> None:
-    assert [row["name"] for row in cli("models", "--json").json["models"]] == list(BACKBONES)
+    names = [row["name"] for row in cli("models", "--json").json["models"]]
+    assert [name for name in names if ":" not in name] == list(BACKBONES)
     assert all(name in cli("models").out for name in BACKBONES)
 
 

@@ -87,7 +87,7 @@ def test_a_stream_trains_on_new_rows_in_the_order_of_its_blocks(dataset: Dataset
     assert [len(batch) for batch in batches] == [3_000] * 20
     blocks = [loader.encoder.block(number) for number in range(1, 9)]  # block 0 is the log
     expected = dataset.transform.batch(Rows.concatenate(blocks))
-    assert torch.equal(torch.cat([batch.ids for batch in batches]), expected.ids[:60_000])
+    assert torch.equal(torch.cat([batch.sparse_ids for batch in batches]), expected.sparse_ids[:60_000])
     assert expected.labels is not None
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
     assert torch.equal(labels, expected.labels[:60_000])

@@ -30,7 +30,7 @@ def test_a_killed_run_on_a_stream_resumes_to_the_bits_of_a_whole_one(tmp_path: P
     folder = prepare(load(**options, stream=True), tmp_path / "stream").folder
     values: dict[str, Any] = {
         "name": "stream",
-        "store": str(folder),
+        "dataset": str(folder),
         "tasks": {"click": 1.0},
         "model": {"backbone": "rankmixer", "num_tokens": 4, "options": {"token_dim": 16, "num_blocks": 1}},
         "training": {"max_steps": 12, "batch_size": 1_000, "threads": 1, "eval_interval": 4, "device": "cpu"},

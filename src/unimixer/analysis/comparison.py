@@ -107,7 +107,7 @@ class _Scores:
         if task not in self._rows:
             users = path.with_name(f"{self.dataset_hash}-users.npy")
             labels = self._column(np.load(path), task, path)
-            known = path.with_name(f"{self.store_hash}-truth.npy")
+            known = path.with_name(f"{self.dataset_hash}-truth.npy")
             truth = self._column(np.load(known), task, known) if known.exists() else None
             if truth is not None and np.isnan(truth).any():
                 truth = None  # of another task

@@ -30,8 +30,6 @@ POWERS = (0.0, 0.5, 1.0)
 DIGITS = 3
 """Significant digits of a transferred rate: the rate is part of a row's name."""
 
-LOWER_IS_BETTER = ("log_loss", "ne", "excess_log_loss")
-
 
 class Rates(NamedTuple):
     """Learning rates of a run."""
