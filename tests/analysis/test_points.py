@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 from unimixer.analysis.points import points_csv, read_points
+from unimixer.analysis.power_law import IrreducibleError
+from unimixer.analysis.scaling_laws import analyze
 from unimixer.analysis.units import parse_number, parse_units
 from unimixer.errors import UnimixerError
 
@@ -126,3 +128,18 @@ def test_numbers_and_units_are_written_as_people_do() -> None:
     ):
         with pytest.raises(UnimixerError, match=message):
             parse_units(text)
+
+
+def test_the_excess_log_loss_of_a_sweep_is_fitted_with_a_floor_of_zero(tmp_path: Path) -> None:
+    sizes = (1e6, 4e6, 16e6, 64e6)
+    lines = [f"a,{size:.0f},0.7,0.7,{3 * size**-0.2}" for size in sizes]
+    path = write(tmp_path, "model,params,metric,auc,excess_log_loss\n" + "\n".join(lines) + "\n")
+    points = read_points(path)
+    assert points.metric == "excess_log_loss"
+    found = analyze(points, replicates=100)
+    assert found.words == "excess log loss"
+    assert found.laws["a"].b == pytest.approx(0.2, rel=1e-6)
+    assert found.series["a"].irreducible_error == IrreducibleError.known(0.0)
+    assert read_points(path, metric="auc").metric == "auc"
+    with pytest.raises(UnimixerError, match="excess_log_loss is empty; fill it, or fit the AUC: --metric-is auc"):
+        read_points(write(tmp_path, "model,params,metric,auc,excess_log_loss\na,1e6,0.7,0.7,\n"))

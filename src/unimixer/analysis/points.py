@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from unimixer.analysis.units import AUC, ERROR, FACTORS, GAIN, METRICS, check_metric, check_size, parse_number
+from unimixer.analysis.units import AUC, ERROR, EXCESS, FACTORS, GAIN, METRICS, check_metric, check_size, parse_number
 from unimixer.errors import UnimixerError, check_choice, nearest
 from unimixer.experiments.results import POINTS
 
 SIZES = ("params", "flops", "latency_ms")
 NEEDED = ("model", "params", "metric")
-OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "dataset", "status")
-NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc")
+OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "excess_log_loss", "dataset", "status")
+NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc", EXCESS)
 _CANNOT = "; correct the row or remove it"
-_MAY_LACK = ("latency_ms", "auc", "best_auc", "rows", "seed")
+_MAY_LACK = ("latency_ms", "auc", "best_auc", EXCESS, "rows", "seed")
 """Columns whose cells may be empty."""
 
 
@@ -66,7 +66,7 @@ class Points:
 
     Args:
         points: in the order of the file.
-        metric: kind of the metric: ``auc``, ``gain`` or ``error``.
+        metric: kind of the metric: ``auc``, ``gain``, ``error`` or ``excess_log_loss``.
         source: the file.
         notes: sentences about rows that were left out.
     """
@@ -102,8 +102,9 @@ def read_points(
     Args:
         path: CSV or Parquet with the columns ``model``, ``params``, ``metric``, and where at hand ``flops``, ``seed``,
             ``rows``, ``latency_ms``, ``best_auc``, ``dataset``, ``status``; or a folder with ``points.csv``.
-        metric: ``auc``, ``gain`` or ``error`` (default: AUC where the file has a column ``auc``, as that of a sweep;
-            else an error where one is to be fitted, and a gain otherwise).
+        metric: ``auc``, ``gain``, ``error`` or ``excess_log_loss`` (default: the excess log loss where the file has
+            such a column, as that of a sweep whose truth is known, unless a gain is to be fitted; AUC where it has a
+            column ``auc``; else an error where one is to be fitted, and a gain otherwise).
         form: of the law that is to be fitted, ``gain`` or ``error``.
         units: of ``params``, ``flops`` and ``metric``, where they are not one.
 
@@ -136,7 +137,8 @@ def check_points(
             raise UnimixerError(f"{source}: no column {name!r}{nearest(name, frame.columns)}")
     if "store" in frame.columns:
         raise UnimixerError(f"{source}: unknown column 'store'; it is now 'dataset'")
-    kind = metric or (AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
+    excess = EXCESS in frame.columns and form != GAIN
+    kind = metric or (EXCESS if excess else AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
     check_choice("metric", kind, METRICS)
     units, datasets = dict(units or {}), set(_texts(frame, "dataset"))
     points, failed = [], 0
@@ -185,6 +187,10 @@ def _point(
         if value is not None:
             check_size(name, value, where, units)
     metric, params = values["metric"], values["params"]
+    if kind == EXCESS and EXCESS in row:
+        if values[EXCESS] is None:
+            raise UnimixerError(f"{where}: excess_log_loss is empty; fill it, or fit the AUC: --metric-is auc")
+        metric = values[EXCESS]
     assert metric is not None  # an empty cell of these two was refused
     assert params is not None
     check_metric(kind, metric, where)

@@ -190,7 +190,7 @@ def analyze_jointly(
             [point.params for point in runs],
             rows,
             [reading.value(point, form, points.metric) for point in runs],
-            irreducible_error=reading.irreducible_error_of(runs, form),
+            irreducible_error=reading.irreducible_error_of(runs, form, points.metric),
             options=BootstrapOptions(replicates, stream),
         )
     return laws

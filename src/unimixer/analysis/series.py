@@ -12,7 +12,7 @@ from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.formatting import compact
 from unimixer.analysis.points import SIZES, Point, Points
 from unimixer.analysis.power_law import FORMS, IrreducibleError
-from unimixer.analysis.units import AUC, ERROR, GAIN
+from unimixer.analysis.units import AUC, ERROR, EXCESS, GAIN
 from unimixer.errors import UnimixerError, check_choice
 
 SAME_ROWS = 1.05
@@ -75,7 +75,7 @@ class Reading:
                 f"{points.source} holds gains, and the error form needs errors or AUCs; fit --form gain, "
                 "or say what the metric is: --metric-is auc (or error)"
             )
-        if form == GAIN and points.metric == ERROR:
+        if form == GAIN and points.metric in (ERROR, EXCESS):
             raise UnimixerError(f"{points.source} holds errors: fit --form error")
         if form == GAIN and points.metric == AUC and self.base_auc is None:
             raise UnimixerError(
@@ -103,12 +103,14 @@ class Reading:
             )
         return gain
 
-    def irreducible_error_of(self, points: Sequence[Point], form: str) -> IrreducibleError:
-        """Return the bounds of one model's irreducible error."""
+    def irreducible_error_of(self, points: Sequence[Point], form: str, metric: str) -> IrreducibleError:
+        """Return the bounds of one model's irreducible error; the truth itself has no excess log loss."""
         if form == GAIN:
             return IrreducibleError.known(0.0)
         if self.irreducible_error is not None:
             return IrreducibleError(*self.irreducible_error)
+        if metric == EXCESS:
+            return IrreducibleError.known(0.0)
         values = {point.best_auc for point in points if point.best_auc is not None}
         best = self.best_auc
         if best is None and len(values) > 1:
@@ -124,7 +126,7 @@ def words_of(form: str, metric: str) -> str:
     """Return the name of the fitted quantity."""
     if form == GAIN:
         return "dAUC"
-    return "1 \N{MINUS SIGN} AUC" if metric == AUC else "error"
+    return {AUC: "1 \N{MINUS SIGN} AUC", EXCESS: "excess log loss"}.get(metric, "error")
 
 
 def build_series(points: Points, x: str, reading: Reading) -> list[Series]:
@@ -172,7 +174,7 @@ def _series(points: Points, model: str, x: str, form: str, reading: Reading) -> 
         y=y,
         size=np.array([configs.index(point.config) for point in runs]),
         points=tuple(runs),
-        irreducible_error=reading.irreducible_error_of(runs, form),
+        irreducible_error=reading.irreducible_error_of(runs, form, points.metric),
     )
     back = _goes_back(series, x, form)
     return Series(**{**vars(series), "notes": (*notes, *back)})

@@ -11,9 +11,10 @@ UNITS = {"params": ("1", "K", "M", "B"), "flops": ("1", "K", "M", "G", "T"), "me
 """Units that a column may have."""
 SMALLEST = {"params": 1e3, "flops": 1e3}
 LARGEST = {"params": 1e13, "flops": 1e18}
-AUC, GAIN, ERROR = "auc", "gain", "error"
-METRICS = (AUC, GAIN, ERROR)
-"""Kinds of metric: an AUC, a difference of AUCs, or an error (1 - AUC, best - AUC, a log loss)."""
+AUC, GAIN, ERROR, EXCESS = "auc", "gain", "error", "excess_log_loss"
+METRICS = (AUC, GAIN, ERROR, EXCESS)
+"""Kinds of metric: an AUC, a difference of AUCs, an error (1 - AUC, best - AUC, a log loss), or the excess log loss, an
+error whose floor is 0."""
 
 
 def parse_units(text: str) -> dict[str, str]:
@@ -116,10 +117,10 @@ def check_metric(kind: str, value: float, where: str) -> None:
             f"{where}: metric={value:g}: a gain must be above 0, because the fit takes its logarithm; remove the row "
             "(the base model itself is no point), or choose a lower base"
         )
-    if kind == ERROR and value <= 0:
+    if kind in (ERROR, EXCESS) and value <= 0:
         raise UnimixerError(
             f"{where}: metric={value:g}: an error must be above 0, because the fit takes its logarithm; remove the "
             "row, or, where it is best - AUC, take a higher best reachable AUC"
         )
-    if kind == ERROR and value > 20:
+    if kind in (ERROR, EXCESS) and value > 20:
         raise UnimixerError(f"{where}: metric={value:g} is a very large error; {percent}")

@@ -234,6 +234,8 @@ def write_points(
     if not points:
         raise UnimixerError(f"{folder}: no run that counts is computed yet")
     rows, frame = read_rows(folder), pl.DataFrame(points, infer_schema_length=None)
+    if frame["excess_log_loss"].null_count() == frame.height:
+        frame = frame.drop("excess_log_loss")  # the truth is not known
     table = _frame(rows, list(dict.fromkeys(name for row in rows for name in row)))
     for name, content in ((POINTS, frame), ("rows.csv", table)):
         with atomic_file(folder / name) as path:
@@ -259,6 +261,7 @@ def _point(row: Mapping[str, Any], job: Job, latency: float | None) -> dict[str,
         "latency_ms": latency,
         "auc": auc,
         "best_auc": row.get(f"best_reachable_{task}_auc"),
+        "excess_log_loss": row.get(f"test_{task}_excess_log_loss") if done else None,
         "dataset": case.dataset.name,
         "status": row["status"],
         "blocks": case.blocks,

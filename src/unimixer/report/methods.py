@@ -87,7 +87,8 @@ def scaling_method(analysis: Analysis, *, joint: bool) -> list[tuple[str, str]]:
         "logarithms."
         if analysis.form == GAIN
         else "Each model has the law error = c + a N^-b. No model goes below the floor c: it is one less the best "
-        "reachable AUC where that is known or given, else it is fitted between 0 and the smallest error. A fitted "
+        "reachable AUC where that is known or given, and 0 for the excess log loss; else it is fitted between 0 and "
+        "the smallest error. A fitted "
         "floor and the exponent trade against each other, so their intervals are much wider."
     )
     paragraphs = [

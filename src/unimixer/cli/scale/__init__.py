@@ -37,7 +37,7 @@ class PointsOptions:
     form: Annotated[str | None, typer.Option("--form", help="gain (a N^b) or error (c + a N^-b).")] = None
     metric_is: Annotated[
         str | None,
-        typer.Option("--metric-is", help="auc, gain or error (default: auc in a sweep's file, else by --form)."),
+        typer.Option("--metric-is", help="auc, gain, error or excess_log_loss (default: as the file has it)."),
     ] = None
     units: Annotated[
         str | None, typer.Option("--units", help="Of columns not in units of one: params=M,flops=T,metric=percent.")
@@ -71,7 +71,10 @@ class PointsOptions:
             check_choice("--metric-is", self.metric_is, METRICS)
         if self.floor is not None and self.best_auc is not None:
             raise UnimixerError("--floor and --best-auc both say what the error falls to; give one of them")
-        points = read_points(self.points, metric=self.metric_is, form=self.form, units=parse_units(self.units or ""))
+        aucs = "auc" if self.best_auc is not None and self.form is None else None
+        points = read_points(
+            self.points, metric=self.metric_is or aucs, form=self.form, units=parse_units(self.units or "")
+        )
         if self.models is not None:
             points = points.only(split(self.models))
         bounds = None if self.floor is None else parse_floor(self.floor)

@@ -88,9 +88,12 @@ def advise(options: AdviseOptions) -> None:
     from unimixer.analysis.points import read_points
     from unimixer.analysis.scaling_laws import analyze
     from unimixer.analysis.series import Reading
+    from unimixer.analysis.units import AUC, EXCESS
 
     budget = options.budget()
-    points = read_points(options.points)
+    points = read_points(options.points, form=options.form)
+    if points.metric == EXCESS:
+        points = read_points(options.points, metric=AUC)
     reading = Reading(form=options.form, best_auc=options.best_auc, base_auc=options.base_auc)
     analysis = analyze(points, reading=reading)
     costs = sizing.costs_of(points, options.points, options.latency())
