@@ -77,7 +77,7 @@ def test_interactions_of_tokens_and_of_fields_are_in_the_table_and_in_json(cli: 
 
 
 def test_groups_of_a_known_world_are_compared_with_the_truth(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(toy_run.recipe.store, tmp_path / "data")
+    shutil.copytree(toy_run.recipe.dataset, tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     groups = [["user_id", "age"], ["item_id", "category"], ["tab"], ["hour", "position"], ["words"]]
     manifest["world"] = {"groups": groups, "interacting_groups": [[0, 1], [2, 4]]}
