@@ -1,6 +1,11 @@
-"""What reaches the raw parameters of learned mixings, and how far they go: starts, temperatures and rates side by side.
+"""What reaches the raw parameters of learned mixings, and how far they go, by options, temperatures and rates.
 
+<<<<<<< HEAD
 python benchmarks/gradient_flow.py --dataset datasets/kuairand-pure --steps 100
+=======
+python benchmarks/gradient_flow.py --store datasets/kuairand-pure --steps 100
+python benchmarks/gradient_flow.py --store datasets/kuairand-pure --models unimixer --options "init: random, gate: 0.05"
+>>>>>>> w-mixa
 
 For every combination a fresh model takes some steps on the dataset. Printed are, for the matrices between blocks and
 those inside them: the root mean square of the raw parameters' gradient in the first batches (Adam's eps is 1e-8: below
@@ -17,6 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+import yaml
 
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import Dataset, open_dataset
@@ -60,11 +66,16 @@ def gradient(group: list[Constrained]) -> float:
     return torch.cat(values).square().mean().sqrt().item()
 
 
-def measured(dataset: Dataset, model_name: str, start: str, tau: float, rate: float | None, steps: int) -> list[Any]:
+def measured(dataset: Dataset, model_name: str, options: str, tau: float, rate: float | None, steps: int) -> list[Any]:
     values = {
         "name": "gradients",
+<<<<<<< HEAD
         "dataset": str(dataset.folder),
         "model": {"backbone": model_name, "dense_params": "800K", "options": {"init": start}},
+=======
+        "store": str(dataset.folder),
+        "model": {"backbone": model_name, "dense_params": "800K", "options": yaml.safe_load(f"{{{options}}}")},
+>>>>>>> w-mixa
         "temperature": {"end": tau},
         "optimizer": {"mixing_lr": rate},
         "training": {"batch_size": 512},
@@ -84,7 +95,7 @@ def measured(dataset: Dataset, model_name: str, start: str, tau: float, rate: fl
         if number < FIRST:
             for name, group in groups.items():
                 gradients[name].append(gradient(group))
-    row: list[Any] = [model_name, start, f"{tau:g}", "as others" if rate is None else f"{rate:g}"]
+    row: list[Any] = [model_name, options, f"{tau:g}", "as others" if rate is None else f"{rate:g}"]
     for name, group in groups.items():
         after = matrices(group)
         row += [f"{fmean(gradients[name]):.0e}", f"{sharpness(before[name]):.4f}", f"{sharpness(after):.4f}"]
@@ -96,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="kuairand-pure")
     parser.add_argument("--models", nargs="+", default=["unimixer-lite", "unimixer"])
-    parser.add_argument("--starts", nargs="+", default=["rule", "random"])
+    parser.add_argument("--options", nargs="+", default=["init: rule", "init: random"], help="of the backbone, YAML")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.05])
     parser.add_argument("--rates", type=float, nargs="*", default=[0.02, 0.1], help="of mixings, beside Adam's for all")
     parser.add_argument("--steps", type=int, default=100)
@@ -105,14 +116,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     dataset = open_dataset(arguments.dataset)
     cases = list(
-        itertools.product(arguments.models, arguments.starts, arguments.temperatures, [None, *arguments.rates])
+        itertools.product(arguments.models, arguments.options, arguments.temperatures, [None, *arguments.rates])
     )
     rows = []
     with progress_bar("combinations", len(cases), unit="cases") as advance:
         for case in cases:
             rows.append(measured(dataset, *case, arguments.steps))
             advance(1)
-    heads = ["model", "start", "tau", "rate"]
+    heads = ["model", "options", "tau", "rate"]
     for name in ("between", "inside"):
         heads += [f"{name}: gradient", "largest entry, start", "end", "moved"]
     print(markdown(heads, rows, left=2))

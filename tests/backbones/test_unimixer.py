@@ -23,6 +23,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"constraint": "unit-rows", "symmetric": False, "init": "random"},
     {"constraint": "orthogonal", "symmetric": False},
     {"constraint": "free", "symmetric": False, "init": "random"},
+    {"constraint": "free", "symmetric": False, "init": "orthogonal", "rank": None},
     {"constraint": "permutations", "rank": None},
     {"constraint": "kronecker", "rank": None, "init": "random"},
 ]
@@ -42,5 +43,7 @@ def test_constraints_are_options_whose_parameters_the_formula_counts(name: str, 
     sizes = {"num_tokens": 8, "token_dim": 32}
     count = sum(p.numel() for p in build_backbone(name, **sizes, **options).parameters())
     assert count == backbone_class(name).formula(**sizes, **options)
+    with torch.device("meta"):
+        assert all(p.is_meta for p in build_backbone(name, **sizes, **options).parameters())
     wide = backbone_class(name).dimensions(100, num_tokens=8, **options)
     build_backbone(name, num_tokens=8, **wide, **options)

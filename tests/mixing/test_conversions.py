@@ -12,6 +12,7 @@ from unimixer.errors import UnimixerError
 from unimixer.mixing import (
     UniMixing,
     UniMixingLite,
+    check_same_meaning,
     converted_state,
     discretize,
     fixed_mixing,
@@ -183,3 +184,12 @@ def test_weights_of_another_model_are_refused() -> None:
         converted_state(rankmixer.state_dict(), build_backbone("unimixer", num_tokens=4, token_dim=16))
     with pytest.raises(UnimixerError, match="which this model does not have"):
         converted_state(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(), nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_the_same_numbers_under_another_constraint_are_refused() -> None:
+    gated = {"num_heads": 4, "gate": 0.3}
+    source = UniMixing(64, 2, **gated)
+    check_same_meaning(source, UniMixing(64, 2, **gated, temperature=0.6, range_cap=2.0))
+    check_same_meaning(UniMixingLite(64, 2, **gated, rank=6), source)
+    with pytest.raises(UnimixerError, match="was trained with constraint='sinkhorn', and this model has 'free'"):
+        check_same_meaning(source, UniMixing(64, 2, **gated, constraint="free"))

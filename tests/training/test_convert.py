@@ -64,6 +64,12 @@ def test_what_cannot_be_converted_is_refused(rankmixer: RunFolder, toy_folder: P
     assert not (tmp_path / "other").exists()
 
 
+def test_a_warm_start_from_another_constraint_is_refused(toy_run: RunFolder, toy_folder: Path, tmp_path: Path) -> None:
+    free = Recipe(**override(tiny_values(toy_folder), ["model.options.constraint=free"]))
+    with pytest.raises(UnimixerError, match="was trained with constraint='sinkhorn', and this model has 'free'"):
+        train(free, folder=tmp_path / "free", start_from=toy_run.folder, quiet=True)
+
+
 def test_hardening_reports_how_far_scores_move(toy_run: RunFolder) -> None:
     soft = evaluate_run(toy_run.folder, "test", device="cpu")
     rule, change = evaluate_hardened(toy_run.folder, "permutation", "test")

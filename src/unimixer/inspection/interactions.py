@@ -24,10 +24,6 @@ LEAST_PAIRS = 10
 LANDMARKS = {"dense": 0.52, "sparse": 0.87}
 """Concentration of a RankMixer on worlds in which all 120 pairs of groups interact, and 12 of them; docs/inspect.md has
 the commands."""
-VERDICTS = {
-    "dense": "so many fields interact, and a learned mixing is unlikely to be worth its FLOPs over the rule",
-    "sparse": "so few groups of fields interact, and a learned mixing may be worth its FLOPs",
-}
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,10 @@ class Interactions:
         """
         if len(self.ranked()) < LEAST_PAIRS:
             return []
-        near = "sparse" if self.concentration > sum(LANDMARKS.values()) / 2 else "dense"
-        marks = ", ".join(f"{share:.0%} in a {name} world" for name, share in LANDMARKS.items())
         told = [
-            f"the strongest tenth of the pairs holds {self.concentration:.0%} of the interaction ({marks}), "
-            + VERDICTS[near]
+            f"the strongest tenth of the pairs holds {self.concentration:.0%} of the interaction; a RankMixer trained to "
+            f"the end holds {LANDMARKS['dense']:.0%} where all pairs interact and {LANDMARKS['sparse']:.0%} where a "
+            "tenth of them does, and a model that has learned little looks like the latter"
         ]
         for name, found in self.recovery().items():
             told.append(

@@ -132,6 +132,25 @@ def converted_state(state: Mapping[str, Tensor], target: nn.Module) -> dict[str,
     return result
 
 
+def check_same_meaning(source: nn.Module, target: nn.Module) -> None:
+    """Raise where both models have a learned mixing whose numbers mean something else.
+
+    Example:
+        >>> check_same_meaning(UniMixing(16, 2, num_heads=2), UniMixing(16, 2, num_heads=2, temperature=0.6))
+    """
+    parts = {name: part for name, part in source.named_modules() if isinstance(part, Constrained)}
+    for name, part in target.named_modules():
+        before = parts.get(name)
+        if before is None or not isinstance(part, Constrained):
+            continue
+        kinds = before.constraint.kind, part.constraint.kind
+        if kinds[0] != kinds[1]:
+            raise UnimixerError(
+                f"{name!r} was trained with constraint={kinds[0]!r}, and this model has {kinds[1]!r}: the same numbers "
+                "are another mixing"
+            )
+
+
 def _factors(name: str, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Names of the two tensors of UniMixing-Lite whose product is a raw matrix of UniMixing."""
     for end, pair in (("global_.logits", ("left", "right")), ("local.logits", ("coefficients", "basis"))):

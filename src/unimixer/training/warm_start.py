@@ -12,7 +12,7 @@ from unimixer.data.encoding.transform import Transform
 from unimixer.data.schema import FIRST_ID
 from unimixer.errors import UnimixerError
 from unimixer.features.managed import EMPTY
-from unimixer.mixing import converted_state
+from unimixer.mixing import check_same_meaning, converted_state
 from unimixer.ranker import PACKED, TABLES, Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.counterparts import Counterparts, Rows, check_features, refusal
@@ -72,6 +72,7 @@ class WarmStart:
                 if not state[name].is_meta:
                     self.fill(table, state[name][first : first + here.tables.num_embeddings[table]])
         try:
+            check_same_meaning(self.source.backbone, model.backbone)
             return converted_state(state, model)
         except UnimixerError as error:
             raise self._other_model(str(error)) from None

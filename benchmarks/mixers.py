@@ -1,0 +1,150 @@
+"""Every token mixing in one stack, on worlds whose true probabilities are known.
+
+python benchmarks/mixers.py --out studies/mixers
+
+The script prepares the worlds, says how long the runs take, trains what the folder lacks and prints a table a world
+and a budget. Killed, it goes on with the same command. The excess log loss is the mean cross entropy against the true
+probability minus the entropy of that probability, so only the error of the model is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from unimixer.analysis.comparison import ComparisonReport, Line, Question, Table, compare_models
+from unimixer.cli.output import markdown
+from unimixer.experiments import Machine, Study, plan_experiment
+from unimixer.experiments.datasets import prepare_missing
+from unimixer.experiments.experiment import Experiment, request_latencies
+from unimixer.experiments.plan import load_study
+from unimixer.experiments.results import load_rows
+from unimixer.io import atomic_file
+from unimixer.progress import duration
+
+STUDY = Path(__file__).parents[1] / "recipes" / "studies" / "mixers.yaml"
+RESULTS = Path(__file__).parent / "results" / "mixers.csv"
+METRIC, TASK = "excess_log_loss", "click"
+CANDIDATES = 500
+COLUMNS = ("mixing", "excess log loss", "se", "against the rule", "p", "rate of the mixing", "moved", "parameters")
+COLUMNS = (*COLUMNS, "FLOPs", "ms")
+
+
+def standard_error(line: Line) -> float | None:
+    """The error of a mean over seeds: of the test rows, which all runs share, and of the seeds."""
+    errors = [row.get(f"test_{TASK}_{METRIC}_error") for row in line.chosen.finished.values()]
+    known = [error for error in errors if error is not None]
+    if not known or line.spread is None:
+        return None
+    return math.hypot(fmean(known), line.spread / math.sqrt(len(line.values)))
+
+
+def values_of(line: Line, base: float | None, milliseconds: float | None) -> dict[str, Any]:
+    """One line of the table as plain values."""
+    row, moved = line.chosen.example, [r["moved"] for r in line.chosen.finished.values() if r.get("moved") is not None]
+    difference = line.compared
+    return {
+        "mixing": line.chosen.variant,
+        "seeds": len(line.values),
+        "excess": line.mean,
+        "se": standard_error(line),
+        "seed_spread": stdev(line.values.values()) if len(line.values) > 1 else None,
+        "difference": None if difference is None else difference.estimate,
+        "low": None if difference is None else difference.low,
+        "high": None if difference is None else difference.high,
+        "relative": None if difference is None or not base else difference.estimate / base,
+        "p": line.holm,
+        "mixing_lr": line.chosen.rates.mixing,
+        "moved": fmean(moved) if moved else None,
+        "parameters": row.get("dense_params"),
+        "flops": row.get("flops_per_sample"),
+        "ms": milliseconds,
+    }
+
+
+def cells(values: dict[str, Any]) -> list[str]:
+    """One line of the table as text."""
+
+    def text(name: str, form: str) -> str:
+        return "-" if values[name] is None else format(values[name], form)
+
+    return [
+        values["mixing"],
+        text("excess", ".5f"),
+        text("se", ".5f"),
+        text("relative", "+.1%"),
+        text("p", ".3g"),
+        text("mixing_lr", "g"),
+        text("moved", ".0%"),
+        text("parameters", ",d"),
+        text("flops", ",d"),
+        text("ms", ".2f"),
+    ]
+
+
+def tables(report: ComparisonReport) -> Iterator[Table]:
+    """The tables of the excess log loss, one a world and a budget."""
+    for place in report.places:
+        table = report.table(place, TASK, METRIC)
+        if table is not None:
+            yield table
+
+
+def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
+    """Milliseconds of a request of 500 candidates, by world, label and dense parameters."""
+    return {} if skip else request_latencies(experiment.series, experiment.folder, candidates=CANDIDATES)
+
+
+def write(rows: Sequence[dict[str, Any]]) -> None:
+    """Write all rows beside the other recorded results."""
+    with atomic_file(RESULTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--study", type=Path, default=STUDY)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
+    parser.add_argument("--no-latency", action="store_true", help="do not time requests")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
+    arguments = parser.parse_args()
+    study = load_study(arguments.study, {} if arguments.seeds is None else {"seeds": arguments.seeds})
+    prepare_missing(study.data)
+    experiment = plan_experiment(study, arguments.out, Machine(arguments.jobs, 1, None))
+    print(f"{experiment.missing} of {experiment.total} runs to train, about {duration(round(experiment.seconds()))}")
+    for name, reason in experiment.left_out.items():
+        print(f"left out: {name}: {reason}")
+    if not arguments.report_only:
+        outcome = experiment.compute()
+        for row in outcome.failed:
+            print(f"failed: {row['key']}: {row['error']}")
+    milliseconds = measure(experiment, arguments.no_latency)
+    assert isinstance(experiment.plan, Study)
+    rows = load_rows(arguments.out).to_dicts()
+    report = compare_models(rows, arguments.out, Question(experiment.plan.base, (TASK,), (METRIC,)))
+    recorded: list[dict[str, Any]] = []
+    for table in tables(report):
+        base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)
+        found = []
+        for line in table.lines:
+            key = (table.place.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
+            found.append(values_of(line, base, milliseconds.get(key)))
+        print(f"\n{table.place.words}, {table.rows:,} test rows\n")
+        print(markdown(COLUMNS, [cells(values) for values in found]))
+        recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in found]
+    if arguments.record and recorded:
+        write(recorded)
+
+
+if __name__ == "__main__":
+    main()
