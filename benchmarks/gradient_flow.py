@@ -1,11 +1,7 @@
 """What reaches the raw parameters of learned mixings, and how far they go, by options, temperatures and rates.
 
-<<<<<<< HEAD
-python benchmarks/gradient_flow.py --dataset datasets/kuairand-pure --steps 100
-=======
 python benchmarks/gradient_flow.py --store datasets/kuairand-pure --steps 100
 python benchmarks/gradient_flow.py --store datasets/kuairand-pure --models unimixer --options "init: random, gate: 0.05"
->>>>>>> w-mixa
 
 For every combination a fresh model takes some steps on the dataset. Printed are, for the matrices between blocks and
 those inside them: the root mean square of the raw parameters' gradient in the first batches (Adam's eps is 1e-8: below
@@ -69,13 +65,8 @@ def gradient(group: list[Constrained]) -> float:
 def measured(dataset: Dataset, model_name: str, options: str, tau: float, rate: float | None, steps: int) -> list[Any]:
     values = {
         "name": "gradients",
-<<<<<<< HEAD
         "dataset": str(dataset.folder),
-        "model": {"backbone": model_name, "dense_params": "800K", "options": {"init": start}},
-=======
-        "store": str(dataset.folder),
         "model": {"backbone": model_name, "dense_params": "800K", "options": yaml.safe_load(f"{{{options}}}")},
->>>>>>> w-mixa
         "temperature": {"end": tau},
         "optimizer": {"mixing_lr": rate},
         "training": {"batch_size": 512},

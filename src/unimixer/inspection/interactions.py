@@ -83,8 +83,8 @@ class Interactions:
         if len(self.ranked()) < LEAST_PAIRS:
             return []
         told = [
-            f"the strongest tenth of the pairs holds {self.concentration:.0%} of the interaction; a RankMixer trained to "
-            f"the end holds {LANDMARKS['dense']:.0%} where all pairs interact and {LANDMARKS['sparse']:.0%} where a "
+            f"the strongest tenth of the pairs holds {self.concentration:.0%} of the interaction; a RankMixer trained "
+            f"to the end holds {LANDMARKS['dense']:.0%} where all pairs interact and {LANDMARKS['sparse']:.0%} where a "
             "tenth of them does, and a model that has learned little looks like the latter"
         ]
         for name, found in self.recovery().items():

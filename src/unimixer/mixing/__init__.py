@@ -5,12 +5,8 @@ from unimixer.mixing.base import Mixing
 from unimixer.mixing.basis_linear import BasisLinear, materialize
 from unimixer.mixing.constrained import Constrained, cached_constraints, set_temperature
 from unimixer.mixing.constraint import CONSTRAINTS, Constraint
-<<<<<<< HEAD
 from unimixer.mixing.controls import no_mixing, random_orthogonal, random_permutation
-from unimixer.mixing.conversions import converted_state, from_rule, to_full
-=======
 from unimixer.mixing.conversions import check_same_meaning, converted_state, from_rule, to_full
->>>>>>> w-mixa
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
 from unimixer.mixing.fixed import (
     FixedGlobal,
