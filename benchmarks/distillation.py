@@ -114,9 +114,8 @@ def main() -> None:
                 for split, values in aucs[weight].items():
                     values.append(result[split][task]["auc"])
                 advance(1)
-    print(
-        f"teacher: {task} AUC {large['validation'][task]['auc']:.4f} on validation, {large['test'][task]['auc']:.4f} on test"
-    )
+    reached = ", ".join(f"{large[split][task]['auc']:.4f} on {split}" for split in ("validation", "test"))
+    print(f"teacher: {task} AUC {reached}")
     rows = []
     for weight, splits in aucs.items():
         name = f"scores of the teacher, weight {weight:g}" if weight else "hard labels"
