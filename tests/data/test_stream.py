@@ -61,7 +61,7 @@ def stream(dataset: Dataset, **settings: Any) -> Loader:
 def same(one: Batch, other: Batch) -> bool:
     assert one.labels is not None
     assert other.labels is not None
-    return torch.equal(one.ids, other.ids) and torch.equal(one.labels, other.labels)
+    return torch.equal(one.sparse_ids, other.sparse_ids) and torch.equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize("soft_labels", [True, False])
@@ -107,8 +107,8 @@ def test_shards_share_out_every_batch_and_draw_different_blocks(dataset: Dataset
     shares = [list(stream(dataset, shards=(shard,), num_shards=2).batches()) for shard in range(2)]
     together = list(stream(dataset, shards=(0, 1), num_shards=2).batches())
     for first, second, both in zip(*shares, together, strict=True):
-        assert torch.equal(torch.cat([first.ids, second.ids]), both.ids)
-        assert not torch.equal(first.ids, second.ids)
+        assert torch.equal(torch.cat([first.sparse_ids, second.sparse_ids]), both.sparse_ids)
+        assert not torch.equal(first.sparse_ids, second.sparse_ids)
 
 
 def test_a_batch_may_be_larger_than_a_block(dataset: Dataset) -> None:
