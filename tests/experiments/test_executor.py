@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def _children() -> list[int]:
 def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
     good, bad = (case.job(0, Rates(1e-3, 1e-3)) for case in small_cases(toy_folder))
     broken = bad.recipe.model_copy(update={"training": bad.recipe.training.model_copy(update={"monitor": "no.auc"})})
-    broken_bad = type(bad)(bad.case, broken)
+    broken_bad = replace(bad, recipe=broken)
     outcome = run_jobs([broken_bad, good], tmp_path)
     assert [row["key"] for row in outcome.computed] == [good.key]
     (row,) = outcome.failed
