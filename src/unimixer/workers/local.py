@@ -101,7 +101,8 @@ class _Process:
         self.process.kill()
         self._pool.shutdown()
         self.process.join()
-        self._reports.close()
+        with suppress(OSError):  # an actor of a cluster may end its process in two threads
+            self._reports.close()
         return self.process.exitcode or 0
 
 
