@@ -108,6 +108,30 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the difference to the rule by mixing, a panel a world and a budget, with the 95% interval."""
+    from matplotlib.figure import Figure
+
+    places = list(dict.fromkeys((row["world"], row["budget"]) for row in rows))
+    height = 1.2 + 0.28 * max(sum((r["world"], r["budget"]) == place for r in rows) for place in places)
+    figure = Figure(figsize=(4.6 * len(places) + 2.4, height), layout="constrained")
+    for axis, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+        own = [r for r in rows if (r["world"], r["budget"]) == place and r["relative"] is not None]
+        own.sort(key=lambda r: -r["relative"])
+        for at, row in enumerate(own):
+            base = row["difference"] / row["relative"] / 100
+            low, high = row["low"] / base, row["high"] / base
+            color = "tab:green" if high < 0 else "tab:red" if low > 0 else "tab:gray"
+            axis.plot([low, high], [at, at], color=color)
+            axis.plot([100 * row["relative"]], [at], "o", color=color)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(own)), [row["mixing"] for row in own])
+        axis.set(title=", ".join(place), xlabel="excess log loss against the rule, percent (left is better)")
+        axis.grid(axis="x", alpha=0.3)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -116,6 +140,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
+    parser.add_argument("--picture", type=Path, help="PNG of the differences to the rule")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
     study = load_study(arguments.study, {} if arguments.seeds is None else {"seeds": arguments.seeds})
@@ -142,6 +167,8 @@ def main() -> None:
         print(f"\n{table.place.words}, {table.rows:,} test rows\n")
         print(markdown(COLUMNS, [cells(values) for values in found]))
         recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in found]
+    if arguments.picture is not None and recorded:
+        draw(recorded, arguments.picture)
     if arguments.record and recorded:
         write(recorded)
 
