@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -116,6 +117,20 @@ def _values(value: object) -> object:
 
 WrittenVariant = Annotated[Variant, BeforeValidator(_values)]
 """A model as plans have it: a mapping, or the short form."""
+
+
+def label_of(base: str, variants: Sequence[Variant]) -> str:
+    """Return the label of a base, which may be written as a label, a backbone, or as it is in the list of models."""
+    labels = [variant.label for variant in variants]
+    if base in labels:
+        return base
+    name = Variant.model_validate(parse_variant(base)).label if ":" in base else base
+    matches = [variant.label for variant in variants if name in (variant.label, variant.backbone)]
+    if len(matches) > 1:
+        raise UnimixerError(f"base {base!r} could be any of: {' · '.join(matches)}; give the whole label")
+    if not matches:
+        raise unknown("base", base, labels)
+    return matches[0]
 
 
 def split_models(text: str) -> list[str]:

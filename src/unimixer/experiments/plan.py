@@ -5,7 +5,7 @@ The folder of an experiment keeps its plan as YAML. The rest of the program trea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from unimixer.errors import UnimixerError, first_difference, unknown
 from unimixer.experiments.datasets import DatasetRef, WrittenDataset, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
-from unimixer.experiments.models import Variant, WrittenVariant, parse_variant
+from unimixer.experiments.models import Variant, WrittenVariant, label_of
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
 from unimixer.settings import Settings, dump_yaml, load_yaml, parse
@@ -23,6 +23,12 @@ from unimixer.training.config import Count, RecipeKeys
 
 JUDGED = ("excess_log_loss", "auc", "uauc", "log_loss", "ne")
 """Metrics whose differences can be judged, each where it is known; the first known one leads a report."""
+
+OWN_KEYS = (
+    *("training.seed", "optimizer.dense_lr", "optimizer.embedding_lr", "model.dense_params", "model.width"),
+    *("model.backbone", "model.options", "name", "dataset", "tasks"),
+)
+"""Keys of a recipe that a plan sets itself."""
 
 Budget = tuple[str, int]
 """A kind of :data:`~unimixer.experiments.sizes.BUDGETS`, and its amount."""
@@ -97,35 +103,15 @@ class Plan(Settings):
                 raise unknown("metric", metric, JUDGED)
         for field in ("params", "flops", "widths", "dense_lr", "sparse_lr", "mixing_lr"):
             object.__setattr__(self, field, tuple(dict.fromkeys(getattr(self, field))))
-        object.__setattr__(self, "base", self._base_label(labels))
+        object.__setattr__(self, "base", label_of(self.base, self.models) if self.base else labels[0])
         backbones = {variant.label: variant.backbone for variant in self.models}
         for variant in self.models:
             alike = [label for label in labels if backbones[label] == variant.backbone and label != variant.label]
             if variant.size_of is not None and variant.size_of not in alike:
                 raise unknown(f"model {variant.label!r}: size_of", variant.size_of, alike)
-        own_keys = {
-            "training.seed",
-            "optimizer.dense_lr",
-            "optimizer.embedding_lr",
-            "model.dense_params",
-            "model.width",
-        }
-        own_keys |= {"model.backbone", "model.options", "name", "dataset", "tasks"}
         for key in self.recipe:
-            if key in own_keys:
+            if key in OWN_KEYS:
                 raise UnimixerError(f"--set {key}: a study sets it itself; see --seeds, --lr-grid, --params, --models")
-
-    def _base_label(self, labels: Sequence[str]) -> str:
-        if not self.base or self.base in labels:
-            return self.base or labels[0]
-        # a base may be written as it is in the list of models
-        name = Variant.model_validate(parse_variant(self.base)).label if ":" in self.base else self.base
-        matches = [v.label for v in self.models if name in (v.label, v.backbone)]
-        if len(matches) > 1:
-            raise UnimixerError(f"base {self.base!r} could be any of: {' · '.join(matches)}; give the whole label")
-        if not matches:
-            raise unknown("base", self.base, labels)
-        return matches[0]
 
     def grid(self, *, mixing: bool = False) -> list[Rates]:
         """Return the rates to choose from; ``mixing`` tells whether the model has learned mixings to choose one for."""
