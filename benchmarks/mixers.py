@@ -123,10 +123,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             low, high = row["low"] / base, row["high"] / base
             color = "tab:green" if high < 0 else "tab:red" if low > 0 else "tab:gray"
             axis.plot([low, high], [at, at], color=color)
-            axis.plot([100 * row["relative"]], [at], "o", color=color)
+            face = color if row["seeds"] > 1 else "white"  # one seed has no spread of seeds in its interval
+            axis.plot([100 * row["relative"]], [at], "o", color=color, markerfacecolor=face)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(own)), [row["mixing"] for row in own])
-        axis.set(title=", ".join(place), xlabel="excess log loss against the rule, percent (left is better)")
+        axis.set(title=", ".join(place), xlabel="against the rule, percent (hollow: one seed)")
         axis.grid(axis="x", alpha=0.3)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
