@@ -31,8 +31,18 @@ STUDY = Path(__file__).parents[1] / "recipes" / "studies" / "mixers.yaml"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
 CANDIDATES = 500
-COLUMNS = ("mixing", "excess log loss", "se", "against the rule", "p", "rate of the mixing", "moved", "parameters")
-COLUMNS = (*COLUMNS, "FLOPs", "ms")
+COLUMNS = (
+    "mixing",
+    "excess log loss",
+    "se",
+    "against the rule",
+    "p",
+    "rate of the mixing",
+    "moved",
+    "parameters",
+    "FLOPs",
+    "ms",
+)
 
 
 def standard_error(line: Line) -> float | None:
@@ -161,13 +171,13 @@ def main() -> None:
     recorded: list[dict[str, Any]] = []
     for table in tables(report):
         base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)
-        found = []
+        lines = []
         for line in table.lines:
             key = (table.place.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
-            found.append(values_of(line, base, milliseconds.get(key)))
+            lines.append(values_of(line, base, milliseconds.get(key)))
         print(f"\n{table.place.words}, {table.rows:,} test rows\n")
-        print(markdown(COLUMNS, [cells(values) for values in found]))
-        recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in found]
+        print(markdown(COLUMNS, [cells(values) for values in lines]))
+        recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in lines]
     if arguments.picture is not None and recorded:
         draw(recorded, arguments.picture)
     if arguments.record and recorded:

@@ -56,9 +56,9 @@ class Inspection:
 
     def movement(self) -> list[str]:
         """Say how far every learned matrix moved, with a warning if one did not."""
-        told = [mixing.sentence(layer) for layer, mixing in enumerate(self.mixings, start=1)]
+        sentences = [mixing.sentence(layer) for layer, mixing in enumerate(self.mixings, start=1)]
         warned = warning(self.mixings)
-        return told if warned is None else [*told, warned]
+        return sentences if warned is None else [*sentences, warned]
 
     def sentences(self) -> list[str]:
         """Say how far the matrices moved and what the interactions tell."""

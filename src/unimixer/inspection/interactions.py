@@ -82,17 +82,17 @@ class Interactions:
         """
         if len(self.ranked()) < LEAST_PAIRS:
             return []
-        told = [
+        sentences = [
             f"the strongest tenth of the pairs holds {self.concentration:.0%} of the interaction; a RankMixer trained "
             f"to the end holds {LANDMARKS['dense']:.0%} where all pairs interact and {LANDMARKS['sparse']:.0%} where a "
             "tenth of them does, and a model that has learned little looks like the latter"
         ]
-        for name, found in self.recovery().items():
-            told.append(
-                f"interactions in the {name} against the true pairs: AUC {found.auc:.3f} (.5 by chance), "
-                f"precision {found.precision:.0%} ({found.chance:.0%} by chance)"
+        for name, recovery in self.recovery().items():
+            sentences.append(
+                f"interactions in the {name} against the true pairs: AUC {recovery.auc:.3f} (.5 by chance), "
+                f"precision {recovery.precision:.0%} ({recovery.chance:.0%} by chance)"
             )
-        return told
+        return sentences
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, with both matrices."""
@@ -106,7 +106,7 @@ class Interactions:
             "concentration": self.concentration,
             "landmarks": LANDMARKS,
             "truth": self.truth,
-            "recovery": {name: found.as_json() for name, found in self.recovery().items()},
+            "recovery": {name: recovery.as_json() for name, recovery in self.recovery().items()},
         }
 
 

@@ -187,22 +187,27 @@ def attention_table(inspection: Inspection) -> TextTable:
 
 def interaction_table(inspection: Inspection, most: int) -> TextTable:
     """Write the strongest pairs of parts of the input, at most ``most``."""
-    found = inspection.interactions
-    if found is None:
+    interactions = inspection.interactions
+    if interactions is None:
         return TextTable((), [])
-    total = sum(found.model[pair].item() for pair in found.ranked()) or 1.0
+    total = sum(interactions.model[pair].item() for pair in interactions.ranked()) or 1.0
     rows = []
-    for first, second in found.ranked()[:most]:
-        strength = found.model[first, second].item()
-        row = [found.parts[first].name, found.parts[second].name, _number(strength), f"{strength / total:.1%}"]
-        if found.matrices is not None:
-            row.append(_number(found.matrices[first, second].item()))
-        if found.truth is not None:
-            row.append("yes" if (first, second) in found.truth else "no")
+    for first, second in interactions.ranked()[:most]:
+        strength = interactions.model[first, second].item()
+        row = [
+            interactions.parts[first].name,
+            interactions.parts[second].name,
+            _number(strength),
+            f"{strength / total:.1%}",
+        ]
+        if interactions.matrices is not None:
+            row.append(_number(interactions.matrices[first, second].item()))
+        if interactions.truth is not None:
+            row.append("yes" if (first, second) in interactions.truth else "no")
         rows.append(row)
     columns = ["part", "and part", "strength", "of all"]
-    columns += ["in the matrices"] if found.matrices is not None else []
-    columns += ["truly interact"] if found.truth is not None else []
+    columns += ["in the matrices"] if interactions.matrices is not None else []
+    columns += ["truly interact"] if interactions.truth is not None else []
     return TextTable(columns, rows, text=(0, 1))
 
 

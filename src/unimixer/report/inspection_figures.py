@@ -81,8 +81,8 @@ def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
     if any(at.local_matrices is not None for mixing in inspection.mixings for at in mixing.at):
         figures["local.png"] = lambda: _local_figure(inspection.mixings)
     if inspection.interactions is not None:
-        found = inspection.interactions
-        figures["interactions.png"] = lambda: _interaction_figure(found)
+        interactions = inspection.interactions
+        figures["interactions.png"] = lambda: _interaction_figure(interactions)
     if inspection.attention:
         figures["attention.png"] = lambda: _attention_figure(inspection.attention)
     figures["effective-rank.png"] = lambda: _rank_figure(inspection.ranks)
@@ -183,17 +183,19 @@ def _matrix_grid(columns: list[list[tuple[str, Tensor]]], *, width: float, heigh
     return figure
 
 
-def _interaction_figure(found: Interactions) -> Any:
+def _interaction_figure(interactions: Interactions) -> Any:
     """Draw the strengths of all pairs: in the model, and beside it in the learned matrices if there are any."""
-    strengths = [(f"in the model: root of the strength for {found.task!r}", found.model.sqrt())]
-    if found.matrices is not None:
-        matrices = found.matrices.clone().fill_diagonal_(float(found.matrices.min()))  # a part and itself are no pair
+    strengths = [(f"in the model: root of the strength for {interactions.task!r}", interactions.model.sqrt())]
+    if interactions.matrices is not None:
+        matrices = interactions.matrices.clone().fill_diagonal_(
+            float(interactions.matrices.min())
+        )  # a part and itself are no pair
         strengths.append(("in the learned matrices, flat = 1", matrices))
-    count = len(found.parts)
+    count = len(interactions.parts)
     side = min(12.0, 2.6 + 0.24 * count)
     figure = new_figure(side * len(strengths) + 1.0, side)
     axes = figure.subplots(1, len(strengths), squeeze=False, sharey=True)[0]
-    names = [f"{part.name[:26]}…" if len(part.name) > 27 else part.name for part in found.parts]
+    names = [f"{part.name[:26]}…" if len(part.name) > 27 else part.name for part in interactions.parts]
     for axis, (title, matrix) in zip(axes, strengths, strict=True):
         draw_matrix(axis, matrix, title=title, bar=True)
         if count <= PANEL // 2:  # more names would cover each other

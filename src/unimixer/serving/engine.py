@@ -31,7 +31,7 @@ from unimixer.serving.thread_pool import BoundedThreadPool
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""
 LEAST_PART = 100
-"""Fewest candidates that a thread takes over: below, a second call of the graph costs more than it saves."""
+"""Fewest candidates of a part: a call of the graph has a cost of its own, whatever its size."""
 MOST_TEXT = 300
 """Characters of what a library says about a bundle."""
 

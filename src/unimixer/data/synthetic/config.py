@@ -140,8 +140,8 @@ class WorldConfig:
 
     def _normalised(self) -> tuple[float, ...]:
         try:
-            given = self.shares.split(",") if isinstance(self.shares, str) else self.shares
-            shares = tuple(float(share) for share in given)
+            parts = self.shares.split(",") if isinstance(self.shares, str) else self.shares
+            shares = tuple(float(share) for share in parts)
         except (TypeError, ValueError):
             shares = ()
         if len(shares) != len(COMPONENTS) or not all(0 <= s < math.inf for s in shares) or not sum(shares) > 0:
