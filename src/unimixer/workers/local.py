@@ -85,6 +85,7 @@ class _Process:
             self._pool.submit(int)  # the first task starts the process
             (self.process,) = set(multiprocessing.active_children()) - others
         reports.close()
+        self._ending = threading.Lock()  # an actor of a cluster may end its process in two threads
 
     def send(self, work: Work, message: bytes) -> Future[Any]:
         """Start a task."""
@@ -98,12 +99,12 @@ class _Process:
 
     def end(self) -> int:
         """End the process; return its exit code."""
-        self.process.kill()
-        self._pool.shutdown()
-        self.process.join()
-        with suppress(OSError):  # an actor of a cluster may end its process in two threads
+        with self._ending:
+            self.process.kill()
+            self._pool.shutdown()
+            self.process.join()
             self._reports.close()
-        return self.process.exitcode or 0
+            return self.process.exitcode or 0
 
 
 @contextmanager
