@@ -16,7 +16,7 @@ from unimixer.inspection.matrices import (
     row_entropy,
     sharpness,
 )
-from unimixer.mixing import FullGlobal, IdentityLocal, TokenMixing, Unified, UniMixing, UniMixingLite, set_temperature
+from unimixer.mixing import FullGlobal, IdentityLocal, PerHeadGlobal, TokenMixing, Unified, UniMixing, UniMixingLite, set_temperature
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,15 @@ def test_only_square_learned_patterns_that_do_not_depend_on_tokens_are_learned_m
     (free,) = learned_mixings(UniMixing(32, 4, num_heads=2, constraint="free"))
     assert not free.has_temperature
     torch.testing.assert_close(free.between(), free.raw())
+
+
+def test_matrices_of_heads_are_one_matrix_between_the_heads_of_tokens() -> None:
+    mixing = Unified(IdentityLocal(3, 8), PerHeadGlobal(3, num_heads=4))
+    (layer,) = learned_mixings(mixing)
+    between = layer.between()
+    assert (between.shape, layer.block_size) == ((12, 12), 2)
+    torch.testing.assert_close(torch.kron(between, torch.eye(2)), mixing.mixing_matrix())
+    assert moved_share(between, -between) == pytest.approx(1)
 
 
 def test_a_large_matrix_keeps_its_strongest_entries_when_it_is_drawn() -> None:

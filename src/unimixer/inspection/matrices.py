@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from unimixer import ops
 from unimixer.errors import UnimixerError
-from unimixer.mixing import Constrained, FullGlobal, Unified, nearest_permutation
+from unimixer.mixing import Constrained, FullGlobal, PerHeadGlobal, Unified, nearest_permutation
 
 LARGEST_LOCAL = 64
 """Local matrices of a layer that go into the numbers, evenly spaced over the blocks."""
+
+LEARNED = (Constrained, FullGlobal, PerHeadGlobal)
+"""Patterns between blocks that are learned, square, and the same for every input."""
 
 STILL = 1e-4
 """A matrix of which a smaller share moved equals its start."""
@@ -52,6 +55,11 @@ class LearnedMixing:
         return isinstance(part, Constrained) and part.doubly_stochastic
 
     @property
+    def block_size(self) -> int:
+        """Width of a block of the global matrix; with a matrix a head, that of a head of a token."""
+        return self.mixing.block_size // self.mixing.global_.num_heads
+
+    @property
     def temperature(self) -> float | None:
         """The temperature that the weights were saved with."""
         part = self.mixing.global_
@@ -66,9 +74,15 @@ class LearnedMixing:
         return part.symmetric_raw()
 
     def between(self, tau: float | None = None) -> Tensor:
-        """Return the global matrix ``(N, N)``, at a temperature or as the model uses it."""
+        """Return the global matrix ``(N, N)``, at a temperature or as the model uses it.
+
+        H matrices of T tokens, one a head, are one matrix between N = T H blocks that keeps every block in its head.
+        """
         part = self.mixing.global_
-        return at_temperature(part, tau) if isinstance(part, Constrained) else part.weights()[0].detach()
+        if isinstance(part, Constrained):
+            return at_temperature(part, tau)
+        heads = part.weights().detach()
+        return torch.diag_embed(heads.permute(1, 2, 0)).transpose(1, 2).reshape(2 * [heads.shape[0] * heads.shape[1]])
 
     def inside(self, tau: float | None = None) -> Tensor | None:
         """Return the local matrices ``(n, b, b)``, or None without a learned local pattern."""
@@ -79,7 +93,7 @@ class LearnedMixing:
 def learned_mixings(module: nn.Module) -> list[LearnedMixing]:
     """Collect all mixings whose global matrix is learned, square, and the same for every input."""
     mixings = [(name, part) for name, part in module.named_modules() if isinstance(part, Unified)]
-    return [LearnedMixing(n, part) for n, part in mixings if isinstance(part.global_, Constrained | FullGlobal)]
+    return [LearnedMixing(n, part) for n, part in mixings if isinstance(part.global_, LEARNED)]
 
 
 @torch.no_grad()

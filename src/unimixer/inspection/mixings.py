@@ -152,8 +152,8 @@ def _mixing_report(
     now, first = layer.between(trained_tau), None if start is None else start.between(trained_tau)
     return MixingReport(
         place=layer.place,
-        num_blocks=layer.mixing.num_blocks_mixed,
-        block_size=layer.mixing.block_size,
+        num_blocks=len(now),
+        block_size=layer.block_size,
         temperature=trained_tau,
         moved=None if first is None else moved_share(first, now),
         change=None if first is None else distance(now, first),

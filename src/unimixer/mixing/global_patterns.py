@@ -79,6 +79,7 @@ class FullGlobal(Global):
     """A learned matrix without constraints; with blocks of width 1 it maps the whole embedding linearly."""
 
     pattern = "learned, unconstrained"
+    learned = True
 
     def __init__(self, num_blocks: int) -> None:
         super().__init__()
