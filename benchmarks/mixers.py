@@ -18,6 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unimixer.analysis.comparison import ComparisonReport, Line, Question, Table, compare_models
+from unimixer.analysis.significance import MOST_RUNS, runs_needed
 from unimixer.cli.output import markdown
 from unimixer.experiments import Machine, Study, plan_experiment
 from unimixer.experiments.datasets import prepare_missing
@@ -43,6 +44,7 @@ COLUMNS = (
     "FLOPs",
     "ms",
 )
+SHARPNESS = ("world", "mixing", "difference of AUC", "runs by AUC", "difference of excess", "runs by excess")
 
 
 def standard_error(line: Line) -> float | None:
@@ -97,12 +99,26 @@ def cells(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def tables(report: ComparisonReport) -> Iterator[Table]:
-    """The tables of the excess log loss, one a world and a budget."""
+def tables(report: ComparisonReport, metric: str = METRIC) -> Iterator[Table]:
+    """The tables of a metric, one a world and a budget."""
     for place in report.places:
-        table = report.table(place, TASK, METRIC)
+        table = report.table(place, TASK, metric)
         if table is not None:
             yield table
+
+
+def sharpness(report: ComparisonReport) -> Iterator[tuple[str, list[str]]]:
+    """How many runs of each model would decide its difference to the rule, by AUC on drawn labels and by excess."""
+    for excess, auc in zip(tables(report), tables(report, "auc"), strict=True):
+        for sharp, blunt in zip(excess.lines, auc.lines, strict=True):
+            if sharp.compared is None or blunt.compared is None or sharp.compared.seeds < 2:
+                continue
+            cells = [sharp.chosen.variant]
+            for line, table in ((blunt, auc), (sharp, excess)):
+                assert line.compared is not None
+                runs = runs_needed(line.compared, num_users=table.users)
+                cells += [f"{line.compared.estimate:+.5f}", f"over {MOST_RUNS:,}" if runs is None else str(runs)]
+            yield excess.place.words, cells
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -152,6 +168,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
     parser.add_argument("--picture", type=Path, help="PNG of the differences to the rule")
+    parser.add_argument("--sharpness", action="store_true", help="print how many runs decide each difference")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
     study = load_study(arguments.study, {} if arguments.seeds is None else {"seeds": arguments.seeds})
@@ -167,7 +184,11 @@ def main() -> None:
     milliseconds = measure(experiment, arguments.no_latency)
     assert isinstance(experiment.plan, Study)
     rows = load_rows(arguments.out).to_dicts()
-    report = compare_models(rows, arguments.out, Question(experiment.plan.base, (TASK,), (METRIC,)))
+    metrics = (METRIC, "auc") if arguments.sharpness else (METRIC,)
+    report = compare_models(rows, arguments.out, Question(experiment.plan.base, (TASK,), metrics))
+    if arguments.sharpness:
+        print(markdown(SHARPNESS, [[words, *cells] for words, cells in sharpness(report)]))
+        return
     recorded: list[dict[str, Any]] = []
     for table in tables(report):
         base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)

@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from unimixer import metrics
-from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm
+from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm, runs_needed
 from unimixer.analysis.weighted_metrics import LabelledRows
 from unimixer.errors import UnimixerError
 
@@ -202,6 +202,22 @@ def test_a_model_against_itself_is_not_different() -> None:
     draws = np.random.default_rng(0).normal(size=(3, 20))
     found = difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], draws, draws, num_users=9)
     assert (found.estimate, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "users", "runs"),
+    [
+        (1.0, 0.0, 7),  # t(6) / sqrt(7) = 0.92, t(5) / sqrt(6) = 1.05
+        (-1.0, 0.0, 7),
+        (10.0, 0.0, 2),  # t(1) / sqrt(2) = 8.98
+        (1.0, 0.3, 8),  # t(20.7) sqrt(0.09 + 1 / 8) = 0.965, and with seven 1.02
+        (1.0, 0.6, None),  # 1.96 * 0.6 is more than the difference
+    ],
+)
+def test_the_runs_that_decide_a_difference(estimate: float, users: float, runs: int | None) -> None:
+    measured = Difference(estimate, 0, 0, 0.5, 3, (), users, 3**-0.5, 2)  # the seeds have a deviation of 1
+    assert runs_needed(measured, num_users=10_000) == runs
+    assert runs_needed(Difference(estimate, 0, 0, None, 1, (), users, None, 2), num_users=10_000) is None
 
 
 def test_holm_of_a_textbook_example() -> None:

@@ -16,7 +16,16 @@ from unimixer.inspection.matrices import (
     row_entropy,
     sharpness,
 )
-from unimixer.mixing import FullGlobal, IdentityLocal, PerHeadGlobal, TokenMixing, Unified, UniMixing, UniMixingLite, set_temperature
+from unimixer.mixing import (
+    FullGlobal,
+    IdentityLocal,
+    PerHeadGlobal,
+    TokenMixing,
+    Unified,
+    UniMixing,
+    UniMixingLite,
+    set_temperature,
+)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from unimixer.errors import UnimixerError, check_positive, check_shape
 LEVEL = 0.05
 """A difference is significant if the corrected p is below this; intervals cover one minus it."""
 REPLICATES = 1_000
+MOST_RUNS = 1_000
+"""Runs above which a difference counts as out of reach."""
 _BLOCK = 1 << 24
 """Number of multiplicities in memory at a time, one byte each."""
 
@@ -157,6 +159,31 @@ def difference(
         seeds_deviation=None if seeds is None else float(np.sqrt(seeds)),
         freedom=freedom,
     )
+
+
+def runs_needed(measured: Difference, *, num_users: int, level: float = LEVEL) -> int | None:
+    r"""Compute how many seeds of each model would decide a difference of the measured size, on the same test rows.
+
+    The smallest S from 2 on with
+
+    .. math:: |\bar d| \ge t_\nu(1 - \alpha / 2) \sqrt{V_\text{users} + V_\text{seeds} / S}
+
+    None where no number of seeds does, since the drawing of users alone hides a difference of this size, and with one
+    seed, which says nothing about others.
+
+    Args:
+        measured: a difference over at least two seeds.
+        num_users: users that the metric is computed from.
+        level: the p-value to get below.
+    """
+    if measured.seeds_deviation is None:
+        return None
+    users, seeds = measured.users_deviation**2, measured.seeds_deviation**2 * measured.seeds
+    for runs in range(2, MOST_RUNS + 1):
+        freedom = _satterthwaite((users, num_users - 1), (seeds / runs, runs - 1))
+        if abs(measured.estimate) >= float(stats.t.ppf(1 - level / 2, freedom)) * (users + seeds / runs) ** 0.5:
+            return runs
+    return None
 
 
 def holm(values: Sequence[float]) -> list[float]:
