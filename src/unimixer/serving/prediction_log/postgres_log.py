@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import (
+from unimixer.postgres import (
     DatabaseError,
     connect,
     driver,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import Address, limit_statements
+from unimixer.postgres import Address, limit_statements
 from unimixer.serving.prediction_log.record import Entry, call_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import is_address
+from unimixer.postgres import is_address
 from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, UnfitError, answer_time
 
 __all__ = ["PredictionLog", "PredictionRecord", "answer_time", "open_sink", "read_log"]
