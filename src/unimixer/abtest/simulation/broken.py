@@ -13,7 +13,7 @@ from unimixer.abtest.simulation.rankers import hashed_uniform
 from unimixer.abtest.specification import DAY_US, Experiment
 
 Break = Callable[[EventRows, Experiment], EventRows]
-BOTS, BOT_REQUESTS = 20, 500
+BOTS, BOT_REQUESTS = 20, 2_000
 """Number of bots, and of the requests of each."""
 
 
@@ -25,8 +25,8 @@ def broken(rows: EventRows, experiment: Experiment, names: tuple[str, ...]) -> E
 
 
 def skewed_split(rows: EventRows, experiment: Experiment) -> EventRows:
-    """Lose a tenth of the units of the last arm, as a redirect that fails for some browsers does."""
-    lost = _units(rows, experiment, 0.1, arm=_last(experiment))
+    """Lose a fifth of the units of the last arm, as a redirect that fails for some browsers does."""
+    lost = _units(rows, experiment, 0.2, arm=_last(experiment))
     kept = ~pl.col("unit").is_in(lost)
     return EventRows(rows.exposures.filter(kept), rows.outcomes.filter(kept), rows.covariates.filter(kept))
 
@@ -39,7 +39,7 @@ def bots(rows: EventRows, experiment: Experiment) -> EventRows:
     )
     number = pl.DataFrame({"number": np.arange(1, BOT_REQUESTS + 1)})
     asked = first.join(number, how="cross").with_columns(
-        (pl.col("time") + pl.col("number") * 7_000_000).alias("time"),
+        (pl.col("time") + pl.col("number") * 1_500_000).alias("time"),
         (pl.col("request_id") + "-bot-" + pl.col("number").cast(pl.String)).alias("request_id"),
     )
     exposures = asked.select(rows.exposures.columns)

@@ -54,6 +54,8 @@ class ArmFacts:
     """Mean of the lists, in standard deviations of lists drawn at random."""
     sessions: float
     """A user."""
+    active: tuple[int, ...]
+    """Users with a visit, by day of the experiment."""
 
 
 def true_effects(visits: Mapping[str, Visits], experiment: Experiment, as_of: int) -> list[TrueEffect]:
@@ -131,6 +133,7 @@ def arm_facts(arm: str, name: str, scores: Tensor, sessions: Sessions, visits: V
         similarity=float(visits.similarity.double().mean()),
         satisfaction=float(visits.satisfaction.double().mean()),
         sessions=len(visits) / users,
+        active=tuple(len(set(visits.user[visits.day == day].tolist())) for day in range(int(visits.day.max()) + 1)),
     )
 
 
