@@ -150,7 +150,10 @@ def test_a_ranker_that_wins_offline_loses_online() -> None:
         ({"broken": ["bot"]}, "broken.0='bot': input should be 'skewed-split', 'bots'"),
         ({"world": {"fields": 64}}, "world.fields: a simulation needs a world with users, items and histories"),
         ({"experiment": {"targeting": {"tab": [1]}}}, "experiment.targeting: a simulation shows its arms to all users"),
-        ({"experiment": {"arms": {"a": {}, "b": {}}}}, "experiment.arms: the arms of a simulation are those of the key"),
+        (
+            {"experiment": {"arms": {"a": {}, "b": {}}}},
+            "experiment.arms: the arms of a simulation are those of the key",
+        ),
     ],
 )
 def test_settings_that_fit_no_experiment_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -18,9 +18,7 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
 def experiment(*metrics: dict[str, Any]) -> Experiment:
-    return Experiment(
-        name="truth", arms={"a": {}, "b": {}}, start="2025-01-30", end="2025-02-09", metrics=metrics
-    )  # type: ignore[arg-type]
+    return Experiment(name="truth", arms={"a": {}, "b": {}}, start="2025-01-30", end="2025-02-09", metrics=metrics)  # type: ignore[arg-type]
 
 
 def visits(rows: list[tuple[int, int, list[int]]]) -> Visits:

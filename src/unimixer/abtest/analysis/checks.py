@@ -89,7 +89,9 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     strangers = sorted(set(units) - set(weights))
     if strangers:
         return Check(
-            SPLIT, False, f"{units[strangers[0]]:,} units saw {strangers[0]!r}, which the specification has no arm for; "
+            SPLIT,
+            False,
+            f"{units[strangers[0]]:,} units saw {strangers[0]!r}, which the specification has no arm for; "
             "read with the specification that was served",
         )
     counts = [units.get(arm, 0) for arm in weights]
@@ -106,7 +108,9 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     )
     if p < LEVEL:
         return Check(
-            SPLIT, False, f"the split of {total:,} units is not the configured one ({found}; p {_p(p)}): units are lost "
+            SPLIT,
+            False,
+            f"the split of {total:,} units is not the configured one ({found}; p {_p(p)}): units are lost "
             "or added in an arm; find where before reading any effect",
         )
     return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({found}; p {_p(p)})")
@@ -131,19 +135,25 @@ def _specification(table: UnitTable) -> Check:
     if experiment.version in known and _frozen(known[experiment.version]) != _frozen(experiment):
         keys = _differences(known[experiment.version], experiment)
         return Check(
-            SPECIFICATION, False, f"{keys} of version {experiment.version} differs from the version that was served; "
+            SPECIFICATION,
+            False,
+            f"{keys} of version {experiment.version} differs from the version that was served; "
             "read with the registered specification",
         )
     for version in served:
         if version not in compared:
             return Check(
-                SPECIFICATION, False, f"units were exposed under version {version}, which is not registered, so nobody "
+                SPECIFICATION,
+                False,
+                f"units were exposed under version {version}, which is not registered, so nobody "
                 "knows their split; register every version before it is served",
             )
         keys = _differences(compared[version], experiment)
         if keys:
             return Check(
-                SPECIFICATION, False, f"{keys} changed between version {version} and {experiment.version} while units "
+                SPECIFICATION,
+                False,
+                f"{keys} changed between version {version} and {experiment.version} while units "
                 "were exposed, so the arms are no longer comparable; start a new experiment with a new name and salt",
             )
     versions = ", ".join(map(str, served)) or "none yet"
@@ -172,7 +182,9 @@ def _one_arm(table: UnitTable) -> Check:
     share = crossed / total if total else 0.0
     if share > CROSSED_SHARE:
         return Check(
-            ARMS, False, f"{crossed:,} of {total:,} units ({share:.2%}) saw several arms, at most {CROSSED_SHARE:.1%} may: "
+            ARMS,
+            False,
+            f"{crossed:,} of {total:,} units ({share:.2%}) saw several arms, at most {CROSSED_SHARE:.1%} may: "
             "their assignment is not stable; assign by an id that stays",
         )
     return Check(ARMS, True, f"{crossed:,} of {total:,} units saw several arms and are left out")
@@ -186,14 +198,19 @@ def _outcomes(table: UnitTable) -> Check:
     for event, column in (events | shown).items():
         if not any(part.mean(NUMERATOR) for part in table.outcome_sums(column).values()) and table.units():
             return Check(
-                OUTCOMES, False, f"no unit has an outcome {event!r} after its exposure; check that outcomes reach this "
-                "database and that the name of the event is right", breaks=table.as_of >= experiment.start_us + DAY_US,
+                OUTCOMES,
+                False,
+                f"no unit has an outcome {event!r} after its exposure; check that outcomes reach this "
+                "database and that the name of the event is right",
+                breaks=table.as_of >= experiment.start_us + DAY_US,
             )
     gap = _gap(table)
     if gap is not None:
         return Check(OUTCOMES, False, gap)
     for event, column in shown.items() or [("any event", "outcomes")]:
-        lost = _lost(table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 2.5 * LOST_SHARE)
+        lost = _lost(
+            table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 2.5 * LOST_SHARE
+        )
         if lost is not None:
             return Check(OUTCOMES, False, lost)
     return Check(OUTCOMES, True, "outcomes arrive from every arm on every day and at like rates an exposure")
@@ -248,7 +265,9 @@ def _clocks(table: UnitTable, now: int) -> Check:
     )[0][0]
     if ahead:
         return Check(
-            CLOCKS, False, f"{ahead:,} exposures lie in the future (after {_day(now)}): the clock of a server is wrong; "
+            CLOCKS,
+            False,
+            f"{ahead:,} exposures lie in the future (after {_day(now)}): the clock of a server is wrong; "
             "set it and start anew",
         )
     total, late = table.query(
@@ -257,7 +276,9 @@ def _clocks(table: UnitTable, now: int) -> Check:
     )[0]
     if total and late / total > CLOCK_SHARE:
         return Check(
-            CLOCKS, False, f"{late:,} of {total:,} outcomes ({late / total:.1%}) are dated over an hour after they were "
+            CLOCKS,
+            False,
+            f"{late:,} of {total:,} outcomes ({late / total:.1%}) are dated over an hour after they were "
             "received: clocks of clients run ahead, and days are wrong; date outcomes on the server",
         )
     return Check(CLOCKS, True, f"{late:,} of {total:,} outcomes are dated over an hour after they were received")
@@ -275,7 +296,9 @@ def _order(table: UnitTable) -> Check:
     )[0]
     if total and early / total > EARLY_SHARE:
         return Check(
-            ORDER, False, f"{early:,} of {total:,} outcomes ({early / total:.1%}) are dated before the exposure that "
+            ORDER,
+            False,
+            f"{early:,} of {total:,} outcomes ({early / total:.1%}) are dated before the exposure that "
             "they answer, and would not count; date both by one clock",
         )
     return Check(ORDER, True, f"{early:,} of {total:,} outcomes with a request are dated before its exposure")
@@ -295,7 +318,9 @@ def _bots(table: UnitTable) -> Check:
     )[0]
     if events / total > BOT_SHARE:
         return Check(
-            BOTS, False, f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all: bots decide "
+            BOTS,
+            False,
+            f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all: bots decide "
             "the result; filter them before exposures and outcomes are logged",
         )
     return Check(BOTS, True, f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all")
@@ -311,7 +336,9 @@ def _balance(table: UnitTable) -> Check:
             limit = balance_limit(sums[control].count(), sums[arm].count(), len(arms) * len(sums))
             if abs(difference) > limit:
                 return Check(
-                    BALANCED, False, f"{arm} and {control} differed in {name} before the start by {difference:+.3f} "
+                    BALANCED,
+                    False,
+                    f"{arm} and {control} differed in {name} before the start by {difference:+.3f} "
                     f"standard deviations, beyond {limit:.3f}: the assignment is not random; find why before reading",
                 )
             largest = max(largest, (name, arm, difference), key=lambda one: abs(one[2]))

@@ -31,9 +31,7 @@ class UnitTable:
             the metrics before an experiment; None for the exposures of the experiment.
     """
 
-    def __init__(
-        self, database: Database, experiment: Experiment, as_of: int, *, before: int | None = None
-    ) -> None:
+    def __init__(self, database: Database, experiment: Experiment, as_of: int, *, before: int | None = None) -> None:
         self.database, self.experiment, self.as_of, self.before = database, experiment, as_of, before
         self._covariates = [f"x{index}" for index in range(len(experiment.covariates))] if before is None else []
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unimixer.abtest.assignment import Assignment
 from unimixer.abtest.events import Events
 from unimixer.abtest.records import Covariate, Exposure, Outcome
-from unimixer.abtest.simulation.sessions import Visits
+from unimixer.abtest.simulation.sessions import Sessions, Visits
 from unimixer.abtest.specification import Experiment
 from unimixer.errors import check_choice
 
@@ -38,6 +38,11 @@ class EventRows:
     exposures: pl.DataFrame
     outcomes: pl.DataFrame
     covariates: pl.DataFrame
+
+    @classmethod
+    def only(cls, covariates: pl.DataFrame) -> EventRows:
+        """Return covariates alone, where a server has written the rest."""
+        return cls(pl.DataFrame(), pl.DataFrame(), covariates)
 
     def write(self, events: Events, experiment: Experiment) -> None:
         """Register the experiment before its start and add the rows."""
@@ -141,9 +146,10 @@ def covariate_rows(before: Visits | None, experiment: Experiment, users: Sequenc
     )
 
 
-def request_ids(visits: Visits, experiment: Experiment) -> list[str]:
+def request_ids(visits: Visits | Sessions, experiment: Experiment) -> list[str]:
     """Return the ids of the requests of sessions, which no two sessions of a database share."""
-    columns = zip(visits.day.tolist(), visits.user.tolist(), visits.number.tolist(), strict=True)
+    days = visits.day.tolist() if isinstance(visits, Visits) else [visits.day] * len(visits)
+    columns = zip(days, visits.user.tolist(), visits.number.tolist(), strict=True)
     return [f"{experiment.name}-day-{day}-user-{user}-session-{number}" for day, user, number in columns]
 
 

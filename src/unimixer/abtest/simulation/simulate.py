@@ -13,7 +13,7 @@ import torch
 from unimixer.abtest.assignment import Assignment, assign
 from unimixer.abtest.simulation.broken import broken
 from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.environment import Environment
+from unimixer.abtest.simulation.environment import Environment, Population
 from unimixer.abtest.simulation.event_rows import COVARIATES, EventRows, covariate_rows, exposure_rows, outcome_rows
 from unimixer.abtest.simulation.rankers import BUILT_IN, Ranker, built_in_ranker
 from unimixer.abtest.simulation.runs import RunRanker, world_options
@@ -38,6 +38,8 @@ class Simulation:
     arms: tuple[ArmFacts, ...]
     as_of: int
     """End of the events, in microseconds since 1970."""
+    agreement: float | None = None
+    """Share of the lists of the server that equal those computed without it; None where no server took part."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class PotentialOutcomes:
     """The population before the experiment, and under every arm of it."""
 
     before: Visits | None
+    population: Population
+    """At the start of the experiment."""
     visits: dict[str, Visits]
     arms: tuple[ArmFacts, ...]
 
@@ -71,7 +75,7 @@ def simulate(config: SimulationConfig) -> Simulation:
     """
     environment = make_environment(config)
     experiment = make_experiment(config, environment)
-    outcomes = potential_outcomes(environment, {arm: environment.config.arms[arm] for arm in config.arms})
+    outcomes = potential_outcomes(environment, config.arms)
     assignments = [assign(experiment, user) for user in range(config.users)]
     happened, exposed = outcomes.reveal(assignments, experiment.control)
     rows = EventRows(
@@ -107,14 +111,18 @@ def make_environment(config: SimulationConfig) -> Environment:
     return Environment(config, options)
 
 
-def make_experiment(config: SimulationConfig, environment: Environment) -> Experiment:
-    """Return the specification of a simulated experiment."""
+def make_experiment(
+    config: SimulationConfig, environment: Environment, bundles: Mapping[str, str] | None = None
+) -> Experiment:
+    """Return the specification of a simulated experiment; ``bundles`` are those of its arms on a server."""
     start = datetime.fromtimestamp(environment.first_time / 1_000, tz=UTC).date()
     window = max(1, min(LONGEST_WINDOW, config.days // 2 - 1))
     back = min(RETURN_DAY, window)
     values = {
         "name": "simulation",
-        "arms": {arm: {"weight": config.weights.get(arm, 1.0)} for arm in config.arms},
+        "arms": {
+            arm: {"weight": config.weights.get(arm, 1.0), "bundle": (bundles or {}).get(arm)} for arm in config.arms
+        },
         "start": str(start),
         "end": str(start + timedelta(days=config.days)),
         "metrics": [
@@ -141,13 +149,13 @@ def potential_outcomes(environment: Environment, arms: Mapping[str, str]) -> Pot
     population, visits, facts = environment.start(), {}, []
     with progress_bar("simulated days", config.warmup_days + len(rankers) * config.days) as advance:
         warm_up = range(-config.warmup_days, 0)
-        before = environment.run(control, _counted(warm_up, advance), population, others) if warm_up else None
+        before = environment.run(control, counted(warm_up, advance), population, others) if warm_up else None
         first_day = environment.sessions(0, population)
         for arm, ranker in rankers.items():
             scores = ranker.scores(first_day)
-            visits[arm] = environment.run(ranker, _counted(range(config.days), advance), population.copy())
+            visits[arm] = environment.run(ranker, counted(range(config.days), advance), population.copy())
             facts.append(arm_facts(arm, arms[arm], scores, first_day, visits[arm], config.users))
-    return PotentialOutcomes(before, visits, tuple(facts))
+    return PotentialOutcomes(before, population, visits, tuple(facts))
 
 
 def make_ranker(text: str, environment: Environment) -> Ranker:
@@ -162,7 +170,8 @@ def is_run(text: str) -> bool:
     return text.partition(":")[0] not in BUILT_IN and Path(text).is_dir()
 
 
-def _counted(days: range, advance: Callable[[int], None]) -> Iterator[int]:
+def counted(days: range, advance: Callable[[int], None]) -> Iterator[int]:
+    """Iterate over days and report each one that is over."""
     for day in days:
         yield day
         advance(1)
