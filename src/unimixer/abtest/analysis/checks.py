@@ -29,8 +29,9 @@ ORDER_SAMPLE = 500_000
 """Number of outcomes up to which the order of all is checked."""
 _STEPS = (1, 7, 31, 127, 509, 2039)
 """Primes; every so many microseconds an outcome is in the sample, whatever the resolution of its clock."""
-BOT_FACTOR, BOT_LEAST, BOT_SHARE = 100, 300, 0.01
-"""A unit with this many times the median of outcomes, and at least so many, is no person; their share of all outcomes."""
+BOT_LEAST, BOT_TIMES_MEDIAN, BOT_TIMES_TOP, BOT_SHARE = 300, 50, 10, 0.01
+"""A unit is no person with more outcomes than each of these: the number, 50 medians or 10 times the 99th percentile
+(whichever is less); and the share of all outcomes that such units may have."""
 BALANCE = 0.02
 """Standardized difference before the start that never fails."""
 SPECIFICATION, SPLIT, ARMS, OUTCOMES, CLOCKS, ORDER, BOTS, BALANCED, LOOK, UNITS = (
@@ -89,7 +90,9 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     strangers = sorted(set(units) - set(weights))
     if strangers:
         return Check(
-            SPLIT, False, f"{units[strangers[0]]:,} units saw {strangers[0]!r}, which the specification has no arm for; "
+            SPLIT,
+            False,
+            f"{units[strangers[0]]:,} units saw {strangers[0]!r}, which the specification has no arm for; "
             "read with the specification that was served",
         )
     counts = [units.get(arm, 0) for arm in weights]
@@ -106,7 +109,9 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     )
     if p < LEVEL:
         return Check(
-            SPLIT, False, f"the split of {total:,} units is not the configured one ({found}; p {_p(p)}): units are lost "
+            SPLIT,
+            False,
+            f"the split of {total:,} units is not the configured one ({found}; p {_p(p)}): units are lost "
             "or added in an arm; find where before reading any effect",
         )
     return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({found}; p {_p(p)})")
@@ -131,19 +136,25 @@ def _specification(table: UnitTable) -> Check:
     if experiment.version in known and _frozen(known[experiment.version]) != _frozen(experiment):
         keys = _differences(known[experiment.version], experiment)
         return Check(
-            SPECIFICATION, False, f"{keys} of version {experiment.version} differs from the version that was served; "
+            SPECIFICATION,
+            False,
+            f"{keys} of version {experiment.version} differs from the version that was served; "
             "read with the registered specification",
         )
     for version in served:
         if version not in compared:
             return Check(
-                SPECIFICATION, False, f"units were exposed under version {version}, which is not registered, so nobody "
+                SPECIFICATION,
+                False,
+                f"units were exposed under version {version}, which is not registered, so nobody "
                 "knows their split; register every version before it is served",
             )
         keys = _differences(compared[version], experiment)
         if keys:
             return Check(
-                SPECIFICATION, False, f"{keys} changed between version {version} and {experiment.version} while units "
+                SPECIFICATION,
+                False,
+                f"{keys} changed between version {version} and {experiment.version} while units "
                 "were exposed, so the arms are no longer comparable; start a new experiment with a new name and salt",
             )
     versions = ", ".join(map(str, served)) or "none yet"
@@ -168,11 +179,14 @@ def _parsed(text: str, name: str) -> Experiment:
 
 
 def _one_arm(table: UnitTable) -> Check:
-    crossed, total = table.crossed(), sum(table.units().values())
+    crossed = table.crossed()
+    total = crossed + sum(table.units().values())
     share = crossed / total if total else 0.0
     if share > CROSSED_SHARE:
         return Check(
-            ARMS, False, f"{crossed:,} of {total:,} units ({share:.2%}) saw several arms, at most {CROSSED_SHARE:.1%} may: "
+            ARMS,
+            False,
+            f"{crossed:,} of {total:,} units ({share:.2%}) saw several arms, at most {CROSSED_SHARE:.1%} may: "
             "their assignment is not stable; assign by an id that stays",
         )
     return Check(ARMS, True, f"{crossed:,} of {total:,} units saw several arms and are left out")
@@ -186,14 +200,19 @@ def _outcomes(table: UnitTable) -> Check:
     for event, column in (events | shown).items():
         if not any(part.mean(NUMERATOR) for part in table.outcome_sums(column).values()) and table.units():
             return Check(
-                OUTCOMES, False, f"no unit has an outcome {event!r} after its exposure; check that outcomes reach this "
-                "database and that the name of the event is right", breaks=table.as_of >= experiment.start_us + DAY_US,
+                OUTCOMES,
+                False,
+                f"no unit has an outcome {event!r} after its exposure; check that outcomes reach this "
+                "database and that the name of the event is right",
+                breaks=table.as_of >= experiment.start_us + DAY_US,
             )
     gap = _gap(table)
     if gap is not None:
         return Check(OUTCOMES, False, gap)
     for event, column in shown.items() or [("any event", "outcomes")]:
-        lost = _lost(table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 2.5 * LOST_SHARE)
+        lost = _lost(
+            table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 1.5 * LOST_SHARE
+        )
         if lost is not None:
             return Check(OUTCOMES, False, lost)
     return Check(OUTCOMES, True, "outcomes arrive from every arm on every day and at like rates an exposure")
@@ -235,8 +254,8 @@ def _gap(table: UnitTable) -> str | None:
         others = sum(n for (other, at), n in found.items() if at == int(number) and other != arm)
         if count >= LEAST_UNITS and others >= LEAST_UNITS and not found.get((arm, int(number))):
             return (
-                f"{arm} has {count:,} exposures on {_day(start + int(number) * DAY_US)} and no outcome, while other arms "
-                "have some: its outcomes do not arrive; load them, or start anew"
+                f"{arm} has {count:,} exposures on {_day(start + int(number) * DAY_US)} and no outcome, while other "
+                "arms have some: its outcomes do not arrive; load them, or start anew"
             )
     return None
 
@@ -248,7 +267,9 @@ def _clocks(table: UnitTable, now: int) -> Check:
     )[0][0]
     if ahead:
         return Check(
-            CLOCKS, False, f"{ahead:,} exposures lie in the future (after {_day(now)}): the clock of a server is wrong; "
+            CLOCKS,
+            False,
+            f"{ahead:,} exposures lie in the future (after {_day(now)}): the clock of a server is wrong; "
             "set it and start anew",
         )
     total, late = table.query(
@@ -257,7 +278,9 @@ def _clocks(table: UnitTable, now: int) -> Check:
     )[0]
     if total and late / total > CLOCK_SHARE:
         return Check(
-            CLOCKS, False, f"{late:,} of {total:,} outcomes ({late / total:.1%}) are dated over an hour after they were "
+            CLOCKS,
+            False,
+            f"{late:,} of {total:,} outcomes ({late / total:.1%}) are dated over an hour after they were "
             "received: clocks of clients run ahead, and days are wrong; date outcomes on the server",
         )
     return Check(CLOCKS, True, f"{late:,} of {total:,} outcomes are dated over an hour after they were received")
@@ -269,13 +292,15 @@ def _order(table: UnitTable) -> Check:
     step = next((prime for prime in _STEPS if rows / prime <= ORDER_SAMPLE), _STEPS[-1])
     total, early = table.query(  # a cross join keeps SQLite from scanning outcomes for every exposure
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN o.time < e.time THEN 1 ELSE 0 END), 0) FROM outcomes o CROSS JOIN "
-        f"exposures e WHERE o.request_id IS NOT NULL AND o.time % {step} = 0 AND o.time >= ? AND e.experiment = ? "
-        "AND e.request_id = o.request_id AND e.shadow = 0 AND e.time < ?",
+        f"exposures e WHERE o.request_id IS NOT NULL AND o.time / {step} * {step} = o.time AND o.time >= ? AND "
+        "e.experiment = ? AND e.request_id = o.request_id AND e.shadow = 0 AND e.time < ?",
         [table.experiment.start_us - DAY_US, table.experiment.name, table.as_of],
     )[0]
     if total and early / total > EARLY_SHARE:
         return Check(
-            ORDER, False, f"{early:,} of {total:,} outcomes ({early / total:.1%}) are dated before the exposure that "
+            ORDER,
+            False,
+            f"{early:,} of {total:,} outcomes ({early / total:.1%}) are dated before the exposure that "
             "they answer, and would not count; date both by one clock",
         )
     return Check(ORDER, True, f"{early:,} of {total:,} outcomes with a request are dated before its exposure")
@@ -286,16 +311,21 @@ def _bots(table: UnitTable) -> Check:
     count, total = int(active[0]), float(active[1] or 0)
     if not count:
         return Check(BOTS, True, "no unit has more outcomes than a person can cause")
-    median = table.query(
-        "SELECT outcomes FROM abtest_values WHERE outcomes > 0 ORDER BY outcomes LIMIT 1 OFFSET ?", [count // 2]
-    )[0][0]
-    limit = max(BOT_LEAST, BOT_FACTOR * median)
+    median, top = (
+        table.query("SELECT outcomes FROM abtest_values WHERE outcomes > 0 ORDER BY outcomes LIMIT 1 OFFSET ?", [at])[
+            0
+        ][0]
+        for at in (count // 2, count * 99 // 100)
+    )
+    limit = max(BOT_LEAST, min(BOT_TIMES_MEDIAN * median, BOT_TIMES_TOP * top))
     units, events = table.query(
         "SELECT COUNT(*), COALESCE(SUM(outcomes), 0) FROM abtest_values WHERE outcomes > ?", [limit]
     )[0]
     if events / total > BOT_SHARE:
         return Check(
-            BOTS, False, f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all: bots decide "
+            BOTS,
+            False,
+            f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all: bots decide "
             "the result; filter them before exposures and outcomes are logged",
         )
     return Check(BOTS, True, f"{units:,} units have over {limit:,.0f} outcomes each, {events / total:.1%} of all")
@@ -311,7 +341,9 @@ def _balance(table: UnitTable) -> Check:
             limit = balance_limit(sums[control].count(), sums[arm].count(), len(arms) * len(sums))
             if abs(difference) > limit:
                 return Check(
-                    BALANCED, False, f"{arm} and {control} differed in {name} before the start by {difference:+.3f} "
+                    BALANCED,
+                    False,
+                    f"{arm} and {control} differed in {name} before the start by {difference:+.3f} "
                     f"standard deviations, beyond {limit:.3f}: the assignment is not random; find why before reading",
                 )
             largest = max(largest, (name, arm, difference), key=lambda one: abs(one[2]))
@@ -337,8 +369,8 @@ def _waiting(table: UnitTable) -> Iterator[Check]:
             over,
             f"the experiment ended on {experiment.end} and is read once"
             if over
-            else f"fixed intervals hold for one look at the end, {experiment.end}, and not before: wait, or plan the next "
-            "experiment with reading: sequential",
+            else f"fixed intervals hold for one look at the end, {experiment.end}, and not before: wait, or plan the "
+            "next experiment with reading: sequential",
             breaks=False,
         )
     else:

@@ -42,7 +42,9 @@ class MetricPlan:
 def baseline(mean: float, deviation: float) -> Aggregates:
     """Make a baseline from the mean and the standard deviation of a metric over units."""
     if not mean > 0 or not deviation > 0:
-        raise UnimixerError(f"--mean {mean:g} and --std {deviation:g} must be greater than 0; take them from past units")
+        raise UnimixerError(
+            f"--mean {mean:g} and --std {deviation:g} must be greater than 0; take them from past units"
+        )
     return moments(2, {NUMERATOR: mean}, {(NUMERATOR, NUMERATOR): deviation**2})
 
 
@@ -94,9 +96,13 @@ def plan_metric(
 
     if not -1 < correlation < 1:
         raise UnimixerError(f"--correlation {correlation:g} must lie between -1 and 1")
+    if effect == 0:
+        raise UnimixerError("--effect 0 needs endless units; give the smallest relative effect that matters")
     mean, deviation = _mean_and_deviation(metric, past, correlation)
     if mean <= 0 or deviation <= 0:
-        raise UnimixerError(f"metric {metric.name!r} has mean {mean:g} in the past, so no relative effect can be planned")
+        raise UnimixerError(
+            f"metric {metric.name!r} has mean {mean:g} in the past, so no relative effect can be planned"
+        )
     shares = _shares(experiment)
     smallest = min(shares, key=shares.__getitem__)
     ratio = shares[smallest] / shares[experiment.control] if smallest != experiment.control else 1.0
@@ -107,7 +113,9 @@ def plan_metric(
     a_day *= shares[smallest] + (shares[experiment.control] if smallest != experiment.control else max(shares.values()))
     units = int(a_day * days)
     if units < 4:
-        raise UnimixerError(f"{units_per_day:g} units a day give {units} units in {days:g} days; nothing can be planned")
+        raise UnimixerError(
+            f"{units_per_day:g} units a day give {units} units in {days:g} days; nothing can be planned"
+        )
     sample = moments(units, {NUMERATOR: mean}, {(NUMERATOR, NUMERATOR): deviation**2})
     inflation = 1.0
     if experiment.reading == "sequential":
@@ -125,8 +133,6 @@ def plan_metric(
     detectable = solver.solve_power_from_aggregates(sample, "rel_effect_size")[0].rel_effect_size * inflation
     needed = None
     if effect is not None:
-        if effect == 0:
-            raise UnimixerError("--effect 0 needs endless units; give the smallest relative effect that matters")
         needed = math.ceil(solver.solve_power_from_aggregates(sample, "n_obs")[0].n_obs * inflation**2)
     return MetricPlan(
         metric=metric.name,

@@ -31,9 +31,7 @@ class UnitTable:
             the metrics before an experiment; None for the exposures of the experiment.
     """
 
-    def __init__(
-        self, database: Database, experiment: Experiment, as_of: int, *, before: int | None = None
-    ) -> None:
+    def __init__(self, database: Database, experiment: Experiment, as_of: int, *, before: int | None = None) -> None:
         self.database, self.experiment, self.as_of, self.before = database, experiment, as_of, before
         self._covariates = [f"x{index}" for index in range(len(experiment.covariates))] if before is None else []
 
@@ -59,8 +57,8 @@ class UnitTable:
         return dict(zip(self.experiment.covariates, self._covariates, strict=False))
 
     def units(self) -> dict[str, int]:
-        """Count the units of every arm, also those in several."""
-        return dict(self._run("SELECT arm, COUNT(*) FROM abtest_units GROUP BY arm"))
+        """Count the units of every arm, without those in several."""
+        return dict(self._run("SELECT arm, COUNT(*) FROM abtest_units WHERE crossed = 0 GROUP BY arm"))
 
     def crossed(self) -> int:
         """Count the units in several arms."""
