@@ -23,6 +23,7 @@ _WHY = {
     "covariates": "would choose covariates after the first results",
     "alpha": "would choose the error rate after the first results",
     "correction": "would choose the correction after the first results",
+    "planned_units": "would tune the intervals after the first results",
     "reading": "would choose the kind of reading after the first results",
 }
 

@@ -42,17 +42,24 @@ class Database(ABC):
         self._lock = threading.Lock()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, write: bool = True) -> Iterator[None]:
         """Keep all changes inside, or none.
+
+        Args:
+            write: whether rows change; a transaction that only reads sees one state and stops no writer.
 
         Raises:
             DatabaseError: the database cannot be used now; whether the changes were kept is not known.
         """
-        with self._lock, self._transaction():
+        with self._lock, self._transaction(write):
             yield
 
     @abstractmethod
-    def _transaction(self) -> Any: ...
+    def _transaction(self, write: bool) -> Any: ...
+
+    @abstractmethod
+    def json_text(self, column: str, key: str) -> tuple[str, str]:
+        """Return an expression with one ``?`` for the text of a key in a column of JSON, and its value."""
 
     @abstractmethod
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -109,10 +116,10 @@ class _SQLite(Database):
         self._file: int | None = None
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, write: bool) -> Iterator[None]:
         try:
             connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
                 connection.execute("COMMIT")
@@ -137,6 +144,9 @@ class _SQLite(Database):
             self.close()
             raise DatabaseError(f"{self.path}: the file was moved or removed; put it back, or start again")
         return self._open
+
+    def json_text(self, column: str, key: str) -> tuple[str, str]:
+        return f"CAST(json_extract({column}, ?) AS TEXT)", f'$."{key}"'
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._open is not None
@@ -184,17 +194,25 @@ class _Postgres(Database):
         self._open: psycopg.Connection[Any] | None = None
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, write: bool) -> Iterator[None]:
         try:
             if self._open is None or self._open.closed:
                 self._open = connect(self._address, self._driver, seconds=max(2, round(self._timeout)))
             with watched(self._open, self._timeout), self._open.transaction():
                 limit_statements(self._open, self._timeout)
+                if not write:
+                    self._open.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    # whole tables are joined, and new ones have no statistics that would tell
+                    self._open.execute("SET LOCAL enable_nestloop = off")
+                    self._open.execute("SET LOCAL work_mem = '128MB'")
                 yield
         except self._driver.Error as error:
             self.close()
             reason = sentence(error, self._address)
             raise DatabaseError(f"{self.name}: the events cannot be used now ({reason})") from None
+
+    def json_text(self, column: str, key: str) -> tuple[str, str]:
+        return f"({column}::json ->> ?)", key
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._open is not None

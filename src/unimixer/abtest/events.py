@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from unimixer.abtest.changes import check_change
-from unimixer.abtest.database import open_database
+from unimixer.abtest.database import Database, open_database
 from unimixer.abtest.records import Covariate, Exposure, Outcome
 from unimixer.abtest.specification import Experiment
 from unimixer.errors import UnimixerError
@@ -156,6 +157,12 @@ class Events:
                 self._database.change("DELETE FROM covariates WHERE experiment = ?", [name]) for name in ended
             )
             return counts
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """Open one state of the database for queries; writers go on meanwhile."""
+        with self._database.transaction(write=False):
+            yield self._database
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of every table."""

@@ -152,6 +152,8 @@ class Experiment(Settings):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     correction: Literal["holm", "bh"] = "holm"
     reading: Literal["fixed", "sequential"] = "fixed"
+    planned_units: PositiveInt = 10_000
+    """Number of units of two arms at which sequential intervals are narrowest."""
 
     @model_validator(mode="before")
     @classmethod

@@ -29,8 +29,9 @@ ORDER_SAMPLE = 500_000
 """Number of outcomes up to which the order of all is checked."""
 _STEPS = (1, 7, 31, 127, 509, 2039)
 """Primes; every so many microseconds an outcome is in the sample, whatever the resolution of its clock."""
-BOT_FACTOR, BOT_LEAST, BOT_SHARE = 100, 300, 0.01
-"""A unit with this many times the median of outcomes, and at least so many, is no person; their share of all outcomes."""
+BOT_LEAST, BOT_TIMES_MEDIAN, BOT_TIMES_TOP, BOT_SHARE = 300, 50, 10, 0.01
+"""A unit is no person with more outcomes than each of these: the number, 50 medians or 10 times the 99th percentile
+(whichever is less); and the share of all outcomes that such units may have."""
 BALANCE = 0.02
 """Standardized difference before the start that never fails."""
 SPECIFICATION, SPLIT, ARMS, OUTCOMES, CLOCKS, ORDER, BOTS, BALANCED, LOOK, UNITS = (
@@ -178,7 +179,8 @@ def _parsed(text: str, name: str) -> Experiment:
 
 
 def _one_arm(table: UnitTable) -> Check:
-    crossed, total = table.crossed(), sum(table.units().values())
+    crossed = table.crossed()
+    total = crossed + sum(table.units().values())
     share = crossed / total if total else 0.0
     if share > CROSSED_SHARE:
         return Check(
@@ -209,7 +211,7 @@ def _outcomes(table: UnitTable) -> Check:
         return Check(OUTCOMES, False, gap)
     for event, column in shown.items() or [("any event", "outcomes")]:
         lost = _lost(
-            table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 2.5 * LOST_SHARE
+            table.outcome_sums(column), experiment.control, str(event), LOST_SHARE if shown else 1.5 * LOST_SHARE
         )
         if lost is not None:
             return Check(OUTCOMES, False, lost)
@@ -252,8 +254,8 @@ def _gap(table: UnitTable) -> str | None:
         others = sum(n for (other, at), n in found.items() if at == int(number) and other != arm)
         if count >= LEAST_UNITS and others >= LEAST_UNITS and not found.get((arm, int(number))):
             return (
-                f"{arm} has {count:,} exposures on {_day(start + int(number) * DAY_US)} and no outcome, while other arms "
-                "have some: its outcomes do not arrive; load them, or start anew"
+                f"{arm} has {count:,} exposures on {_day(start + int(number) * DAY_US)} and no outcome, while other "
+                "arms have some: its outcomes do not arrive; load them, or start anew"
             )
     return None
 
@@ -290,8 +292,8 @@ def _order(table: UnitTable) -> Check:
     step = next((prime for prime in _STEPS if rows / prime <= ORDER_SAMPLE), _STEPS[-1])
     total, early = table.query(  # a cross join keeps SQLite from scanning outcomes for every exposure
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN o.time < e.time THEN 1 ELSE 0 END), 0) FROM outcomes o CROSS JOIN "
-        f"exposures e WHERE o.request_id IS NOT NULL AND o.time % {step} = 0 AND o.time >= ? AND e.experiment = ? "
-        "AND e.request_id = o.request_id AND e.shadow = 0 AND e.time < ?",
+        f"exposures e WHERE o.request_id IS NOT NULL AND o.time / {step} * {step} = o.time AND o.time >= ? AND "
+        "e.experiment = ? AND e.request_id = o.request_id AND e.shadow = 0 AND e.time < ?",
         [table.experiment.start_us - DAY_US, table.experiment.name, table.as_of],
     )[0]
     if total and early / total > EARLY_SHARE:
@@ -309,10 +311,13 @@ def _bots(table: UnitTable) -> Check:
     count, total = int(active[0]), float(active[1] or 0)
     if not count:
         return Check(BOTS, True, "no unit has more outcomes than a person can cause")
-    median = table.query(
-        "SELECT outcomes FROM abtest_values WHERE outcomes > 0 ORDER BY outcomes LIMIT 1 OFFSET ?", [count // 2]
-    )[0][0]
-    limit = max(BOT_LEAST, BOT_FACTOR * median)
+    median, top = (
+        table.query("SELECT outcomes FROM abtest_values WHERE outcomes > 0 ORDER BY outcomes LIMIT 1 OFFSET ?", [at])[
+            0
+        ][0]
+        for at in (count // 2, count * 99 // 100)
+    )
+    limit = max(BOT_LEAST, min(BOT_TIMES_MEDIAN * median, BOT_TIMES_TOP * top))
     units, events = table.query(
         "SELECT COUNT(*), COALESCE(SUM(outcomes), 0) FROM abtest_values WHERE outcomes > ?", [limit]
     )[0]
@@ -364,8 +369,8 @@ def _waiting(table: UnitTable) -> Iterator[Check]:
             over,
             f"the experiment ended on {experiment.end} and is read once"
             if over
-            else f"fixed intervals hold for one look at the end, {experiment.end}, and not before: wait, or plan the next "
-            "experiment with reading: sequential",
+            else f"fixed intervals hold for one look at the end, {experiment.end}, and not before: wait, or plan the "
+            "next experiment with reading: sequential",
             breaks=False,
         )
     else:

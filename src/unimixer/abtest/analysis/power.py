@@ -96,6 +96,8 @@ def plan_metric(
 
     if not -1 < correlation < 1:
         raise UnimixerError(f"--correlation {correlation:g} must lie between -1 and 1")
+    if effect == 0:
+        raise UnimixerError("--effect 0 needs endless units; give the smallest relative effect that matters")
     mean, deviation = _mean_and_deviation(metric, past, correlation)
     if mean <= 0 or deviation <= 0:
         raise UnimixerError(
@@ -131,8 +133,6 @@ def plan_metric(
     detectable = solver.solve_power_from_aggregates(sample, "rel_effect_size")[0].rel_effect_size * inflation
     needed = None
     if effect is not None:
-        if effect == 0:
-            raise UnimixerError("--effect 0 needs endless units; give the smallest relative effect that matters")
         needed = math.ceil(solver.solve_power_from_aggregates(sample, "n_obs")[0].n_obs * inflation**2)
     return MetricPlan(
         metric=metric.name,

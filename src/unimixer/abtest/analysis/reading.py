@@ -45,7 +45,7 @@ class Reading:
 
     def as_json(self) -> dict[str, Any]:
         """Return the reading as plain values."""
-        values = {
+        values: dict[str, Any] = {
             "experiment": self.experiment.name,
             "version": self.experiment.version,
             "as_of": datetime.fromtimestamp(self.as_of / 1e6, tz=UTC).isoformat(),
@@ -53,8 +53,10 @@ class Reading:
             "units": dict(self.units),
             "verdict": asdict(self.verdict),
         }
-        lists = {"checks": self.checks, "effects": self.effects, "segments": self.segments}
-        return values | {name: [asdict(one) for one in found] for name, found in lists.items()}
+        values["checks"] = [asdict(check) for check in self.checks]
+        values["effects"] = [asdict(effect) for effect in self.effects]
+        values["segments"] = [asdict(effect) for effect in self.segments]
+        return values
 
 
 def read_experiment(
@@ -62,8 +64,9 @@ def read_experiment(
 ) -> Reading:
     """Read an experiment from its events.
 
-    The database sums by unit, in one snapshot; rows do not leave it. The interval of a guardrail has one-sided bounds at
-    the level alpha, that of every other metric is two-sided; p-values are corrected over all deciding metrics and arms.
+    The database sums by unit, in one snapshot; rows do not leave it. The interval of a guardrail has one-sided bounds
+    at the level alpha, that of every other metric is two-sided; p-values are corrected over all deciding metrics and
+    arms.
 
     Args:
         experiment: the specification that was served.
@@ -105,7 +108,7 @@ def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) 
     for arm in experiment.weights:
         if arm == experiment.control or control is None or arm not in sums:
             continue
-        if min(control.count(), sums[arm].count()) < 2:
+        if not all(_comparable(part, metric) for part in (control, sums[arm])):
             continue
         effect = compare(
             control,
@@ -119,6 +122,11 @@ def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) 
             arm=arm,
         )
         yield replace(effect, segment="" if segment is None else f"{segment[0]}={segment[1]}")
+
+
+def _comparable(part: Aggregates, metric: Metric) -> bool:
+    """Return whether an arm has units, and of a ratio something below the line."""
+    return part.count() > 1 and (metric.kind != "ratio" or part.mean(DENOMINATOR) > 0)
 
 
 def _segments(table: UnitTable) -> Iterator[Effect]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HOLM, BENJAMINI_HOCHBERG = "holm", "bh"
 _COVARIATE = "covariate"
+_ROUNDING = 1e-12
+"""Share of a variance that rounding may leave over."""
 _TWO_SIDED_95 = 1.959963984540054
 """Quantile of the normal distribution that turns a half width of a 95% interval into a standard error."""
 
@@ -111,6 +113,8 @@ def compare(
     """
     from tea_tasting.metrics import RatioOfMeans
 
+    if all(_constant(part, numerator, denominator) for part in (control, treatment)):
+        return _point(control, treatment, numerator, denominator, metric, arm)
     plain = RatioOfMeans(numerator, denominator, use_t=False, confidence_level=0.95)
     unadjusted = plain.analyze_aggregates(control, treatment)
     joined: str | None = None
@@ -137,9 +141,6 @@ def compare(
         spread = _log_deviation(adjusted)
         relative = (ratio * math.exp(-reach * spread) - 1, ratio * math.exp(reach * spread) - 1)
         p = sequential.p_value(abs(adjusted.effect_size) / deviation if deviation else 0.0, units)
-    if not math.isfinite(deviation) or deviation == 0:  # every unit of both arms has one value
-        deviation, interval = 0.0, (adjusted.effect_size, adjusted.effect_size)
-        relative, p = (adjusted.rel_effect_size, adjusted.rel_effect_size), float(adjusted.effect_size == 0)
     positive = adjusted.control > 0 and adjusted.treatment > 0
     before = _deviation(unadjusted)
     return Effect(
@@ -158,6 +159,39 @@ def compare(
         relative_high=float(relative[1]) if positive else None,
         p=float(p),
         narrowed=deviation / before if before else 1.0,
+    )
+
+
+def _constant(part: Aggregates, numerator: str, denominator: str | None) -> bool:
+    """Return whether a metric does not vary; of a ratio, rounding may leave a little, also below 0."""
+    variance = part.ratio_var(numerator, denominator)
+    if denominator is None:
+        return bool(variance == 0)
+    return bool(variance <= _ROUNDING * (part.mean(numerator) / part.mean(denominator)) ** 2)
+
+
+def _point(
+    control: Aggregates, treatment: Aggregates, numerator: str, denominator: str | None, metric: str, arm: str
+) -> Effect:
+    """Compare arms in which every unit has the same value: the interval is a point."""
+    before, after = (float(part.mean(numerator) / part.mean(denominator)) for part in (control, treatment))
+    difference = 0.0 if math.isclose(before, after, rel_tol=_ROUNDING) else after - before
+    relative = difference / before if min(before, after) > 0 else None
+    return Effect(
+        metric=metric,
+        arm=arm,
+        units_control=int(control.count()),
+        units=int(treatment.count()),
+        control=before,
+        treatment=after,
+        difference=difference,
+        low=difference,
+        high=difference,
+        deviation=0.0,
+        relative=relative,
+        relative_low=relative,
+        relative_high=relative,
+        p=float(difference == 0),
     )
 
 
@@ -199,10 +233,13 @@ def standardized_difference(control: Aggregates, treatment: Aggregates, column: 
 def _weights(
     total: Aggregates, numerator: str, denominator: str | None, covariates: Sequence[str]
 ) -> tuple[float, ...]:
-    """Compute the weights of the joined covariate; constant covariates and copies of others count nothing."""
+    """Compute the weights of the joined covariate; constants and copies count nothing."""
     within = np.array([[_covariance(total, a, b) for b in covariates] for a in covariates])
     across = np.array([total.ratio_cov(numerator, denominator, name, None) for name in covariates])
-    return tuple(map(float, np.linalg.pinv(within, hermitian=True) @ across))
+    weights = np.linalg.pinv(within, hermitian=True) @ across
+    if weights @ across > (1 - _ROUNDING) * total.ratio_var(numerator, denominator):  # a copy of the metric itself
+        return (0.0,) * len(covariates)
+    return tuple(map(float, weights))
 
 
 def _joined(

@@ -57,8 +57,8 @@ class UnitTable:
         return dict(zip(self.experiment.covariates, self._covariates, strict=False))
 
     def units(self) -> dict[str, int]:
-        """Count the units of every arm, also those in several."""
-        return dict(self._run("SELECT arm, COUNT(*) FROM abtest_units GROUP BY arm"))
+        """Count the units of every arm, without those in several."""
+        return dict(self._run("SELECT arm, COUNT(*) FROM abtest_units WHERE crossed = 0 GROUP BY arm"))
 
     def crossed(self) -> int:
         """Count the units in several arms."""

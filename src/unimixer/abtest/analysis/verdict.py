@@ -47,6 +47,7 @@ def judge(experiment: Experiment, checks: Sequence[Check], effects: Sequence[Eff
     """
     failed = failures(checks)
     broken = [check for check in failed if check.breaks]
+    steps: tuple[str, ...]
     if broken:
         steps = ("mend the cause", "start again under a new name: events of a broken experiment decide nothing")
         return Verdict(BROKEN, None, tuple(f"{check.name}: {check.sentence}" for check in broken), steps)

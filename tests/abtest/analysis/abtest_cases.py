@@ -35,7 +35,7 @@ def experiment(**changes: Any) -> Experiment:
 def simulate(
     plan: Experiment,
     *,
-    units: int = 2_000,
+    units: int = 1_200,
     days: int = 14,
     rates: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -60,7 +60,7 @@ def simulate(
         base = float(rng.beta(20 * rate, 20 * (1 - rate)))
         country = "de" if number % 3 else "fr"
         for day in range(first, days):
-            if day > first and rng.random() < 0.4:
+            if day > first and rng.random() < 0.6:
                 continue
             time = plan.start_us + day * DAY_US + int(rng.integers(20 * HOUR))
             request = f"r{number}-{day}"
@@ -68,12 +68,14 @@ def simulate(
             exposures.append(
                 Exposure(plan.name, plan.version, f"u{number}", arm, time, request, "b", 0.5, 0, "[]", context)
             )
-            for place in range(5):
+            for place in range(3):
                 at = time + 1_000_000 * (place + 1)
                 name = f"{request}-{place}"
                 outcomes.append(Outcome(f"{name}-v", f"u{number}", "view", 1.0, at, at, request, str(place)))
                 if rng.random() < base:
-                    outcomes.append(Outcome(f"{name}-c", f"u{number}", "click", 1.0, at + 1, at + 1, request, str(place)))
+                    outcomes.append(
+                        Outcome(f"{name}-c", f"u{number}", "click", 1.0, at + 1, at + 1, request, str(place))
+                    )
                     if rng.random() < 0.3:
                         outcomes.append(
                             Outcome(f"{name}-l", f"u{number}", "long", 1.0, at + 2, at + 2, request, str(place))
