@@ -89,7 +89,7 @@ def test_an_effect_is_the_difference_to_the_control() -> None:
 
 def test_an_event_that_no_user_has_is_refused() -> None:
     metric = Metric(name="m", kind="mean", event="purchase")
-    with pytest.raises(UnimixerError, match="event='purchase' is unknown|purchase"):
+    with pytest.raises(UnimixerError, match="purchase"):
         value(SEEN, metric, experiment(), END)
 
 

@@ -93,6 +93,15 @@ class ServedRanker(Ranker):
             self.client.post(path, {"events": events[first : first + ROWS]})
 
 
+def check_served(config: SimulationConfig) -> None:
+    """Raise unless a server can run the simulation."""
+    for arm, text in config.arms.items():
+        if not is_run(text):
+            raise UnimixerError(f"arms.{arm}={text!r}: a server needs a bundle, so every arm must name a run folder")
+    if config.broken:
+        raise UnimixerError("broken: a server logs its events itself; faults are for simulations without --http")
+
+
 def simulate_served(config: SimulationConfig, folder: Path, database: str) -> Simulation:
     """Export the runs of all arms, serve them with one server, and run the experiment over HTTP.
 
@@ -106,11 +115,7 @@ def simulate_served(config: SimulationConfig, folder: Path, database: str) -> Si
     Raises:
         UnimixerError: an arm names no run, or the server refuses a request.
     """
-    for arm, text in config.arms.items():
-        if not is_run(text):
-            raise UnimixerError(f"arms.{arm}={text!r}: a server needs a bundle, so every arm must name a run folder")
-    if config.broken:
-        raise UnimixerError("broken: a server logs its events itself; faults are for simulations without --http")
+    check_served(config)
     environment = make_environment(config)
     bundles = {arm: folder / f"bundle-{arm}" for arm in config.arms}
     versions = {arm: export_run(config.arms[arm], bundle).version for arm, bundle in bundles.items()}
@@ -126,7 +131,7 @@ def simulate_served(config: SimulationConfig, folder: Path, database: str) -> Si
         ranker = ServedRanker(client, experiment)
         if outcomes.before is not None:
             ranker.send_clicks(outcomes.before)
-        with progress_bar("served days", config.days) as advance:
+        with progress_bar("serving", config.days, unit="days") as advance:
             days = counted(range(config.days), advance)
             happened = environment.run(ranker, days, outcomes.population.copy())
     expected, _ = outcomes.reveal([assign(experiment, user) for user in range(config.users)], experiment.control)

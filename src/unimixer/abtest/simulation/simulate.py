@@ -147,7 +147,7 @@ def potential_outcomes(environment: Environment, arms: Mapping[str, str]) -> Pot
     rankers = {arm: make_ranker(text, environment) for arm, text in arms.items()}
     control, *others = rankers.values()
     population, visits, facts = environment.start(), {}, []
-    with progress_bar("simulated days", config.warmup_days + len(rankers) * config.days) as advance:
+    with progress_bar("simulating", config.warmup_days + len(rankers) * config.days, unit="days") as advance:
         warm_up = range(-config.warmup_days, 0)
         before = environment.run(control, counted(warm_up, advance), population, others) if warm_up else None
         first_day = environment.sessions(0, population)

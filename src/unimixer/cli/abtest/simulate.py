@@ -50,7 +50,7 @@ def simulate(options: SimulateOptions) -> None:
     from unimixer.abtest.events import Events
     from unimixer.abtest.simulation.config import SimulationConfig
     from unimixer.abtest.simulation.result import read_simulation
-    from unimixer.abtest.simulation.served import simulate_served
+    from unimixer.abtest.simulation.served import check_served, simulate_served
     from unimixer.abtest.simulation.simulate import simulate as simulate_here
     from unimixer.io import write_text
     from unimixer.report.abtest_simulation import draw_simulation, markdown
@@ -58,10 +58,17 @@ def simulate(options: SimulateOptions) -> None:
 
     document = override({} if options.config is None else load_yaml(options.config), options.settings or [])
     config = parse(SimulationConfig, document, where=str(options.config or "settings"))
+    folder = options.out.resolve()
+    _check_free(folder, overwrite=options.overwrite)
     say_what_is_not_drawn("unimixer abtest simulate --overwrite")
-    folder = _new_folder(options.out, config, overwrite=options.overwrite)
     address = options.database or f"sqlite:///{folder / 'events.sqlite'}"
-    simulation = simulate_served(config, folder, address) if options.http else simulate_here(config)
+    if options.http:
+        check_served(config)
+        _make_folder(folder, config)
+        simulation = simulate_served(config, folder, address)
+    else:
+        simulation = simulate_here(config)
+        _make_folder(folder, config)
     write_text(folder / "experiment.yaml", dump_yaml(simulation.experiment))
     events = Events(address, timeout=600.0)
     try:
@@ -75,20 +82,23 @@ def simulate(options: SimulateOptions) -> None:
     emit(result.as_json() | {"files": files, "database": events.name}, options.as_json, lambda: _show(result, files))
 
 
-def _new_folder(path: Path, config: SimulationConfig, *, overwrite: bool) -> Path:
-    """Make the folder of a simulation; only an earlier simulation is replaced."""
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise if the folder exists; only that of an earlier simulation may be replaced."""
     from unimixer.errors import UnimixerError
+
+    if path.exists() and not overwrite:
+        raise UnimixerError(f"{path} exists; choose another --out, or pass --overwrite to replace it")
+    if path.exists() and not (path / CONFIG).is_file():
+        raise UnimixerError(f"{path} holds no simulation, so it is not replaced; choose another --out")
+
+
+def _make_folder(path: Path, config: SimulationConfig) -> None:
     from unimixer.io import write_text
     from unimixer.settings import dump_yaml
 
     if path.exists():
-        if not overwrite:
-            raise UnimixerError(f"{path} exists; choose another --out, or pass --overwrite to replace it")
-        if not (path / CONFIG).is_file():
-            raise UnimixerError(f"{path} holds no simulation, so it is not replaced; choose another --out")
         shutil.rmtree(path)
     write_text(path / CONFIG, dump_yaml(config))
-    return path.resolve()
 
 
 def _show(result: Result, files: list[str]) -> None:
