@@ -102,7 +102,7 @@ def _draw_effects(axis: Any, result: Result) -> None:
             error = [[middle - one.read.low * scale], [one.read.high * scale - middle]]
             label = "read, with its interval" if place == 0 else None
             axis.errorbar(middle, place, xerr=error, fmt="o", color=PALETTE[0], capsize=4, label=label)
-        axis.plot(one.true.relative * 100, place, "x", color=PALETTE[1], label="true" if place == 0 else None)
+        axis.plot(one.true.relative * 100, place, "x", color=PALETTE[1], zorder=5, label="true" if place == 0 else None)
     several = len({one.true.arm for one in shown}) > 1
     names = [f"{one.true.metric}, {one.true.arm}" if several else one.true.metric for one in shown]
     axis.set_yticks(range(len(shown)), names)
