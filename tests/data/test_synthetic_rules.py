@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from unimixer.data.synthetic import DIFFICULTIES, WorldConfig, WorldField, world_fields
+from unimixer.data.synthetic.draws import START_MS, event_times, numbers, zipf
 from unimixer.data.synthetic.teacher import draw_teacher, item_vectors, solve_intercept
-from unimixer.data.synthetic.world import START_MS, event_times, numbers, zipf
 
 
 @pytest.mark.parametrize(

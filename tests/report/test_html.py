@@ -20,7 +20,7 @@ from unimixer.report.html import asset, data_url, render
 from unimixer.report.tables import Badge, TextTable
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("plots.js", "study.js", "scaling.js", "inspection.js")
+SCRIPTS = ("plots.js", "study.js", "scaling.js", "inspection.js", "abtest.js")
 ATTACK = "</script><script>alert('a & b')</script>"
 TABLE = TextTable(["a"], [])
 VALUES = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from database import Database, binaries
+from database import Database, started
 from eager import EagerBundle
 from ports import free_port
 from served import Client, Served
@@ -101,22 +101,13 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_database() -> Iterator[Database]:
     """A real PostgreSQL that tests share; each has tables of its own."""
-    yield from _started()
+    yield from started()
 
 
 @pytest.fixture
 def database() -> Iterator[Database]:
     """A real PostgreSQL that a test may stop."""
-    yield from _started()
-
-
-def _started() -> Iterator[Database]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("postgresql is not installed")
-    database = Database(programs, free_port())
-    yield database
-    database.remove()
+    yield from started()
 
 
 @pytest.fixture

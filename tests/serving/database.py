@@ -12,11 +12,14 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
+import pytest
+from ports import free_port
 
 USER, PASSWORD = "tester", "s3cr:t/@?#word"
 
@@ -78,6 +81,16 @@ class Database:
         with psycopg.connect(self.address(), autocommit=True) as connection:
             cursor = connection.execute(query.encode())
             return cursor.fetchall() if cursor.description else []
+
+
+def started() -> Iterator[Database]:
+    """Start a database and remove it at the end; skip the test where PostgreSQL is not installed."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("postgresql is not installed")
+    database = Database(programs, free_port())
+    yield database
+    database.remove()
 
 
 class Wire:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from arm_cases import always, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -32,7 +33,8 @@ NUMBERS = (
 )
 LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
 BOUNDED = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-ROUTES = ("/v1/rank", "/v2/models/{name}/infer", "/admin/items", "/admin/users", "/admin/events")
+ROUTES = ("/v1/rank", "/v1/outcomes", "/v2/models/{name}/infer", "/admin/items", "/admin/users", "/admin/events",
+          "/admin/stop-experiment")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,11 @@ def fuzzed(
     bundles: tuple[Path, Path], toy_features: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """A server with a store of its own: what gets through is written."""
-    store = shutil.copy(toy_features, tmp_path_factory.mktemp("fuzz") / "features.sqlite")
-    with Served(bundles[0], store, "--max-candidates", "100") as served:
+    folder = tmp_path_factory.mktemp("fuzz")
+    store = shutil.copy(toy_features, folder / "features.sqlite")
+    file = written(folder, always(arms={"old": {}, "new": {"bundle": str(bundles[1])}}, segments=["country"]))
+    experiment = ("--experiment", str(file), "--events", f"sqlite:///{folder / 'events.sqlite'}")
+    with Served(bundles[0], store, "--max-candidates", "100", *experiment) as served:
         yield served
 
 

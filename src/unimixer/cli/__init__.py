@@ -43,6 +43,7 @@ VERBS = {
     "data": "Prepare raw impression logs.",
     "config": "Look at recipes.",
     "scale": "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report.",
+    "abtest": "Online experiments: plan, assign, load events, read results, simulate.",
     "store": "Build and print the feature store of a server.",
 }
 """The first sentence of every verb's help. The file of a verb, with all its imports, is loaded when it is called."""

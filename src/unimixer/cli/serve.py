@@ -51,6 +51,15 @@ class ServeOptions:
     keep_events: Annotated[
         int, typer.Option("--keep-events", help="Events per user to keep in addition to the longest history.")
     ] = 1_000
+    experiments: Annotated[
+        list[Path] | None,
+        typer.Option("--experiment", help="Specification of an experiment; several share a layer."),
+    ] = None
+    events: Annotated[
+        str | None,
+        typer.Option("--events", help="sqlite:///FILE or postgresql://user@host/db for exposures and outcomes."),
+    ] = None
+    positions: Annotated[int, typer.Option("--positions", help="Largest number of shown items of an exposure.")] = 100
     prediction_log: Annotated[
         str | None,
         typer.Option("--prediction-log", help="Folder, or postgresql://user@host/db, to write every answer to."),
@@ -76,10 +85,11 @@ def serve(options: ServeOptions) -> None:
     and serves it; SIGTERM ends the server after the running requests and the prediction log.
 
     The prediction log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
+    With --experiment, users get the bundle of their arm, and exposures go to the database of --events.
 
     Example: unimixer serve bundle --store features.sqlite --port 8080 --prediction-log scores
     """
-    values = asdict(options)
+    values = {**asdict(options), "experiments": options.experiments or ()}
     keys = {
         "api_key": read_key(API_KEY, values.pop("api_key_file")),
         "admin_key": read_key(ADMIN_KEY, values.pop("admin_key_file")),

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,11 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from unimixer.data.coverage import Coverage
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
+from unimixer.serving.arms import Arms, Experiments
+from unimixer.serving.arms_fit import Opened, check_fit
 from unimixer.serving.encoding.parse_request import CallReader
 from unimixer.serving.encoding.request import EncodedCall, RankCall, RequestEncoder
 from unimixer.serving.errors import HTTPError
@@ -95,6 +98,35 @@ class Model:
                 raise UnimixerError(f"bundle {self.bundle.version}: the scores of the warm-up are not finite")
 
 
+def _opened(folder: Path, model: Model) -> Opened:
+    bundle = model.bundle
+    return Opened(folder, bundle.transform.schema, bundle.tasks, model.reader)
+
+
+@dataclass(frozen=True)
+class InService:
+    """What one load put in service.
+
+    Attributes:
+        model: of every request that takes part in no experiment.
+        models: of the arms that have a bundle of their own, by its place.
+        arms: of the experiments.
+    """
+
+    model: Model
+    models: Mapping[str, Model]
+    arms: Arms
+
+    @property
+    def all_models(self) -> list[Model]:
+        """The models, every one once."""
+        return list(dict.fromkeys((self.model, *self.models.values())))
+
+    def model_of(self, bundle: str | None) -> Model:
+        """Return the model of an arm."""
+        return self.model if bundle is None else self.models[bundle]
+
+
 class Engine:
     """Scores calls with the model in service, some at once, some waiting, no more.
 
@@ -103,10 +135,19 @@ class Engine:
         store: raw rows.
         open_bundle: opens the folder of a bundle.
         metrics: counters.
+        experiments: whose arms are served.
     """
 
-    def __init__(self, settings: ServeSettings, store: FeatureStore, open_bundle: Open, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        store: FeatureStore,
+        open_bundle: Open,
+        metrics: Metrics,
+        experiments: Experiments | None = None,
+    ) -> None:
         self.settings, self.store, self.metrics = settings, store, metrics
+        self.experiments = experiments or Experiments()
         self._open, self._swap = open_bundle, threading.Lock()
         queue, timeout = settings.queue, settings.timeout
         self.requests = BoundedThreadPool(
@@ -117,39 +158,60 @@ class Engine:
         metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
         metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
         self._encoding, self._scoring = (metrics.stage.labels(stage) for stage in ("encode", "score"))
-        self._model: Model | None = None
+        self._in_service: InService | None = None
         self._look: asyncio.Task[None] | None = None
+        self._decisions: dict[tuple[str, str, str], Counter] = {}
+        self.outcomes = BoundedThreadPool("outcomes", metrics, threads=1, queue=queue, timeout=timeout)
+        self.shadow = BoundedThreadPool("shadow requests", metrics, threads=1, queue=queue, timeout=timeout)
 
     @property
-    def model(self) -> Model:
-        """The model in service.
+    def in_service(self) -> InService:
+        """The models in service, and the arms that they belong to.
 
         Raises:
             HTTPError: before the warm-up has ended.
         """
-        if self._model is None:
+        if self._in_service is None:
             raise HTTPError(503, "the server is not ready: its bundle is being opened", retry_after=1)
-        return self._model
+        return self._in_service
+
+    @property
+    def model(self) -> Model:
+        """The model in service for requests that take part in no experiment."""
+        return self.in_service.model
 
     @property
     def ready(self) -> bool:
         """Whether a warmed-up bundle is in service."""
-        return self._model is not None
+        return self._in_service is not None
 
     def load(self) -> str:
-        """Open the bundle that the settings name now, warm it up, put it in service; returns its version.
+        """Open the bundles that the settings and the arms name now, warm them up, put them in service.
 
-        Requests that run keep the model that they began with. Where anything fails, the old model stays.
+        Requests that run keep the model that they began with. Where anything fails, everything old stays.
+
+        Returns:
+            The version of the server's bundle.
 
         Raises:
             HTTPError: another swap is running.
-            UnimixerError: the bundle is damaged or does not fit the store.
+            UnimixerError: a bundle is damaged or does not fit the store, or a specification is refused.
         """
         if not self._swap.acquire(blocking=False):
             raise HTTPError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
         try:
             folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
-            model = self._warm(folder)
+            arms = Arms(self.experiments.read(), self.experiments.stopped, self._count)
+            opened = {folder: self._warm(folder)}
+            at = {bundle: Path(bundle).resolve() for bundle in arms.bundles}
+            for place in at.values():
+                if place not in opened:
+                    opened[place] = self._warm(place)
+            models = {bundle: opened[place] for bundle, place in at.items()}
+            found = InService(opened[folder], models, arms)
+            check_fit(
+                _opened(folder, found.model), {place: _opened(at[place], models[place]) for place in models}, arms
+            )
         except Exception as error:
             self.metrics.swaps.labels("refused").inc()
             if isinstance(error, UnimixerError):
@@ -159,14 +221,21 @@ class Engine:
             raise UnimixerError(f"{folder}: the bundle cannot be put in service ({text}); export it again") from error
         finally:
             self._swap.release()
-        self._model = model
+        self._in_service = found
         self.metrics.model.clear()
-        self.metrics.model.labels(model.bundle.version).set(1)
+        for model in found.all_models:
+            self.metrics.model.labels(model.bundle.version).set(1)
         self.metrics.swaps.labels("in service").inc()
         gc.unfreeze()
         gc.collect()  # the old bundle holds large arrays; do not wait for a full collection
         gc.freeze()  # what is in service stays: collections need not look at it again and again
-        return model.bundle.version
+        return found.model.bundle.version
+
+    def _count(self, experiment: str, arm: str, reason: str) -> None:
+        labels = (experiment, arm, reason)
+        if labels not in self._decisions:  # to look it up in the metrics takes longer than the assignment
+            self._decisions[labels] = self.metrics.decisions.labels(*labels)
+        self._decisions[labels].inc()
 
     def _warm(self, folder: Path) -> Model:
         bundle = self._open(folder, threads=self.settings.threads)
@@ -209,9 +278,14 @@ class Engine:
             HTTPError: no bundle is in service, or the store does not answer in time.
             StoreUnavailableError: the store cannot be read, or holds no data.
         """
-        model = self.model
+        models = self.in_service.all_models
+
+        def look() -> None:
+            for model in models:
+                model.encoder.check_data(look=True)
+
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(asyncio.to_thread(model.encoder.check_data, look=True))
+            self._look = asyncio.create_task(asyncio.to_thread(look))
             self._look.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
         try:
             async with asyncio.timeout(self.settings.timeout):
@@ -223,5 +297,7 @@ class Engine:
     def close(self) -> None:
         """Wait for what runs."""
         self.requests.close()
+        self.shadow.close()
+        self.outcomes.close()
         self._helpers.shutdown()
         self.updates.close()

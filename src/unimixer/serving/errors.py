@@ -9,6 +9,7 @@ import orjson
 import pydantic_core
 
 from unimixer.errors import UnimixerError
+from unimixer.postgres import DatabaseError
 from unimixer.serving.stores.base import StoreUnavailableError
 from unimixer.serving.stores.records import check_value
 
@@ -31,10 +32,10 @@ class HTTPError(UnimixerError):
 
 
 def refusal(error: UnimixerError) -> HTTPError:
-    """Any mistake as a refusal: a store that is down is ours (503), everything else is the caller's (422)."""
+    """Any mistake as a refusal: a store or a database that is down is ours (503), all else is the caller's (422)."""
     if isinstance(error, HTTPError):
         return error
-    if isinstance(error, StoreUnavailableError):
+    if isinstance(error, StoreUnavailableError | DatabaseError):
         return HTTPError(503, str(error), retry_after=1)
     return HTTPError(422, " ".join(str(error).split()))
 

@@ -90,6 +90,28 @@ def _joined(parts: Sequence[Batch]) -> Batch:
     )
 
 
+class LogMetrics:
+    """Count what happens to the rows of a log.
+
+    Args:
+        name: of the log in the names of its metrics.
+        rows: plural noun for the rows.
+        place: of the rows, in words.
+        registry: of the metrics.
+    """
+
+    def __init__(self, name: str, rows: str, place: str, registry: CollectorRegistry) -> None:
+        texts = {
+            "rows": f"{rows} written to the {place}",
+            "dropped": f"{rows} that the {place} lost because it was full, or unavailable at the end",
+            "errors": f"Failed writes of the {place}, which are retried",
+            "rejected": f"{rows} that the {place} cannot hold",
+        }
+        self.rows, self.dropped, self.errors, self.rejected = (
+            Counter(f"unimixer_{name}_{kind}", text, registry=registry) for kind, text in texts.items()
+        )
+
+
 class Metrics:
     """Hold the metrics of one server in a separate registry."""
 
@@ -120,21 +142,22 @@ class Metrics:
         registry.register(self.values)
         self.swaps = Counter("unimixer_swaps", "Bundles that were loaded or refused", ["result"], registry=registry)
         self.model = Gauge("unimixer_model", "1 for the served bundle", ["version"], registry=registry)
-        self.log_rows = Counter(
-            "unimixer_prediction_log_rows", "Answers written to the prediction log", registry=registry
+        self.prediction_log = LogMetrics("prediction_log", "Answers", "prediction log", registry)
+        self.exposures = LogMetrics("exposures", "Exposures", "database of events", registry)
+        self.exposures_repeated = Counter(
+            "unimixer_exposures_repeated", "Exposures whose request id was known", registry=registry
         )
-        self.log_dropped = Counter(
-            "unimixer_prediction_log_dropped",
-            "Answers that the prediction log lost because it was full, or unavailable at the end",
+        self.decisions = Counter(
+            "unimixer_experiment_requests",
+            "Requests by arm of an experiment, and by the reason of it",
+            ["experiment", "arm", "reason"],
             registry=registry,
         )
-        self.log_errors = Counter(
-            "unimixer_prediction_log_errors",
-            "Failed writes of the prediction log, which are retried",
-            registry=registry,
+        self.shadows = Counter(
+            "unimixer_shadow_requests", "Requests of shadow arms by their result", ["result"], registry=registry
         )
-        self.log_rejected = Counter(
-            "unimixer_prediction_log_rejected", "Answers that the prediction log cannot hold", registry=registry
+        self.outcomes = Counter(
+            "unimixer_outcomes", "Received outcomes, new or repeated", ["result"], registry=registry
         )
         self.log_lines_lost = Counter(
             "unimixer_log_lines_lost",

@@ -15,13 +15,18 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from unimixer.abtest.events import Events
+from unimixer.abtest.records import Exposure
 from unimixer.errors import UnimixerError
+from unimixer.serving.arms import Experiments
 from unimixer.serving.engine import Engine, Open
 from unimixer.serving.http.app import make_app, plain_routes
 from unimixer.serving.http.connections import Connection, Limits, files_for
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.log import Log, standard_error
-from unimixer.serving.metrics import Metrics
+from unimixer.serving.metrics import LogMetrics, Metrics
+from unimixer.serving.prediction_log.exposures import ExposureSink
+from unimixer.serving.prediction_log.record import LogSink, PredictionRecord, Row
 from unimixer.serving.prediction_log.writer import PredictionLog, open_sink
 from unimixer.serving.settings import API_KEY, ServeSettings
 from unimixer.serving.stores import open_store
@@ -68,11 +73,18 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
         prediction_log = _prediction_log(settings, metrics, log)
         if prediction_log is not None:
             open_things.callback(prediction_log.close)
-        engine = Engine(settings, store, open_bundle, metrics)
+        exposures = _exposures(settings, metrics, log)
+        if exposures is not None:
+            open_things.callback(exposures.close)
+        events = None
+        if settings.events is not None:  # two connections: a long write of exposures keeps no outcome waiting
+            events = Events(settings.events, timeout=settings.store_timeout)
+            open_things.callback(events.close)
+        engine = Engine(settings, store, open_bundle, metrics, Experiments(settings.experiments, events))
         open_things.callback(engine.close)
         metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
         metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
-        app = make_app(engine, prediction_log)
+        app = make_app(engine, prediction_log, exposures, events)
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, RequestMiddleware(app, metrics, log, plain_routes(app)), engine, listener, log))
@@ -136,6 +148,7 @@ async def _open(engine: Engine, server: uvicorn.Server, log: Log) -> None:
     except BaseException:
         server.should_exit = True
         raise
+    _log_experiments(engine, log)
     try:
         await engine.check_ready()
         log("ready", model_version=version)
@@ -146,9 +159,16 @@ async def _open(engine: Engine, server: uvicorn.Server, log: Log) -> None:
 async def _reload(engine: Engine, log: Log) -> None:
     try:
         log("swapped", model_version=await asyncio.to_thread(engine.load))
+        _log_experiments(engine, log)
     except Exception as error:
         text = str(error) if isinstance(error, UnimixerError) else type(error).__name__
         log("swap refused", reason=text)
+
+
+def _log_experiments(engine: Engine, log: Log) -> None:
+    for experiment in engine.in_service.arms.experiments:
+        facts = experiment.model_dump(mode="json", include={"name", "version", "unit", "traffic", "start", "end"})
+        log("experiment", **facts, stopped=experiment.name in engine.experiments.stopped)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -165,37 +185,52 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _prediction_log(settings: ServeSettings, metrics: Metrics, log: Log) -> PredictionLog | None:
+def _prediction_log(settings: ServeSettings, metrics: Metrics, log: Log) -> PredictionLog[PredictionRecord] | None:
     if settings.prediction_log is None:
         return None
+    written = _log(open_sink(settings.prediction_log), settings, metrics.prediction_log, log)
+    metrics.watch("prediction_log_waiting", "Answers that are not written yet", lambda: written.waiting)
+    metrics.watch("prediction_log_up", "0 while the prediction log cannot be written", lambda: not written.refused)
+    return written
+
+
+def _exposures(settings: ServeSettings, metrics: Metrics, log: Log) -> PredictionLog[Exposure] | None:
+    if settings.events is None or not settings.experiments:
+        return None
+    sink = ExposureSink(Events(settings.events), metrics.exposures_repeated.inc)
+    written = _log(sink, settings, metrics.exposures, log)
+    metrics.watch("exposures_waiting", "Exposures that are not written yet", lambda: written.waiting)
+    metrics.watch("exposures_up", "0 while exposures cannot be written", lambda: not written.refused)
+    return written
+
+
+def _log(sink: LogSink[Row], settings: ServeSettings, counts: LogMetrics, log: Log) -> PredictionLog[Row]:
+    """Rows that wait for their place, with the server's settings, counters and log lines."""
 
     def failed(reason: str) -> None:
-        metrics.log_errors.inc()
-        log("prediction log failed", reason=reason)
+        counts.errors.inc()
+        log(f"{sink.log} failed", reason=reason)
 
     def rejected(request_id: str, reason: str) -> None:
-        metrics.log_rejected.inc()
-        log("prediction log rejected", request_id=request_id, reason=reason)
+        counts.rejected.inc()
+        log(f"{sink.log} rejected", request_id=request_id, reason=reason)
 
-    sink = open_sink(settings.prediction_log)
-    written = PredictionLog(
+    log(sink.log, place=sink.name)
+    return PredictionLog(
         sink,
         flush=settings.flush,
         max_rows=settings.log_rows,
         patience=settings.grace,
-        written=metrics.log_rows.inc,
+        written=counts.rows.inc,
         failed=failed,
-        dropped=metrics.log_dropped.inc,
+        dropped=counts.dropped.inc,
         rejected=rejected,
     )
-    metrics.watch("prediction_log_waiting", "Answers that are not written yet", lambda: written.waiting)
-    metrics.watch("prediction_log_up", "0 while the prediction log cannot be written", lambda: not written.refused)
-    log("prediction log", place=sink.name)
-    return written
 
 
 def _cached(engine: Engine, kind: int) -> int:
-    return engine.model.encoder.cache_sizes[KINDS[kind]] if engine.ready else 0
+    models = engine.in_service.all_models if engine.ready else []
+    return sum(model.encoder.cache_sizes[KINDS[kind]] for model in models)
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.stores.base import MARGIN, TIMEOUT_S
@@ -47,6 +47,12 @@ class ServeSettings(Settings):
     """Largest number of cached users, and of cached items."""
     keep_events: NonNegativeInt = MARGIN
     """Events per user and kind that the store keeps in addition to the longest history, see :class:`FeatureStore`."""
+    experiments: tuple[Path, ...] = ()
+    """Specifications of experiments whose arms are served."""
+    events: str | None = None
+    """Address of the database that takes exposures and outcomes."""
+    positions: PositiveInt = 100
+    """Largest number of items, in the order shown, of an exposure."""
     prediction_log: str | None = None
     """Folder of the prediction log, or address of a PostgreSQL database."""
     flush: PositiveFloat = 1.0
@@ -59,6 +65,15 @@ class ServeSettings(Settings):
     """Key of ranking requests; without it, everyone may send them."""
     admin_key: SecretStr | None = None
     """Key of changes; without it, the server accepts no changes over HTTP."""
+
+    @model_validator(mode="after")
+    def _experiments_need_events(self) -> ServeSettings:
+        if self.experiments and self.events is None:
+            raise ValueError(
+                "experiments: an experiment without a database of events has no exposures; give one with "
+                "--events sqlite:///FILE or --events postgresql://user@host/db"
+            )
+        return self
 
     @property
     def store_timeout(self) -> float:

@@ -17,7 +17,7 @@ from answer_cases import answer
 from database import PASSWORD, Database, Wire
 
 from unimixer.errors import MissingExtraError, UnimixerError
-from unimixer.serving.prediction_log.postgres import parse_address
+from unimixer.postgres import parse_address
 from unimixer.serving.prediction_log.postgres_log import PostgresSink
 from unimixer.serving.prediction_log.writer import PredictionLog, answer_time, open_sink, read_log
 
@@ -295,7 +295,7 @@ def test_statements_of_a_write_end_in_time(
     log_address: str, shared_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = PredictionLog(open_sink(log_address), flush=60, max_rows=10)
-    monkeypatch.setattr("unimixer.serving.prediction_log.postgres.STATEMENT_S", 0.3)
+    monkeypatch.setattr("unimixer.postgres.STATEMENT_S", 0.3)
     locked, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -335,8 +335,8 @@ def frozen(log_address: str, shared_database: Database) -> Iterator[PredictionLo
 def test_a_database_that_stands_still_is_given_up(
     frozen: PredictionLog, log_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unimixer.serving.prediction_log.postgres.STATEMENT_S", 0.2)
-    monkeypatch.setattr("unimixer.serving.prediction_log.postgres.SLACK_S", 0.2)
+    monkeypatch.setattr("unimixer.postgres.STATEMENT_S", 0.2)
+    monkeypatch.setattr("unimixer.postgres.SLACK_S", 0.2)
     frozen.add(answer(1))
     with pytest.raises(UnimixerError, match="the database cannot be used now"):
         frozen.flush()

@@ -7,7 +7,7 @@ import torch
 from unimixer.data.synthetic.config import DIFFICULTIES, WorldConfig
 from unimixer.data.synthetic.fields import WorldField, world_fields
 from unimixer.data.synthetic.wide import WideWorld
-from unimixer.data.synthetic.world import BLOCK_ROWS, Snapshots, World
+from unimixer.data.synthetic.world import BLOCK_ROWS, Snapshots, World, WorldState
 
 __all__ = [
     "BLOCK_ROWS",
@@ -17,6 +17,7 @@ __all__ = [
     "World",
     "WorldConfig",
     "WorldField",
+    "WorldState",
     "draw_world",
     "world_fields",
 ]

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from unimixer.data.synthetic.config import TASKS, WorldConfig
+from unimixer.data.synthetic.draws import DAY_MS
 from unimixer.data.synthetic.fields import world_fields
 from unimixer.data.synthetic.teacher import calibrate, draw_biases, draw_weights, unit_power
-from unimixer.data.synthetic.world import BLOCK_ROWS, DAY_MS, outcomes
+from unimixer.data.synthetic.world import BLOCK_ROWS, outcomes
 from unimixer.errors import UnimixerError
 
 ENTITIES = 100_000

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from unimixer.data.synthetic.config import WorldConfig
+from unimixer.data.synthetic.draws import event_times, hour_of, numbers, zipf
 from unimixer.data.synthetic.fields import WorldField, world_fields
-from unimixer.data.synthetic.teacher import draw_teacher, item_vectors
+from unimixer.data.synthetic.teacher import Teacher, draw_teacher, item_vectors
 
 BLOCK_ROWS = 8_192
 """Rows between two updates of the users' interest."""
@@ -37,6 +38,17 @@ class Snapshots(NamedTuple):
 
     values: Tensor
     offsets: Tensor
+
+
+@dataclass
+class WorldState:
+    """The users' interest and the rules at one moment of the log; a pass over the log moves them."""
+
+    interest: Tensor
+    """``(users, k)``"""
+    teacher: Teacher
+    progress: float = 0.0
+    """Share of the log that has passed."""
 
 
 class World:
@@ -88,25 +100,53 @@ class World:
         """Return the items that users clicked before the log."""
         return self._snapshots
 
-    def impressions(self) -> Iterator[dict[str, Tensor]]:
+    @property
+    def item_vectors(self) -> Tensor:
+        """The unit vectors ``(items, k)`` that interest is about."""
+        return self._vectors
+
+    def popular_items(self, day: int) -> Tensor:
+        """Return the items from the most to the least popular of a day."""
+        return self._popularity.order(day)
+
+    def start(self) -> WorldState:
+        """Return the state before the log."""
+        return WorldState(self._interest.clone(), self._teacher)
+
+    def end(self) -> WorldState:
+        """Return the state after the log, whose impressions are drawn for it."""
+        state = self.start()
+        for _ in self.impressions(state):
+            pass
+        state.progress = 1.0
+        return state
+
+    def probabilities(self, columns: dict[str, Tensor], state: WorldState) -> Tensor:
+        """Return the true probabilities ``(B, tasks)`` of impressions: ``user_id``, ``item_id`` and the context."""
+        return state.teacher.probabilities(*self._look_up(columns, state.interest), state.progress)
+
+    def impressions(self, state: WorldState | None = None) -> Iterator[dict[str, Tensor]]:
         """Start a pass over the log in the order of time, in blocks of :data:`BLOCK_ROWS` rows.
+
+        Args:
+            state: to move along (default: one of its own, from :meth:`start`).
 
         Yields:
             ``user_id``, ``item_id``, ``time`` (ms), the context, ``click``, ``like`` (0 and 1), and the true
             ``click_probability`` and ``like_probability``.
         """
         generator = Generator(self.device).manual_seed(self.config.seed + 1)
-        interest, teacher = self._interest.clone(), self._teacher
+        state = state or self.start()
         rates = torch.tensor(self.config.rates, device=self.device)
         for first in range(0, self.config.num_rows, BLOCK_ROWS):
             rows = min(BLOCK_ROWS, self.config.num_rows - first)
             block = self._expose(first, rows, generator)
-            inputs, affinity = self._look_up(block, interest)
-            probability = teacher.probabilities(inputs, affinity, first / self.config.num_rows)
-            teacher = teacher.trimmed(TRIM * (rates.logit() - probability.mean(0).logit()))
+            state.progress = first / self.config.num_rows
+            probability = self.probabilities(block, state)
+            state.teacher = state.teacher.trimmed(TRIM * (rates.logit() - probability.mean(0).logit()))
             chance = torch.rand(rows, generator=generator, device=self.device)
             click, like = (chance < probability[:, task] for task in range(2))
-            absorb_clicks(interest, block["user_id"], self._vectors[block["item_id"]], click)
+            absorb_clicks(state.interest, block["user_id"], self._vectors[block["item_id"]], click)
             yield block | outcomes(torch.stack((click, like), 1), probability, self.config)
 
     def _expose(self, first: int, rows: int, generator: Generator) -> dict[str, Tensor]:
@@ -247,49 +287,3 @@ def absorb_clicks(interest: Tensor, users: Tensor, vectors: Tensor, clicks: Tens
 def _spread(num_rows: int) -> list[tuple[float, int]]:
     """Return points of the log for the calibration: their progress and their row."""
     return [(k / CALIBRATION_BLOCKS, num_rows * k // CALIBRATION_BLOCKS) for k in range(CALIBRATION_BLOCKS)]
-
-
-# ---- random draws ---------------------------------------------------------------------------------------------------
-
-DAY_MS = 86_400_000
-START_MS = 1_735_718_400_000
-"""1 January 2025, 08:00 UTC: the daily wave of activity starts in the morning and peaks twelve hours later."""
-WAVE = 0.7
-"""Depth of the daily wave: activity at the peak is ``(1 + WAVE) / (1 - WAVE)`` times that at the trough."""
-
-
-def zipf(rows: int, size: int, exponent: float, generator: Generator) -> Tensor:
-    r"""Draw ranks from 0 to ``size - 1`` by inverting the distribution function of a bounded power law.
-
-    .. math:: P(r) \propto \int_{r+1}^{r+2} x^{-s} dx
-
-    No table is needed, so the cost does not depend on the size.
-    """
-    uniform = torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64)
-    if exponent == 1:
-        value = (size + 1) ** uniform
-    else:
-        power = 1 - exponent
-        value = (1 + uniform * ((size + 1) ** power - 1)) ** (1 / power)
-    return value.long().sub_(1).clamp_(0, size - 1)
-
-
-def numbers(rows: int, field: WorldField, generator: Generator) -> Tensor:
-    """Draw log-normal numbers, NaN where one is missing."""
-    normal = torch.randn(rows, generator=generator, device=generator.device)
-    values = torch.exp(field.log_mean + field.log_std * normal)
-    hidden = torch.rand(rows, generator=generator, device=generator.device) < field.missing
-    return values.masked_fill_(hidden, math.nan)
-
-
-def event_times(first: int, rows: int, total: int, days: int, generator: Generator) -> Tensor:
-    """Draw the event times in milliseconds of rows ``first ... first + rows - 1`` of ``total``, never decreasing."""
-    steps = torch.arange(first, first + rows, device=generator.device, dtype=torch.float64)
-    steps += torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64)
-    even = steps * (days / total)  # days since the start, evenly spread
-    return START_MS + ((even + WAVE / math.tau * torch.sin(math.tau * even)) * DAY_MS).long()
-
-
-def hour_of(time: Tensor) -> Tensor:
-    """Return the hour of the day, UTC."""
-    return time // 3_600_000 % 24

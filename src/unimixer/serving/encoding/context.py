@@ -74,12 +74,7 @@ class ContextEncoder:
         Raises:
             UnimixerError: a column is missing, or a value does not fit its column.
         """
-        stamp, time = None, AFTER_THE_LOG
-        if self.time is not None and context.get(self.time) is None:
-            time = now
-        elif self.time is not None:
-            stamp = series_of(self.time, [context[self.time]], "context")
-            time = int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
+        stamp, time = self.time_of(context, now)
         own, shared = {}, {}
         for name in self._plain:
             if items is not None and any(name in item for item in items):
@@ -96,6 +91,19 @@ class ContextEncoder:
         columns += [series_of(name, [value], "context").new_from_index(0, rows) for name, value in shared.items()]
         columns += [column.new_from_index(0, rows) for column in self._time_column(stamp, now)]
         return Context(*self._encode(columns, "items"), time)
+
+    def time_of(self, context: Mapping[str, Any], now: int) -> tuple[pl.Series | None, int]:
+        """Return the time that the context sends, as a column and in ms; otherwise ``now``.
+
+        Raises:
+            UnimixerError: it is no time.
+        """
+        if self.time is None:
+            return None, AFTER_THE_LOG
+        if context.get(self.time) is None:
+            return None, now
+        stamp = series_of(self.time, [context[self.time]], "context")
+        return stamp, int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
 
     def _shared(self, columns: dict[str, Any], stamp: pl.Series | None, now: int, time: int) -> _Row:
         """Encode one row for all items and cache it: contexts take few values, and the hour changes seldom."""

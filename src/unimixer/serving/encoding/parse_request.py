@@ -28,11 +28,27 @@ class CallReader:
         self._own = encoder.items.read | encoder.context.columns - {encoder.context.time or ""}
         self._item = self._own | ({self.item_key} if self.item_key else frozenset())
         self._context = encoder.context.known
+        self.required = encoder.context.columns - {encoder.context.time or ""}
+        """Columns of the context that every call must send."""
+        self._others: dict[str, frozenset[str]] = {}
+        self._others_require: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> dict[str, frozenset[str]]:
         """The columns that every field of a body takes."""
         return {"user": self._user, "items": self._item, "context": frozenset(self._context)}
+
+    def share(self, columns: Mapping[str, frozenset[str]], required: frozenset[str]) -> None:
+        """Take and require what the bundles of all arms take and require, so that no arm refuses other calls.
+
+        Args:
+            columns: that the bundles and the experiments take, by field of a body; those of others are left out.
+            required: columns of the context that the bundles require.
+        """
+        own = self.columns
+        self._user, self._item, self._context = (own[name] | columns[name] for name in own)
+        self._others = {name: columns[name] - own[name] for name in own if columns[name] - own[name]}
+        self._others_require = required - self.required
 
     def read(self, body: Mapping[str, Any], *, now: int) -> tuple[RankCall, int]:
         """The call, and the position of the task that its ranking is by.
@@ -47,7 +63,18 @@ class CallReader:
             raise UnimixerError(f"context: expected an object of columns, found {_type(context)}")
         _columns(context, self._context, "context")
         items, own = self._items_of(body.get("items"))
+        for name in self._others_require:
+            if name not in context and not all(name in columns for columns in own or ({},)):
+                raise UnimixerError(f"context: column {name!r} is missing; send it, with null if the value is unknown")
+        if self._others:
+            user_columns, context = self._without(user_columns, "user"), self._without(context, "context")
+            own = own and [self._without(columns, "items") for columns in own]
         return RankCall(user, items, context, user_columns, own, now), self._task(body.get("rank_by"))
+
+    def _without(self, columns: dict[str, Any], field: str) -> dict[str, Any]:
+        """Leave out the columns that other bundles read, and experiments."""
+        others = self._others.get(field, ())
+        return {name: value for name, value in columns.items() if name not in others}
 
     def _user_of(self, given: Any) -> tuple[str | int | None, dict[str, Any]]:
         if isinstance(given, dict):

@@ -21,7 +21,17 @@ from unimixer.serving.encoding.entity import EntityEncoder
 from unimixer.serving.engine import Engine, Model
 from unimixer.serving.errors import HTTPError, read_json
 from unimixer.serving.http.common import check_key, deadline, read_body, reply
-from unimixer.serving.http.openapi import EventsRequest, EventsWritten, Reloaded, RowsRequest, Written, answers, body
+from unimixer.serving.http.openapi import (
+    EventsRequest,
+    EventsWritten,
+    Reloaded,
+    RowsRequest,
+    Stopped,
+    StopRequest,
+    Written,
+    answers,
+    body,
+)
 from unimixer.serving.stores.base import Event, Kind
 from unimixer.serving.stores.build import events_of
 from unimixer.serving.stores.records import check_value, series_of
@@ -44,13 +54,13 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
             )
         check_key(request, settings.admin_key, "admin")
 
-    async def write(request: Request, work: Callable[[Model, dict[str, Any]], dict[str, int]]) -> Response:
+    async def write(request: Request, work: Callable[[Sequence[Model], dict[str, Any]], dict[str, int]]) -> Response:
         check(request)
-        model = engine.model
+        models = engine.in_service.all_models
         engine.updates.check_room()
         data = await read_body(request, settings.max_body, settings.timeout)
         begin = deadline(request, settings.timeout - settings.store_timeout)
-        return reply(await engine.updates.finish(lambda: work(model, read_json(data)), begin))
+        return reply(await engine.updates.finish(lambda: work(models, read_json(data)), begin))
 
     @app.post("/admin/users", tags=["admin"], openapi_extra=body(RowsRequest), responses=answers(Written, *REFUSALS))
     async def users(request: Request) -> Response:
@@ -76,23 +86,42 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         version = await asyncio.to_thread(engine.load)
         return reply({"model_version": version})
 
+    if settings.experiments:
 
-def put_rows(kind: Kind, model: Model, values: dict[str, Any]) -> dict[str, int]:
-    """Write rows to the store, after checking that the bundle can encode them."""
+        @app.post(
+            "/admin/stop-experiment",
+            tags=["experiments"],
+            openapi_extra=body(StopRequest),
+            responses=answers(Stopped, 400, 401, 403, 408, 413, 422, 503),
+        )
+        async def stop_experiment(request: Request) -> Response:
+            """Stop an experiment for good: everyone gets the bundle of the server, and no exposure is logged."""
+            check(request)
+            values = read_json(await read_body(request, settings.max_body, settings.timeout))
+            name = values.get("experiment")
+            if set(values) != {"experiment"} or not isinstance(name, str):
+                raise UnimixerError("the body: expected the field 'experiment' with the name of one, and no other")
+            await asyncio.to_thread(engine.experiments.stop, name)
+            return reply({"experiment": name, "stopped": True})
+
+
+def put_rows(kind: Kind, models: Sequence[Model], values: dict[str, Any]) -> dict[str, int]:
+    """Write rows to the store, after checking that every bundle in service can encode them."""
     rows = _rows(values, "rows")
-    encoder = model.encoder.users if kind == "users" else model.encoder.items
-    if encoder.key is None:
+    encoders = [model.encoder.users if kind == "users" else model.encoder.items for model in models]
+    key = encoders[0].key  # all bundles have the same
+    if key is None:
         raise UnimixerError(f"this model has no key of {kind}, so it reads none from the store")
-    store = model.encoder.store
-    known = store.columns(kind)
+    store = models[0].encoder.store
+    known = {*store.columns(kind)}.union(*(encoder.columns for encoder in encoders))
     for number, row in enumerate(rows):
         for name, value in row.items():
-            if name not in known and name not in encoder.columns:
-                names = {*known, *encoder.columns}
-                raise UnimixerError(f"{kind}[{number}]: unknown column {name!r}{nearest(name, names)}")
+            if name not in known:
+                raise UnimixerError(f"{kind}[{number}]: unknown column {name!r}{nearest(name, known)}")
             check_value(value, f"{kind}[{number}].{name}")
-    _check_encodable(encoder, rows)
-    return {"rows": len(rows), "revision": store.put(kind, encoder.key, rows)}
+    for encoder in encoders:
+        _check_encodable(encoder, rows)
+    return {"rows": len(rows), "revision": store.put(kind, key, rows)}
 
 
 def _check_encodable(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> None:
@@ -104,8 +133,9 @@ def _check_encodable(encoder: EntityEncoder, rows: Sequence[dict[str, Any]]) -> 
     encoder.snapshot(chunk)
 
 
-def append_events(model: Model, values: dict[str, Any]) -> dict[str, int]:
+def append_events(models: Sequence[Model], values: dict[str, Any]) -> dict[str, int]:
     """Add impressions to the histories that use them; return the numbers of added and of repeated events."""
+    model = models[0]  # its histories have the events of every bundle in service
     rows, ids = _rows(values, "events"), None
     schema = model.bundle.transform.schema
     names, known = _names(schema), event_columns(model)

@@ -13,32 +13,44 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
+from unimixer.abtest.events import Events
+from unimixer.abtest.records import Exposure
 from unimixer.errors import UnimixerError
 from unimixer.serving.engine import Engine
 from unimixer.serving.errors import HTTPError, refusal
-from unimixer.serving.http import admin
+from unimixer.serving.http import admin, outcomes
 from unimixer.serving.http import open_inference as protocol
 from unimixer.serving.http.common import refused, reply
 from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Send
 from unimixer.serving.http.openapi import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
 from unimixer.serving.http.ranking import Ranker
+from unimixer.serving.prediction_log.record import PredictionRecord
 from unimixer.serving.prediction_log.writer import PredictionLog
 
 TITLE = "unimixer ranking server"
 
 
-def make_app(engine: Engine, prediction_log: PredictionLog | None) -> FastAPI:
+def make_app(
+    engine: Engine,
+    prediction_log: PredictionLog[PredictionRecord] | None,
+    exposures: PredictionLog[Exposure] | None = None,
+    events: Events | None = None,
+) -> FastAPI:
     """The application around an engine.
 
     Args:
         engine: the model in service.
         prediction_log: where answers are written.
+        exposures: where exposures of experiments are written.
+        events: where outcomes are written.
     """
     # its page brings its own script: a server often stands where no content network can be reached
     app = FastAPIOffline(redoc_url=None, title=TITLE, version=version("unimixer"))
     _refusals(app)
     _health(app, engine)
-    _rank(app, engine, prediction_log)
+    _rank(app, Ranker(engine, prediction_log, exposures))
+    if events is not None:
+        outcomes.add_routes(app, engine, events)
     admin.add_routes(app, engine)
     protocol.add_routes(app, engine)
 
@@ -98,9 +110,7 @@ def _health(app: FastAPI, engine: Engine) -> None:
         return Response(engine.metrics.text(), media_type=METRICS)
 
 
-def _rank(app: FastAPI, engine: Engine, prediction_log: PredictionLog | None) -> None:
-    ranker = Ranker(engine, prediction_log)
-
+def _rank(app: FastAPI, ranker: Ranker) -> None:
     @app.post(
         "/v1/rank",
         tags=["ranking"],

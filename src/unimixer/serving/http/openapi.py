@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from unimixer.abtest.records import MAX_TEXT as MAX_ID
 from unimixer.serving.stores.records import MAX_KEY, MAX_LIST, MAX_TEXT
 
 Key = Annotated[str, Field(max_length=MAX_KEY)] | Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID)] | Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Scalar = Text | int | float | bool | None
 Entries = Field(max_length=MAX_LIST)
@@ -49,6 +51,14 @@ class UnknownFacts(_Document):
     items: int
 
 
+class ExperimentFacts(_Document):
+    """Identify the arm of an experiment."""
+
+    name: str
+    version: int
+    arm: str
+
+
 class RankResponse(_Document):
     """Return the scores in the order of the items."""
 
@@ -59,6 +69,52 @@ class RankResponse(_Document):
     ranking: list[int]
     """Positions of the items, counted from 0, best first."""
     unknown: UnknownFacts
+    experiment: ExperimentFacts | None = None
+    """Arm of the user; absent if the request takes part in no experiment."""
+
+
+class OutcomeRow(_Document):
+    """Tell what a unit did."""
+
+    event_id: Id
+    """Id of the sender: an event that is sent again with its id is one event."""
+    unit: Id
+    """Id that the experiment assigns, for example the key of the user."""
+    event: Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+    """Name of the event, as in the metrics of a specification."""
+    value: float | None = None
+    """Size of the event (default: 1)."""
+    time: Annotated[int, Field(ge=0)] | Text | None = None
+    """Microseconds since 1970, or a text of ISO 8601, in UTC without a zone (default: now)."""
+    request_id: Id | None = None
+    """Id of the ranking request that led to the event."""
+    item: Id | None = None
+
+
+class OutcomesRequest(_Document):
+    """Add what units did."""
+
+    events: Annotated[list[OutcomeRow], Field(min_length=1)]
+
+
+class OutcomesWritten(_Document):
+    """Report new events, and events whose id was known; all of them are in the database."""
+
+    added: int
+    repeated: int
+
+
+class StopRequest(_Document):
+    """Name the experiment to stop."""
+
+    experiment: str
+
+
+class Stopped(_Document):
+    """Report the stopped experiment."""
+
+    experiment: str
+    stopped: bool
 
 
 class Error(_Document):
@@ -137,7 +193,7 @@ class InferRequest(_Document):
 
 
 MODELS = (RankRequest, RankResponse, Error, RowsRequest, EventsRequest, Written, EventsWritten, InferRequest, Live,
-          Ready, Reloaded)  # fmt: skip
+          Ready, Reloaded, OutcomesRequest, OutcomesWritten, StopRequest, Stopped)  # fmt: skip
 METRICS = "text/plain; version=0.0.4"
 
 

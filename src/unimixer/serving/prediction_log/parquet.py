@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file, disk_errors
-from unimixer.serving.prediction_log.record import Entry, LogSink, UnfitError, call_text
+from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, UnfitError, call_text
 
 SCHEMA = pa.schema(
     [
@@ -42,7 +42,7 @@ AT_ONCE = 8
 """Answers that are converted at once."""
 
 
-class ParquetSink(LogSink):
+class ParquetSink(LogSink[PredictionRecord]):
     """A part a write, which appears whole, under its name, after it reached the disk.
 
     Args:
@@ -55,7 +55,7 @@ class ParquetSink(LogSink):
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Entry[PredictionRecord]]) -> None:
         """See :meth:`LogSink.write`."""
         try:
             table = _table(str(self.writer), entries)
@@ -85,13 +85,13 @@ def read_parts(place: Path) -> Iterator[dict[str, Any]]:
             raise UnimixerError(f"{part}: not a part of a prediction log ({' '.join(str(error).split())})") from None
 
 
-def _table(writer: str, entries: Sequence[Entry]) -> pa.Table:
+def _table(writer: str, entries: Sequence[Entry[PredictionRecord]]) -> pa.Table:
     """Entries as a table, a few at a time: other threads run no Python while one column is made."""
     some = [entries[start : start + AT_ONCE] for start in range(0, len(entries), AT_ONCE)]
     return pa.Table.from_batches([_batch(writer, part) for part in some], SCHEMA)
 
 
-def _batch(writer: str, entries: Sequence[Entry]) -> pa.RecordBatch:
+def _batch(writer: str, entries: Sequence[Entry[PredictionRecord]]) -> pa.RecordBatch:
     rows = [entry.answer for entry in entries]
     columns = {
         "writer": [writer] * len(rows),

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import (
+from unimixer.postgres import (
     DatabaseError,
     connect,
     driver,
@@ -29,7 +29,7 @@ from unimixer.serving.prediction_log.postgres_table import (
     restore,
     row_bytes,
 )
-from unimixer.serving.prediction_log.record import Entry, LogSink, UnfitError
+from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, UnfitError
 
 if TYPE_CHECKING:
     import psycopg
@@ -45,7 +45,7 @@ FROM {table} ORDER BY answered_at, writer, number
 """
 
 
-class PostgresSink(LogSink):
+class PostgresSink(LogSink[PredictionRecord]):
     """Write answers, one transaction per call. A retry first asks the table which answers it already has.
 
     Args:
@@ -62,7 +62,7 @@ class PostgresSink(LogSink):
         with self._talking():
             pass
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Entry[PredictionRecord]]) -> None:
         """See :meth:`LogSink.write`."""
         try:
             rows = {entry.number: row_bytes(self.writer, entry) for entry in entries}

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import Address, limit_statements
-from unimixer.serving.prediction_log.record import Entry, call_text
+from unimixer.postgres import Address, limit_statements
+from unimixer.serving.prediction_log.record import Entry, PredictionRecord, call_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -126,7 +126,7 @@ def _version(connection: psycopg.Connection[Any], table: str) -> int | None:
     return int(version[1]) if version else None
 
 
-def row_bytes(writer: UUID, entry: Entry) -> bytes:
+def row_bytes(writer: UUID, entry: Entry[PredictionRecord]) -> bytes:
     """Encode one row, with its columns in the order of :data:`COLUMNS`.
 
     Raises:
@@ -183,7 +183,7 @@ def read_call(text: str) -> dict[str, Any]:
     return restored
 
 
-def _call(entry: Entry) -> str:
+def _call(entry: Entry[PredictionRecord]) -> str:
     text = call_text(entry.answer.call)
     if "\\u0000" not in text and "\\u2400" not in text:
         return text

@@ -8,7 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,30 @@ class PredictionRecord:
     hashes: dict[str, int]
 
 
-class Entry(NamedTuple):
+class Record(Protocol):
+    """A row of a log; the request id names it in messages."""
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request that it belongs to."""
+
+
+Row = TypeVar("Row", bound=Record)
+
+
+class Entry(NamedTuple, Generic[Row]):
     """An answer and its number. Callers choose request ids and may repeat them, so an answer has a key of its own."""
 
     number: int
-    answer: PredictionRecord
+    answer: Row
 
 
 class UnfitError(UnimixerError):
     """Answers that a place cannot hold, however often they are tried; the message has nothing of their content."""
 
 
-class LogSink(ABC):
-    """A place that keeps answers: one form of the prediction log.
+class LogSink(ABC, Generic[Row]):
+    """A place that keeps answers: one form of the prediction log, or the exposures that go with them.
 
     ``writer`` is new with every sink. With an entry's number it is the key of the answer, and a number that a writer
     lacks is an answer that was lost.
@@ -55,12 +66,14 @@ class LogSink(ABC):
 
     name: str
     """How messages name the place; without a password."""
+    log, rows = "prediction log", "answers"
+    """How messages name the log, and its rows."""
 
     def __init__(self) -> None:
         self.writer = uuid.uuid4()
 
     @abstractmethod
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Entry[Row]]) -> None:
         """Keep all of the entries or none. A write that may have failed is repeated, and adds nothing twice.
 
         Raises:
@@ -68,7 +81,7 @@ class LogSink(ABC):
             UnimixerError: the place refuses now; a later try may succeed.
         """
 
-    def close(self) -> None:  # noqa: B027 (most places have nothing to give back)
+    def close(self) -> None:
         """Give connections back."""
 
 

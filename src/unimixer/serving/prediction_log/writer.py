@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from unimixer.errors import UnimixerError
-from unimixer.serving.prediction_log.postgres import is_address
-from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, UnfitError, answer_time
+from unimixer.postgres import is_address
+from unimixer.serving.prediction_log.record import Entry, LogSink, PredictionRecord, Row, UnfitError, answer_time
 
 __all__ = ["PredictionLog", "PredictionRecord", "answer_time", "open_sink", "read_log"]
 
@@ -22,7 +22,7 @@ LAST_PAUSE_S = 0.2
 """Between two tries at the end."""
 
 
-class PredictionLog:
+class PredictionLog(Generic[Row]):
     """Hands answers to a sink every ``flush`` seconds in which there were any.
 
     What cannot be written waits and is tried again; beyond ``max_rows`` waiting answers new ones are dropped, counted.
@@ -41,7 +41,7 @@ class PredictionLog:
 
     def __init__(
         self,
-        sink: LogSink,
+        sink: LogSink[Row],
         *,
         flush: float,
         max_rows: int,
@@ -53,7 +53,7 @@ class PredictionLog:
     ) -> None:
         self.sink, self.max_rows, self._flush_s, self._patience = sink, max_rows, flush, patience
         self._written, self._failed, self._dropped, self._rejected = written, failed, dropped, rejected
-        self._entries: list[Entry] = []
+        self._entries: list[Entry[Row]] = []
         self._next, self._refused, self._why, self._moved = 0, False, "it does not answer", 0.0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._writing = threading.Lock()
@@ -70,7 +70,7 @@ class PredictionLog:
         """Whether the last write failed."""
         return self._refused
 
-    def add(self, answer: PredictionRecord) -> None:
+    def add(self, answer: Row) -> None:
         """Take an answer; never waits for the sink."""
         with self._lock:
             number, self._next = self._next, self._next + 1
@@ -108,8 +108,8 @@ class PredictionLog:
         if lost := self.waiting:
             self._dropped(lost)
             raise UnimixerError(
-                f"{self.sink.name}: the prediction log lost {lost:,} of its answers, which could not be written before "
-                f"the end ({self._why})"
+                f"{self.sink.name}: the {self.sink.log} lost {lost:,} of its {self.sink.rows}, which could not be "
+                f"written before the end ({self._why})"
             )
 
     def _finish(self) -> None:
@@ -127,7 +127,7 @@ class PredictionLog:
         self._refused, self._why = True, _reason(error)
         self._failed(self._why)
 
-    def _write(self, part: list[Entry]) -> None:
+    def _write(self, part: list[Entry[Row]]) -> None:
         """Write the first entries; where some do not fit, halves of them, down to the ones that do not."""
         try:
             self.sink.write(part)
@@ -160,7 +160,7 @@ class PredictionLog:
         self.sink.close()
 
 
-def open_sink(place: str | Path) -> LogSink:
+def open_sink(place: str | Path) -> LogSink[PredictionRecord]:
     """The place of a prediction log: a folder for Parquet parts, or the address of a PostgreSQL database.
 
     Raises:

@@ -25,7 +25,6 @@ STATEMENT_S = 30.0
 SLACK_S = 5.0
 """Additional seconds in which the server must report the cancellation."""
 _LIMITS = {
-    "connect_timeout": CONNECT_S,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -54,9 +53,9 @@ class Address:
     values: dict[str, Any] = field(repr=False)
 
 
-def is_address(log: str | Path) -> bool:
-    """Return whether a prediction log is a PostgreSQL database and not a folder."""
-    return isinstance(log, str) and log.startswith(SCHEMES)
+def is_address(place: str | Path) -> bool:
+    """Return whether a place is the address of a PostgreSQL database."""
+    return isinstance(place, str) and place.startswith(SCHEMES)
 
 
 def driver(task: str) -> Any:
@@ -105,12 +104,13 @@ def parse_address(text: str, *, table: str, task: str) -> Address:
     return Address(_name(values, tables), parts, values)
 
 
-def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
+def connect(address: Address, module: Any, *, seconds: int = CONNECT_S) -> psycopg.Connection[Any]:
     """Open a connection in which every statement is a transaction, except inside a ``transaction()`` block.
 
     Args:
         address: address of the database.
         module: result of :func:`driver`.
+        seconds: for the connection to open; the address may override them.
 
     Raises:
         DatabaseError: the database refuses the connection or cannot be reached.
@@ -118,7 +118,9 @@ def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
     """
     try:
         connection: psycopg.Connection[Any] = module.connect(
-            **{**_LIMITS, **address.values, "client_encoding": "UTF8"}, autocommit=True, prepare_threshold=None
+            **{**_LIMITS, "connect_timeout": seconds, **address.values, "client_encoding": "UTF8"},
+            autocommit=True,
+            prepare_threshold=None,
         )
     except module.Error as error:
         raise DatabaseError(f"{address.name}: the database cannot be used now ({sentence(error, address)})") from None
@@ -129,20 +131,20 @@ def connect(address: Address, module: Any) -> psycopg.Connection[Any]:
     return connection
 
 
-def limit_statements(connection: psycopg.Connection[Any]) -> None:
+def limit_statements(connection: psycopg.Connection[Any], seconds: float | None = None) -> None:
     """Limit the time of statements in the current transaction only, because connection poolers share sessions."""
-    connection.execute(f"SET LOCAL statement_timeout = {int(STATEMENT_S * 1000)}")
+    connection.execute(f"SET LOCAL statement_timeout = {int((seconds or STATEMENT_S) * 1000)}")
 
 
 @contextmanager
-def watched(connection: psycopg.Connection[Any]) -> Iterator[None]:
+def watched(connection: psycopg.Connection[Any], seconds: float | None = None) -> Iterator[None]:
     """Cut the connection if the statements inside exceed the time that the server allows.
 
     The server cancels long statements, and the network detects an unreachable machine. This timer covers a server
     process that hangs on a machine that still answers.
     """
     with socket(fileno=os.dup(connection.fileno())) as line:
-        timer = threading.Timer(STATEMENT_S + SLACK_S, _cut, [line])
+        timer = threading.Timer((seconds or STATEMENT_S) + SLACK_S, _cut, [line])
         timer.daemon = True
         timer.start()
         try:

@@ -1,0 +1,1 @@
+"""Read an experiment: checks first, then effects with their intervals, then a verdict."""

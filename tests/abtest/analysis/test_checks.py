@@ -1,0 +1,229 @@
+"""Every broken experiment is caught with one sentence, and shows no effect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from abtest_cases import HOUR, database, experiment, simulate
+
+from unimixer.abtest.analysis.checks import Check, balance_limit, split_check
+from unimixer.abtest.analysis.reading import Reading, read_experiment
+from unimixer.abtest.records import Covariate, Exposure, Outcome
+from unimixer.abtest.specification import DAY_US, Experiment
+
+Rows = tuple[list[Exposure], list[Outcome]]
+PLAN = experiment()
+
+
+@pytest.fixture(scope="module")
+def sound() -> Rows:
+    return simulate(PLAN, units=1_200)
+
+
+def number(unit: str) -> int:
+    return int(unit[1:])
+
+
+def skewed(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Two fifths of the units of an arm are lost."""
+    lost = {row.unit for row in exposures if row.arm == "mixer" and number(row.unit) % 5 < 2}
+    return [row for row in exposures if row.unit not in lost], [row for row in outcomes if row.unit not in lost]
+
+
+def in_two_arms(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Every hundredth unit sees the arms in turn."""
+    turned = [
+        row._replace(arm=("control", "mixer")[place % 2]) if number(row.unit) % 100 == 0 else row
+        for place, row in enumerate(exposures)
+    ]
+    return turned, outcomes
+
+
+def losing(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """An arm loses a fifth of its outcomes, whole requests."""
+    arms = {row.request_id: row.arm for row in exposures}
+    lost = {request for place, request in enumerate(arms) if arms[request] == "mixer" and place % 5 == 0}
+    return exposures, [row for row in outcomes if row.request_id not in lost]
+
+
+def losing_a_day(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """The outcomes of an arm do not arrive on one day."""
+    arms = {row.unit: row.arm for row in exposures}
+    return exposures, [
+        row for row in outcomes if arms[row.unit] != "mixer" or (row.time - PLAN.start_us) // DAY_US != 9
+    ]
+
+
+def without_clicks(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """The event of a metric is named otherwise."""
+    return exposures, [row._replace(event="tap") if row.event == "click" else row for row in outcomes]
+
+
+def ahead(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Every twentieth unit has a clock one year ahead."""
+    return exposures, [
+        row._replace(time=row.time + 365 * DAY_US) if number(row.unit) % 20 == 0 else row for row in outcomes
+    ]
+
+
+def server_ahead(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """One server has a clock far ahead."""
+    return [*exposures, exposures[0]._replace(request_id="x", time=PLAN.end_us + 999 * DAY_US)], outcomes
+
+
+def before_exposure(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Every twentieth unit dates outcomes an hour before the request."""
+    return exposures, [row._replace(time=row.time - HOUR) if number(row.unit) % 20 == 0 else row for row in outcomes]
+
+
+def with_bots(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Five units click all day long."""
+    more = []
+    for unit in range(5):
+        row = next(row for row in exposures if number(row.unit) == unit)
+        for event in range(2_000):
+            at = row.time + event * 1_000_000
+            more.append(Outcome(f"bot-{unit}-{event}", row.unit, "view", 1.0, at, at, None, None))
+    return exposures, outcomes + more
+
+
+def unregistered(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """Half of the exposures come from a version that nobody registered."""
+    return [row._replace(version=1 + number(row.unit) % 2) for row in exposures], outcomes
+
+
+def renamed(exposures: list[Exposure], outcomes: list[Outcome]) -> Rows:
+    """An arm was served that the specification does not have."""
+    return [row._replace(arm="mlp") if number(row.unit) % 9 == 0 else row for row in exposures], outcomes
+
+
+CASES: list[tuple[Callable[[list[Exposure], list[Outcome]], Rows], str, str]] = [
+    (skewed, "sample ratio", "is not the configured one"),
+    (renamed, "sample ratio", "units saw 'mlp', which the specification has no arm for"),
+    (in_two_arms, "one arm a unit", "units (0."),
+    (losing, "outcomes arrive", "outcomes of mixer are lost on their way"),
+    (losing_a_day, "outcomes arrive", "exposures on 2026-03-10 and no outcome, while other arms have some"),
+    (without_clicks, "outcomes arrive", "no unit has an outcome 'click' after its exposure"),
+    (ahead, "clocks", "are dated over an hour after they were received"),
+    (server_ahead, "clocks", "1 exposures lie in the future"),
+    (before_exposure, "exposure before outcome", "are dated before the exposure that they answer"),
+    (with_bots, "bots", "5 units have over"),
+    (unregistered, "specification", "units were exposed under version 2, which is not registered"),
+]
+
+
+def read(
+    path: Path, rows: Rows, plan: Experiment = PLAN, *, as_of: int | None = None, served: Experiment | None = None
+) -> Reading:
+    events = database(path / "events.sqlite", served or plan, *rows)
+    try:
+        return read_experiment(plan, events, as_of=as_of or plan.end_us, now=PLAN.end_us + DAY_US)
+    finally:
+        events.close()
+
+
+@pytest.mark.parametrize(("spoil", "name", "words"), CASES, ids=[spoil.__name__ for spoil, _, _ in CASES])
+def test_a_broken_experiment_is_caught_with_its_sentence(
+    spoil: Callable[[list[Exposure], list[Outcome]], Rows], name: str, words: str, sound: Rows, tmp_path: Path
+) -> None:
+    reading = read(tmp_path, spoil(*sound))
+    assert reading.verdict.decision == "broken"
+    assert reading.effects == reading.segments == ()
+    failed = [check for check in reading.checks if not check.passed]
+    assert failed[0].name == name
+    assert words in failed[0].sentence
+    assert ". " not in failed[0].sentence  # one sentence
+    assert f"{name}: {failed[0].sentence}" in reading.verdict.reasons
+
+
+def test_a_sound_experiment_passes_every_check(sound: Rows, tmp_path: Path) -> None:
+    reading = read(tmp_path, sound)
+    assert [check.name for check in reading.checks if not check.passed] == []
+    assert len(reading.effects) == 2
+
+
+def test_peeking_with_fixed_intervals_waits_and_shows_nothing(sound: Rows, tmp_path: Path) -> None:
+    reading = read(tmp_path, sound, as_of=PLAN.start_us + 7 * DAY_US)
+    assert reading.verdict.decision == "keep running"
+    assert reading.effects == ()
+    assert "fixed intervals hold for one look at the end, 2026-03-15, and not before" in reading.verdict.reasons[0]
+
+
+def test_a_sequential_reading_may_look_every_day(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(reading="sequential", planned_units=1_200)
+    reading = read(tmp_path, sound, plan, as_of=plan.start_us + 7 * DAY_US)
+    assert len(reading.effects) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [({"arms": {"control": {}, "mixer": {"weight": 3}}}, "arms"), ({"salt": "x", "alpha": 0.1}, "salt and alpha")],
+)
+def test_a_specification_other_than_the_served_one_is_caught(
+    changes: dict[str, object], keys: str, sound: Rows, tmp_path: Path
+) -> None:
+    reading = read(tmp_path, sound, experiment(**changes), served=PLAN)
+    failed = reading.checks[0]
+    assert (failed.name, failed.passed) == ("specification", False)
+    assert failed.sentence.startswith(f"{keys} of version 1 differs from the version that was served")
+
+
+def test_a_specification_that_changed_in_the_middle_is_caught(sound: Rows, tmp_path: Path) -> None:
+    changed = experiment(version=2, salt="other")
+    rows = [row._replace(version=1 + number(row.unit) % 2) for row in sound[0]], sound[1]
+    events = database(tmp_path / "e.sqlite", PLAN, *rows)
+    reading = read_experiment(changed, events, as_of=PLAN.end_us)
+    assert reading.verdict.decision == "broken"
+    assert "salt changed between version 1 and 2 while units were exposed" in reading.verdict.reasons[0]
+
+
+def test_traffic_may_grow_in_the_middle(sound: Rows, tmp_path: Path) -> None:
+    first, second = experiment(traffic=0.5), experiment(version=2, traffic=1.0)
+    rows = [row._replace(version=1 + (row.time > PLAN.start_us + 7 * DAY_US)) for row in sound[0]], sound[1]
+    events = database(tmp_path / "e.sqlite", first, *rows)
+    events.register(second, now=PLAN.start_us + 7 * DAY_US)
+    reading = read_experiment(second, events, as_of=PLAN.end_us)
+    assert reading.checks[0] == Check(
+        "specification", True, "nothing that decides changed while units were exposed (versions 1, 2)"
+    )
+    assert reading.valid
+
+
+def test_arms_that_differed_before_the_start_are_caught(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(covariates=["before"])
+    arm = {row.unit: row.arm for row in sound[0]}
+    values = [
+        Covariate("ranker", unit, "before", number(unit) % 10 + (1.5 if arm[unit] == "mixer" else 0)) for unit in arm
+    ]
+    events = database(tmp_path / "e.sqlite", plan, *sound, values)
+    reading = read_experiment(plan, events, as_of=plan.end_us)
+    assert reading.verdict.decision == "broken"
+    assert "mixer and control differed in before before the start by +0.5" in reading.verdict.reasons[0]
+
+
+def test_few_units_wait(tmp_path: Path) -> None:
+    plan = experiment(reading="sequential")
+    reading = read(tmp_path, simulate(plan, units=120), plan, as_of=plan.start_us + 7 * DAY_US)
+    assert reading.verdict.decision == "keep running"
+    assert "expected at least 100: wait for more" in reading.verdict.reasons[0]
+
+
+def test_the_split_is_compared_with_the_configured_one() -> None:
+    weighted = experiment(arms={"control": {"weight": 9}, "mixer": {"weight": 1}})
+    assert split_check(weighted, {"control": 9_030, "mixer": 970}).passed
+    assert not split_check(weighted, {"control": 8_800, "mixer": 1_200}).passed
+    assert not split_check(experiment(), {"control": 9_030, "mixer": 970}).passed
+    assert not split_check(experiment(reading="sequential"), {"control": 9_030}).passed
+
+
+def test_the_limit_of_balance_falls_with_units_and_rises_with_comparisons() -> None:
+    assert balance_limit(100, 100, 1) == pytest.approx(3.29 * 0.1414, abs=1e-3)
+    assert balance_limit(10**7, 10**7, 1) == 0.02
+    assert balance_limit(100, 100, 4) > balance_limit(100, 100, 1)
+
+
+def test_a_check_is_plain_data() -> None:
+    assert json.dumps(Check("bots", True, "none").__dict__)
