@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from unimixer.errors import UnimixerError, io_failure
 
-RUN, DATASET, BUNDLE = "a run folder", "a prepared dataset", "a bundle"
+RUN, DATASET, BUNDLE, DELTA = "a run folder", "a prepared dataset", "a bundle", "a delta of a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
-_BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE}
+_BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE, "follows": DELTA}
 
 
 class DiskError(UnimixerError):
