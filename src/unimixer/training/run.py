@@ -97,7 +97,7 @@ class RunFolder:
             if warm_start is not None:
                 _write_json(temporary / "warm-start.json", warm_start)
             (temporary / "checkpoints").mkdir()
-            link_or_copy(dataset.folder / "transform", temporary / "transform")
+            link_or_copy(dataset.transform_folder, temporary / "transform")
         return cls(folder)
 
     @property
@@ -229,14 +229,23 @@ def dataset_of(run: RunFolder, folder: Path | None = None) -> Dataset:
     Raises:
         UnimixerError: if the dataset has other content.
     """
+    return _dataset_as_it_was(run, folder, "the run was trained on {}; evaluate other data as raw rows, with --input")
+
+
+def dataset_to_resume(run: RunFolder, folder: Path | None = None) -> Dataset:
+    """Open the dataset that a run began with, see :func:`dataset_of`."""
+    return _dataset_as_it_was(run, folder, "the run began with {}; resume on the same data")
+
+
+def _dataset_as_it_was(run: RunFolder, folder: Path | None, reason: str) -> Dataset:
+    """Open the dataset of a run, without the days that were appended since."""
     dataset = open_dataset(str(folder or run.recipe.dataset))
     expected = run.environment["data"]["hash"]
-    if dataset.hash != expected:
-        raise UnimixerError(
-            f"{dataset.folder} has content {dataset.hash}, the run was trained on {expected}; "
-            "evaluate other data as raw rows, with --input"
-        )
-    return dataset
+    if dataset.hash == expected:
+        return dataset
+    if all(day["hash"] != expected for day in dataset.days):
+        raise UnimixerError(f"{dataset.folder} has content {dataset.hash}, {reason.format(expected)}")
+    return open_dataset(dataset.folder, at=expected, transform=run.folder / "transform")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

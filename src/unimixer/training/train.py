@@ -20,7 +20,7 @@ from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, resolve, validate_recipe
 from unimixer.training.process_group import ProcessGroup, join_processes, launched
-from unimixer.training.run import RunFolder
+from unimixer.training.run import RunFolder, dataset_to_resume
 from unimixer.training.strategy import UNSHARDED, Strategy
 from unimixer.training.warm_start import WarmStart, with_field_order_of
 
@@ -119,12 +119,7 @@ def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = Fal
         return run
     if launched():
         check_versions()
-    opened = open_dataset(str(dataset or run.recipe.dataset))
-    expected = run.environment["data"]["hash"]
-    if opened.hash != expected:
-        raise UnimixerError(
-            f"{opened.folder} has content {opened.hash}, the run began with {expected}; resume on the same data"
-        )
+    opened = dataset_to_resume(run, dataset)
     if not launched():
         consolidate_best(run)
     with join_processes(run.recipe.distributed.timeout) as processes:
