@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 from test_prepare import contents
-from toy import DAY, START, tables_of, toy_frames, toy_schema
+from toy import DAY, QUANTILES, START, day_tables, tables_of, toy_frames, toy_schema
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.arrays import window_positions
@@ -26,17 +26,7 @@ from unimixer.data.prepare import prepare
 from unimixer.data.schema import FIRST_ID, SPLITS
 from unimixer.errors import UnimixerError
 
-QUANTILES = {"by": "quantile", "validation": 0.8, "test": 0.9}
 FIRST_DAYS, LAST_DAY = 6, 10
-
-
-def day_tables(*days: int, rows: int = 2_000, tables: bool = True, **schema: Any) -> Any:
-    """The rows of some days of the small world; day 0 is 2022-05-01."""
-    log, users, items = toy_frames(rows)
-    number = (log["time_ms"].to_numpy() - START) // DAY
-    chosen = log.filter(pl.Series(np.isin(number, days)))
-    entities = (users, items) if tables else ()
-    return tables_of(toy_schema(**{"split": QUANTILES, **schema}), chosen, *entities)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -138,6 +139,30 @@ class Dataset:
         self.days = self.days[: hashes.index(at) + 1]
         splits = {name: asdict(summary) for name, summary in current_splits(self.days).items()}
         self.manifest |= {"hash": at, "splits": splits, "days": self.days}
+
+    def since(self, content: str) -> Dataset:
+        """Return the dataset with those training rows only that did not train when it had another content.
+
+        A content that it never had means other data, of which all rows train.
+
+        Raises:
+            UnimixerError: it has that content, so that no row is new.
+        """
+        hashes = [day["hash"] for day in self.days]
+        if content not in hashes:
+            return self
+        if content == self.hash:
+            raise UnimixerError(
+                f"{self.folder} has no rows since content {content}; append a day first: unimixer data extend "
+                f"{self.folder} --raw NEWDAY"
+            )
+        own, *later = (
+            {n: SplitSummary(**s) for n, s in d["splits"].items()} for d in self.days[hashes.index(content) :]
+        )
+        new = [own["validation"], own["test"], *(part for splits in later[:-1] for part in splits.values())]
+        view = copy(self)
+        view._summaries = {**self._summaries, "train": add_up([*new, later[-1]["train"]])}
+        return view
 
     @property
     def state_folder(self) -> Path:

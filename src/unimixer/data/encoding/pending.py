@@ -38,7 +38,11 @@ def counted(vocabularies: Mapping[str, Vocabulary], statistics: Statistics, earl
             for counter, column in ((statistics.counters[name], "count"), (statistics.held_out[name], "held_out"))
         ]
         if earlier is not None and name in earlier:
-            parts.append(earlier[name].select("text", count=pl.col("count") + pl.col("held_out"), held_out=0))
+            parts.append(
+                earlier[name].select(
+                    "text", count=pl.col("count") + pl.col("held_out"), held_out=pl.lit(0, dtype=pl.Int64)
+                )
+            )
         total = pl.concat(parts).group_by("text").agg(pl.col("count", "held_out").sum())
         counts[name] = without_rows(total, vocabulary)
     return counts
