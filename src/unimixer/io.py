@@ -206,6 +206,17 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+def link_file(source: Path, target: Path) -> bool:
+    """Link a file that is never changed in place, or copy it; return whether it exists."""
+    if not source.exists():
+        return False
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return True
+
+
 def replace_folder(temporary: Path, path: Path) -> None:
     """Rename a complete folder; the old folder of that name is kept until then, and restored if the rename fails."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
