@@ -93,7 +93,7 @@ def measure(folder: Path, buckets: int, share: float) -> dict[str, object]:
         "delta_mb": round(size, 2),
         "delta_share": round(size / bundle, 4),
         **{f"{name}_s": round(one[0], 1) for name, one in (("export", whole), ("delta", delta), ("apply", applied))},
-        **{f"{name}_mb": round(one[1]) for name, one in (("export", whole), ("delta", delta), ("apply", applied))},
+        **{f"{name}_peak_mb": round(one[1]) for name, one in (("export", whole), ("delta", delta), ("apply", applied))},
     }
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Bring a ranker up to date, one day after the other: fetch, extend, continue, validate, gate, export, apply, store, swap.
+# Bring a ranker up to date, day after day: fetch, extend, continue, validate, gate, export, apply, store, swap.
 #
 #     daily.sh PLACE [LAST]      LAST is the last day to take, as 2026-01-31 (default: yesterday, UTC)
 #
-# PLACE is a folder with settings.sh. Every step leaves one file or folder of the day, whole or not at all, and a step whose
-# result is there is not done again. So a call that was killed is repeated as it is, and it ends in the same state.
-# Exit codes: 0 all days are in service; 3 the gate refused a day; 75 another call is running; others are of the failed step.
+# PLACE is a folder with settings.sh. Every step leaves one file or folder of the day, whole or not at all, and a step
+# whose result is there is not done again. So a call that was killed is repeated as it is, and ends in the same state.
+# Exit codes: 0 all days are in service; 3 the gate refused a day; 75 another call is running; others are those of the
+# step that failed.
 set -euo pipefail
 
 cd "${1:?usage: daily.sh PLACE [LAST]}"
@@ -17,7 +18,10 @@ source ./settings.sh # FETCH, RECIPE, and the names above
 
 mkdir -p raw runs validation deltas bundles logs
 exec 9> lock
-flock -n 9 || { echo "another call is running in $PWD; wait for its end" >&2; exit 75; }
+if ! flock -n 9; then
+    echo "another call is running in $PWD; wait for its end" >&2
+    exit 75
+fi
 find . -maxdepth 2 -name '.*.tmp' -exec rm -rf {} + # of calls that were killed
 
 say() {
@@ -28,7 +32,7 @@ step() { # NAME COMMAND...: run a command and keep what it says
     local name=$1 started=$SECONDS code=0
     shift
     say "$day $name begins"
-    (set -e; "$@") >> "logs/$day.log" 2>&1 || code=$?
+    "$@" >> "logs/$day.log" 2>&1 || code=$?
     if [ $code -ne 0 ]; then
         say "$day $name failed with exit code $code; its output is in logs/$day.log"
         exit $code
@@ -40,21 +44,19 @@ write() { # FILE COMMAND...: keep the output of a command, whole or not at all
     local file=$1 hidden
     hidden=$(dirname "$file")/.$(basename "$file").tmp
     shift
-    "$@" > "$hidden"
-    mv "$hidden" "$file"
-}
-
-value() { # FILE KEYS: print a value of a JSON file
-    "$PYTHON" -c 'import functools, json, sys
-print(functools.reduce(lambda v, k: v[int(k) if isinstance(v, list) else k], sys.argv[2:], json.load(open(sys.argv[1]))))' "$@"
+    "$@" > "$hidden" && mv "$hidden" "$file"
 }
 
 fetch() {
     [ -e "raw/$day.parquet" ] || { $FETCH "$day" "raw/.$day.tmp" && mv "raw/.$day.tmp" "raw/$day.parquet"; }
 }
 
+last_day() { # the last day that was appended to the dataset
+    "$PYTHON" -c 'import json; print(*[day["last"] for day in json.load(open("data/manifest.json")).get("days", [])][-1:])'
+}
+
 extend() {
-    [ "$(value data/manifest.json days -1 last)" = "$day" ] || $UNIMIXER data extend data --raw "raw/$day.parquet"
+    [ "$(last_day)" = "$day" ] || $UNIMIXER data extend data --raw "raw/$day.parquet"
 }
 
 continue_training() {
@@ -86,20 +88,16 @@ store() { # all raw days; leave STORE empty where the service itself sends its r
 }
 
 point() { # let the link name the bundle of a day, at one moment
-    ln -sfn "bundles/$1" fresh
-    mv -T fresh current
+    ln -sfn "bundles/$1" fresh && mv -T fresh current
 }
 
 swap() {
-    point "$day"
-    [ -z "$RELOAD" ] && return
-    local wanted answer
-    wanted=$(value "bundles/$day/manifest.json" version)
-    if ! answer=$($RELOAD) || [[ $answer != *"$wanted"* ]]; then
-        point "$before" # the server goes on with the bundle that it has
-        echo "the server does not take bundle $wanted: $answer"
-        return 1
-    fi
+    point "$day" || return
+    [ -n "$RELOAD" ] || return 0
+    $RELOAD && return
+    echo "the server refuses the bundle of $day and goes on with that of $before"
+    point "$before"
+    return 1
 }
 
 [ -e shipped ] || { say "no file 'shipped' with the last day in service; begin as the README says"; exit 2; }

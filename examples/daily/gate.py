@@ -2,8 +2,8 @@
 
     python gate.py VALIDATION BOUNDS
 
-VALIDATION is what ``unimixer evaluate RUN --json`` printed. BOUNDS is JSON: the least and the greatest value of metrics by
-task, and of the share of unknown values by feature. A value that is missing is refused too.
+VALIDATION is what ``unimixer evaluate RUN --json`` printed. BOUNDS is JSON: the least and the greatest value of metrics
+by task, and of the share of unknown values by feature. A value that is missing is refused too.
 """
 
 from __future__ import annotations
