@@ -22,6 +22,7 @@ PAGES = (
     "docs/scaling.md",
     pytest.param("docs/distributed.md", marks=needs_torchrec),
     "docs/serving.md",
+    "docs/days_serving.md",
 )
 
 

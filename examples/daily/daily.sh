@@ -22,7 +22,7 @@ if ! flock -n 9; then
     echo "another call is running in $PWD; wait for its end" >&2
     exit 75
 fi
-find . -maxdepth 2 -name '.*.tmp' -exec rm -rf {} + # of calls that were killed
+find . -maxdepth 2 -name '.*.tmp*' -exec rm -rf {} + # of calls that were killed
 
 say() {
     echo "$(date -u +%FT%TZ) $*" | tee -a daily.log
