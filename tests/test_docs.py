@@ -24,6 +24,7 @@ PAGES = (
     "docs/serving.md",
     "docs/abtest_simulation.md",
     "docs/abtest.md",
+    "docs/days_serving.md",
 )
 
 

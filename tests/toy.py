@@ -90,6 +90,17 @@ def toy_tables(rows: int = 2_000, *, seed: int = 0, chunk_rows: int = 1_000_000,
     return tables_of(toy_schema(**schema), *frames, chunk_rows=chunk_rows)
 
 
+QUANTILES = {"by": "quantile", "validation": 0.8, "test": 0.9}
+
+
+def day_tables(*days: int, rows: int = 2_000, **schema: Any) -> RawTables:
+    """The rows of some days of the small world, which are no whole log for a split by date; day 0 is 2022-05-01."""
+    log, users, items = toy_frames(rows)
+    number = (log["time_ms"].to_numpy() - START) // DAY
+    chosen = log.filter(pl.Series(np.isin(number, days)))
+    return tables_of(toy_schema(**{"split": QUANTILES, **schema}), chosen, users, items)
+
+
 def toy_frames(rows: int = 2_000, *, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Impressions, users and items."""
     rng = np.random.default_rng(seed)

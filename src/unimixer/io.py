@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from unimixer.errors import UnimixerError, io_failure
 
-RUN, DATASET, BUNDLE = "a run folder", "a prepared dataset", "a bundle"
+RUN, DATASET, BUNDLE, DELTA = "a run folder", "a prepared dataset", "a bundle", "a delta of a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
-_BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE}
+_BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE, "follows": DELTA}
 
 
 class DiskError(UnimixerError):
@@ -204,6 +204,17 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(path, target / path.name)
         except OSError:
             shutil.copyfile(path, target / path.name)
+
+
+def link_file(source: Path, target: Path) -> bool:
+    """Link a file that is never changed in place, or copy it; return whether it exists."""
+    if not source.exists():
+        return False
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return True
 
 
 def replace_folder(temporary: Path, path: Path) -> None:

@@ -36,21 +36,31 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["unimixer.training.train", "torch.utils.tensorboard", "torch._dynamo"])
 
 
-def train_killed(values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None = None) -> None:
+def train_killed(
+    values: dict[str, Any],
+    folder: Path,
+    place: str,
+    call: int,
+    start_from: Path | None = None,
+    continued: Path | None = None,
+) -> None:
     """Train until call number ``call`` of ``place``, or go on with a run that was killed before."""
-    process = _context.Process(target=_child, args=(values, folder, place, call, start_from))
+    process = _context.Process(target=_child, args=(values, folder, place, call, start_from, continued))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL, f"the process ended by itself with {process.exitcode}"
 
 
-def _child(values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None) -> None:
+def _child(
+    values: dict[str, Any], folder: Path, place: str, call: int, start_from: Path | None, continued: Path | None
+) -> None:
     owner, name = PLACES[place]
     setattr(owner, name, _deadly(getattr(owner, name), call, place))
     if folder.exists():
         resume(folder, quiet=True)
     else:
-        train(parse(Recipe, values, where="recipe"), folder=folder, start_from=start_from, quiet=True)
+        recipe = parse(Recipe, values, where="recipe")
+        train(recipe, folder=folder, start_from=start_from, continued=continued, quiet=True)
 
 
 def _deadly(function: Callable[..., Any], call: int, place: str) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ VERBS = {
     "consolidate": "Consolidate the weights of an interrupted run on several processes, for evaluate and predict.",
     "export": "Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out "
     "requests.",
+    "bundle": "Bring a bundle up to date by a delta.",
     "inspect": "Inspect a run: how far its learned matrices moved, which fields interact, effective ranks, attention.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",

@@ -13,6 +13,8 @@ import typer
 from unimixer.cli.output import Json, Separator, emit, table, takes
 from unimixer.data.dataset import dataset_path, open_dataset
 from unimixer.data.describe import describe_dataset
+from unimixer.data.extend import HOLD_OUT, open_days
+from unimixer.data.extend import extend as append_days
 from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw.fetch import fetch as download
 from unimixer.data.raw.infer import infer_schema
@@ -97,6 +99,38 @@ def prepare(options: PrepareOptions) -> None:
 
     facts = {"dataset": str(target), "hash": dataset.hash, "rows": counts, "seconds": round(seconds, 2)}
     emit({**facts, "matches": dataset.manifest["matches"]}, options.as_json, show)
+
+
+@app.command("extend")
+def extend(
+    folder: Annotated[Path, typer.Argument(metavar="DATASET", help="A prepared dataset.")],
+    raw: Annotated[Path, typer.Option("--raw", help="Folder or file with the raw data of the next day or days.")],
+    hold_out: Annotated[
+        float, typer.Option("--hold-out", help="Share of the new rows, the last ones, that validates and tests.")
+    ] = HOLD_OUT,
+    as_json: Json = False,
+) -> None:
+    """Append the next day to a dataset: new rows, grown vocabularies and histories; what was there stays as it is.
+
+    Example: unimixer data extend datasets/mine --raw logs/2026-01-08
+    """
+    started = time.perf_counter()
+    dataset = open_dataset(str(folder))
+    before = dataset.transform.spec.tables
+    tables, origin = open_days(dataset, raw)
+    dataset = append_days(dataset.folder, tables, origin=origin, hold_out=hold_out)
+    day, seconds = dataset.days[-1], round(time.perf_counter() - started, 2)
+    rows = {split: summary["rows"] for split, summary in day["splits"].items()}
+    new = {name: count - before[name] for name, count in dataset.transform.spec.tables.items()}
+
+    def show() -> None:
+        days = " to ".join(dict.fromkeys((day["first"], day["last"])))
+        print(f"{dataset.folder}: {days} appended in {seconds:.1f} s: {sum(rows.values()):,} rows")
+        print(", ".join(f"{dataset.summary(split).rows:,} {split}" for split in rows) + " rows in all")
+        print("new rows of tables: " + (", ".join(f"{name} {n:,}" for name, n in new.items() if n) or "none"))
+
+    facts = {"dataset": str(dataset.folder), "hash": dataset.hash, "first": day["first"], "last": day["last"]}
+    emit({**facts, "rows": rows, "new_rows": new, "seconds": seconds}, as_json, show)
 
 
 @app.command("describe")

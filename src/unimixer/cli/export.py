@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unimixer.cli.output import Data, Harden, Json, Run, emit, table, takes
-from unimixer.export import ExportOptions, export_run
+from unimixer.export import ExportOptions, export_delta, export_run
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,10 @@ class BundleOptions:
     """Choose the run to export and the form of its bundle."""
 
     run: Run
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")]
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle, or of the delta.")]
+    delta: Annotated[
+        Path | None, typer.Option("--delta", help="Write what differs from this bundle, for unimixer bundle apply.")
+    ] = None
     form: Annotated[str, typer.Option("--format", help="onnx, pt2 or aoti.")] = "onnx"
     harden: Harden = None
     precision: Annotated[str, typer.Option("--precision", help="float32, float16 or int8.")] = "float32"
@@ -42,6 +45,7 @@ def export(options: BundleOptions) -> None:
     The written graph is compared with the model before the bundle gets its name.
 
     Examples: unimixer export RUN --out bundle · unimixer export RUN --out small --precision int8 --harden top-4
+    · unimixer export RUN --delta bundle --out delta
     """
     form = ExportOptions(
         options.form,
@@ -52,10 +56,16 @@ def export(options: BundleOptions) -> None:
         options.auc_rows,
         options.largest,
     )
-    bundle = export_run(options.run, options.out, form, dataset=options.data, overwrite=options.overwrite)
-    manifest = bundle.manifest
-    size = sum(file["bytes"] for file in manifest["files"].values())
-    graph = sum(f["bytes"] for name, f in manifest["files"].items() if name.startswith(manifest["graph"]["file"]))
+    run, out, data, again = options.run, options.out, options.data, options.overwrite
+    facts: dict[str, Any] = {}
+    if options.delta is None:
+        manifest = export_run(run, out, form, dataset=data, overwrite=again).manifest
+    else:
+        written = export_delta(run, options.delta, out, form, dataset=data, overwrite=again)
+        manifest = written["result"]
+        facts = {"follows": written["follows"], "delta_bytes": _bytes(written["files"]), "changed": written["changed"]}
+    size, file = _bytes(manifest["files"]), manifest["graph"]["file"]
+    graph = _bytes({name: entry for name, entry in manifest["files"].items() if name.startswith(file)})
 
     def show() -> None:
         parity = manifest["parity"]
@@ -63,12 +73,19 @@ def export(options: BundleOptions) -> None:
         table(f"difference from the model, tolerance {parity['tolerance']:.0e}", CASES, rows)
         if manifest["quality"]:
             table("AUC before and after", QUALITY, [_quality(task, q) for task, q in manifest["quality"].items()])
-        print(
-            f"{options.out}: version {bundle.version}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({options.form})"
-        )
+        whole = f"version {manifest['version']}, {size / 1e6:.1f} MB, graph {graph / 1e6:.1f} MB ({options.form})"
+        if facts:
+            share = f"{facts['delta_bytes'] / 1e6:.1f} MB, {facts['delta_bytes'] / size:.1%} of the bundle"
+            whole = f"{share}; {options.delta} and this delta make {whole}"
+        print(f"{options.out}: {whole}")
 
     values = {key: manifest[key] for key in ("version", "tasks", "graph", "parity", "quality", "held_out")}
-    emit({"out": str(options.out), "bytes": size, "graph_bytes": graph, **values}, options.as_json, show)
+    values = {"out": str(options.out), "bytes": size, "graph_bytes": graph, **facts, **values}
+    emit(values, options.as_json, show)
+
+
+def _bytes(files: dict[str, Any]) -> int:
+    return sum(entry["bytes"] for entry in files.values())
 
 
 CASES = ("requests", "number", "candidates", "logit", "probability")

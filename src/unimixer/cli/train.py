@@ -38,6 +38,10 @@ class TrainOptions:
     warm_start: Annotated[Path | None, typer.Option("--warm-start", help="Run whose best weights to start from.")] = (
         None
     )
+    continued: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Finished run to go on from: its last weights and optimizer state."),
+    ] = None
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Train this many runs, with seeds 0, 1, ... and compare them.")
     ] = None
@@ -52,13 +56,16 @@ def train(options: TrainOptions) -> None:
     torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
     """
     if options.resume is not None:
-        if options.recipe or options.overrides or options.run or options.warm_start or options.seeds:
+        others = (options.recipe, options.overrides, options.run, options.warm_start, options.continued, options.seeds)
+        if any(others):
             named = f" (given: {options.recipe})" if options.recipe else ""
             raise UnimixerError(
                 "a run continues with the recipe it began with: --resume takes no recipe or overrides"
-                f"{named}, no --run, --warm-start or --seeds"
+                f"{named}, no --run, --warm-start, --continue or --seeds"
             )
         finished = continue_run(options.resume, dataset=None if options.data is None else Path(options.data))
+    elif options.continued is not None and (options.warm_start or options.seeds):
+        raise UnimixerError("--continue begins with the last weights of a run: it takes no --warm-start and no --seeds")
     elif options.recipe is None:
         raise UnimixerError("give a recipe to start a run, or --resume RUN to continue one")
     else:
@@ -68,7 +75,8 @@ def train(options: TrainOptions) -> None:
         if options.seeds is not None:
             _train_seeds(options, options.recipe, changes, options.seeds)
             return
-        finished = train_recipe(load_recipe(options.recipe, changes), folder=options.run, start_from=options.warm_start)
+        recipe = load_recipe(options.recipe, changes)
+        finished = train_recipe(recipe, folder=options.run, start_from=options.warm_start, continued=options.continued)
     result = finished.result or {}
     if os.environ.get("RANK", "0") != "0":  # one process of several prints
         return

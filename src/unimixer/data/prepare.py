@@ -15,6 +15,7 @@ from unimixer.data import write_dataset
 from unimixer.data.dataset import Dataset, SplitSummary
 from unimixer.data.encoding.fit import fit
 from unimixer.data.encoding.layout import resolve
+from unimixer.data.encoding.pending import save_pending
 from unimixer.data.raw.passes import LogReader, run_shard
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
@@ -60,6 +61,7 @@ def prepare(
         with _log_reader(tables, workers, ray, folder.absolute() / WORK) as reader:
             fitted = fit(schema, reader)
             fitted.transform.save(folder / "transform")
+            save_pending(folder, fitted.pending)
             matches = [asdict(match) for match in fitted.matches]
             encoding = Encode(folder.absolute(), fitted.splitter, fitted.rows, write_dataset.PART_ROWS)
             del fitted  # the workers read what was saved; only then is the memory of the first pass free

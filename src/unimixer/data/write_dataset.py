@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import SplitSummary
+from unimixer.data.dataset import SplitSummary, add_up
 from unimixer.data.encoding.arrays import checksum, write_arrays
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.encoding.splits import Splitter
@@ -85,7 +84,7 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
     """Write one file of encoded impressions and return its counts."""
     name = f"{split}/part-{number:05d}.arrow"
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(path, rows.columns())
     batch = transform.batch(rows)
     assert rows.labels is not None
@@ -103,36 +102,13 @@ def write_part(folder: Path, split: str, number: int, rows: Rows, transform: Tra
     )
 
 
-def add_up(summaries: Sequence[SplitSummary]) -> SplitSummary:
-    """Add up the counts of all parts, in the order of their numbers."""
-    return SplitSummary(
-        parts=sorted((part for s in summaries for part in s.parts), key=lambda part: (len(part["file"]), part["file"])),
-        rows=sum(s.rows for s in summaries),
-        first_time=min((s.first_time for s in summaries), default=0),
-        last_time=max((s.last_time for s in summaries), default=0),
-        positives=[_sum(column) for column in zip(*(s.positives for s in summaries), strict=True)],
-        missing=_sums([s.missing for s in summaries]),
-        out_of_vocabulary=_sums([s.out_of_vocabulary for s in summaries]),
-        lengths=_sums([s.lengths for s in summaries]),
-    )
-
-
 def _positives(labels: NDArray[np.uint8 | np.float32], schema: Schema) -> list[int | float]:
     sums = labels.sum(0, dtype=np.float64).tolist()
     return [float(total) if label.soft else int(total) for total, label in zip(sums, schema.labels, strict=True)]
 
 
-def _sum(column: Sequence[int | float]) -> int | float:
-    """Add up exactly, so that the order of the parts does not matter."""
-    return math.fsum(column) if any(isinstance(value, float) for value in column) else sum(column)
-
-
 def _ints(counts: Any) -> list[int]:
     return [int(count) for count in counts]
-
-
-def _sums(counts: Sequence[list[int]]) -> list[int]:
-    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def write_manifest(folder: Path, summaries: dict[str, SplitSummary], facts: dict[str, Any]) -> None:
@@ -203,7 +179,7 @@ def encode(reader: LogReader, task: Encode) -> dict[str, SplitSummary]:
         for number, fragments in pieces.items():
             assert transform is not None
             parts.append(write_part(task.folder, split, number, Rows.concatenate(fragments), transform))
-        summaries[split] = add_up(parts)
+        summaries[split] = add_up(sorted(parts, key=lambda part: (len(part.parts[0]["file"]), part.parts[0]["file"])))
     return summaries
 
 

@@ -14,7 +14,7 @@ import torch
 
 from unimixer.environment import versions
 from unimixer.errors import UnimixerError
-from unimixer.io import BUNDLE, check_kind, read_errors
+from unimixer.io import BUNDLE, DELTA, check_kind, read_errors
 from unimixer.progress import say
 
 FORMAT = 2
@@ -46,17 +46,29 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     }
     manifest = {"format": FORMAT, **values, "files": files}
     manifest = {"format": FORMAT, "version": version_of(manifest), **manifest}
-    (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    save_manifest(folder, manifest)
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a whole manifest."""
+    (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+_MAKE = {
+    BUNDLE: "unimixer export RUN, or from a delta: unimixer bundle apply BASE DELTA",
+    DELTA: "unimixer export RUN --delta BASE",
+}
+"""How to make a folder of a kind."""
+
+
+def read_manifest(folder: Path, kind: str = BUNDLE) -> dict[str, Any]:
     """Read a manifest and verify its format, its own hash, and the checksum of every file before anything is loaded.
 
     Raises:
         UnimixerError: a file is missing, truncated or changed.
     """
-    check_kind(folder, BUNDLE, marker=NAME, make="unimixer export RUN")
+    check_kind(folder, kind, marker=NAME, make=_MAKE[kind])
     path = folder / NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -77,10 +89,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_file(folder: Path, name: str, size: int, expected: str) -> None:
-    path, parts = folder / name, PurePosixPath(name).parts
+def file_of(folder: Path, name: str) -> Path:
+    """Return the path of a file of a bundle.
+
+    Raises:
+        UnimixerError: if its name leads outside the folder.
+    """
+    parts = PurePosixPath(name).parts
     if not parts or ".." in parts or PurePosixPath(name).is_absolute():
         raise UnimixerError(f"{folder / NAME}: {name!r} is not a file inside the bundle; export the run again")
+    return folder / name
+
+
+def _check_file(folder: Path, name: str, size: int, expected: str) -> None:
+    path = file_of(folder, name)
     if not path.is_file():
         raise UnimixerError(f"{path} is missing; export the run again")
     if (actual := path.stat().st_size) != size:

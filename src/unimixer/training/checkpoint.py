@@ -28,6 +28,9 @@ from unimixer.training.tensor_files import (
     select_tensors,
 )
 
+START = "step-000000000"
+"""The first checkpoint of a run that continues another one."""
+
 
 @dataclass
 class TrainState:
@@ -44,6 +47,8 @@ class TrainState:
     seconds: float = 0.0
     """Training time without evaluations and checkpoints."""
     samples: int = 0
+    earlier_steps: int = 0
+    """Steps of the runs that this one continues; Adam counts them too."""
 
 
 class Checkpointer:
@@ -65,11 +70,7 @@ class Checkpointer:
             for name, optimizer in self.optimizers.items()
             for key, tensor in optimizer_tensors(optimizer).items()
         }
-        with atomic_folder(self.run.checkpoints / f"step-{state['step']:09d}", overwrite=True) as temporary:
-            save_tensors(temporary / "model.safetensors", self.model.state_dict())
-            save_tensors(temporary / "optimizer.safetensors", tensors)
-            save_tensors(temporary / "random.safetensors", _random_tensors())
-            write_state(temporary, state)
+        write_checkpoint(self.run.checkpoints / f"step-{state['step']:09d}", self.model.state_dict(), tensors, state)
         prune(self.run.checkpoints, keep)
 
     def load_checkpoint(self, checkpoint: Path) -> dict[str, Any]:
@@ -104,6 +105,17 @@ class Checkpointer:
 
     def finish(self) -> None:
         """Leave the best weights as one file; a single process writes them so from the start."""
+
+
+def write_checkpoint(
+    folder: Path, weights: Mapping[str, Tensor], optimizers: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint of a single process atomically, with the random states of this moment."""
+    with atomic_folder(folder, overwrite=True) as temporary:
+        save_tensors(temporary / "model.safetensors", weights)
+        save_tensors(temporary / "optimizer.safetensors", optimizers)
+        save_tensors(temporary / "random.safetensors", _random_tensors())
+        write_state(temporary, state)
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

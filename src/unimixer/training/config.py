@@ -133,6 +133,8 @@ class TrainingConfig(Settings):
     log_every: PositiveInt = 20
     aux_loss_weight: NonNegativeFloat = 0.1
     """Weight of the loss on each set of intermediate tokens, in backbones that have them."""
+    new_rows: Literal["drawn", "mean"] = "drawn"
+    """How rows of new ids begin in a run that continues another: drawn anew, or the mean of the rows that it keeps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     """Compile the dense part with torch.compile."""

@@ -67,11 +67,12 @@ def is_sharded_checkpoint(checkpoint: Path) -> bool:
 def read_sharded_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Read weights and optimizer tensors of a sharded checkpoint under the names that a single process uses."""
     weights, states = read_packed_tables(checkpoint, optimizer=True)
-    step = load_state(checkpoint / "state.json")["step"]
+    state = load_state(checkpoint / "state.json")
+    step = state["step"] + state.get("earlier_steps", 0)
     tensors = load_tensors(checkpoint / "optimizer.safetensors")
-    for number, state in enumerate(states.values()):
-        tensors |= {f"sparse.{number}.{name}": tensor for name, tensor in state.items()}
-        if "exp_avg" in state:
+    for number, moments in enumerate(states.values()):
+        tensors |= {f"sparse.{number}.{name}": tensor for name, tensor in moments.items()}
+        if "exp_avg" in moments:
             tensors[f"sparse.{number}.step"] = torch.tensor(step)
     return {**load_tensors(checkpoint / "model.safetensors"), **weights}, tensors
 

@@ -71,6 +71,11 @@ class Eviction(torch.optim.Optimizer):
         """Make the eviction of a model; None if it has no managed tables."""
         return cls(model, recipe, sparse, processes) if model.embedding.managed.tables else None
 
+    @staticmethod
+    def nothing() -> dict[str, Tensor]:
+        """Return the state of no observation since the last decision."""
+        return _nothing()
+
     def observe(self, batches: Sequence[Batch], step: int) -> None:
         """Count the ids of the batches of step number ``step``, from 0."""
         self.now = step + 1

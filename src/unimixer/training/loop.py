@@ -124,6 +124,11 @@ class Trainer:
         checkpoint = processes.on_rank_zero(lambda: latest_checkpoint(self.checkpoints))
         if checkpoint is not None:
             self.state = TrainState(**self.checkpointer.load_checkpoint(checkpoint))
+        elif self.run.warm_start_facts.get("since") is not None:
+            raise UnimixerError(
+                f"{self.checkpoints} is empty, and the run began from a checkpoint there; train it again"
+            )
+        self.step.earlier_steps = self.state.earlier_steps
         processes.on_rank_zero(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)

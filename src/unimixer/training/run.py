@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +57,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, folder: Path | None, recipe: Recipe, dataset: Dataset, *, warm_start: Mapping[str, Any] | None = None
+        cls,
+        folder: Path | None,
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        warm_start: Mapping[str, Any] | None = None,
+        fill: Callable[[Path], None] | None = None,
     ) -> RunFolder:
         """Make the folder of a new run; never write into an existing one.
 
@@ -67,6 +73,7 @@ class RunFolder:
             dataset: the data to train on.
             warm_start: facts on the start from another run: its folder (``run``), the checksum of its ``weights``, and
                 the numbers of rows kept.
+            fill: writes more files into the folder before it gets its name.
         """
         if folder is not None:
             if folder.exists():
@@ -74,7 +81,7 @@ class RunFolder:
                     f"{folder} exists; choose another --run, "
                     f"or continue it with: unimixer train --resume {shlex.quote(str(folder))}"
                 )
-            return cls._write(folder, recipe, dataset, warm_start)
+            return cls._write(folder, recipe, dataset, warm_start, fill)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         base = runs_folder() / recipe.name / f"{stamp}-seed{recipe.training.seed}"
         for number in itertools.count(1):
@@ -82,14 +89,21 @@ class RunFolder:
             if folder.exists():
                 continue
             try:
-                return cls._write(folder, recipe, dataset, warm_start)
+                return cls._write(folder, recipe, dataset, warm_start, fill)
             except (UnimixerError, OSError):
                 if not folder.exists():  # otherwise another process took the name meanwhile
                     raise
         raise AssertionError("there is always a next number")
 
     @classmethod
-    def _write(cls, folder: Path, recipe: Recipe, dataset: Dataset, warm_start: Mapping[str, Any] | None) -> RunFolder:
+    def _write(
+        cls,
+        folder: Path,
+        recipe: Recipe,
+        dataset: Dataset,
+        warm_start: Mapping[str, Any] | None,
+        fill: Callable[[Path], None] | None,
+    ) -> RunFolder:
         # config.yaml makes the folder a run, so the rename that gives the folder its name comes after all files
         with atomic_folder(folder) as temporary:
             (temporary / "config.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
@@ -97,7 +111,9 @@ class RunFolder:
             if warm_start is not None:
                 _write_json(temporary / "warm-start.json", warm_start)
             (temporary / "checkpoints").mkdir()
-            link_or_copy(dataset.folder / "transform", temporary / "transform")
+            link_or_copy(dataset.transform_folder, temporary / "transform")
+            if fill is not None:
+                fill(temporary)
         return cls(folder)
 
     @property
@@ -229,14 +245,23 @@ def dataset_of(run: RunFolder, folder: Path | None = None) -> Dataset:
     Raises:
         UnimixerError: if the dataset has other content.
     """
+    return _dataset_as_it_was(run, folder, "the run was trained on {}; evaluate other data as raw rows, with --input")
+
+
+def dataset_to_resume(run: RunFolder, folder: Path | None = None) -> Dataset:
+    """Open the dataset that a run began with, see :func:`dataset_of`."""
+    return _dataset_as_it_was(run, folder, "the run began with {}; resume on the same data")
+
+
+def _dataset_as_it_was(run: RunFolder, folder: Path | None, reason: str) -> Dataset:
+    """Open the dataset of a run, without the days that were appended since."""
     dataset = open_dataset(str(folder or run.recipe.dataset))
     expected = run.environment["data"]["hash"]
-    if dataset.hash != expected:
-        raise UnimixerError(
-            f"{dataset.folder} has content {dataset.hash}, the run was trained on {expected}; "
-            "evaluate other data as raw rows, with --input"
-        )
-    return dataset
+    if dataset.hash == expected:
+        return dataset
+    if all(day["hash"] != expected for day in dataset.days):
+        raise UnimixerError(f"{dataset.folder} has content {dataset.hash}, {reason.format(expected)}")
+    return open_dataset(dataset.folder, at=expected, transform=run.folder / "transform")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

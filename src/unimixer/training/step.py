@@ -65,6 +65,7 @@ class TrainStep:
     ) -> None:
         self.model, self.recipe, self.columns, self.processes = model, recipe, columns, strategy.processes
         self.total_steps, self.checkpoints = total_steps, checkpoints
+        self.earlier_steps = 0
         self.device = next(model.parameters()).device
         self.optimizers = build_optimizers(model, recipe.optimizer)
         self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], self.processes)
@@ -97,7 +98,7 @@ class TrainStep:
         if self.eviction is not None:
             self.eviction.observe(batches, step)
         outcomes = []
-        with self.model.embedding.tables.once(prepared, step), cached_constraints(self.model):
+        with self.model.embedding.tables.once(prepared, self.earlier_steps + step), cached_constraints(self.model):
             for batch, share in zip(prepared, shares, strict=True):
                 with self.dense.exchange(batch is prepared[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))

@@ -12,15 +12,16 @@ from unimixer.data.stream import check_steps
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.progress import say
-from unimixer.training.config import Recipe
+from unimixer.training.config import Recipe, TemperatureConfig
 from unimixer.training.consolidate import consolidate_best
+from unimixer.training.continuation import Continuation, rows_to_train
 from unimixer.training.distributed.checks import check_same_config, check_versions
 from unimixer.training.distributed.strategy import ShardedStrategy
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, resolve, validate_recipe
 from unimixer.training.process_group import ProcessGroup, join_processes, launched
-from unimixer.training.run import RunFolder
+from unimixer.training.run import RunFolder, dataset_to_resume
 from unimixer.training.strategy import UNSHARDED, Strategy
 from unimixer.training.warm_start import WarmStart, with_field_order_of
 
@@ -30,7 +31,12 @@ WARM_UP = "warm-up"
 
 @states_kept()
 def train(
-    recipe: Recipe, *, folder: Path | None = None, start_from: Path | None = None, quiet: bool = False
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    start_from: Path | None = None,
+    continued: Path | None = None,
+    quiet: bool = False,
 ) -> RunFolder:
     """Train from the start; return the finished run.
 
@@ -42,35 +48,45 @@ def train(
         folder: run folder to make (default: below ``$UNIMIXER_RUNS`` or ``runs``, named after time and seed).
         start_from: run whose best weights are the starting point, also on data that was prepared anew: a row of a
             table goes to the id with the same text. Kept, new and lost rows are printed and recorded in the folder.
+        continued: finished run to go on from, with its last weights, the state of its optimizers and its final
+            temperature. On a dataset that has grown from that of the run only the rows train that are new.
         quiet: print nothing on standard error.
     """
     if launched():
         check_versions()
     dataset = open_dataset(recipe.dataset)
-    spec, source = dataset.transform.spec, None if start_from is None else RunFolder(start_from)
+    origin = continued or start_from
+    spec, source = dataset.transform.spec, None if origin is None else RunFolder(origin)
+    if continued is not None:
+        recipe = recipe.model_copy(update={"temperature": TemperatureConfig(end=recipe.temperature.end)})
     recipe = resolve(recipe, spec).model_copy(update={"dataset": str(dataset.folder.resolve())})
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
     _check_monitor(recipe, dataset)
     check_steps(dataset, recipe.training.max_steps)
-    facts, lines = None, list[str]()
+    facts, lines, fill = None, list[str](), None
     if source is not None:
         recipe = with_field_order_of(source, recipe, dataset.transform)
     model = validate_recipe(recipe, spec)
     if source is not None:
-        start = WarmStart(source, model, dataset.transform)
+        if continued is None:
+            start = WarmStart(source, model, dataset.transform)
+        else:
+            start = Continuation(source, model, dataset.transform, recipe)
+            dataset.since(start.since)
+            fill = start.write
         start.state(model)
         facts, lines = start.facts(), start.lines()
         del start
     with join_processes(recipe.distributed.timeout) as processes:
-        check_same_config(processes, recipe, dataset, folder=folder, warm_start=start_from)
+        check_same_config(processes, recipe, dataset, folder=folder, warm_start=origin)
         recipe = _with_shards(recipe, processes)
 
         def create() -> Path:
             if _started_again(folder):
                 assert folder is not None
                 return _same_run(folder, recipe, dataset)
-            made = RunFolder.create(folder, recipe, dataset, warm_start=facts).folder
+            made = RunFolder.create(folder, recipe, dataset, warm_start=facts, fill=fill).folder
             if lines and not quiet:
                 say("\n".join(lines))
             return made
@@ -119,12 +135,7 @@ def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = Fal
         return run
     if launched():
         check_versions()
-    opened = open_dataset(str(dataset or run.recipe.dataset))
-    expected = run.environment["data"]["hash"]
-    if opened.hash != expected:
-        raise UnimixerError(
-            f"{opened.folder} has content {opened.hash}, the run began with {expected}; resume on the same data"
-        )
+    opened = dataset_to_resume(run, dataset)
     if not launched():
         consolidate_best(run)
     with join_processes(run.recipe.distributed.timeout) as processes:
@@ -134,6 +145,7 @@ def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = Fal
 
 def _continue(run: RunFolder, dataset: Dataset, processes: ProcessGroup, *, quiet: bool) -> RunFolder:
     strategy = ShardedStrategy(processes) if processes.distributed else UNSHARDED
+    dataset = rows_to_train(run, dataset)
     with ExitStack() as stack:
         processes.on_rank_zero(lambda: stack.enter_context(run.lock()))
         start_from = run.warm_start

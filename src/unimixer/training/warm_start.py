@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,13 +40,18 @@ class WarmStart:
     """
 
     def __init__(self, source: RunFolder, model: Ranker, transform: Transform) -> None:
-        self.folder, self.path = source.folder, best_weights(source)
+        self.folder = source.folder
+        self.path, self.tensors = self._load(source)
         self.data = Counterparts(source.folder, source.transform, transform)
         self.source = hollow_ranker(source.recipe, self.data.there.spec)
         self.tasks = self.source.spec.labels, model.spec.labels
         self._check_layout(model)
-        self.tensors = load_tensors(self.path)
         check_weights(self.path, self.tensors, self.source.state_dict())
+
+    def _load(self, source: RunFolder) -> tuple[Path, dict[str, Tensor]]:
+        """Read the weights; return also their file, for messages."""
+        path = best_weights(source)
+        return path, load_tensors(path)
 
     def state(self, model: Ranker) -> dict[str, Tensor]:
         """Compute the whole state of the model; its tensors on ``meta`` stay there.
@@ -57,14 +63,8 @@ class WarmStart:
         state = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(TABLES)}
         self._move_maps(state)
         self._move_numbers(state, model)
-        there, here = self.source.embedding, model.embedding
-        vectors = [f.name for f in there.spec.dense if f.width > 1], [f.name for f in here.spec.dense if f.width > 1]
-        _by_name(state, own, "embedding.vectors", *vectors)
-        _by_name(state, own, "embedding.managed.maps", there.managed.tables, here.managed.tables)
-        if there.encoder_of.keys() == here.encoder_of.keys():
-            _by_name(state, own, "embedding.encoders", list(there.encoder_of), list(here.encoder_of))
-        for towers in ("towers", *(f"auxiliary_towers.{i}" for i in range(len(self.source.auxiliary_towers)))):
-            _by_name(state, own, f"{towers}.towers", *self.tasks)
+        self._renumber(state, own, model)
+        here = model.embedding
         for width in here.tables.packed:
             name = PACKED.format(width=width)
             state[name] = own[name].detach().clone()
@@ -77,12 +77,27 @@ class WarmStart:
         except UnimixerError as error:
             raise self._other_model(str(error)) from None
 
+    def _renumber(self, state: dict[str, Any], own: dict[str, Any], model: Ranker) -> None:
+        """Let parts of the model that are numbered keep what belongs to their names."""
+        there, here = self.source.embedding, model.embedding
+        vectors = [f.name for f in there.spec.dense if f.width > 1], [f.name for f in here.spec.dense if f.width > 1]
+        _by_name(state, own, "embedding.vectors", *vectors)
+        _by_name(state, own, "embedding.managed.maps", there.managed.tables, here.managed.tables)
+        if there.encoder_of.keys() == here.encoder_of.keys():
+            _by_name(state, own, "embedding.encoders", list(there.encoder_of), list(here.encoder_of))
+        for towers in ("towers", *(f"auxiliary_towers.{i}" for i in range(len(self.source.auxiliary_towers)))):
+            _by_name(state, own, f"{towers}.towers", *self.tasks)
+
+    def rows_of(self, table: str) -> Rows:
+        """Return the rows of a table that the source and the model share."""
+        managed = table in self.source.embedding.managed.tables
+        return Rows.same(self.source.embedding.tables.num_embeddings[table]) if managed else self.data.rows[table]
+
     @torch.no_grad()
     def fill(self, table: str, part: Tensor, first: int = 0, column: int = 0) -> None:
         """Copy the rows that the source knows into a part of a table that begins at this row and column."""
         tables = self.source.embedding.tables
-        managed = table in self.source.embedding.managed.tables
-        rows = Rows.same(tables.num_embeddings[table]) if managed else self.data.rows[table]
+        rows = self.rows_of(table)
         mine = (rows.target >= first) & (rows.target < first + len(part))
         whole = self.tensors[PACKED.format(width=tables.width[table])]
         vectors = whole[rows.source[mine] + tables.first_row(table), column : column + part.shape[1]]
@@ -138,16 +153,20 @@ class WarmStart:
 
     def _move_maps(self, state: dict[str, Tensor]) -> None:
         """Renumber the ids that own managed rows; a lost id gives its row back."""
-        managed = self.source.embedding.managed.tables
-        for number, table in enumerate(managed):
+        for number, (moved, order) in enumerate(self._moved_maps()):
             ids, rows = (f"embedding.managed.maps.{number}.{name}" for name in ("ids", "rows"))
+            state[ids], state[rows] = moved[order], state[rows][order]
+
+    def _moved_maps(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the renumbered ids of every map, and the order that sorts them."""
+        for number, table in enumerate(self.source.embedding.managed.tables):
             becomes = torch.full((self.data.there.vocabularies[table].num_embeddings,), EMPTY)
             becomes[self.data.rows[table].source] = self.data.rows[table].target
-            held = state[ids] != EMPTY
-            moved = state[ids].clone()
+            moved = self.tensors[f"embedding.managed.maps.{number}.ids"].clone()
+            held = moved != EMPTY
             moved[held] = becomes[moved[held]]
-            order = torch.argsort(moved, stable=True)  # empty entries go to the end, and the shared row stays last
-            state[ids], state[rows] = moved[order], state[rows][order]
+            # empty entries go to the end, and the shared row stays last
+            yield moved, torch.argsort(moved, stable=True)
 
     def _move_numbers(self, state: dict[str, Tensor], model: Ranker) -> None:
         """Order the weights of numbers by name and rescale them: (x s + m - m0) / s0 is the old number of x."""
@@ -213,7 +232,7 @@ def with_field_order_of(source: RunFolder, recipe: Recipe, transform: Transform)
 
 
 def _by_name(
-    state: dict[str, Tensor], own: dict[str, Tensor], prefix: str, there: Sequence[str], here: Sequence[str]
+    state: dict[str, Any], own: dict[str, Any], prefix: str, there: Sequence[str], here: Sequence[str]
 ) -> None:
     """Renumber the weights of a list of modules by the names of its members; new members keep their fresh weights."""
     parts = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}.")}

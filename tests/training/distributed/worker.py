@@ -41,13 +41,15 @@ def main() -> None:
         sys.exit(2)  # as the command line does, so that torchrun starts all again
 
 
-def do_train(values: dict[str, Any], folder: str, start: str | None = None, **acts: Any) -> str:
+def do_train(
+    values: dict[str, Any], folder: str, start: str | None = None, continued: str | None = None, **acts: Any
+) -> str:
     """Train; ``acts`` may send a signal to one rank at a step, or change the recipe of one rank."""
     values = acts.get("values_of_rank", {}).get(str(RANK), values)
     with _acting(**acts):
         recipe = parse(Recipe, values, where="job")
-        source = None if start is None else Path(start)
-        return str(train(recipe, folder=Path(folder), start_from=source, quiet=True).folder)
+        source, before = (None if one is None else Path(one) for one in (start, continued))
+        return str(train(recipe, folder=Path(folder), start_from=source, continued=before, quiet=True).folder)
 
 
 def do_resume(folder: str) -> str:

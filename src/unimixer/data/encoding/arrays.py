@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,25 @@ class Ragged:
         starts = self.offsets[rows]
         positions, offsets = window_positions(starts, self.offsets[rows + 1] - starts)
         return Ragged(self.values[positions], offsets)
+
+
+class Chained:
+    """Several arrays that are read as one, without a copy of the whole."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays])
+
+    def take(self, positions: NDArray[np.int64]) -> Array:
+        """Return the values at some positions of the whole."""
+        if len(self._arrays) == 1:
+            return self._arrays[0][positions]
+        number = np.searchsorted(self._ends, positions, side="right")
+        values = np.empty(len(positions), dtype=self._arrays[0].dtype)
+        for one in np.unique(number):
+            mine, array = number == one, self._arrays[one]
+            values[mine] = array[positions[mine] - (self._ends[one] - len(array))]
+        return values
 
 
 def window_positions(starts: Array, lengths: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -67,6 +67,7 @@ class EntityLog:
             _check_unique(table, key, texts)
             self.index.add(texts)
         self.train_counts = np.zeros(len(self.index), dtype=np.int64)
+        self.held_out_counts = np.zeros(len(self.index), dtype=np.int64)
         self.pieces = np.zeros(len(self.index), dtype=np.int64)
         """The piece of the log in which a key appeared first."""
 
@@ -77,6 +78,7 @@ class EntityLog:
         rows = self.rows_of(values.key_column(chunk, self.key), piece)
         if train is not None:
             self.train_counts += np.bincount(rows[train], minlength=len(self.index))
+            self.held_out_counts += np.bincount(rows[~train], minlength=len(self.index))
         return rows
 
     def rows_of(self, texts: pl.Series, piece: int = 0) -> NDArray[np.int32]:
@@ -88,7 +90,8 @@ class EntityLog:
         self.index.add(texts)
         new = len(self.index) - len(self.pieces)
         self.pieces = np.concatenate([self.pieces, np.full(new, piece)]) if new else self.pieces
-        self.train_counts.resize(len(self.index), refcheck=False)
+        for counts in (self.train_counts, self.held_out_counts):
+            counts.resize(len(self.index), refcheck=False)
 
     def join(self, log: EntityLog) -> NDArray[np.int32]:
         """Add the keys and counts of another log, new ones at the end and in its order; return their rows.
@@ -98,6 +101,7 @@ class EntityLog:
         keys = log.index.keys
         self._add(keys, 0)
         rows = np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), self.index.lookup(keys)])
+        self.held_out_counts[rows] += log.held_out_counts
         self.train_counts[rows] += log.train_counts  # every key is once in a log, so every row is once in `rows`
         return rows
 
@@ -112,7 +116,7 @@ class EntityLog:
         first = ordered.unique("key", keep="first", maintain_order=True)
         merged.index.add(first.get_column("key"))
         merged.pieces = np.concatenate([np.zeros(FIRST_ROW, dtype=np.int64), first.get_column("piece").to_numpy()])
-        merged.train_counts = np.zeros(len(merged.index), dtype=np.int64)
+        merged.train_counts, merged.held_out_counts = np.zeros((2, len(merged.index)), dtype=np.int64)
         return merged, [merged.join(log) for log in logs]
 
     @property
@@ -189,6 +193,11 @@ class EntityTable:
             lists={k.removeprefix("list."): v for k, v in columns.items() if k.startswith("list.")},
             history_ids=columns.get("history_ids", empty),
         )
+
+
+def empty_entities() -> EntityTable:
+    """Return a table without entities."""
+    return EntityTable(KeyIndex(), np.zeros((2, 0), dtype=np.int32), np.zeros((2, 0), dtype=np.float32))
 
 
 # ---- matching keys --------------------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data.encoding.arrays import Ragged
-from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, EntityTable, Match
+from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, EntityTable, Match, empty_entities
 from unimixer.data.encoding.history import HistoryIndex
 from unimixer.data.encoding.layout import features_of, is_id
 from unimixer.data.encoding.numeric import NumericFit
+from unimixer.data.encoding.pending import Pending, counted
 from unimixer.data.encoding.splits import Sample, Splitter
 from unimixer.data.encoding.statistics import Statistics
-from unimixer.data.encoding.transform import Transform, empty_entities
+from unimixer.data.encoding.transform import Transform
 from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
@@ -31,6 +32,8 @@ class Fitted:
     splitter: Splitter
     rows: dict[int, NDArray[np.int64]]
     matches: list[Match]
+    pending: Pending
+    """Counts of the values that have no row, for days that are appended later."""
 
 
 def fit(schema: Schema, reader: LogReader) -> Fitted:
@@ -43,7 +46,8 @@ def fit(schema: Schema, reader: LogReader) -> Fitted:
     log = Statistics.merge(reader.run(ReadStatistics(schema, splitter)))
     splitter.check(sum(log.rows.values(), np.zeros(len(SPLITS), dtype=np.int64)).tolist(), log.span, schema)
     matches = statistics.join(log)
-    return Fitted(fit_transform(statistics), splitter, statistics.rows, matches)
+    transform = fit_transform(statistics)
+    return Fitted(transform, splitter, statistics.rows, matches, counted(transform.vocabularies, statistics))
 
 
 # ---- passes over the log --------------------------------------------------------------------------------------------
@@ -112,15 +116,20 @@ def fit_transform(statistics: Statistics) -> Transform:
     )
 
 
-def _fit_vocabularies(statistics: Statistics, numerics: dict[str, NumericFit]) -> dict[str, Vocabulary]:
+def vocabulary_features(schema: Schema) -> dict[str, Feature]:
+    """Return the feature whose policy every embedding table follows."""
     policies: dict[str, Feature] = {}
-    for feature in statistics.schema.features:
+    for feature in schema.features:
         if is_id(feature) or feature.kind == "sequence":
             chosen = policies.setdefault(feature.table_name, feature)
             if _precedence(feature) > _precedence(chosen):
                 policies[feature.table_name] = feature
+    return policies
+
+
+def _fit_vocabularies(statistics: Statistics, numerics: dict[str, NumericFit]) -> dict[str, Vocabulary]:
     vocabularies = {}
-    for name, feature in policies.items():
+    for name, feature in vocabulary_features(statistics.schema).items():
         if feature.transform == "bucketise":
             buckets = [str(i) for i in range(len(numerics[feature.name].edges) + 1)]
             vocabularies[name] = Vocabulary(pl.Series("text", buckets, dtype=pl.String))

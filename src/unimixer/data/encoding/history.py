@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from unimixer.data.encoding.arrays import Ragged
+from unimixer.data.encoding.arrays import Chained, Ragged, window_positions
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists
 from unimixer.data.raw.tables import Chunk
@@ -18,6 +21,20 @@ BEFORE_THE_LOG = np.iinfo(np.int64).min
 """Time of the events of a snapshot: earlier than every impression."""
 AFTER_THE_LOG = np.iinfo(np.int64).max
 """Time of new rows where the log has no times: later than every impression."""
+
+
+@dataclass(frozen=True)
+class HistorySegment:
+    """The events of a later day: of each of its users the last events before the day, then those of the day.
+
+    Shape:
+        - users: ascending rows of the users table
+        - items, times: one list for each of these users
+    """
+
+    users: NDArray[np.int32]
+    items: Ragged
+    times: Ragged
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,10 @@ class HistoryIndex:
     items: Ragged
     times: Ragged
     max_length: int
+    later: tuple[HistorySegment, ...] = ()
+    """Events of later days, oldest first. Positions of windows count on over all segments, so old windows stay."""
+    num_users: int = 0
+    """Rows of the users table, where later days have brought users that ``items`` does not have."""
 
     @classmethod
     def build(
@@ -55,8 +76,7 @@ class HistoryIndex:
 
         An event at the very time of the impression is not seen: it may be the impression itself.
         """
-        offsets = self.items.offsets
-        first, last = offsets[users], offsets[users + 1]
+        first, last = self._spans[0][users], self._spans[1][users]
         low, high = first.copy(), last.copy()
         # binary search in all rows at once, each inside its user's events
         while True:
@@ -65,11 +85,70 @@ class HistoryIndex:
                 break
             middle = (low + high) // 2
             earlier = np.zeros(len(low), dtype=bool)
-            earlier[open_] = self.times.values[middle[open_]] < times[open_]
+            earlier[open_] = self._times.take(middle[open_]) < times[open_]
             low = np.where(open_ & earlier, middle + 1, low)
             high = np.where(open_ & ~earlier, middle, high)
         start = np.maximum(first, low - self.max_length)
         return np.stack([start, low - start], axis=1)
+
+    def items_at(self, positions: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the items at some positions of windows."""
+        return self._items.take(positions)
+
+    def extended(
+        self, users: NDArray[np.int32], items: NDArray[np.int32], times: NDArray[np.int64], *, num_users: int
+    ) -> HistoryIndex:
+        """Append the events of a later day as a segment, which repeats the last events of its users.
+
+        Whatever the length of the past, this costs the events of the day and ``max_length`` events a user.
+        """
+        active = np.unique(users)
+        known = active[active < len(self._spans[0])]
+        ends = self._spans[1][known]
+        lengths = np.minimum(ends - self._spans[0][known], self.max_length)
+        positions, _ = window_positions(ends - lengths, lengths)
+        owners = np.concatenate([np.repeat(known, lengths), users])
+        all_items = np.concatenate([self._items.take(positions), items])
+        all_times = np.concatenate([self._times.take(positions), times])
+        order = np.lexsort((all_times, owners))  # stable: what was there before comes first
+        offsets = np.zeros(len(active) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(np.searchsorted(active, owners), minlength=len(active)), out=offsets[1:])
+        segment = HistorySegment(active, Ragged(all_items[order], offsets), Ragged(all_times[order], offsets))
+        return replace(self, later=(*self.later, segment), num_users=num_users)
+
+    def columns(self) -> list[dict[str, Any]]:
+        """Return named columns for files: one file of the first days, then one for every later day."""
+        first: dict[str, Any] = {"items": self.items, "times": self.times}
+        return [first, *({"users": one.users, "items": one.items, "times": one.times} for one in self.later)]
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[Mapping[str, Any]], max_length: int, num_users: int) -> HistoryIndex:
+        """Build an index from the columns of :meth:`columns`."""
+        later = tuple(HistorySegment(**one) for one in columns[1:])
+        return cls(columns[0]["items"], columns[0]["times"], max_length, later, num_users)
+
+    @cached_property
+    def _spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and last + 1 position of the events of every user, in the newest segment that has the user."""
+        offsets = self.items.offsets
+        if not self.later and self.num_users <= len(self.items):
+            return offsets[:-1], offsets[1:]
+        starts, ends = np.zeros((2, max(self.num_users, len(self.items))), dtype=np.int64)
+        starts[: len(self.items)], ends[: len(self.items)] = offsets[:-1], offsets[1:]
+        before = len(self.items.values)
+        for segment in self.later:
+            starts[segment.users] = before + segment.items.offsets[:-1]
+            ends[segment.users] = before + segment.items.offsets[1:]
+            before += len(segment.items.values)
+        return starts, ends
+
+    @cached_property
+    def _items(self) -> Chained:
+        return Chained([self.items.values, *(segment.items.values for segment in self.later)])
+
+    @cached_property
+    def _times(self) -> Chained:
+        return Chained([self.times.values, *(segment.times.values for segment in self.later)])
 
 
 def event_label(history: History, schema: Schema) -> Label | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -52,6 +52,8 @@ class Statistics:
     events: dict[str, list[Events]]
     """Events of every history, from all parts of the data."""
     counters: dict[str, Counter] = field(default_factory=dict)
+    held_out: dict[str, Counter] = field(default_factory=dict)
+    """Counts of the validation and test part: their rows train once later days are appended."""
     samples: dict[str, Sample] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
     rows: dict[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -75,7 +77,8 @@ class Statistics:
         keys = schema.keys
         statistics = cls(schema, EntityLog(tables.users, keys.user), EntityLog(tables.items, keys.item), {})
         for history in schema.histories:
-            statistics.events[history.name] = [statistics._snapshot_events(history)] if history.snapshot else []
+            known = tables.users is not None and history.snapshot in tables.users.columns
+            statistics.events[history.name] = [statistics._snapshot_events(history)] if known else []
         return statistics
 
     def _snapshot_events(self, history: History) -> Events:
@@ -111,22 +114,30 @@ class Statistics:
             self.events[history.name].append(Events(placed.piece, users[past], items[past], times[past]))
 
     def _add_features(self, placed: Placed, train: NDArray[np.bool_]) -> None:
-        chunk, in_training, rows = placed.chunk, pl.Series(train), placed.first_row + np.flatnonzero(train)
+        chunk, rows = placed.chunk, placed.first_row + np.flatnonzero(train)
         assert chunk is not None
         for feature in features_of(self.schema, "impressions"):
             if feature.kind == "sequence":
-                self.count(feature, chunk, flat_texts(as_lists(chunk, feature).filter(in_training)))
+                lists = as_lists(chunk, feature)
+                repeats = lists.list.len().to_numpy()
+                self._count_parts(
+                    feature, chunk, flat_texts(lists), np.repeat(train, repeats), np.repeat(~train, repeats)
+                )
             elif feature.kind == "numeric":
                 numbers = values.as_number(chunk, feature.column, feature.missing)[train]
                 self.sample(feature).add(numbers, rows)
             elif feature.kind == "categorical":
-                self.count(feature, chunk, texts_of(feature, chunk, self.schema.keys).filter(in_training))
+                self._count_parts(feature, chunk, texts_of(feature, chunk, self.schema.keys), train, ~train)
 
-    def count(self, feature: Feature, chunk: Chunk, texts: pl.Series, weights: NDArray[np.int64] | None = None) -> None:
-        """Count the texts that the column of a feature in a chunk gives, each once or ``weights`` times."""
-        counter = self.counters.setdefault(feature.table_name, Counter())
-        counter.typed = counter.typed or values.has_own_form(chunk, feature.column)
-        counter.add(texts, weights)
+    def _count_parts(
+        self, feature: Feature, chunk: Chunk, texts: pl.Series, trained: NDArray[Any], held_out: NDArray[Any]
+    ) -> None:
+        """Count the texts that the column of a feature in a chunk gives, each as often as either part names it."""
+        for counters, weights in ((self.counters, trained), (self.held_out, held_out)):
+            counter = counters.setdefault(feature.table_name, Counter())
+            counter.typed = counter.typed or values.has_own_form(chunk, feature.column)
+            chosen = weights > 0
+            counter.add(texts.filter(pl.Series(chosen)), weights[chosen].astype(np.int64))
 
     def sample(self, feature: Feature) -> Sample:
         """Return the sample of the numbers of a feature."""
@@ -153,6 +164,7 @@ class Statistics:
             items,
             events,
             {name: Counter.merge(all_) for name, all_ in _by_name([part.counters for part in parts]).items()},
+            {name: Counter.merge(all_) for name, all_ in _by_name([part.held_out for part in parts]).items()},
             {name: Sample.merge(all_) for name, all_ in _by_name([part.samples for part in parts]).items()},
             set().union(*(part.columns for part in parts)),
             dict(sorted(item for part in parts for item in part.rows.items())),
@@ -161,17 +173,23 @@ class Statistics:
 
     # ---- the log and the tables together ----------------------------------------------------------------------------
 
-    def join(self, log: Statistics) -> list[Match]:
-        """Add the statistics of the whole log to those of the tables; return how many of its keys the tables have."""
+    def join(self, log: Statistics, *, whole: bool = True) -> list[Match]:
+        """Add the statistics of a log to those of the tables; return how many of its keys the tables have.
+
+        Args:
+            log: the statistics of its pieces.
+            whole: the tables are those of all users and items, so that keys can be matched; those of a day need not be.
+        """
         users, items = self.users.join(log.users), self.items.join(log.items)
-        matches = [
-            *self._match_table(self.users, "users", users, log.users.train_counts),
-            *self._match_table(self.items, "items", items, log.items.train_counts),
-            *self._match_snapshots(items),
-        ]
+        matches: list[Match] = []
+        if whole:
+            matches += self._match_table(self.users, "users", users, log.users.train_counts)
+            matches += self._match_table(self.items, "items", items, log.items.train_counts)
+            matches += self._match_snapshots(items)
         for name, events in log.events.items():
             self.events[name] += [one.mapped(users, items) for one in events]
-        self.counters, self.samples, self.columns = log.counters, log.samples, log.columns
+        self.counters, self.held_out = log.counters, log.held_out
+        self.samples, self.columns = log.samples, log.columns
         self.rows, self.span = log.rows, log.span
         self._add_entity_features()
         return matches
@@ -181,6 +199,7 @@ class Statistics:
         seed = sum(f.kind == "numeric" for f in features_of(self.schema, "impressions"))
         for origin, entities in (("users", self.users), ("items", self.items)):
             chunk, counts = entities.chunk(), entities.train_counts[FIRST_ROW:]
+            held_out = entities.held_out_counts[FIRST_ROW:]
             for feature in self.schema.features:
                 if feature.origin != origin:
                     continue
@@ -190,9 +209,10 @@ class Statistics:
                     seed += 1
                 elif feature.kind == "sequence" and feature.history is None:
                     lists = as_lists(chunk, feature)
-                    self.count(feature, chunk, flat_texts(lists), np.repeat(counts, lists.list.len().to_numpy()))
+                    parts = (np.repeat(each, lists.list.len().to_numpy()) for each in (counts, held_out))
+                    self._count_parts(feature, chunk, flat_texts(lists), *parts)
                 elif feature.kind in ("categorical", "sequence") and not self._counted_as_item(feature):
-                    self.count(feature, chunk, texts_of(feature, chunk, self.schema.keys), counts)
+                    self._count_parts(feature, chunk, texts_of(feature, chunk, self.schema.keys), counts, held_out)
 
     def _counted_as_item(self, feature: Feature) -> bool:
         """Return whether a feature reads a history of items whose own feature already counts the column."""

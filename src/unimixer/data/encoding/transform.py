@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from unimixer.data.encoding.arrays import Array, Ragged, checksum, read_arrays, window_positions, write_arrays
-from unimixer.data.encoding.entities import MISSING_ROW, EntityTable, KeyIndex
+from unimixer.data.encoding.entities import MISSING_ROW, EntityTable
 from unimixer.data.encoding.history import AFTER_THE_LOG, HistoryIndex
 from unimixer.data.encoding.layout import feature_spec, features_of, history_features, is_dense, is_id
 from unimixer.data.encoding.numeric import NumericFit
@@ -27,10 +27,11 @@ from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists, as_vectors, flat_texts
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import as_time
-from unimixer.data.schema import Feature, Origin, Schema
+from unimixer.data.schema import Feature, History, Origin, Schema
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
+from unimixer.io import link_file
 from unimixer.settings import parse
 
 FORMAT = 1
@@ -171,7 +172,7 @@ class Transform:
             window = rows.windows[name]
             positions, offsets = window_positions(window[:, 0], window[:, 1])
             columns = [i for i, f in enumerate(self.history_features()) if f.history == name]
-            groups[name] = self.items.history_ids[history.items.values[positions]][:, columns], offsets
+            groups[name] = self.items.history_ids[history.items_at(positions)][:, columns], offsets
         for table, owners in ((self.users, rows.users), (self.items, rows.items)):
             for name, ragged in table.lists.items():
                 taken = ragged.take(owners)
@@ -219,17 +220,23 @@ class Transform:
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
-        """Write the transform as Arrow files and one JSON file with their checksums."""
+    def save(self, folder: Path, *, before: Path | None = None) -> None:
+        """Write the transform as Arrow files and one JSON file with their checksums.
+
+        Args:
+            folder: folder to make.
+            before: a saved transform from which this one grew; the events that it has are linked and not written again.
+        """
         folder.mkdir(parents=True)
         tables: dict[str, Any] = {"users.arrow": self.users.columns(), "items.arrow": self.items.columns()}
         for name, vocabulary in self.vocabularies.items():
             texts = vocabulary.texts.to_arrow()
             tables[_file("vocabulary", name)] = {"text": texts.cast("large_string")}
         for name, history in self.histories.items():
-            tables[_file("history", name)] = {"items": history.items, "times": history.times}
+            tables |= {_history_file(name, number): columns for number, columns in enumerate(history.columns())}
         for name, columns in tables.items():
-            write_arrays(folder / name, columns)
+            if before is None or not name.startswith("history") or not link_file(before / name, folder / name):
+                write_arrays(folder / name, columns)
         meta = {
             "format": FORMAT,
             "schema": self.schema.model_dump(mode="json", exclude_none=True),
@@ -239,6 +246,8 @@ class Transform:
             "doubled": sorted(self.shadowed_columns),
             "checksums": {name: checksum(folder / name) for name in tables},
         }
+        if any(history.later for history in self.histories.values()):
+            meta["segments"] = {name: len(history.later) for name, history in self.histories.items()}
         (folder / "transform.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -265,6 +274,8 @@ class Transform:
                 raise UnimixerError(f"{folder / name}: missing or damaged (checksum differs); prepare the data again")
         schema = parse(Schema, meta["schema"], where=str(path))
         forms = meta.get("forms", {})  # older files have none
+        segments = meta.get("segments", {})
+        users = EntityTable.from_columns(read_arrays(folder / "users.arrow"))
         return cls(
             schema=schema,
             vocabularies={
@@ -274,9 +285,9 @@ class Transform:
             numerics={
                 name: NumericFit(**{**fit, "edges": tuple(fit["edges"])}) for name, fit in meta["numerics"].items()
             },
-            users=EntityTable.from_columns(read_arrays(folder / "users.arrow")),
+            users=users,
             items=EntityTable.from_columns(read_arrays(folder / "items.arrow")),
-            histories={h.name: _history(folder / _file("history", h.name), h.max_length) for h in schema.histories},
+            histories={h.name: _history(folder, h, segments.get(h.name, 0), len(users)) for h in schema.histories},
             shadowed_columns=frozenset(meta["doubled"]),
         )
 
@@ -298,11 +309,11 @@ def _texts(path: Path) -> pl.Series:
     return pl.Series("text", cast(pa.Array, read_arrays(path)["text"]), dtype=pl.String)
 
 
-def _history(path: Path, max_length: int) -> HistoryIndex:
-    arrays = cast(dict[str, Ragged], read_arrays(path))
-    return HistoryIndex(arrays["items"], arrays["times"], max_length)
+def _history_file(name: str, number: int) -> str:
+    """Return the file of the events of a history that day ``number`` has brought; 0 is the data as first prepared."""
+    return _file(f"history-{number:05d}" if number else "history", name)
 
 
-def empty_entities() -> EntityTable:
-    """Return a table without entities."""
-    return EntityTable(KeyIndex(), np.zeros((2, 0), dtype=np.int32), np.zeros((2, 0), dtype=np.float32))
+def _history(folder: Path, history: History, later: int, num_users: int) -> HistoryIndex:
+    columns = [read_arrays(folder / _history_file(history.name, number)) for number in range(later + 1)]
+    return HistoryIndex.from_columns(columns, history.max_length, num_users)

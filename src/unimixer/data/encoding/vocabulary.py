@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -105,6 +105,13 @@ class Vocabulary:
             counts = _added([counts.with_columns(one.alias("text"))])
         counts = counts.filter(pl.col("count") >= policy.min_count).sort(["count", "text"], descending=[True, False])
         return cls(counts.head(policy.max_size or counts.height).get_column("text"), form=form)
+
+    def grown(self, counts: pl.DataFrame, policy: Policy) -> Vocabulary:
+        """Append the values that the policy asks for by now, most frequent first; known values keep their rows."""
+        new = counts.filter(pl.col("count") >= policy.min_count).sort(["count", "text"], descending=[True, False])
+        room = new.height if policy.max_size is None else max(0, policy.max_size - len(self.texts))
+        texts = pl.concat([self.texts.rename("text"), new.head(room).get_column("text")])
+        return replace(self, texts=texts)
 
     @property
     def num_embeddings(self) -> int:

@@ -64,6 +64,12 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
     return millis
 
 
+def dates_of(millis: IntArray, zone_name: str) -> list[date]:
+    """Return the different days, in a zone, of some times."""
+    moments = pl.from_epoch(pl.Series(millis), time_unit="ms").dt.replace_time_zone("UTC")
+    return moments.dt.convert_time_zone(zone_name).dt.date().unique().to_list()
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from unimixer.errors import UnimixerError
 from unimixer.io import flush_folder, replace_folder
 from unimixer.ranker import Ranker
-from unimixer.training.checkpoint import Checkpointer, write_state
+from unimixer.training.checkpoint import START, Checkpointer, write_state
 from unimixer.training.consolidate import (
     TABLES_DESCRIPTION,
     TABLES_FOLDER,
@@ -85,12 +85,17 @@ class ShardedCheckpointer(Checkpointer):
         Raises:
             UnimixerError: if a file is missing or damaged, or belongs to another model.
         """
-        if not is_sharded_checkpoint(checkpoint):
+        tensors = load_tensors(checkpoint / "optimizer.safetensors")
+        if is_sharded_checkpoint(checkpoint):
+            self._read(checkpoint, optimizer=True)
+        elif checkpoint.name == START:  # a run that continues another begins with the file of a single process
+            weights = load_tensors(checkpoint / "model.safetensors")
+            load_dense(self.ranker, weights)
+            self.tables.load_packed(weights, select_tensors(tensors, "sparse"))
+        else:
             raise UnimixerError(
                 f"{checkpoint} was written by a single process; continue it with one process, without torchrun"
             )
-        self._read(checkpoint, optimizer=True)
-        tensors = load_tensors(checkpoint / "optimizer.safetensors")
         self._restore_dense(select_tensors(tensors, "dense"))
         if self.eviction is not None:
             restore_optimizer(self.eviction, select_tensors(tensors, "eviction"))

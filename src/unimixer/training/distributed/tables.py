@@ -141,13 +141,27 @@ class ShardedTables(nn.Module):
                 shard[low - first : high - first].copy_(part[:, column : column + shard.shape[1]] * self.init_std)
 
     @torch.no_grad()
-    def load_packed(self, packed: Mapping[str, Tensor]) -> None:
-        """Copy this rank's part out of the weights of a single process, one matrix per width."""
+    def load_packed(self, packed: Mapping[str, Tensor], states: Mapping[str, Tensor] | None = None) -> None:
+        """Copy this rank's part out of the weights of a single process, one matrix per width.
+
+        Args:
+            packed: the weights by their names.
+            states: those of the optimizer, by the number of the matrix and the name of the state.
+        """
         starts = first_packed_rows(self.num_embeddings, self.width)
-        for name, (first, column), shard in self.local_shards():
-            whole = packed[PACKED.format(width=self.width[name])]
-            begin = starts[name] + first
-            shard.copy_(whole[begin : begin + len(shard), column : column + shard.shape[1]])
+        numbers = {width: number for number, width in enumerate(sorted(set(self.width.values())))}
+        for key, tensor in self.tensors(optimizer=states is not None).items():
+            name, _, kind = key.rpartition(".")
+            width = self.width[name]
+            weight = kind == "weight"
+            whole = packed[PACKED.format(width=width)] if weight else (states or {}).get(f"{numbers[width]}.{kind}")
+            if whole is None:
+                continue
+            for shard in tensor.local_shards():
+                first, column = (*shard.metadata.shard_offsets, 0)[:2]
+                begin, part = starts[name] + first, shard.tensor
+                own = whole[begin : begin + len(part)]
+                part.copy_(own if own.dim() == 1 else own[:, column : column + part.shape[1]])
 
     @torch.no_grad()
     def reset_rows(self, table: str, rows: Tensor, vectors: Tensor, optimizer: torch.optim.Optimizer) -> None:
