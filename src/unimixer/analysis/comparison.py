@@ -282,13 +282,14 @@ def _corrected(tables: Sequence[Table]) -> list[Table]:
             if p is not None:
                 own = corrected.get((table.task, table.metric, variant))
                 value = max(p, corrected[table.task, "log_loss", variant]) if own is None else own
-                line = replace(line, holm=value, conclusion=_word(line.compared, value, table.metric))
+                line = replace(line, holm=value, conclusion=conclusion(line.compared, value, table.metric))
             lines.append(line)
         done.append(replace(table, lines=tuple(lines), comparisons=len(keys)))
     return done
 
 
-def _word(compared: Difference | None, p: float, metric: str) -> str:
+def conclusion(compared: Difference | None, p: float, metric: str) -> str:
+    """Say whether a model is better than the base, given the corrected p-value."""
     if compared is None or p >= LEVEL:
         return INCONCLUSIVE
     return BETTER if (compared.estimate > 0) == HIGHER_IS_BETTER[metric] else WORSE

@@ -36,6 +36,8 @@ VERBS = {
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
     "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "
     "if any.",
+    "replay-days": "Predict every appended day by the models of the day before, then train on it: continued, "
+    "retrained, never updated.",
     "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
     "a study.",
@@ -62,11 +64,11 @@ class LazyGroup(TyperGroup):
 
 def load_verb(name: str) -> Any:
     """Load a verb from its file: an ``app`` of several verbs, or the function of the same name."""
-    module = import_module(f"unimixer.cli.{name}")
+    module = import_module(f"unimixer.cli.{name.replace('-', '_')}")
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(name)(getattr(module, name))
+    alone.command(name)(getattr(module, name.replace("-", "_")))
     return typer.main.get_command(alone)
 
 

@@ -197,7 +197,9 @@ class Dataset:
 
     def part(self, split: str, number: int) -> Rows:
         """Memory-map one part and verify its checksum the first time."""
-        part = self.summary(split).parts[number]
+        return self._read(self.summary(split).parts[number])
+
+    def _read(self, part: dict[str, Any]) -> Rows:
         path = self.folder / part["file"]
         if part["file"] not in self._verified:
             if checksum(path) != part["crc32"]:
@@ -209,6 +211,11 @@ class Dataset:
         """Yield all parts in order."""
         for number in range(len(self.summary(split).parts)):
             yield self.part(split, number)
+
+    def day_parts(self, number: int) -> Iterator[Rows]:
+        """Yield the parts of entry ``number`` of the days, in the order of time."""
+        for name in SPLITS:
+            yield from map(self._read, self.days[number]["splits"][name]["parts"])
 
 
 def open_dataset(name: Path | str, *, at: str | None = None, transform: Path | None = None) -> Dataset:

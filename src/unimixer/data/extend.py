@@ -97,6 +97,7 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     name = f"{DAYS}/{number:05d}"
     _remove_leftovers(folder / DAYS, number)
     with atomic_folder(folder / name, overwrite=True) as new:
+        tables_now = grown.transform.spec.tables
         grown.transform.save(new / "transform", before=dataset.transform_folder)
         save_pending(new, grown.pending)
         del grown
@@ -105,7 +106,8 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
         transform = (new / "transform" / "transform.json").read_bytes()
     for part in (part for summary in splits.values() for part in summary.parts):
         part["file"] = f"{name}/{part['file']}"
-    chain = [*days, _day(dataset.hash, transform, first, last, splits, origin)]
+    entry = _day(dataset.hash, transform, first, last, splits, origin)
+    chain = [*days, {"tables": tables_now, **entry}]
     manifest = {**dataset.manifest, "hash": chain[-1]["hash"], "state": name, "days": chain}
     current = current_splits(chain)
     check_labels(schema, current["train"], "train")
@@ -170,7 +172,8 @@ def _with_span(dataset: Dataset) -> list[dict[str, Any]]:
         whole = add_up([SplitSummary(**summary) for summary in first["splits"].values()])
         times = np.array([whole.first_time, whole.last_time])
         dates = dates_of(times, dataset.transform.schema.keys.timezone)
-        first = {"first": str(min(dates)), "last": str(max(dates)), **first}
+        span = {"first": str(min(dates)), "last": str(max(dates)), "tables": dataset.transform.spec.tables}
+        first = {**span, **first}
     return [first, *later]
 
 

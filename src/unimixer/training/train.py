@@ -36,6 +36,7 @@ def train(
     folder: Path | None = None,
     start_from: Path | None = None,
     continued: Path | None = None,
+    dataset: Dataset | None = None,
     quiet: bool = False,
 ) -> RunFolder:
     """Train from the start; return the finished run.
@@ -50,11 +51,12 @@ def train(
             table goes to the id with the same text. Kept, new and lost rows are printed and recorded in the folder.
         continued: finished run to go on from, with its last weights, the state of its optimizers and its final
             temperature. On a dataset that has grown from that of the run only the rows train that are new.
+        dataset: the data, perhaps as it was before later days (default: that of the recipe).
         quiet: print nothing on standard error.
     """
     if launched():
         check_versions()
-    dataset = open_dataset(recipe.dataset)
+    dataset = dataset or open_dataset(recipe.dataset)
     origin = continued or start_from
     spec, source = dataset.transform.spec, None if origin is None else RunFolder(origin)
     if continued is not None:
