@@ -218,7 +218,8 @@ def child_dense(form: str, parameters: int, rows: int) -> None:
     from unimixer.training.config import Recipe
     from unimixer.training.distributed.strategy import ShardedStrategy
     from unimixer.training.model import build_ranker, resolve
-    from unimixer.training.process_group import join_processes, local_part
+    from unimixer.training.process_group import join_processes
+    from unimixer.training.sharded_tensors import local_part
     from unimixer.training.step import TrainStep
 
     fields = tuple(IdField(f"id{number}", "item", f"table{number}") for number in range(16))

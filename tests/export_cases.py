@@ -51,6 +51,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "dots": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "dots": True}},
     "managed rows": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequence_encoder": "target_attention"},
     "managed rows of histories": {"managed_embeddings": {"item_id": 8, "category": 3}, "sequences": "tokens"},
+    "bare mixing": {
+        "pooling": "attention",
+        "tower_crosses": 2,
+        "logit_clamp": 0.5,
+        "embedding_dropout": 0.1,
+        "options": {"residual": "bare-mixing", "expansion": 0.5},
+    },
     "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},
 }
 

@@ -17,7 +17,7 @@ from unimixer.features.batch import Batch
 from unimixer.features.sequence import SEQUENCE_ENCODERS
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import TOKENIZERS
-from unimixer.ranker import Ranker, TaskTowers, count_dense, dense_parameters, table_parameters, width_for_budget
+from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters, width_for_budget
 
 SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "tower_hidden_dims": (8,)}
 
@@ -56,6 +56,8 @@ def variants() -> Iterator[Any]:
         num_tokens = 6 if tokenizer == "semantic" else 4
         yield pytest.param({"tokenizer": tokenizer, "num_tokens": num_tokens}, id=tokenizer)
     yield pytest.param({"pooling": "flatten"}, id="flatten")
+    yield pytest.param({"pooling": "attention"}, id="attention")
+    yield pytest.param({"tower_crosses": 2, "logit_clamp": 20.0}, id="crosses")
     yield pytest.param({"tower_hidden_dims": ()}, id="linear towers")
     yield pytest.param({"embedding_dims": {"user_id": 4, "category": 2}}, id="widths")
     yield pytest.param({"backbone": "mlp", "tokenizer": "chunk"}, id="mlp on chunks")
@@ -207,25 +209,47 @@ def test_a_small_budget_is_met_or_what_the_error_says_meets_it(spec: FeatureSpec
             assert abs(count_dense(Ranker(spec, width=size, **given)) - wanted) <= 0.02 * wanted
 
 
-# ---- towers and errors -------------------------------------------------------
+# ---- errors -------------------------------------------------------
 
 
-def test_a_tower_is_an_mlp_of_its_own() -> None:
-    towers = TaskTowers(6, 3, (5, 4))
-    readout = torch.randn(7, 6)
-    logits = towers(readout)
-    assert logits.shape == (7, 3)
-    for task in range(3):
-        first, _, second, _, last = towers.towers[task]  # type: ignore[misc]
-        silu = torch.nn.functional.silu
-        torch.testing.assert_close(logits[:, task], last(silu(second(silu(first(readout)))))[:, 0])
+def test_a_dropped_embedding_is_one_of_training_alone(spec: FeatureSpec, batch: Batch) -> None:
+    plain, dropped = (build(spec, embedding_dropout=share) for share in (0.0, 0.5))
+    assert torch.equal(plain.eval()(batch), dropped.eval()(batch))
+    seen: list[torch.Tensor] = []
+    dropped.tokenizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    embedded = dropped.embedding(batch)
+    torch.manual_seed(1)
+    dropped.train().score(embedded)
+    kept = seen[0].detach() != 0
+    assert 0.45 < float(kept.double().mean()) < 0.55
+    torch.testing.assert_close(seen[0][kept], 2 * embedded[kept])  # the mean stays
+
+
+def test_dropout_takes_events_too(spec: FeatureSpec, batch: Batch) -> None:
+    ranker = build(spec, embedding_dropout=0.5, sequences="cross_attention", backbone="rankmixer")
+    assert ranker.events is not None
+    seen: list[Any] = []
+    ranker.events.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    embedded, events, lengths = ranker.embed(batch)[:3]
+    ranker.train().score(embedded, events, lengths)
+    filled = events != 0
+    assert 0.4 < float((seen[0][0][filled] == 0).double().mean()) < 0.6
+    assert torch.equal(seen[0][1], lengths)
+
+
+def test_clamped_logits_are_those_of_the_towers_up_to_a_bound(spec: FeatureSpec, batch: Batch) -> None:
+    plain, clamped = build(spec).eval(), build(spec, logit_clamp=0.05).eval()
+    logits = plain(batch).detach()
+    assert float(logits.abs().max()) > 0.05
+    assert torch.equal(clamped(batch), logits.clamp(-0.05, 0.05))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"logit_clamp": 0.0}, "logit_clamp=0.0 must be greater than 0"),
         ({"backbone": "unimixr"}, "unknown model 'unimixr'; did you mean 'unimixer'"),
-        ({"pooling": "max"}, "pooling='max' is not one of mean, flatten"),
+        ({"pooling": "max"}, "pooling='max' is not one of mean, flatten, attention"),
         ({"tokenizer": "chunky"}, "tokenizer='chunky' is not one of chunk"),
         ({"options": {"num_block": 2}}, "option of backbone 'unimixer-lite': 'num_block'; did you mean 'num_blocks'"),
         ({"options": {"num_tokens": 2}}, "num_tokens is an argument of the Ranker itself"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,42 +11,18 @@ from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone, meet_budget
 from unimixer.backbones.registry import check_options
-from unimixer.blocks.auxiliary import Transient
-from unimixer.errors import UnimixerError, check_choice, unknown
+from unimixer.blocks import TaskTowers, Transient, build_pooling
+from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.events import SEQUENCES, EventEmbedding, EventGroup, SequenceTokens
 from unimixer.features.fields import EmbeddingOptions, FieldEmbedding
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import build_tokenizer
 
-POOLINGS = ("mean", "flatten")
 TABLES = "embedding.tables."
 """Names of the parameters of embedding tables begin with this."""
 PACKED = TABLES + "packed.{width}.weight"
 """Name of the weight of all tables of one width."""
-
-
-class TaskTowers(nn.Module):
-    r"""One small MLP a task on the pooled output.
-
-    .. math:: z_k = w_k^\top \phi(\dots \phi(W_k r + b_k)) + c_k, \qquad \phi = \mathrm{SiLU}
-
-    Shape:
-        - pooled: ``(B, R)``; output: logits ``(B, tasks)``
-    """
-
-    def __init__(self, in_dim: int, num_tasks: int, hidden_dims: Sequence[int]) -> None:
-        super().__init__()
-        dims = [in_dim, *hidden_dims]
-
-        def tower() -> nn.Sequential:
-            hidden = [layer for i, o in pairwise(dims) for layer in (nn.Linear(i, o), nn.SiLU())]
-            return nn.Sequential(*hidden, nn.Linear(dims[-1], 1))
-
-        self.towers = nn.ModuleList(tower() for _ in range(num_tasks))
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        return torch.cat([tower(pooled) for tower in self.towers], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +38,9 @@ class RankerOptions(EmbeddingOptions):
     sequence_dim: int | None = None
     pooling: str = "mean"
     tower_hidden_dims: Sequence[int] = (64,)
+    tower_crosses: int = 0
+    embedding_dropout: float = 0.0
+    logit_clamp: float | None = None
     options: Mapping[str, Any] | None = None
 
 
@@ -88,8 +66,12 @@ class Ranker(Transient):
             E is without behaviour sequences.
         sequence_tokens: tokens of a sequence, for ``tokens``.
         sequence_dim: width of an event inside the stack (default: the widest event as embedded).
-        pooling: ``mean`` or ``flatten`` of the output tokens (ignored by backbones that give a vector).
+        pooling: ``mean``, ``flatten`` or ``attention`` of the output tokens, see :mod:`unimixer.blocks.readout`
+            (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
+        tower_crosses: cross layers below the towers, see :class:`~unimixer.blocks.TaskTowers`.
+        embedding_dropout: share of the numbers of E and of embedded events that training drops.
+        logit_clamp: bound on the size of a logit; beyond it a logit has no gradient.
         options: keyword arguments of the backbone.
         managed_embeddings: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
@@ -107,11 +89,12 @@ class Ranker(Transient):
     def __init__(self, spec: FeatureSpec, **options: Any) -> None:
         super().__init__()
         chosen = RankerOptions(**options)
-        check_choice("pooling", chosen.pooling, POOLINGS)
         check_choice("sequences", chosen.sequences, SEQUENCES)
         if chosen.backbone not in BACKBONES:
             raise unknown("model", chosen.backbone, BACKBONES)
-        self.spec, self.pooling = spec, chosen.pooling
+        if chosen.logit_clamp is not None:
+            check_positive(logit_clamp=chosen.logit_clamp)
+        self.spec, self.logit_clamp = spec, chosen.logit_clamp
         embedding = {field.name: getattr(chosen, field.name) for field in fields(EmbeddingOptions)}
         self.embedding = FieldEmbedding(spec, pool_behaviour=chosen.sequences == "pooled", **embedding)
         tokenizer = chosen.tokenizer or BACKBONES[chosen.backbone].default_tokenizer
@@ -138,11 +121,14 @@ class Ranker(Transient):
             self.sequence_tokens = SequenceTokens(
                 groups, event_width, num_tokens=chosen.sequence_tokens, token_dim=token_dim
             )
+        self.dropout = nn.Dropout(chosen.embedding_dropout)
+        pooling = build_pooling(chosen.pooling, token_dim)
+        self.pool = pooling if self.backbone.output_kind == "tokens" else nn.Identity()
         pooled = token_dim * (self.backbone.num_tokens if chosen.pooling == "flatten" else 1)
         tower_input = pooled if self.backbone.output_kind == "tokens" else self.backbone.out_dim
         tower_input += self.backbone.bypass_dim
         num_tasks, hidden_dims = len(spec.labels), chosen.tower_hidden_dims
-        self.towers = TaskTowers(tower_input, num_tasks, hidden_dims)
+        self.towers = TaskTowers(tower_input, num_tasks, hidden_dims, chosen.tower_crosses)
         self.auxiliary_towers = nn.ModuleList(
             TaskTowers(pooled, num_tasks, hidden_dims) for _ in range(self.backbone.num_auxiliary)
         )
@@ -158,7 +144,8 @@ class Ranker(Transient):
             - embedded: ``(B, E)``; histories: none, or padded events ``(B, L, E_g)`` and lengths ``(B,)`` of each group
             - output: ``(B, tasks)``
         """
-        return self.score_tokens(self.tokenizer(embedded), *histories)
+        events = [self.dropout(part) if part.is_floating_point() else part for part in histories]
+        return self.score_tokens(self.tokenizer(self.dropout(embedded)), *events)
 
     def score_tokens(self, tokens: Tensor, *histories: Tensor) -> Tensor:
         """What follows the tokenizer.
@@ -172,14 +159,11 @@ class Ranker(Transient):
             tokens = torch.cat([tokens, appended.expand(tokens.shape[0], -1, -1)], dim=1)
         output = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
         hidden, *bypass = output if self.backbone.bypass_dim else (output,)
-        pooled = self._pool(hidden) if self.backbone.output_kind == "tokens" else hidden
+        pooled = self.pool(hidden) if self.backbone.output_kind == "tokens" else hidden
         logits: Tensor = self.towers(torch.cat([pooled, *bypass], dim=1) if bypass else pooled)
         if len(self.auxiliary_towers):
             self._score_intermediates()
-        return logits
-
-    def _pool(self, tokens: Tensor) -> Tensor:
-        return tokens.mean(1) if self.pooling == "mean" else tokens.flatten(1)
+        return logits if self.logit_clamp is None else logits.clamp(-self.logit_clamp, self.logit_clamp)
 
     def _score_intermediates(self) -> None:
         """Keep the logits of the backbone's intermediate tokens for the loss; outside training there are none."""
@@ -187,7 +171,7 @@ class Ranker(Transient):
         self.auxiliary_logits = None
         if self.records and intermediates is not None:
             pairs = zip(self.auxiliary_towers, intermediates, strict=True)
-            self.auxiliary_logits = [tower(self._pool(tokens)) for tower, tokens in pairs]
+            self.auxiliary_logits = [tower(self.pool(tokens)) for tower, tokens in pairs]
 
     def pop_auxiliary_logits(self) -> list[Tensor]:
         """Collect and clear the logits ``(B, tasks)`` of the intermediate tokens of the last training forward."""

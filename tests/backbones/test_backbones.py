@@ -31,6 +31,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BACKBONES),
     ("unimixer", {"residual": "siamese", "init": "random"}),
     ("unimixer-lite", {"residual": "siamese-official"}),
+    ("unimixer-lite", {"residual": "bare-mixing", "expansion": 0.5}),
+    ("transformer", {"residual": "bare-mixing"}),
     ("unimixer-lite", {"residual": "pre", "symmetric": False, "local": "free"}),
     ("unimixer-lite", {"residual": "siamese", "norm": "layer", "ffn": "gelu"}),
     ("unimixer", {"ffn": "relu-moe", "local": "shared"}),

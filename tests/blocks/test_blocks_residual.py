@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.blocks import PostNorm, PreNorm, RMSNorm, Siamese, UniMixerBlock, build_stream
-from unimixer.blocks.residual import RESIDUALS, Block
+from unimixer.blocks.residual import RESIDUALS, Block, count_norms
 from unimixer.errors import UnimixerError
 
 WIDTH = 4
@@ -71,6 +71,18 @@ def test_siamese_equals_its_equations(official: bool) -> None:
     if official:
         x = normed(x, stream.final_norm)
     torch.testing.assert_close(stream(tokens()), x)
+
+
+def test_a_bare_mixing_is_post_norm_without_its_first_addition_and_norm() -> None:
+    blocks = make_blocks()
+    stream = build_stream("bare-mixing", blocks, WIDTH)
+    x = tokens().float()
+    for mix, ffn in blocks:
+        mixed = mix(x)
+        total = mixed + ffn(mixed)
+        x = total / (total.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(stream(tokens().float()), x)
+    assert len([p for p in stream.parameters() if p.dim() == 1 and p.eq(1).all()]) == count_norms("bare-mixing", 3)
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)

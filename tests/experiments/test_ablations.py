@@ -72,13 +72,50 @@ def test_tokenizers_and_readouts_are_variants_of_any_model() -> None:
     assert found == {
         **{f"{name} tokenizer": {"model.tokenizer": name} for name in ("semantic", "random", "field")},
         "flatten read-out": {"model.pooling": "flatten"},
+        "attention read-out": {"model.pooling": "attention"},
     }
+
+
+def test_levers_of_recipe_and_stack_are_variants_of_any_model() -> None:
+    _, found = by_name("rankmixer", groups=["recipe", "residual", "expansion", "tokens"])
+    assert found == {
+        "Muon for matrices": {"optimizer.dense": "muon"},
+        "AdamW, weight decay 0.01": {"optimizer.dense": "adamw", "optimizer.weight_decay": 0.01},
+        "Adagrad for tables, rate 0.05": {"optimizer.sparse": "rowwise_adagrad", "optimizer.embedding_lr": 0.05},
+        "cosine decay": {"optimizer.decay": "cosine"},
+        "EMA of weights, decay 0.999": {"averaging.kind": "ema", "averaging.decay": 0.999},
+        "SWA of weights, last quarter": {"averaging.kind": "swa", "averaging.start": 0.75},
+        "dropout of embeddings 0.1": {"model.embedding_dropout": 0.1},
+        "logits within 20": {"model.logit_clamp": 20.0},
+        "4 crosses below the towers": {"model.tower_crosses": 4},
+        "no Add&Norm after the mixing": {"residual": "bare-mixing"},
+        "Pre-Norm": {"residual": "pre"},
+        "SiameseNorm": {"residual": "siamese"},
+        **{f"expansion {ratio:g}": {"expansion": ratio} for ratio in (0.5, 1.0, 2.0)},
+        **{f"{n} tokens": {"model.num_tokens": n} for n in (4, 8, 32, 64)},
+    }
+
+
+def test_a_variant_is_left_out_where_all_models_of_the_study_have_its_keys() -> None:
+    variants, _ = ablations("rankmixer", groups=["tokens"], recipe={"model.num_tokens": 8})
+    assert [v.recipe for v in variants] == [{}, *({"model.num_tokens": n} for n in (4, 16, 32, 64))]
+
+
+def test_a_model_may_have_a_rate_of_its_own_for_tables(toy_folder: Path) -> None:
+    variants, _ = ablations("rankmixer", groups=["recipe"])
+    values = [v.model_dump() for v in variants if "Adagrad" in v.label or v.label == "rankmixer"]
+    study = small_study(toy_folder, models=values, sparse_lr=[1e-3, 5e-3], seeds=1)
+    series, _ = build_series(study.opened(Path("no folder")))
+    jobs = [[job.recipe.optimizer for job in one.search() or one.jobs()] for one in series]
+    assert [[job.embedding_lr for job in some] for some in jobs] == [[1e-3, 5e-3], [0.05]]
+    assert jobs[1][0].sparse == "rowwise_adagrad"
 
 
 def test_a_group_that_a_model_does_not_have_is_left_out_or_refused_when_named() -> None:
     _, left_out = ablations("unimixer")
     assert left_out == dict.fromkeys(("basis", "rank"), "unimixer has none; pass --model unimixer-lite")
-    assert set(ablations("dcnv2")[1]) == {"paper", "basis", "rank", "depth", "pooling"}
+    without = {"paper", "basis", "rank", "depth", "residual", "expansion", "tokens", "pooling"}
+    assert set(ablations("dcnv2")[1]) == without
     with pytest.raises(UnimixerError, match="group 'rank': unimixer has none; pass --model unimixer-lite"):
         ablations("unimixer", groups=["rank"])
     with pytest.raises(UnimixerError, match=r"unknown group 'ranks'; did you mean 'rank'\?"):

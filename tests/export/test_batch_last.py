@@ -116,6 +116,7 @@ WITH = {
     "unimixer": of_backbone("unimixer"),
     "rankmixer": of_backbone("rankmixer"),
     "siamese": {"pooling": "flatten", "options": {"residual": "siamese-official"}},
+    "bare mixing": KINDS["bare mixing"],
     "pre": {"options": {"residual": "pre", "norm": "layer", "ffn": "gelu"}},
     "history as tokens": KINDS["history as tokens"],
     "random": {"tokenizer": "random", "options": {"num_blocks": 1}},

@@ -45,7 +45,7 @@ def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
         ("trainig.seed=1", r"unknown key 'trainig'; did you mean 'training'\?"),
         ("training.batch_size=0", r"training\.batch_size=0: input should be greater than 0"),
         ("training.seed=-1", r"training\.seed=-1: input should be greater than or equal to 0"),
-        ("optimizer.dense=lion", r"optimizer\.dense='lion': input should be 'adam', 'adamw' or 'sgd'"),
+        ("optimizer.dense=lion", r"optimizer\.dense='lion': input should be 'adam', 'adamw', 'muon' or 'sgd'"),
         ("temperature.schedule=step", r"temperature\.schedule='step'"),
         ("name=a/b", r"name='a/b'"),
         ("name=..", r"name='\.\.'"),

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones.base import FieldBackbone, FieldShape
-from unimixer.backbones.dcnv2 import CrossLayer
 from unimixer.backbones.mlp import count_hidden, hidden_layers
-from unimixer.blocks import PostNorm, Recomputing
+from unimixer.blocks import CrossLayer, PostNorm, Recomputing
 from unimixer.errors import UnimixerError, check_choice, check_divisible, check_positive, unknown
 from unimixer.mixing import Compression, Convolution, FactorizationMixing, SharedLinear, SoftmaxAttention, Unified
 

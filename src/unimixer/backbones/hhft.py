@@ -41,7 +41,7 @@ class HHFT(AttentionBackbone):
         expansion: ratio of hidden to token width.
         ffn: ``"gelu"`` or ``"swiglu"``.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``

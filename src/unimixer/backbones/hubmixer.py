@@ -41,7 +41,7 @@ class HubMixer(MixerBackbone):
         ffn: ``"swiglu"``, ``"gelu"``, ``"relu-moe"`` or ``"topk-moe"``.
         ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
         norm: ``"rms"`` or ``"layer"``; hubs have RMS norms always.
-        residual: ``"pre"``, ``"post"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"pre"``, ``"post"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
         sequence_dim: as in :class:`~unimixer.backbones.RankMixer`, like the next two.
         sequence_head_dim: width of queries, keys and values (default: D).
         sequence_hidden_dim: hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none.

@@ -49,7 +49,7 @@ class MTmixAtt(MixerBackbone):
         ffn_options: of a mixture (default for ``"topk-moe"``: 4 experts, all active), see
             :class:`~unimixer.blocks.TopKMoE` and :class:`~unimixer.blocks.ReLUMoE`.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
         sequence_dim: as in :class:`~unimixer.backbones.RankMixer`, like the next two.
         sequence_head_dim: width of queries, keys and values (default: D).
         sequence_hidden_dim: hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none.

@@ -26,7 +26,7 @@ class RankMixer(MixerBackbone):
         ffn: ``"gelu"``, ``"swiglu"``, ``"relu-moe"`` (the paper's sparse variant) or ``"topk-moe"``.
         ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
         sequence_dim: width of events that a third sublayer between mixing and FFN attends to, see
             :class:`~unimixer.blocks.CrossAttention` (default: there is none; ``Ranker(sequences="cross_attention")``
             sets it).

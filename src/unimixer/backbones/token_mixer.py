@@ -121,7 +121,7 @@ class TokenMixer(RankMixer):
         ffn: ``"swiglu"``, ``"gelu"``, ``"relu-moe"`` or ``"topk-moe"``.
         ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
         norm: ``"rms"`` or ``"layer"``.
-        residual: ``"post"``, ``"pre"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"post"``, ``"pre"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
         sequence_dim: as in :class:`RankMixer`, like the next two.
         sequence_head_dim: width of queries, keys and values (default: D).
         sequence_hidden_dim: hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none.

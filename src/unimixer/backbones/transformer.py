@@ -37,7 +37,7 @@ class Transformer(AttentionBackbone):
         hidden_dim: hidden width of the FFN (default: ``expansion * token_dim``).
         expansion: ratio of hidden to token width.
         norm: ``"layer"`` or ``"rms"``.
-        residual: ``"pre"``, ``"post"``, ``"siamese"`` or ``"siamese-official"``.
+        residual: ``"pre"``, ``"post"``, ``"siamese"``, ``"siamese-official"`` or ``"bare-mixing"``.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``

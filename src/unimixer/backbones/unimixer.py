@@ -98,7 +98,7 @@ class UniMixer(MixerBackbone):
         ffn: ``"swiglu"``, ``"gelu"``, ``"relu-moe"`` or ``"topk-moe"``.
         ffn_options: of a mixture, see :class:`~unimixer.blocks.ReLUMoE` and :class:`~unimixer.blocks.TopKMoE`.
         norm: ``"rms"`` or ``"layer"``.
-        residual: ``"post"``, ``"pre"``, ``"siamese"`` (the paper's) or ``"siamese-official"``, see
+        residual: ``"post"``, ``"pre"``, ``"siamese"`` (the paper's), ``"siamese-official"`` or ``"bare-mixing"``, see
             :class:`~unimixer.blocks.Siamese`.
         sequence_dim: width of events that a third sublayer between mixing and FFN attends to, see
             :class:`~unimixer.blocks.CrossAttention` (default: there is none; ``Ranker(sequences="cross_attention")``

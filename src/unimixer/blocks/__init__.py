@@ -9,6 +9,7 @@ from unimixer.blocks.auxiliary import (
     pop_statistics,
 )
 from unimixer.blocks.cross_attention import CrossAttention
+from unimixer.blocks.cross_layer import CrossLayer
 from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
 from unimixer.blocks.initialization import small_ffn_init_, small_init_
 from unimixer.blocks.mix_revert import MixRevert
@@ -18,12 +19,16 @@ from unimixer.blocks.moe.topk import TopKMoE
 from unimixer.blocks.norms import RMSNorm, build_norm
 from unimixer.blocks.pair_products import PairProducts
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
+from unimixer.blocks.readout import POOLINGS, AttentionPooling, TaskTowers, build_pooling
 from unimixer.blocks.recompute import Recomputing, recompute_activations
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
 
 __all__ = [
+    "POOLINGS",
+    "AttentionPooling",
     "Auxiliary",
     "CrossAttention",
+    "CrossLayer",
     "MixRevert",
     "PairProducts",
     "PerTokenExperts",
@@ -37,12 +42,14 @@ __all__ = [
     "ReLUMoE",
     "Recomputing",
     "Siamese",
+    "TaskTowers",
     "TopKMoE",
     "Transient",
     "UniMixerBlock",
     "after_step",
     "build_ffn",
     "build_norm",
+    "build_pooling",
     "build_stream",
     "ffn_matrices",
     "ffn_parameters",

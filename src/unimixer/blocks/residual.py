@@ -20,7 +20,7 @@ from unimixer.errors import unknown
 Block = tuple[nn.Module, ...]
 """A mixing and an FFN, or these with a :class:`~unimixer.blocks.cross_attention.CrossAttention` between them."""
 Norm = Callable[[int], nn.Module]
-RESIDUALS = ("post", "pre", "siamese", "siamese-official")
+RESIDUALS = ("post", "bare-mixing", "pre", "siamese", "siamese-official")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,31 @@ class PostNorm(_Sublayers):
             events = sublayer.refine(events)
             return norm(tokens + sublayer(tokens, events, mask)), events
         return norm(tokens + sublayer(tokens)), events
+
+
+class BareMixing(PostNorm):
+    r"""Post-norm without addition and norm after the mixing: :math:`S = Mix(X)`, :math:`X' = N(S + FFN(S))`.
+
+    A mixing that is nearly a permutation keeps all that its input says, so that the first addition can be spared.
+
+    Shape:
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
+    """
+
+    def __init__(self, blocks: Sequence[Block], token_dim: int, norm: Norm = RMSNorm) -> None:
+        super().__init__(blocks, token_dim, norm)
+        mixings = {block[0] for block in blocks}
+        for index, sublayer in enumerate(self.sublayers):
+            if sublayer in mixings:
+                self.norms[index] = nn.Identity()
+
+    @staticmethod
+    def _add(
+        sublayer: nn.Module, norm: nn.Module, tokens: Tensor, events: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(norm, nn.Identity):
+            return sublayer(tokens), events
+        return PostNorm._add(sublayer, norm, tokens, events, mask)
 
 
 class PreNorm(_Sublayers):
@@ -193,10 +218,11 @@ def _joined(block: Block, norm: Callable[[], nn.Module]) -> UniMixerBlock:
 
 def build_stream(residual: str, blocks: Sequence[Block], token_dim: int, norm: Norm = RMSNorm) -> nn.Module:
     """Build a residual stream by its name in :data:`RESIDUALS`."""
-    if residual in ("post", "pre"):
-        return (PostNorm if residual == "post" else PreNorm)(blocks, token_dim, norm)
     if residual not in RESIDUALS:
         raise unknown("residual", residual, RESIDUALS)
+    plain = {"post": PostNorm, "bare-mixing": BareMixing, "pre": PreNorm}
+    if residual in plain:
+        return plain[residual](blocks, token_dim, norm)
     return Siamese(blocks, token_dim, norm, official=residual == "siamese-official")
 
 
@@ -207,10 +233,12 @@ def count_norms(residual: str, num_blocks: int, *, attention: bool = False) -> i
         >>> count_norms("post", 2), count_norms("siamese", 2), count_norms("siamese-official", 2)
         (4, 7, 10)
     """
+    if residual not in RESIDUALS:
+        raise unknown("residual", residual, RESIDUALS)
     sublayers = 3 if attention else 2
     if residual in ("post", "pre"):
         return num_blocks * sublayers + (residual == "pre")
-    if residual not in RESIDUALS:
-        raise unknown("residual", residual, RESIDUALS)
+    if residual == "bare-mixing":
+        return num_blocks * (sublayers - 1)
     official = residual == "siamese-official"  # every sublayer but the FFN, the two streams, the input; then the output
     return num_blocks * (sublayers - 1 + 2 + official) + 1 + official

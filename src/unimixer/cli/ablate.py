@@ -18,7 +18,7 @@ class AblateOptions(StudyOptions):
 
     model: Annotated[str, typer.Option("--model", help="BACKBONE[:OPTION=VALUE]... to take apart.")] = "unimixer"
     groups: Annotated[
-        str | None, typer.Option("--groups", help="paper,basis,rank,depth,tokenizer,pooling (default: what it has).")
+        str | None, typer.Option("--groups", help="Groups, comma-separated (default: all that the model has).")
     ] = None
     start: Annotated[
         str, typer.Option("--from", help="paper: SiameseNorm, warm-up, random start; default: this program's.")
@@ -36,10 +36,11 @@ class AblateOptions(StudyOptions):
 def ablate(options: AblateOptions) -> None:
     """Train a model and its ablations at equal budgets, and report the effect of each change.
 
-    Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, tokenizer, pooling. The base
-    is the paper's stack or the default of this program (--from). An ablation is a study: unimixer compare FOLDER
-    continues it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate
-    --data DATASET --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run
+    Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, residual, expansion, tokens,
+    tokenizer, pooling, recipe (optimizers, averages of weights, dropout, logits). The base is the paper's stack or the
+    default of this program (--from). An ablation is a study: unimixer compare FOLDER continues it. Examples: unimixer
+    ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET --model
+    unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run
     """
     from unimixer.errors import UnimixerError
     from unimixer.experiments import Study
@@ -54,10 +55,11 @@ def ablate(options: AblateOptions) -> None:
             "an ablation needs --data DATASET and --out FOLDER; to go on with one: unimixer compare FOLDER"
         )
     groups = split(options.groups or "")
-    variants, left_out = ablations(options.model, groups=groups, start=options.start, grow=options.grow)
+    recipe = options.recipe()
+    variants, left_out = ablations(options.model, groups=groups, start=options.start, grow=options.grow, recipe=recipe)
     values = {
         "models": [variant.model_dump() for variant in variants],
-        "recipe": options.recipe(),
+        "recipe": recipe,
         "lenient": True,
         **options.values(),
     }

@@ -1,7 +1,8 @@
 """Named ablations: variants of a model that change one thing each.
 
 The list is that of arXiv:2604.00590 (its ablation table, its tables of basis number, rank and depth), and what the
-paper leaves open: the start of the mixing matrices, tokenizer and read-out. Two models can be the base, because ours
+paper leaves open: the start of the mixing matrices, tokenizer, read-out, the shape of the stack, and the recipe around
+it (optimizers, averages of weights, dropout, bounds and crosses of logits). Two models can be the base, because ours
 is not the paper's: ``paper`` is its stack, SiameseNorm and a warm-up run at temperature 1 before the run at 0.05, from
 random matrices; ``default`` is what measures best here, post-norm and a constant low temperature from a start that is
 the rule of TokenMixer.
@@ -16,14 +17,16 @@ cost is what ``tau_end`` varies, and doing without is ``no Sinkhorn``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unimixer.backbones.registry import backbone_class
+from unimixer.blocks import POOLINGS
 from unimixer.errors import UnimixerError, check_choice, unknown
-from unimixer.experiments.models import Variant, parse_variant
+from unimixer.experiments.models import EMBEDDING_LR, MODEL_KEYS, Variant, parse_variant
+from unimixer.training.config import Recipe
 
-GROUPS = ("paper", "basis", "rank", "depth", "tokenizer", "pooling")
+GROUPS = ("paper", "basis", "rank", "depth", "residual", "expansion", "tokens", "tokenizer", "pooling", "recipe")
 BASES = ("paper", "default")
 LEARNED = ("unimixer", "unimixer-lite")
 """Backbones with the learned mixing that the paper ablates."""
@@ -81,12 +84,37 @@ _OF_THE_DEFAULT: tuple[Change, ...] = (
     *((f"block size {size}", {"block_size": size}, {}) for size in BLOCKS),
 )
 
+_OF_THE_RECIPE: tuple[Change, ...] = (
+    ("Muon for matrices", {}, {"optimizer.dense": "muon"}),
+    ("AdamW, weight decay 0.01", {}, {"optimizer.dense": "adamw", "optimizer.weight_decay": 0.01}),
+    ("Adagrad for tables, rate 0.05", {}, {"optimizer.sparse": "rowwise_adagrad", EMBEDDING_LR: 0.05}),
+    ("cosine decay", {}, {"optimizer.decay": "cosine"}),
+    ("EMA of weights, decay 0.999", {}, {"averaging.kind": "ema", "averaging.decay": 0.999}),
+    ("SWA of weights, last quarter", {}, {"averaging.kind": "swa", "averaging.start": 0.75}),
+    ("dropout of embeddings 0.1", {}, {"model.embedding_dropout": 0.1}),
+    ("logits within 20", {}, {"model.logit_clamp": 20.0}),
+    ("4 crosses below the towers", {}, {"model.tower_crosses": 4}),
+)
+
+_RESIDUALS: tuple[Change, ...] = (
+    ("Post-Norm", {"residual": "post"}, {}),
+    ("no Add&Norm after the mixing", {"residual": "bare-mixing"}, {}),
+    ("Pre-Norm", {"residual": "pre"}, {}),
+    ("SiameseNorm", {"residual": "siamese"}, {}),
+)
+
 BASIS, RANK, DEPTH = (2, 4, 8), (2, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8)
-TOKENIZERS, POOLINGS = ("chunk", "semantic", "random", "field"), ("mean", "flatten")
+EXPANSIONS, TOKENS = (0.5, 1.0, 2.0, 4.0), (4, 8, 16, 32, 64)
+TOKENIZERS = ("chunk", "semantic", "random", "field")
 
 
 def ablations(
-    model: str, *, groups: Sequence[str] = (), start: str = "paper", grow: bool = False
+    model: str,
+    *,
+    groups: Sequence[str] = (),
+    start: str = "paper",
+    grow: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> tuple[list[Variant], dict[str, str]]:
     """Return the variants of an ablation, the base first, and the reasons why groups are left out.
 
@@ -96,6 +124,7 @@ def ablations(
         start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
         grow: give variants of basis, rank and depth the base's width, so that their cost grows as in the paper's
             tables; otherwise every variant meets the budget.
+        recipe: dotted keys that all models of the study have.
 
     Example:
         >>> variants, _ = ablations("unimixer", groups=["paper"])
@@ -116,7 +145,7 @@ def ablations(
             raise UnimixerError(f"group {group!r}: {reason}")
         else:
             left_out[group] = reason
-    return _different(variants), left_out
+    return _different(variants, recipe or {}), left_out
 
 
 def _base(model: str, start: str) -> Variant:
@@ -132,11 +161,14 @@ def _missing(backbone: str, group: str) -> str | None:
     """Return the reason why a backbone has no such group, or None if it has it."""
     if group == "paper":
         return None if backbone in LEARNED else f"{backbone} has no learned mixing; {' and '.join(LEARNED)} have"
-    option = {"basis": "num_basis", "rank": "rank", "depth": "num_blocks"}.get(group)
+    options = {"basis": "num_basis", "rank": "rank", "depth": "num_blocks"}
+    option = {**options, "residual": "residual", "expansion": "expansion"}.get(group)
     if group in ("basis", "rank"):
         return None if backbone == "unimixer-lite" else f"{backbone} has none; pass --model unimixer-lite"
     if option is not None and option not in backbone_class(backbone).options():
         return f"{backbone} has no option {option}"
+    if group == "tokens" and backbone_class(backbone).default_tokenizer == "field":
+        return f"{backbone} has one token a field"
     if group == "pooling" and backbone_class(backbone).output_kind != "tokens":
         return f"{backbone} gives one vector, not tokens"
     return None
@@ -147,16 +179,18 @@ def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
     size_of = base.label if grow else None
     if group == "paper":
         return [_changed(base, group, change) for change in (_OF_THE_PAPER if start == "paper" else _OF_THE_DEFAULT)]
-    if group == "basis":
-        changes: list[Change] = [(f"{n} basis matrices", {"num_basis": n}, {}) for n in BASIS]
-    elif group == "rank":
-        changes = [(f"rank {n}", {"rank": n}, {}) for n in RANK]
-    elif group == "depth":
-        changes = [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH]
-    elif group == "tokenizer":
-        changes = [(f"{name} tokenizer", {}, {"model.tokenizer": name}) for name in TOKENIZERS]
-    else:
-        changes = [(f"{name} read-out", {}, {"model.pooling": name}) for name in POOLINGS]
+    lists: dict[str, Sequence[Change]] = {
+        "basis": [(f"{n} basis matrices", {"num_basis": n}, {}) for n in BASIS],
+        "rank": [(f"rank {n}", {"rank": n}, {}) for n in RANK],
+        "depth": [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH],
+        "residual": _RESIDUALS,
+        "expansion": [(f"expansion {ratio:g}", {"expansion": ratio}, {}) for ratio in EXPANSIONS],
+        "tokens": [(f"{n} tokens", {}, {"model.num_tokens": n}) for n in TOKENS],
+        "tokenizer": [(f"{name} tokenizer", {}, {"model.tokenizer": name}) for name in TOKENIZERS],
+        "pooling": [(f"{name} read-out", {}, {"model.pooling": name}) for name in POOLINGS],
+        "recipe": _OF_THE_RECIPE,
+    }
+    changes = lists[group]
     grown = size_of if group in ("basis", "rank", "depth") else None
     variants = [_changed(base, group, change, grown) for change in changes]
     if group == "depth" and base.backbone != "rankmixer":
@@ -183,11 +217,11 @@ def _changed(base: Variant, group: str, change: Change, size_of: str | None = No
     )
 
 
-def _different(variants: Sequence[Variant]) -> list[Variant]:
+def _different(variants: Sequence[Variant], recipe: Mapping[str, Any]) -> list[Variant]:
     """Drop variants that change nothing, such as rank 16 of a base whose rank is 16."""
     seen, distinct = [], []
     for variant in variants:
-        content = variant.backbone, _all_options(variant), _all_keys(variant)
+        content = variant.backbone, _all_options(variant), _all_keys(variant, recipe)
         if content not in seen:
             seen.append(content)
             distinct.append(variant)
@@ -200,12 +234,8 @@ def _all_options(variant: Variant) -> dict[str, Any]:
     return {**defaults, **variant.options}
 
 
-def _all_keys(variant: Variant) -> dict[str, Any]:
-    defaults = {
-        "model.tokenizer": backbone_class(variant.backbone).default_tokenizer,
-        "model.pooling": "mean",
-        "temperature.schedule": "constant",
-        "temperature.start": 1.0,
-        "temperature.end": 0.1,
-    }
-    return {**defaults, **variant.recipe}
+def _all_keys(variant: Variant, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    sections = Recipe(name="defaults", dataset="none").model_dump()
+    defaults = {key: sections[key.partition(".")[0]][key.partition(".")[2]] for key in MODEL_KEYS}
+    defaults["model.tokenizer"] = backbone_class(variant.backbone).default_tokenizer
+    return {**defaults, **recipe, **variant.recipe}

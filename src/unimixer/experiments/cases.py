@@ -39,6 +39,9 @@ IRRELEVANT_TO_RESULTS: dict[str, Any] = {
 }
 """Parts of a recipe that do not change the result of a run, so that a row's key leaves them out."""
 
+NEWER_KEYS = (*("soft_labels", "averaging", "model.tower_crosses", "model.embedding_dropout", "model.logit_clamp"),)
+"""Keys of a recipe that rows of older versions do not know; at its default such a key leaves the name of a row."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -134,11 +137,8 @@ class Job:
     def key(self) -> str:
         """The readable name of the row, unique to the recipe and the content of the dataset."""
         case, optimizer = self.case, self.recipe.optimizer
-        recipe = self.recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS)
-        if not recipe["soft_labels"]:
-            del recipe["soft_labels"]  # rows of older versions keep their keys
         facts = {
-            "recipe": recipe,
+            "recipe": _facts(self.recipe),
             "backbone": case.arguments,
             "dataset": case.dataset.hash,
         }
@@ -220,6 +220,20 @@ def build_case(
         held_out_rows=dataset.summary("validation").rows + dataset.summary("test").rows,
         searches_mixing=recipe.optimizer.mixing_lr is None and bool(mixing_parameters(ranker)),
     )
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    """Return the parts of a recipe that change results, without newer keys at their defaults."""
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude=IRRELEVANT_TO_RESULTS)
+    defaults = Recipe(name="defaults", dataset="none").model_dump(mode="json")
+    for key in NEWER_KEYS:
+        *parents, last = key.split(".")
+        section, default = values, defaults
+        for parent in parents:
+            section, default = section[parent], default[parent]
+        if section[last] == default[last]:
+            del section[last]
+    return values
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case, Job, build_case, case_name, unique
 from unimixer.experiments.executor import Machine, Outcome, Schedule, run_jobs, study_lock
 from unimixer.experiments.lr_search import LRTrial
+from unimixer.experiments.models import EMBEDDING_LR
 from unimixer.experiments.plan import Plan, Sweep, is_begun, write_plan
 from unimixer.experiments.progress_view import watching
 from unimixer.experiments.results import TRAINING_COST, Row, write_points, write_tables, write_truth
@@ -235,7 +236,7 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
 
 def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
     """Give the cases of one model on one dataset the search for learning rates that the plan asks for."""
-    grid = plan.grid(mixing=cases[0].searches_mixing)
+    grid = plan.grid(mixing=cases[0].searches_mixing, embedding=cases[0].options.get(EMBEDDING_LR))
     search: dict[str, Any] = {"seeds": plan.seeds, "grid": grid, "monitor": plan.monitor}
     if isinstance(plan, Sweep):
         return [TransferSeries(cases, power=plan.lr_power, base_sizes=plan.base_sizes, **search)]

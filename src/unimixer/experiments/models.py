@@ -15,19 +15,24 @@ from unimixer.training.config import RecipeKeys
 
 MODEL_KEYS = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
-    *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims"),
+    *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims", "model.tower_crosses"),
+    *("model.embedding_dropout", "model.logit_clamp"),
     *("temperature.schedule", "temperature.start", "temperature.end"),
     *(
         "optimizer.dense",
         "optimizer.weight_decay",
         "optimizer.sparse",
+        "optimizer.embedding_lr",
         "optimizer.mixing_lr",
         "optimizer.warmup_steps",
         "optimizer.decay",
     ),
-    *("optimizer.clip_norm", "training.aux_loss_weight"),
+    *("optimizer.clip_norm", "averaging.kind", "averaging.decay", "averaging.start", "training.aux_loss_weight"),
 )
 """Recipe keys that may differ between the models of an experiment; all others are the same for every model."""
+
+EMBEDDING_LR = "optimizer.embedding_lr"
+"""The key with which a model has its own rate of the embedding tables, which is then not searched."""
 
 _WORDS = {
     "num_blocks": "{} blocks",
@@ -69,7 +74,7 @@ class Variant(Settings):
 
 
 def _shared_key(backbone: str, key: str) -> UnimixerError:
-    if "." not in key or key.partition(".")[0] not in ("model", "temperature", "optimizer", "training"):
+    if "." not in key or key.partition(".")[0] not in ("model", "temperature", "optimizer", "averaging", "training"):
         return unknown(f"key of model {backbone!r}:", key, MODEL_KEYS)
     return UnimixerError(
         f"{backbone}: {key} is the same for every model of a study; set it for all with --set {key}=..., "

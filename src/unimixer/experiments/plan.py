@@ -113,10 +113,16 @@ class Plan(Settings):
             if key in OWN_KEYS:
                 raise UnimixerError(f"--set {key}: a study sets it itself; see --seeds, --lr-grid, --params, --models")
 
-    def grid(self, *, mixing: bool = False) -> list[Rates]:
-        """Return the rates to choose from; ``mixing`` tells whether the model has learned mixings to choose one for."""
+    def grid(self, *, mixing: bool = False, embedding: float | None = None) -> list[Rates]:
+        """Return the rates to choose from.
+
+        Args:
+            mixing: whether the model has learned mixings to choose a rate for.
+            embedding: the model's own rate of the embedding tables (default: those of the plan).
+        """
         mixing_lr = (self.mixing_lr if mixing else ()) or (None,)
-        return [Rates(*rates) for rates in product(self.dense_lr, self.sparse_lr, mixing_lr)]
+        sparse_lr = self.sparse_lr if embedding is None else (embedding,)
+        return [Rates(*rates) for rates in product(self.dense_lr, sparse_lr, mixing_lr)]
 
     @property
     def monitor(self) -> str | None:

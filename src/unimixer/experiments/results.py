@@ -18,6 +18,7 @@ from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job
 from unimixer.experiments.lr_search import Rates, chosen_rates
+from unimixer.experiments.models import EMBEDDING_LR
 from unimixer.experiments.plan import Study, read_plan
 from unimixer.io import atomic_file, read_json, write_text
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns, user_keys
@@ -107,7 +108,8 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
     for row in rows:
         groups[case_of(row)].append(row)
     for members in groups.values():
-        grid = study.grid(mixing=any(row.get("mixing_lr") is not None for row in members))
+        own = json.loads(members[0]["options"]).get(EMBEDDING_LR)
+        grid = study.grid(mixing=any(row.get("mixing_lr") is not None for row in members), embedding=own)
         chosen = chosen_rates(members, grid, study.monitor)
         for row in members:
             at = Rates.of(row) == chosen

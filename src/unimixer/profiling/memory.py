@@ -18,6 +18,7 @@ from unimixer.mixing import cached_constraints
 from unimixer.profiling.flops import hollow_copy
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
+from unimixer.training.muon import matrix_parameters
 from unimixer.training.optimizers import build_optimizers
 from unimixer.training.step import task_loss
 
@@ -55,10 +56,11 @@ def estimate_memory(
 
     .. math:: 4 P + 4 (P_d + R\,(w + 2)) + 4 (2 P_d + S) + A
 
-    with P parameters, :math:`P_d` dense ones, R rows met of width w (at most as many as are looked up), S the state of
-    the tables (2 numbers a parameter for ``adam``, 1 a row for ``rowwise_adagrad``), and A the activations, by
-    following the shapes of a forward pass with the batch as large as it is: layouts, and with them what is kept,
-    depend on its size. A model that reads events inside the stack looks at numbers; a copy of it runs.
+    with P parameters, :math:`P_d` dense ones (a matrix that Muon moves counts once in :math:`2 P_d`), R rows met of
+    width w (at most as many as are looked up), S the state of the tables (2 numbers a parameter for ``adam``, 1 a row
+    for ``rowwise_adagrad``), and A the activations, by following the shapes of a forward pass with the batch as large
+    as it is: layouts, and with them what is kept, depend on its size. A model that reads events inside the stack looks
+    at numbers; a copy of it runs.
 
     Args:
         ranker: may be on the meta device, unless it reads events.
@@ -71,10 +73,11 @@ def estimate_memory(
     tables = table_parameters(ranker)
     state = sum(2 * t.numel() if config.sparse == "adam" else t.shape[0] for t in tables)
     numbers = sum(p.numel() for p in dense)
+    single = sum(p.numel() for p in matrix_parameters(ranker)) if config.dense == "muon" else 0
     return Memory(
         parameters=sum(p.numel() * p.element_size() for p in ranker.parameters()),
         gradients=4 * numbers + sum(rows * (4 * width + INDEX_BYTES) for rows, width in _rows_met(ranker, batch)),
-        optimizer=4 * (2 * numbers + state),
+        optimizer=4 * (2 * numbers - single + state),
         activations=_activations(ranker, batch, precision),
     )
 

@@ -51,9 +51,15 @@ class ModelConfig(Settings):
     """Tokens per sequence, for ``tokens``."""
     sequence_dim: PositiveInt | None = None
     """Width of an event inside the stack (default: the widest event as embedded)."""
-    pooling: Literal["mean", "flatten"] = "mean"
-    """The mean of the output tokens, or all of them flattened."""
+    pooling: Literal["mean", "flatten", "attention"] = "mean"
+    """The mean of the output tokens, all of them flattened, or their mean by learned attention."""
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
+    tower_crosses: NonNegativeInt = 0
+    """Cross layers of DCN V2 on the pooled output, below the towers."""
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the numbers of embedded fields and events that a training step drops."""
+    logit_clamp: PositiveFloat | None = None
+    """Largest size of a logit."""
     field_order: tuple[str, ...] | None = None
     """Order of the fields inside a domain (default: that of the schema); a warm start keeps the order of its source."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -84,13 +90,14 @@ class OptimizerConfig(Settings):
     """Optimizers and learning rates."""
 
     renamed: ClassVar[Mapping[str, str]] = {"sparse_lr": "embedding_lr"}
-    dense: Literal["adam", "adamw", "sgd"] = "adam"
+    dense: Literal["adam", "adamw", "muon", "sgd"] = "adam"
+    """muon: Muon moves the weights of linear layers, AdamW all other dense parameters, both at ``dense_lr``."""
     dense_lr: PositiveFloat = 1e-3
     mixing_lr: PositiveFloat | None = None
     """Rate of the raw parameters of constrained mixings (default: ``dense_lr``). Adam's eps is then 1e-15 for them,
     because a sharp Sinkhorn can make gradients smaller than the usual eps of 1e-8."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay, for ``adamw``."""
+    """Decoupled weight decay, for ``adamw`` and ``muon``."""
     sparse: Literal["adam", "rowwise_adagrad", "sgd"] = "adam"
     embedding_lr: PositiveFloat = 1e-3
     eviction: dict[str, EvictionConfig] = Field(default_factory=dict)
@@ -101,6 +108,17 @@ class OptimizerConfig(Settings):
     """How both rates decay to zero until the end of the run."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient of the dense parameters."""
+
+
+class AveragingConfig(Settings):
+    """The mean of the dense weights over the steps; evaluation, the best weights and an export have the mean."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """ema: an exponential moving average over all steps. swa: the plain mean over the last steps."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of the mean that an ``ema`` keeps at a step; in the first steps t it is (1 + t) / (10 + t) if less."""
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """Share of the steps after which ``swa`` begins; evaluations before have the present weights."""
 
 
 class TrainingConfig(Settings):
@@ -191,6 +209,8 @@ class Recipe(Settings):
         "optimizer.warmup_steps": "warmup warm_up warmup_ratio",
         "optimizer.clip_norm": "grad_clip clip gradient_clip clip_grad_norm max_grad_norm",
         "optimizer.decay": "lr_decay scheduler lr_scheduler",
+        "averaging.kind": "ema swa weight_averaging",
+        "averaging.decay": "ema_decay",
         "training.batch_size": "bs batch batchsize",
         "training.epochs": "epoch num_epochs n_epochs max_epochs",
         "training.max_steps": "steps num_steps total_steps",
@@ -226,6 +246,7 @@ class Recipe(Settings):
     model: ModelConfig = ModelConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    averaging: AveragingConfig = AveragingConfig()
     training: TrainingConfig = TrainingConfig()
     distributed: DistributedConfig = DistributedConfig()
 

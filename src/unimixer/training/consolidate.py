@@ -14,6 +14,8 @@ from torch import Tensor
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
 from unimixer.ranker import PACKED
+from unimixer.training.averaging import with_means
+from unimixer.training.model import hollow_ranker
 from unimixer.training.process_group import quietly
 from unimixer.training.run import RunFolder
 from unimixer.training.tensor_files import latest_checkpoint, load_state, load_tensors, save_tensors
@@ -41,21 +43,27 @@ def consolidate_run(run: RunFolder) -> Path:
         if run.best_weights.exists():
             raise UnimixerError(f"{run.folder}: nothing to consolidate: its weights are in one file already")
         source = checkpoint
-    consolidate_checkpoint(source, run.best_weights)
+    consolidate_checkpoint(source, run)
     return source
 
 
 def consolidate_best(run: RunFolder) -> None:
     """Replace the sharded best weights of a run, where it has any, by one file."""
     if run.sharded_best.exists():
-        consolidate_checkpoint(run.sharded_best, run.best_weights)
+        consolidate_checkpoint(run.sharded_best, run)
         shutil.rmtree(run.sharded_best)
 
 
-def consolidate_checkpoint(source: Path, target: Path) -> None:
-    """Write the weights of a sharded checkpoint as one file; this needs memory for all tables."""
+def consolidate_checkpoint(source: Path, run: RunFolder) -> None:
+    """Write the weights of a sharded checkpoint as the best weights of a run; this needs memory for all tables.
+
+    A checkpoint of a run that averages its weights gives the mean, because the best weights are means.
+    """
     tensors = load_tensors(source / "model.safetensors")
-    with atomic_file(target) as path:
+    states = source / "optimizer.safetensors"
+    if run.recipe.averaging.kind != "none" and states.exists():
+        tensors = with_means(tensors, load_tensors(states), hollow_ranker(run.recipe, run.transform.spec))
+    with atomic_file(run.best_weights) as path:
         save_tensors(path, {**tensors, **read_packed_tables(source)[0]})
 
 

@@ -221,17 +221,18 @@ class Trainer:
     def _evaluate(self) -> None:
         self._check_parameters()
         state, (task, metric) = self.state, monitor(self.recipe)
-        metrics = self._measure("validation")
-        value = getattr(metrics[task], metric)
-        if value is None:
-            raise UnimixerError(
-                f"training.monitor={task}.{metric} cannot be measured: no user has both labels; monitor {task}.auc"
-            )
-        better = state.best is None or (value < state.best if metric in LOWER_IS_BETTER else value > state.best)
-        state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
-        if better:
-            state.best, state.best_step = value, state.step
-            self.checkpointer.save_best()
+        with self.step.averaged():
+            metrics = self._measure("validation")
+            value = getattr(metrics[task], metric)
+            if value is None:
+                raise UnimixerError(
+                    f"training.monitor={task}.{metric} cannot be measured: no user has both labels; monitor {task}.auc"
+                )
+            better = state.best is None or (value < state.best if metric in LOWER_IS_BETTER else value > state.best)
+            state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+            if better:
+                state.best, state.best_step = value, state.step
+                self.checkpointer.save_best()
         self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:

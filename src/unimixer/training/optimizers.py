@@ -13,25 +13,33 @@ from unimixer.features.embedding import merge_rows
 from unimixer.mixing import Constrained
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
+from unimixer.training.muon import Muon, matrix_parameters
 
 MIXING_EPS = 1e-15
 """Adam's eps for mixings with their own rate: their gradients are about 5e-9 at temperature 0.1."""
 
 
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """Build the dense and the row-sparse optimizer; ``base_lr`` of a group is the rate before its schedule."""
+    """Build the optimizers of the dense part and of the tables; ``base_lr`` of a group is the rate before its schedule.
+
+    With ``dense: muon``, ``muon`` moves the matrices and ``dense`` is the AdamW of all other dense parameters.
+    """
     dense: torch.optim.Optimizer
-    groups = _uniform_groups(dense_groups(model, config))
-    if config.dense == "adamw":
-        dense = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True)
+    groups = dense_groups(model, config)
+    rest, lr = _uniform_groups(groups["dense"]), config.dense_lr
+    if config.dense in ("adamw", "muon"):
+        dense = torch.optim.AdamW(rest, lr=lr, weight_decay=config.weight_decay, fused=True)
     elif config.dense == "adam":
-        dense = torch.optim.Adam(groups, lr=config.dense_lr, fused=True)
+        dense = torch.optim.Adam(rest, lr=lr, fused=True)
     else:
-        dense = torch.optim.SGD([{k: v for k, v in g.items() if k != "eps"} for g in groups], lr=config.dense_lr)
+        dense = torch.optim.SGD([{k: v for k, v in g.items() if k != "eps"} for g in rest], lr=lr)
+    optimizers: dict[str, torch.optim.Optimizer] = {"dense": dense}
+    if "muon" in groups:
+        optimizers["muon"] = Muon(groups["muon"], lr=lr, weight_decay=config.weight_decay)
     sparse = sharded_optimizer(model)
     if sparse is None:
         sparse = SPARSE_RULES[config.sparse](table_parameters(model), lr=config.embedding_lr)
-    optimizers: dict[str, torch.optim.Optimizer] = {"dense": dense, "sparse": sparse}
+    optimizers["sparse"] = sparse
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
@@ -43,25 +51,23 @@ def sharded_optimizer(model: Ranker) -> torch.optim.Optimizer | None:
     return getattr(model.embedding.tables, "optimizer", None)
 
 
-def dense_groups(model: Ranker, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Group the dense parameters; those of learned mixings form a group where the recipe gives them their own rate."""
-    parameters = dense_parameters(model)
-    if config.mixing_lr is None:
-        return [{"params": parameters}]
-    mixing = mixing_parameters(model)
-    if not mixing:
-        raise UnimixerError(
-            f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no learned mixing; leave mixing_lr out"
-        )
-    return [
-        {"params": [parameter for parameter in parameters if parameter not in mixing]},
-        {
-            "params": [parameter for parameter in parameters if parameter in mixing],
-            "lr": config.mixing_lr,
-            "eps": MIXING_EPS,
-            "weight_decay": 0.0,
-        },
-    ]
+def dense_groups(model: Ranker, config: OptimizerConfig) -> dict[str, list[dict[str, Any]]]:
+    """Group the dense parameters by the optimizer that moves them.
+
+    Those of learned mixings form a group where the recipe gives them their own rate.
+    """
+    matrices = matrix_parameters(model) if config.dense == "muon" else []
+    groups: list[dict[str, Any]] = [{"params": [p for p in dense_parameters(model) if p not in {*matrices}]}]
+    if config.mixing_lr is not None:
+        mixing = mixing_parameters(model)
+        if not mixing:
+            raise UnimixerError(
+                f"optimizer.mixing_lr={config.mixing_lr:g}: this model has no learned mixing; leave mixing_lr out"
+            )
+        own = {"lr": config.mixing_lr, "eps": MIXING_EPS, "weight_decay": 0.0}
+        rest, learned = ([p for p in groups[0]["params"] if (p in mixing) is wanted] for wanted in (False, True))
+        groups = [{"params": rest}, {"params": learned, **own}]
+    return {"dense": groups, **({"muon": [{"params": matrices}]} if matrices else {})}
 
 
 def mixing_parameters(model: nn.Module) -> set[nn.Parameter]:

@@ -226,8 +226,3 @@ def quietly() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.mixing import cached_constraints, set_temperature
 from unimixer.ranker import Ranker
+from unimixer.training.averaging import Averaging
 from unimixer.training.config import Recipe
 from unimixer.training.eviction import Eviction
 from unimixer.training.model import set_activation_checkpointing
 from unimixer.training.optimizers import build_optimizers
-from unimixer.training.process_group import local_part
 from unimixer.training.schedule import rate, temperature
+from unimixer.training.sharded_tensors import local_part
 from unimixer.training.strategy import UNSHARDED, Strategy
 from unimixer.training.tensor_files import latest_checkpoint
 
@@ -71,6 +73,9 @@ class TrainStep:
         self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], self.processes)
         if self.eviction is not None:
             self.optimizers["eviction"] = self.eviction
+        self.averaging = Averaging.of(model, recipe.averaging, total_steps)
+        if self.averaging is not None:
+            self.optimizers["averaging"] = self.averaging  # the last one, behind those that move weights
         assert soft_columns is not None or not recipe.soft_labels
         self.soft_columns = soft_columns if recipe.soft_labels else None
         weights = [recipe.soft_labels[task].weight if task in recipe.soft_labels else 0.0 for task in recipe.tasks]
@@ -97,6 +102,8 @@ class TrainStep:
         prepared = [self._prepare(batch) for batch in batches]
         if self.eviction is not None:
             self.eviction.observe(batches, step)
+        if self.averaging is not None:
+            self.averaging.observe(step)
         outcomes = []
         with self.model.embedding.tables.once(prepared, self.earlier_steps + step), cached_constraints(self.model):
             for batch, share in zip(prepared, shares, strict=True):
@@ -112,6 +119,10 @@ class TrainStep:
             return Outcome(*outcomes[0], total_rows)
         losses, logits, labels = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels), total_rows)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return the context in which the model has the mean of its weights, if the recipe keeps one."""
+        return nullcontext() if self.averaging is None else self.averaging.applied()
 
     def _prepare(self, batch: Batch) -> Batch:
         """Check the ids of a batch and move it to the device; an empty one becomes a row of weight zero."""

@@ -17,9 +17,10 @@ from unimixer.features.batch import Batch
 from unimixer.mixing import cached_constraints, set_temperature
 from unimixer.ranker import TABLES, Ranker, dense_parameters
 from unimixer.training.config import OptimizerConfig
-from unimixer.training.distributed.dense import FSDPForward, is_sharded, reshard, shard_dense, whole_parameters
+from unimixer.training.distributed.dense import FSDPForward, shard_dense, whole_parameters
 from unimixer.training.optimizers import build_optimizers
-from unimixer.training.process_group import ProcessGroup, join_processes, local_part
+from unimixer.training.process_group import ProcessGroup, join_processes
+from unimixer.training.sharded_tensors import is_sharded, local_part, reshard
 from unimixer.training.strategy import DenseForward
 
 CLIP = 1e-3

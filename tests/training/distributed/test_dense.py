@@ -21,6 +21,7 @@ from unimixer.api import evaluate_run
 from unimixer.backbones import BACKBONES, build_backbone
 from unimixer.blocks import RMSNorm
 from unimixer.data.prepare import prepare
+from unimixer.ranker import TABLES
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.consolidate import consolidate_run
@@ -59,11 +60,16 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "model.managed_embeddings={item_id: 12}",
     ),
     "bfloat16": (SIX, *SGD, "training.precision=bfloat16"),
+    "muon": (
+        *(SIX, "optimizer.dense=muon", "optimizer.weight_decay=0.01", "optimizer.mixing_lr=0.01"),
+        *("temperature.end=0.5", "averaging.kind=ema", "averaging.decay=0.6"),
+    ),
 }
-LOSS = {"sgd": 1e-6, "adam": 1e-5, "mixture": 1e-6, "bfloat16": 2e-2}
+LOSS = {"sgd": 1e-6, "adam": 1e-5, "mixture": 1e-6, "bfloat16": 2e-2, "muon": 1e-5}
 """Largest difference of the loss of any step from that of one process."""
-WEIGHTS = {"sgd": 1e-6, "adam": 2e-4, "mixture": 1e-6, "bfloat16": 2e-2}
+WEIGHTS = {"sgd": 1e-6, "adam": 2e-4, "mixture": 1e-6, "bfloat16": 2e-2, "muon": 1e-3}
 """The same for weights; see the runs whose dense parameters are not cut."""
+RESUMED = ("cut-3", "cut-ddp-3", "not-cut-3")
 STOPPED = 5
 """Step after which a run is asked to stop."""
 
@@ -99,6 +105,7 @@ def two_processes(folder: Path) -> None:
     jobs = [job(folder, name, f"{name}-2", FSDP) for name in SCENARIOS]
     jobs += [job(folder, "adam", "adam-ddp")]
     jobs += [job(folder, "adam", "cut", FSDP, often, **stops), job(folder, "adam", "not-cut", often, **stops)]
+    jobs += [job(folder, "muon", "muon-ddp"), job(folder, "muon", "muon-cut", FSDP, often, **stops)]
     jobs += [job(folder, "sgd", "compiled", FSDP, "training.compile=true")]
     # a loss that is not finite at the second step, and weights that are not after the first
     jobs += [job(folder, "sgd", "poisoned", FSDP, "optimizer.dense_lr=1e30")]
@@ -113,10 +120,11 @@ def three_processes(folder: Path) -> None:
     for name, source, dense in (
         *(("cut-3", "cut", "fsdp"), ("cut-ddp-3", "cut", "ddp"), ("not-cut-3", "not-cut", "fsdp")),
         *(("cut-alone", "cut", "fsdp"), ("cut-together", "cut", "fsdp")),
+        *(("muon-cut-3", "muon-cut", "fsdp"), ("muon-alone", "muon-cut", "fsdp"), ("muon-mean", "muon-cut", "fsdp")),
     ):
         shutil.copytree(folder / source, folder / name)
         change(folder / name, dense=dense)
-    jobs += [{"kind": "resume", "folder": str(folder / name)} for name in ("cut-3", "cut-ddp-3", "not-cut-3")]
+    jobs += [{"kind": "resume", "folder": str(folder / name)} for name in (*RESUMED, "muon-cut-3")]
     few = ("unimixer", "attention, siamese", "auxiliary", "mixture", "wukong")
     jobs += [{"kind": "gradients", "dataset": str(folder / "store"), "cases": {name: CASES[name] for name in few}}]
     write(folder, 3, jobs)
@@ -188,12 +196,30 @@ def test_parts_train_what_processes_train_that_hold_all(world: Path) -> None:
     assert_same_training(world / "adam-ddp", world / "adam-2", "adam")
 
 
-@pytest.mark.parametrize("run", ["cut-3", "cut-ddp-3", "not-cut-3"])
+@pytest.mark.parametrize("run", RESUMED)
 def test_a_run_goes_on_with_other_ranks_and_parameters_cut_or_not(run: str, world: Path) -> None:
     assert {"done": str(world / run)} in said(world, "said-3")[0]
     steps = [line["step"] for line in RunFolder(world / run).history() if line["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
     assert_same_training(world / "adam-1", world / run, "adam")
+
+
+def test_muon_and_the_mean_of_weights_go_on_with_other_ranks_or_one(world: Path) -> None:
+    assert_same_training(world / "muon-1", world / "muon-ddp", "muon")
+    assert {"done": str(world / "muon-cut-3")} in said(world, "said-3")[0]
+    assert_same_training(world / "muon-1", world / "muon-cut-3", "muon")
+    assert_same_training(world / "muon-1", resume(world / "muon-alone", quiet=True).folder, "muon")
+
+
+def test_a_checkpoint_of_parts_becomes_the_mean_of_its_weights(world: Path) -> None:
+    run = RunFolder(world / "muon-mean")
+    shutil.rmtree(run.sharded_best)
+    consolidate_run(run)
+    tensors = load_file(run.checkpoints / f"step-{STOPPED:09d}" / "optimizer.safetensors")
+    means, best = [name for name in tensors if name.startswith("averaging.")], load_file(run.best_weights)
+    dense = [name for name in best if TABLES not in name]
+    assert len(means) == len(dense) - len([name for name in dense if name.endswith((".temperature", ".ids", ".rows"))])
+    assert all(any(torch.equal(tensors[mean], best[name]) for name in dense) for mean in means)
 
 
 def test_a_run_with_parts_goes_on_with_one_process(world: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unimixer.errors import UnimixerError
 from unimixer.io import flush_folder, replace_folder
-from unimixer.ranker import Ranker
+from unimixer.ranker import Ranker, dense_parameters
 from unimixer.training.checkpoint import START, Checkpointer, write_state
 from unimixer.training.consolidate import (
     TABLES_DESCRIPTION,
@@ -26,12 +26,13 @@ from unimixer.training.consolidate import (
     is_sharded_checkpoint,
     read_tables_description,
 )
-from unimixer.training.distributed.dense import gather_full, reshard, shard_like
+from unimixer.training.distributed.dense import gather_full
 from unimixer.training.distributed.tables import ShardedTables
 from unimixer.training.eviction import Eviction
 from unimixer.training.optimizers import dense_groups
-from unimixer.training.process_group import ProcessGroup, local_part, quietly
+from unimixer.training.process_group import ProcessGroup, quietly
 from unimixer.training.run import RunFolder
+from unimixer.training.sharded_tensors import local_part, reshard, shard_like
 from unimixer.training.tensor_files import (
     check_weights,
     load_state,
@@ -65,7 +66,8 @@ class ShardedCheckpointer(Checkpointer):
         processes: ProcessGroup,
     ) -> None:
         super().__init__(run, model, optimizers)
-        self.ranker, self.dense, self.processes = model, optimizers["dense"], processes
+        self.ranker, self.processes = model, processes
+        self.dense = {name: one for name, one in optimizers.items() if name not in ("sparse", "eviction")}
         tables: Any = model.embedding.tables
         self.tables: ShardedTables = tables
         eviction = optimizers.get("eviction")
@@ -96,7 +98,8 @@ class ShardedCheckpointer(Checkpointer):
             raise UnimixerError(
                 f"{checkpoint} was written by a single process; continue it with one process, without torchrun"
             )
-        self._restore_dense(select_tensors(tensors, "dense"))
+        for name in self.dense:
+            self._restore_dense(name, select_tensors(tensors, name))
         if self.eviction is not None:
             restore_optimizer(self.eviction, select_tensors(tensors, "eviction"))
         return load_state(checkpoint / "state.json")
@@ -137,28 +140,33 @@ class ShardedCheckpointer(Checkpointer):
         full = gather_full(tensors, self.processes)
         self.processes.on_rank_zero(lambda: save_tensors(path, full))
 
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        """List the dense parameters in the order in which a single process numbers them."""
-        return [p for group in dense_groups(self.ranker, self.run.recipe.optimizer) for p in group["params"]]
+    def _parameters(self, name: str) -> list[torch.nn.Parameter]:
+        """List the parameters of a dense optimizer in the order in which a single process numbers them."""
+        groups = {
+            **dense_groups(self.ranker, self.run.recipe.optimizer),
+            "averaging": [{"params": dense_parameters(self.ranker)}],
+        }
+        return [parameter for group in groups[name] for parameter in group["params"]]
 
     def _optimizer_states(self) -> Iterator[tuple[str, Tensor]]:
-        for number, parameter in enumerate(self._parameters()):
-            if parameter in self.dense.state:
-                for key, value in self.dense.state[parameter].items():
-                    yield f"dense.{number}.{key}", torch.as_tensor(value)
+        for name, optimizer in self.dense.items():
+            for number, parameter in enumerate(self._parameters(name)):
+                if parameter in optimizer.state:
+                    for key, value in optimizer.state[parameter].items():
+                        yield f"{name}.{number}.{key}", torch.as_tensor(value)
         if self.eviction is not None:
             yield from ((f"eviction.{key}", value) for key, value in optimizer_tensors(self.eviction).items())
 
-    def _restore_dense(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give every dense parameter this process's part of its state."""
-        parameters, order = self._parameters(), [p for group in self.dense.param_groups for p in group["params"]]
-        numbers = {parameter: number for number, parameter in enumerate(order)}
+    def _restore_dense(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Give every parameter of a dense optimizer this process's part of its state."""
+        optimizer, parameters = self.dense[name], self._parameters(name)
+        numbers = {p: number for number, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
         states = {}
-        for name, tensor in tensors.items():
-            number, key = name.split(".", 1)
+        for entry, tensor in tensors.items():
+            number, key = entry.split(".", 1)
             parameter = parameters[int(number)]
             states[f"{numbers[parameter]}.{key}"] = shard_like(tensor, parameter)
-        restore_optimizer(self.dense, states)
+        restore_optimizer(optimizer, states)
 
     def _read(self, folder: Path, *, optimizer: bool) -> None:
         path = folder / "model.safetensors"

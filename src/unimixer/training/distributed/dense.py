@@ -13,7 +13,8 @@ from unimixer.blocks.cross_attention import EventFFN
 from unimixer.features.batch import Batch
 from unimixer.mixing import Constrained
 from unimixer.ranker import TABLES, Ranker, dense_parameters, table_parameters
-from unimixer.training.process_group import ProcessGroup, local_part, quietly
+from unimixer.training.process_group import ProcessGroup, quietly
+from unimixer.training.sharded_tensors import is_sharded, local_part, whole
 from unimixer.training.strategy import DenseForward
 
 if TYPE_CHECKING:
@@ -129,11 +130,11 @@ class FSDPForward(DenseForward):
         """Scale the gradients down to a norm over all parameters of all processes, as ``clip_grad_norm_`` does."""
         gradients = [p.grad for p in dense_parameters(self.ranker) if p.grad is not None]
         parts = [local_part(gradient) for gradient in gradients if is_sharded(gradient)]
-        whole = [gradient for gradient in gradients if not is_sharded(gradient)]
-        norms = [torch.nn.utils.get_total_norm(some).double() if some else torch.zeros(()) for some in (parts, whole)]
+        others = [gradient for gradient in gradients if not is_sharded(gradient)]
+        norms = [torch.nn.utils.get_total_norm(some).double() if some else torch.zeros(()) for some in (parts, others)]
         total = (self.processes.total(norms[0].square()) + norms[1].square().to(norms[0].device)).sqrt()
         factor = (largest / (total + 1e-6)).clamp(max=1.0).float()
-        for gradient in (*parts, *whole):
+        for gradient in (*parts, *others):
             gradient.mul_(factor.to(gradient.device))
 
     def all_finite(self, finite: bool) -> bool:
@@ -181,10 +182,10 @@ def layers(backbone: nn.Module) -> list[nn.Module]:
     They are the members of its outermost lists. The network on events in an attention is one as well, because the
     stream calls it and not the attention.
     """
-    whole = {*whole_parameters(backbone)}
+    ignored = {*whole_parameters(backbone)}
 
     def weight(module: nn.Module) -> int:
-        return sum(p.numel() for p in module.parameters() if p not in whole)
+        return sum(p.numel() for p in module.parameters() if p not in ignored)
 
     weights = {member: weight(member) for members in _outermost_lists(backbone) for member in members}
     smallest = max(1, SMALLEST_SHARE * max(weights.values(), default=1))
@@ -215,36 +216,14 @@ def _placement(processes: int) -> Callable[[nn.Parameter], Any]:
     return place
 
 
-def reshard(model: nn.Module) -> None:
-    """Free what a forward without backward has gathered, so that parameters are parts again."""
-    for part in model.modules():
-        if hasattr(part, "reshard"):
-            part.reshard()  # type: ignore[operator]
-
-
-# ---- parts of tensors ----
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether a tensor is sharded over the processes."""
-    return hasattr(tensor, "full_tensor")
+# ---- checkpoints ----
 
 
 def gather_full(tensors: Iterable[tuple[str, Tensor]], processes: ProcessGroup) -> dict[str, Tensor]:
     """Gather sharded tensors; all processes take part, and rank 0 alone gets the result."""
     full = {}
     for name, tensor in tensors:
-        whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+        gathered = whole(tensor)
         if processes.is_rank_zero:
-            full[name] = whole.cpu() if whole is not tensor else tensor
+            full[name] = gathered.cpu() if gathered is not tensor else tensor
     return full
-
-
-def shard_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Shard a tensor that all processes have whole in the way of ``like``; return it as it is if that is whole."""
-    if not is_sharded(like) or whole.shape != like.shape:
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-    return distribute_tensor(whole.to(like.device), mesh, placements, src_data_rank=None)
