@@ -63,6 +63,8 @@ class ModelConfig(Settings):
     pooling: Literal["mean", "flatten"] = "mean"
     """The mean of the output tokens, or all of them flattened."""
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
+    ignored_features: tuple[str, ...] = ()
+    """Features, histories or domains (user, item, behaviour, context) of the data that the model does not read."""
     field_order: tuple[str, ...] | None = None
     """Order of the fields inside a domain (default: that of the schema); a warm start keeps the order of its source."""
     options: dict[str, Any] = Field(default_factory=dict)
