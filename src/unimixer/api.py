@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.entities import KeyIndex
+from unimixer.data.file_settings import Files
 from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw import values
+from unimixer.data.raw.folders import log_files
 from unimixer.data.raw.origin import open_source
+from unimixer.data.raw.readers import read_chunks
+from unimixer.data.raw.tables import Chunk
+from unimixer.data.schema import Label
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
-from unimixer.metrics import MetricAccumulator, TaskMetrics
+from unimixer.metrics import MetricAccumulator, TaskMetrics, metric_names
 from unimixer.mixing import MatrixMixing, discretize
 from unimixer.predictor import Predictor, read_rows
 from unimixer.progress import progress_bar
@@ -28,6 +36,9 @@ from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.train import train as train_recipe
+
+_SMALLEST = float(np.finfo(np.float64).epsneg)
+"""Distance of the largest float below 1 from 1."""
 
 
 def prepare(
@@ -84,7 +95,7 @@ def train(
 
 @states_kept()
 def evaluate_run(
-    run: Path | str, split: str, *, dataset: Path | None = None, device: str = "auto"
+    run: Path | str, split: str, *, dataset: Path | None = None, device: str = "auto", metrics: Sequence[str] = ()
 ) -> dict[str, TaskMetrics]:
     """Measure a run's best weights on a split of the dataset that it was trained on.
 
@@ -93,6 +104,7 @@ def evaluate_run(
         split: ``train``, ``validation`` or ``test``, or several joined by ``+``.
         dataset: the dataset, if it moved since the training.
         device: ``auto``, ``cpu`` or ``cuda``.
+        metrics: names of metrics beyond those of the recipe, such as ``ndcg@10``.
 
     Raises:
         UnimixerError: if the dataset has other content than the run was trained on.
@@ -100,7 +112,8 @@ def evaluate_run(
     folder = RunFolder(run)
     opened, place, recipe = dataset_of(folder, dataset), pick_device(device), folder.recipe
     model = load_ranker(folder, device=place)
-    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=recipe.training.precision)
+    precision, names = recipe.training.precision, metric_names([*recipe.metrics, *metrics])
+    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=precision, metrics=names)
 
 
 @states_kept()
@@ -154,25 +167,110 @@ def evaluate_file(
 
 
 @states_kept()
-def evaluate_rows(predictor: Predictor, path: Path, *, separator: str | None = None) -> dict[str, TaskMetrics]:
+def evaluate_rows(
+    predictor: Predictor, path: Path, *, separator: str | None = None, metrics: Sequence[str] = ()
+) -> dict[str, TaskMetrics]:
     """Measure an open model on raw labelled rows; its ``coverage`` then counts the unknown values in them."""
     schema = predictor.transform.schema
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     true = [i for i, task in enumerate(predictor.tasks) if schema.truths.get(task) == task]
     truths = [predictor.tasks[i] for i in true]
-    accumulator = MetricAccumulator(predictor.tasks, with_users=schema.keys.user is not None, truths=truths)
-    keys = KeyIndex()
+    accumulator = MetricAccumulator(
+        predictor.tasks, with_users=schema.keys.user is not None, truths=truths, metrics=metrics
+    )
+    users = _Groups(schema.keys.user)
     sources = [label.column for label in labels]
     with progress_bar("scoring", None) as advance:
         for chunk in read_rows(schema, path, also=sources, separator=separator):
             logits = predictor.logits(chunk)
             classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
-            users = None
-            if schema.keys.user is not None:
-                # unseen users are users too: number them as they come
-                texts = values.key_column(chunk, schema.keys.user)
-                keys.add(texts)
-                users = user_keys(torch.from_numpy(keys.lookup(texts).astype(np.int64)), accumulator.num_rows)
-            accumulator.update(logits, classes, users, classes[:, true] if true else None)
+            accumulator.update(logits, classes, users.of(chunk), classes[:, true] if true else None)
             advance(chunk.frame.height)
     return accumulator.compute()
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """Columns of a file of scores, of this library or another."""
+
+    label: str
+    score: str = "score"
+    user: str | None = None
+    request: str | None = None
+    weight: str | None = None
+    threshold: float | None = None
+    """The label is ``column >= threshold``."""
+    logits: bool = False
+    """The scores are logits; otherwise they are probabilities."""
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read."""
+        named = (self.label, self.score, self.user, self.request, self.weight)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def evaluate_predictions(
+    path: Path, columns: ScoreColumns, *, metrics: Sequence[str] = (), separator: str | None = None
+) -> dict[str, TaskMetrics]:
+    """Measure a file of scores and labels: the label's column is the task.
+
+    Args:
+        path: a Parquet or CSV file, or a folder of such files.
+        columns: names of the columns; without users there is no UAUC, and a row without a user or request is alone.
+        metrics: names of metrics such as ``ndcg@10``; lists are those of requests, else of users.
+        separator: between two fields of CSV (default: a comma).
+    """
+    accumulator = MetricAccumulator(
+        (columns.label,),
+        with_users=columns.user is not None,
+        with_requests=columns.request is not None,
+        weighted=columns.weight is not None,
+        metrics=metrics,
+    )
+    label = Label(name=columns.label, threshold=columns.threshold)
+    users, requests = _Groups(columns.user), _Groups(columns.request)
+    files = Files() if separator is None else Files(separator=separator)
+    with progress_bar("reading scores", None) as advance:
+        for chunk in read_chunks(log_files(path, "scores"), columns=columns.names, files=files):
+            weights = None if columns.weight is None else values.as_weight(chunk, columns.weight)
+            accumulator.update(
+                _logits(chunk, columns)[:, None],
+                values.as_label(chunk, label)[:, None],
+                users.of(chunk),
+                weights=weights,
+                requests=requests.of(chunk),
+            )
+            advance(chunk.frame.height)
+    return accumulator.compute()
+
+
+def _logits(chunk: Chunk, columns: ScoreColumns) -> NDArray[np.float64]:
+    """Read scores as logits; probabilities of exactly 0 and 1 count as the nearest ones with a finite loss."""
+    scores = values.as_number(chunk, columns.score, way_out="write a number for every row")
+    series = values.column(chunk, columns.score)
+    values.require(chunk, series, pl.Series(~np.isnan(scores)), "is missing", "write a score for every row")
+    if columns.logits:
+        return scores
+    valid = pl.Series((scores >= 0) & (scores <= 1))
+    values.require(chunk, series, valid, "is not a probability", "pass --logits if the scores are logits")
+    inside = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
+    logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
+    return logits
+
+
+class _Groups:
+    """Numbers the users or requests of raw rows as they come; a row without one is a group of its own."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name, self.keys, self.rows = name, KeyIndex(), 0
+
+    def of(self, chunk: Chunk) -> torch.Tensor | None:
+        """Return the number of every row's group; None without a column."""
+        if self.name is None:
+            return None
+        texts = values.key_column(chunk, self.name)
+        self.keys.add(texts)
+        numbers = user_keys(torch.from_numpy(self.keys.lookup(texts).astype(np.int64)), self.rows)
+        self.rows += len(numbers)
+        return numbers

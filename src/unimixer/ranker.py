@@ -76,6 +76,7 @@ class Ranker(Transient):
         managed_embeddings: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
         field_order: order of the fields in E inside a domain (default: that of the schema).
+        ignored_features: features, histories or domains that the model does not read; their tables stay untrained.
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
 
     Shape:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from toy import toy_frames, toy_tables
 
 from unimixer.data.coverage import Coverage
@@ -37,3 +38,29 @@ def test_evaluate_hardens_on_request(cli: Cli, toy_run: RunFolder) -> None:
     assert set(done.json["tasks"]) == {"test", "test, permutation"}
     assert "in the probability" in cli("evaluate", toy_run.folder, "--harden", "top-2").out
     assert "leave --input out" in cli("evaluate", toy_run.folder, "--harden", "top-2", "--input", "x.csv").error
+
+
+def test_evaluate_measures_a_file_of_scores(cli: Cli, tmp_path: Path) -> None:
+    rows = {"click": [0, 1, 0, 1], "p": [0.1, 0.4, 0.4, 0.8], "user": [7, 7, 8, 8]}
+    pl.DataFrame(rows).write_csv(tmp_path / "scores.csv")
+    given = ("evaluate", "--predictions", "scores.csv", "--label", "click", "--score", "p", "--user", "user")
+    click = cli(*given, "--metric", "NDCG@1", "--json").json["tasks"]["click"]
+    assert (click["auc"], click["uauc"], click["ndcg@1"]) == (0.875, 1.0, 1.0)
+    shown = cli(*given, "--metric", "hitrate@1").out
+    assert "PCOC" in shown
+    assert "hitrate@1" in shown
+    done = cli(*given, "--reliability", "pictures/click")
+    assert "wrote pictures/click.png, pictures/click.svg" in done.err
+    assert (tmp_path / "pictures" / "click.svg").exists()
+    assert "needs the column of the label: --label COLUMN" in cli("evaluate", "--predictions", "scores.csv").error
+    assert "leave the run folder out" in cli("evaluate", "run", "--predictions", "scores.csv").error
+    assert "give a run folder, or a file of scores" in cli("evaluate").error
+
+
+def test_evaluate_adds_metrics_to_those_of_the_recipe(cli: Cli, toy_run: RunFolder, rows: Path) -> None:
+    for words in ((), ("--input", rows)):
+        found = cli("evaluate", toy_run.folder, *words, "--metric", "ndcg@5", "--metric", "ece", "--json").json
+        for values in found["tasks"].values():
+            assert 0 < values["ndcg@5"] <= 1
+            assert len(values["reliability"]) <= 10
+    assert "did you mean 'ndcg'" in cli("evaluate", toy_run.folder, "--metric", "ndgc@5").error

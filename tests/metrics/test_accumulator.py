@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss as sk_log_loss
 from sklearn.metrics import roc_auc_score
 
 from unimixer import metrics
@@ -161,6 +162,69 @@ def test_the_import_needs_numpy_alone() -> None:
 
 def test_the_public_names() -> None:
     assert metrics.__all__ == [
-        "LOWER_IS_BETTER", "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration",
-        "excess_log_loss", "gauc", "log_loss", "normalised_entropy", "uauc", "user_auc",
+        "Bin", "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration", "excess_log_loss",
+        "expected_calibration_error", "gauc", "hit_rate", "log_loss", "lower_is_better", "metric_names", "mrr", "ndcg",
+        "normalised_entropy", "reliability", "uauc", "user_auc",
     ]  # fmt: skip
+
+
+def test_metrics_asked_for_are_those_of_their_functions_and_merge() -> None:
+    rows = draw()
+    names = ("ndcg@5", "MRR", "hitrate@3", "ece", "rig")
+    whole = MetricAccumulator(TASKS, metrics=names)
+    for part in cut(rows, 4):
+        other = whole.empty()
+        other.update(*part)
+        whole.merge(other)
+    found = whole.compute()["click"]
+    scores, outcome, users = rows[0][:, 0], rows[1][:, 0], rows[2]
+    assert found.asked == {
+        "ndcg@5": metrics.ndcg(scores, outcome, users, 5),
+        "mrr": metrics.mrr(scores, outcome, users),
+        "hitrate@3": metrics.hit_rate(scores, outcome, users, 3),
+        "ece": metrics.expected_calibration_error(scores, outcome),
+        "rig": 1 - found.normalised_entropy,
+    }
+    assert found.value("ndcg@5") == found.asked["ndcg@5"]
+    assert found.value("auc") == found.auc
+    assert len(found.as_dict()["reliability"]) == 10
+    assert filled(rows).compute()["click"].as_dict().keys().isdisjoint({"asked", "reliability"})
+
+
+def test_lists_are_those_of_requests_where_they_are_given() -> None:
+    logits, labels, users = draw()
+    requests = np.arange(len(users)) // 6
+    accumulator = MetricAccumulator(TASKS, metrics=("ndcg@3",), with_requests=True)
+    accumulator.update(logits, labels, users, requests=requests)
+    expected = metrics.ndcg(logits[:, 1], labels[:, 1], requests, 3)
+    assert accumulator.compute()["like"].asked == {"ndcg@3": expected}
+
+
+def test_metrics_of_lists_need_lists() -> None:
+    with pytest.raises(UnimixerError, match="metric ndcg@3 is one of lists; give the users or the requests"):
+        MetricAccumulator(TASKS, with_users=False, metrics=("ndcg@3",))
+
+
+def test_weights_equal_scikit_learn_and_whole_ones_equal_repeated_rows() -> None:
+    logits, labels, users = draw(500)
+    weights = np.random.default_rng(5).integers(0, 4, 500)
+    weighted = MetricAccumulator(TASKS, weighted=True, metrics=("ece", "rig"))
+    weighted.update(logits, labels, users, weights=weights)
+    repeated = MetricAccumulator(TASKS, metrics=("ece", "rig"))
+    repeated.update(*(np.repeat(column, weights, axis=0) for column in (logits, labels, users)))
+    for task, found in weighted.compute().items():
+        other = repeated.compute()[task]
+        for name in ("auc", "uauc", "gauc", "log_loss", "normalised_entropy", "calibration", "positive_rate", "rig"):
+            assert found.value(name) == pytest.approx(other.value(name), rel=1e-12), name
+    scores, outcome = logits[:, 0], labels[:, 0]
+    click = weighted.compute()["click"]
+    assert click.auc == pytest.approx(roc_auc_score(outcome, scores, sample_weight=weights), abs=1e-12)
+    probabilities = 1 / (1 + np.exp(-scores.astype(float)))
+    expected = sk_log_loss(outcome, probabilities, sample_weight=weights)
+    assert click.log_loss == pytest.approx(expected, abs=1e-12)
+
+
+def test_weights_are_numbers_from_0_on() -> None:
+    accumulator = MetricAccumulator(("click",), with_users=False, weighted=True)
+    with pytest.raises(UnimixerError, match=r"weights, row 1: -1\.0 is not a weight"):
+        accumulator.update([[0.0], [1.0]], [[0], [1]], weights=[1.0, -1.0])

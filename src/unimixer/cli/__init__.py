@@ -32,6 +32,8 @@ VERBS = {
     "requests.",
     "bundle": "Bring a bundle up to date by a delta.",
     "inspect": "Inspect a run: how far its learned matrices moved, which fields interact, effective ranks, attention.",
+    "importance": "Measure which features matter to a run or a bundle: the loss of AUC when a feature comes from other "
+    "rows.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
     "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "

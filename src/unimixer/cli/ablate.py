@@ -26,6 +26,10 @@ class AblateOptions(StudyOptions):
     grow: Annotated[
         bool, typer.Option("--grow", help="Basis, rank and depth at the base's width: their cost grows.")
     ] = False
+    without: Annotated[
+        str | None,
+        typer.Option("--without", help="Features, histories or domains to train without, one at a time: item_id,user."),
+    ] = None
     lr_grid: Annotated[
         str | None, typer.Option("--lr-grid", help="Dense learning rates; with several each variant gets its own.")
     ] = "1e-3"
@@ -38,9 +42,10 @@ def ablate(options: AblateOptions) -> None:
 
     Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, residual, expansion, tokens,
     tokenizer, pooling, recipe (optimizers, averages of weights, dropout, logits). The base is the paper's stack or the
-    default of this program (--from). An ablation is a study: unimixer compare FOLDER continues it. Examples: unimixer
-    ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET --model
-    unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run
+    default of this program (--from). --without trains without parts of the input. An ablation is a study: unimixer
+    compare FOLDER continues it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER ·
+    unimixer ablate --data DATASET --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out
+    FOLDER --dry-run
     """
     from unimixer.errors import UnimixerError
     from unimixer.experiments import Study
@@ -54,9 +59,10 @@ def ablate(options: AblateOptions) -> None:
         raise UnimixerError(
             "an ablation needs --data DATASET and --out FOLDER; to go on with one: unimixer compare FOLDER"
         )
-    groups = split(options.groups or "")
-    recipe = options.recipe()
-    variants, left_out = ablations(options.model, groups=groups, start=options.start, grow=options.grow, recipe=recipe)
+    groups, without, recipe = split(options.groups or ""), split(options.without or ""), options.recipe()
+    variants, left_out = ablations(
+        options.model, groups=groups, start=options.start, grow=options.grow, without=without, recipe=recipe
+    )
     values = {
         "models": [variant.model_dump() for variant in variants],
         "recipe": recipe,

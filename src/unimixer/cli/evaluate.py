@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unimixer.api import evaluate_hardened, evaluate_rows, evaluate_run
-from unimixer.cli.output import Data, Device, Harden, Json, Run, Separator, emit, takes
+from unimixer.api import ScoreColumns, evaluate_hardened, evaluate_predictions, evaluate_rows, evaluate_run
+from unimixer.cli.output import Data, Device, Harden, Json, Separator, emit, takes
 from unimixer.cli.train import show_metrics
 from unimixer.data.coverage import Coverage
 from unimixer.errors import UnimixerError
+from unimixer.metrics import TaskMetrics, metric_names
 from unimixer.predictor import Predictor
 from unimixer.progress import say
+from unimixer.report.figures import new_figure
+from unimixer.report.reliability import write_reliability
 from unimixer.training.evaluation import as_json as plain
 from unimixer.training.run import RunFolder, dataset_of
+
+_OPTION_NAMES = {"run": "the run folder", "input_file": "--input", "harden": "--harden", "data": "--data"}
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Choose the run and the rows to measure it on."""
+    """Choose the run and the rows to measure it on, or a file of scores."""
 
-    run: Run
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None
     split: Annotated[str, typer.Option("--split", help="train, validation, test, or validation+test.")] = "test"
     data: Data = None
     input_file: Annotated[
@@ -31,30 +37,71 @@ class EvaluateOptions:
         typer.Option("--input", help="Raw labelled rows (Parquet or CSV, a file or a folder) instead of a split."),
     ] = None
     harden: Harden = None
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Scores and labels of any library (Parquet or CSV) instead of a run."),
+    ] = None
+    label: Annotated[str | None, typer.Option("--label", help="Column of the label in --predictions.")] = None
+    score: Annotated[str, typer.Option("--score", help="Column of the score in --predictions.")] = "score"
+    user: Annotated[str | None, typer.Option("--user", help="Column of the user in --predictions.")] = None
+    request: Annotated[
+        str | None, typer.Option("--request", help="Column of the request in --predictions, for metrics of lists.")
+    ] = None
+    weight: Annotated[str | None, typer.Option("--weight", help="Column of row weights in --predictions.")] = None
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="The label of --predictions is LABEL >= this number.")
+    ] = None
+    logits: Annotated[bool, typer.Option("--logits", help="The scores of --predictions are logits.")] = False
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Further metric: ndcg@K, mrr, hitrate@K, ece or rig. May be repeated."),
+    ] = None
+    reliability: Annotated[
+        Path | None,
+        typer.Option("--reliability", help="Picture of the calibration to write, PNG and SVG, without its ending."),
+    ] = None
     separator: Separator = None
     device: Device = "auto"
     as_json: Json = False
+
+    @property
+    def asked(self) -> list[str]:
+        """Metrics that were asked for; the picture needs the bins of the calibration error."""
+        return [*(self.metrics or ()), *(["ece"] if self.reliability is not None else [])]
 
 
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Measure the best weights of a run on a split of its dataset, or on a file of labelled raw rows.
 
-    Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet
+    With --predictions, measure a file of scores of this library or another.
+
+    Examples: unimixer evaluate runs/NAME/STAMP --split test · unimixer evaluate RUN --input new_day.parquet ·
+    unimixer evaluate --predictions scores.csv --label click --user user_id --metric ndcg@10
     """
+    if options.reliability is not None:
+        new_figure(1, 1)  # without matplotlib, say so before the work
+    if options.predictions is not None:
+        _evaluate_predictions(options, options.predictions)
+        return
+    if options.run is None:
+        raise UnimixerError("give a run folder, or a file of scores with --predictions")
     if options.harden is not None:
         if options.input_file is not None:
             raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
-        _evaluate_hardened(options, options.harden)
+        _evaluate_hardened(options.run, options, options.harden)
         return
     if options.input_file is not None:
         predictor = Predictor(options.run, device=options.device)
         name = str(options.input_file)
-        metrics = evaluate_rows(predictor, options.input_file, separator=options.separator)
+        names = metric_names([*RunFolder(options.run).recipe.metrics, *options.asked])
+        metrics = evaluate_rows(predictor, options.input_file, separator=options.separator, metrics=names)
         coverage = predictor.coverage
     else:
         name = options.split
-        metrics = evaluate_run(options.run, options.split, dataset=options.data, device=options.device)
+        metrics = evaluate_run(
+            options.run, options.split, dataset=options.data, device=options.device, metrics=options.asked
+        )
         coverage = Coverage.of_split(dataset_of(RunFolder(options.run), options.data), options.split)
     values = plain(metrics)
 
@@ -65,12 +112,38 @@ def evaluate(options: EvaluateOptions) -> None:
 
     for remark in coverage.remarks():
         say(str(remark))
+    _draw(options, metrics)
     emit({"run": str(options.run), "on": name, "tasks": values, **coverage.shares()}, options.as_json, show)
 
 
-def _evaluate_hardened(options: EvaluateOptions, form: str) -> None:
+def _evaluate_predictions(options: EvaluateOptions, path: Path) -> None:
+    """Measure a file of scores."""
+    for name in ("run", "input_file", "harden", "data"):
+        if getattr(options, name) is not None:
+            raise UnimixerError(f"--predictions measures the scores of a file; leave {_OPTION_NAMES[name]} out")
+    if options.label is None:
+        raise UnimixerError("--predictions needs the column of the label: --label COLUMN")
+    names = ("label", "score", "user", "request", "weight", "threshold", "logits")
+    columns = ScoreColumns(**{name: getattr(options, name) for name in names})
+    metrics = evaluate_predictions(path, columns, metrics=options.asked, separator=options.separator)
+    values = plain(metrics)
+    _draw(options, metrics)
+    emit(
+        {"predictions": str(path), "tasks": values},
+        options.as_json,
+        lambda: show_metrics(str(path), {options.score: values}),
+    )
+
+
+def _draw(options: EvaluateOptions, metrics: Mapping[str, TaskMetrics]) -> None:
+    """Write the picture of the calibration, if one was asked for."""
+    if options.reliability is not None:
+        say(f"wrote {', '.join(str(path) for path in write_reliability(metrics, options.reliability))}")
+
+
+def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
     """Measure before and after, with the change of the scores."""
-    run, split = options.run, options.split
+    split = options.split
     hard, change = evaluate_hardened(run, form, split, dataset=options.data)
     trained = evaluate_run(run, split, dataset=options.data, device="cpu")
     values = {split: plain(trained), f"{split}, {form}": plain(hard)}

@@ -12,6 +12,7 @@ import typer
 from unimixer.cli.output import Json, emit, table, takes
 from unimixer.cli.runs import show_summary
 from unimixer.errors import UnimixerError
+from unimixer.metrics.names import ON_DEMAND
 from unimixer.settings import Change, read_changes
 from unimixer.training.config import load_recipe
 from unimixer.training.summary import summarise_runs
@@ -112,7 +113,7 @@ def show_result(title: str, result: dict[str, Any]) -> None:
 
 def show_metrics(title: str, splits: dict[str, Any], reachable: dict[str, Any] | None = None) -> None:
     """Print metrics of tasks by split, with the best reachable AUC if it is known."""
-    columns = ["split", "task", "AUC", "UAUC", "GAUC", "log loss", "NE", "calibration", "users counted / left out"]
+    columns = ["split", "task", "AUC", "UAUC", "GAUC", "log loss", "NE", "PCOC", "users counted / left out"]
     rows = []
     excess = any(m.get("excess_log_loss") is not None for tasks in splits.values() for m in tasks.values())
     for split, tasks in splits.items():
@@ -121,10 +122,20 @@ def show_metrics(title: str, splits: dict[str, Any], reachable: dict[str, Any] |
             rows.append([split, task, *numbers, f"{m['users_counted']:,} / {m['users_left_out']:,}"])
             if excess:
                 rows[-1].append(_with_error(m.get("excess_log_loss"), m.get("excess_log_loss_error")))
-            if reachable and reachable.get(split):
-                rows[-1].append(_number(reachable[split].get(task)))
+            if reachable:
+                rows[-1].append(_number((reachable.get(split) or {}).get(task)))
     columns += ["excess log loss"] if excess else []
-    table(title, [*columns, *(["best reachable AUC"] if reachable else [])], rows, left=2)
+    columns += ["best reachable AUC"] if reachable else []
+    shown = [m for tasks in splits.values() for m in tasks.values()]
+    for name in dict.fromkeys(name for m in shown for name in m if _is_asked(name)):
+        columns.append(name)
+        for row, m in zip(rows, shown, strict=True):
+            row.append(_number(m.get(name)))
+    table(title, columns, rows, left=2)
+
+
+def _is_asked(name: str) -> bool:
+    return name.partition("@")[0] in ON_DEMAND
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -27,6 +27,8 @@ from unimixer.experiments.models import EMBEDDING_LR, MODEL_KEYS, Variant, parse
 from unimixer.training.config import Recipe
 
 GROUPS = ("paper", "basis", "rank", "depth", "residual", "expansion", "tokens", "tokenizer", "pooling", "recipe")
+FEATURES = "features"
+"""Group of the variants that do not read a part of the input."""
 BASES = ("paper", "default")
 LEARNED = ("unimixer", "unimixer-lite")
 """Backbones with the learned mixing that the paper ablates."""
@@ -115,6 +117,7 @@ def ablations(
     start: str = "paper",
     grow: bool = False,
     recipe: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
 ) -> tuple[list[Variant], dict[str, str]]:
     """Return the variants of an ablation, the base first, and the reasons why groups are left out.
 
@@ -122,6 +125,8 @@ def ablations(
         model: the backbone, with options as in :func:`~unimixer.experiments.models.parse_variant`.
         groups: of :data:`GROUPS` (default: all that the model has).
         start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
+        without: features, histories or domains; a variant a name does not read it. They come first, and alone where no
+            groups are named.
         grow: give variants of basis, rank and depth the base's width, so that their cost grows as in the paper's
             tables; otherwise every variant meets the budget.
         recipe: dotted keys that all models of the study have.
@@ -136,8 +141,12 @@ def ablations(
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
     base = _base(model, start)
-    variants, left_out = [base], {}
-    for group in groups or GROUPS:
+    left_out: dict[str, str] = {}
+    variants = [
+        base,
+        *(_changed(base, FEATURES, (f"without {name}", {}, {"model.ignored_features": [name]})) for name in without),
+    ]
+    for group in groups or (() if without else GROUPS):
         reason = _missing(base.backbone, group)
         if reason is None:
             variants += _group(group, base, start, grow)

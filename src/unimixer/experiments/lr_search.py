@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.metrics import LOWER_IS_BETTER
+from unimixer.metrics import lower_is_better
 
 POWER = 0.5
 POWERS = (0.0, 0.5, 1.0)
@@ -52,7 +52,7 @@ def search_metric(row: Mapping[str, Any], monitor: str | None) -> float | None:
     """Return the validation metric by which rates are chosen, the larger the better; None if the row has none."""
     task, metric = (monitor or f"{json.loads(row['tasks'])[0]}.auc").rsplit(".", 1)
     value = row.get(f"validation_{task}_{metric}")
-    return None if value is None else float(-value if metric in LOWER_IS_BETTER else value)
+    return None if value is None else float(-value if lower_is_better(metric) else value)
 
 
 def chosen_rates(rows: Sequence[Mapping[str, Any]], grid: Sequence[Rates], monitor: str | None) -> Rates | None:

@@ -39,6 +39,8 @@ class EmbeddingOptions:
     """Rows of tables with fewer rows than ids, see :class:`~unimixer.features.managed.ManagedIds`."""
     field_order: Sequence[str] | None = None
     """Names of all fields of E in their order inside a domain (default: that of the spec)."""
+    ignored_features: Sequence[str] = ()
+    """Features, histories or domains that the model does not read."""
     table_device: torch.device | str | None = None
     """Device of the tables; on ``meta`` they take no memory."""
 
@@ -75,6 +77,7 @@ class FieldEmbedding(nn.Module):
         embedding_dim, managed_embeddings = chosen.embedding_dim, dict(chosen.managed_embeddings or {})
         check_choice("sequence_encoder", chosen.sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
+        self._ignored = {part for name in chosen.ignored_features for part in spec.select(name)}
         self.managed = ManagedTables(spec, managed_embeddings)
         self.tables = EmbeddingTables(
             {**spec.tables, **managed_embeddings},
@@ -93,6 +96,7 @@ class FieldEmbedding(nn.Module):
         self._vector_names = [f.name for f in spec.dense if f.width > 1]
         self.vectors = nn.ModuleList(VectorProjection(f.width, embedding_dim) for f in spec.dense if f.width > 1)
         behaviour = {} if pool_behaviour else {g: f for g, f in spec.groups.items() if _is_behaviour(f)}
+        behaviour = {group: fields for group, fields in behaviour.items() if group not in self._ignored}
         self._pooled = {group: fields for group, fields in spec.groups.items() if group not in behaviour}
         self.event_groups = tuple(
             EventGroup(group, sum(self.tables.width[f.table] for f in fields), fields[0].max_length)
@@ -104,7 +108,7 @@ class FieldEmbedding(nn.Module):
             kind = TargetAttention if chosen.sequence_encoder == "target_attention" else SmallTransformer
             for group, fields in self._pooled.items():
                 matched = self._matched(fields)
-                if matched:
+                if matched and group not in self._ignored:
                     width = sum(self.tables.width[f.table] for f in fields)
                     self.encoder_of[group] = len(self.encoders)
                     self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
@@ -119,18 +123,22 @@ class FieldEmbedding(nn.Module):
         widths |= {f.name: (f.domain, embedding_dim) for f in spec.dense}
         pooled = [f for f in spec.sequences if f.group in self._pooled]
         widths |= {f.name: (f.domain, self.tables.width[f.table]) for f in pooled}
+        unread = self._ignored | {f.name for f in spec.sequences if f.group in self._ignored}
+        widths = {name: facts for name, facts in widths.items() if name not in unread}
         order = sorted(_ordered(widths, chosen.field_order), key=lambda name: DOMAINS.index(widths[name][0]))
         self.slices = tuple(FieldSlice(name, *widths[name]) for name in order)
         self.out_dim = sum(field.width for field in self.slices)
         if behaviour and not self.slices:
             raise UnimixerError("no field is left beside the behaviour sequences; use sequences='pooled'")
+        if not self.slices:
+            raise UnimixerError("ignored_features leaves the model no field to read; name fewer")
 
     def _matched(self, fields: tuple[SequenceField, ...]) -> list[int]:
         """Find the columns of an event's vector whose field has a counterpart among the candidate's fields."""
         matched, start = [], 0
         for field in fields:
             width = self.tables.width[field.table]
-            if field.target is not None and self._id_width[field.target] == width:
+            if field.target is not None and self._compares(field.target, width):
                 matched += list(range(start, start + width))
             start += width
         return matched
@@ -138,7 +146,11 @@ class FieldEmbedding(nn.Module):
     def targets(self, fields: tuple[SequenceField, ...]) -> list[str]:
         """List the fields of the candidate with which a group of sequences is compared."""
         pairs = [(field.target, self.tables.width[field.table]) for field in fields]
-        return [target for target, width in pairs if target and self._id_width[target] == width]
+        return [target for target, width in pairs if target and self._compares(target, width)]
+
+    def _compares(self, target: str, width: int) -> bool:
+        """Tell whether a field of the candidate is read and as wide as the events."""
+        return self._id_width[target] == width and target not in self._ignored
 
     def check(self, batch: Batch) -> None:
         """Raise if an id lies outside its table: in packed tables it would read another field's row."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unimixer.errors import UnimixerError, unknown
+
 
 @dataclass(frozen=True)
 class IdField:
@@ -61,6 +63,27 @@ class FeatureSpec:
     def dense_width(self) -> int:
         """Columns of ``Batch.dense_features``."""
         return sum(field.width for field in self.dense)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Domain of every part of the input: a feature that is no history, or a history with all its features."""
+        fields = {f.name: f.domain for f in (*self.ids, *self.dense)}
+        return fields | {group: fields[0].domain for group, fields in self.groups.items()}
+
+    def select(self, name: str) -> list[str]:
+        """Return the parts that a name stands for: a feature, a history, or all of a domain.
+
+        Raises:
+            UnimixerError: for an unknown name, and for one feature of a history.
+        """
+        parts = self.parts
+        chosen = [part for part, domain in parts.items() if name in (part, domain)]
+        history = next((f.group for f in self.sequences if f.name == name), None)
+        if not chosen and history is not None:
+            raise UnimixerError(f"feature {name!r} is a column of the history {history!r}; name the history")
+        if not chosen:
+            raise unknown("feature, history or domain", name, {*parts, *parts.values()})
+        return chosen
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the run folder and the bundle."""

@@ -1,12 +1,15 @@
-"""AUC, UAUC, GAUC and the calibration of probabilities: exact, and mergeable over parts and ranks."""
+"""AUC, UAUC, GAUC, metrics of lists, the calibration of probabilities: exact, and mergeable over parts and ranks."""
 
-from unimixer.metrics.accumulator import LOWER_IS_BETTER, MetricAccumulator, TaskMetrics
+from unimixer.metrics.accumulator import MetricAccumulator, TaskMetrics, lower_is_better
 from unimixer.metrics.best import best_auc
+from unimixer.metrics.lists import hit_rate, mrr, ndcg
+from unimixer.metrics.names import metric_names
 from unimixer.metrics.probability import calibration, excess_log_loss, log_loss, normalised_entropy
 from unimixer.metrics.ranking import UserAUC, auc, gauc, uauc, user_auc
+from unimixer.metrics.reliability import Bin, expected_calibration_error, reliability
 
 __all__ = [
-    "LOWER_IS_BETTER",
+    "Bin",
     "MetricAccumulator",
     "TaskMetrics",
     "UserAUC",
@@ -14,9 +17,16 @@ __all__ = [
     "best_auc",
     "calibration",
     "excess_log_loss",
+    "expected_calibration_error",
     "gauc",
+    "hit_rate",
     "log_loss",
+    "lower_is_better",
+    "metric_names",
+    "mrr",
+    "ndcg",
     "normalised_entropy",
+    "reliability",
     "uauc",
     "user_auc",
 ]

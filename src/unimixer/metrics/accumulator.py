@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError, check_shape
-from unimixer.metrics.columns import Labels, Scores, as_array, as_labels, as_scores
+from unimixer.metrics.columns import Labels, Scores, Weights, as_array, as_labels, as_scores, as_weights
+from unimixer.metrics.lists import list_hit_rate, list_mrr, list_ndcg, sorted_lists
+from unimixer.metrics.names import LISTWISE, Metric, metric_names, read_metric
 from unimixer.metrics.probability import (
     excess_log_losses,
     label_entropy,
@@ -19,9 +21,14 @@ from unimixer.metrics.probability import (
     sorted_rows,
 )
 from unimixer.metrics.ranking import sorted_auc, sorted_user_auc, user_codes
+from unimixer.metrics.reliability import BINS, Bin, calibration_error, reliability_bins
 
-LOWER_IS_BETTER = frozenset({"log_loss", "normalised_entropy", "excess_log_loss"})
-"""Metrics of which a smaller value is a better model."""
+_LIST_METRICS = {"ndcg": list_ndcg, "mrr": list_mrr, "hitrate": list_hit_rate}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell whether a smaller value of a metric is a better model."""
+    return metric.partition("@")[0] in ("log_loss", "normalised_entropy", "excess_log_loss", "ece")
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class TaskMetrics:
     log_loss: float
     normalised_entropy: float
     calibration: float
-    """Sum of the predicted probabilities over the sum of the labels."""
+    """PCOC: the sum of the predicted probabilities over the sum of the labels."""
     num_rows: int
     positive_rate: float
     """Mean label."""
@@ -47,6 +54,21 @@ class TaskMetrics:
     """Mean cross entropy against the true probability minus its entropy; None where the truth is not known."""
     excess_log_loss_error: float | None = None
     """Its standard error over the rows."""
+    asked: Mapping[str, float | None] = field(default_factory=dict)
+    """Values of the metrics that were asked for by name; None where the labels do not allow one."""
+    reliability: tuple[Bin, ...] | None = None
+    """Bins of the reliability diagram, where ``ece`` was asked for."""
+
+    def value(self, metric: str) -> float | None:
+        """Return a metric by its name, whichever way it came to be measured."""
+        found: float | None = self.asked[metric] if metric in self.asked else getattr(self, metric)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all values by their names, those that were asked for last."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("asked", "reliability")}
+        bins = {} if self.reliability is None else {"reliability": [b._asdict() for b in self.reliability]}
+        return {**plain, **self.asked, **bins}
 
 
 class MetricAccumulator:
@@ -60,6 +82,9 @@ class MetricAccumulator:
         tasks: Names of the tasks, in the order of the logits' columns.
         with_users: Whether :meth:`update` is given the users, from which UAUC and GAUC follow.
         truths: Tasks whose true probability :meth:`update` is given, from which the excess log loss follows.
+        metrics: Further metrics by name, such as ``ndcg@10``; the lists are those of requests, else of users.
+        with_requests: Whether :meth:`update` is given the requests.
+        weighted: Whether :meth:`update` is given weights. All metrics use them but those of lists.
 
     Example:
         >>> metrics = MetricAccumulator(("click",), with_users=False)
@@ -68,23 +93,56 @@ class MetricAccumulator:
         1.0
     """
 
-    def __init__(self, tasks: Sequence[str], *, with_users: bool = True, truths: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        with_users: bool = True,
+        truths: Sequence[str] = (),
+        metrics: Sequence[str] = (),
+        with_requests: bool = False,
+        weighted: bool = False,
+    ) -> None:
         if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
             raise UnimixerError(f"tasks={tasks!r} must be one or more different names")
-        self.tasks, self.with_users, self.truths = tuple(tasks), with_users, tuple(truths)
+        self.tasks, self.truths, self.metrics = tuple(tasks), tuple(truths), metric_names(metrics)
+        self.with_users, self.with_requests, self.weighted = with_users, with_requests, weighted
         if not set(self.truths) <= set(self.tasks):
             raise UnimixerError(f"truths={truths!r} must be some of the tasks {self.tasks}")
-        self._logits: list[Scores] = []
-        self._labels: list[Labels] = []
-        self._users: list[NDArray[np.int64]] = []
-        self._truth: list[Labels] = []
+        of_lists = [name for name in self.metrics if read_metric(name).kind in LISTWISE]
+        if of_lists and not (with_users or with_requests):
+            raise UnimixerError(f"metric {of_lists[0]} is one of lists; give the users or the requests of the rows")
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self._columns}
+
+    @property
+    def _columns(self) -> dict[str, tuple[int, ...]]:
+        """Shape of a row of every column that is collected."""
+        optional = {
+            "users": (self.with_users, ()),
+            "truth": (bool(self.truths), (len(self.truths),)),
+            "weights": (self.weighted, ()),
+            "requests": (self.with_requests, ()),
+        }
+        given: dict[str, tuple[int, ...]] = {name: shape for name, (there, shape) in optional.items() if there}
+        return {"logits": (len(self.tasks),), "labels": (len(self.tasks),), **given}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        names = ("with_users", "truths", "metrics", "with_requests", "weighted")
+        return {name: getattr(self, name) for name in names}
+
+    def empty(self) -> MetricAccumulator:
+        """Return an accumulator of the same metrics without rows."""
+        return MetricAccumulator(self.tasks, **self._options)
 
     @property
     def num_rows(self) -> int:
         """Rows so far."""
-        return sum(len(part) for part in self._labels)
+        return sum(len(part) for part in self._parts["labels"])
 
-    def update(self, logits: Any, labels: Any, users: Any = None, truth: Any = None) -> None:
+    def update(
+        self, logits: Any, labels: Any, users: Any = None, truth: Any = None, weights: Any = None, requests: Any = None
+    ) -> None:
         """Add a batch; arrays or tensors on any device.
 
         Args:
@@ -92,44 +150,40 @@ class MetricAccumulator:
             labels: ``(B, tasks)`` of 0 and 1, or probabilities.
             users: ``(B,)`` integers.
             truth: ``(B, truths)`` true probabilities, for an accumulator with ``truths``.
+            weights: ``(B,)`` numbers from 0 on.
+            requests: ``(B,)`` integers.
         """
-        scores, classes = as_scores(logits, "logits"), as_labels(labels)
+        scores = as_scores(logits, "logits")
         check_shape("logits", scores, (None, len(self.tasks)))
-        check_shape("labels", classes, scores.shape)
-        if self.with_users != (users is not None):
-            needs, given = ("needs", "none were") if self.with_users else ("takes no", "they were")
-            raise UnimixerError(
-                f"MetricAccumulator(with_users={self.with_users}) {needs} users, and {given} given to update()"
-            )
-        if users is not None:
-            keys = as_array(users)
-            check_shape("users", keys, scores.shape[:1])
-            if keys.dtype.kind not in "iu":
-                raise UnimixerError(f"users are {keys.dtype}, expected integers; encode their keys first")
-        if bool(self.truths) != (truth is not None):
-            needs, given = ("needs", "none was") if self.truths else ("takes no", "it was")
-            raise UnimixerError(f"MetricAccumulator(truths={self.truths}) {needs} truth, and {given} given to update()")
-        if truth is not None:
-            truths = as_labels(truth, "truth")
-            check_shape("truth", truths, (len(scores), len(self.truths)))
-            self._truth.append(truths)
-        if users is not None:
-            self._users.append(keys.astype(np.int64))
-        self._logits.append(scores)
-        self._labels.append(classes)
+        batch = {"logits": scores, "labels": as_labels(labels)}
+        optional = {"users": users, "truth": truth, "weights": weights, "requests": requests}
+        options = {"users": "with_users", "truth": "truths", "weights": "weighted", "requests": "with_requests"}
+        for name, values in optional.items():
+            if (name in self._columns) != (values is not None):
+                one = name == "truth"
+                needs, were = (
+                    ("needs", "none was" if one else "none were"),
+                    ("takes no", "it was" if one else "they were"),
+                )
+                needed, given = needs if values is None else were
+                option = f"{options[name]}={getattr(self, options[name])}"
+                raise UnimixerError(f"MetricAccumulator({option}) {needed} {name}, and {given} given to update()")
+            if values is not None:
+                batch[name] = _column(name, values)
+        for name, shape in self._columns.items():
+            check_shape(name, batch[name], (len(scores), *shape))
+        for name, column in batch.items():
+            self._parts[name].append(column)
 
     def merge(self, other: MetricAccumulator) -> None:
         """Add the rows of another accumulator, as of another part or rank."""
-        if (other.tasks, other.with_users, other.truths) != (self.tasks, self.with_users, self.truths):
+        own, others = ({"tasks": a.tasks, **a._options} for a in (self, other))
+        if own != others:
             raise UnimixerError(
-                f"accumulators differ: tasks {self.tasks} and {other.tasks}, "
-                f"with_users {self.with_users} and {other.with_users}, truths {self.truths} and {other.truths}; "
-                "merge equal ones"
+                f"accumulators differ: {', '.join(f'{k} {own[k]} and {others[k]}' for k in own)}; merge equal ones"
             )
-        self._logits += other._logits
-        self._labels += other._labels
-        self._users += other._users
-        self._truth += other._truth
+        for name, parts in other._parts.items():
+            self._parts[name] += parts
 
     def compute(self) -> dict[str, TaskMetrics]:
         """Metrics by task.
@@ -140,51 +194,99 @@ class MetricAccumulator:
         if not self.num_rows:
             raise UnimixerError("no rows: update the accumulator before it computes")
         columns = self.state()
-        codes = user_codes(columns["users"]) if self.with_users else None
+        if self.weighted:  # a row of weight 0 is no row
+            counted = columns["weights"] > 0
+            columns = {name: column[counted] for name, column in columns.items()}
+            if not counted.any():
+                raise UnimixerError("weights are 0 in all rows; give a positive weight to some")
+        users, requests = (user_codes(columns[name]) if name in columns else None for name in ("users", "requests"))
         results = {}
         for column, task in enumerate(self.tasks):
             logits, labels = columns["logits"][:, column].copy(), as_labels(columns["labels"][:, column])
             truth = as_labels(columns["truth"][:, self.truths.index(task)]) if task in self.truths else None
-            results[task] = _task_metrics(task, logits, labels, codes, truth)
+            lists = users if requests is None else requests
+            asked, bins = _asked(self.metrics, logits, labels, lists, columns.get("weights"))
+            results[task] = _task_metrics(task, logits, labels, users, truth, columns.get("weights"), asked, bins)
         return results
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All rows as arrays: ``logits`` and ``labels`` ``(rows, tasks)``, ``users`` ``(rows,)``, and ``truth``.
+        """All rows as arrays: ``logits`` and ``labels`` ``(rows, tasks)``, ``users`` ``(rows,)``, and the others given.
 
         Labels and truth are uint8 where all are 0 or 1, else floats.
         """
-        empty = (0, len(self.tasks))
-        state: dict[str, NDArray[Any]] = {
-            "logits": np.concatenate([np.empty(empty, np.float32), *self._logits]),
-            "labels": _plain(np.concatenate([np.empty(empty, np.bool_), *self._labels])),
+        kinds = {"logits": np.float32, "labels": np.bool_, "truth": np.bool_, "weights": np.float64}
+        return {
+            name: _plain(np.concatenate([np.empty((0, *shape), kinds.get(name, np.int64)), *self._parts[name]]))
+            for name, shape in self._columns.items()
         }
-        if self.truths:
-            state["truth"] = _plain(np.concatenate([np.empty((0, len(self.truths)), np.bool_), *self._truth]))
-        if self.with_users:
-            state["users"] = np.concatenate([np.empty(0, np.int64), *self._users])
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Replace all rows by those of :meth:`state`, whose arrays may come back as tensors."""
-        names = {"logits", "labels"} | ({"users"} if self.with_users else set()) | ({"truth"} if self.truths else set())
-        if set(state) != names:
-            raise UnimixerError(f"state has {sorted(state)}, expected {sorted(names)}")
-        fresh = MetricAccumulator(self.tasks, with_users=self.with_users, truths=self.truths)
-        fresh.update(state["logits"], state["labels"], state.get("users"), state.get("truth"))
-        self._logits, self._labels, self._users = fresh._logits, fresh._labels, fresh._users
-        self._truth = fresh._truth
+        if set(state) != set(self._columns):
+            raise UnimixerError(f"state has {sorted(state)}, expected {sorted(self._columns)}")
+        fresh = self.empty()
+        fresh.update(**state)
+        self._parts = fresh._parts
 
 
-def _plain(labels: NDArray[Any]) -> NDArray[Any]:
-    return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
+def _column(name: str, values: Any) -> NDArray[Any]:
+    """Check an optional column."""
+    if name == "truth":
+        return as_labels(values, "truth")
+    if name == "weights":
+        return as_weights(values)
+    keys = as_array(values)
+    if keys.dtype.kind not in "iu":
+        raise UnimixerError(f"{name} are {keys.dtype}, expected integers; encode their keys first")
+    return keys.astype(np.int64)
+
+
+def _plain(column: NDArray[Any]) -> NDArray[Any]:
+    return column.view(np.uint8) if column.dtype == np.bool_ else column
+
+
+def _asked(
+    names: Sequence[str],
+    logits: Scores,
+    labels: Labels,
+    lists: NDArray[np.uint64] | None,
+    weights: Weights | None,
+) -> tuple[dict[str, float | None], tuple[Bin, ...] | None]:
+    """Measure the metrics that were asked for, and the bins of the first ECE."""
+    metrics = [read_metric(name) for name in names]
+    errors = [metric for metric in metrics if metric.kind == "ece"]
+    cut = {m.name: reliability_bins(logits, labels, weights, m.number or BINS) for m in errors}
+    rows = None
+    if lists is not None and any(metric.kind in LISTWISE for metric in metrics):
+        rows = sorted_lists(logits, labels, lists)
+    hard = labels.dtype == np.bool_
+
+    def value(metric: Metric) -> float | None:
+        if metric.kind == "ece":
+            return calibration_error(cut[metric.name])
+        if metric.kind == "rig":
+            sums = sorted_rows(logits, labels, weights)
+            return 1 - mean_log_loss(sums) / label_entropy(sums)
+        if rows is None or not (hard or metric.kind == "ndcg"):
+            return None
+        return _LIST_METRICS[metric.kind](rows, metric.number)
+
+    return {m.name: value(m) for m in metrics}, cut[errors[0].name] if errors else None
 
 
 def _task_metrics(
-    task: str, logits: Scores, labels: Labels, codes: NDArray[np.uint64] | None, truth: Labels | None
+    task: str,
+    logits: Scores,
+    labels: Labels,
+    codes: NDArray[np.uint64] | None,
+    truth: Labels | None,
+    weights: Weights | None,
+    asked: Mapping[str, float | None],
+    bins: tuple[Bin, ...] | None,
 ) -> TaskMetrics:
-    area = sorted_auc(logits, labels, name=f"label {task!r}")
-    by_user = None if codes is None else sorted_user_auc(logits, labels, codes)
-    rows = sorted_rows(logits, labels)
+    area = sorted_auc(logits, labels, name=f"label {task!r}", weights=weights)
+    by_user = None if codes is None else sorted_user_auc(logits, labels, codes, weights)
+    rows = sorted_rows(logits, labels, weights)
     loss = mean_log_loss(rows)
     excess = None if truth is None else np.sort(excess_log_losses(logits, truth))
     return TaskMetrics(
@@ -195,11 +297,13 @@ def _task_metrics(
         normalised_entropy=loss / label_entropy(rows),
         calibration=mean_calibration(rows),
         num_rows=len(labels),
-        positive_rate=rows.sum_of_labels / len(labels),
+        positive_rate=rows.sum_of_labels / rows.total,
         users_counted=by_user.users_counted if by_user else 0,
         users_left_out=by_user.users_left_out if by_user else 0,
         excess_log_loss=None if excess is None else float(excess.mean()),
         excess_log_loss_error=None
         if excess is None or len(excess) < 2
         else float(excess.std(ddof=1) / np.sqrt(len(excess))),
+        asked=asked,
+        reliability=bins,
     )

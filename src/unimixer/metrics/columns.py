@@ -14,6 +14,8 @@ HardLabels = NDArray[np.bool_]
 SoftLabels = NDArray[np.float32] | NDArray[np.float64]
 Labels = HardLabels | SoftLabels
 """Booleans, or probabilities: a row of p counts as a positive of weight p and a negative of weight 1 - p."""
+Weights = NDArray[np.float64]
+"""A row of weight w counts as w equal rows."""
 
 
 def as_array(values: Any) -> NDArray[Any]:
@@ -55,6 +57,20 @@ def as_labels(values: Any, name: str = "labels") -> Labels:
             "so give Label.threshold or map the values first"
         )
     return array.astype(np.float32) if array.dtype == np.float32 else array.astype(np.float64)
+
+
+def as_weights(values: Any) -> Weights:
+    """Weights of rows as float64; finite and not negative."""
+    array = as_array(values)
+    if array.dtype.kind not in "fiub":
+        raise UnimixerError(f"weights are {array.dtype}, expected numbers")
+    weights: Weights = array.astype(np.float64)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        raise UnimixerError(
+            f"weights, {_place(wrong)}: {weights[wrong].flat[0]!s} is not a weight; give numbers from 0 on"
+        )
+    return weights
 
 
 def check_columns(scores: NDArray[Any], **others: NDArray[Any]) -> None:

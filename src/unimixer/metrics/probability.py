@@ -44,7 +44,9 @@ def normalised_entropy(logits: Any, labels: Any) -> float:
 
 
 def calibration(logits: Any, labels: Any) -> float:
-    """Sum of the predicted probabilities over the sum of the labels: above 1, the model promises too much.
+    """PCOC, predicted over observed: the sum of the probabilities over the sum of the labels.
+
+    Above 1, the model promises too much.
 
     Raises:
         UnimixerError: where all labels are equal.
@@ -91,12 +93,16 @@ class SortedRows(NamedTuple):
     positives: NDArray[np.float64]
     """With soft labels both hold all rows."""
     probabilities: NDArray[np.float64] | None = None
-    """Soft labels of the rows: the weights of ``positives``."""
+    """Soft labels of the rows, times the weights of the rows: the weights of ``positives``."""
+    complements: NDArray[np.float64] | None = None
+    """One minus the soft labels, times the weights of the rows: the weights of ``negatives``."""
 
     @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return len(self.positives) + (0 if self.probabilities is not None else len(self.negatives))
+    def total(self) -> float:
+        """Number of rows, or the sum of their weights."""
+        if self.probabilities is None or self.complements is None:
+            return len(self.positives) + len(self.negatives)
+        return float((self.probabilities + self.complements).sum())
 
     @property
     def sum_of_labels(self) -> float:
@@ -104,35 +110,46 @@ class SortedRows(NamedTuple):
         return len(self.positives) if self.probabilities is None else float(self.probabilities.sum())
 
 
-def sorted_rows(logits: Scores, labels: Labels) -> SortedRows:
+def sorted_rows(logits: Scores, labels: Labels, weights: NDArray[np.float64] | None = None) -> SortedRows:
     """Sort checked columns."""
-    if labels.dtype == np.bool_:
+    if labels.dtype == np.bool_ and weights is None:
         positive = labels.astype(np.bool_, copy=False)
         return SortedRows(np.sort(logits[~positive]).astype(np.float64), np.sort(logits[positive]).astype(np.float64))
-    order = np.lexsort((labels, logits))
-    rows = logits[order].astype(np.float64)
-    return SortedRows(rows, rows, labels[order].astype(np.float64))
+    columns = (labels, logits) if weights is None else (weights, labels, logits)
+    order = np.lexsort(columns)
+    rows, p = logits[order].astype(np.float64), labels[order].astype(np.float64)
+    if weights is None:
+        return SortedRows(rows, rows, p, 1 - p)
+    return SortedRows(rows, rows, weights[order] * p, weights[order] * (1 - p))
 
 
 def mean_log_loss(rows: SortedRows) -> float:
     """:func:`log_loss` of sorted rows."""
-    negative, positive, p = _softplus(rows.negatives), _softplus(-rows.positives), rows.probabilities
-    if p is not None:
-        negative, positive = _weighted(1 - p, negative), _weighted(p, positive)
-    return float((negative.sum() + positive.sum()) / rows.num_rows)
+    negative, positive = _softplus(rows.negatives), _softplus(-rows.positives)
+    if rows.probabilities is not None and rows.complements is not None:
+        negative, positive = _weighted(rows.complements, negative), _weighted(rows.probabilities, positive)
+    return float((negative.sum() + positive.sum()) / rows.total)
 
 
 def mean_calibration(rows: SortedRows) -> float:
     """:func:`calibration` of sorted rows."""
-    classes = [rows.negatives, rows.positives] if rows.probabilities is None else [rows.positives]
-    predicted = sum(float(np.exp(-_softplus(-logits)).sum()) for logits in classes)
+    if rows.probabilities is None or rows.complements is None:
+        predicted = sum(float(sigmoid(logits).sum()) for logits in (rows.negatives, rows.positives))
+    else:
+        predicted = float(((rows.probabilities + rows.complements) * sigmoid(rows.positives)).sum())
     return predicted / rows.sum_of_labels
 
 
 def label_entropy(rows: SortedRows) -> float:
     """Entropy of the mean label, in nats."""
-    rate = rows.sum_of_labels / rows.num_rows
+    rate = rows.sum_of_labels / rows.total
     return float(-(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability of a logit."""
+    probabilities: NDArray[np.float64] = np.exp(-_softplus(-logits))
+    return probabilities
 
 
 def _softplus(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from unimixer.metrics.columns import (
     HardLabels,
     Labels,
     Scores,
+    Weights,
     as_array,
     as_labels,
     as_scores,
@@ -29,8 +30,8 @@ class UserAUC:
     """AUC of every user with both classes, in the order of the users' keys."""
 
     auc: NDArray[np.float64]
-    impressions: NDArray[np.int64]
-    """Rows of each of these users."""
+    impressions: NDArray[Any]
+    """Rows of each of these users, or the sum of their weights."""
     users_left_out: int
     """Users whose labels are all 0 or all 1: they have no AUC."""
 
@@ -109,17 +110,19 @@ def gauc(scores: Any, labels: Any, users: Any) -> float:
     return user_auc(scores, labels, users).gauc
 
 
-def sorted_auc(scores: Scores, labels: Labels, name: str = "label") -> float:
+def sorted_auc(scores: Scores, labels: Labels, name: str = "label", weights: Weights | None = None) -> float:
     """:func:`auc` of checked columns; ``name`` is the label's in a message."""
     check_both_classes(labels, name=name)
-    groups = _groups(scores, labels, None)
+    groups = _groups(scores, labels, None, weights)
     wins, positives, negatives = (column[0].item() for column in (groups.wins, groups.positives, groups.negatives))
     return float(wins / (2 * positives * negatives))
 
 
-def sorted_user_auc(scores: Scores, labels: Labels, codes: NDArray[np.uint64]) -> UserAUC:
+def sorted_user_auc(
+    scores: Scores, labels: Labels, codes: NDArray[np.uint64], weights: Weights | None = None
+) -> UserAUC:
     """:func:`user_auc` of checked columns and :func:`user_codes`."""
-    groups = _groups(scores, labels, codes)
+    groups = _groups(scores, labels, codes, weights)
     pairs = groups.positives * groups.negatives
     counted = pairs > 0
     return UserAUC(
@@ -170,7 +173,7 @@ class _Groups(NamedTuple):
     """Twice the pairs that a positive wins; a tie is one."""
     positives: NDArray[Any]
     negatives: NDArray[Any]
-    rows: NDArray[np.int64]
+    rows: NDArray[Any]
 
 
 class _Runs(NamedTuple):
@@ -179,14 +182,16 @@ class _Runs(NamedTuple):
     user: NDArray[np.uint64]
     positives: NDArray[Any]
     negatives: NDArray[Any]
-    rows: NDArray[np.int64]
+    rows: NDArray[Any]
 
 
-def _groups(scores: Scores, labels: Labels, codes: NDArray[np.uint64] | None) -> _Groups:
-    if labels.dtype == np.bool_:
+def _groups(
+    scores: Scores, labels: Labels, codes: NDArray[np.uint64] | None, weights: Weights | None = None
+) -> _Groups:
+    if labels.dtype == np.bool_ and weights is None:
         runs = _hard_runs(_pack(scores, labels.astype(np.bool_, copy=False), codes))
     else:
-        runs = _soft_runs(scores, labels, np.zeros(len(scores), np.uint64) if codes is None else codes)
+        runs = _soft_runs(scores, labels, np.zeros(len(scores), np.uint64) if codes is None else codes, weights)
     user, positives, negatives, rows = runs
     first = np.flatnonzero(np.concatenate(([True], user[1:] != user[:-1])))  # first run of every user
     below = np.cumsum(negatives) - negatives  # negatives of all earlier runs, other users' included
@@ -203,10 +208,12 @@ def _hard_runs(packed: NDArray[np.uint64]) -> _Runs:
     return _Runs(packed[starts] >> np.uint64(33), positives, rows - positives, rows)
 
 
-def _soft_runs(scores: Scores, labels: Labels, codes: NDArray[np.uint64]) -> _Runs:
-    order = np.lexsort((labels, scores, codes))  # by the label too, so that sums do not depend on the rows' order
+def _soft_runs(scores: Scores, labels: Labels, codes: NDArray[np.uint64], weights: Weights | None) -> _Runs:
+    columns = (labels, scores, codes) if weights is None else (weights, labels, scores, codes)
+    order = np.lexsort(columns)  # by label and weight too, so that sums do not depend on the rows' order
     user, score, p = codes[order], scores[order], labels[order].astype(np.float64)
     new = (user[1:] != user[:-1]) | (score[1:] != score[:-1])
     starts = np.flatnonzero(np.concatenate(([True], new)))
-    rows = np.diff(np.append(starts, len(order)))
-    return _Runs(user[starts], np.add.reduceat(p, starts), np.add.reduceat(1 - p, starts), rows)
+    w = np.ones(len(order)) if weights is None else weights[order]
+    sums = [np.add.reduceat(column, starts) for column in (w * p, w * (1 - p), w)]
+    return _Runs(user[starts], *sums)

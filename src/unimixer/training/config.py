@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from unimixer.errors import UnimixerError
+from unimixer.metrics import metric_names
 from unimixer.settings import Change, Document, Settings, load_yaml, models_in, override, parse
 
 _UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
@@ -60,6 +69,8 @@ class ModelConfig(Settings):
     """Share of the numbers of embedded fields and events that a training step drops."""
     logit_clamp: PositiveFloat | None = None
     """Largest size of a logit."""
+    ignored_features: tuple[str, ...] = ()
+    """Features, histories or domains (user, item, behaviour, context) of the data that the model does not read."""
     field_order: tuple[str, ...] | None = None
     """Order of the fields inside a domain (default: that of the schema); a warm start keeps the order of its source."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -143,7 +154,7 @@ class TrainingConfig(Settings):
     patience: PositiveInt | None = None
     """Stop after this many evaluations without improvement."""
     monitor: str | None = None
-    """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc``, ``TASK.log_loss`` or, where the truth is known,
+    """``TASK.auc``, ``TASK.uauc``, ``TASK.gauc``, ``TASK.log_loss``, one of ``metrics`` or, where the truth is known,
     ``TASK.excess_log_loss`` (default: the first task's AUC)."""
     checkpoint_interval: PositiveInt | None = None
     """Steps between checkpoints (default: at every evaluation)."""
@@ -243,6 +254,8 @@ class Recipe(Settings):
     """Labels to learn and their loss weights (default: every label of the schema that is not soft, weight 1)."""
     soft_labels: dict[str, Annotated[SoftLabelConfig, BeforeValidator(_soft_label)]] = Field(default_factory=dict)
     """Soft labels by task, ``TASK: {label: NAME, weight: W}`` or ``TASK: NAME``; metrics keep the task's own label."""
+    metrics: Annotated[tuple[str, ...], AfterValidator(metric_names)] = ()
+    """Metrics beyond the usual ones: ``ndcg@10``, ``mrr``, ``hitrate@10`` (lists of users), ``ece``, ``rig``."""
     model: ModelConfig = ModelConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

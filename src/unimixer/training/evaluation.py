@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ def evaluate_model(
     tasks: tuple[str, ...],
     *,
     precision: str = "float32",
+    metrics: Sequence[str] = (),
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, TaskMetrics]:
     """Measure every task on one split, or on the union of several, named ``validation+test``.
@@ -38,15 +39,20 @@ def evaluate_model(
     splits = split.split("+")
     for part in splits:
         check_tasks(dataset, part, tasks)
-    schema = dataset.transform.schema
-    truths = tuple(task for task in tasks if task in schema.truths)
-    accumulator = MetricAccumulator(tasks, with_users=schema.keys.user is not None, truths=truths)
+    accumulator = empty_accumulator(dataset, tasks, metrics)
     was_training = model.training
     model.eval()
     for part in splits:
         _score(model, dataset, part, accumulator, precision=precision, processes=processes)
     model.train(was_training)
     return merged_metrics(accumulator, processes)
+
+
+def empty_accumulator(dataset: Dataset, tasks: tuple[str, ...], metrics: Sequence[str]) -> MetricAccumulator:
+    """Make an accumulator for the tasks; ``metrics`` are those beyond the usual ones, over the lists of users."""
+    schema = dataset.transform.schema
+    truths = tuple(task for task in tasks if task in schema.truths)
+    return MetricAccumulator(tasks, with_users=schema.keys.user is not None, truths=truths, metrics=metrics)
 
 
 def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str, TaskMetrics]:
@@ -56,9 +62,9 @@ def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str,
     def compute() -> dict[str, TaskMetrics]:
         if processes.size == 1:
             return own.compute()
-        whole = MetricAccumulator(own.tasks, with_users=own.with_users, truths=own.truths)
+        whole = own.empty()
         for state in states:
-            whole.update(state["logits"], state["labels"], state.get("users"), state.get("truth"))
+            whole.update(**state)
         return whole.compute()
 
     return processes.on_rank_zero(compute)
@@ -125,4 +131,4 @@ def soft_columns(dataset: Dataset, recipe: Recipe) -> torch.Tensor:
 
 def as_json(metrics: dict[str, TaskMetrics]) -> dict[str, dict[str, Any]]:
     """Convert metrics to plain values."""
-    return {task: asdict(values) for task, values in metrics.items()}
+    return {task: values.as_dict() for task, values in metrics.items()}

@@ -20,11 +20,18 @@ from unimixer.environment import keep_freed_memory
 from unimixer.errors import StoppedError, UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.io import DiskError
-from unimixer.metrics import LOWER_IS_BETTER, TaskMetrics
+from unimixer.metrics import TaskMetrics, lower_is_better
 from unimixer.progress import Bar, audience, progress_bar, say
 from unimixer.ranker import count_dense, count_tables
 from unimixer.training.checkpoint import TrainState, remove_leftovers
-from unimixer.training.evaluation import as_json, check_tasks, evaluate_model, soft_columns, task_columns
+from unimixer.training.evaluation import (
+    as_json,
+    check_tasks,
+    empty_accumulator,
+    evaluate_model,
+    soft_columns,
+    task_columns,
+)
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.schedule import temperature
@@ -65,6 +72,7 @@ class Trainer:
         self.tasks = tuple(self.recipe.tasks)
         for split in ("train", "validation", "test"):
             check_tasks(dataset, split, self.tasks)
+        empty_accumulator(dataset, self.tasks, self.recipe.metrics)  # refuses metrics that the data does not allow
         self.device = pick_device(config.device, processes.local_rank if processes.distributed else None)
         self.checkpoints = run.checkpoints
         torch.manual_seed(config.seed)
@@ -223,12 +231,11 @@ class Trainer:
         state, (task, metric) = self.state, monitor(self.recipe)
         with self.step.averaged():
             metrics = self._measure("validation")
-            value = getattr(metrics[task], metric)
+            value = metrics[task].value(metric)
             if value is None:
-                raise UnimixerError(
-                    f"training.monitor={task}.{metric} cannot be measured: no user has both labels; monitor {task}.auc"
-                )
-            better = state.best is None or (value < state.best if metric in LOWER_IS_BETTER else value > state.best)
+                why = "no user has both labels" if metric in ("uauc", "gauc") else "the labels do not allow it"
+                raise UnimixerError(f"training.monitor={task}.{metric} cannot be measured: {why}; monitor {task}.auc")
+            better = state.best is None or (value < state.best if lower_is_better(metric) else value > state.best)
             state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
             if better:
                 state.best, state.best_step = value, state.step
@@ -236,9 +243,14 @@ class Trainer:
         self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:
-        precision = self.recipe.training.precision
         return evaluate_model(
-            self.model, self.dataset, split, self.tasks, precision=precision, processes=self.processes
+            self.model,
+            self.dataset,
+            split,
+            self.tasks,
+            precision=self.recipe.training.precision,
+            metrics=self.recipe.metrics,
+            processes=self.processes,
         )
 
     def _check_parameters(self) -> None:

@@ -56,7 +56,8 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
     """Return the task and the metric that choose the best weights."""
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
-    known = [f"{t}.{m}" for t in recipe.tasks for m in ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")]
+    usual = ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")
+    known = [f"{t}.{m}" for t in recipe.tasks for m in (*usual, *recipe.metrics)]
     if name not in known:
         raise unknown("training.monitor", name, known)
     return task, metric

@@ -161,13 +161,14 @@ class Tracker:
         if self._silent:
             return
         for task, values in metrics.items():
-            numbers = {k: v for k, v in vars(values).items() if v is not None}
+            numbers = {k: v for k, v in values.as_dict().items() if v is not None}
             self._run.log({"kind": split, "step": step, "task": task, **numbers})
             self._scalars(f"{split}/{task}", {"step": step, **numbers})
             users = "" if values.uauc is None else f"  UAUC {values.uauc:.4f}"
             excess = "" if values.excess_log_loss is None else f"  excess log loss {values.excess_log_loss:.5f}"
+            asked = "".join(f"  {name} {value:.4f}" for name, value in values.asked.items() if value is not None)
             label = f"step {step:>7,}  {split:<10} {task:<12}"
-            say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{excess}{note}")
+            say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{excess}{asked}{note}")
 
     def close(self) -> None:
         """Flush TensorBoard."""

@@ -160,7 +160,7 @@ class Transform:
             truth=np.stack([values.as_number(chunk, c) for c in truths], axis=1).astype(np.float32)
             if len(truths) == len(schema.labels)
             else None,
-            weights=values.as_weight(chunk, schema.weight) if schema.weight else None,
+            weights=values.as_weight(chunk, schema.weight).astype(np.float32) if schema.weight else None,
         )
 
     # ---- encoded to batch -----------------------------------------------------------------------------------------

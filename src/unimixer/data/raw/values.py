@@ -171,12 +171,12 @@ def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8 | np.float32]:
     return numbers.astype(np.uint8)
 
 
-def as_weight(chunk: Chunk, name: str) -> NDArray[np.float32]:
+def as_weight(chunk: Chunk, name: str) -> FloatArray:
     """Return sample weights, zero or more."""
     way_out = "a sample weight is a number of 0 or more"
     numbers = as_number(chunk, name, way_out=way_out)
     require(chunk, column(chunk, name), pl.Series(numbers >= 0), "is not a weight", way_out)
-    return numbers.astype(np.float32)
+    return numbers
 
 
 def _canonical(series: pl.Series) -> pl.Series:
