@@ -127,7 +127,7 @@ class Continuation(WarmStart):
         origin = self._origins(model)
         ours, theirs = _numbers(model, self.recipe.optimizer), _numbers(self.source, self.theirs.optimizer)
         moved: dict[str, Tensor] = {}
-        for kind in ("dense", "sparse"):
+        for kind in ours.keys() & theirs.keys():  # a parameter that changes its optimizer begins anew
             states: dict[str, dict[str, Tensor]] = {}
             for key, tensor in select_tensors(self.optimizers, kind).items():
                 old, name = key.split(".", 1)
@@ -201,8 +201,11 @@ def rows_to_train(run: RunFolder, dataset: Dataset) -> Dataset:
 def _numbers(model: Ranker, config: OptimizerConfig) -> dict[str, list[str]]:
     """Return the names of the parameters in the order in which each optimizer numbers them."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    dense: list[nn.Parameter] = [parameter for group in dense_groups(model, config) for parameter in group["params"]]
-    return {"dense": [names[p] for p in dense], "sparse": [names[p] for p in table_parameters(model)]}
+    numbered = {
+        kind: [names[parameter] for group in groups for parameter in group["params"]]
+        for kind, groups in dense_groups(model, config).items()
+    }
+    return {**numbered, "sparse": [names[parameter] for parameter in table_parameters(model)]}
 
 
 def _quoted(text: str) -> str:
