@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.transform import Transform
@@ -127,7 +127,7 @@ class Continuation(WarmStart):
         origin = self._origins(model)
         ours, theirs = _numbers(model, self.recipe.optimizer), _numbers(self.source, self.theirs.optimizer)
         moved: dict[str, Tensor] = {}
-        for kind in ours.keys() & theirs.keys():  # a parameter that changes its optimizer begins anew
+        for kind in filter(theirs.__contains__, ours):  # a parameter that changes its optimizer begins anew
             states: dict[str, dict[str, Tensor]] = {}
             for key, tensor in select_tensors(self.optimizers, kind).items():
                 old, name = key.split(".", 1)
