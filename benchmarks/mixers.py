@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
@@ -171,7 +172,8 @@ def main() -> None:
     parser.add_argument("--sharpness", action="store_true", help="print how many runs decide each difference")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
-    study = load_study(arguments.study, {} if arguments.seeds is None else {"seeds": arguments.seeds})
+    changes = {"seeds": arguments.seeds, "mixing_lr": arguments.mixing_lr}
+    study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
     prepare_missing(study.data)
     experiment = plan_experiment(study, arguments.out, Machine(arguments.jobs, 1, None))
     print(f"{experiment.missing} of {experiment.total} runs to train, about {duration(round(experiment.seconds()))}")
