@@ -161,17 +161,12 @@ def draw(trajectories: Sequence[Trajectory], kept: dict[tuple[str, int, str], Re
     key = max(wolves, key=wolves.__getitem__)
     days = [time for time, *_ in kept[key]]
     for side, color in ((2, "#2563eb"), (1, "#d97706")):
-        effects = [look[side] for look in kept[key]]
-        scale = effects[-1].control
-        right.fill_between(
-            days,
-            [100 * e.low / scale for e in effects],
-            [100 * e.high / scale for e in effects],
-            color=color,
-            alpha=0.3,
-            linewidth=0,
-        )
-    right.plot(days, [100 * look[1].difference / look[1].control for look in kept[key]], color="#57534e")
+        ends = [
+            (100 * look[side].low / look[side].control, 100 * look[side].high / look[side].control)
+            for look in kept[key]
+        ]
+        right.fill_between(days, *zip(*ends, strict=True), color=color, alpha=0.3, linewidth=0)
+    right.plot(days, [100 * fixed.difference / fixed.control for _, fixed, _ in kept[key]], color="#57534e")
     right.axhline(0, color="black", linewidth=0.8)
     right.set(
         title=f"experiment {key[0]}, {key[2]}",
@@ -185,11 +180,10 @@ def draw(trajectories: Sequence[Trajectory], kept: dict[tuple[str, int, str], Re
 
 def _limits(looks: Readings) -> tuple[float, float]:
     """The range of the fixed intervals after the first looks."""
-    later = looks[len(looks) // 10 :]
-    scale = later[-1][1].control
+    later = [fixed for _, fixed, _ in looks[len(looks) // 10 :]]
     return (
-        1.6 * 100 * min(fixed.low for _, fixed, _ in later) / scale,
-        1.6 * 100 * max(fixed.high for _, fixed, _ in later) / scale,
+        1.6 * 100 * min(fixed.low / fixed.control for fixed in later),
+        1.6 * 100 * max(fixed.high / fixed.control for fixed in later),
     )
 
 
