@@ -23,6 +23,7 @@ PAGES = (
     pytest.param("docs/distributed.md", marks=needs_torchrec),
     "docs/serving.md",
     "docs/abtest_simulation.md",
+    "docs/abtest.md",
 )
 
 

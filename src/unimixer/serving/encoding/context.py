@@ -59,6 +59,7 @@ class ContextEncoder:
         by_hour = all(f.transform in ("hour", "weekday") for f in features if f.column == self.time)
         self._span = QUARTER_MS if by_hour else 1
         self._lock = threading.Lock()
+        self._last_time: tuple[Any, tuple[pl.Series, int] | None] = (None, None)
         self._cache: LRUCache[_Row] = LRUCache(MAX_CACHED, MAX_CACHED_BYTES)
 
     @property
@@ -102,8 +103,13 @@ class ContextEncoder:
             return None, AFTER_THE_LOG
         if context.get(self.time) is None:
             return None, now
-        stamp = series_of(self.time, [context[self.time]], "context")
-        return stamp, int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
+        value = context[self.time]
+        given, read = self._last_time  # the arm of a request is chosen by its time before it is encoded
+        if read is None or type(given) is not type(value) or given != value:
+            stamp = series_of(self.time, [value], "context")
+            read = stamp, int(as_time(Chunk(pl.DataFrame([stamp]), "context"), self.transform.schema.keys)[0])
+            self._last_time = value, read
+        return read
 
     def _shared(self, columns: dict[str, Any], stamp: pl.Series | None, now: int, time: int) -> _Row:
         """Encode one row for all items and cache it: contexts take few values, and the hour changes seldom."""
