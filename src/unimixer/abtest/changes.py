@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from unimixer.abtest.specification import Experiment
 from unimixer.errors import UnimixerError
 
-_FREE = ("version", "description", "overrides", "traffic", "end")
+FREE = ("version", "description", "overrides", "traffic", "end")
 """Keys that may change under way; traffic and end in one direction only."""
 _WHY = {
     "salt": "would assign every unit anew",
@@ -65,7 +65,7 @@ def _check_running(old: Experiment, new: Experiment, where: str) -> None:
     way_out = "keep it, or give a new experiment a new name and salt"
     for key in Experiment.model_fields:
         before, after = getattr(old, key), getattr(new, key)
-        if key not in _FREE and before != after:
+        if key not in FREE and before != after:
             raise UnimixerError(f"{where}: {key} changed while it runs, which {_WHY[key]}; {way_out}")
     if new.traffic < old.traffic:
         raise UnimixerError(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from abtest_cases import HOUR, database, experiment, simulate
 
-from unimixer.abtest.analysis.checks import Check, balance_limit, split_check
+from unimixer.abtest.analysis.check import Check
+from unimixer.abtest.analysis.checks import balance_limit, split_check
 from unimixer.abtest.analysis.reading import Reading, read_experiment
 from unimixer.abtest.records import Covariate, Exposure, Outcome
 from unimixer.abtest.specification import DAY_US, Experiment

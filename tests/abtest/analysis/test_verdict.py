@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from abtest_cases import experiment
 
-from unimixer.abtest.analysis.checks import Check
+from unimixer.abtest.analysis.check import Check
 from unimixer.abtest.analysis.statistics import Effect
 from unimixer.abtest.analysis.verdict import guardrail_state, judge
 from unimixer.abtest.specification import Metric

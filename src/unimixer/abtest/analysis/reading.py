@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from unimixer.abtest.analysis.checks import Check, check_all, failures
+from unimixer.abtest.analysis.check import Check, failures
+from unimixer.abtest.analysis.checks import check_all
 from unimixer.abtest.analysis.sequential import Sequential
 from unimixer.abtest.analysis.statistics import Effect, compare, corrected
 from unimixer.abtest.analysis.units import DENOMINATOR, NUMERATOR, UnitTable

@@ -116,7 +116,7 @@ def compare(
     if all(_constant(part, numerator, denominator) for part in (control, treatment)):
         return _point(control, treatment, numerator, denominator, metric, arm)
     plain = RatioOfMeans(numerator, denominator, use_t=False, confidence_level=0.95)
-    unadjusted = plain.analyze_aggregates(control, treatment)
+    adjusted = unadjusted = plain.analyze_aggregates(control, treatment)
     joined: str | None = None
     if covariates:
         weights = _weights(control + treatment, numerator, denominator, covariates)
@@ -124,8 +124,8 @@ def compare(
             joined = _COVARIATE
             columns = [numerator, *([denominator] if denominator else [])]
             control, treatment = (_joined(part, columns, covariates, weights) for part in (control, treatment))
-    normal = RatioOfMeans(numerator, denominator, joined, use_t=False, confidence_level=0.95)
-    adjusted = normal.analyze_aggregates(control, treatment)
+            normal = RatioOfMeans(numerator, denominator, joined, use_t=False, confidence_level=0.95)
+            adjusted = normal.analyze_aggregates(control, treatment)
     deviation = _deviation(adjusted)
     if sequential is None:
         fixed = RatioOfMeans(numerator, denominator, joined, use_t=True, confidence_level=1 - alpha)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unimixer.abtest.analysis.checks import Check, failures
+from unimixer.abtest.analysis.check import Check, failures
 from unimixer.abtest.analysis.statistics import Effect
 from unimixer.abtest.specification import Experiment, Metric
 
