@@ -23,6 +23,8 @@ START_S, STOP_S = 120.0, 60.0
 """Seconds for the start of a server, and for its end with everything written."""
 TIMEOUT_S = 30.0
 """Seconds for an answer; a simulation waits rather than loses a request."""
+IDLE_S = 3_600.0
+"""Seconds that a connection may be silent: users of a day are simulated between two requests."""
 CONNECTIONS = 8
 
 
@@ -82,6 +84,7 @@ def server(arguments: Iterable[str], log: Path) -> Iterator[Client]:
     """
     key = secrets.token_hex(16)
     command = [sys.executable, "-m", "unimixer", "serve", *arguments, "--port", "0", "--timeout", str(TIMEOUT_S)]
+    command += ["--idle", str(IDLE_S)]
     with log.open("wb") as lines:
         process = subprocess.Popen(
             command, stdout=lines, stderr=lines, stdin=subprocess.DEVNULL, env={**os.environ, ADMIN_KEY: key}
