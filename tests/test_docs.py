@@ -15,6 +15,7 @@ PAGES = (
     "README.md",
     "docs/data.md",
     "docs/training.md",
+    "docs/days.md",
     "docs/inspect.md",
     "docs/export.md",
     "docs/models.md",
