@@ -16,6 +16,7 @@ PAGES = (
     "docs/data.md",
     "docs/training.md",
     "docs/metrics.md",
+    "docs/days.md",
     "docs/inspect.md",
     "docs/export.md",
     "docs/models.md",

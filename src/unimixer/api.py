@@ -71,6 +71,7 @@ def train(
     *,
     folder: Path | str | None = None,
     warm_start: Path | str | None = None,
+    continued: Path | str | None = None,
     quiet: bool = False,
 ) -> RunFolder:
     """Train a recipe (an object, its values, or its file) and return the finished run.
@@ -79,6 +80,7 @@ def train(
         recipe: the model, the data and the training.
         folder: run folder to make (default: below ``runs``).
         warm_start: run whose best weights to start from.
+        continued: finished run to go on from, with its last weights and the state of its optimizers.
         quiet: say nothing on standard error.
     """
     if isinstance(recipe, Mapping):
@@ -89,6 +91,7 @@ def train(
         recipe,
         folder=None if folder is None else Path(folder),
         start_from=None if warm_start is None else Path(warm_start),
+        continued=None if continued is None else Path(continued),
         quiet=quiet,
     )
 

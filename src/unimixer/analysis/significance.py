@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from unimixer.analysis.weighted_metrics import Counts, LabelledRows, Values
+from unimixer.analysis.weighted_metrics import Counts, LabelledRows, Values, Weighted
 from unimixer.errors import UnimixerError, check_positive, check_shape
 
 LEVEL = 0.05
@@ -53,7 +53,10 @@ class UserBootstrap:
 
     def values(self, rows: LabelledRows, metric: str, logits: Any) -> tuple[float, Values]:
         """Compute a metric on the rows themselves and on every draw ``(replicates,)``."""
-        weighted = rows.weighted(metric, logits)
+        return self.values_of(rows.weighted(metric, logits))
+
+    def values_of(self, weighted: Weighted) -> tuple[float, Values]:
+        """Compute a prepared metric on the rows themselves and on every draw ``(replicates,)``."""
         once = np.ones((1, self.num_users), dtype=np.uint8)
         return float(weighted(once)[0]), np.concatenate(
             [weighted(part) for counts in self.counts() for part in _parts(counts)]

@@ -185,6 +185,12 @@ class Dataset:
         return str(self.manifest["hash"])
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Where the raw data came from; ``later`` lists the raw data of appended days."""
+        later = [(day.get("origin") or {}).get("raw") for day in self.days[1:]]
+        return {**(self.manifest.get("origin") or {}), **({"later": later} if later else {})}
+
+    @property
     def matches(self) -> list[Match]:
         """Matches between the keys of the log and the entity tables; empty for a dataset of an older version."""
         return [Match(**match) for match in self.manifest.get("matches", [])]

@@ -21,8 +21,8 @@ from unimixer.data.encoding.pending import load_pending, save_pending
 from unimixer.data.encoding.splits import Sample, Splitter
 from unimixer.data.encoding.statistics import Statistics
 from unimixer.data.prepare import check_labels
-from unimixer.data.raw.adapters import ADAPTERS, open_raw
-from unimixer.data.raw.origin import fingerprints, recorded
+from unimixer.data.raw.adapters import ADAPTERS, open_raw, own
+from unimixer.data.raw.origin import fingerprints
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.raw.times import as_time, dates_of
@@ -38,12 +38,12 @@ HOLD_OUT = 0.1
 def open_days(dataset: Dataset, raw: Path) -> tuple[RawTables, dict[str, Any]]:
     """Open the raw data of later days with the schema of a dataset; return also their origin."""
     origin, schema = dataset.manifest.get("origin") or {}, dataset.transform.schema
-    source, options = origin.get("source") or "", origin.get("options") or {}
-    if source in ADAPTERS:
-        tables = open_raw(source, raw, schema=schema, **options)
-    else:
-        tables = open_raw("schema.yaml", raw, schema=schema)  # the schema that the dataset keeps, not the file
-    return tables, {**recorded(source, options), "raw": str(raw.resolve()), "files": fingerprints(tables.files)}
+    source, options = str(origin.get("source", "")), origin.get("options") or {}
+    known = source in ADAPTERS
+    # of own files the schema that the dataset keeps counts, with its options, and not the schema file of today
+    tables = open_raw(source, raw, schema=schema, **options) if known else own.load(raw, schema=schema)
+    files = {"raw": str(raw.resolve()), "files": fingerprints(tables.files)}
+    return tables, {"source": source, "options": options, **files}
 
 
 def extend(

@@ -76,7 +76,7 @@ def write_page(replayed: Sequence[Replayed], judgements: Sequence[Judgement], ou
         meanings,
         "## All days",
         total_table(replayed).markdown(),
-        "## Differences on the rows of all days",
+        "## Differences, mean over the days",
         judgement_table(judgements).markdown(),
         "## Day by day",
         day_table(replayed).markdown(),

@@ -20,7 +20,7 @@ from unimixer.ranker import PACKED, TABLES, Ranker, table_parameters
 from unimixer.training.checkpoint import START, TrainState, write_checkpoint
 from unimixer.training.config import OptimizerConfig, Recipe
 from unimixer.training.consolidate import is_sharded_checkpoint, read_sharded_checkpoint
-from unimixer.training.eviction import COUNTS, LAST, Eviction
+from unimixer.training.eviction import COUNTS, LAST, no_observations
 from unimixer.training.model import build_ranker, with_tasks
 from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
@@ -188,7 +188,7 @@ class Continuation(WarmStart):
             for name in (COUNTS, LAST):
                 tensor = self.optimizers[f"eviction.{number}.{name}"][order]
                 moved[f"eviction.{number}.{name}"] = tensor - self.last_step if name == LAST else tensor
-            moved |= {f"eviction.{number}.{name}": tensor for name, tensor in Eviction.nothing().items()}
+            moved |= {f"eviction.{number}.{name}": tensor for name, tensor in no_observations().items()}
         return moved
 
 

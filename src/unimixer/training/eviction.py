@@ -61,7 +61,7 @@ class Eviction(torch.optim.Optimizer):
         self.keys = dict(zip(self.managed.tables, keys, strict=True))
         for table, key in self.keys.items():
             rows = len(self._map(table).rows)
-            self.state[key] = {COUNTS: torch.zeros(rows).long(), LAST: torch.zeros(rows).long(), **_nothing()}
+            self.state[key] = {COUNTS: torch.zeros(rows).long(), LAST: torch.zeros(rows).long(), **no_observations()}
         self._pending: dict[str, list[Observed]] = {table: [] for table in self.managed.tables}
 
     @classmethod
@@ -70,11 +70,6 @@ class Eviction(torch.optim.Optimizer):
     ) -> Eviction | None:
         """Make the eviction of a model; None if it has no managed tables."""
         return cls(model, recipe, sparse, processes) if model.embedding.managed.tables else None
-
-    @staticmethod
-    def nothing() -> dict[str, Tensor]:
-        """Return the state of no observation since the last decision."""
-        return _nothing()
 
     def observe(self, batches: Sequence[Batch], step: int) -> None:
         """Count the ids of the batches of step number ``step``, from 0."""
@@ -90,7 +85,7 @@ class Eviction(torch.optim.Optimizer):
                 self._flush(table)
                 observed = self._merge_processes(table, self.processes.gather)
                 self._decide(table, observed)
-                self.state[self.keys[table]].update(_nothing())
+                self.state[self.keys[table]].update(no_observations())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing: there are no gradients."""
@@ -101,7 +96,7 @@ class Eviction(torch.optim.Optimizer):
             self._flush(table)
             observed = self._merge_processes(table, self.processes.collect)
             on_zero = self.processes.is_rank_zero
-            self.state[key].update(dict(zip(_OBSERVED, observed, strict=True)) if on_zero else _nothing())
+            self.state[key].update(dict(zip(_OBSERVED, observed, strict=True)) if on_zero else no_observations())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the observations since the last decision."""
@@ -115,7 +110,7 @@ class Eviction(torch.optim.Optimizer):
         self._pending = {table: [] for table in self._pending}
         if not self.processes.is_rank_zero:
             for key in self.keys.values():
-                self.state[key].update(_nothing())
+                self.state[key].update(no_observations())
 
     def _map(self, table: str) -> ManagedIds:
         ids = self.managed.of(table)
@@ -134,7 +129,7 @@ class Eviction(torch.optim.Optimizer):
         own = self.state[self.keys[table]]
         arrays = exchange([own[name].numpy() for name in _OBSERVED])
         if not arrays:
-            return tuple(_nothing().values())
+            return tuple(no_observations().values())
         return merged([tuple(map(torch.from_numpy, array)) for array in arrays])
 
     @torch.no_grad()
@@ -279,5 +274,6 @@ def check_managed(recipe: Recipe, spec: FeatureSpec) -> None:
         policy_of(config)
 
 
-def _nothing() -> dict[str, Tensor]:
+def no_observations() -> dict[str, Tensor]:
+    """Return the state of a table that was not looked up since the last decision."""
     return {name: torch.zeros(0, dtype=torch.long) for name in _OBSERVED}

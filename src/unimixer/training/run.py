@@ -225,7 +225,7 @@ def environment(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "command": sys.argv,
         "seed": recipe.training.seed,
         "data": {"folder": str(dataset.folder), "name": dataset.manifest.get("name"), "hash": dataset.hash}
-        | {"origin": dataset.manifest.get("origin") or {}, "coverage": expected_shares(dataset)},
+        | {"origin": dataset.origin, "coverage": expected_shares(dataset)},
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -99,6 +99,11 @@ def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_da
     name, options = source or origin.get("source"), origin.get("options") or {}
     if name is None:
         raise UnimixerError(f"{prepared} does not record its data set or schema; name it with --source")
+    if raw is None and origin.get("later"):
+        raise UnimixerError(
+            f"{prepared} was made from raw data of several days, the last of them {origin['later'][-1]}; "
+            "give one folder with the raw data of all days with --raw, and --other-data"
+        )
     if raw is None and origin.get("raw") is not None:
         raw = Path(origin["raw"])
         if not raw.is_absolute():
@@ -127,7 +132,7 @@ def _recorded(prepared: Path) -> tuple[Schema, dict[str, Any]]:
     """Return the schema of a run or of prepared data, and the recorded origin of its raw data."""
     if not (prepared / "config.yaml").exists():
         store = open_dataset(str(prepared))
-        return store.transform.schema, store.manifest.get("origin") or {}
+        return store.transform.schema, store.origin
     run = RunFolder(prepared)
     origin: dict[str, Any] = run.environment["data"].get("origin") or {}
     return run.transform.schema, origin
