@@ -100,7 +100,7 @@ swap() {
     return 1
 }
 
-[ -e shipped ] || { say "no file 'shipped' with the last day in service; begin as the README says"; exit 2; }
+[ -e shipped ] || { say "no file 'shipped' with the last day in service; begin as docs/days_serving.md says"; exit 2; }
 before=$(< shipped)
 while [[ $before < $last ]]; do
     day=$(date -u -d "$before + 1 day" +%F)
