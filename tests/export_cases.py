@@ -45,6 +45,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "sequences": "cross_attention",
         "options": {"residual": "siamese", "sequence_head_dim": 4},
     },
+    "hyformer cross-attention": {
+        **of_backbone("hyformer"),
+        "sequences": "cross_attention",
+        "options": {"token_dim": 16, "mixing": "unimixing-lite"},
+    },
     "experts": {**of_backbone("rankmixer"), "options": {"token_dim": 16, "ffn": "topk-moe"}},
     "rule and attention": token_mixer("rule+attention"),
     "rule and FM": token_mixer("rule+fm"),

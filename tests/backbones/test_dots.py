@@ -25,7 +25,7 @@ EACH = pytest.mark.parametrize("name", ABLE)
 
 
 def test_token_mixers_have_the_option() -> None:
-    assert set(ABLE) == {"unimixer", "unimixer-lite", "rankmixer", "token-mixer", "mtmixatt", "hubmixer"}
+    assert set(ABLE) == {"unimixer", "unimixer-lite", "rankmixer", "token-mixer", "mtmixatt", "hubmixer", "hyformer"}
 
 
 @EACH

@@ -14,6 +14,7 @@ from unimixer.backbones.hetero_attention import HeteroAttention
 from unimixer.backbones.hhft import HHFT
 from unimixer.backbones.hiformer import HiFormer
 from unimixer.backbones.hubmixer import HubMixer
+from unimixer.backbones.hyformer import HyFormer
 from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
 from unimixer.backbones.mtmixatt import MTmixAtt
@@ -43,6 +44,7 @@ __all__ = [
     "HeteroAttention",
     "HiFormer",
     "HubMixer",
+    "HyFormer",
     "MTmixAtt",
     "MaskNet",
     "RankElastor",

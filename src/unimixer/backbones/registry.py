@@ -18,6 +18,7 @@ from unimixer.backbones.hetero_attention import HeteroAttention
 from unimixer.backbones.hhft import HHFT
 from unimixer.backbones.hiformer import HiFormer
 from unimixer.backbones.hubmixer import HubMixer
+from unimixer.backbones.hyformer import HyFormer
 from unimixer.backbones.masknet import MaskNet
 from unimixer.backbones.mlp import MLP
 from unimixer.backbones.mtmixatt import MTmixAtt
@@ -39,6 +40,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "tokenmixer-large": TokenMixerLarge,
     "mtmixatt": MTmixAtt,
     "hubmixer": HubMixer,
+    "hyformer": HyFormer,
     "transformer": Transformer,
     "hetero-attention": HeteroAttention,
     "hiformer": HiFormer,

@@ -8,7 +8,7 @@ from unimixer.blocks.auxiliary import (
     pop_penalties,
     pop_statistics,
 )
-from unimixer.blocks.cross_attention import CrossAttention
+from unimixer.blocks.cross_attention import CrossAttention, EventAttention
 from unimixer.blocks.cross_layer import CrossLayer
 from unimixer.blocks.ffn import build_ffn, ffn_matrices, ffn_parameters, matched_hidden, sensible_ffn
 from unimixer.blocks.initialization import small_ffn_init_, small_init_
@@ -19,6 +19,7 @@ from unimixer.blocks.moe.topk import TopKMoE
 from unimixer.blocks.norms import RMSNorm, build_norm
 from unimixer.blocks.pair_products import PairProducts
 from unimixer.blocks.per_token import PerTokenFFN, PerTokenLinear, PerTokenSwiGLU
+from unimixer.blocks.query_attention import QueryAttention, QueryStart
 from unimixer.blocks.readout import POOLINGS, AttentionPooling, TaskTowers, build_pooling
 from unimixer.blocks.recompute import Recomputing, recompute_activations
 from unimixer.blocks.residual import PostNorm, PreNorm, Siamese, UniMixerBlock, build_stream
@@ -29,6 +30,7 @@ __all__ = [
     "Auxiliary",
     "CrossAttention",
     "CrossLayer",
+    "EventAttention",
     "MixRevert",
     "PairProducts",
     "PerTokenExperts",
@@ -38,6 +40,8 @@ __all__ = [
     "PerTokenSwiGLU",
     "PostNorm",
     "PreNorm",
+    "QueryAttention",
+    "QueryStart",
     "RMSNorm",
     "ReLUMoE",
     "Recomputing",

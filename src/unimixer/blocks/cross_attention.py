@@ -68,7 +68,18 @@ class EventFFN(nn.Module):
         return 3 * sequence_dim * hidden_dim + 2 * hidden_dim + 2 * sequence_dim
 
 
-class CrossAttention(nn.Module):
+class EventAttention(nn.Module):
+    """Base of sublayers that add to tokens what these read in events; a stream calls ``refine`` on the events before.
+
+    Shape:
+        - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``, True for a real event
+        - output: ``(B, T, D)``, zero for a row without events
+    """
+
+    refine: nn.Module
+
+
+class CrossAttention(EventAttention):
     r"""Token t reads the events by its own keys and values, as many heads as tokens.
 
     .. math:: F(x)_t = W_o^t \sum_s \mathrm{softmax}_s\!\left(\frac{W_q^t x_t \cdot W_k^t e_s}{\sqrt{d}}\right)
@@ -127,7 +138,7 @@ class CrossAttention(nn.Module):
         self.key = PerTokenLinear(num_tokens, sequence_dim, width, bias=False)
         self.value = PerTokenLinear(num_tokens, sequence_dim, width, bias=False)
         self.output = PerTokenLinear(num_tokens, width, token_dim, bias=False) if projected else nn.Identity()
-        self.refine: nn.Module = EventFFN(sequence_dim, hidden_dim) if hidden_dim else nn.Identity()
+        self.refine = EventFFN(sequence_dim, hidden_dim) if hidden_dim else nn.Identity()
 
     def forward(self, tokens: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """Read the events into every token."""
@@ -167,13 +178,17 @@ class EventOptions:
     sequence_hidden_dim: int | None = None
     """Hidden width of the SwiGLU on events (default: ``sequence_dim``), 0 for none."""
 
-    def build_attention(self, num_tokens: int, token_dim: int) -> tuple[CrossAttention, ...]:
+    def check_events(self) -> None:
+        """Raise for options of the attention where there is none."""
+        for name in ("sequence_head_dim", "sequence_hidden_dim"):
+            if self.sequence_dim is None and getattr(self, name) is not None:
+                raise UnimixerError(f"{name}={getattr(self, name)} has no use without sequence_dim; leave it out")
+
+    def build_attention(self, num_tokens: int, token_dim: int) -> tuple[EventAttention, ...]:
         """Build the sublayer; none without ``sequence_dim``."""
+        self.check_events()
         head_dim, hidden_dim = self.sequence_head_dim, self.sequence_hidden_dim
         if self.sequence_dim is None:
-            for name, value in (("sequence_head_dim", head_dim), ("sequence_hidden_dim", hidden_dim)):
-                if value is not None:
-                    raise UnimixerError(f"{name}={value} has no use without sequence_dim; leave it out")
             return ()
         return (CrossAttention(num_tokens, token_dim, self.sequence_dim, head_dim=head_dim, hidden_dim=hidden_dim),)
 

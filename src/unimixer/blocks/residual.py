@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from unimixer.blocks.cross_attention import CrossAttention
+from unimixer.blocks.cross_attention import EventAttention
 from unimixer.blocks.norms import RMSNorm
 from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import unknown
@@ -98,7 +98,7 @@ class PostNorm(_Sublayers):
     def _add(
         sublayer: nn.Module, norm: nn.Module, tokens: Tensor, events: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        if isinstance(sublayer, CrossAttention):
+        if isinstance(sublayer, EventAttention):
             events = sublayer.refine(events)
             return norm(tokens + sublayer(tokens, events, mask)), events
         return norm(tokens + sublayer(tokens)), events
@@ -151,7 +151,7 @@ class PreNorm(_Sublayers):
     def _add(
         sublayer: nn.Module, norm: nn.Module, tokens: Tensor, events: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        if isinstance(sublayer, CrossAttention):
+        if isinstance(sublayer, EventAttention):
             events = sublayer.refine(events)
             return tokens + sublayer(norm(tokens), events, mask), events
         return tokens + sublayer(norm(tokens)), events
@@ -202,7 +202,7 @@ class Siamese(Recomputing):
         self, index: int, x: Tensor, y: Tensor, events: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         block = self.blocks[index]
-        if isinstance(block, UniMixerBlock) and isinstance(block.attention, CrossAttention):
+        if isinstance(block, UniMixerBlock) and isinstance(block.attention, EventAttention):
             events = block.attention.refine(events)
         update = block(self.input_norms[index](x + self.y_norms[index](y)), events, mask)
         return self.x_norms[index](x + self.scales[index] * update), y + update, events

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones import Backbone
-from unimixer.blocks import CrossAttention, PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE
+from unimixer.blocks import EventAttention, PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE
 from unimixer.inspection.matrices import row_entropy
 from unimixer.mixing import Mixing, Unified
 
@@ -20,7 +20,7 @@ WEIGHTS = "weights"
 LEAVES: dict[str, tuple[type[nn.Module], ...]] = {
     "mixing": (Mixing,),
     "FFN": (PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE),
-    "attention": (CrossAttention,),
+    "attention": (EventAttention,),
     "norm": (nn.LayerNorm, nn.RMSNorm),
 }
 """Modules whose output is recorded, but not the outputs of their parts."""

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unimixer.backbones import Backbone
 from unimixer.backbones.rankelastor import GatedLinear, ResidualGatedFFN
 from unimixer.blocks import (
-    CrossAttention,
+    EventAttention,
     PerTokenFFN,
     PerTokenSwiGLU,
     PostNorm,
@@ -245,7 +245,7 @@ def _within(backbone: nn.Module, path: str) -> str:
 
 
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((CrossAttention, EventFFN), SEQUENCES),
+    ((EventAttention, EventFFN), SEQUENCES),
     ((PerTokenFFN, PerTokenSwiGLU, ReLUMoE, TopKMoE, GatedLinear, ResidualGatedFFN), FFN),
     ((Global,), GLOBAL),
     ((Local,), LOCAL),

@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "siamese": {"backbone": "unimixer", "width": 8, "options": {"residual": "siamese"}},
     "attention": {"backbone": "unimixer-lite", **ATTENTION},
     "attention, siamese": {"backbone": "unimixer-lite", **ATTENTION, "options": {"residual": "siamese"}},
+    "queries": {"backbone": "hyformer", **ATTENTION},
     "auxiliary": {"backbone": "tokenmixer-large", "width": 8, "options": {"num_blocks": 4}},
     "dots": {"backbone": "rankmixer", "width": 8, "options": {"dots": True}},
     "mixture": {"backbone": "rankmixer", "width": 8, "options": {"ffn": "relu-moe"}},
