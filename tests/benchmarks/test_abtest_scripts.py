@@ -58,7 +58,7 @@ def looks(difference: list[float], variance: float = 1.0) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("difference", "fixed_ever", "fixed_end", "sequential_ever"),
     [
-        ([0.0, 0.07, 0.01, 0.0], 0.5, False, None),  # 2.2 standard errors at the second look: a wolf
+        ([0.0, 0.07, 0.01, 0.0], 0.5, False, None),  # 2.2 standard errors at the second look
         ([0.0, 0.2, 0.2, 0.2], 0.5, True, 0.5),
         ([0.0, 0.0, 0.0, 0.0], None, False, None),
     ],
@@ -72,9 +72,9 @@ def test_a_trajectory_says_when_each_way_of_reading_called_an_effect(
     assert found.split_p == 1.0
 
 
-def test_the_table_counts_wolves_and_the_picture_is_drawn(tmp_path: Path) -> None:
-    wolf, kept = asos.study(looks([0.0, 0.07, 0.01, 0.0]))
-    assert asos.table(wolf).splitlines()[2] == "| binary | 1 | 0 | 1 | 1 | 0 | 0 |"
-    assert asos.summary(wolf).startswith("fixed peeking cried wolf 1 times, sequential reading did not in 1 of these")
-    asos.draw(wolf, kept, tmp_path / "asos.png")
+def test_the_table_counts_false_alarms_and_the_picture_is_drawn(tmp_path: Path) -> None:
+    alarm, kept = asos.study(looks([0.0, 0.07, 0.01, 0.0]))
+    assert asos.table(alarm).splitlines()[2] == "| binary | 1 | 0 | 1 | 1 | 0 | 0 |"
+    assert asos.summary(alarm).startswith("fixed peeking gave 1 false alarms, sequential reading did not in 1 of these")
+    asos.draw(alarm, kept, tmp_path / "asos.png")
     assert (tmp_path / "asos.png").read_bytes().startswith(b"\x89PNG")
