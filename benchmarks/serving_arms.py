@@ -32,11 +32,11 @@ MEASURES = ("cpu_ms", "p50_ms", "accepted_per_s")
 
 
 def measure(server: Server, bodies: Path, seconds: float, connections: int) -> dict[str, float]:
-    """One round of as many requests as the server can answer, and one of 30 a second."""
+    """One round of as many requests as the server can answer, and one of 20 a second."""
     before = server.cpu
     full = server.ask(bodies, seconds=seconds, connections=connections)
     used = server.cpu - before
-    steady = server.ask(bodies, seconds=seconds, rate=30, connections=16, warm=25)
+    steady = server.ask(bodies, seconds=seconds, rate=20, connections=16, warm=25)
     for found in (full, steady):
         if set(found["statuses"]) != {"200"}:
             raise SystemExit(f"answers that were not expected: {found['statuses']}")
@@ -48,7 +48,7 @@ def measure(server: Server, bodies: Path, seconds: float, connections: int) -> d
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
-    work = Work(folder, backbone=arguments.backbone)
+    work = Work(folder, backbone=arguments.backbone, rows=arguments.rows)
     _, bundle = work.bundle(arguments.params)
     bodies = work.bodies(bundle, folder / "bodies.jsonl", candidates=arguments.candidates)
     copy = folder / "bundle-copy"
@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="rankmixer")
     parser.add_argument("--params", default="300K")
+    parser.add_argument("--rows", type=int, default=20_000, help="of the synthetic log")
     parser.add_argument("--candidates", type=int, default=500)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0, help="of one load")
