@@ -30,13 +30,15 @@ METRICS: dict[str, dict[str, Any]] = {
     "mean, CUPED": {"numerator": "clicks", "covariates": ["before"]},
     "ratio": {"numerator": "clicks", "denominator": "views"},
 }
+FIRST = 1
+"""First day that is read: every arm then has over 100 units."""
 VIEWS, RATE, SPREAD = 3.0, 0.2, 0.4
 """Views a day, clicks a view, and the deviation of the logarithm of the rate over units."""
 
 
 def arm(rng: np.random.Generator, lift: float) -> list[dict[str, Any]]:
     """The columns of one arm as they are after every day."""
-    entry = np.arange(UNITS // 2) * DAYS // (UNITS // 2)
+    entry = rng.integers(DAYS, size=UNITS // 2)
     rate = RATE * np.exp(SPREAD * rng.normal(size=len(entry)) - SPREAD**2 / 2)
     before = rng.poisson(VIEWS * rate * DAYS)
     views = rng.poisson(VIEWS, size=(len(entry), DAYS)) * (np.arange(DAYS) >= entry[:, None])
@@ -58,9 +60,7 @@ def truth(metric: str, day: int, lift: float) -> float:
     """The difference of the expected values after a day."""
     if metric == "ratio":
         return RATE * lift
-    entry = np.arange(UNITS // 2) * DAYS // (UNITS // 2)
-    age = (day + 1 - entry)[entry <= day]
-    return float(RATE * VIEWS * lift * age.mean())
+    return RATE * VIEWS * lift * (day + 2) / 2  # units that came by then are (day + 2) / 2 days old on average
 
 
 def experiments(count: int, lift: float, seed: int) -> Iterator[dict[str, list[Effect]]]:
@@ -68,7 +68,7 @@ def experiments(count: int, lift: float, seed: int) -> Iterator[dict[str, list[E
     sequential = Sequential(planned=UNITS, level=ALPHA)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        sides = [[moments_of(day) for day in arm(rng, effect)] for effect in (0.0, lift)]
+        sides = [[moments_of(day) for day in arm(rng, effect)[FIRST:]] for effect in (0.0, lift)]
         days = list(zip(*sides, strict=True))
         yield {
             metric: [compare(*day, **columns, sequential=sequential) for day in days] + [compare(*days[-1], **columns)]
@@ -94,7 +94,7 @@ def measure(count: int, lift: float, seed: int = 0) -> list[dict[str, Any]]:
     narrowed = []
     for readings in experiments(count, lift, seed):
         for metric, (*always, last) in readings.items():
-            true = [truth(metric, day, lift) for day in range(DAYS)]
+            true = [truth(metric, day, lift) for day in range(FIRST, DAYS)]
             kinds = (
                 (names[0], [last], true[-1:]),
                 (names[1], list(map(fixed, always)), true),

@@ -3,8 +3,8 @@
 python benchmarks/asos.py asos_digital_experiments_dataset.csv --record --picture docs/asos.png
 
 The data are the ASOS Digital Experiments Dataset (Liu, Cardoso, Couturier and McCoy, NeurIPS 2021, CC BY 4.0,
-doi 10.17605/OSF.IO/64JSB): cumulative counts, means and variances of a control and a variant. A test cries wolf if it
-calls an effect at a checkpoint, and the fixed test at the last one finds none. Takes about a minute.
+doi 10.17605/OSF.IO/64JSB): cumulative counts, means and variances of a control and a variant. A false alarm is an
+effect that is called at a checkpoint, while the fixed test at the last one finds none. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def table(trajectories: Sequence[Trajectory]) -> str:
 
 
 def draw(trajectories: Sequence[Trajectory], kept: dict[tuple[str, int, str], Readings], path: Path) -> None:
-    """Draw the share called so far over time, and the trajectory whose wolf was cried most often."""
+    """Draw the share called so far over time, and the trajectory with the most false alarms."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -153,25 +153,20 @@ def draw(trajectories: Sequence[Trajectory], kept: dict[tuple[str, int, str], Re
         xlabel="share of the experiment's time", ylabel="trajectories with an effect called so far, %", ylim=(0, None)
     )
     left.legend(fontsize="small")
-    wolves = {
+    alarms = {
         key: sum(called(fixed) for _, fixed, _ in looks)
         for key, looks in kept.items()
         if not called(looks[-1][1]) and not any(called(always) for *_, always in looks)
     }
-    key = max(wolves, key=wolves.__getitem__)
+    key = max(alarms, key=alarms.__getitem__)
     days = [time for time, *_ in kept[key]]
     for side, color in ((2, "#2563eb"), (1, "#d97706")):
-        effects = [look[side] for look in kept[key]]
-        scale = effects[-1].control
-        right.fill_between(
-            days,
-            [100 * e.low / scale for e in effects],
-            [100 * e.high / scale for e in effects],
-            color=color,
-            alpha=0.3,
-            linewidth=0,
-        )
-    right.plot(days, [100 * look[1].difference / look[1].control for look in kept[key]], color="#57534e")
+        ends = [
+            (100 * look[side].low / look[side].control, 100 * look[side].high / look[side].control)
+            for look in kept[key]
+        ]
+        right.fill_between(days, *zip(*ends, strict=True), color=color, alpha=0.3, linewidth=0)
+    right.plot(days, [100 * fixed.difference / fixed.control for _, fixed, _ in kept[key]], color="#57534e")
     right.axhline(0, color="black", linewidth=0.8)
     right.set(
         title=f"experiment {key[0]}, {key[2]}",
@@ -185,22 +180,21 @@ def draw(trajectories: Sequence[Trajectory], kept: dict[tuple[str, int, str], Re
 
 def _limits(looks: Readings) -> tuple[float, float]:
     """The range of the fixed intervals after the first looks."""
-    later = looks[len(looks) // 10 :]
-    scale = later[-1][1].control
+    later = [fixed for _, fixed, _ in looks[len(looks) // 10 :]]
     return (
-        1.6 * 100 * min(fixed.low for _, fixed, _ in later) / scale,
-        1.6 * 100 * max(fixed.high for _, fixed, _ in later) / scale,
+        1.6 * 100 * min(fixed.low / fixed.control for fixed in later),
+        1.6 * 100 * max(fixed.high / fixed.control for fixed in later),
     )
 
 
 def summary(trajectories: Sequence[Trajectory]) -> str:
     """The same in a sentence."""
-    wolves = [one for one in trajectories if one.fixed_ever is not None and not one.fixed_end]
-    quiet = sum(one.sequential_ever is None for one in wolves)
+    alarms = [one for one in trajectories if one.fixed_ever is not None and not one.fixed_end]
+    quiet = sum(one.sequential_ever is None for one in alarms)
     pairs = {(one.experiment, one.variant): one.split_p for one in trajectories}
     skewed = sum(p < 0.001 for p in pairs.values())
     return (
-        f"fixed peeking cried wolf {len(wolves)} times, sequential reading did not in {quiet} of these; "
+        f"fixed peeking gave {len(alarms)} false alarms, sequential reading did not in {quiet} of these; "
         f"{skewed} of {len(pairs)} pairs of arms do not fit a split of one half (p < 0.001)"
     )
 

@@ -20,6 +20,7 @@ PAGES = (
     "docs/models.md",
     "docs/study.md",
     "docs/scaling.md",
+    "docs/abtest_reading.md",
     pytest.param("docs/distributed.md", marks=needs_torchrec),
     "docs/serving.md",
     "docs/abtest_simulation.md",

@@ -18,7 +18,7 @@ from unimixer.report.html import render
 from unimixer.report.tables import Badge, TextTable, bullets
 
 _KINDS = {SHIP: "better", DO_NOT_SHIP: "worse", BROKEN: "worse"}
-_COLUMNS = ("metric", "arm", "control", "treatment", "effect", "interval", "p", "p corrected", "result")
+_COLUMNS = ("metric", "arm", "units", "control", "treatment", "effect", "interval", "p", "p corrected", "result")
 METHOD = (
     (
         "Order of reading",
@@ -140,7 +140,7 @@ def plot_values(reading: Reading) -> dict[str, Any]:
                 "low": effect.relative_low,
                 "high": effect.relative_high,
                 "guardrail": metrics[effect.metric].guardrail,
-                "words": str(_cells(reading, effect)[5]),
+                "words": str(_cells(reading, effect)[6]),
                 "color": PALETTE[(arms.index(effect.arm)) % len(PALETTE)],
             }
             for effect in effects
@@ -176,6 +176,7 @@ def _cells(reading: Reading, effect: Effect) -> tuple[str, ...]:
     return (
         effect.metric,
         effect.arm,
+        f"{effect.units_control + effect.units:,}",
         f"{effect.control:.4g}",
         f"{effect.treatment:.4g}",
         shown[0],

@@ -205,6 +205,14 @@ def test_arms_that_differed_before_the_start_are_caught(sound: Rows, tmp_path: P
     assert "mixer and control differed in before before the start by +0.5" in reading.verdict.reasons[0]
 
 
+def test_a_metric_that_no_unit_is_old_enough_for_is_no_missing_event(sound: Rows, tmp_path: Path) -> None:
+    back = {"name": "back", "kind": "retention", "event": "view", "day": 13}
+    plan = experiment(reading="sequential", metrics=[back])
+    reading = read(tmp_path, sound, plan, as_of=plan.start_us + 5 * DAY_US)
+    assert reading.valid
+    assert reading.verdict.reasons == ("mixer: back has no units that are old enough yet",)
+
+
 def test_few_units_wait(tmp_path: Path) -> None:
     plan = experiment(reading="sequential")
     reading = read(tmp_path, simulate(plan, units=120), plan, as_of=plan.start_us + 7 * DAY_US)

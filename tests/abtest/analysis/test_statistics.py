@@ -116,6 +116,15 @@ def test_a_copied_or_constant_covariate_changes_nothing() -> None:
     assert (twice.low, twice.high) == (pytest.approx(once.low, rel=1e-6), pytest.approx(once.high, rel=1e-6))
 
 
+def test_a_covariate_that_is_the_metric_itself_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(5.0, 1.0, (2, 300))
+    parts = [moments_of({"y": row, "x": row}) for row in values]
+    alone, helped = (compare(*parts, numerator="y", covariates=names) for names in ((), ("x",)))
+    assert helped == alone
+    assert helped.high > helped.low
+
+
 def test_a_sequential_interval_is_wider_by_its_multiplier_and_its_p_value_fits_it() -> None:
     parts = [moments_of(arm) for arm in arms()]
     fixed = compare(*parts, numerator="clicks")

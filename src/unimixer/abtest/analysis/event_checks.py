@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -32,10 +33,10 @@ BOT_LEAST, BOT_TIMES_MEDIAN, BOT_TIMES_TOP, BOT_SHARE = 300, 50, 10, 0.01
 def outcomes_check(table: UnitTable) -> Check:
     """Check that every event of a metric arrives, and in every arm at the same rate an exposure."""
     experiment = table.experiment
-    events = {metric.event: f"n{index}" for index, metric in enumerate(experiment.metrics)}
     shown = {m.denominator: f"d{i}" for i, m in enumerate(experiment.metrics) if m.denominator is not None}
-    for event, column in (events | shown).items():
-        if not any(part.mean(NUMERATOR) for part in table.outcome_sums(column).values()) and table.units():
+    arrived = _arrived(table)
+    for event in [*(metric.event for metric in experiment.metrics), *shown]:
+        if table.units() and not any(name == event for _, _, name in arrived):
             return Check(
                 OUTCOMES,
                 False,
@@ -43,7 +44,7 @@ def outcomes_check(table: UnitTable) -> Check:
                 "database and that the name of the event is right",
                 breaks=table.as_of >= experiment.start_us + DAY_US,
             )
-    gap = _gap(table)
+    gap = _gap(table, arrived)
     if gap is not None:
         return Check(OUTCOMES, False, gap)
     for event, column in shown.items() or [("any event", "outcomes")]:
@@ -70,28 +71,33 @@ def _lost(sums: Mapping[str, Aggregates], control: str, event: str, limit: float
     return None
 
 
-def _gap(table: UnitTable) -> str | None:
+def _arrived(table: UnitTable) -> dict[tuple[str, int, str], int]:
+    """Count the outcomes by arm, day since the start and event."""
+    day = f"(o.time - {table.experiment.start_us}) / {DAY_US}"
+    rows = table.query(
+        f"SELECT u.arm, {day}, o.event, COUNT(*) FROM outcomes o JOIN abtest_units u ON u.unit = o.unit WHERE "
+        f"o.time >= u.first AND o.time < ? GROUP BY u.arm, {day}, o.event",
+        [table.as_of],
+    )
+    return {(str(arm), int(number), str(event)): int(count) for arm, number, event, count in rows}
+
+
+def _gap(table: UnitTable, arrived: Mapping[tuple[str, int, str], int]) -> str | None:
     """Return the sentence for a day on which an arm has exposures and no outcome while the others have some."""
-    experiment = table.experiment
-    start = experiment.start_us
+    start = table.experiment.start_us
     day = f"(e.time - {start}) / {DAY_US}"
     exposures = table.query(
         f"SELECT u.arm, {day}, COUNT(*) FROM exposures e JOIN abtest_units u ON u.unit = e.unit WHERE e.experiment = ? "
         f"AND e.shadow = 0 AND e.time >= u.first AND e.time < ? GROUP BY u.arm, {day}",
-        [experiment.name, min(table.as_of, experiment.end_us)],
+        [table.experiment.name, min(table.as_of, table.experiment.end_us)],
     )
-    day = f"(o.time - {start}) / {DAY_US}"
-    outcomes = table.query(
-        f"SELECT u.arm, {day}, COUNT(*) FROM outcomes o JOIN abtest_units u ON u.unit = o.unit WHERE o.time >= u.first "
-        f"AND o.time < ? GROUP BY u.arm, {day}",
-        [min(table.as_of, experiment.end_us)],
-    )
-    found = {(arm, int(number)): int(count) for arm, number, count in outcomes}
     for arm, number, count in sorted(exposures, key=lambda row: (row[1], row[0])):
-        others = sum(n for (other, at), n in found.items() if at == int(number) and other != arm)
-        if count >= LEAST_UNITS and others >= LEAST_UNITS and not found.get((arm, int(number))):
+        by_arm = Counter[bool]()
+        for (other, at, _), outcomes in arrived.items():
+            by_arm[other == arm] += outcomes * (at == number)
+        if count >= LEAST_UNITS and by_arm[False] >= LEAST_UNITS and not by_arm[True]:
             return (
-                f"{arm} has {count:,} exposures on {_day(start + int(number) * DAY_US)} and no outcome, while other "
+                f"{arm} has {count:,} exposures on {_day(start + number * DAY_US)} and no outcome, while other "
                 "arms have some: its outcomes do not arrive; load them, or start anew"
             )
     return None

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 HOLM, BENJAMINI_HOCHBERG = "holm", "bh"
 _COVARIATE = "covariate"
+_COPIED = 1e-6
+"""Share of its standard error below which a metric is a copy of its covariates, which are then left out."""
 _ROUNDING = 1e-12
 """Share of a variance that rounding may leave over."""
-_TWO_SIDED_95 = 1.959963984540054
-"""Quantile of the normal distribution that turns a half width of a 95% interval into a standard error."""
 
 
 @dataclass(frozen=True)
@@ -115,51 +115,78 @@ def compare(
 
     if all(_constant(part, numerator, denominator) for part in (control, treatment)):
         return _point(control, treatment, numerator, denominator, metric, arm)
-    plain = RatioOfMeans(numerator, denominator, use_t=False, confidence_level=0.95)
-    adjusted = unadjusted = plain.analyze_aggregates(control, treatment)
-    joined: str | None = None
+    before = _deviation(control, treatment, numerator, denominator, None)
+    total, joined = control + treatment, None
     if covariates:
-        weights = _weights(control + treatment, numerator, denominator, covariates)
-        if any(weights):
-            joined = _COVARIATE
-            columns = [numerator, *([denominator] if denominator else [])]
-            control, treatment = (_joined(part, columns, covariates, weights) for part in (control, treatment))
-            normal = RatioOfMeans(numerator, denominator, joined, use_t=False, confidence_level=0.95)
-            adjusted = normal.analyze_aggregates(control, treatment)
-    deviation = _deviation(adjusted)
+        weights = _weights(total, numerator, denominator, covariates)
+        columns = [numerator, *([denominator] if denominator else [])]
+        parts = [_joined(part, columns, covariates, weights) for part in (control, treatment, total)]
+        if _deviation(parts[0], parts[1], numerator, denominator, _COVARIATE) > _COPIED * before:
+            (control, treatment, total), joined = parts, _COVARIATE
+    old, new = (_value(part, total, numerator, denominator, joined) for part in (control, treatment))
+    difference, relative = new - old, new / old - 1 if min(old, new) > 0 else None
+    deviation = _deviation(control, treatment, numerator, denominator, joined)
+    ends: tuple[float, float]
+    relative_ends: tuple[float, float] | tuple[None, None] = (None, None)
     if sequential is None:
         fixed = RatioOfMeans(numerator, denominator, joined, use_t=True, confidence_level=1 - alpha)
         result = fixed.analyze_aggregates(control, treatment)
-        interval = (result.effect_size_ci_lower, result.effect_size_ci_upper)
-        relative = (result.rel_effect_size_ci_lower, result.rel_effect_size_ci_upper)
-        p = result.pvalue
+        ends, p = (float(result.effect_size_ci_lower), float(result.effect_size_ci_upper)), float(result.pvalue)
+        if relative is not None:
+            relative_ends = float(result.rel_effect_size_ci_lower), float(result.rel_effect_size_ci_upper)
     else:
-        units = control.count() + treatment.count()
+        units = int(control.count() + treatment.count())
         reach = sequential.multiplier(units, alpha)
-        interval = (adjusted.effect_size - reach * deviation, adjusted.effect_size + reach * deviation)
-        ratio = 1 + adjusted.rel_effect_size
-        spread = _log_deviation(adjusted)
-        relative = (ratio * math.exp(-reach * spread) - 1, ratio * math.exp(reach * spread) - 1)
-        p = sequential.p_value(abs(adjusted.effect_size) / deviation if deviation else 0.0, units)
-    positive = adjusted.control > 0 and adjusted.treatment > 0
-    before = _deviation(unadjusted)
+        ends, p = (
+            (difference - reach * deviation, difference + reach * deviation),
+            sequential.p_value(abs(difference) / deviation, units),
+        )
+        if relative is not None:  # the logarithm of the ratio has the interval
+            factor = math.exp(reach * _deviation(control, treatment, numerator, denominator, joined, of=(old, new)))
+            relative_ends = new / old / factor - 1, new / old * factor - 1
     return Effect(
         metric=metric,
         arm=arm,
         units_control=int(control.count()),
         units=int(treatment.count()),
-        control=float(adjusted.control),
-        treatment=float(adjusted.treatment),
-        difference=float(adjusted.effect_size),
-        low=float(interval[0]),
-        high=float(interval[1]),
+        control=old,
+        treatment=new,
+        difference=difference,
+        low=ends[0],
+        high=ends[1],
         deviation=deviation,
-        relative=float(adjusted.rel_effect_size) if positive else None,
-        relative_low=float(relative[0]) if positive else None,
-        relative_high=float(relative[1]) if positive else None,
-        p=float(p),
-        narrowed=deviation / before if before else 1.0,
+        relative=relative,
+        relative_low=relative_ends[0],
+        relative_high=relative_ends[1],
+        p=p,
+        narrowed=deviation / before,
     )
+
+
+def _value(
+    part: Aggregates, total: Aggregates, numerator: str, denominator: str | None, covariate: str | None
+) -> float:
+    """Compute the mean of an arm, less what the joined covariate predicts of its distance to the mean of all."""
+    value = part.mean(numerator) / part.mean(denominator)
+    return float(value if covariate is None else value - (part.mean(covariate) - total.mean(covariate)))
+
+
+def _deviation(
+    control: Aggregates,
+    treatment: Aggregates,
+    numerator: str,
+    denominator: str | None,
+    covariate: str | None,
+    of: Sequence[float] = (1.0, 1.0),
+) -> float:
+    """Compute the standard error of the difference, of arms that are first divided by the values ``of``."""
+    variance = 0.0
+    for part, value in zip((control, treatment), of, strict=True):
+        own = part.ratio_var(numerator, denominator)
+        if covariate is not None:
+            own += part.var(covariate) - 2 * part.ratio_cov(numerator, denominator, covariate, None)
+        variance += own / part.count() / value**2
+    return math.sqrt(variance)
 
 
 def _constant(part: Aggregates, numerator: str, denominator: str | None) -> bool:
@@ -236,10 +263,7 @@ def _weights(
     """Compute the weights of the joined covariate; constants and copies count nothing."""
     within = np.array([[_covariance(total, a, b) for b in covariates] for a in covariates])
     across = np.array([total.ratio_cov(numerator, denominator, name, None) for name in covariates])
-    weights = np.linalg.pinv(within, hermitian=True) @ across
-    if weights @ across > (1 - _ROUNDING) * total.ratio_var(numerator, denominator):  # a copy of the metric itself
-        return (0.0,) * len(covariates)
-    return tuple(map(float, weights))
+    return tuple(map(float, np.linalg.pinv(within, hermitian=True) @ across))
 
 
 def _joined(
@@ -263,13 +287,3 @@ def _joined(
 
 def _covariance(part: Aggregates, left: str, right: str) -> float:
     return float(part.var(left) if left == right else part.cov(left, right))
-
-
-def _deviation(result: Any) -> float:
-    return float((result.effect_size_ci_upper - result.effect_size_ci_lower) / 2 / _TWO_SIDED_95)
-
-
-def _log_deviation(result: Any) -> float:
-    """Return the standard error of the logarithm of the ratio of the arms."""
-    low, high = 1 + result.rel_effect_size_ci_lower, 1 + result.rel_effect_size_ci_upper
-    return math.log(high / low) / 2 / _TWO_SIDED_95 if low > 0 and math.isfinite(high) else math.inf
