@@ -34,7 +34,7 @@ class Client:
     def __init__(self, port: int, admin_key: str) -> None:
         self.port, self._admin_key = port, admin_key
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="client")
-        self._local = threading.local()
+        self._local, self._open = threading.local(), list[http.client.HTTPConnection]()
 
     def post(self, path: str, value: dict[str, Any], request_id: str | None = None) -> Any:
         """Return the answer.
@@ -49,6 +49,7 @@ class Client:
         if connection is None:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
             self._local.connection = connection
+            self._open.append(connection)
         try:
             connection.request("POST", path, json.dumps(value).encode(), headers)
             answer = connection.getresponse()
@@ -67,8 +68,10 @@ class Client:
         return self._threads.map(lambda one: self.post(path, *one), values)
 
     def close(self) -> None:
-        """End the threads; their connections close with them."""
+        """End the threads and close the connections."""
         self._threads.shutdown(cancel_futures=True)
+        for connection in self._open:
+            connection.close()
 
 
 @contextmanager
