@@ -58,9 +58,9 @@ def test_a_stream_of_days_from_logs_to_a_table(cli: Cli, tmp_path: Path) -> None
     assert cli("train", recipe, "--continue", "first", "--warm-start", "first").error.startswith("--continue begins")
     assert "no rows since content" in cli("train", recipe, "--continue", "second", "--run", "third").last_error
     for run in ("first", "second"):  # the first run was trained before days were appended
-        measured = cli("evaluate", run, "--json").json
+        measured = cli("evaluate", run, "--split", "test", "--json").json
         result = json.loads((Path(run) / "result.json").read_text())
-        assert measured["test"]["is_click"]["auc"] == result["test"]["is_click"]["auc"]
+        assert measured["tasks"]["is_click"]["auc"] == result["test"]["is_click"]["auc"]
     assert cli("predict", "second", "--input", logs[7] / "impressions.parquet", "--output", "scores.parquet").code == 0
 
     done = cli("replay-days", recipe, "--data", "data", "--out", "replay", "--set", "training.max_steps=2")

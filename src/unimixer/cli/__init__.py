@@ -38,8 +38,7 @@ VERBS = {
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
     "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "
     "if any.",
-    "replay-days": "Predict every appended day by the models of the day before, then train on it: continued, "
-    "retrained, never updated.",
+    "replay-days": "Predict every appended day by the models of the day before, then train on it.",
     "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
     "a study.",
