@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone, meet_budget
-from unimixer.backbones.registry import check_options
+from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.blocks.auxiliary import Transient
 from unimixer.errors import UnimixerError, check_choice, unknown
 from unimixer.features.batch import Batch
@@ -108,6 +108,7 @@ class Ranker(Transient):
     def __init__(self, spec: FeatureSpec, **options: Any) -> None:
         super().__init__()
         chosen = RankerOptions(**options)
+        chosen = replace(chosen, backbone=backbone_name(chosen.backbone))
         check_choice("pooling", chosen.pooling, POOLINGS)
         check_choice("sequences", chosen.sequences, SEQUENCES)
         if chosen.backbone not in BACKBONES:
@@ -302,6 +303,6 @@ def width_for_budget(
 def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
     """List the arguments of a ranker that change its cost: fewer tokens, or narrower ones if every field is a token."""
     sizes = {name: int(arguments.get(name) or getattr(RankerOptions, name)) for name in ("num_tokens", "embedding_dim")}
-    backbone = BACKBONES.get(arguments.get("backbone") or RankerOptions.backbone)
+    backbone = BACKBONES.get(backbone_name(arguments.get("backbone") or RankerOptions.backbone))
     by_field = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
     return {name: value for name, value in sizes.items() if name != "num_tokens" or not by_field}

@@ -67,7 +67,7 @@ class FeatureSpec:
     @property
     def parts(self) -> dict[str, str]:
         """Domain of every part of the input: a feature that is no history, or a history with all its features."""
-        fields = {f.name: f.domain for f in (*self.ids, *self.dense)}
+        fields = {f.name: f.domain for f in self.ids} | {f.name: f.domain for f in self.dense}
         return fields | {group: fields[0].domain for group, fields in self.groups.items()}
 
     def select(self, name: str) -> list[str]:
