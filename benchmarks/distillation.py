@@ -21,10 +21,10 @@ from scipy.stats import t
 
 from unimixer import Predictor, RunFolder, prepare, train
 from unimixer.cli.output import markdown
+from unimixer.data.label_settings import Label
 from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw.origin import open_source
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import Label
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
 

@@ -179,7 +179,7 @@ def test_a_malformed_row_far_down_is_named_by_its_number(predictor: Predictor) -
         (
             ["is_click"],
             "o.csv",
-            "cannot keep column 'is_click': the scores of task 'is_click' take its name; rename it",
+            "cannot keep column 'is_click': the scores of task 'is_click' take its name; pass --suffix _score",
         ),
         (["tab", "tab"], "o.csv", "column 'tab' is kept twice"),
         (["taab"], "o.csv", r"missing column 'taab'; did you mean 'tab'\?"),

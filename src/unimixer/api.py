@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.entities import KeyIndex
 from unimixer.data.file_settings import Files
+from unimixer.data.label_settings import Label
 from unimixer.data.prepare import prepare as write_dataset
 from unimixer.data.raw import values
 from unimixer.data.raw.folders import log_files
 from unimixer.data.raw.origin import open_source
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import Label
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator, TaskMetrics, metric_names
@@ -35,6 +35,7 @@ from unimixer.training.convert import ScoreChange, score_change
 from unimixer.training.evaluation import evaluate_model, user_keys
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder, dataset_of
+from unimixer.training.sampling import all_rows_weights
 from unimixer.training.train import train as train_recipe
 
 _SMALLEST = float(np.finfo(np.float64).epsneg)
@@ -178,16 +179,24 @@ def evaluate_rows(
     labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
     true = [i for i, task in enumerate(predictor.tasks) if schema.truths.get(task) == task]
     truths = [predictor.tasks[i] for i in true]
+    negative, sampled = all_rows_weights(schema, "new"), schema.sampled_label
     accumulator = MetricAccumulator(
-        predictor.tasks, with_users=schema.keys.user is not None, truths=truths, metrics=metrics
+        predictor.tasks,
+        with_users=schema.keys.user is not None,
+        truths=truths,
+        metrics=metrics,
+        weighted=negative is not None,
     )
     users = _Groups(schema.keys.user)
-    sources = [label.column for label in labels]
+    sources = list(dict.fromkeys(label.column for label in (*labels, *([sampled] if negative and sampled else []))))
     with progress_bar("scoring", None) as advance:
         for chunk in read_rows(schema, path, also=sources, separator=separator):
             logits = predictor.logits(chunk)
             classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
-            accumulator.update(logits, classes, users.of(chunk), classes[:, true] if true else None)
+            weights = None
+            if negative is not None and sampled is not None:
+                weights = np.where(values.as_label(chunk, sampled) > 0, 1.0, negative)
+            accumulator.update(logits, classes, users.of(chunk), classes[:, true] if true else None, weights)
             advance(chunk.frame.height)
     return accumulator.compute()
 

@@ -132,7 +132,9 @@ def read_rows(
     return read_chunks(paths, columns=columns, optional=schema.optional_columns(), files=files, or_empty=or_empty)
 
 
-def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Path, keep: Sequence[str] = ()) -> int:
+def write_predictions(
+    predictor: Predictor, chunks: Iterable[Chunk], output: Path, keep: Sequence[str] = (), *, suffix: str = ""
+) -> int:
     """Stream scores to Parquet or CSV (by the file's ending) with the kept input columns in front.
 
     Args:
@@ -140,6 +142,7 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
         chunks: raw rows.
         output: file to write; it gets its name when it is complete.
         keep: columns of the rows to copy.
+        suffix: text behind the name of every score.
 
     Returns:
         The number of rows.
@@ -148,7 +151,7 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
         UnimixerError: the ending is unknown, a kept column is missing or has the name of a task, a row is malformed.
     """
     csv = is_csv(output)
-    check_kept(keep, predictor.tasks)
+    check_kept(keep, [f"{task}{suffix}" for task in predictor.tasks])
     rows, types = 0, dict[str, pl.DataType]()
 
     def frames() -> Iterator[pl.DataFrame]:
@@ -161,7 +164,8 @@ def write_predictions(predictor: Predictor, chunks: Iterable[Chunk], output: Pat
                 raise UnimixerError(
                     f"column {nested.name!r} holds lists, which CSV cannot; write {output.stem}.parquet"
                 )
-            yield pl.DataFrame([*kept, *predictor.scores(chunk).get_columns()])
+            scores = [score.alias(f"{score.name}{suffix}") for score in predictor.scores(chunk).get_columns()]
+            yield pl.DataFrame([*kept, *scores])
             advance(chunk.frame.height)
 
     with atomic_file(output) as temporary, progress_bar("scoring", None) as advance:
@@ -195,11 +199,13 @@ def is_csv(output: Path) -> bool:
     return ending == ".csv"
 
 
-def check_kept(keep: Sequence[str], tasks: Sequence[str]) -> None:
+def check_kept(keep: Sequence[str], scores: Sequence[str]) -> None:
     """Raise for a kept column that is named twice, or has the name of a score."""
     for name in keep:
-        if name in tasks:
-            raise UnimixerError(f"cannot keep column {name!r}: the scores of task {name!r} take its name; rename it")
+        if name in scores:
+            raise UnimixerError(
+                f"cannot keep column {name!r}: the scores of task {name!r} take its name; pass --suffix _score"
+            )
         if list(keep).count(name) > 1:
             raise UnimixerError(f"column {name!r} is kept twice; name it once")
 

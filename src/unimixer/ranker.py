@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone, meet_budget
-from unimixer.backbones.registry import check_options
+from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.blocks import TaskTowers, Transient, build_pooling
 from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
 from unimixer.features.batch import Batch
@@ -90,6 +90,7 @@ class Ranker(Transient):
     def __init__(self, spec: FeatureSpec, **options: Any) -> None:
         super().__init__()
         chosen = RankerOptions(**options)
+        chosen = replace(chosen, backbone=backbone_name(chosen.backbone))
         check_choice("sequences", chosen.sequences, SEQUENCES)
         if chosen.backbone not in BACKBONES:
             raise unknown("model", chosen.backbone, BACKBONES)
@@ -286,6 +287,6 @@ def width_for_budget(
 def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
     """List the arguments of a ranker that change its cost: fewer tokens, or narrower ones if every field is a token."""
     sizes = {name: int(arguments.get(name) or getattr(RankerOptions, name)) for name in ("num_tokens", "embedding_dim")}
-    backbone = BACKBONES.get(arguments.get("backbone") or RankerOptions.backbone)
+    backbone = BACKBONES.get(backbone_name(arguments.get("backbone") or RankerOptions.backbone))
     by_field = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
     return {name: value for name, value in sizes.items() if name != "num_tokens" or not by_field}

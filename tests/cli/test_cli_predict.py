@@ -57,7 +57,7 @@ def test_predict_that_fails_leaves_no_file(cli: Cli, toy_run: RunFolder, rows: P
     assert error.startswith("short.parquet: missing column 'item_id'")
     arguments = ("predict", toy_run.folder, "--output", "s.csv", "--input")
     assert "no such file" in cli(*arguments, "none.csv").error
-    assert "take its name; rename it" in cli(*arguments, rows, "--keep", "is_click").error
+    assert "take its name; pass --suffix _score" in cli(*arguments, rows, "--keep", "is_click").error
     assert "device 'cuda:99'" in cli(*arguments, rows, "--device", "cuda:99").error
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 

@@ -52,7 +52,7 @@ def test_resume_takes_no_changes(cli: Cli, recipe: Path) -> None:
     for given in (recipe, "training.seed=1"):
         assert cli("train", given, "--resume", "a").error == (
             "a run continues with the recipe it began with: --resume takes no recipe or overrides "
-            f"(given: {given}), no --run, --warm-start, --continue or --seeds"
+            f"(given: {given}), no --run, --warm-start, --continue, --seeds or --device"
         )
     assert "--resume takes no recipe or overrides, no --run" in cli("train", "--resume", "a", "--run", "b").error
 

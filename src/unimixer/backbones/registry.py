@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from unimixer.backbones.autoint import AutoInt
@@ -61,11 +62,30 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 
 
+PAPER_NAMES = {"unimixing": "unimixer", "unimixing-lite": "unimixer-lite"}
+"""Names in papers that are not those of the backbones."""
+
+
+def backbone_name(text: str) -> str:
+    """Return the name of a backbone in any case, with or without hyphens; an unknown one stays as it is.
+
+    Example:
+        >>> backbone_name("UniMixing-Lite"), backbone_name("RankMixer"), backbone_name("DCN-V2")
+        ('unimixer-lite', 'rankmixer', 'dcnv2')
+    """
+    known = {_plain(name): name for name in BACKBONES} | {_plain(name): own for name, own in PAPER_NAMES.items()}
+    return known.get(_plain(text), text)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
 def backbone_class(name: str) -> type[Backbone]:
     """The class of a name."""
-    if name not in BACKBONES:
+    if (own := backbone_name(name)) not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
-    return BACKBONES[name]
+    return BACKBONES[own]
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

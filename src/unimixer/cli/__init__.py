@@ -12,8 +12,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.metadata import version
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -34,6 +35,7 @@ VERBS = {
     "inspect": "Inspect a run: how far its learned matrices moved, which fields interact, effective ranks, attention.",
     "importance": "Measure which features matter to a run or a bundle: the loss of AUC when a feature comes from other "
     "rows.",
+    "embeddings": "Write the vectors of an embedding table with their ids, or print the nearest neighbours of an id.",
     "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
     "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "
@@ -76,12 +78,28 @@ def load_verb(name: str) -> Any:
 app = typer.Typer(
     name="unimixer",
     cls=LazyGroup,
-    help="Ranking models that scale: from raw impression logs to a trained, evaluated, predicting ranker.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"unimixer {version('unimixer')}")
+        raise typer.Exit
+
+
+@app.callback(help="Ranking models that scale: from raw impression logs to a trained, evaluated, predicting ranker.")
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 for _verb, _summary in VERBS.items():
     app.command(_verb, help=_summary)(lambda: None)
 

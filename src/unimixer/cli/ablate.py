@@ -43,9 +43,10 @@ def ablate(options: AblateOptions) -> None:
     Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, residual, expansion, tokens,
     tokenizer, pooling, recipe (optimizers, averages of weights, dropout, logits). The base is the paper's stack or the
     default of this program (--from). --without trains without parts of the input. An ablation is a study: unimixer
-    compare FOLDER continues it. Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER ·
-    unimixer ablate --data DATASET --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out
-    FOLDER --dry-run
+    compare FOLDER continues it.
+
+    Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET
+    --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run
     """
     from unimixer.errors import UnimixerError
     from unimixer.experiments import Study

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from unimixer.backbones.registry import backbone_name
 from unimixer.cli.output import Data, Json, emit, takes
 from unimixer.errors import UnimixerError
 from unimixer.io import write_text
@@ -41,7 +42,7 @@ def convert(options: ConvertOptions) -> None:
     Example: unimixer convert RUN --to unimixer-lite, then unimixer train RECIPE --warm-start RUN
     """
     source = RunFolder(options.run)
-    recipe = converted_recipe(source, options.to)
+    recipe = converted_recipe(source, backbone_name(options.to))
     path = options.out or Path(f"{recipe.name}.yaml")
     if path.exists() and not options.overwrite:
         raise UnimixerError(f"{path} exists; choose another --out, or say --overwrite")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from unimixer.backbones import BACKBONES
+from unimixer.backbones.registry import backbone_name
 from unimixer.cli.output import Json, emit, markdown, table
 from unimixer.errors import unknown
 from unimixer.profiling.model_table import NUM_TOKENS, Overview, any_budget_from, overview, overviews
@@ -98,6 +99,7 @@ def terminal_width() -> int:
 
 def _show_one(name: str, *, as_json: bool) -> None:
 
+    name = backbone_name(name)
     if name not in BACKBONES:
         raise unknown("model", name, BACKBONES)
     options = {

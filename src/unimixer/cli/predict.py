@@ -25,6 +25,10 @@ class PredictOptions:
     keep: Annotated[list[str] | None, typer.Option("--keep", help="Input column to copy in front of the scores.")] = (
         None
     )
+    suffix: Annotated[
+        str,
+        typer.Option("--suffix", help="Text behind the name of every score, so that --keep may have a task's name."),
+    ] = ""
     separator: Separator = None
     device: Device = "auto"
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False
@@ -42,7 +46,7 @@ def predict(options: PredictOptions) -> None:
     is_csv(options.output)  # refuse a name of no known kind before any work
     predictor = Predictor(options.run, device=options.device)
     started = time.perf_counter()
-    check_kept(options.keep or (), predictor.tasks)
+    check_kept(options.keep or (), [f"{task}{options.suffix}" for task in predictor.tasks])
     chunks = read_rows(
         predictor.transform.schema,
         options.input_file,
@@ -50,7 +54,7 @@ def predict(options: PredictOptions) -> None:
         separator=options.separator,
         or_empty=True,
     )
-    rows = write_predictions(predictor, chunks, options.output, options.keep or ())
+    rows = write_predictions(predictor, chunks, options.output, options.keep or (), suffix=options.suffix)
     seconds = time.perf_counter() - started
     for remark in predictor.coverage.remarks():
         say(str(remark))

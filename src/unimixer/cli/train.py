@@ -46,6 +46,7 @@ class TrainOptions:
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Train this many runs, with seeds 0, 1, ... and compare them.")
     ] = None
+    device: Annotated[str | None, typer.Option("--device", help="Short for training.device=NAME.")] = None
     as_json: Json = False
 
 
@@ -57,12 +58,12 @@ def train(options: TrainOptions) -> None:
     torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
     """
     if options.resume is not None:
-        others = (options.recipe, options.overrides, options.run, options.warm_start, options.continued, options.seeds)
-        if any(others):
+        given = (options.recipe, options.overrides, options.run, options.warm_start, options.continued, options.seeds)
+        if any(given) or options.device:
             named = f" (given: {options.recipe})" if options.recipe else ""
             raise UnimixerError(
                 "a run continues with the recipe it began with: --resume takes no recipe or overrides"
-                f"{named}, no --run, --warm-start, --continue or --seeds"
+                f"{named}, no --run, --warm-start, --continue, --seeds or --device"
             )
         finished = continue_run(options.resume, dataset=None if options.data is None else Path(options.data))
     elif options.continued is not None and (options.warm_start or options.seeds):
@@ -73,6 +74,8 @@ def train(options: TrainOptions) -> None:
         changes = read_changes(options.overrides or [])
         if options.data is not None:
             changes.append(Change("dataset", options.data, f"--data {options.data}"))
+        if options.device is not None:
+            changes.append(Change("training.device", options.device, f"--device {options.device}"))
         if options.seeds is not None:
             _train_seeds(options, options.recipe, changes, options.seeds)
             return

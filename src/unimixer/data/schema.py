@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from unimixer.data.file_settings import Files
+from unimixer.data.label_settings import Label
 from unimixer.data.time_format import check_form
 from unimixer.errors import nearest
 from unimixer.settings import Settings, load_yaml, parse
@@ -45,39 +46,6 @@ class Keys(Settings):
     def _form_is_understood(self) -> Keys:
         check_form(self.time_format)
         return self
-
-
-class Label(Settings):
-    """An outcome of the impression: 0 or 1, or the probability of 1."""
-
-    name: str
-    source: str | None = None
-    """Column that it is read from (default: the name)."""
-    threshold: float | None = None
-    """The label is ``source >= threshold``; without it the column must hold 0 and 1 only."""
-    probability: str | None = None
-    """Column with the true probability, where a simulator knows it: the best reachable AUC follows from it."""
-    soft: bool = False
-    """The column holds a probability in [0, 1], which is learned by its cross entropy."""
-
-    @property
-    def column(self) -> str:
-        """The raw column."""
-        return self.source or self.name
-
-    @model_validator(mode="after")
-    def _soft_has_no_threshold(self) -> Label:
-        if self.soft and self.threshold is not None:
-            raise ValueError(
-                f"label {self.name!r}: a soft label is a probability and has no threshold; drop one of them"
-            )
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``soft: false`` out, so that the files of older datasets keep their bytes."""
-        values: dict[str, Any] = serialize(self)
-        return values if self.soft else {key: value for key, value in values.items() if key != "soft"}
 
 
 class Vocabulary(Settings):
@@ -266,6 +234,12 @@ class Schema(Settings):
                     f"feature {feature.name!r} reads {feature.column!r}, which is a label: "
                     "an outcome is never a feature"
                 )
+        sampled = [label.name for label in self.labels if label.negative_sampling_rate is not None]
+        if len(sampled) > 1:
+            raise ValueError(
+                f"labels {sampled[0]!r} and {sampled[1]!r} both have negative_sampling_rate: rows are sampled by one "
+                "label; leave it with the rarest"
+            )
         events = {history.event: history.name for history in self.histories}
         soft = next((label.name for label in self.labels if label.soft and label.name in events), None)
         if soft is not None:
@@ -295,6 +269,11 @@ class Schema(Settings):
     def label_names(self) -> tuple[str, ...]:
         """Names of all labels."""
         return tuple(label.name for label in self.labels)
+
+    @property
+    def sampled_label(self) -> Label | None:
+        """The label by which rows are sampled."""
+        return next((label for label in self.labels if label.negative_sampling_rate is not None), None)
 
     @property
     def soft_labels(self) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.encoding.transform import Transform
+from unimixer.data.label_settings import Label
 from unimixer.data.loader import Loader, Piece
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import Label
 from unimixer.data.synthetic import BLOCK_ROWS, WideWorld, WorldConfig
 from unimixer.data.synthetic.wide import in_threads
 from unimixer.errors import UnimixerError

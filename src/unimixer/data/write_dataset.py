@@ -155,7 +155,7 @@ class Encode:
         for placed in tables.pieces(shard):
             if placed.chunk is not None:
                 rows = transform.encode(placed.chunk, labels=True, first_row=placed.first_row)
-                split = self.splitter(rows.times, placed.first_row)
+                split = self.splitter.assign(placed.chunk, rows.times, placed.first_row)
                 for number, writer in enumerate(writers):
                     writer.add(rows.take(np.flatnonzero(split == number)))
             yield placed.step

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from unimixer.backbones.registry import check_options
+from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.errors import UnimixerError, unknown
 from unimixer.settings import Settings, parse_scalar
 from unimixer.training.config import RecipeKeys
@@ -49,7 +49,7 @@ _WORDS = {
 class Variant(Settings):
     """A model of an experiment: a backbone, its options, and its own values of some recipe keys."""
 
-    backbone: str
+    backbone: Annotated[str, AfterValidator(backbone_name)]
     label: str = ""
     """The name in tables (default: the backbone and its options)."""
     group: str = ""
@@ -130,7 +130,8 @@ def label_of(base: str, variants: Sequence[Variant]) -> str:
     if base in labels:
         return base
     name = Variant.model_validate(parse_variant(base)).label if ":" in base else base
-    matches = [variant.label for variant in variants if name in (variant.label, variant.backbone)]
+    backbone = backbone_name(name)
+    matches = [v.label for v in variants if name == v.label or backbone == v.backbone]
     if len(matches) > 1:
         raise UnimixerError(f"base {base!r} could be any of: {' · '.join(matches)}; give the whole label")
     if not matches:

@@ -17,6 +17,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from unimixer.backbones.registry import backbone_name
 from unimixer.errors import UnimixerError
 from unimixer.metrics import metric_names
 from unimixer.settings import Change, Document, Settings, load_yaml, models_in, override, parse
@@ -41,7 +42,7 @@ class ModelConfig(Settings):
         "size": "width",
         "readout": "pooling",
     }
-    backbone: str = "unimixer-lite"
+    backbone: Annotated[str, AfterValidator(backbone_name)] = "unimixer-lite"
     dense_params: Count | None = None
     """Dense-parameter budget that chooses the width (within 2%)."""
     width: PositiveFloat | None = None
@@ -160,6 +161,8 @@ class TrainingConfig(Settings):
     """Steps between checkpoints (default: at every evaluation)."""
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 20
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where training curves go: ``tensorboard`` (if it is installed), ``mlflow``, ``wandb``; ``[]`` for none."""
     aux_loss_weight: NonNegativeFloat = 0.1
     """Weight of the loss on each set of intermediate tokens, in backbones that have them."""
     new_rows: Literal["drawn", "mean"] = "drawn"
@@ -203,6 +206,19 @@ class SoftLabelConfig(Settings):
     """A soft label of the schema."""
     weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The target of training is (1 - weight) times the task's label + weight times the soft one."""
+
+
+class PretrainedConfig(Settings):
+    """Vectors that the rows of an embedding table start from."""
+
+    path: str
+    """A Parquet or CSV file with the columns ``key`` and ``value``, or a matrix in ``.npy``."""
+    key: str = "id"
+    """Column of the ids; for ``.npy`` the file of the ids, one a row."""
+    value: str = "vector"
+    """Column of the vectors."""
+    trained: bool = True
+    """Train the vectors further; otherwise they stay, and ids without a vector are trained alone."""
 
 
 def _soft_label(value: object) -> object:
@@ -256,6 +272,8 @@ class Recipe(Settings):
     """Soft labels by task, ``TASK: {label: NAME, weight: W}`` or ``TASK: NAME``; metrics keep the task's own label."""
     metrics: Annotated[tuple[str, ...], AfterValidator(metric_names)] = ()
     """Metrics beyond the usual ones: ``ndcg@10``, ``mrr``, ``hitrate@10`` (lists of users), ``ece``, ``rig``."""
+    pretrained: dict[str, PretrainedConfig] = Field(default_factory=dict)
+    """Vectors by embedding table, ``TABLE: {path: FILE, key: COLUMN, value: COLUMN}``."""
     model: ModelConfig = ModelConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

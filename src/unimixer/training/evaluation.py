@@ -17,6 +17,7 @@ from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
+from unimixer.training.sampling import all_rows_weights
 
 EVALUATION_BATCH = 4_096
 
@@ -39,7 +40,9 @@ def evaluate_model(
     splits = split.split("+")
     for part in splits:
         check_tasks(dataset, part, tasks)
-    accumulator = empty_accumulator(dataset, tasks, metrics)
+    schema = dataset.transform.schema
+    weighted = any(all_rows_weights(schema, part) is not None for part in splits)
+    accumulator = empty_accumulator(dataset, tasks, metrics, weighted=weighted)
     was_training = model.training
     model.eval()
     for part in splits:
@@ -48,11 +51,14 @@ def evaluate_model(
     return merged_metrics(accumulator, processes)
 
 
-def empty_accumulator(dataset: Dataset, tasks: tuple[str, ...], metrics: Sequence[str]) -> MetricAccumulator:
+def empty_accumulator(
+    dataset: Dataset, tasks: tuple[str, ...], metrics: Sequence[str], *, weighted: bool = False
+) -> MetricAccumulator:
     """Make an accumulator for the tasks; ``metrics`` are those beyond the usual ones, over the lists of users."""
     schema = dataset.transform.schema
     truths = tuple(task for task in tasks if task in schema.truths)
-    return MetricAccumulator(tasks, with_users=schema.keys.user is not None, truths=truths, metrics=metrics)
+    has_users = schema.keys.user is not None
+    return MetricAccumulator(tasks, with_users=has_users, truths=truths, metrics=metrics, weighted=weighted)
 
 
 def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str, TaskMetrics]:
@@ -82,7 +88,9 @@ def _score(
     """Add the logits of one split, or of this process's part of it, to the metrics."""
     device, size = next(model.parameters()).device, processes.size
     loader = Loader(dataset, split, batch_size=EVALUATION_BATCH * size, shards=processes.shards(size), num_shards=size)
-    columns = task_columns(dataset, metrics.tasks)
+    columns, negative = task_columns(dataset, metrics.tasks), all_rows_weights(dataset.transform.schema, split)
+    schema = dataset.transform.schema
+    sampled = 0 if schema.sampled_label is None else schema.label_names.index(schema.sampled_label.name)
     truths = task_columns(dataset, tuple(dataset.transform.schema.truths[task] for task in metrics.truths))
     with torch.no_grad(), progress_bar(f"evaluating {split}", loader.num_rows) as advance:
         for batch in loader.batches():
@@ -92,7 +100,8 @@ def _score(
             assert batch.users is not None
             users = user_keys(batch.users, metrics.num_rows, processes) if metrics.with_users else None
             truth = batch.labels[:, truths] if metrics.truths else None
-            metrics.update(logits, batch.labels[:, columns], users, truth)
+            weights = torch.where(batch.labels[:, sampled] > 0, 1.0, negative or 1.0) if metrics.weighted else None
+            metrics.update(logits, batch.labels[:, columns], users, truth, weights)
             advance(len(batch))
 
 

@@ -33,7 +33,9 @@ from unimixer.training.evaluation import (
     task_columns,
 )
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
+from unimixer.training.pretrained import PretrainedTable, freeze_rows, read_pretrained, start_tables
 from unimixer.training.run import LOG, RunFolder
+from unimixer.training.sampling import NegativeSampling
 from unimixer.training.schedule import temperature
 from unimixer.training.signals import StopRequest, stop_signals
 from unimixer.training.step import TrainStep, diverged, first_nonfinite_parameter
@@ -79,9 +81,14 @@ class Trainer:
         random.seed(config.seed)
         spec = with_tasks(dataset.transform.spec, self.tasks)
         self.model = build_ranker(self.recipe.model, spec, table_device=strategy.table_device)
+        sampling, columns = NegativeSampling.of(dataset), task_columns(dataset, self.tasks)
+        if sampling is not None:
+            sampling.start(self.model, columns)
         if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
             start_from = None
+        self.pretrained = self._pretrained()
         strategy.place(self.model, self.recipe, self._warm_start(start_from), self.device)
+        freeze_rows(self.pretrained, self.model)
         self.model.train()
         shards = self.recipe.distributed.data_shards or processes.size
         self.loader = training_loader(
@@ -102,14 +109,25 @@ class Trainer:
         self.step = TrainStep(
             self.model,
             self.recipe,
-            task_columns(dataset, self.tasks),
+            columns,
             soft_columns=soft_columns(dataset, self.recipe),
             total_steps=self.total_steps,
             checkpoints=self.checkpoints,
             strategy=strategy,
+            sampling=sampling,
         )
         self.checkpointer = strategy.checkpointer(run, self.model, self.step.optimizers)
         self.state = TrainState()
+
+    def _pretrained(self) -> list[PretrainedTable]:
+        """Start tables from the vectors that the recipe names."""
+        if self.recipe.pretrained and self.processes.distributed:
+            raise UnimixerError("pretrained: tables that several processes share cannot start from vectors; use one")
+        tables = read_pretrained(self.recipe, self.dataset.transform, self.model)
+        start_tables(tables, self.model)
+        if tables:
+            self.run.write_json("pretrained.json", {"tables": [table.facts() for table in tables]})
+        return tables
 
     def _warm_start(self, source: Path | None) -> WarmStart | None:
         if source is None:
@@ -141,6 +159,8 @@ class Trainer:
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
         first = self.state.step
+        for table in self.pretrained:
+            say(table.line())
         say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
         with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
             steps = {"total_steps": self.total_steps, "next_step": first + 1}

@@ -22,6 +22,7 @@ from unimixer.training.config import Recipe
 from unimixer.training.eviction import Eviction
 from unimixer.training.model import set_activation_checkpointing
 from unimixer.training.optimizers import build_optimizers
+from unimixer.training.sampling import NegativeSampling
 from unimixer.training.schedule import rate, temperature
 from unimixer.training.sharded_tensors import local_part
 from unimixer.training.strategy import UNSHARDED, Strategy
@@ -52,6 +53,7 @@ class TrainStep:
         total_steps: of the whole run; the schedules end there.
         checkpoints: folder with checkpoints, for the message of a run that diverged.
         strategy: how several processes share the model.
+        sampling: how the negatives of the data were sampled.
     """
 
     def __init__(
@@ -64,7 +66,10 @@ class TrainStep:
         total_steps: int,
         checkpoints: Path,
         strategy: Strategy = UNSHARDED,
+        sampling: NegativeSampling | None = None,
     ) -> None:
+        self.sampling = sampling
+        self.shifts = None if sampling is None else sampling.shifts(columns).to(next(model.parameters()).device)
         self.model, self.recipe, self.columns, self.processes = model, recipe, columns, strategy.processes
         self.total_steps, self.checkpoints = total_steps, checkpoints
         self.earlier_steps = 0
@@ -138,10 +143,11 @@ class TrainStep:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             logits = self.dense(batch).float()
         targets = labels if self.soft_columns is None else self._targets(labels, batch.labels[:, self.soft_columns])
-        loss = task_loss(logits, targets, self.task_weights, batch.weights, total_weight)
+        weights = self._weights(batch)
+        loss = task_loss(self._in_sample(logits), targets, self.task_weights, weights, total_weight)
         if not share:
             forget_counts(self.model)
-        total = loss + self._extra_loss(batch, targets, total_weight, share)
+        total = loss + self._extra_loss(weights, targets, total_weight, share)
         self._check_finite(total, batch, step)
         total.backward()  # type: ignore[no-untyped-call]
         rows = slice(None) if share else slice(0)
@@ -149,14 +155,28 @@ class TrainStep:
 
     def _targets(self, labels: Tensor, soft: Tensor) -> Tensor:
         """Mix soft labels into the labels; a task without a soft label has weight 0 and keeps its own."""
+        if self.sampling is not None:
+            soft = self.sampling.in_sample(soft, self.columns)
         return (1 - self.soft_weights) * labels + self.soft_weights * soft
 
-    def _extra_loss(self, batch: Batch, targets: Tensor, total_weight: float, share: float) -> Tensor | float:
+    def _in_sample(self, logits: Tensor) -> Tensor:
+        """Turn logits of all rows into those of the sample of negatives."""
+        return logits if self.shifts is None else logits - self.shifts
+
+    def _weights(self, batch: Batch) -> Tensor | None:
+        """Return the weights of the rows, ``(B,)``, or of rows and tasks, ``(B, tasks)``."""
+        assert batch.labels is not None
+        by_task = None if self.sampling is None else self.sampling.task_weights(batch.labels, self.columns)
+        if by_task is None or batch.weights is None:
+            return batch.weights if by_task is None else by_task
+        return by_task * batch.weights.unsqueeze(1)
+
+    def _extra_loss(self, weights: Tensor | None, targets: Tensor, total_weight: float, share: float) -> Tensor | float:
         """Compute the auxiliary losses of intermediate tokens, and the penalties by the batch's share of rows."""
         penalty = pop_penalties(self.model)
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
-            loss = task_loss(logits.float(), targets, self.task_weights, batch.weights, total_weight)
+            loss = task_loss(self._in_sample(logits.float()), targets, self.task_weights, weights, total_weight)
             extra = extra + self.recipe.training.aux_loss_weight * loss
         return extra
 
@@ -187,9 +207,13 @@ def task_loss(
     with :math:`\Omega` the weight of all rows of the step, so that accumulated batches add up to the loss of one.
 
     Shape:
-        - logits, labels: ``(B, tasks)``; task_weights: ``(tasks,)``; weights: ``(B,)``, or None where all are 1
+        - logits, labels: ``(B, tasks)``; task_weights: ``(tasks,)``; weights: ``(B,)`` or ``(B, tasks)``, or None where
+          all are 1
     """
-    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") @ task_weights
+    by_task = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if weights is not None and weights.dim() == 2:
+        by_task, weights = by_task * weights, None
+    losses = by_task @ task_weights
     return (losses if weights is None else losses * weights).sum() / total_weight
 
 

@@ -1,4 +1,4 @@
-"""Report a run: to its metrics file, to TensorBoard if it is installed, and to the terminal."""
+"""Report a run: to its metrics file, to the trackers of its recipe, and to the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimixer.errors import explain
+from unimixer.errors import explain, first_line
 from unimixer.metrics import TaskMetrics, auc
 from unimixer.progress import Bar, duration, say
 from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 from unimixer.training.run import RunFolder
+from unimixer.training.sinks import Sink, open_sinks
 
 WINDOW_ROWS = 20_000
 """The AUC shown during training is that of the last rows, each scored before the update that it is part of."""
@@ -129,15 +130,7 @@ class Tracker:
     ) -> None:
         self._run, self._advance, self._total_steps, self._silent = run, advance, total_steps, silent
         self._last_line: float | None = None
-        self._events: Any = None
-        if silent:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        # TensorBoard hides the values of a killed process for steps that are taken again
-        self._events = SummaryWriter(str(run.folder), purge_step=next_step)
+        self._sinks: list[Sink] = [] if silent else open_sinks(run, next_step)
 
     def steps(self, values: dict[str, Any], seconds_left: float | None = None) -> None:
         """Report progress since the last call."""
@@ -171,23 +164,26 @@ class Tracker:
             say(f"{label} AUC {values.auc:.4f}{users}  log loss {values.log_loss:.4f}{excess}{asked}{note}")
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._events is not None:
-            with self._allowed_to_fail():
-                self._events.close()
+        """Let all trackers write what is left."""
+        for sink in list(self._sinks):
+            with self._allowed_to_fail(sink):
+                sink.close()
 
     def _scalars(self, prefix: str, values: dict[str, Any]) -> None:
-        if self._events is not None:
-            with self._allowed_to_fail():
-                for name, value in values.items():
-                    if name != "step" and isinstance(value, int | float):
-                        self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
+        numbers = {
+            f"{prefix}/{name}": value
+            for name, value in values.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        for sink in list(self._sinks):
+            with self._allowed_to_fail(sink):
+                sink.scalars(numbers, values["step"])
 
     @contextmanager
-    def _allowed_to_fail(self) -> Iterator[None]:
-        """Go on without TensorBoard if its file cannot be written, and say so."""
+    def _allowed_to_fail(self, sink: Sink) -> Iterator[None]:
+        """Go on without a tracker whose files cannot be written, and say so."""
         try:
             yield
-        except OSError as error:
-            self._events = None
-            say(f"the run goes on without TensorBoard: {explain(error)}")
+        except Exception as error:  # trackers of others have errors of their own, and none is worth a run
+            self._sinks.remove(sink)
+            say(f"the run goes on without {sink.name}: {explain(error) or first_line(error)}")

@@ -20,8 +20,10 @@ from unimixer.training.distributed.strategy import ShardedStrategy
 from unimixer.training.evaluation import check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, resolve, validate_recipe
+from unimixer.training.pretrained import read_pretrained
 from unimixer.training.process_group import ProcessGroup, join_processes, launched
 from unimixer.training.run import RunFolder, dataset_to_resume
+from unimixer.training.sinks import check_trackers
 from unimixer.training.strategy import UNSHARDED, Strategy
 from unimixer.training.warm_start import WarmStart, with_field_order_of
 
@@ -70,6 +72,8 @@ def train(
     if source is not None:
         recipe = with_field_order_of(source, recipe, dataset.transform)
     model = validate_recipe(recipe, spec)
+    read_pretrained(recipe, dataset.transform, model)  # refuses a file that does not fit
+    check_trackers(recipe)
     if source is not None:
         if continued is None:
             start = WarmStart(source, model, dataset.transform)

@@ -13,9 +13,9 @@ from columns import chunk, message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import Label
 
 
 def texts(*rows: Any, dtype: Any = None, missing: tuple[str, ...] = ("",)) -> list[str | None]:

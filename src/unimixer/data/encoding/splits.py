@@ -9,12 +9,17 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from unimixer.data.label_settings import Label
+from unimixer.data.raw import values
+from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import midnight, zone
 from unimixer.data.schema import SPLITS, DateSplit, RandomSplit, Schema
 from unimixer.errors import UnimixerError
 
 SAMPLE = 1_000_000
 """Quantiles and moments come from a uniform sample of this many values: exact for shorter data."""
+SAMPLING_SEED = 0x5A17
+"""Of the hash that samples negatives; other hashes of rows have small seeds."""
 
 
 class Sample:
@@ -71,27 +76,30 @@ def draw_sample(
 
 @dataclass(frozen=True)
 class Splitter:
-    """Assigns every impression to 0 (train), 1 (validation) or 2 (test)."""
+    """Assigns every impression to 0 (train), 1 (validation) or 2 (test), or to 3 (left out of the training part)."""
 
     validation_from: float = 0.0
     test_from: float = 0.0
     random: RandomSplit | None = None
+    sampled: Label | None = None
+    """Label of whose negatives the training part keeps a share."""
 
     @classmethod
     def fit(cls, schema: Schema, times: NDArray[np.float64] | None) -> Splitter:
         """Turn the schema's rule into two borders in time; ``times`` is a sample, needed for quantiles."""
-        split = schema.split
+        split, label = schema.split, schema.sampled_label
+        sampled = None if label is None or label.presampled else label
         if isinstance(split, RandomSplit):
             if split.validation + split.test >= 1:
                 raise UnimixerError("split: validation + test must leave a part for training")
-            return cls(random=split)
+            return cls(random=split, sampled=sampled)
         if isinstance(split, DateSplit):
             if schema.keys.time is None:
                 raise UnimixerError("split by date needs keys.time; without it use {by: quantile}")
             if split.validation >= split.test:
                 raise UnimixerError(f"split: validation={split.validation} must be before test={split.test}")
             validation, test = (float(midnight(d, schema.keys.timezone)) for d in (split.validation, split.test))
-            return cls(validation, test)
+            return cls(validation, test, sampled=sampled)
         if split.validation >= split.test:
             raise UnimixerError(f"split: validation={split.validation} must be less than test={split.test}")
         assert times is not None
@@ -103,7 +111,16 @@ class Splitter:
                 f"split: the quantiles {split.validation} and {split.test} of time are both "
                 f"{_show(int(test), schema)}; choose others, or split by date"
             )
-        return cls(validation, test)
+        return cls(validation, test, sampled=sampled)
+
+    def assign(self, chunk: Chunk, times: NDArray[np.int64], first_row: int) -> NDArray[np.int8]:
+        """Return the part of every impression of a chunk; which negatives are left out depends on their rows alone."""
+        split = self(times, first_row)
+        if self.sampled is None or self.sampled.negative_sampling_rate is None:
+            return split
+        uniform = _uniform(np.arange(first_row, first_row + len(times)), SAMPLING_SEED)
+        left_out = (uniform >= self.sampled.negative_sampling_rate) & (values.as_label(chunk, self.sampled) == 0)
+        return np.where((split == 0) & left_out, len(SPLITS), split).astype(np.int8)
 
     def __call__(self, times: NDArray[np.int64], first_row: int) -> NDArray[np.int8]:
         """Return the part of every impression; ``first_row`` counts the rows of the log before these."""

@@ -98,10 +98,10 @@ class Statistics:
         chunk, schema = placed.chunk, self.schema
         assert chunk is not None
         times = as_time(chunk, schema.keys, placed.first_row)
-        split = splitter(times, placed.first_row)
+        split = splitter.assign(chunk, times, placed.first_row)
         self.columns |= set(chunk.frame.columns)
         before = self.rows.get(placed.piece, np.zeros(len(SPLITS), dtype=np.int64))
-        self.rows[placed.piece] = before + np.bincount(split, minlength=len(SPLITS))
+        self.rows[placed.piece] = before + np.bincount(split, minlength=len(SPLITS))[: len(SPLITS)]
         if len(times):
             self.span = min(self.span[0], int(times.min())), max(self.span[1], int(times.max()))
         users, items = (log.read(chunk, placed.piece, split == 0) for log in (self.users, self.items))

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.label_settings import Label
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import Label
 from unimixer.errors import UnimixerError, nearest
 
 FloatArray = NDArray[np.float64]

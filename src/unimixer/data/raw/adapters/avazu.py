@@ -15,11 +15,12 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import PositiveInt
 
+from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import calendar, categorical, locate, parse_options
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import DateSplit, Keys, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import DateSplit, Keys, QuantileSplit, Schema, Vocabulary
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import PositiveInt
 
 from unimixer.data.file_settings import Files
+from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import categorical, locate, parse_options
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.schema import Feature, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Feature, QuantileSplit, Schema, Vocabulary
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import categorical, past
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
-from unimixer.data.schema import DateSplit, Feature, History, Keys, Label, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import DateSplit, Feature, History, Keys, QuantileSplit, Schema, Vocabulary
 from unimixer.data.synthetic import (
     BLOCK_ROWS,
     Snapshots,
