@@ -99,8 +99,8 @@ def cells(values: dict[str, Any]) -> list[str]:
 
 def tables(report: ComparisonReport) -> Iterator[Table]:
     """The tables of the excess log loss, one a world and a budget."""
-    for place in report.places:
-        table = report.table(place, TASK, METRIC)
+    for group in report.groups:
+        table = report.table(group, TASK, METRIC)
         if table is not None:
             yield table
 
@@ -173,11 +173,11 @@ def main() -> None:
         base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)
         lines = []
         for line in table.lines:
-            key = (table.place.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
+            key = (table.group.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
             lines.append(values_of(line, base, milliseconds.get(key)))
-        print(f"\n{table.place.words}, {table.rows:,} test rows\n")
+        print(f"\n{table.group.words}, {table.rows:,} test rows\n")
         print(markdown(COLUMNS, [cells(values) for values in lines]))
-        recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in lines]
+        recorded += [{"world": table.group.dataset, "budget": table.group.budget_words, **values} for values in lines]
     if arguments.picture is not None and recorded:
         draw(recorded, arguments.picture)
     if arguments.record and recorded:

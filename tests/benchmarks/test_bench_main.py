@@ -82,5 +82,7 @@ def test_commits_need_a_checkout(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_
 def test_results_go_beside_the_suite_by_default() -> None:
     assert Path(__file__).parents[2] / "benchmarks" / "results" == FOLDER
     names = {path.stem for path in FOLDER.glob("*.csv")}
-    scripts = {name for name in names if name.startswith(("gpu-", "serving-", "mixers", "distillation"))}  # of other commands
+    scripts = {
+        name for name in names if name.startswith(("gpu-", "serving-", "mixers", "distillation"))
+    }  # of other commands
     assert names - scripts <= set(NAMES)

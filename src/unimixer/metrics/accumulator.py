@@ -97,9 +97,9 @@ class MetricAccumulator:
         check_shape("logits", scores, (None, len(self.tasks)))
         check_shape("labels", classes, scores.shape)
         if self.with_users != (users is not None):
-            needs, given = ("needs", "none were") if self.with_users else ("takes no", "they were")
+            rule, fact = ("needs", "none were") if self.with_users else ("takes no", "they were")
             raise UnimixerError(
-                f"MetricAccumulator(with_users={self.with_users}) {needs} users, and {given} given to update()"
+                f"MetricAccumulator(with_users={self.with_users}) {rule} users, and {fact} given to update()"
             )
         if users is not None:
             keys = as_array(users)
@@ -107,8 +107,8 @@ class MetricAccumulator:
             if keys.dtype.kind not in "iu":
                 raise UnimixerError(f"users are {keys.dtype}, expected integers; encode their keys first")
         if bool(self.truths) != (truth is not None):
-            needs, given = ("needs", "none was") if self.truths else ("takes no", "it was")
-            raise UnimixerError(f"MetricAccumulator(truths={self.truths}) {needs} truth, and {given} given to update()")
+            rule, fact = ("needs", "none was") if self.truths else ("takes no", "it was")
+            raise UnimixerError(f"MetricAccumulator(truths={self.truths}) {rule} truth, and {fact} given to update()")
         if truth is not None:
             truths = as_labels(truth, "truth")
             check_shape("truth", truths, (len(scores), len(self.truths)))
