@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: venv venv-distributed demo test lint check format clean
+.PHONY: venv venv-distributed demo test slowest lint check format clean
 
 venv: .venv/.ready
 
@@ -32,6 +32,10 @@ demo: venv
 
 test: venv-distributed
 	$(BIN)/pytest -n auto --dist worksteal
+
+# one process, so that no other test takes time from the one that is timed
+slowest: venv-distributed
+	$(BIN)/pytest -q --durations=30 --durations-min=0.5 $(TESTS)
 
 lint: venv-distributed
 	$(BIN)/ruff format --check .

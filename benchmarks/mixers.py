@@ -101,8 +101,8 @@ def cells(values: dict[str, Any]) -> list[str]:
 
 def tables(report: ComparisonReport, metric: str = METRIC) -> Iterator[Table]:
     """The tables of a metric, one a world and a budget."""
-    for place in report.places:
-        table = report.table(place, TASK, metric)
+    for group in report.groups:
+        table = report.table(group, TASK, metric)
         if table is not None:
             yield table
 
@@ -118,7 +118,7 @@ def sharpness(report: ComparisonReport) -> Iterator[tuple[str, list[str]]]:
                 assert line.compared is not None
                 runs = runs_needed(line.compared, num_users=table.users)
                 cells += [f"{line.compared.estimate:+.5f}", f"over {MOST_RUNS:,}" if runs is None else str(runs)]
-            yield excess.place.words, cells
+            yield excess.group.words, cells
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -196,11 +196,11 @@ def main() -> None:
         base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)
         lines = []
         for line in table.lines:
-            key = (table.place.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
+            key = (table.group.dataset, line.chosen.variant, int(line.chosen.example["dense_params"]))
             lines.append(values_of(line, base, milliseconds.get(key)))
-        print(f"\n{table.place.words}, {table.rows:,} test rows\n")
+        print(f"\n{table.group.words}, {table.rows:,} test rows\n")
         print(markdown(COLUMNS, [cells(values) for values in lines]))
-        recorded += [{"world": table.place.dataset, "budget": table.place.budget_words, **values} for values in lines]
+        recorded += [{"world": table.group.dataset, "budget": table.group.budget_words, **values} for values in lines]
     if arguments.picture is not None and recorded:
         draw(recorded, arguments.picture)
     if arguments.record and recorded:

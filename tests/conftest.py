@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tiny import tiny_recipe
@@ -15,6 +16,9 @@ from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
 torch.set_num_threads(1)
+# a property that needs more examples than these says so
+hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,21 +26,21 @@ def write(folder: Path, text: str, name: str = "points.csv") -> Path:
 
 def test_a_file_is_read_with_units_suffixes_and_datasets(tmp_path: Path) -> None:
     text = "Model,params,metric,dataset,status\na,4.5M,0.4%,x,ok\na,9,0.5,y,ok\na,12,,y,failed\n"
-    found = read_points(write(tmp_path, text), units=parse_units("params=M,metric=percent"))
-    assert found.models == ["x: a", "y: a"]
-    assert [point.params for point in found.points] == [4.5e6, 9e6]
-    assert [point.metric for point in found.points] == [pytest.approx(0.004), pytest.approx(0.005)]
-    assert found.notes == ("1 run that failed left out",)
-    assert found.metric == "gain"
-    assert found.sizes == ["params"]
+    points = read_points(write(tmp_path, text), units=parse_units("params=M,metric=percent"))
+    assert points.models == ["x: a", "y: a"]
+    assert [point.params for point in points.points] == [4.5e6, 9e6]
+    assert [point.metric for point in points.points] == [pytest.approx(0.004), pytest.approx(0.005)]
+    assert points.notes == ("1 run that failed left out",)
+    assert points.metric == "gain"
+    assert points.sizes == ["params"]
 
 
 def test_parquet_and_a_folder_hold_the_same_points(tmp_path: Path) -> None:
-    found = read_points(write(tmp_path, GOOD))
-    pl.read_csv(points_csv(found).encode()).write_parquet(tmp_path / "points.parquet")
+    points = read_points(write(tmp_path, GOOD))
+    pl.read_csv(points_csv(points).encode()).write_parquet(tmp_path / "points.parquet")
     again = read_points(tmp_path / "points.parquet")
-    assert [(p.params, p.metric) for p in again.points] == [(p.params, p.metric) for p in found.points]
-    assert read_points(tmp_path) == found
+    assert [(p.params, p.metric) for p in again.points] == [(p.params, p.metric) for p in points.points]
+    assert read_points(tmp_path) == points
 
 
 def test_the_metric_is_an_auc_where_a_sweep_wrote_the_file(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_the_excess_log_loss_of_a_sweep_is_fitted_with_a_floor_of_zero(tmp_path:
     path = write(tmp_path, "model,params,metric,auc,excess_log_loss\n" + "\n".join(lines) + "\n")
     points = read_points(path)
     assert points.metric == "excess_log_loss"
-    found = analyze(points, replicates=100)
-    assert found.words == "excess log loss"
-    assert found.laws["a"].b == pytest.approx(0.2, rel=1e-6)
-    assert found.series["a"].irreducible_error == IrreducibleError.known(0.0)
+    analysis = analyze(points, replicates=100)
+    assert analysis.words == "excess log loss"
+    assert analysis.laws["a"].b == pytest.approx(0.2, rel=1e-6)
+    assert analysis.series["a"].irreducible_error == IrreducibleError.known(0.0)
     assert read_points(path, metric="auc").metric == "auc"
     with pytest.raises(UnimixerError, match="excess_log_loss is empty; fill it, or fit the AUC: --metric-is auc"):
         read_points(write(tmp_path, "model,params,metric,auc,excess_log_loss\na,1e6,0.7,0.7,\n"))

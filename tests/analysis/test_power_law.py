@@ -73,9 +73,9 @@ def test_many_refits_are_the_fits_one_by_one() -> None:
     problem = Problem(x, metric[0], lower, upper, ((-0.05,), (-0.3,), (-1.0,)))
     first = fit(problem)
     together = refit(problem, first, metric)
-    for row, found in zip(metric, together, strict=True):
+    for row, coefficients in zip(metric, together, strict=True):
         alone = refit(problem, first, row[None])[0]
-        assert np.allclose(evaluate(found[None], x), evaluate(alone[None], x), atol=1e-6)
+        assert np.allclose(evaluate(coefficients[None], x), evaluate(alone[None], x), atol=1e-6)
 
 
 def coverage(
@@ -129,12 +129,12 @@ def test_with_a_fitted_floor_it_holds_the_exponent_too() -> None:
 
 def test_residuals_are_split_into_sizes_and_seeds() -> None:
     size = np.array([0, 0, 1, 1, 2, 2])
-    found = variance_components(np.array([0.3, 0.1, -0.3, -0.1, 0.1, -0.1]), size, free=2)
-    assert found.sizes == 1
-    assert found.runs == 3
-    assert found.between == pytest.approx(np.sqrt(0.2**2 + 0.2**2))
-    assert found.within == pytest.approx(np.sqrt(6 * 0.1**2 / 3))
-    assert found.seeds == pytest.approx(2)
+    components = variance_components(np.array([0.3, 0.1, -0.3, -0.1, 0.1, -0.1]), size, free=2)
+    assert components.sizes == 1
+    assert components.runs == 3
+    assert components.between == pytest.approx(np.sqrt(0.2**2 + 0.2**2))
+    assert components.within == pytest.approx(np.sqrt(6 * 0.1**2 / 3))
+    assert components.seeds == pytest.approx(2)
 
 
 def test_the_bootstrap_draws_student_t_for_a_straight_line() -> None:
@@ -143,11 +143,11 @@ def test_the_bootstrap_draws_student_t_for_a_straight_line() -> None:
     y = 0.3 * x + 0.01 * rng.normal(size=6)
     ends = np.array([-9.0, -4.0, 0.0]), np.array([9.0, 4.0, 0.0])
     problem = Problem(x[None], y, *ends, ((0.1,),))
-    found = fit(problem)
-    drawn = bootstrap(problem, found, np.arange(6), BootstrapOptions(4000, rng))
+    fitted = fit(problem)
+    drawn = bootstrap(problem, fitted, np.arange(6), BootstrapOptions(4000, rng))
     assert drawn is not None
     low, high = interval(drawn.theta[:, 1])
-    deviation = np.sqrt((found.residuals**2).sum() / 4 / (x**2).sum())
+    deviation = np.sqrt((fitted.residuals**2).sum() / 4 / (x**2).sum())
     assert (high - low) / 2 == pytest.approx(2.776 * deviation, rel=0.2)  # t with 4 degrees of freedom, 97.5%
 
 

@@ -34,32 +34,32 @@ def points(frame: pl.DataFrame, **more: str) -> Points:
 
 
 def test_the_papers_exponents_come_out_of_its_own_rows() -> None:
-    found = analyze(read_points(PAPER, units={"params": "M", "metric": "percent"}), replicates=200)
+    analysis = analyze(read_points(PAPER, units={"params": "M", "metric": "percent"}), replicates=200)
     for model, (coefficient, exponent) in PRINTED.items():
-        law = found.laws[model]
+        law = analysis.laws[model]
         assert law.b == pytest.approx(exponent, rel=0.03)
         assert law.a(1e6) == pytest.approx(coefficient, rel=0.02)
-    order = sorted(found.laws, key=lambda model: found.laws[model].b)
+    order = sorted(analysis.laws, key=lambda model: analysis.laws[model].b)
     assert order == ["RankMixer", "UniMixer", "UniMixing-Lite"]
-    assert found.laws["RankMixer"].b_interval is None  # two rows
-    assert all(pair.conclusion == "inconclusive" for pair in found.pairs)  # and three rows tell nothing apart
-    assert any("RankMixer: as many sizes as coefficients" in text for text in found.warnings)
+    assert analysis.laws["RankMixer"].b_interval is None  # two rows
+    assert all(pair.conclusion == "inconclusive" for pair in analysis.pairs)  # and three rows tell nothing apart
+    assert any("RankMixer: as many sizes as coefficients" in text for text in analysis.warnings)
 
 
 def test_a_sweep_of_aucs_is_fitted_as_an_error_above_the_best_reachable() -> None:
-    found = analyze(points(sweep()), at=[64e6 * 20])
-    assert found.words == "1 \N{MINUS SIGN} AUC"
-    assert found.laws["steep"].b == pytest.approx(0.21, abs=0.01)
-    assert found.laws["flat"].c == pytest.approx(0.22)
-    assert found.pairs[0].conclusion == "flatter"
-    one = found.predicted[0]
+    analysis = analyze(points(sweep()), at=[64e6 * 20])
+    assert analysis.words == "1 \N{MINUS SIGN} AUC"
+    assert analysis.laws["steep"].b == pytest.approx(0.21, abs=0.01)
+    assert analysis.laws["flat"].c == pytest.approx(0.22)
+    assert analysis.pairs[0].conclusion == "flatter"
+    one = analysis.predicted[0]
     assert one.times == pytest.approx(20)
     assert one.band is not None
     assert one.run is not None
     assert one.run[0] < one.band[0] < one.value < one.band[1] < one.run[1]
-    assert any("predicted at more than 8 times the largest size" in text for text in found.warnings)
+    assert any("predicted at more than 8 times the largest size" in text for text in analysis.warnings)
     again = analyze(points(sweep()), at=[64e6 * 20])
-    assert again.predicted == found.predicted  # the same seed draws the same
+    assert again.predicted == analysis.predicted  # the same seed draws the same
 
 
 def test_readings_of_the_same_table_agree() -> None:
@@ -97,9 +97,9 @@ def test_where_rows_vary_a_curve_takes_the_largest_and_the_joint_fit_all() -> No
         for n in rows
     ]
     both = points(pl.concat(frames))
-    found = analyze(both, replicates=100)
-    assert {point.rows for point in found.series["steep"].points} == {64e6}
-    assert any("10 of 30 runs, those of 64,000,000 training rows" in text for text in found.warnings)
+    analysis = analyze(both, replicates=100)
+    assert {point.rows for point in analysis.series["steep"].points} == {64e6}
+    assert any("10 of 30 runs, those of 64,000,000 training rows" in text for text in analysis.warnings)
     law = analyze_jointly(both, replicates=50)["steep"]
     assert (law.b, law.e) == pytest.approx((0.21, 0.3), abs=0.02)
     assert analyze_jointly(points(sweep())) == {}
@@ -112,14 +112,14 @@ def test_a_step_back_is_named_and_a_model_with_too_few_sizes_is_left_out() -> No
         .otherwise(pl.col("metric"))
     )
     few = pl.concat([frame, frame.filter(model="flat").head(2).with_columns(model=pl.lit("few"))])
-    found = analyze(points(few), replicates=100)
+    analysis = analyze(points(few), replicates=100)
     assert any(
         "steep: not monotone in 1 of 4 steps" in text
         and "from 0.2816 at params=4.00M to 0.3058 at 16.0M (points.csv, line 18 (steep))" in text
-        for text in found.warnings
+        for text in analysis.warnings
     )
-    assert found.left_out == {"few": "1 size, and 2 are needed"}
-    assert any("few: not fitted: 1 size" in text for text in found.warnings)
+    assert analysis.left_out == {"few": "1 size, and 2 are needed"}
+    assert any("few: not fitted: 1 size" in text for text in analysis.warnings)
 
 
 def test_what_cannot_be_is_refused_with_the_way_out() -> None:
@@ -159,9 +159,9 @@ def test_what_cannot_be_is_refused_with_the_way_out() -> None:
 
 def test_many_pairs_need_many_draws() -> None:
     frame = pl.concat([sweep().filter(model="flat").with_columns(model=pl.lit(f"m{n}")) for n in range(5)])
-    found = analyze(points(frame), replicates=200)
-    assert len(found.pairs) == 10
-    assert any("200 draws are too few to tell any of 10 pairs apart" in text for text in found.warnings)
+    analysis = analyze(points(frame), replicates=200)
+    assert len(analysis.pairs) == 10
+    assert any("200 draws are too few to tell any of 10 pairs apart" in text for text in analysis.warnings)
 
 
 def test_options_are_read_as_people_write_them() -> None:

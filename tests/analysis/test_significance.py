@@ -59,21 +59,21 @@ def test_whole_multiplicities_are_literally_repeated_users(rows: Columns, seed: 
     logits, labels, users = rows
     prepared = LabelledRows(labels, users)
     counts = np.random.default_rng(seed).integers(0, 4, (3, prepared.num_users)).astype(np.uint8)
-    found = {name: prepared.weighted(name, logits)(counts) for name in PLAIN}
+    values = {name: prepared.weighted(name, logits)(counts) for name in PLAIN}
     for replicate, chosen in enumerate(counts):
         copies = [(copy, user) for user, times in zip(prepared.keys, chosen, strict=True) for copy in range(times)]
         repeated = [np.flatnonzero(users == user) for _, user in copies]
         order = np.concatenate([np.empty(0, np.int64), *repeated])
         people = np.repeat(np.arange(len(copies)), [len(part) for part in repeated])  # a copy is a user of its own
         if len(set(labels[order])) < 2:
-            assert np.isnan([found[name][replicate] for name in ("auc", "uauc", "gauc", "ne")]).all()
+            assert np.isnan([values[name][replicate] for name in ("auc", "uauc", "gauc", "ne")]).all()
             continue
         for name, plain in PLAIN.items():
             if name in ("uauc", "gauc") and not prepared.both[chosen > 0].any():
-                assert np.isnan(found[name][replicate])
+                assert np.isnan(values[name][replicate])
             else:
                 expected = plain(logits[order], labels[order], people)
-                assert found[name][replicate] == pytest.approx(expected, rel=1e-12), name
+                assert values[name][replicate] == pytest.approx(expected, rel=1e-12), name
 
 
 def test_weights_mean_what_they_mean_to_scikit_learn(rng: np.random.Generator) -> None:
@@ -153,8 +153,8 @@ REGIMES = {  # standard deviations, in units of the mean: users, seed by user, s
 @pytest.mark.parametrize("regime", REGIMES)
 def test_intervals_cover_the_truth_where_the_variances_are_known(regime: str, rng: np.random.Generator) -> None:
     users, both, seeds, number, (least, most) = REGIMES[regime]
-    found = [simulated(rng, users, both, seeds, number) for _ in range(500)]
-    coverage = np.mean([one.low < 0.01 < one.high for one in found])
+    differences = [simulated(rng, users, both, seeds, number) for _ in range(500)]
+    coverage = np.mean([one.low < 0.01 < one.high for one in differences])
     assert least <= coverage <= most
 
 
@@ -180,28 +180,28 @@ def test_p_is_not_too_small_for_whole_models_that_are_alike(rng: np.random.Gener
 def test_a_difference_by_hand() -> None:
     base = np.zeros((2, 4))
     model = np.array([[0.0, 2.0, 0.0, 2.0], [2.0, 4.0, 2.0, 4.0]])  # means over seeds 1, 3, 1, 3: variance 4/3
-    found = difference([1.0, 3.0], [0.0, 0.0], model, base, num_users=5)
-    assert found.estimate == 2.0
-    assert found.by_seed == (1.0, 3.0)
-    assert found.users_deviation**2 == pytest.approx(4 / 3)
-    assert found.seeds_deviation == pytest.approx(1.0)  # variance 2, two seeds
-    assert found.freedom == pytest.approx((7 / 3) ** 2 / ((4 / 3) ** 2 / 4 + 1.0))
-    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, found.freedom) * np.sqrt(7 / 3))
-    assert found.p == pytest.approx(2 * stats.t.sf(2 / np.sqrt(7 / 3), found.freedom))
+    result = difference([1.0, 3.0], [0.0, 0.0], model, base, num_users=5)
+    assert result.estimate == 2.0
+    assert result.by_seed == (1.0, 3.0)
+    assert result.users_deviation**2 == pytest.approx(4 / 3)
+    assert result.seeds_deviation == pytest.approx(1.0)  # variance 2, two seeds
+    assert result.freedom == pytest.approx((7 / 3) ** 2 / ((4 / 3) ** 2 / 4 + 1.0))
+    assert result.high - result.estimate == pytest.approx(stats.t.ppf(0.975, result.freedom) * np.sqrt(7 / 3))
+    assert result.p == pytest.approx(2 * stats.t.sf(2 / np.sqrt(7 / 3), result.freedom))
 
 
 def test_one_seed_has_an_interval_over_users_and_no_p() -> None:
-    found = difference([0.7], [0.6], [[0.6, 0.7, 0.8]], [[0.6, 0.6, 0.6]], num_users=9)
-    assert found.p is None
-    assert found.seeds_deviation is None
-    assert found.freedom == 8
-    assert found.high - found.low == pytest.approx(2 * 0.1 * stats.t.ppf(0.975, 8))
+    result = difference([0.7], [0.6], [[0.6, 0.7, 0.8]], [[0.6, 0.6, 0.6]], num_users=9)
+    assert result.p is None
+    assert result.seeds_deviation is None
+    assert result.freedom == 8
+    assert result.high - result.low == pytest.approx(2 * 0.1 * stats.t.ppf(0.975, 8))
 
 
 def test_a_model_against_itself_is_not_different() -> None:
     draws = np.random.default_rng(0).normal(size=(3, 20))
-    found = difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], draws, draws, num_users=9)
-    assert (found.estimate, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    result = difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], draws, draws, num_users=9)
+    assert (result.estimate, result.low, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(

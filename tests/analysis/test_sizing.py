@@ -32,49 +32,49 @@ def law_of(b: float = 0.2, a: float = 1.0) -> Law:
 
 
 def one(budget: Budget, costs: Costs = COSTS, law: Law | None = None) -> Advice:
-    (found,) = advise({"m": law or law_of()}, {"m": costs}, budget)
-    return found
+    (advice,) = advise({"m": law or law_of()}, {"m": costs}, budget)
+    return advice
 
 
 def test_the_largest_size_within_the_latency_is_bought() -> None:
-    found = one(Budget(latency_ms=4.0))
-    assert found.params == pytest.approx(16e6, rel=0.02)
-    assert found.limit == "latency"
-    assert found.auc == pytest.approx(0.8 - (16e6) ** -0.2, abs=2e-3)
-    assert found.costs["latency_ms"] <= 4.0
-    assert found.costs["flops"] == pytest.approx(2 * (found.params or 0))
-    assert found.beyond == pytest.approx(0.25, rel=0.02)
+    advice = one(Budget(latency_ms=4.0))
+    assert advice.params == pytest.approx(16e6, rel=0.02)
+    assert advice.limit == "latency"
+    assert advice.auc == pytest.approx(0.8 - (16e6) ** -0.2, abs=2e-3)
+    assert advice.costs["latency_ms"] <= 4.0
+    assert advice.costs["flops"] == pytest.approx(2 * (advice.params or 0))
+    assert advice.beyond == pytest.approx(0.25, rel=0.02)
 
 
 def test_requests_a_second_keep_cores_busy() -> None:
-    found = one(Budget(qps=1000, cores=4, utilisation=0.5))  # 1000 q/s on 4 half-used cores: 2 ms each
-    assert found.params == pytest.approx(4e6, rel=0.02)
-    assert found.limit == "requests a second"
-    assert found.costs["cores"] == pytest.approx(4.0, rel=0.02)
+    advice = one(Budget(qps=1000, cores=4, utilisation=0.5))  # 1000 q/s on 4 half-used cores: 2 ms each
+    assert advice.params == pytest.approx(4e6, rel=0.02)
+    assert advice.limit == "requests a second"
+    assert advice.costs["cores"] == pytest.approx(4.0, rel=0.02)
     assert one(Budget(qps=1000, cores=4, threads=2, utilisation=0.5)).params == pytest.approx(1e6, rel=0.02)
 
 
 def test_training_time_and_parameters_limit_too_and_the_tightest_counts() -> None:
     assert one(Budget(training_hours=10)).params == pytest.approx(10e6, rel=0.02)
     assert one(Budget(params=3e6)).limit == "parameters"
-    found = one(Budget(latency_ms=4.0, training_hours=10, params=30e6))
-    assert (found.limit, found.params) == ("training time", pytest.approx(10e6, rel=0.02))
+    advice = one(Budget(latency_ms=4.0, training_hours=10, params=30e6))
+    assert (advice.limit, advice.params) == ("training time", pytest.approx(10e6, rel=0.02))
 
 
 def test_a_size_beyond_the_trained_ones_is_marked_and_has_an_end() -> None:
-    found = one(Budget(latency_ms=1000.0))
-    assert found.params == pytest.approx(256e6)
-    assert found.limit == "4 times the largest size trained"
-    assert found.beyond == pytest.approx(4.0)
+    advice = one(Budget(latency_ms=1000.0))
+    assert advice.params == pytest.approx(256e6)
+    assert advice.limit == "4 times the largest size trained"
+    assert advice.beyond == pytest.approx(4.0)
     (far,) = advise({"m": law_of()}, {"m": COSTS}, Budget(latency_ms=1000.0), beyond=1.0)
     assert far.params == pytest.approx(64e6)
 
 
 def test_a_model_that_is_too_slow_at_every_size_is_not_bought_and_stands_last() -> None:
     slow = Costs(FLOPS, Curve(SIZES, [100.0] * 4))
-    found = advise({"slow": law_of(b=0.3), "quick": law_of()}, {"slow": slow, "quick": COSTS}, Budget(latency_ms=4.0))
-    assert [entry.model for entry in found] == ["quick", "slow"]
-    assert (found[1].params, found[1].limit, found[1].auc) == (None, "latency", None)
+    advice = advise({"slow": law_of(b=0.3), "quick": law_of()}, {"slow": slow, "quick": COSTS}, Budget(latency_ms=4.0))
+    assert [entry.model for entry in advice] == ["quick", "slow"]
+    assert (advice[1].params, advice[1].limit, advice[1].auc) == (None, "latency", None)
 
 
 def test_of_two_models_the_better_within_the_budget_comes_first() -> None:
@@ -87,25 +87,25 @@ def test_of_two_models_the_better_within_the_budget_comes_first() -> None:
 
 def test_returns_are_the_derivatives_of_the_law() -> None:
     law = law_of(b=0.2)
-    found = one(Budget(latency_ms=4.0), law=law)
-    assert found.params is not None
-    error = found.params**-0.2
+    advice = one(Budget(latency_ms=4.0), law=law)
+    assert advice.params is not None
+    error = advice.params**-0.2
     slope = 0.2 * error  # dA / dlog N
-    assert found.returns["doubling params"] == pytest.approx(error * (1 - 2**-0.2), rel=0.02)
-    assert found.returns["per million params"] == pytest.approx(slope / found.params * 1e6, rel=0.02)
-    assert found.returns["per MFLOP"] == pytest.approx(slope / (2 * found.params) * 1e6, rel=0.02)
+    assert advice.returns["doubling params"] == pytest.approx(error * (1 - 2**-0.2), rel=0.02)
+    assert advice.returns["per million params"] == pytest.approx(slope / advice.params * 1e6, rel=0.02)
+    assert advice.returns["per MFLOP"] == pytest.approx(slope / (2 * advice.params) * 1e6, rel=0.02)
     # latency goes as the root of the size: twice the time buys four times the parameters
-    assert found.returns["per ms"] == pytest.approx(slope * 2 / 4.0, rel=0.02)
-    assert found.returns["doubling latency_ms"] == pytest.approx(error * (1 - 4**-0.2), rel=0.02)
-    assert found.returns["doubling flops"] == pytest.approx(found.returns["doubling params"], rel=1e-6)
+    assert advice.returns["per ms"] == pytest.approx(slope * 2 / 4.0, rel=0.02)
+    assert advice.returns["doubling latency_ms"] == pytest.approx(error * (1 - 4**-0.2), rel=0.02)
+    assert advice.returns["doubling flops"] == pytest.approx(advice.returns["doubling params"], rel=1e-6)
 
 
 def test_a_gain_counts_from_its_base() -> None:
     law = fit_law(SIZES, [0.003 * (n / 1e6) ** 0.14 for n in SIZES], form="gain", options=BootstrapOptions(50))
-    (found,) = advise({"m": law}, {"m": COSTS}, Budget(params=8e6), base_auc=0.74)
-    assert found.auc == pytest.approx(0.74 + 0.003 * 8**0.14, abs=1e-5)
-    assert found.interval is not None
-    assert found.interval[0] <= found.auc <= found.interval[1]
+    (advice,) = advise({"m": law}, {"m": COSTS}, Budget(params=8e6), base_auc=0.74)
+    assert advice.auc == pytest.approx(0.74 + 0.003 * 8**0.14, abs=1e-5)
+    assert advice.interval is not None
+    assert advice.interval[0] <= advice.auc <= advice.interval[1]
 
 
 def test_the_interval_of_an_error_is_turned_round() -> None:
@@ -117,10 +117,10 @@ def test_the_interval_of_an_error_is_turned_round() -> None:
         form="error",
         irreducible_error=IrreducibleError.known(0.2),
     )
-    found = one(Budget(params=20e6), law=law)
-    assert found.interval is not None
-    assert found.auc is not None
-    assert found.interval[0] < found.auc < found.interval[1] < 0.8
+    advice = one(Budget(params=20e6), law=law)
+    assert advice.interval is not None
+    assert advice.auc is not None
+    assert advice.interval[0] < advice.auc < advice.interval[1] < 0.8
 
 
 def test_curves_are_straight_in_logarithms_and_go_on_beyond_their_ends() -> None:

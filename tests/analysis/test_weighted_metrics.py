@@ -33,8 +33,8 @@ def draw(rows: int = 400, users: int = 30) -> tuple[np.ndarray, np.ndarray, np.n
 def test_a_user_counts_as_often_as_it_is_drawn(metric: str) -> None:
     logits, p, users = draw()
     counts = np.random.default_rng(1).integers(0, 4, (3, 30)).astype(np.uint8)
-    found = LabelledRows(p, users, truth=p).weighted(metric, logits)(counts)
-    for value, drawn in zip(found, counts, strict=True):
+    values = LabelledRows(p, users, truth=p).weighted(metric, logits)(counts)
+    for value, drawn in zip(values, counts, strict=True):
         rows = np.repeat(np.arange(len(p)), drawn[users])
         assert value == pytest.approx(METRICS[metric](logits[rows], p[rows]), rel=1e-9)
 
@@ -43,9 +43,9 @@ def test_a_user_counts_as_often_as_it_is_drawn(metric: str) -> None:
 def test_hard_labels_may_have_a_truth(metric: str) -> None:
     logits, p, users = draw()
     labels = np.random.default_rng(2).random(len(p)) < p
-    found = LabelledRows(labels, users, truth=p).weighted(metric, logits)(np.ones((1, 30), np.uint8))
+    values = LabelledRows(labels, users, truth=p).weighted(metric, logits)(np.ones((1, 30), np.uint8))
     against = p if metric == "excess_log_loss" else labels
-    assert found[0] == pytest.approx(METRICS[metric](logits, against), rel=1e-9)
+    assert values[0] == pytest.approx(METRICS[metric](logits, against), rel=1e-9)
 
 
 def test_the_excess_is_a_metric_where_the_truth_is_known_only() -> None:
@@ -62,7 +62,7 @@ def test_without_users_the_bootstrap_draws_rows_and_has_the_standard_error_of_th
     bootstrap = UserBootstrap(rows.num_users, replicates=400)
     worse = logits + np.float32(0.3)
     (value, draws), (other, other_draws) = (bootstrap.values(rows, "excess_log_loss", s) for s in (logits, worse))
-    found = difference([value], [other], draws[None], other_draws[None], num_users=rows.num_users)
+    result = difference([value], [other], draws[None], other_draws[None], num_users=rows.num_users)
     x, y = (np.array([excess_log_loss(s[i : i + 1], p[i : i + 1]) for i in range(len(p))]) for s in (logits, worse))
-    assert found.estimate == pytest.approx((x - y).mean(), rel=1e-9)
-    assert found.users_deviation == pytest.approx((x - y).std(ddof=1) / np.sqrt(len(p)), rel=0.15)
+    assert result.estimate == pytest.approx((x - y).mean(), rel=1e-9)
+    assert result.users_deviation == pytest.approx((x - y).std(ddof=1) / np.sqrt(len(p)), rel=0.15)

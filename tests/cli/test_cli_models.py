@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from unimixer.backbones import BACKBONES, build_backbone, count_parameters
+from unimixer.cli import models
 from unimixer.profiling.flops import count_flops
 from unimixer.profiling.model_table import overview
 
 Cli = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _counted_once() -> Iterator[None]:
+    """Every call of the program would build all backbones anew and count their operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "overviews", functools.cache(models.overviews))
+        yield
 
 
 def test_the_table_says_patterns_and_costs_of_the_default_size(cli: Cli) -> None:

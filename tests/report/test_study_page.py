@@ -56,10 +56,10 @@ def test_the_page_draws_offline_and_without_a_word_on_the_console(browser: Brows
 @needs_browser
 def test_choices_change_every_plot_and_the_table(browser: Browser, found: tuple[ComparisonReport, str]) -> None:
     before = {plot: shown(browser, plot) for plot in PLOTS}
-    for name, words in (("place", "two, 4M parameters"), ("task", "long_view"), ("metric", "log loss")):
+    for name, words in (("group", "two, 4M parameters"), ("task", "long_view"), ("metric", "log loss")):
         press(browser, name, words)
     judgement = found[0]
-    table = judgement.table(judgement.places[3], "long_view", "log_loss")
+    table = judgement.table(judgement.groups[3], "long_view", "log_loss")
     assert table is not None
     compared = [line.compared for line in table.lines if line.compared is not None]
     after = shown(browser, "differences")
@@ -73,7 +73,7 @@ def test_choices_change_every_plot_and_the_table(browser: Browser, found: tuple[
     assert title == "log loss of long_view: difference to rankmixer, lower is better"
     assert shown(browser, "budgets")[0] == [1_000_000, 4_000_000]
     assert shown(browser, "search")[0] == [5e-4, 1e-3, 2e-3]
-    for name, words in (("place", "one, 1M parameters"), ("task", "click"), ("metric", "AUC")):
+    for name, words in (("group", "one, 1M parameters"), ("task", "click"), ("metric", "AUC")):
         press(browser, name, words)
     assert {plot: shown(browser, plot) for plot in PLOTS} == before
 

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimixer.analysis.selection import Chosen, Place, Row, choose, find_base, is_finished, places_of, tasks_of
+from unimixer.analysis.selection import (
+    Chosen,
+    ComparisonGroup,
+    Row,
+    choose,
+    comparison_groups,
+    find_base,
+    is_finished,
+    tasks_of,
+)
 from unimixer.analysis.significance import LEVEL, REPLICATES, Difference, UserBootstrap, difference, holm
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER, LabelledRows, Values
 from unimixer.errors import UnimixerError, unknown
@@ -50,12 +59,12 @@ class Line:
 class Table:
     """One metric of one task, for the models that may be compared with each other."""
 
-    place: Place
+    group: ComparisonGroup
     task: str
     metric: str
     lines: tuple[Line, ...]
     comparisons: int
-    """Number of comparisons that are corrected together: all tasks, metrics and models of the place."""
+    """Number of comparisons that are corrected together: all tasks, metrics and models of the group."""
     rows: int
     users: int
     """Number of users that the metric is computed from."""
@@ -76,14 +85,14 @@ class ComparisonReport:
     replicates: int = REPLICATES
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def groups(self) -> tuple[ComparisonGroup, ...]:
         """Groups of comparable models, in the order of the tables."""
-        return tuple(dict.fromkeys(table.place for table in self.tables))
+        return tuple(dict.fromkeys(table.group for table in self.tables))
 
-    def table(self, place: Place, task: str, metric: str) -> Table | None:
+    def table(self, group: ComparisonGroup, task: str, metric: str) -> Table | None:
         """Return one table, or None if the metric cannot be computed on the data."""
-        key = (place, task, metric)
-        return next((table for table in self.tables if (table.place, table.task, table.metric) == key), None)
+        key = (group, task, metric)
+        return next((table for table in self.tables if (table.group, table.task, table.metric) == key), None)
 
 
 @dataclass
@@ -202,24 +211,26 @@ def compare_models(
     compared_tasks, label = tuple(question.tasks or known), find_base(rows, question.base)
     scores: dict[str, _Scores] = {}
     tables: list[Table] = []
-    groups = places_of(rows, label)
-    with progress_bar("comparing models", len(groups) * len(compared_tasks) * len(question.metrics)) as advance:
-        for place, own in groups.items():
-            place_scores = scores.setdefault(
-                place.dataset_hash, _Scores(folder, place.dataset_hash, tasks_of(own), replicates)
+    members = comparison_groups(rows, label)
+    with progress_bar("comparing models", len(members) * len(compared_tasks) * len(question.metrics)) as advance:
+        for group, own in members.items():
+            group_scores = scores.setdefault(
+                group.dataset_hash, _Scores(folder, group.dataset_hash, tasks_of(own), replicates)
             )
-            chosen, place_tables = choose(own, place_scores.tasks, seeds), []
-            for task in (task for task in compared_tasks if task in place_scores.tasks):
+            chosen, group_tables = choose(own, group_scores.tasks, seeds), []
+            for task in (task for task in compared_tasks if task in group_scores.tasks):
                 for metric in question.metrics:
-                    place_tables.append(_table(place, task, metric, chosen, label, place_scores))
+                    group_tables.append(_table(group, task, metric, chosen, label, group_scores))
                     advance(1)
-            tables += _corrected([table for table in place_tables if any(line.values for line in table.lines)])
+            tables += _corrected([table for table in group_tables if any(line.values for line in table.lines)])
     failures = tuple(row for row in rows if not is_finished(row))
     return ComparisonReport(label, compared_tasks, tuple(tables), failures, tuple(rows), replicates)
 
 
-def _table(place: Place, task: str, metric: str, chosen: Sequence[Chosen], base: str, scores: _Scores) -> Table:
-    """Make a table without the correction, which needs all tables of the place."""
+def _table(
+    group: ComparisonGroup, task: str, metric: str, chosen: Sequence[Chosen], base: str, scores: _Scores
+) -> Table:
+    """Make a table without the correction, which needs all tables of the group."""
     against = next((one for one in chosen if one.variant == base), None)
     labelled = scores.rows(task)
     can = labelled is not None and metric in labelled.metrics
@@ -235,7 +246,7 @@ def _table(place: Place, task: str, metric: str, chosen: Sequence[Chosen], base:
         lines.append(line)
     reachable = [row.get(f"best_reachable_{task}_auc") for one in chosen for row in one.finished.values()]
     return Table(
-        place=place,
+        group=group,
         task=task,
         metric=metric,
         lines=tuple(lines),
@@ -260,7 +271,7 @@ def _compare(one: Chosen, against: Chosen, task: str, metric: str, scores: _Scor
 
 
 def _corrected(tables: Sequence[Table]) -> list[Table]:
-    """Correct all comparisons of a place together after Holm, and draw the conclusions.
+    """Correct all comparisons of a group together after Holm, and draw the conclusions.
 
     Normalized entropy is the log loss divided by one number of the test rows. Both together are one comparison, and
     normalized entropy takes the larger of its own p and the corrected one of the log loss.

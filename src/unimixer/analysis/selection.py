@@ -17,19 +17,19 @@ SEARCH = "search"
 
 
 @dataclass(frozen=True)
-class Place:
+class ComparisonGroup:
     """A group of rows that may be compared with each other: one data set, one budget, one group of models."""
 
     dataset: str
     dataset_hash: str
     budget_kind: str
     budget: int
-    group: str = ""
+    model_group: str = ""
 
     @property
     def words(self) -> str:
         """The heading, for example ``kuairand-pure, 1M parameters``."""
-        return ", ".join([self.dataset, self.budget_words, *([self.group] if self.group else [])])
+        return ", ".join([self.dataset, self.budget_words, *([self.model_group] if self.model_group else [])])
 
     @property
     def budget_words(self) -> str:
@@ -65,16 +65,16 @@ def is_finished(row: Row) -> bool:
     return row.get("status") == "ok"
 
 
-def places_of(rows: Sequence[Row], base: str) -> dict[Place, list[Row]]:
+def comparison_groups(rows: Sequence[Row], base: str) -> dict[ComparisonGroup, list[Row]]:
     """Group the rows that may be compared with each other; the base belongs to every group."""
-    groups = list(dict.fromkeys(_group(row) for row in rows if row["variant"] != base)) or [""]
-    members: dict[Place, list[Row]] = {}
+    model_groups = list(dict.fromkeys(_model_group(row) for row in rows if row["variant"] != base)) or [""]
+    members: dict[ComparisonGroup, list[Row]] = {}
     for row in rows:
-        for group in groups if row["variant"] == base else [_group(row)]:
-            place = Place(row["dataset"], row["dataset_hash"], row["budget_kind"], row["budget"], group)
-            members.setdefault(place, []).append(row)
+        for name in model_groups if row["variant"] == base else [_model_group(row)]:
+            group = ComparisonGroup(row["dataset"], row["dataset_hash"], row["budget_kind"], row["budget"], name)
+            members.setdefault(group, []).append(row)
     alone = len({row["variant"] for row in rows}) == 1
-    return {place: part for place, part in members.items() if alone or {row["variant"] for row in part} != {base}}
+    return {group: part for group, part in members.items() if alone or {row["variant"] for row in part} != {base}}
 
 
 def find_base(rows: Sequence[Row], base: str | None) -> str:
@@ -93,13 +93,13 @@ def find_base(rows: Sequence[Row], base: str | None) -> str:
 
 
 def choose(rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int] = ()) -> list[Chosen]:
-    """Select the rows of every model of one place, in the order of the models.
+    """Select the rows of every model of one group, in the order of the models.
 
     The rates are those of the rows whose phase is not ``search``. Where the search is still open, they are the ones
     with the best validation AUC so far (mean over tasks, then seeds). Test metrics play no part.
 
     Args:
-        rows: rows of one :class:`Place`.
+        rows: rows of one :class:`ComparisonGroup`.
         tasks: tasks whose validation AUC chooses.
         seeds: seeds that the plan asks for.
     """
@@ -125,7 +125,7 @@ def validation_auc(row: Row, tasks: Sequence[str]) -> float | None:
     return mean(known) if known and len(known) == len(values) else None
 
 
-def _group(row: Row) -> str:
+def _model_group(row: Row) -> str:
     return row.get("group") or ""
 
 

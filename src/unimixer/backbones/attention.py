@@ -173,7 +173,7 @@ class AttentionBackbone(StackBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of H nearest to ``width``; the hidden width takes up the rounding.
+        """Return the multiple of H nearest to ``width``; the hidden width takes up the rounding.
 
         The hidden width is such that attention and FFNs together have the weights that they would have at exactly
         ``width``, hence parameters grow smoothly; a given ``token_dim`` leaves the hidden width alone to grow. Where

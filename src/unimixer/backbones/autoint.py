@@ -172,7 +172,7 @@ class AutoInt(Recomputing, FieldBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of ``num_heads`` nearest to ``width``; tokens of width 16 unless they are given."""
+        """Return the multiple of ``num_heads`` nearest to ``width``; tokens of width 16 unless they are given."""
         num_heads = max(1, int(options.get("num_heads", cls.options()["num_heads"].default)))
         return {
             "token_dim": 16 if token_dim is None else token_dim,

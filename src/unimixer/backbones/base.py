@@ -14,7 +14,7 @@ from unimixer.errors import UnimixerError, check_positive, check_shape
 from unimixer.mixing import Mixing
 
 Output = Tensor | tuple[Tensor, Tensor]
-"""What a backbone gives: tokens or a vector, and with a ``bypass_dim`` features beside them."""
+"""The output of a backbone: tokens or a vector, and with a ``bypass_dim`` features beside them."""
 
 
 class Backbone(Transient):
@@ -45,9 +45,9 @@ class Backbone(Transient):
     token; ``"field"``: one token a field, as wide as it is."""
     output_kind: ClassVar[Literal["tokens", "vector"]] = "tokens"
     local_pattern: ClassVar[str] = "none"
-    """What happens inside blocks, in words, for a backbone without a :class:`~unimixer.mixing.Mixing`."""
+    """A description of the pattern inside blocks, for a backbone without a :class:`~unimixer.mixing.Mixing`."""
     global_pattern: ClassVar[str] = "none"
-    """What happens between blocks, likewise."""
+    """A description of the pattern between blocks, likewise."""
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Options that make another model of this backbone, which has a line of its own in the table of models."""
     transient: ClassVar[tuple[str, ...]] = ("intermediates",)
@@ -69,7 +69,7 @@ class Backbone(Transient):
         raise NotImplementedError
 
     def patterns(self) -> tuple[str, str]:
-        """Describe what happens inside blocks and between them: the patterns of the mixings inside, in order of use."""
+        """Describe the patterns inside and between blocks: those of the mixings inside, in order of use."""
         mixings = list(_outermost(self))
         local = dict.fromkeys(mixing.local_pattern for mixing in mixings)
         between = dict.fromkeys(mixing.global_pattern for mixing in mixings)
@@ -94,7 +94,7 @@ class Backbone(Transient):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The constructor's arguments that follow from one width.
+        """Return the constructor's arguments that follow from one width.
 
         Args:
             width: a real number; parameters grow smoothly with it although widths are whole numbers.
@@ -106,12 +106,12 @@ class Backbone(Transient):
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:
-        """The number of parameters by the closed formula, from the constructor's arguments."""
+        """Return the number of parameters by the closed formula, from the constructor's arguments."""
         raise NotImplementedError
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
-        """The constructor's keyword arguments by name."""
+        """Return the constructor's keyword arguments by name."""
         return dict(inspect.signature(cls.Options or cls).parameters)
 
 
@@ -166,7 +166,7 @@ def _outermost(module: nn.Module) -> Iterator[Mixing]:
 
 
 def nearest_multiple(value: float, of: int) -> int:
-    """The multiple of ``of`` nearest to ``value``, at least ``of`` itself.
+    """Return the multiple of ``of`` nearest to ``value``, at least ``of`` itself.
 
     Example:
         >>> nearest_multiple(70.0, of=16)

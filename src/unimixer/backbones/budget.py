@@ -18,7 +18,7 @@ SCAN = 48
 
 
 class BudgetError(UnimixerError):
-    """No width comes near enough to a budget.
+    """The error that no width comes near enough to a budget.
 
     Attributes:
         nearest: the largest count below it and the smallest above it, as far as there are any.

@@ -88,7 +88,7 @@ class DeepFM(FieldBackbone):
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:
-        """The factorization machine's parameters and the deep network's."""
+        """Return the factorization machine's parameters and the deep network's."""
         chosen = DeepFMOptions(**arguments)
         shallow = FM.formula(**{name: getattr(chosen, name) for name in FM.options()})
         length = chosen.num_tokens * chosen.token_dim

@@ -16,7 +16,7 @@ from unimixer.errors import UnimixerError, check_divisible, check_positive
 
 
 class FeatureGate(nn.Module):
-    r"""Every number of the flattened tokens by a gate between 0 and 2: :math:`x \odot 2 \sigma(\mathrm{MLP}(c))`.
+    r"""Gate every number of the flattened tokens between 0 and 2: :math:`x \odot 2 \sigma(\mathrm{MLP}(c))`.
 
     FinalMLP (arXiv:2304.00902), "stream-specific feature selection". The context c is one learned vector, hence one
     gate for all rows, or some of the tokens. The learned vector starts at 0.01 times normal noise: at zero, the first

@@ -149,7 +149,7 @@ class MaskNet(Recomputing, FieldBackbone):
         self.hidden = hidden_layers(width, hidden_dims, batch_norm=chosen.batch_norm, dropout=chosen.dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Run the blocks and what stands behind them."""
+        """Run the blocks and the layers behind them."""
         self.check_tokens(tokens)
         embeddings, hidden = tokens.flatten(1), self.norm(tokens).flatten(1)
         if self.serial:
@@ -195,5 +195,5 @@ def default_hidden(structure: str) -> tuple[int, ...]:
 
 
 def block_widths(structure: str, length: int, block_dims: Sequence[int]) -> list[tuple[int, int]]:
-    """In and out width of every block."""
+    """Return the in and out width of every block."""
     return list(pairwise((length, *block_dims))) if structure == "serial" else [(length, m) for m in block_dims]

@@ -119,7 +119,7 @@ class MixerBackbone(StackBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The valid token width nearest to ``width``; the hidden width takes up rounding and all parts beside FFNs."""
+        """Return the valid token width nearest to ``width``; the hidden width takes up rounding and other parts."""
         chosen = cls.Options(**options, num_tokens=num_tokens)
         token_dim = nearest_multiple(width, cls.width_step(chosen)) if token_dim is None else token_dim
         hidden = float(chosen.expansion) * width**2 / token_dim

@@ -29,7 +29,7 @@ def hidden_layers(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool, 
 
 
 def count_hidden(in_dim: int, hidden_dims: Sequence[int], *, batch_norm: bool) -> int:
-    r"""Parameters of :func:`hidden_layers`: the sum of :math:`(n + 1) m`, and :math:`2 m` with batch norm.
+    r"""Return the parameters of :func:`hidden_layers`: the sum of :math:`(n + 1) m`, and :math:`2 m` with batch norm.
 
     Example:
         >>> count_hidden(4, (3, 2), batch_norm=True)  # 5 * 3 + 6 + 4 * 2 + 4
@@ -90,7 +90,7 @@ class MLP(FieldBackbone):
 
     @classmethod
     def formula(cls, **arguments: Any) -> int:
-        """The hidden layers' parameters."""
+        """Return the hidden layers' parameters."""
         chosen = MLPOptions(**arguments)
         length = chosen.num_tokens * chosen.token_dim
         return count_hidden(length, chosen.hidden_dims, batch_norm=chosen.batch_norm)

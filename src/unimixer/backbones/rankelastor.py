@@ -283,7 +283,7 @@ class RankElastor(Recomputing, Backbone):
 
 
 def ffn_widths(token_dim: int, ffn: str, ffn_dims: Sequence[int] | None) -> tuple[int, ...]:
-    """Widths after the gated layers of one FFN."""
+    """Return the widths after the gated layers of one FFN."""
     if ffn_dims is None:
         return (token_dim,)
     if ffn == "paper" or not ffn_dims:
@@ -293,6 +293,6 @@ def ffn_widths(token_dim: int, ffn: str, ffn_dims: Sequence[int] | None) -> tupl
 
 
 def hidden_widths(token_dim: int, widths: Sequence[int], hidden_dim: int | None, expansion: float) -> list[int]:
-    """Hidden width inside every gated layer."""
+    """Return the hidden width inside every gated layer."""
     inputs = (token_dim, *widths)[:-1]
     return [max(1, int(expansion * width)) if hidden_dim is None else hidden_dim for width in inputs]

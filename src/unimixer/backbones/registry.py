@@ -82,7 +82,7 @@ def _plain(name: str) -> str:
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class of a name."""
+    """Return the class of a name."""
     if (own := backbone_name(name)) not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
     return BACKBONES[own]

@@ -1,4 +1,4 @@
-"""TokenMixer-Large: mixing and reverting, per-token SwiGLU, and what keeps a deep stack of them trainable."""
+"""TokenMixer-Large: mixing and reverting, per-token SwiGLU, and the means that keep a deep stack trainable."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class TokenMixerLarge(Recomputing, MixerBackbone):
     def dimensions(
         cls, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The multiple of H nearest to ``width``; the hidden width takes up the rounding."""
+        """Return the multiple of H nearest to ``width``; the hidden width takes up the rounding."""
         options["ffn_options"] = _ffn_options(options.get("ffn_options"))
         return super().dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options)
 
@@ -169,7 +169,7 @@ class TokenMixerLarge(Recomputing, MixerBackbone):
 
 
 def inter_residuals(num_blocks: int, every: int | None) -> tuple[int | None, ...]:
-    """For each block the earlier one, counted from 0, whose output is added to its input; None where there is none.
+    """Return for each block the earlier one, counted from 0, whose output its input receives, or None.
 
     Example:
         >>> inter_residuals(6, 2)
@@ -191,7 +191,7 @@ def inter_residuals(num_blocks: int, every: int | None) -> tuple[int | None, ...
 
 
 def auxiliary_blocks(num_blocks: int, number: int) -> tuple[int, ...]:
-    """Evenly spaced blocks, counted from 0, without the last.
+    """Return evenly spaced blocks, counted from 0, without the last.
 
     Example:
         >>> auxiliary_blocks(4, 1), auxiliary_blocks(6, 2), auxiliary_blocks(3, 2)

@@ -207,7 +207,7 @@ def _block_size(num_tokens: int, token_dim: int, rule: bool, num_heads: int | No
 
 
 def _step(num_heads: int, num_tokens: int, block_size: int) -> int:
-    """The smallest D such that ``num_heads**2 * block_size`` divides ``num_tokens * D``."""
+    """Return the smallest D such that ``num_heads**2 * block_size`` divides ``num_tokens * D``."""
     wanted = num_heads**2 * block_size
     return next(dim for dim in range(1, wanted + 1) if num_tokens * dim % wanted == 0)
 

@@ -102,7 +102,7 @@ class WukongOptions(FieldShape):
     attentive_dims: Sequence[int] = (64,)
 
     def num_rows(self) -> list[int]:
-        """Rows that enter each layer."""
+        """Return the rows that enter each layer."""
         return [self.num_tokens, *[self.num_factorized + self.num_linear] * (self.num_layers - 1)]
 
 

@@ -35,11 +35,11 @@ class Transient(nn.Module):
 
     @property
     def records(self) -> bool:
-        """Whether a forward is one of training: in training mode, with gradients, and not on its way to an export."""
+        """Whether a forward belongs to training: in training mode, with gradients, and outside of an export."""
         return self.training and torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
     def transients(self) -> set[str]:
-        """The names of all such attributes, inherited ones included."""
+        """Return the names of all such attributes, inherited ones included."""
         return {name for cls in type(self).__mro__ for name in vars(cls).get("transient", ())}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def pop_penalties(model: nn.Module) -> Tensor | None:
 
 
 def forget_counts(model: nn.Module) -> None:
-    """Let the counts of the last forward stand for no rows, as those of a row that pads an empty batch."""
+    """Drop the counts of the last forward, as those of a row that pads an empty batch."""
     for part in _parts(model):
         if part.counts is not None:
             part.counts = torch.zeros_like(part.counts)

@@ -14,7 +14,7 @@ from unimixer.errors import UnimixerError, check_positive, check_shape
 
 
 def attend(queries: Tensor, events: Tensor, mask: Tensor, scale: float) -> Tensor:
-    r"""Mean of the events by softmax weights: :math:`c_t = \sum_s \mathrm{softmax}_s(\alpha\, q_t \cdot e_s)\, e_s`.
+    r"""Average the events by softmax weights: :math:`c_t = \sum_s \mathrm{softmax}_s(\alpha\, q_t \cdot e_s)\, e_s`.
 
     The softmax is float32 (or wider) whatever the autocast. Masked events have the weight zero, and a row without
     events gives exact zeros.
@@ -38,7 +38,7 @@ def attend(queries: Tensor, events: Tensor, mask: Tensor, scale: float) -> Tenso
 
 
 class EventFFN(nn.Module):
-    r"""Pre-norm SwiGLU on every event, the same weights for all: :math:`e + W_{down}(u \odot \mathrm{Swish}(g))`.
+    r"""Apply one pre-norm SwiGLU to every event: :math:`e + W_{down}(u \odot \mathrm{Swish}(g))`.
 
     .. math:: [u, g] = W\, \mathrm{RMSNorm}(e) + b
 
@@ -64,7 +64,7 @@ class EventFFN(nn.Module):
 
     @staticmethod
     def num_parameters(sequence_dim: int, hidden_dim: int) -> int:
-        """Parameters by formula: :math:`3Ch + 2h + 2C`."""
+        """Return the parameters by formula: :math:`3Ch + 2h + 2C`."""
         return 3 * sequence_dim * hidden_dim + 2 * hidden_dim + 2 * sequence_dim
 
 
@@ -80,7 +80,7 @@ class EventAttention(nn.Module):
 
 
 class CrossAttention(EventAttention):
-    r"""Token t reads the events by its own keys and values, as many heads as tokens.
+    r"""Attend from token t to the events by its own keys and values: one head per token.
 
     .. math:: F(x)_t = W_o^t \sum_s \mathrm{softmax}_s\!\left(\frac{W_q^t x_t \cdot W_k^t e_s}{\sqrt{d}}\right)
               W_v^t e_s

@@ -1,4 +1,4 @@
-"""Every per-token FFN by its name, and the width at which one has the parameters of another."""
+"""Per-token FFNs by name, and the width at which one has the number of parameters of another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FFNOptions(HiddenOptions):
 def build_ffn(
     name: str, num_tokens: int, token_dim: int, hidden_dim: int, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """A per-token FFN by name.
+    """Build a per-token FFN by name.
 
     Args:
         name: ``"gelu"``, ``"swiglu"``, ``"relu-moe"`` or ``"topk-moe"``.
@@ -67,7 +67,7 @@ def build_ffn(
 def ffn_parameters(
     name: str, num_tokens: int, token_dim: int, hidden_dim: int, options: Mapping[str, Any] | None = None
 ) -> int:
-    """Parameters of :func:`build_ffn` with these arguments, by formula.
+    """Return the parameters of :func:`build_ffn` with these arguments, by formula.
 
     Example:
         >>> ffn_parameters("gelu", 4, 6, 24)  # 4 * (6 * 24 + 24 + 24 * 6 + 6)
@@ -77,7 +77,7 @@ def ffn_parameters(
 
 
 def ffn_matrices(name: str, options: Mapping[str, Any] | None = None) -> int:
-    """Matrices of D times hidden: 2 without and 3 with a gate inside.
+    """Return the number of matrices of D times hidden: 2 without and 3 with a gate inside.
 
     Example:
         >>> ffn_matrices("swiglu"), ffn_matrices("relu-moe", {"expert": "gelu"})
@@ -92,7 +92,7 @@ def ffn_matrices(name: str, options: Mapping[str, Any] | None = None) -> int:
 def matched_hidden(
     name: str, num_tokens: int, token_dim: int, hidden: float, options: Mapping[str, Any] | None = None
 ) -> int:
-    """Hidden units at which an FFN has about the parameters of the dense one with ``hidden`` units.
+    """Return the hidden units at which an FFN has about the parameters of the dense one with ``hidden`` units.
 
     A mixture is narrower by what its routers and the biases of its experts take; a dense layer is only rounded.
 
@@ -134,6 +134,6 @@ def _class(name: str, options: Mapping[str, Any] | None) -> FFN:
 
 
 def _known(cls: FFN) -> dict[str, Any]:
-    """The options of an FFN with their defaults."""
+    """Return the options of an FFN with their defaults."""
     parameters = inspect.signature(getattr(cls, "Options", cls)).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}

@@ -1,4 +1,4 @@
-"""Starts of weights that are scaled by a named factor, most of all the small start of down matrices."""
+"""Initialize weights scaled by a named factor, above all down matrices with a small one."""
 
 from __future__ import annotations
 

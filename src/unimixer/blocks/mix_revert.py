@@ -125,7 +125,7 @@ def check_heads(num_heads: int, token_dim: int) -> None:
 
 
 def largest_heads(num_heads: int, token_dim: int) -> int:
-    """The largest divisor of ``token_dim`` that is at most ``num_heads``.
+    """Return the largest divisor of ``token_dim`` that is at most ``num_heads``.
 
     Example:
         >>> largest_heads(20, 64), largest_heads(16, 64)

@@ -1,4 +1,4 @@
-"""Normalisation over the width of a token."""
+"""Normalization over the width of a token."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
 
 
 def build_norm(name: str, token_dim: int) -> nn.Module:
-    """A norm by name: ``"rms"`` or ``"layer"``."""
+    """Build a norm by name: ``"rms"`` or ``"layer"``."""
     check_choice("norm", name, tuple(NORMS))
     norm: nn.Module = NORMS[name](token_dim)
     return norm

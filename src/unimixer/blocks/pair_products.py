@@ -9,7 +9,7 @@ from unimixer.errors import check_positive
 
 
 def pairs_of(count: int, *, self_interaction: bool = False) -> list[tuple[int, int]]:
-    """All pairs i > j of ``count`` vectors, row after row; also i = j where they interact with themselves.
+    """Return all pairs i > j of ``count`` vectors, row after row; also i = j where they interact with themselves.
 
     Example:
         >>> pairs_of(3)

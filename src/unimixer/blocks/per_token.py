@@ -16,7 +16,7 @@ def _slices(*shape: int, fan_in: int) -> nn.Parameter:
 
 
 class PerTokenLinear(nn.Module):
-    r"""Token t goes through its own linear map, :math:`y_t = x_t W_t + b_t`.
+    r"""Map token t by its own linear layer, :math:`y_t = x_t W_t + b_t`.
 
     Every slice starts like ``nn.Linear``, uniform in :math:`\pm 1 / \sqrt{in}`.
 
@@ -45,7 +45,7 @@ class PerTokenLinear(nn.Module):
 
 
 class PerTokenFFN(nn.Module):
-    r"""Two layers with GELU, own weights for every token: :math:`\mathrm{GELU}(x_t W_1^t + b_1^t) W_2^t + b_2^t`.
+    r"""Apply two layers with GELU, with weights per token: :math:`\mathrm{GELU}(x_t W_1^t + b_1^t) W_2^t + b_2^t`.
 
     RankMixer (arXiv:2507.15551), "per-token FFN". ``bias=False`` drops :math:`b_1` and :math:`b_2`.
 
@@ -64,7 +64,7 @@ class PerTokenFFN(nn.Module):
 
     @staticmethod
     def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> int:
-        r"""Parameters: :math:`T (2 D H + H + D)`, without biases :math:`T \cdot 2 D H`."""
+        r"""Return the parameters: :math:`T (2 D H + H + D)`, without biases :math:`T \cdot 2 D H`."""
         return num_tokens * (2 * token_dim * hidden_dim + (hidden_dim + token_dim if bias else 0))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class PerTokenFFN(nn.Module):
 
 
 class PerTokenSwiGLU(nn.Module):
-    r"""A gated layer with own weights for every token.
+    r"""Apply a gated layer with weights per token.
 
     .. math:: p(o_i) = W_{down}^i \left( (W_{up}^i o_i + b_{up}^i) \odot
               \mathrm{Swish}(W_{gate}^i o_i + b_{gate}^i) \right) + b_{down}^i
@@ -97,7 +97,7 @@ class PerTokenSwiGLU(nn.Module):
 
     @staticmethod
     def num_parameters(num_tokens: int, token_dim: int, hidden_dim: int, *, bias: bool = True) -> int:
-        r"""Parameters: :math:`T (3 D H + 2 H + D)`, without biases :math:`T \cdot 3 D H`."""
+        r"""Return the parameters: :math:`T (3 D H + 2 H + D)`, without biases :math:`T \cdot 3 D H`."""
         return num_tokens * (3 * token_dim * hidden_dim + (2 * hidden_dim + token_dim if bias else 0))
 
     def forward(self, tokens: Tensor) -> Tensor:

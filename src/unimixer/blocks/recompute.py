@@ -1,4 +1,4 @@
-"""Activation checkpointing: the blocks of a stack are computed again in backward instead of being remembered."""
+"""Activation checkpointing: recompute the blocks of a stack in backward instead of storing their activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unimixer.blocks.auxiliary import Transient
 
 
 class Recomputing(nn.Module):
-    """Base of stacks whose blocks can be computed again in backward: memory for time, the results stay.
+    """Base of stacks that can recompute their blocks in backward: less memory, more time, equal results.
 
     A subclass passes every block through :meth:`run`. Once :func:`recompute_activations` has switched it on, a forward
     of training keeps what enters a block and what leaves it, and backward computes what was in between, one block at a
@@ -47,7 +47,7 @@ class Recomputing(nn.Module):
     """Whether blocks draw random numbers, which a recomputation has to repeat."""
 
     def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """What ``block(*inputs)`` gives; ``block`` is a module or a function of this stack's modules."""
+        """Return ``block(*inputs)``; ``block`` is a module or a function of this stack's modules."""
         if not (self.recomputes and self.training and torch.is_grad_enabled()) or torch.compiler.is_exporting():
             return block(*inputs)
         settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": self.draws}
@@ -58,7 +58,7 @@ class Recomputing(nn.Module):
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """Put back at the end what the modules inside have stored for the step."""
+    """Restore at the end the values that the modules inside have stored for the step."""
     parts = [part for part in module.modules() if isinstance(part, Transient)]
     kept = [(part, name, getattr(part, name)) for part in parts for name in part.transients()]
     try:

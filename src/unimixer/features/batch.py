@@ -1,4 +1,4 @@
-"""The batch: named flat tensors, and nothing else, from the loader to the exported graph."""
+"""A batch as named flat tensors, in one form from the loader to the exported graph."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batch:
         )
 
     def part(self, start: int, stop: int) -> Batch:
-        """The rows from ``start`` to before ``stop``.
+        """Return the rows from ``start`` to before ``stop``.
 
         Example:
             >>> ids = torch.tensor([[1], [2], [3]], dtype=torch.int32)
@@ -69,7 +69,7 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device (copies overlap with compute where memory is pinned)."""
+        """Copy the batch to a device (copies overlap with compute where memory is pinned)."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def inputs(self) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ class Batch:
         return flat
 
     def padded(self) -> Batch:
-        """The batch, or in place of one without rows a single row of weight 0 in which everything is missing.
+        """Return the batch, or for an empty one a single row of weight 0 in which every value is missing.
 
         Processes that train together take every step together: one that ran out of rows takes part with this row,
         which adds exactly nothing to losses and gradients.

@@ -17,7 +17,7 @@ from unimixer.features.sequence import owners
 
 
 def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
-    r"""Add up what every row of a table receives, in time and memory that follow the batch and not the table.
+    r"""Sum the gradients of every row of a table, in time and memory that grow with the batch and not the table.
 
     .. math:: G_u = \sum_{i :\, r_i = u} g_{s_i}
 
@@ -45,7 +45,7 @@ def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -
 
 
 class _Lookup(torch.autograd.Function):
-    """Vectors of single rows and means of bags of them, whose backward merges the gradients of both once."""
+    """Look up single rows and means of bags; backward merges the gradients of both once."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class PackedEmbedding(nn.Module):
         nn.init.normal_(self.weight, std=self.init_std)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Vectors of packed rows: ``(...)`` to ``(..., embedding_dim)``."""
+        """Return the vectors of packed rows: ``(...)`` to ``(..., embedding_dim)``."""
         return F.embedding(rows, self.weight, sparse=True)
 
     def lookup(self, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,13 +173,13 @@ class EmbeddingTables(nn.Module):
         )
 
     def of_width(self, width: int) -> PackedEmbedding:
-        """The packed tables of one width."""
+        """Return the packed tables of one width."""
         packed = self.packed[str(width)]
         assert isinstance(packed, PackedEmbedding)
         return packed
 
     def first_row(self, table: str) -> int:
-        """First packed row of a table."""
+        """Return the first packed row of a table."""
         return self.of_width(self.width[table]).first_row[table]
 
     @torch.no_grad()
@@ -193,7 +193,7 @@ class EmbeddingTables(nn.Module):
                 tensor[packed] = 0
 
     def vectors(self, batch: Batch) -> Mapping[str, Tensor] | None:
-        """Vectors by field of a batch that were looked up elsewhere; None: the rows are here, look them up.
+        """Return the vectors of a batch that another process looked up, by field, or None if the rows are here.
 
         Tables that several processes share stand in the place of these and give
         ``(B, width)`` for an id field and ``(V, width)`` for a sequence field.
@@ -202,5 +202,5 @@ class EmbeddingTables(nn.Module):
 
     @contextmanager
     def once(self, batches: Sequence[Batch], step: int = 0) -> Iterator[None]:
-        """Inside, the batches may be embedded; tables that several processes share look all of them up at once."""
+        """Look up the given batches at once where processes share tables; embed them inside the context."""
         yield

@@ -17,7 +17,7 @@ SEQUENCES = ("pooled", "tokens", "cross_attention")
 
 
 class EventGroup(NamedTuple):
-    """What a model knows of a history whose events it reads."""
+    """The description of a history whose events a model reads."""
 
     name: str
     width: int
@@ -35,7 +35,7 @@ class Histories(NamedTuple):
 
 
 def pad_events(events: Tensor, offsets: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
-    """Ragged events as a rectangle, the newest event first; what is older than ``max_length`` events is left out.
+    """Pad ragged events to a rectangle, the newest event first, and leave out all beyond ``max_length`` events.
 
     The width of the rectangle does not depend on the batch, as a graph that is compiled or exported needs it.
 
@@ -57,7 +57,7 @@ def pad_events(events: Tensor, offsets: Tensor, max_length: int) -> tuple[Tensor
 
 
 def trimmed(padded: Tensor, lengths: Tensor) -> Tensor:
-    """Cut to the longest sequence of the batch, eagerly on a CPU alone: a graph has one shape, a GPU would wait.
+    """Cut to the longest sequence of the batch in eager mode on a CPU: a graph has one shape, and a GPU would wait.
 
     What is cut off is masked wherever it is read, so results do not depend on it.
     """
@@ -90,7 +90,7 @@ class EventEmbedding(nn.Module):
         self.positions = nn.ParameterList(torch.zeros(group.max_length, sequence_dim) for group in groups)
 
     def groups(self, histories: Sequence[Tensor]) -> list[Histories]:
-        """Events and mask of each group apart."""
+        """Return the events and mask of each group apart."""
         histories_by_group = []
         for index, (linear, position) in enumerate(zip(self.linears, self.positions, strict=True)):
             padded, lengths = histories[2 * index], histories[2 * index + 1]
@@ -102,7 +102,7 @@ class EventEmbedding(nn.Module):
         return histories_by_group
 
     def forward(self, histories: Sequence[Tensor]) -> Histories:
-        """Events and mask of all groups together."""
+        """Return the events and mask of all groups together."""
         events, masks = zip(*self.groups(histories), strict=True)
         return Histories(torch.cat(events, dim=1), torch.cat(masks, dim=1))
 
@@ -136,7 +136,7 @@ class SequenceTokens(nn.Module):
         self.outputs = nn.ModuleList(PerTokenLinear(num_tokens, sequence_dim, token_dim) for _ in groups)
 
     def forward(self, histories: Sequence[Tensor]) -> Tensor:
-        """Tokens of all groups."""
+        """Return the tokens of all groups."""
         parts = zip(self.embedding.groups(histories), self.refine, self.queries, self.outputs, strict=True)
         tokens = [
             output(attend(queries, refine(events), mask, self.scale))

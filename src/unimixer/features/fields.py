@@ -55,7 +55,7 @@ class FieldSlice:
 
 
 class FieldEmbedding(nn.Module):
-    r"""Embeds all fields and concatenates them: user, item, behaviour, context.
+    r"""Embed all fields and concatenate them: user, item, behaviour, context.
 
     .. math:: E = [\, e_1 \,\Vert\, \dots \,\Vert\, e_F \,]
 
@@ -187,7 +187,7 @@ class FieldEmbedding(nn.Module):
         return torch.cat([by_field[field.name] for field in self.slices], dim=1)
 
     def _look_up(self, batch: Batch) -> dict[str, Tensor]:
-        """Vectors of id fields and means of sequences, one lookup a width."""
+        """Return the vectors of id fields and means of sequences, one lookup a width."""
         by_field, rows = dict[str, Tensor](), batch.sparse_ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
@@ -201,7 +201,7 @@ class FieldEmbedding(nn.Module):
         return by_field
 
     def _from_vectors(self, batch: Batch, looked_up: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vectors of id fields and means of sequences, from vectors that were looked up elsewhere."""
+        """Return the vectors of id fields and means of sequences, from vectors that were looked up elsewhere."""
         by_field = {field.name: looked_up[field.name] for field in self.spec.ids}
         for field in self._means:
             events, offsets = looked_up[field.name], batch.sequence_offsets[field.group]
@@ -230,7 +230,7 @@ class FieldEmbedding(nn.Module):
     def _events(
         self, fields: tuple[SequenceField, ...], values: Tensor, looked_up: Mapping[str, Tensor] | None
     ) -> Tensor:
-        """Vectors of a group's events: the embeddings of its fields, one after the other."""
+        """Return the vectors of a group's events: the embeddings of its fields, one after the other."""
         if looked_up is not None:
             return torch.cat([looked_up[field.name] for field in fields], dim=1)
         vectors = [
@@ -266,7 +266,7 @@ class FieldEmbedding(nn.Module):
     def _encoded(
         self, group: str, batch: Batch, by_field: Mapping[str, Tensor], looked_up: Mapping[str, Tensor] | None
     ) -> dict[str, Tensor]:
-        """A group of sequences through its encoder."""
+        """Encode a group of sequences."""
         fields = self._pooled[group]
         widths = [self.tables.width[field.table] for field in fields]
         events = self._events(fields, batch.sequence_values[group], looked_up)

@@ -51,11 +51,11 @@ class ManagedIds(Auxiliary):
         return rows.to(ids.dtype)
 
     def find(self, ids: Tensor) -> Tensor:
-        """Place of the first id in the map that is not smaller."""
+        """Return the position of the first id in the map that is not smaller."""
         return torch.searchsorted(self.ids[:-1], ids)
 
     def _bisect(self, ids: Tensor) -> Tensor:
-        """:meth:`find` in operations that every format of a graph knows."""
+        """Do as :meth:`find`, in operations that every format of a graph supports."""
         position, last = torch.zeros_like(ids), len(self.ids) - 1
         for power in reversed(range(last.bit_length())):
             further = position + 2**power
@@ -88,7 +88,7 @@ class ManagedTables(torch.nn.Module):
         self.maps = torch.nn.ModuleList(ManagedIds(rows) for rows in num_rows.values())
 
     def of(self, table: str) -> ManagedIds | None:
-        """The map of a table; None where its ids are its rows."""
+        """Return the map of a table; None where its ids are its rows."""
         if table not in self.tables:
             return None
         ids = self.maps[self.tables.index(table)]
@@ -96,18 +96,18 @@ class ManagedTables(torch.nn.Module):
         return ids
 
     def rows(self, table: str, ids: Tensor) -> Tensor:
-        """Rows of some ids of a table."""
+        """Return the rows of some ids of a table."""
         managed = self.of(table)
         return ids if managed is None else managed(ids)
 
     def columns(self, fields: Sequence[IdField | SequenceField], ids: Tensor) -> Tensor:
-        """Rows of the ids of some fields, ``(N, F)``, one column a field."""
+        """Return the rows of the ids of some fields, ``(N, F)``, one column a field."""
         if not any(field.table in self.tables for field in fields):
             return ids
         return torch.stack([self.rows(f.table, column) for f, column in zip(fields, ids.unbind(1), strict=True)], dim=1)
 
     def forward(self, batch: Batch, groups: Collection[str] | None = None) -> Batch:
-        """The batch with rows in the place of ids; of its sequences only those of ``groups``, if these are given."""
+        """Replace the ids of a batch by rows; of its sequences keep only those of ``groups``, if these are given."""
         if not self.tables:
             return batch
         wanted = batch.sequence_values if groups is None else groups

@@ -1,4 +1,4 @@
-"""Numbers to vectors."""
+"""Map numbers to vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ranking request: one user, many candidates, each with what is its own."""
+"""A ranking request: one user and many candidates, each with its own values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unimixer.features.batch import Batch
 
 @dataclass(frozen=True)
 class RequestLayout:
-    """Which part of a batch belongs to the user and is the same for every candidate."""
+    """The part of a batch that belongs to the user and is equal for all candidates."""
 
     user_ids: int
     """Leading columns of ``Batch.sparse_ids``."""
@@ -38,7 +38,7 @@ class Request:
         return len(self.candidates)
 
     def batch(self) -> Batch:
-        """The user's part repeated for every candidate: what training would have seen."""
+        """Return the batch that training would see: the user's part, repeated for every candidate."""
         rows = len(self)
         values = {name: events.repeat(rows, 1) for name, events in self.user.sequence_values.items()}
         offsets = {
@@ -55,12 +55,12 @@ class Request:
         )
 
     def part(self, start: int, stop: int) -> Request:
-        """The same user with the candidates from ``start`` to before ``stop``."""
+        """Return the same user with the candidates from ``start`` to before ``stop``."""
         return Request(self.user, self.candidates.part(start, stop))
 
     @classmethod
     def of(cls, batch: Batch, layout: RequestLayout) -> Request:
-        """The inverse of :meth:`batch`, for a batch whose rows are all of one user at one time.
+        """Invert :meth:`batch`, for a batch whose rows are all of one user at one time.
 
         Raises:
             UnimixerError: if the rows differ in what belongs to the user.

@@ -1,4 +1,4 @@
-"""Sequences of past items to one vector: mean, target attention (DIN), a small transformer."""
+"""Encode a sequence of past items as one vector: mean, target attention (DIN), a small transformer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SEQUENCE_ENCODERS = ("mean", "target_attention", "transformer")
 
 
 def owners(offsets: Tensor, length: int) -> Tensor:
-    """The bag that each of ``length`` values belongs to: ``(B + 1,)`` to ``(length,)``."""
+    """Return the bag that each of ``length`` values belongs to: ``(B + 1,)`` to ``(length,)``."""
     rows = torch.arange(offsets.shape[0] - 1, device=offsets.device)
     return torch.repeat_interleave(rows, offsets.diff(), output_size=length)
 
 
 class TargetAttention(nn.Module):
-    r"""Sum of the events, each weighed by how it goes with the candidate; weights are not normalised.
+    r"""Sum the events, each weighted by its match with the candidate; weights are not normalized.
 
     .. math:: v = \sum_i a(e_i, t)\, e_i, \qquad a = \mathrm{MLP}([e_i,\ t,\ e_i - t,\ e_i \odot t])
 

@@ -1,4 +1,4 @@
-"""The shapes that the encoded data has: what a Ranker needs to know of a schema, and all that it knows of it."""
+"""The fields and shapes of encoded data: the only part of a schema that a Ranker reads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SequenceField:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Order and tables of all fields; columns of the batch stand in this order."""
+    """Order and tables of all fields; columns of the batch are in this order."""
 
     ids: tuple[IdField, ...]
     dense: tuple[DenseField, ...]
@@ -86,12 +86,12 @@ class FeatureSpec:
         return chosen
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the run folder and the bundle."""
+        """Return plain values, for the run folder and the bundle."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureSpec:
-        """The inverse of :meth:`to_json`."""
+        """Invert :meth:`to_json`."""
         return cls(
             ids=tuple(IdField(**f) for f in values["ids"]),
             dense=tuple(DenseField(**f) for f in values["dense"]),

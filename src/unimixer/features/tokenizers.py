@@ -1,4 +1,4 @@
-"""From the vector E to T tokens of width D."""
+"""Turn the vector E into T tokens of width D."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENIZERS = ("chunk", "semantic", "random", "field")
 
 
 class ChunkTokenizer(nn.Module):
-    r"""Cuts E into T equal slices and gives each its own linear layer.
+    r"""Cut E into T equal slices, each with its own linear layer.
 
     .. math:: x_i = W_i\, E[d(i-1) : di] + b_i
 
@@ -49,19 +49,19 @@ class ChunkTokenizer(nn.Module):
 
 
 def _shuffled(slices: Sequence[FieldSlice], generator: torch.Generator) -> Tensor:
-    """Columns of E with the fields in a random order, each field's columns together."""
+    """Return the columns of E with the fields in a random order, each field's columns together."""
     starts = _starts(slices)
     order = torch.randperm(len(slices), generator=generator, device="cpu").tolist()
     return torch.tensor([column for i in order for column in range(starts[i], starts[i + 1])])
 
 
 def _starts(slices: Sequence[FieldSlice]) -> list[int]:
-    """First column of every field in E, and the width of E."""
+    """Return the first column of every field in E, and the width of E."""
     return [0, *accumulate(field.width for field in slices)]
 
 
 class SemanticTokenizer(nn.Module):
-    r"""One token a group of fields of one domain, by its own two-layer MLP, and a global token from all fields.
+    r"""Build one token per group of fields of a domain by its own two-layer MLP, and a global token from all fields.
 
     .. math:: x_0 = \mathrm{MLP}_g(E), \qquad x_t = \mathrm{MLP}_t([\, e_f : f \in G_t \,])
 
@@ -117,7 +117,7 @@ def semantic_groups(slices: Sequence[FieldSlice], num_groups: int) -> list[list[
 
 
 class FieldTokenizer(nn.Module):
-    r"""One token a field: its embedding as it is, or through its own linear layer where D differs from its width.
+    r"""Build one token per field: its embedding, through a linear layer of its own where D differs from its width.
 
     Shape:
         - E: ``(B, F * width)``; output: ``(B, F, D)``

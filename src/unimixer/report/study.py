@@ -75,14 +75,14 @@ def markdown(comparison: ComparisonReport, *, title: str) -> str:
 
 def _parts(comparison: ComparisonReport) -> Iterator[str]:
     yield intro(comparison)
-    for place in comparison.places:
-        yield f"## {place.words}"
-        yield bullets(conclusions(comparison, place))
+    for group in comparison.groups:
+        yield f"## {group.words}"
+        yield bullets(conclusions(comparison, group))
         for task in comparison.tasks:
-            tables = [table for table in comparison.tables if (table.place, table.task) == (place, task)]
+            tables = [table for table in comparison.tables if (table.group, table.task) == (group, task)]
             if not tables:
                 continue
-            yield f"### {place.words}: {task}"
+            yield f"### {group.words}: {task}"
             yield summary_table(tables[0].lines, task).markdown()
             for table in tables:
                 yield f"{METRIC_NAMES[table.metric]} of {task} against {comparison.base}:"

@@ -49,16 +49,16 @@ def _figures(comparison: ComparisonReport) -> Iterator[tuple[str, Callable[[], A
         yield f"speed-{end}", partial(_grid, first, comparison, _speed)
         if with_rates:
             yield f"learning-rates-{end}", partial(_grid, first, comparison, _rates)
-        if len({(t.place.budget_kind, t.place.budget) for t in first}) > 1:
+        if len({(t.group.budget_kind, t.group.budget) for t in first}) > 1:
             yield f"budgets-{end}", partial(_budgets, tables, comparison)
 
 
 def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[..., None], *, sharey: bool = False) -> Any:
-    """Draw a row for each place and a column for each metric; of a single metric, two places in a row."""
-    places = list(dict.fromkeys(table.place for table in tables))
+    """Draw a row for each group and a column for each metric; of a single metric, two groups in a row."""
+    groups = list(dict.fromkeys(table.group for table in tables))
     metrics = list(dict.fromkeys(table.metric for table in tables))
-    columns = len(metrics) if len(metrics) > 1 else min(2, len(places))
-    rows = -(-len(tables) // columns) if len(metrics) == 1 else len(places)
+    columns = len(metrics) if len(metrics) > 1 else min(2, len(groups))
+    rows = -(-len(tables) // columns) if len(metrics) == 1 else len(groups)
     most = max(len(table.lines) for table in tables)
     size = (1.6 + 3.3 * columns, rows * (1.1 + 0.34 * most) + 0.4) if sharey else (5.4 * columns, 3.9 * rows)
     figure = new_figure(*size)
@@ -66,11 +66,11 @@ def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[...,
     for axis in axes.flat:
         axis.axis("off")
     for table in tables:
-        at = (places.index(table.place), metrics.index(table.metric))
+        at = (groups.index(table.group), metrics.index(table.metric))
         axis = axes[at] if len(metrics) > 1 else axes.flat[at[0]]
         axis.axis("on")
         draw(axis, table, comparison)
-        axis.set_title(f"{table.place.words}\n{METRIC_NAMES[table.metric]} of {table.task}", fontsize="small")
+        axis.set_title(f"{table.group.words}\n{METRIC_NAMES[table.metric]} of {table.task}", fontsize="small")
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize="small")
     return add_legend(figure, axes)
@@ -136,9 +136,9 @@ def _with_spread(axis: Any, x: float, line: Line, color: str) -> None:
 def _rates(axis: Any, table: Table, comparison: ComparisonReport) -> None:
     """Draw the validation metric of the search, with a ring around the chosen rate."""
     colors, column = _colors(comparison), f"validation_{table.task}_{table.metric}"
-    place = table.place
+    group = table.group
     for line in table.lines:
-        same = (place.dataset_hash, place.budget_kind, place.budget, line.chosen.variant)
+        same = (group.dataset_hash, group.budget_kind, group.budget, line.chosen.variant)
         rows = [
             row
             for row in comparison.rows
@@ -166,20 +166,20 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
     """Draw mean and spread against the budget: a panel for each metric, a row for each data set and kind of budget."""
     colors = _colors(comparison)
     rows = list(
-        dict.fromkeys((t.place.dataset, t.place.dataset_hash, t.place.budget_kind, t.place.group) for t in tables)
+        dict.fromkeys((t.group.dataset, t.group.dataset_hash, t.group.budget_kind, t.group.model_group) for t in tables)
     )
     metrics = list(dict.fromkeys(table.metric for table in tables))
     figure = new_figure(1.6 + 3.6 * len(metrics), 3.4 * len(rows))
     axes = figure.subplots(len(rows), len(metrics), squeeze=False)
-    for number, (dataset, digest, kind, group) in enumerate(rows):
+    for number, (dataset, digest, kind, model_group) in enumerate(rows):
         for column, metric in enumerate(metrics):
-            axis, points = axes[number, column], _by_model(tables, (digest, kind, group), metric)
+            axis, points = axes[number, column], _by_model(tables, (digest, kind, model_group), metric)
             for variant, lines in points.items():
                 x, y, e = zip(*((b, line.mean, line.spread or 0.0) for b, line in lines), strict=True)
                 axis.errorbar(x, y, e, marker="o", capsize=3, color=colors[variant], label=variant)
             ticks = sorted({b for lines in points.values() for b, _ in lines})
             set_log_ticks(axis, ticks, [short(tick) for tick in ticks])
-            axis.set_title(", ".join(filter(None, (dataset, group, METRIC_NAMES[metric]))), fontsize="small")
+            axis.set_title(", ".join(filter(None, (dataset, model_group, METRIC_NAMES[metric]))), fontsize="small")
             axis.grid(alpha=0.25)
             unit = {"params": "dense parameters", "flops": "FLOPs a sample", "width": "width"}[kind]
             _label_axes(axis, unit, f"{METRIC_NAMES[metric]} of {tables[0].task}")
@@ -189,10 +189,11 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
 def _by_model(tables: list[Table], where: tuple[str, str, str], metric: str) -> Mapping[str, list[tuple[int, Line]]]:
     points: dict[str, list[tuple[int, Line]]] = {}
     for table in tables:
-        if (table.place.dataset_hash, table.place.budget_kind, table.place.group) == where and table.metric == metric:
+        group = table.group
+        if (group.dataset_hash, group.budget_kind, group.model_group) == where and table.metric == metric:
             for line in table.lines:
                 if line.mean is not None:
-                    points.setdefault(line.chosen.variant, []).append((table.place.budget, line))
+                    points.setdefault(line.chosen.variant, []).append((group.budget, line))
     return {variant: sorted(lines, key=lambda pair: pair[0]) for variant, lines in points.items()}
 
 

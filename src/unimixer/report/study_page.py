@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unimixer.analysis.comparison import ComparisonReport, Line, Table
-from unimixer.analysis.selection import Place, Row, is_finished
+from unimixer.analysis.selection import ComparisonGroup, Row, is_finished
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER
 from unimixer.report.figures import model_colors
 from unimixer.report.html import render
@@ -39,7 +39,7 @@ def page(comparison: ComparisonReport, *, title: str, csv: str) -> str:
         title=title,
         intro=intro(comparison),
         facts=_facts(comparison),
-        places=[_place(comparison, place) for place in comparison.places],
+        groups=[_group(comparison, group) for group in comparison.groups],
         base=comparison.base,
         failures=failure_table(comparison),
         run_count=len(comparison.rows),
@@ -53,7 +53,7 @@ def page(comparison: ComparisonReport, *, title: str, csv: str) -> str:
 
 def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
     """Return the values that the script of the page plots, as plain values for JSON."""
-    places = comparison.places
+    groups = comparison.groups
     metrics = list(dict.fromkeys(table.metric for table in comparison.tables))
     return {
         "base": comparison.base,
@@ -61,28 +61,28 @@ def plot_values(comparison: ComparisonReport) -> dict[str, Any]:
         "columns": list(COLUMNS),
         "metrics": [{"key": m, "name": METRIC_NAMES[m], "higher": HIGHER_IS_BETTER[m]} for m in metrics],
         "colors": model_colors(row["variant"] for row in comparison.rows),
-        "places": [
+        "groups": [
             {
-                "words": place.words,
-                "dataset_hash": place.dataset_hash,
-                "group": place.group,
-                "kind": place.budget_kind,
-                "budget": place.budget,
+                "words": group.words,
+                "dataset_hash": group.dataset_hash,
+                "model_group": group.model_group,
+                "kind": group.budget_kind,
+                "budget": group.budget,
             }
-            for place in places
+            for group in groups
         ],
-        "tables": [{"place": places.index(table.place), **_table_values(table)} for table in comparison.tables],
+        "tables": [{"group": groups.index(table.group), **_table_values(table)} for table in comparison.tables],
         "search": [_search_values(row, comparison.tasks, metrics) for row in comparison.rows if is_finished(row)],
     }
 
 
 def _facts(comparison: ComparisonReport) -> list[tuple[str, str]]:
     """Return the counts at the top of the page."""
-    places, rows = comparison.places, comparison.rows
-    datasets = len({place.dataset_hash for place in places})
+    groups, rows = comparison.groups, comparison.rows
+    datasets = len({group.dataset_hash for group in groups})
     counts = [
         (len({row["variant"] for row in rows}), "models"),
-        (len({(place.budget_kind, place.budget) for place in places}), "budgets"),
+        (len({(group.budget_kind, group.budget) for group in groups}), "budgets"),
         (datasets, "data sets" if datasets > 1 else "data set"),
         (len({row["seed"] for row in rows}), "seeds"),
         (len(rows), "runs"),
@@ -91,9 +91,9 @@ def _facts(comparison: ComparisonReport) -> list[tuple[str, str]]:
     return [(f"{count:,}", noun) for count, noun in counts]
 
 
-def _place(comparison: ComparisonReport, place: Place) -> dict[str, Any]:
-    """Return the tables of one place: all metrics at a glance, then everything that was compared by task."""
-    tables = [table for table in comparison.tables if table.place == place]
+def _group(comparison: ComparisonReport, group: ComparisonGroup) -> dict[str, Any]:
+    """Return the tables of one group: all metrics at a glance, then everything that was compared by task."""
+    tables = [table for table in comparison.tables if table.group == group]
     by_task: dict[str, list[dict[str, Any]]] = {}
     for table in tables:
         values = {
@@ -104,7 +104,7 @@ def _place(comparison: ComparisonReport, place: Place) -> dict[str, Any]:
         }
         by_task.setdefault(table.task, []).append(values)
     return {
-        "words": place.words,
+        "words": group.words,
         "comparisons": tables[0].comparisons,
         "glance": glance_table(tables),
         "tasks": [(task, summary_table(tables[0].lines, task), metrics) for task, metrics in by_task.items()],

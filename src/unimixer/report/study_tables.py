@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unimixer.analysis.comparison import BASE, BETTER, INCONCLUSIVE, WORSE, ComparisonReport, Line, Table
 from unimixer.analysis.formatting import NONE, compact, mean_and_spread, number, p_value, rate, signed
-from unimixer.analysis.selection import Place
+from unimixer.analysis.selection import ComparisonGroup
 from unimixer.analysis.significance import LEVEL
 from unimixer.report.tables import Badge, TextTable
 
@@ -72,7 +72,7 @@ def summary_table(lines: Sequence[Line], task: str) -> TextTable:
 
 
 def glance_table(tables: Sequence[Table]) -> TextTable:
-    """Write the differences of all metrics of one place, with a word for those that the data decide."""
+    """Write the differences of all metrics of one group, with a word for those that the data decide."""
     rows = [
         [line.chosen.variant, *(_difference(table.lines[index]) for table in tables)]
         for index, line in enumerate(tables[0].lines)
@@ -115,9 +115,9 @@ def intro(comparison: ComparisonReport) -> str:
     )
 
 
-def conclusions(comparison: ComparisonReport, place: Place) -> list[str]:
-    """Write one sentence for each task and metric of a place."""
-    tables = [table for table in comparison.tables if table.place == place]
+def conclusions(comparison: ComparisonReport, group: ComparisonGroup) -> list[str]:
+    """Write one sentence for each task and metric of a group."""
+    tables = [table for table in comparison.tables if table.group == group]
     return [f"{METRIC_NAMES[table.metric]} of {table.task}: {conclusion(table, comparison.base)}" for table in tables]
 
 

@@ -130,14 +130,22 @@ def test_a_running_server_answers_from_the_store_that_was_put_in_place_and_from_
     assert not list(tmp_path.glob("features.sqlite-*"))
 
 
-@pytest.mark.parametrize("replaced", WAYS)
-def test_a_killed_server_leaves_nothing_that_gets_into_the_next_store(
-    replaced: Callable[[Path, float], None], bundles: tuple[Path, Path], features: Path, tmp_path: Path
-) -> None:
-    """The server is killed in the middle of a stream of changes; what it had acknowledged is in the file."""
-    with Served(bundles[0], features) as served:
+@pytest.fixture(scope="module")
+def killed(bundles: tuple[Path, Path], toy_features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store whose server was killed in the middle of a stream of changes; tests copy it."""
+    folder = tmp_path_factory.mktemp("killed")
+    with Served(bundles[0], Path(shutil.copy(toy_features, folder / "features.sqlite"))) as served:
         change(served, 7)
         served.stop(signal.SIGKILL)
+    return folder
+
+
+@pytest.mark.parametrize("replaced", WAYS)
+def test_a_killed_server_leaves_nothing_that_gets_into_the_next_store(
+    replaced: Callable[[Path, float], None], killed: Path, tmp_path: Path
+) -> None:
+    """The changes that a killed server had acknowledged are in its file, and in no other."""
+    features = shutil.copytree(killed, tmp_path / "store") / "features.sqlite"
     with closing(SQLiteStore(features)) as store:
         assert {record.values["price"] for record in store.items(ITEMS).values()} == {10_007.0}
     replaced(features, 300.0)

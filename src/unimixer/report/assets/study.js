@@ -3,13 +3,13 @@
   "use strict";
   const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
   const data = JSON.parse(document.getElementById("values").textContent);
-  const shown = { place: 0, task: data.tasks[0], metric: data.metrics[0].key };
+  const shown = { group: 0, task: data.tasks[0], metric: data.metrics[0].key };
 
   const metric = () => data.metrics.find(one => one.key === shown.metric);
   const colorOf = line => css(line.outcome ? `--${line.outcome}` : "--soft");
-  const find = (place, task, key) =>
-    data.tables.find(table => table.place === place && table.task === task && table.metric === key);
-  const table = () => find(shown.place, shown.task, shown.metric);
+  const find = (group, task, key) =>
+    data.tables.find(table => table.group === group && table.task === task && table.metric === key);
+  const table = () => find(shown.group, shown.task, shown.metric);
   const sign = value => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(4);
   const quality = part => ({ title: { text: `${part} ${metric().name} of ${shown.task}` }, tickformat: ".4~f" });
   const spread = (lines, color) =>
@@ -54,15 +54,15 @@
       xaxis: { ...quality("test"), nticks: 6 } });
   }
   function budgets() {
-    const here = data.places[shown.place], x = [], byModel = new Map();
-    data.places.forEach((place, number) => {
+    const here = data.groups[shown.group], x = [], byModel = new Map();
+    data.groups.forEach((group, number) => {
       const one = find(number, shown.task, shown.metric);
-      const same = ["dataset_hash", "group", "kind"].every(name => place[name] === here[name]);
+      const same = ["dataset_hash", "model_group", "kind"].every(name => group[name] === here[name]);
       if (!one || !same) { return; }
-      x.push(place.budget);
+      x.push(group.budget);
       one.lines.filter(line => line.mean !== null).forEach(line => {
         if (!byModel.has(line.variant)) { byModel.set(line.variant, []); }
-        byModel.get(line.variant).push([place.budget, line]);
+        byModel.get(line.variant).push([group.budget, line]);
       });
     });
     const several = new Set(x).size > 1;
@@ -81,7 +81,7 @@
       yaxis: quality("test") });
   }
   function search() {
-    const here = data.places[shown.place], key = `${shown.task} ${shown.metric}`;
+    const here = data.groups[shown.group], key = `${shown.task} ${shown.metric}`;
     const traces = table().lines.flatMap(line => {
       const tries = data.search.filter(row => row.variant === line.variant && row.dataset_hash === here.dataset_hash
         && row.budget_kind === here.kind && row.budget === here.budget && row.sparse_lr === line.sparse_lr
@@ -135,12 +135,12 @@
     document.getElementById("shown").hidden = !there;
     document.getElementById("not-there").hidden = there;
     document.querySelectorAll(".where").forEach(part => { part.textContent =
-      `${data.places[shown.place].words} \u00b7 ${metric().name} of ${shown.task}`; });
+      `${data.groups[shown.group].words} \u00b7 ${metric().name} of ${shown.task}`; });
     if (!there) { return; }
     draw_table();
     [differences, seeds, budgets, search, speed].forEach(one => one());
   }
-  choice(shown, "place", "data and budget", data.places.map((place, index) => [index, place.words]), draw);
+  choice(shown, "group", "data and budget", data.groups.map((group, index) => [index, group.words]), draw);
   choice(shown, "task", "task", data.tasks.map(task => [task, task]), draw);
   choice(shown, "metric", "metric", data.metrics.map(one => [one.key, one.name]), draw);
   redraw(draw);

@@ -76,34 +76,34 @@ class CallReader:
         others = self._others.get(field, ())
         return {name: value for name, value in columns.items() if name not in others}
 
-    def _user_of(self, given: Any) -> tuple[str | int | None, dict[str, Any]]:
-        if isinstance(given, dict):
-            _columns(given, self._user, "user")
-            columns = {name: value for name, value in given.items() if name != self.user_key}
-            given = given.get(self.user_key) if self.user_key else None
+    def _user_of(self, user: Any) -> tuple[str | int | None, dict[str, Any]]:
+        if isinstance(user, dict):
+            _columns(user, self._user, "user")
+            columns = {name: value for name, value in user.items() if name != self.user_key}
+            user = user.get(self.user_key) if self.user_key else None
         else:
             columns = {}
-        if given is not None:
-            check_key(given, "user")
+        if user is not None:
+            check_key(user, "user")
             if self.user_key is None:
                 raise UnimixerError("user: this model knows no users; leave it out")
-        return given, columns
+        return user, columns
 
-    def _items_of(self, given: Any) -> tuple[list[str | int | None], list[dict[str, Any]] | None]:
-        if not isinstance(given, list):
+    def _items_of(self, items: Any) -> tuple[list[str | int | None], list[dict[str, Any]] | None]:
+        if not isinstance(items, list):
             raise UnimixerError(
-                f"items: expected a list of keys or objects, found {'nothing' if given is None else _type(given)}"
+                f"items: expected a list of keys or objects, found {'nothing' if items is None else _type(items)}"
             )
-        if not 1 <= len(given) <= self.max_candidates:
+        if not 1 <= len(items) <= self.max_candidates:
             raise UnimixerError(
-                f"items: {len(given):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
+                f"items: {len(items):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
             )
-        plain = self.item_key is not None and set(map(type, given)) == {str}
-        if plain and max(map(len, given)) <= MAX_KEY and "".join(given).isascii():
-            return given, None
+        plain = self.item_key is not None and set(map(type, items)) == {str}
+        if plain and max(map(len, items)) <= MAX_KEY and "".join(items).isascii():
+            return items, None
         keys: list[str | int | None] = []
         own: list[dict[str, Any]] = []
-        for number, item in enumerate(given):
+        for number, item in enumerate(items):
             where = f"items[{number}]"
             columns: dict[str, Any] = {}
             if isinstance(item, dict):
@@ -120,23 +120,23 @@ class CallReader:
             own.append(columns)
         return keys, own if any(own) else None
 
-    def _task(self, given: Any) -> int:
-        if given is None:
+    def _task(self, name: Any) -> int:
+        if name is None:
             return 0
-        if given not in self.tasks:
-            raise unknown("task", str(given), self.tasks)
-        return self.tasks.index(given)
+        if name not in self.tasks:
+            raise unknown("task", str(name), self.tasks)
+        return self.tasks.index(name)
 
 
-def _known(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    for name in given:
+def _known(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    for name in names:
         if name not in known:
             raise UnimixerError(f"{where}: unknown field {name!r}{nearest(name, known)}")
 
 
-def _columns(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    _known(given, known, where)
-    for name, value in given.items():
+def _columns(row: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    _known(row, known, where)
+    for name, value in row.items():
         check_value(value, f"{where}.{name}")
 
 
