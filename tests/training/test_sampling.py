@@ -58,6 +58,7 @@ def run_on(frame: pl.DataFrame, chosen: Schema, folder: Path, *changes: str) -> 
     return train(recipe, folder=folder / "run", quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "rows"), [(0.1, 300_000), (0.01, 1_000_000)])
 def test_predictions_are_calibrated_on_all_rows(rate: float, rows: int, tmp_path: Path) -> None:
     frame = log(rows, shift=1.5 if rate == 0.1 else 3.0)
@@ -93,12 +94,14 @@ def test_training_is_that_of_the_sample_up_to_a_shift_of_the_logits(tmp_path: Pa
     assert (corrected - plain).numpy() == pytest.approx(np.full((512, 1), np.log(0.1)), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_other_tasks_are_calibrated_too(tmp_path: Path) -> None:
     run = run_on(log(200_000), schema(0.1, tasks=("click", "like")), tmp_path)
     for task in ("click", "like"):
         assert (run.result or {})["test"][task]["calibration"] == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.slow
 def test_a_log_that_was_sampled_before_is_measured_as_if_all_rows_were_there(tmp_path: Path) -> None:
     whole = log(300_000).sort("a", "b", "click")
     kept = whole.filter((pl.col("click") == 1) | (pl.int_range(pl.len()) % 10 == 0))
