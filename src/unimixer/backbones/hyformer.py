@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from unimixer.backbones.base import Output
 from unimixer.backbones.token_mixer import MIXINGS, TokenMixer, TokenMixerOptions
 from unimixer.backbones.unimixer import UniMixerLite, UniMixerLiteOptions
 from unimixer.blocks import QueryAttention, QueryStart
@@ -142,10 +141,10 @@ class HyFormer(TokenMixer):
         chosen, heads = options.learned(), self.num_tokens
         return UniMixingLite(heads * self.token_dim, chosen.mixing_block(heads), **chosen.mixing_options(heads))
 
-    def forward(self, tokens: Tensor, events: Tensor | None = None, event_mask: Tensor | None = None) -> Output:
-        """Start the queries and run the stack."""
-        self.check_tokens(tokens)
-        return super().forward(self.start(tokens), events, event_mask)
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Start the queries."""
+        started: Tensor = self.start(tokens)
+        return started
 
     @classmethod
     def mixing_parameters(cls, options: TokenMixerOptions) -> int:

@@ -83,12 +83,16 @@ class MixerBackbone(StackBackbone):
         """Run the stack."""
         self.check_tokens(tokens)
         self.check_events(events, event_mask)
-        output: Tensor = self.stack(ops.batch_last(tokens, self.widest), events, event_mask)
+        output: Tensor = self.stack(ops.batch_last(self.enter(tokens), self.widest), events, event_mask)
         output = ops.batch_first(output)
         if self.dots is None:
             return output
         products = torch.cat([self.dots(tokens), self.dots(output)], dim=1)
         return output, products * self.token_dim**-0.5
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Return the tokens that enter the stack."""
+        return tokens
 
     @classmethod
     def mixing_parameters(cls, options: Any) -> int:
