@@ -27,7 +27,7 @@ from unimixer.abtest.simulation.simulate import (
 from unimixer.abtest.simulation.truth import true_effects
 from unimixer.abtest.specification import Experiment
 from unimixer.errors import UnimixerError
-from unimixer.export.write import export_run
+from unimixer.export.write import ExportOptions, export_run
 from unimixer.progress import progress_bar, say
 from unimixer.serving.stores.build import build_store
 from unimixer.settings import dump_yaml
@@ -117,9 +117,11 @@ def simulate_served(config: SimulationConfig, folder: Path, database: str) -> Si
     """
     check_served(config)
     environment = make_environment(config)
-    bundles = {arm: folder / f"bundle-{arm}" for arm in config.arms}
-    versions = {arm: export_run(config.arms[arm], bundle).version for arm, bundle in bundles.items()}
-    say(f"bundles: {', '.join(f'{arm} {version}' for arm, version in versions.items())}")
+    exported = {run: folder / f"bundle-{arm}" for arm, run in reversed(config.arms.items())}
+    form = ExportOptions(largest=max(2, config.candidates))
+    versions = {run: export_run(run, bundle, form).version for run, bundle in exported.items()}
+    bundles = {arm: exported[run] for arm, run in config.arms.items()}
+    say(f"bundles: {', '.join(f'{arm} {versions[run]}' for arm, run in config.arms.items())}")
     experiment = make_experiment(config, environment, {arm: str(path.resolve()) for arm, path in bundles.items()})
     specification, store = folder / "experiment.yaml", folder / "features.sqlite"
     specification.write_text(dump_yaml(experiment), encoding="utf-8")
