@@ -71,7 +71,7 @@ def size_mb(folder: Path) -> float:
 
 def serve(place: Path) -> tuple[subprocess.Popen[bytes], int]:
     command = [sys.executable, "-m", "unimixer", "serve", str(place / "current"), "--port", "0"]
-    command += ["--store", str(place / "features.sqlite"), "--timeout", "5"]
+    command += ["--store", str(place / "features.sqlite"), "--timeout", "5", "--idle", "600"]
     log = place / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, env={**ENVIRONMENT, "UNIMIXER_ADMIN_KEY": KEY})
