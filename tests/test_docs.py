@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_runner import runner
 from needs import needs_torchrec
+
+from unimixer.cli import main
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"unimixer ([^|&;<>$]*)")
+"""A line that calls the program and needs nothing else of a shell."""
 PAGES = (
     "README.md",
     "docs/data.md",
@@ -32,17 +37,29 @@ PAGES = (
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
+def test_page_runs_as_written(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks, f"{page} has no block that runs"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    program = runner(main, capsys)
     for language, text in blocks:
-        shell = [["bash", "-ec", line[2:]] for line in text.splitlines() if line.startswith("$ ")]
-        for command in [[sys.executable, "-c", text]] if language == "python" else shell:
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, f"{page}: {text}\n{done.stdout}\n{done.stderr}"
+        if language == "python":
+            exec(compile(text, page, "exec"), {"__name__": "__main__"})
+            continue
+        for line in re.findall(r"^\$ (.*)", text, re.MULTILINE):
+            # the program runs in this process: a process of its own would import everything again
+            if called := PROGRAM.fullmatch(line):
+                done = program(*called[1].split())
+                assert done.code == 0, f"{page}: {line}\n{done.out}\n{done.err}"
+            else:
+                shell = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, timeout=240)
+                assert shell.returncode == 0, f"{page}: {line}\n{shell.stdout}\n{shell.stderr}"
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from cli_runner import Done, runner
 from small import small_cases, small_values
 
+from unimixer.cli import main
 from unimixer.experiments import load_rows, run_jobs
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
@@ -31,20 +33,21 @@ def study(toy_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "unimixer", "compare", *map(str, arguments), "--jobs", "1"]
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    return runner(main, capsys)
 
 
 def started(study: Path, folder: Path) -> subprocess.Popen[str]:
     """The study as a process, in the middle of its second row."""
     process = subprocess.Popen(
-        command(study, "--out", folder),
+        [sys.executable, "-m", "unimixer", "compare", str(study), "--out", str(folder), "--jobs", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not (any((folder / "rows").glob("*.json")) and any((folder / "runs").glob("*-s1-*/checkpoints/step-*"))):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -52,13 +55,13 @@ def started(study: Path, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def assert_finished_by_the_missing_rows_alone(folder: Path) -> None:
+def assert_finished_by_the_missing_rows_alone(folder: Path, cli: Callable[..., Done]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").glob("*.json")}
     assert 1 <= len(before) <= 2
     begun = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*-s1-*/config.yaml")}
-    done = subprocess.run(command(folder, "--json"), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    values = json.loads(done.stdout.splitlines()[-1])
+    done = cli("compare", folder, "--json", "--jobs", 1)
+    assert done.code == 0, done.err
+    values = done.json
     assert (values["existing"], values["computed"], values["failed"]) == (len(before), 3 - len(before), {})
     assert Path(values["report"]).exists()
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "rows").glob("*.json")}
@@ -68,13 +71,13 @@ def assert_finished_by_the_missing_rows_alone(folder: Path) -> None:
 
 
 def test_a_study_killed_in_the_middle_computes_only_what_is_missing(
-    study: Path, toy_folder: Path, tmp_path: Path
+    study: Path, toy_folder: Path, tmp_path: Path, cli: Callable[..., Done]
 ) -> None:
     folder = tmp_path / "out"
     process = started(study, folder)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert_finished_by_the_missing_rows_alone(folder)
+    assert_finished_by_the_missing_rows_alone(folder, cli)
     # the interrupted row has the very numbers of one that was never interrupted
     (case,) = small_cases(toy_folder, models=["rankmixer"], recipe=RECIPE)
     job = case.job(1, Rates(1e-3, 1e-3))
@@ -85,7 +88,9 @@ def test_a_study_killed_in_the_middle_computes_only_what_is_missing(
     assert {name: row[name] for name in metrics} == {name: whole[name] for name in metrics}
 
 
-def test_a_request_to_stop_prints_the_command_that_finishes_the_study(study: Path, tmp_path: Path) -> None:
+def test_a_request_to_stop_prints_the_command_that_finishes_the_study(
+    study: Path, tmp_path: Path, cli: Callable[..., Done]
+) -> None:
     folder = tmp_path / "an out"
     process = started(study, folder)
     process.send_signal(signal.SIGTERM)
@@ -96,4 +101,4 @@ def test_a_request_to_stop_prints_the_command_that_finishes_the_study(study: Pat
     how = shlex.split(last.partition("continue with: ")[2])
     assert how == ["unimixer", "compare", str(folder), "--jobs", "1", "--threads", "1"]
     assert read_plan(folder, Study).seeds == 3
-    assert_finished_by_the_missing_rows_alone(folder)
+    assert_finished_by_the_missing_rows_alone(folder, cli)

@@ -289,7 +289,7 @@ def test_an_interrupted_run_is_put_together_by_hand(world: Path) -> None:
 @pytest.mark.parametrize(
     ("launch", "place", "message"),
     [
-        ("two", 1, "distributed.data_shards=1: rank 1 of 2 processes would have no data"),
+        ("two", 1, "distributed.data_shards=1: rank 1 of 2 processes would have no data; start at most 1 processes"),
         ("two", 2, "the processes disagree on recipe.training.seed: 0 on rank 0, 7 on rank 1"),
         ("three", 1, "foreign/checkpoints/step-000000005"),
     ],
@@ -299,6 +299,7 @@ def test_a_mistake_is_one_sentence_on_every_rank(launch: str, place: int, messag
     found = [rank[len(SCENARIOS) + place] for rank in said(world, launch)]
     assert len({str(one) for one in found}) == 1
     assert message in found[0]["error"]
+    assert not (world / "starved-2").exists()
 
 
 def test_a_finished_run_has_nothing_left_to_do(world: Path) -> None:
