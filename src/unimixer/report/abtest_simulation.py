@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unimixer.abtest.simulation.result import Comparison, Result
 from unimixer.analysis.formatting import NONE, p_value
+from unimixer.closed_loop.result import Comparison, Result
 from unimixer.errors import MissingExtraError
 from unimixer.report.figures import PALETTE, new_figure, save_figure
 from unimixer.report.tables import TextTable, bullets

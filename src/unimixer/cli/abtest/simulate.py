@@ -13,8 +13,8 @@ import typer
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table, takes
 
 if TYPE_CHECKING:
-    from unimixer.abtest.simulation.config import SimulationConfig
-    from unimixer.abtest.simulation.result import Result
+    from unimixer.closed_loop.config import SimulationConfig
+    from unimixer.closed_loop.result import Result
 
 CONFIG = "simulation.yaml"
 
@@ -48,10 +48,10 @@ def simulate(options: SimulateOptions) -> None:
     simulate broken=[bots] · unimixer abtest simulate arms.a=runs/first arms.b=runs/second --http
     """
     from unimixer.abtest.events import Events
-    from unimixer.abtest.simulation.config import SimulationConfig
-    from unimixer.abtest.simulation.result import read_simulation
-    from unimixer.abtest.simulation.served import check_served, simulate_served
-    from unimixer.abtest.simulation.simulate import simulate as simulate_here
+    from unimixer.closed_loop.config import SimulationConfig
+    from unimixer.closed_loop.result import read_simulation
+    from unimixer.closed_loop.served import check_served, simulate_served
+    from unimixer.closed_loop.simulate import simulate as simulate_here
     from unimixer.io import write_text
     from unimixer.report.abtest_simulation import draw_simulation, markdown
     from unimixer.settings import dump_yaml, load_yaml, override, parse

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from unimixer.abtest.simulation.sessions import Visits
-from unimixer.abtest.simulation.truth import metric_values, true_effects, value
 from unimixer.abtest.specification import DAY_US, Experiment, Metric
+from unimixer.closed_loop.sessions import Visits
+from unimixer.closed_loop.truth import metric_values, true_effects, value
 from unimixer.errors import UnimixerError
 
 START_MS = 1_738_195_200_000  # 2025-01-30

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from scipy.stats import binomtest
 
-from unimixer.abtest.simulation.broken import BOT_REQUESTS, BOTS, BREAKS
-from unimixer.abtest.simulation.config import Fault, SimulationConfig
-from unimixer.abtest.simulation.simulate import Simulation, simulate
+from unimixer.closed_loop.broken import BOT_REQUESTS, BOTS, BREAKS
+from unimixer.closed_loop.config import Fault, SimulationConfig
+from unimixer.closed_loop.simulate import Simulation, simulate
 
 
 @pytest.fixture(scope="module")

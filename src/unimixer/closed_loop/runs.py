@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from unimixer.abtest.simulation.rankers import Ranker
-from unimixer.abtest.simulation.sessions import Sessions, Visits
+from unimixer.closed_loop.rankers import Ranker
+from unimixer.closed_loop.sessions import Sessions, Visits
 from unimixer.data.encoding.history import HistoryIndex
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError

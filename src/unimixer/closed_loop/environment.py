@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.rankers import RandomRanker, Ranker
-from unimixer.abtest.simulation.sessions import Sessions, Visits
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.rankers import RandomRanker, Ranker
+from unimixer.closed_loop.sessions import Sessions, Visits
 from unimixer.data.synthetic import World, WorldConfig, WorldState
 from unimixer.data.synthetic.draws import DAY_MS, START_MS, hour_of, time_of_day, zipf
 from unimixer.data.synthetic.world import absorb_clicks
@@ -53,7 +53,7 @@ class Environment:
     .. math:: S_u \leftarrow m S_u + (1 - m) \bar z
 
     with the mean of the day's sessions. The interest of a user moves to the clicked items, as in the log, and the rules
-    are those of the log's last day. :class:`~unimixer.abtest.simulation.config.Behavior` holds
+    are those of the log's last day. :class:`~unimixer.closed_loop.config.Behavior` holds
     :math:`a, \sigma_a, \beta, \delta, \rho, m`.
 
     All draws belong to a user, a day and a session, whatever the arms show: two arms meet the same users with the same

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from unimixer.abtest.assignment import assign
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.event_rows import EventRows, covariate_rows, outcome_rows, request_ids
-from unimixer.abtest.simulation.rankers import Ranker
-from unimixer.abtest.simulation.server import Client, server
-from unimixer.abtest.simulation.sessions import Sessions, Visits
-from unimixer.abtest.simulation.simulate import (
+from unimixer.abtest.specification import Experiment
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.event_rows import EventRows, covariate_rows, outcome_rows, request_ids
+from unimixer.closed_loop.rankers import Ranker
+from unimixer.closed_loop.server import Client, server
+from unimixer.closed_loop.sessions import Sessions, Visits
+from unimixer.closed_loop.simulate import (
     Simulation,
     counted,
     is_run,
@@ -24,8 +25,7 @@ from unimixer.abtest.simulation.simulate import (
     make_experiment,
     potential_outcomes,
 )
-from unimixer.abtest.simulation.truth import true_effects
-from unimixer.abtest.specification import Experiment
+from unimixer.closed_loop.truth import true_effects
 from unimixer.errors import UnimixerError
 from unimixer.export.write import ExportOptions, export_run
 from unimixer.progress import progress_bar, say

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from unimixer.abtest.simulation.config import Behavior, SimulationConfig
-from unimixer.abtest.simulation.environment import Environment, _distinct
-from unimixer.abtest.simulation.rankers import RandomRanker, built_in_ranker
-from unimixer.abtest.simulation.sessions import Visits
+from unimixer.closed_loop.config import Behavior, SimulationConfig
+from unimixer.closed_loop.environment import Environment, _distinct
+from unimixer.closed_loop.rankers import RandomRanker, built_in_ranker
+from unimixer.closed_loop.sessions import Visits
 from unimixer.data.synthetic import World, WorldConfig
 from unimixer.errors import UnimixerError
 

@@ -14,7 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Behavior(Settings):
-    """Hold the parameters of the users: see :class:`~unimixer.abtest.simulation.environment.Environment`."""
+    """Hold the parameters of the users: see :class:`~unimixer.closed_loop.environment.Environment`."""
 
     activity: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Daily probability of a visit of the median user with average satisfaction."""

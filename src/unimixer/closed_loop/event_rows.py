@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from unimixer.abtest.assignment import Assignment
 from unimixer.abtest.events import Events
 from unimixer.abtest.records import Covariate, Exposure, Outcome
-from unimixer.abtest.simulation.sessions import Sessions, Visits
 from unimixer.abtest.specification import Experiment
+from unimixer.closed_loop.sessions import Sessions, Visits
 from unimixer.errors import check_choice
 
 COVARIATES = ("active_days_before", "clicks_before", "impressions_before")

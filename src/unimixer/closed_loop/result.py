@@ -8,8 +8,8 @@ from typing import Any
 from unimixer.abtest.analysis.reading import Reading, read_experiment
 from unimixer.abtest.analysis.statistics import Effect
 from unimixer.abtest.events import Events
-from unimixer.abtest.simulation.simulate import Simulation
-from unimixer.abtest.simulation.truth import TrueEffect
+from unimixer.closed_loop.simulate import Simulation
+from unimixer.closed_loop.truth import TrueEffect
 
 
 @dataclass(frozen=True)

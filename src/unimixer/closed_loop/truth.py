@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimixer.abtest.simulation.event_rows import Happenings
-from unimixer.abtest.simulation.sessions import Sessions, Visits
 from unimixer.abtest.specification import DAY_US, Experiment, Metric
+from unimixer.closed_loop.event_rows import Happenings
+from unimixer.closed_loop.sessions import Sessions, Visits
 from unimixer.metrics import auc, uauc
 
 Floats = NDArray[np.float64]

@@ -12,8 +12,8 @@ import pytest
 
 from unimixer.abtest.assignment import assign
 from unimixer.abtest.events import Events
-from unimixer.abtest.simulation.config import Behavior, SimulationConfig
-from unimixer.abtest.simulation.simulate import (
+from unimixer.closed_loop.config import Behavior, SimulationConfig
+from unimixer.closed_loop.simulate import (
     PotentialOutcomes,
     Simulation,
     make_environment,
@@ -21,7 +21,7 @@ from unimixer.abtest.simulation.simulate import (
     potential_outcomes,
     simulate,
 )
-from unimixer.abtest.simulation.truth import metric_values
+from unimixer.closed_loop.truth import metric_values
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse
 

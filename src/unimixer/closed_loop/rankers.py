@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from unimixer.abtest.simulation.sessions import Sessions, Visits
+from unimixer.closed_loop.sessions import Sessions, Visits
 from unimixer.data.synthetic import World
 from unimixer.errors import UnimixerError, unknown
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from unimixer.abtest.events import Events
-from unimixer.abtest.simulation.broken import broken
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.result import Result, read_simulation
-from unimixer.abtest.simulation.simulate import Simulation, simulate
+from unimixer.closed_loop.broken import broken
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.result import Result, read_simulation
+from unimixer.closed_loop.simulate import Simulation, simulate
 from unimixer.report.abtest_simulation import arm_table, markdown, truth_table
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from unimixer.abtest.assignment import assign
 from unimixer.abtest.events import Events
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.served import check_served, simulate_served
-from unimixer.abtest.simulation.server import server
-from unimixer.abtest.simulation.simulate import simulate
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.served import check_served, simulate_served
+from unimixer.closed_loop.server import server
+from unimixer.closed_loop.simulate import simulate
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse
 from unimixer.training.run import RunFolder

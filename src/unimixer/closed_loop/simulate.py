@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from unimixer.abtest.assignment import Assignment, assign
-from unimixer.abtest.simulation.broken import broken
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.environment import Environment, Population
-from unimixer.abtest.simulation.event_rows import COVARIATES, EventRows, covariate_rows, exposure_rows, outcome_rows
-from unimixer.abtest.simulation.rankers import BUILT_IN, Ranker, built_in_ranker
-from unimixer.abtest.simulation.runs import RunRanker, world_options
-from unimixer.abtest.simulation.sessions import Visits
-from unimixer.abtest.simulation.truth import ArmFacts, TrueEffect, arm_facts, true_effects
 from unimixer.abtest.specification import Experiment
+from unimixer.closed_loop.broken import broken
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.environment import Environment, Population
+from unimixer.closed_loop.event_rows import COVARIATES, EventRows, covariate_rows, exposure_rows, outcome_rows
+from unimixer.closed_loop.rankers import BUILT_IN, Ranker, built_in_ranker
+from unimixer.closed_loop.runs import RunRanker, world_options
+from unimixer.closed_loop.sessions import Visits
+from unimixer.closed_loop.truth import ArmFacts, TrueEffect, arm_facts, true_effects
 from unimixer.errors import UnimixerError
 from unimixer.progress import progress_bar
 from unimixer.settings import parse

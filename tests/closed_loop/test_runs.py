@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 import torch
 
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.environment import Environment
-from unimixer.abtest.simulation.runs import RunRanker, world_options
-from unimixer.abtest.simulation.simulate import make_environment, simulate
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.environment import Environment
+from unimixer.closed_loop.runs import RunRanker, world_options
+from unimixer.closed_loop.simulate import make_environment, simulate
 from unimixer.errors import UnimixerError
 from unimixer.predictor import Predictor
 from unimixer.settings import parse

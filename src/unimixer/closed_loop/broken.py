@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from unimixer.abtest.simulation.event_rows import EventRows
-from unimixer.abtest.simulation.rankers import hashed_uniform
 from unimixer.abtest.specification import DAY_US, Experiment
+from unimixer.closed_loop.event_rows import EventRows
+from unimixer.closed_loop.rankers import hashed_uniform
 
 Break = Callable[[EventRows, Experiment], EventRows]
 BOTS, BOT_REQUESTS = 20, 2_000

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from unimixer.abtest.simulation.config import SimulationConfig
-from unimixer.abtest.simulation.environment import Environment
-from unimixer.abtest.simulation.rankers import DiverseRanker, built_in_ranker, hashed_uniform
-from unimixer.abtest.simulation.sessions import Sessions
+from unimixer.closed_loop.config import SimulationConfig
+from unimixer.closed_loop.environment import Environment
+from unimixer.closed_loop.rankers import DiverseRanker, built_in_ranker, hashed_uniform
+from unimixer.closed_loop.sessions import Sessions
 from unimixer.errors import UnimixerError
 from unimixer.metrics import auc
 
