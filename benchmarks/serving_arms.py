@@ -56,7 +56,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
         shutil.copytree(bundle, copy)
     place = Path(tempfile.mkdtemp(dir=folder))
     (place / "arms.yaml").write_text(SPECIFICATION.format(bundle=copy))
-    experiment = ["--experiment", str(place / "arms.yaml"), "--events", f"sqlite:///{place / 'events.sqlite'}"]
+    experiment = ["--experiment", str(place / "arms.yaml"), "--database", f"sqlite:///{place / 'events.sqlite'}"]
     options = {name: ["--prediction-log", str(place / name)] for name in ("one bundle", "two arms")}
     options["two arms"] += experiment
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in options}

@@ -29,7 +29,7 @@ class Place:
     def __init__(self, folder: Path, given: Experiment, features: Path) -> None:
         self.folder, self.file, self.features = folder, written(folder, given), features
         self.database = folder / "events.sqlite"
-        self.options = ("--experiment", str(self.file), "--events", f"sqlite:///{self.database}", "--flush", "0.1")
+        self.options = ("--experiment", str(self.file), "--database", f"sqlite:///{self.database}", "--flush", "0.1")
 
     def exposures(self) -> list[dict[str, object]]:
         return rows(self.database, "exposures")
@@ -160,7 +160,7 @@ def test_an_experiment_without_a_database_or_with_bundles_that_do_not_fit_is_one
     command = ["serve", str(bundles[0]), "--store", str(place.features), "--port", "0"]
     for options, sentence in (
         (("--experiment", str(place.file)), "an experiment without a database of events has no exposures"),
-        ((*place.options[:2], "--events", "events.db"), "events: 'events.db' is no database; use sqlite:///FILE"),
+        ((*place.options[:2], "--database", "events.db"), "events: 'events.db' is no database; use sqlite:///FILE"),
         (("--experiment", "none.yaml", *place.options[2:]), "none.yaml: no such file"),
     ):
         with pytest.raises(SystemExit) as ended:
@@ -176,7 +176,7 @@ def test_an_experiment_without_a_database_or_with_bundles_that_do_not_fit_is_one
 def test_a_database_that_is_killed_and_starts_again_has_every_answered_exposure_once(
     place: Place, bundles: tuple[Path, Path], database: Database
 ) -> None:
-    options = (*place.options[:2], "--events", database.address(), "--flush", "0.1", "--timeout", "4")
+    options = (*place.options[:2], "--database", database.address(), "--flush", "0.1", "--timeout", "4")
     with Served(bundles[0], place.features, *options) as served:
         load = Load(served)
         load.wait_for(lambda: len(load.answers) > 50)

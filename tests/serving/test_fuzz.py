@@ -45,7 +45,7 @@ def fuzzed(
     folder = tmp_path_factory.mktemp("fuzz")
     store = shutil.copy(toy_features, folder / "features.sqlite")
     file = written(folder, always(arms={"old": {}, "new": {"bundle": str(bundles[1])}}, segments=["country"]))
-    experiment = ("--experiment", str(file), "--events", f"sqlite:///{folder / 'events.sqlite'}")
+    experiment = ("--experiment", str(file), "--database", f"sqlite:///{folder / 'events.sqlite'}")
     with Served(bundles[0], store, "--max-candidates", "100", *experiment) as served:
         yield served
 

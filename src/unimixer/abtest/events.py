@@ -202,7 +202,7 @@ class Events:
                     database.change(f"CREATE INDEX {table}_by_unit ON {table} ({_INDEXES[table]})")
         elif missing:
             raise UnimixerError(
-                f"{self.name}: no events of experiments (no table {missing[0]}); unimixer serve --events and "
+                f"{self.name}: no events of experiments (no table {missing[0]}); unimixer serve --database and "
                 "unimixer abtest load make it"
             )
         for table, needed in TABLES.items():

@@ -57,7 +57,7 @@ class ServeOptions:
     ] = None
     events: Annotated[
         str | None,
-        typer.Option("--events", help="sqlite:///FILE or postgresql://user@host/db for exposures and outcomes."),
+        typer.Option("--database", help="sqlite:///FILE or postgresql://user@host/db for exposures and outcomes."),
     ] = None
     positions: Annotated[int, typer.Option("--positions", help="Largest number of shown items of an exposure.")] = 100
     prediction_log: Annotated[
@@ -85,7 +85,7 @@ def serve(options: ServeOptions) -> None:
     and serves it; SIGTERM ends the server after the running requests and the prediction log.
 
     The prediction log is a folder or a PostgreSQL database (password in ~/.pgpass or PGPASSWORD, not in the command).
-    With --experiment, users get the bundle of their arm, and exposures go to the database of --events.
+    With --experiment, users get the bundle of their arm, and exposures go to the database of --database.
 
     Example: unimixer serve bundle --store features.sqlite --port 8080 --prediction-log scores
     """

@@ -128,7 +128,7 @@ def simulate_served(config: SimulationConfig, folder: Path, database: str) -> Si
     build_store(Path(config.arms[experiment.control]), str(store))
     outcomes = potential_outcomes(environment, config.arms)
     arguments = [str(bundles[experiment.control]), "--store", str(store), "--experiment", str(specification)]
-    arguments += ["--events", database, "--positions", str(config.shown)]
+    arguments += ["--database", database, "--positions", str(config.shown)]
     with server(arguments, folder / "server.log") as client:
         ranker = ServedRanker(client, experiment)
         if outcomes.before is not None:

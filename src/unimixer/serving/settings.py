@@ -71,7 +71,7 @@ class ServeSettings(Settings):
         if self.experiments and self.events is None:
             raise ValueError(
                 "experiments: an experiment without a database of events has no exposures; give one with "
-                "--events sqlite:///FILE or --events postgresql://user@host/db"
+                "--database sqlite:///FILE or --database postgresql://user@host/db"
             )
         return self
 

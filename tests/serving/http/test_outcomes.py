@@ -21,7 +21,7 @@ def place(
     bundles: tuple[Path, Path], toy_features: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Served, Path]]:
     database = tmp_path_factory.mktemp("outcomes") / "events.sqlite"
-    options = ("--events", f"sqlite:///{database}", "--max-body", "20000")
+    options = ("--database", f"sqlite:///{database}", "--max-body", "20000")
     with Served(bundles[0], toy_features, *options, keys=True) as served:
         yield served, database
 
