@@ -15,6 +15,7 @@ from unimixer.abtest.events import Events
 from unimixer.errors import UnimixerError
 from unimixer.serving.arms import STOPPED, Arms, Choice, Experiments
 from unimixer.serving.errors import HTTPError
+from unimixer.settings import dump_yaml
 
 NOW = microseconds("2026-03-10")
 
@@ -92,6 +93,7 @@ def test_an_exposure_has_the_columns_that_segments_name() -> None:
 def test_a_stopped_experiment_stays_stopped(tmp_path: Path) -> None:
     path = written(tmp_path, always())
     experiments = Experiments([path])
+    experiments.register(experiments.read())
     arms = Arms(experiments.read(), experiments.stopped)
     assert choose(arms, {"user": 7}) is not None
     experiments.stop("mixer")
@@ -111,7 +113,7 @@ def test_an_experiment_is_stopped_even_where_that_cannot_be_written(tmp_path: Pa
     folder.mkdir()
     path = written(folder, always())
     experiments = Experiments([path])
-    experiments.read()
+    experiments.register(experiments.read())
     path.unlink()
     folder.rmdir()
     folder.write_text("a file")
@@ -123,10 +125,32 @@ def test_an_experiment_is_stopped_even_where_that_cannot_be_written(tmp_path: Pa
 def test_a_specification_is_registered_and_a_change_under_way_refused(tmp_path: Path) -> None:
     events = Events(f"sqlite:///{tmp_path / 'events.sqlite'}")
     experiments = Experiments([written(tmp_path, always(traffic=0.5))], events)
-    assert experiments.read() == (always(traffic=0.5),)
+    experiments.register(experiments.read())
+    assert events.specification("mixer") == always(traffic=0.5)
     written(tmp_path, always(version=2, traffic=0.5, salt="other"))
     with pytest.raises(UnimixerError, match="salt changed while it runs"):
-        experiments.read()
+        experiments.register(experiments.read())
     written(tmp_path, always(version=2, traffic=1))
-    assert experiments.read() == (always(version=2),)
+    experiments.register(experiments.read())
+    assert events.specification("mixer") == always(version=2)
     events.close()
+
+
+def test_the_file_of_a_stop_is_of_one_experiment(tmp_path: Path) -> None:
+    path = written(tmp_path, always())
+    experiments = Experiments([path])
+    experiments.register(experiments.read())
+    experiments.stop("mixer")
+    path.write_text(dump_yaml(always(name="next")))
+    with pytest.raises(UnimixerError, match=r"experiment 'mixer' was stopped, but .* now specifies 'next'; remove"):
+        experiments.read()
+    stop_file = tmp_path / f"mixer.yaml{STOPPED}"
+    stop_file.unlink()
+    experiments.register(experiments.read())
+    assert experiments.stopped == {"mixer"}
+    experiments.stop("next")
+    assert json.loads(stop_file.read_text())["experiment"] == "next"
+    stop_file.write_text("damaged")
+    after = Experiments([path])
+    after.read()
+    assert after.stopped == {"next"}

@@ -85,22 +85,29 @@ class Experiments:
         """Names of experiments that give everyone the bundle of the server; a name is never taken out."""
 
     def read(self) -> tuple[Experiment, ...]:
-        """Read the specifications and register them.
+        """Read the specifications; :meth:`register` keeps them.
 
         Raises:
-            UnimixerError: a mistake, a change that would spoil a running experiment, or experiments that would share
-                units.
+            UnimixerError: a mistake, experiments that would share units, or the file of a stop names another
+                experiment.
         """
         found = tuple(load_experiment(path) for path in self.files)
         for one, other in combinations(found, 2):
             _check_apart(one, other)
         for experiment, path in zip(found, self.files, strict=True):
-            self._file_of[experiment.name] = path
-            if _stop_file(path).exists():
+            if _is_stopped(experiment, path):
                 self.stopped.add(experiment.name)
-            if self.events is not None:
-                self.events.register(experiment)
         return found
+
+    def register(self, experiments: Sequence[Experiment]) -> None:
+        """Register what :meth:`read` returned, all or none; call it when nothing else can fail.
+
+        Raises:
+            UnimixerError: a change would spoil a running experiment.
+        """
+        if self.events is not None:
+            self.events.register(*experiments)
+        self._file_of = {one.name: path for one, path in zip(experiments, self.files, strict=True)}
 
     def stop(self, name: str) -> None:
         """Stop an experiment now and at every later start.
@@ -188,6 +195,23 @@ def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_ke
 
 def _stop_file(path: Path) -> Path:
     return path.with_name(path.name + STOPPED)
+
+
+def _is_stopped(experiment: Experiment, path: Path) -> bool:
+    """Return whether a file says that the experiment was stopped; one that cannot be read stops it."""
+    file = _stop_file(path)
+    if not file.exists():
+        return False
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["experiment"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    if name != experiment.name:
+        raise UnimixerError(
+            f"{file}: it says that experiment {name!r} was stopped, but {path} now specifies {experiment.name!r}; "
+            f"remove that file to start {experiment.name!r}"
+        )
+    return True
 
 
 def _check_apart(one: Experiment, other: Experiment) -> None:

@@ -31,7 +31,6 @@ def delete(options: DeleteOptions) -> None:
     Examples: unimixer abtest delete --database sqlite:///events.sqlite --unit 7 · unimixer abtest delete --database
     sqlite:///events.sqlite --before 2026-01-01
     """
-    from unimixer.abtest.canonical import canonical_text
     from unimixer.abtest.events import Events
     from unimixer.abtest.records import time_us
 
@@ -43,7 +42,7 @@ def delete(options: DeleteOptions) -> None:
         if before is not None:
             counts = events.delete_before(before)
         else:
-            each = [events.delete_unit(canonical_text(unit) or "") for unit in options.unit or ()]
+            each = [events.delete_unit(unit) for unit in options.unit or ()]
             counts = {table: sum(one[table] for one in each) for table in each[0]}
     finally:
         events.close()
