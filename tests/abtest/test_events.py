@@ -135,7 +135,7 @@ def test_a_file_that_was_moved_takes_no_events_to_nowhere(tmp_path: Path) -> Non
     events.close()
 
 
-@pytest.mark.parametrize("address", ["events.sqlite", "sqlite:///", "mysql://secret@host/db"])
+@pytest.mark.parametrize("address", ["events.sqlite", "sqlite:///", "sqlite:///:memory:", "mysql://secret@host/db"])
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(UnimixerError, match="is no database; use sqlite:///FILE or postgresql") as found:
         Events(address)

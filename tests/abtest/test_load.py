@@ -139,3 +139,7 @@ def test_the_command_assigns_as_python_does(tmp_path: Path, capsys: pytest.Captu
     assert found["units"]["7"] == {"arm": None, "reason": "not started", "propensity": 0.0}
     code, found, _ = run("assign", str(tmp_path / "mixer.yaml"), "7", "--context", "tab", capsys=capsys)
     assert (code, found["error"]) == (2, "--context 'tab': expected COLUMN=VALUE")
+    (tmp_path / "mixer.yaml").write_text(dump_yaml(experiment(targeting={"is_new": [True]})))
+    for value, reason in (("true", "assigned"), ("1", "assigned"), ("false", "targeting")):
+        _, found, _ = run("assign", str(tmp_path / "mixer.yaml"), "7", "--context", f"is_new={value}", capsys=capsys)
+        assert found["units"]["7"]["reason"] == reason

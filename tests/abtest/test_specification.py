@@ -53,6 +53,7 @@ def test_a_file_reads_as_it_was_written(tmp_path: Path) -> None:
         ({"metrics": [{"name": "days", "kind": "active-days", "event": "visit"}]}, "needs window_days"),
         ({"metrics": [{"name": "m", "kind": "mean", "event": "e", "margin": 0.1}]}, "margin goes with guardrail"),
         ({"metrics": VALUES["metrics"] * 2}, "metrics: 'ctr' is given twice"),
+        ({"version": 2**31}, "version=2147483648: input should be less than 2147483648"),
         ({"name": "a b"}, "name='a b': string should match pattern"),
     ],
 )

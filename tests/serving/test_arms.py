@@ -50,6 +50,12 @@ def test_another_unit_is_a_column_of_the_context() -> None:
     assert found is not None
     assert (found.unit, found.arm) == ("s1", assign(always(), "s1").arm)
     assert arms.columns == {"session"}
+    for session in (7, 7.0, "7", "7.0"):
+        numbered = choose(arms, {"context": {"session": session}})
+        assert numbered is not None
+        assert (numbered.unit, numbered.arm) == ("7", assign(always(), 7).arm)
+    for session in (7.5, 2.0**53, True, ["s1"], None):
+        assert choose(arms, {"context": {"session": session}}) is None
 
 
 def test_experiments_of_a_layer_are_served_together() -> None:
@@ -59,6 +65,10 @@ def test_experiments_of_a_layer_are_served_together() -> None:
     found = [choose(arms, {"user": user}) for user in range(200)]
     assert {choice.experiment.name for choice in found if choice} == {"e0", "e1"}
     assert all(found)
+    user = next(user for user, choice in enumerate(found) if choice and choice.experiment.name == "e0")
+    tested = choose(Arms([both[0], always(name="e1", layer=layers[1], overrides={user: "new"})], set()), {"user": user})
+    assert tested is not None
+    assert (tested.experiment.name, tested.arm, tested.exposed) == ("e1", "new", False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
-from unimixer.abtest.canonical import canonical_text
+from unimixer.abtest.canonical import canonical_text, is_id
 from unimixer.errors import UnimixerError, nearest
 
 MAX_TEXT = 500
@@ -120,8 +120,7 @@ def check_text(value: str, where: str, most: int = MAX_TEXT) -> str:
 
 
 def _id(value: Any, where: str) -> str:
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    if isinstance(value, bool) or not (isinstance(value, str | int) or whole):
+    if not is_id(value):
         raise UnimixerError(f"{where}: an id is text or an integer, found {value!r:.40}")
     text = canonical_text(value)
     if text is None:

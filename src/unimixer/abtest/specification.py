@@ -122,7 +122,7 @@ class Experiment(Settings):
     }
 
     name: Name
-    version: PositiveInt = 1
+    version: Annotated[int, Field(ge=1, lt=2**31)] = 1
     description: str = ""
     salt: str = ""
     """Text that the assignment depends on (default: the name)."""

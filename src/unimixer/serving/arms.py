@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.abtest.assignment import assign
-from unimixer.abtest.canonical import canonical_text
+from unimixer.abtest.canonical import canonical_text, is_id
 from unimixer.abtest.events import Events
 from unimixer.abtest.records import Exposure
 from unimixer.abtest.specification import Experiment, load_experiment
@@ -172,8 +172,9 @@ class Arms:
         """
         context = body.get("context")
         known = context if isinstance(context, dict) else {}
-        for experiment in self.experiments:
-            unit = _unit(experiment, body.get("user"), known, user_key)
+        units = [_unit(experiment, body.get("user"), known, user_key) for experiment in self.experiments]
+        both = zip(self.experiments, units, strict=True)
+        for experiment, unit in sorted(both, key=lambda one: canonical_text(one[1]) not in one[0].overrides):
             if experiment.name in self._stopped:
                 self._count(experiment.name, "", "stopped")
                 continue
@@ -185,12 +186,12 @@ class Arms:
         return None
 
 
-def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_key: str | None) -> str | int | None:
+def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_key: str | None) -> str | float | None:
     if experiment.unit != user_key:
         unit = context.get(experiment.unit)
     else:
         unit = user.get(user_key) if isinstance(user, dict) else user
-    return unit if isinstance(unit, str | int) and not isinstance(unit, bool) else None
+    return unit if is_id(unit) else None
 
 
 def _stop_file(path: Path) -> Path:
