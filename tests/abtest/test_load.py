@@ -107,6 +107,41 @@ def test_a_row_that_does_not_fit_is_named(line: str, sentence: str, tmp_path: Pa
     events.close()
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"context": "tab=home"}, "row 1.context: expected a JSON object as text, found 'tab=home'"),
+        ({"context": "[]"}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": NaN}'}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": "\\ud800"}'}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": "a\\u0000"}'}, "row 1.context: a text in it has the character NUL"),
+        ({"context": "[" * 100_000}, "row 1.context: expected a JSON object as text"),
+        ({"positions": "i1"}, "row 1.positions: expected a JSON list as text, found 'i1'"),
+        ({"propensity": 1.5}, "row 1.propensity: expected a probability from 0 to 1, found 1.5"),
+        ({"arm": "watch"}, "request 'r1' has shadow=0, but 'watch' is a shadow arm of 'mixer'; write shadow=1"),
+        ({"shadow": 1}, "request 'r1' has shadow=1, but 'old' is no shadow arm of 'mixer'; write shadow=0"),
+        ({"unit": pl.Series([2.0**24], dtype=pl.Float32)}, "is a key of 2^24 or more in Float32"),
+        ({"unit": 2.0**53}, "is a key of 2^53 or more in Float64, which has lost its last digits"),
+        ({"request_id": "1.2e+18"}, "is a key written as a float"),
+    ],
+)
+def test_an_exposure_that_would_spoil_readings_is_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    events = Events(f"sqlite:///{tmp_path / 'events.sqlite'}")
+    given = experiment(arms={"old": {}, "new": {}, "watch": {"shadow": True}})
+    row = {"unit": "7", "arm": "old", "time": MOMENT, "request_id": "r1", "context": '{"tab": "h\u00f6me"}'}
+    path = tmp_path / "exposures.parquet"
+    pl.DataFrame({**row, "request_id": ["r1"], **changes}).write_parquet(path)
+    with pytest.raises(UnimixerError) as found:
+        load_file(events, "exposures", path, experiment=given)
+    assert sentence in str(found.value)
+    assert events.counts()["exposures"] == 0
+    pl.DataFrame([row]).write_parquet(path)
+    assert load_file(events, "exposures", path, experiment=given).added == 1
+    events.close()
+
+
 def test_a_user_and_old_events_are_deleted_by_the_command(
     events: Events, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

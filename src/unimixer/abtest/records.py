@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from unimixer.abtest.canonical import canonical_text, is_id
@@ -134,16 +136,37 @@ def _name(value: Any, where: str) -> str:
     return check_text(value, where)
 
 
-def _json(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise UnimixerError(f"{where}: expected JSON as text, found {value!r:.40}")
+def check_json(value: Any, where: str, kind: type[list[Any] | dict[str, Any]]) -> str:
+    """Raise if a value is not JSON of a kind, as text that a database can read: one such row would spoil readings."""
+    try:
+        found = json.loads(value, parse_constant=_no_constant)
+        if "\\u" in value:
+            json.dumps(found, ensure_ascii=False).encode()  # fails for half a character
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(value, str) or not isinstance(found, kind):
+        name = "list" if kind is list else "object"
+        raise UnimixerError(f"{where}: expected a JSON {name} as text, found {value!r:.40}")
+    if "\\u0000" in value:
+        raise UnimixerError(f"{where}: a text in it has the character NUL, which no database holds; leave it out")
     return check_text(value, where, MAX_JSON)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnimixerError(f"{where}: expected a finite number, found {value!r:.40}")
     return float(value)
+
+
+def _probability(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if not 0 <= number <= 1:
+        raise UnimixerError(f"{where}: expected a probability from 0 to 1, found {value!r:.40}")
+    return number
 
 
 def _integer(value: Any, where: str) -> int:
@@ -162,10 +185,10 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "received": time_us,
     "request_id": _id,
     "bundle": _name,
-    "propensity": _number,
+    "propensity": _probability,
     "shadow": _integer,
-    "positions": _json,
-    "context": _json,
+    "positions": partial(check_json, kind=list),
+    "context": partial(check_json, kind=dict),
     "event_id": _id,
     "event": _name,
     "value": _number,
