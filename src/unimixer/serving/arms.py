@@ -51,7 +51,11 @@ class Choice:
             context: of the request.
         """
         names = {*self.experiment.targeting, *self.experiment.segments}
-        kept = {name: value for name, value in context.items() if name in names}
+        kept = {  # 2, 2.0 and "2" are one segment, as they are one value of targeting
+            name: value if isinstance(value, list) else canonical_text(value)
+            for name, value in context.items()
+            if name in names
+        }
         return Exposure(
             experiment=self.experiment.name,
             version=self.experiment.version,
