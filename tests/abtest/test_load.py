@@ -13,6 +13,7 @@ from experiments import experiment, microseconds
 
 from unimixer.abtest.events import Events
 from unimixer.abtest.load import load_file
+from unimixer.abtest.records import time_us
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml
@@ -57,6 +58,7 @@ def test_parquet_and_csv_are_the_same_rows(events: Events, tmp_path: Path) -> No
     found = load_file(events, "outcomes", tmp_path / "events.parquet")
     assert (found.rows, found.added, found.first_time, found.last_time) == (2, 2, MOMENT, MOMENT + 5)
     assert outcomes(events) == expected
+    assert time_us("2109-06-01T12:10:34.828749", "time") == microseconds("2109-06-01T12:10:34") + 828_749
     again = load_file(events, "outcomes", tmp_path / "events.csv")
     assert (again.rows, again.added, again.repeated, again.ignored) == (2, 0, 2, ("page",))
     assert outcomes(events) == expected
@@ -74,6 +76,10 @@ def test_exposures_belong_to_the_specification_that_is_given(
     code, found, _ = run(*command, *files, capsys=capsys)
     assert code == 0
     assert [(one["table"], one["added"]) for one in found["loaded"]] == [("exposures", 2), ("covariates", 1)]
+    assert found["registered"] == {"experiment": "mixer", "version": 3, "new": True}
+    with pytest.raises(SystemExit):
+        main(["abtest", *command])
+    assert "version 3 of experiment 'mixer' was registered before" in capsys.readouterr().out
     assert events.counts() == {"exposures": 2, "outcomes": 0, "covariates": 1, "specifications": 1}
     with events._database.transaction():
         kept = events._database.execute("SELECT experiment, version, shadow FROM exposures")

@@ -13,8 +13,9 @@ from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml, parse, read_yaml
 
 
-def test_defaults_are_the_name_as_salt_and_the_first_arm_as_control() -> None:
-    found = experiment(arms={"watch": {"shadow": True}, "old": {}, "new": {}})
+@pytest.mark.parametrize("shadow", [True, "true", "yes", "On", 1])
+def test_defaults_are_the_name_as_salt_and_the_first_arm_as_control(shadow: object) -> None:
+    found = experiment(arms={"watch": {"shadow": shadow}, "old": {}, "new": {}})
     assert (found.salt, found.control, found.unit, found.traffic) == ("mixer", "old", "user_id", 1.0)
     assert found.shadows == ("watch",)
     assert found.weights == {"new": 1.0, "old": 1.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -96,7 +96,7 @@ def time_us(value: Any, where: str) -> int:
             raise UnimixerError(f"{where}={value[:40]!r} is no time; write it as 2026-03-01T12:00:00Z") from None
     if isinstance(value, datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-        value = round((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+        value = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UnimixerError(
             f"{where}: a time is an integer of microseconds since 1970, or text such as 2026-03-01T12:00Z"

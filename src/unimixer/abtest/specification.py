@@ -235,5 +235,5 @@ def _microseconds(day: date) -> int:
 
 def _is_shadow(arm: Any) -> bool:
     if isinstance(arm, Mapping):
-        return arm.get("shadow") in (True, "true")
+        return str(arm.get("shadow")).lower() in ("true", "yes", "on", "1", "t", "y")  # as a boolean is read
     return bool(getattr(arm, "shadow", False))
