@@ -166,6 +166,23 @@ def test_a_user_and_old_events_are_deleted_by_the_command(
     assert (code, found["error"]) == (2, "give what to delete: --unit ID, or --before DAY, one of them")
 
 
+def test_a_deletion_may_take_as_long_as_a_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unimixer.cli.abtest.read import QUERY_S
+
+    address, limits = f"sqlite:///{tmp_path / 'events.sqlite'}", []
+    Events(address).close()
+
+    def spy(address: str, *, timeout: float = 30.0, create: bool = True) -> Events:
+        limits.append(timeout)
+        return Events(address, timeout=timeout, create=create)
+
+    monkeypatch.setattr("unimixer.abtest.events.Events", spy)
+    assert run("delete", "--database", address, "--unit", "7", capsys=capsys)[0] == 0
+    assert limits == [QUERY_S]
+
+
 def test_the_command_assigns_as_python_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from unimixer.abtest.assignment import assign
 
