@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from experiments import experiment, microseconds
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from unimixer.abtest.assignment import Assignment, assign
 from unimixer.abtest.canonical import canonical_text
+from unimixer.errors import UnimixerError
 from unimixer.serving.stores.records import canonical
 
 UNITS = range(20_000)
@@ -93,6 +96,7 @@ def test_the_context_targets() -> None:
     assert assign(given, 1, {"country": "de"}).reason == "targeting"
     assert assign(given, 1, {"country": ["de"], "tab": 3}).reason == "targeting"
     assert assign(given, 1).reason == "targeting"
+    assert assign(given, 1, {"country": "de", "tab": np.int32(3)}).reason == "assigned"
 
 
 def test_overrides_win_and_do_not_count() -> None:
@@ -127,6 +131,18 @@ def test_an_id_has_the_text_that_the_feature_store_gives_it(value: str | int) ->
     assert canonical_text(value) == canonical([value])[0]
 
 
-@pytest.mark.parametrize("value", ["3", "3.0", "3.00", " 3 ", 3, 3.0, "\u20073"])
+@pytest.mark.parametrize(
+    "value", ["3", "3.0", "3.00", " 3 ", 3, 3.0, "\u20073", np.int64(3), np.float32(3), np.float64(3), np.str_("3")]
+)
 def test_forms_of_an_id_are_one_unit(value: str | float) -> None:
     assert canonical_text(value) == "3"
+
+
+def test_numbers_with_decimals_keep_them_and_other_values_are_refused() -> None:
+    assert canonical_text(np.float64(7.5)) == canonical_text(np.float32(7.5)) == canonical_text(7.5) == "7.5"
+    with pytest.raises(UnimixerError, match=r"an id is text or a number, found Decimal\('7.5'\)"):
+        assign(experiment(), Decimal("7.5"))  # type: ignore[arg-type]
+
+
+def test_a_salt_may_have_any_characters() -> None:
+    assert assign(experiment(salt="\ud800"), 1).arm is not None

@@ -73,6 +73,13 @@ def test_a_specification_that_changes_under_way_is_refused(events: Events) -> No
     with pytest.raises(UnimixerError, match="version 1 differs from the registered version 2"):
         events.register(experiment(traffic=0.5), now=NOW)
     assert events.names() == ["mixer"]
+    other = experiment(name="other")
+    with pytest.raises(UnimixerError, match="version 1 differs from the registered version 2"):
+        events.register(other, experiment(traffic=0.5), now=NOW)
+    assert events.names() == ["mixer"]
+    assert events.register(other, experiment(version=2), now=NOW)
+    assert not events.register(now=NOW)
+    assert events.names() == ["mixer", "other"]
 
 
 def test_a_unit_is_deleted_from_every_table(events: Events) -> None:
@@ -81,6 +88,9 @@ def test_a_unit_is_deleted_from_every_table(events: Events) -> None:
     events.add_covariates([Covariate("mixer", "u1", "clicks", 3)])
     assert events.delete_unit("u1") == {"exposures": 1, "outcomes": 2, "covariates": 1}
     assert events.delete_unit("u1") == {"exposures": 0, "outcomes": 0, "covariates": 0}
+    events.add_outcomes([outcome(4, "7"), outcome(5, "7")])
+    assert events.delete_unit("7.0")["outcomes"] == 2
+    assert events.delete_unit(7)["outcomes"] == 0
     assert events.counts() == {"exposures": 1, "outcomes": 1, "covariates": 0, "specifications": 0}
 
 
@@ -125,7 +135,7 @@ def test_a_file_that_was_moved_takes_no_events_to_nowhere(tmp_path: Path) -> Non
     events.close()
 
 
-@pytest.mark.parametrize("address", ["events.sqlite", "sqlite:///", "mysql://secret@host/db"])
+@pytest.mark.parametrize("address", ["events.sqlite", "sqlite:///", "sqlite:///:memory:", "mysql://secret@host/db"])
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(UnimixerError, match="is no database; use sqlite:///FILE or postgresql") as found:
         Events(address)

@@ -13,6 +13,7 @@ from experiments import experiment, microseconds
 
 from unimixer.abtest.events import Events
 from unimixer.abtest.load import load_file
+from unimixer.abtest.records import time_us
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml
@@ -57,6 +58,7 @@ def test_parquet_and_csv_are_the_same_rows(events: Events, tmp_path: Path) -> No
     found = load_file(events, "outcomes", tmp_path / "events.parquet")
     assert (found.rows, found.added, found.first_time, found.last_time) == (2, 2, MOMENT, MOMENT + 5)
     assert outcomes(events) == expected
+    assert time_us("2109-06-01T12:10:34.828749", "time") == microseconds("2109-06-01T12:10:34") + 828_749
     again = load_file(events, "outcomes", tmp_path / "events.csv")
     assert (again.rows, again.added, again.repeated, again.ignored) == (2, 0, 2, ("page",))
     assert outcomes(events) == expected
@@ -74,6 +76,10 @@ def test_exposures_belong_to_the_specification_that_is_given(
     code, found, _ = run(*command, *files, capsys=capsys)
     assert code == 0
     assert [(one["table"], one["added"]) for one in found["loaded"]] == [("exposures", 2), ("covariates", 1)]
+    assert found["registered"] == {"experiment": "mixer", "version": 3, "new": True}
+    with pytest.raises(SystemExit):
+        main(["abtest", *command])
+    assert "version 3 of experiment 'mixer' was registered before" in capsys.readouterr().out
     assert events.counts() == {"exposures": 2, "outcomes": 0, "covariates": 1, "specifications": 1}
     with events._database.transaction():
         kept = events._database.execute("SELECT experiment, version, shadow FROM exposures")
@@ -107,6 +113,41 @@ def test_a_row_that_does_not_fit_is_named(line: str, sentence: str, tmp_path: Pa
     events.close()
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"context": "tab=home"}, "row 1.context: expected a JSON object as text, found 'tab=home'"),
+        ({"context": "[]"}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": NaN}'}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": "\\ud800"}'}, "row 1.context: expected a JSON object as text"),
+        ({"context": '{"tab": "a\\u0000"}'}, "row 1.context: a text in it has the character NUL"),
+        ({"context": "[" * 100_000}, "row 1.context: expected a JSON object as text"),
+        ({"positions": "i1"}, "row 1.positions: expected a JSON list as text, found 'i1'"),
+        ({"propensity": 1.5}, "row 1.propensity: expected a probability from 0 to 1, found 1.5"),
+        ({"arm": "watch"}, "request 'r1' has shadow=0, but 'watch' is a shadow arm of 'mixer'; write shadow=1"),
+        ({"shadow": 1}, "request 'r1' has shadow=1, but 'old' is no shadow arm of 'mixer'; write shadow=0"),
+        ({"unit": pl.Series([2.0**24], dtype=pl.Float32)}, "is a key of 2^24 or more in Float32"),
+        ({"unit": 2.0**53}, "is a key of 2^53 or more in Float64, which has lost its last digits"),
+        ({"request_id": "1.2e+18"}, "is a key written as a float"),
+    ],
+)
+def test_an_exposure_that_would_spoil_readings_is_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    events = Events(f"sqlite:///{tmp_path / 'events.sqlite'}")
+    given = experiment(arms={"old": {}, "new": {}, "watch": {"shadow": True}})
+    row = {"unit": "7", "arm": "old", "time": MOMENT, "request_id": "r1", "context": '{"tab": "h\u00f6me"}'}
+    path = tmp_path / "exposures.parquet"
+    pl.DataFrame({**row, "request_id": ["r1"], **changes}).write_parquet(path)
+    with pytest.raises(UnimixerError) as found:
+        load_file(events, "exposures", path, experiment=given)
+    assert sentence in str(found.value)
+    assert events.counts()["exposures"] == 0
+    pl.DataFrame([row]).write_parquet(path)
+    assert load_file(events, "exposures", path, experiment=given).added == 1
+    events.close()
+
+
 def test_a_user_and_old_events_are_deleted_by_the_command(
     events: Events, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +166,23 @@ def test_a_user_and_old_events_are_deleted_by_the_command(
     assert (code, found["error"]) == (2, "give what to delete: --unit ID, or --before DAY, one of them")
 
 
+def test_a_deletion_may_take_as_long_as_a_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unimixer.cli.abtest.read import QUERY_S
+
+    address, limits = f"sqlite:///{tmp_path / 'events.sqlite'}", []
+    Events(address).close()
+
+    def spy(address: str, *, timeout: float = 30.0, create: bool = True) -> Events:
+        limits.append(timeout)
+        return Events(address, timeout=timeout, create=create)
+
+    monkeypatch.setattr("unimixer.abtest.events.Events", spy)
+    assert run("delete", "--database", address, "--unit", "7", capsys=capsys)[0] == 0
+    assert limits == [QUERY_S]
+
+
 def test_the_command_assigns_as_python_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from unimixer.abtest.assignment import assign
 
@@ -139,3 +197,7 @@ def test_the_command_assigns_as_python_does(tmp_path: Path, capsys: pytest.Captu
     assert found["units"]["7"] == {"arm": None, "reason": "not started", "propensity": 0.0}
     code, found, _ = run("assign", str(tmp_path / "mixer.yaml"), "7", "--context", "tab", capsys=capsys)
     assert (code, found["error"]) == (2, "--context 'tab': expected COLUMN=VALUE")
+    (tmp_path / "mixer.yaml").write_text(dump_yaml(experiment(targeting={"is_new": [True]})))
+    for value, reason in (("true", "assigned"), ("1", "assigned"), ("false", "targeting")):
+        _, found, _ = run("assign", str(tmp_path / "mixer.yaml"), "7", "--context", f"is_new={value}", capsys=capsys)
+        assert found["units"]["7"]["reason"] == reason

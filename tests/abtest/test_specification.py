@@ -13,8 +13,9 @@ from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml, parse, read_yaml
 
 
-def test_defaults_are_the_name_as_salt_and_the_first_arm_as_control() -> None:
-    found = experiment(arms={"watch": {"shadow": True}, "old": {}, "new": {}})
+@pytest.mark.parametrize("shadow", [True, "true", "yes", "On", 1])
+def test_defaults_are_the_name_as_salt_and_the_first_arm_as_control(shadow: object) -> None:
+    found = experiment(arms={"watch": {"shadow": shadow}, "old": {}, "new": {}})
     assert (found.salt, found.control, found.unit, found.traffic) == ("mixer", "old", "user_id", 1.0)
     assert found.shadows == ("watch",)
     assert found.weights == {"new": 1.0, "old": 1.0}
@@ -53,6 +54,7 @@ def test_a_file_reads_as_it_was_written(tmp_path: Path) -> None:
         ({"metrics": [{"name": "days", "kind": "active-days", "event": "visit"}]}, "needs window_days"),
         ({"metrics": [{"name": "m", "kind": "mean", "event": "e", "margin": 0.1}]}, "margin goes with guardrail"),
         ({"metrics": VALUES["metrics"] * 2}, "metrics: 'ctr' is given twice"),
+        ({"version": 2**31}, "version=2147483648: input should be less than 2147483648"),
         ({"name": "a b"}, "name='a b': string should match pattern"),
     ],
 )

@@ -15,6 +15,7 @@ from unimixer.abtest.events import Events
 from unimixer.errors import UnimixerError
 from unimixer.serving.arms import STOPPED, Arms, Choice, Experiments
 from unimixer.serving.errors import HTTPError
+from unimixer.settings import dump_yaml
 
 NOW = microseconds("2026-03-10")
 
@@ -49,6 +50,12 @@ def test_another_unit_is_a_column_of_the_context() -> None:
     assert found is not None
     assert (found.unit, found.arm) == ("s1", assign(always(), "s1").arm)
     assert arms.columns == {"session"}
+    for session in (7, 7.0, "7", "7.0"):
+        numbered = choose(arms, {"context": {"session": session}})
+        assert numbered is not None
+        assert (numbered.unit, numbered.arm) == ("7", assign(always(), 7).arm)
+    for session in (7.5, 2.0**53, True, ["s1"], None):
+        assert choose(arms, {"context": {"session": session}}) is None
 
 
 def test_experiments_of_a_layer_are_served_together() -> None:
@@ -58,6 +65,10 @@ def test_experiments_of_a_layer_are_served_together() -> None:
     found = [choose(arms, {"user": user}) for user in range(200)]
     assert {choice.experiment.name for choice in found if choice} == {"e0", "e1"}
     assert all(found)
+    user = next(user for user, choice in enumerate(found) if choice and choice.experiment.name == "e0")
+    tested = choose(Arms([both[0], always(name="e1", layer=layers[1], overrides={user: "new"})], set()), {"user": user})
+    assert tested is not None
+    assert (tested.experiment.name, tested.arm, tested.exposed) == ("e1", "new", False)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +96,8 @@ def test_an_exposure_has_the_columns_that_segments_name() -> None:
     row = choice.exposure("r1", "v1", ["i2", "i1"], {"tab": "home", "position": 3})
     assert (row.unit, row.time, row.request_id, row.bundle, row.propensity) == ("7", NOW, "r1", "v1", 0.5)
     assert (json.loads(row.positions), json.loads(row.context)) == (["i2", "i1"], {"tab": "home"})
+    for value, kept in ((2, "2"), (2.0, "2"), ("2.0", "2"), (True, "1"), (0.5, "0.5"), (None, None), ([1], [1])):
+        assert json.loads(choice.exposure("r1", "v1", [], {"tab": value}).context) == {"tab": kept}
     shadow = choice.in_shadow(row, "watch")
     assert (shadow.request_id, shadow.arm, shadow.shadow, shadow.propensity) == ("r1/watch", "watch", 1, None)
 
@@ -92,6 +105,7 @@ def test_an_exposure_has_the_columns_that_segments_name() -> None:
 def test_a_stopped_experiment_stays_stopped(tmp_path: Path) -> None:
     path = written(tmp_path, always())
     experiments = Experiments([path])
+    experiments.register(experiments.read())
     arms = Arms(experiments.read(), experiments.stopped)
     assert choose(arms, {"user": 7}) is not None
     experiments.stop("mixer")
@@ -111,7 +125,7 @@ def test_an_experiment_is_stopped_even_where_that_cannot_be_written(tmp_path: Pa
     folder.mkdir()
     path = written(folder, always())
     experiments = Experiments([path])
-    experiments.read()
+    experiments.register(experiments.read())
     path.unlink()
     folder.rmdir()
     folder.write_text("a file")
@@ -123,10 +137,32 @@ def test_an_experiment_is_stopped_even_where_that_cannot_be_written(tmp_path: Pa
 def test_a_specification_is_registered_and_a_change_under_way_refused(tmp_path: Path) -> None:
     events = Events(f"sqlite:///{tmp_path / 'events.sqlite'}")
     experiments = Experiments([written(tmp_path, always(traffic=0.5))], events)
-    assert experiments.read() == (always(traffic=0.5),)
+    experiments.register(experiments.read())
+    assert events.specification("mixer") == always(traffic=0.5)
     written(tmp_path, always(version=2, traffic=0.5, salt="other"))
     with pytest.raises(UnimixerError, match="salt changed while it runs"):
-        experiments.read()
+        experiments.register(experiments.read())
     written(tmp_path, always(version=2, traffic=1))
-    assert experiments.read() == (always(version=2),)
+    experiments.register(experiments.read())
+    assert events.specification("mixer") == always(version=2)
     events.close()
+
+
+def test_the_file_of_a_stop_is_of_one_experiment(tmp_path: Path) -> None:
+    path = written(tmp_path, always())
+    experiments = Experiments([path])
+    experiments.register(experiments.read())
+    experiments.stop("mixer")
+    path.write_text(dump_yaml(always(name="next")))
+    with pytest.raises(UnimixerError, match=r"experiment 'mixer' was stopped, but .* now specifies 'next'; remove"):
+        experiments.read()
+    stop_file = tmp_path / f"mixer.yaml{STOPPED}"
+    stop_file.unlink()
+    experiments.register(experiments.read())
+    assert experiments.stopped == {"mixer"}
+    experiments.stop("next")
+    assert json.loads(stop_file.read_text())["experiment"] == "next"
+    stop_file.write_text("damaged")
+    after = Experiments([path])
+    after.read()
+    assert after.stopped == {"next"}

@@ -171,6 +171,7 @@ def test_an_experiment_without_a_database_or_with_bundles_that_do_not_fit_is_one
     with pytest.raises(SystemExit):
         main([*command, *place.options])
     assert "serve the bundle of the control" in capsys.readouterr().err
+    assert rows(place.database, "specifications") == []
 
 
 def test_a_database_that_is_killed_and_starts_again_has_every_answered_exposure_once(

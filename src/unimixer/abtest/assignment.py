@@ -28,7 +28,7 @@ class Assignment(NamedTuple):
 
 def assign(
     experiment: Experiment,
-    unit: str | int | None,
+    unit: str | float | None,
     context: Mapping[str, Any] | None = None,
     *,
     time: int | None = None,
@@ -74,13 +74,13 @@ def _outside(experiment: Experiment, context: Mapping[str, Any], time: int | Non
         return "ended"
     for column, values in experiment.targeting.items():
         value = context.get(column)
-        if not isinstance(value, str | int | float) or canonical_text(value) not in values:
+        if isinstance(value, list | dict) or canonical_text(value) not in values:
             return "targeting"
     return None
 
 
 def _hashes(salt: str, unit: str, purpose: bytes) -> tuple[int, int, int]:
     """Return three independent numbers of 64 bits; ``purpose`` keeps a layer and an experiment of one name apart."""
-    key = blake2b(salt.encode(), digest_size=32).digest()
+    key = blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=32).digest()
     digest = blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=24, key=key, person=purpose).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big"), int.from_bytes(digest[16:], "big")

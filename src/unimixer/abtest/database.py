@@ -99,7 +99,7 @@ def open_database(address: str, *, timeout: float, create: bool) -> Database:
     """
     if is_address(address):
         return _Postgres(address, timeout)
-    if not address.startswith(SQLITE) or address == SQLITE:
+    if not address.startswith(SQLITE) or address in (SQLITE, f"{SQLITE}:memory:"):
         scheme = address.partition("://")[0] + "://..." if "://" in address else repr(address)
         raise UnimixerError(f"events: {scheme} is no database; use sqlite:///FILE or postgresql://user@host:port/db")
     path = Path(address.removeprefix(SQLITE))

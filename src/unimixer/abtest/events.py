@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from unimixer.abtest.canonical import canonical_text
 from unimixer.abtest.changes import check_change
 from unimixer.abtest.database import Database, open_database
 from unimixer.abtest.records import Covariate, Exposure, Outcome
@@ -92,11 +93,11 @@ class Events:
         """Add values of units; return the number of new ones, by experiment, unit and name."""
         return self._add("covariates", rows)
 
-    def register(self, experiment: Experiment, *, now: int | None = None) -> bool:
-        """Register a specification, and return whether it is new.
+    def register(self, *experiments: Experiment, now: int | None = None) -> bool:
+        """Register specifications, all or none, and return whether any is new.
 
         Args:
-            experiment: of a new name, or equal to the registered one, or an allowed change of it.
+            experiments: each of a new name, or equal to the registered one, or an allowed change of it.
             now: microseconds since 1970 (default: the clock).
 
         Raises:
@@ -105,11 +106,12 @@ class Events:
         time = now_us() if now is None else now
         with self._database.transaction():
             self._database.lock_for_setup()
-            known = self._specification(experiment.name)
-            if known is not None:
-                check_change(known, experiment, now=time)
-            row = (experiment.name, experiment.version, dump_yaml(experiment), time)
-            return self._insert("specifications", [row]) > 0
+            for experiment in experiments:
+                known = self._specification(experiment.name)
+                if known is not None:
+                    check_change(known, experiment, now=time)
+            rows = [(one.name, one.version, dump_yaml(one), time) for one in experiments]
+            return bool(rows) and self._insert("specifications", rows) > 0
 
     def specification(self, name: str) -> Experiment | None:
         """Return the registered specification with the highest version."""
@@ -122,11 +124,11 @@ class Events:
             rows = self._database.execute("SELECT DISTINCT experiment FROM specifications ORDER BY experiment")
         return [name for (name,) in rows]
 
-    def delete_unit(self, unit: str) -> dict[str, int]:
-        """Delete all rows of a unit; return their numbers by table."""
+    def delete_unit(self, unit: str | int) -> dict[str, int]:
+        """Delete all rows of a unit, whatever the form of its id; return their numbers by table."""
         with self._database.transaction():
             return {
-                table: self._database.change(f"DELETE FROM {table} WHERE unit = ?", [unit])
+                table: self._database.change(f"DELETE FROM {table} WHERE unit = ?", [canonical_text(unit)])
                 for table, columns in TABLES.items()
                 if "unit" in columns
             }

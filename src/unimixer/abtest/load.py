@@ -17,9 +17,11 @@ from unimixer.abtest.records import Covariate, Exposure, Outcome, read_row
 from unimixer.abtest.specification import Experiment
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
+from unimixer.data.raw.values import check_exact
 from unimixer.errors import UnimixerError, check_choice
 
 KINDS: dict[str, type[Any]] = {"exposures": Exposure, "outcomes": Outcome, "covariates": Covariate}
+_IDS = {"unit", "event_id", "request_id", "item"}
 _NUMBERS = ("version", "propensity", "shadow", "value")
 
 
@@ -108,6 +110,8 @@ def load_file(
 def _batches(chunk: Chunk, kind: type[Any], defaults: dict[str, Any]) -> Iterator[list[Any]]:
     frame = chunk.frame.select(name for name in chunk.frame.columns if name in kind._fields)
     frame = frame.with_columns(pl.col(pl.String).replace("", None))
+    for name in _IDS.intersection(frame.columns):
+        check_exact(chunk, frame[name])
     texts = [name for name in frame.columns if name in _NUMBERS and frame.schema[name] == pl.String]
     for start in range(0, frame.height, BATCH):
         batch = []
@@ -125,4 +129,10 @@ def _check_arms(batch: list[Exposure], experiment: Experiment, path: Path) -> No
             raise UnimixerError(
                 f"{path}: request {row.request_id!r} has arm {row.arm!r} of experiment {row.experiment!r}, but "
                 f"{experiment.name!r} has the arms {', '.join(experiment.arms)}; load it with its own specification"
+            )
+        if bool(row.shadow) != experiment.arms[row.arm].shadow:
+            kind, value = ("a shadow arm", 1) if experiment.arms[row.arm].shadow else ("no shadow arm", 0)
+            raise UnimixerError(
+                f"{path}: request {row.request_id!r} has shadow={row.shadow}, but {row.arm!r} is {kind} of "
+                f"{experiment.name!r}; write shadow={value}"
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from unimixer.abtest.canonical import canonical_text
+from unimixer.abtest.canonical import canonical_text, is_id
 from unimixer.errors import UnimixerError, nearest
 
 MAX_TEXT = 500
@@ -94,7 +96,7 @@ def time_us(value: Any, where: str) -> int:
             raise UnimixerError(f"{where}={value[:40]!r} is no time; write it as 2026-03-01T12:00:00Z") from None
     if isinstance(value, datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-        value = round((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+        value = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UnimixerError(
             f"{where}: a time is an integer of microseconds since 1970, or text such as 2026-03-01T12:00Z"
@@ -120,8 +122,7 @@ def check_text(value: str, where: str, most: int = MAX_TEXT) -> str:
 
 
 def _id(value: Any, where: str) -> str:
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    if isinstance(value, bool) or not (isinstance(value, str | int) or whole):
+    if not is_id(value):
         raise UnimixerError(f"{where}: an id is text or an integer, found {value!r:.40}")
     text = canonical_text(value)
     if text is None:
@@ -135,16 +136,37 @@ def _name(value: Any, where: str) -> str:
     return check_text(value, where)
 
 
-def _json(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise UnimixerError(f"{where}: expected JSON as text, found {value!r:.40}")
+def check_json(value: Any, where: str, kind: type[list[Any] | dict[str, Any]]) -> str:
+    """Raise if a value is not JSON of a kind, as text that a database can read: one such row would spoil readings."""
+    try:
+        found = json.loads(value, parse_constant=_no_constant)
+        if "\\u" in value:
+            json.dumps(found, ensure_ascii=False).encode()  # fails for half a character
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(value, str) or not isinstance(found, kind):
+        name = "list" if kind is list else "object"
+        raise UnimixerError(f"{where}: expected a JSON {name} as text, found {value!r:.40}")
+    if "\\u0000" in value:
+        raise UnimixerError(f"{where}: a text in it has the character NUL, which no database holds; leave it out")
     return check_text(value, where, MAX_JSON)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnimixerError(f"{where}: expected a finite number, found {value!r:.40}")
     return float(value)
+
+
+def _probability(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if not 0 <= number <= 1:
+        raise UnimixerError(f"{where}: expected a probability from 0 to 1, found {value!r:.40}")
+    return number
 
 
 def _integer(value: Any, where: str) -> int:
@@ -163,10 +185,10 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "received": time_us,
     "request_id": _id,
     "bundle": _name,
-    "propensity": _number,
+    "propensity": _probability,
     "shadow": _integer,
-    "positions": _json,
-    "context": _json,
+    "positions": partial(check_json, kind=list),
+    "context": partial(check_json, kind=dict),
     "event_id": _id,
     "event": _name,
     "value": _number,

@@ -122,7 +122,7 @@ class Experiment(Settings):
     }
 
     name: Name
-    version: PositiveInt = 1
+    version: Annotated[int, Field(ge=1, lt=2**31)] = 1
     description: str = ""
     salt: str = ""
     """Text that the assignment depends on (default: the name)."""
@@ -235,5 +235,5 @@ def _microseconds(day: date) -> int:
 
 def _is_shadow(arm: Any) -> bool:
     if isinstance(arm, Mapping):
-        return arm.get("shadow") in (True, "true")
+        return str(arm.get("shadow")).lower() in ("true", "yes", "on", "1", "t", "y")  # as a boolean is read
     return bool(getattr(arm, "shadow", False))

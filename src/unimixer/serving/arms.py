@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimixer.abtest.assignment import assign
-from unimixer.abtest.canonical import canonical_text
+from unimixer.abtest.canonical import canonical_text, is_id
 from unimixer.abtest.events import Events
 from unimixer.abtest.records import Exposure
 from unimixer.abtest.specification import Experiment, load_experiment
@@ -51,7 +51,11 @@ class Choice:
             context: of the request.
         """
         names = {*self.experiment.targeting, *self.experiment.segments}
-        kept = {name: value for name, value in context.items() if name in names}
+        kept = {  # 2, 2.0 and "2" are one segment, as they are one value of targeting
+            name: value if isinstance(value, list) else canonical_text(value)
+            for name, value in context.items()
+            if name in names
+        }
         return Exposure(
             experiment=self.experiment.name,
             version=self.experiment.version,
@@ -85,22 +89,29 @@ class Experiments:
         """Names of experiments that give everyone the bundle of the server; a name is never taken out."""
 
     def read(self) -> tuple[Experiment, ...]:
-        """Read the specifications and register them.
+        """Read the specifications; :meth:`register` keeps them.
 
         Raises:
-            UnimixerError: a mistake, a change that would spoil a running experiment, or experiments that would share
-                units.
+            UnimixerError: a mistake, experiments that would share units, or the file of a stop names another
+                experiment.
         """
         found = tuple(load_experiment(path) for path in self.files)
         for one, other in combinations(found, 2):
             _check_apart(one, other)
         for experiment, path in zip(found, self.files, strict=True):
-            self._file_of[experiment.name] = path
-            if _stop_file(path).exists():
+            if _is_stopped(experiment, path):
                 self.stopped.add(experiment.name)
-            if self.events is not None:
-                self.events.register(experiment)
         return found
+
+    def register(self, experiments: Sequence[Experiment]) -> None:
+        """Register what :meth:`read` returned, all or none; call it when nothing else can fail.
+
+        Raises:
+            UnimixerError: a change would spoil a running experiment.
+        """
+        if self.events is not None:
+            self.events.register(*experiments)
+        self._file_of = {one.name: path for one, path in zip(experiments, self.files, strict=True)}
 
     def stop(self, name: str) -> None:
         """Stop an experiment now and at every later start.
@@ -165,8 +176,9 @@ class Arms:
         """
         context = body.get("context")
         known = context if isinstance(context, dict) else {}
-        for experiment in self.experiments:
-            unit = _unit(experiment, body.get("user"), known, user_key)
+        units = [_unit(experiment, body.get("user"), known, user_key) for experiment in self.experiments]
+        both = zip(self.experiments, units, strict=True)
+        for experiment, unit in sorted(both, key=lambda one: canonical_text(one[1]) not in one[0].overrides):
             if experiment.name in self._stopped:
                 self._count(experiment.name, "", "stopped")
                 continue
@@ -178,16 +190,33 @@ class Arms:
         return None
 
 
-def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_key: str | None) -> str | int | None:
+def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_key: str | None) -> str | float | None:
     if experiment.unit != user_key:
         unit = context.get(experiment.unit)
     else:
         unit = user.get(user_key) if isinstance(user, dict) else user
-    return unit if isinstance(unit, str | int) and not isinstance(unit, bool) else None
+    return unit if is_id(unit) else None
 
 
 def _stop_file(path: Path) -> Path:
     return path.with_name(path.name + STOPPED)
+
+
+def _is_stopped(experiment: Experiment, path: Path) -> bool:
+    """Return whether a file says that the experiment was stopped; one that cannot be read stops it."""
+    file = _stop_file(path)
+    if not file.exists():
+        return False
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["experiment"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    if name != experiment.name:
+        raise UnimixerError(
+            f"{file}: it says that experiment {name!r} was stopped, but {path} now specifies {experiment.name!r}; "
+            f"remove that file to start {experiment.name!r}"
+        )
+    return True
 
 
 def _check_apart(one: Experiment, other: Experiment) -> None:

@@ -201,7 +201,8 @@ class Engine:
             raise HTTPError(409, "another bundle is being opened; try again when it is in service", retry_after=1)
         try:
             folder = Path(self.settings.bundle).resolve()  # a link is read once: all files are of one bundle
-            arms = Arms(self.experiments.read(), self.experiments.stopped, self._count)
+            experiments = self.experiments.read()
+            arms = Arms(experiments, self.experiments.stopped, self._count)
             opened = {folder: self._warm(folder)}
             at = {bundle: Path(bundle).resolve() for bundle in arms.bundles}
             for place in at.values():
@@ -212,6 +213,7 @@ class Engine:
             check_fit(
                 _opened(folder, found.model), {place: _opened(at[place], models[place]) for place in models}, arms
             )
+            self.experiments.register(experiments)  # last: what is registered cannot be taken back
         except Exception as error:
             self.metrics.swaps.labels("refused").inc()
             if isinstance(error, UnimixerError):

@@ -23,7 +23,8 @@ class AssignOptions:
     specification: Annotated[Path, typer.Argument(metavar="SPEC", help="Specification of the experiment (YAML).")]
     units: Annotated[list[str], typer.Argument(metavar="UNIT...", help="Ids of units.")]
     context: Annotated[
-        list[str] | None, typer.Option("--context", help="Value that targeting compares: COLUMN=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option("--context", help="Value that targeting compares: COLUMN=VALUE, also true or false; repeatable."),
     ] = None
     at: Annotated[
         str | None, typer.Option("--at", help="Time of the request, such as 2026-03-01T12:00Z (default: any).")
@@ -54,8 +55,8 @@ def _row(unit: str, found: Assignment) -> tuple[str, str, str, str]:
     return unit, found.arm or "none", found.reason, f"{found.propensity:.3f}" if found.arm else ""
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, str | bool]:
     column, equals, value = text.partition("=")
     if not equals or not column:
         raise UnimixerError(f"--context {text!r}: expected COLUMN=VALUE")
-    return column, value
+    return column, {"true": True, "false": False}.get(value, value)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unimixer.cli.abtest.load import Database
+from unimixer.cli.abtest.read import opened
 from unimixer.cli.output import Json, emit, takes
 from unimixer.errors import UnimixerError
 
@@ -31,21 +32,16 @@ def delete(options: DeleteOptions) -> None:
     Examples: unimixer abtest delete --database sqlite:///events.sqlite --unit 7 · unimixer abtest delete --database
     sqlite:///events.sqlite --before 2026-01-01
     """
-    from unimixer.abtest.canonical import canonical_text
-    from unimixer.abtest.events import Events
     from unimixer.abtest.records import time_us
 
     if (options.unit is None) == (options.before is None):
         raise UnimixerError("give what to delete: --unit ID, or --before DAY, one of them")
     before = None if options.before is None else time_us(options.before, "--before")
-    events = Events(options.database, create=False)
-    try:
+    with opened(options.database) as events:
         if before is not None:
             counts = events.delete_before(before)
         else:
-            each = [events.delete_unit(canonical_text(unit) or "") for unit in options.unit or ()]
+            each = [events.delete_unit(unit) for unit in options.unit or ()]
             counts = {table: sum(one[table] for one in each) for table in each[0]}
-    finally:
-        events.close()
     text = ", ".join(f"{count:,} {table}" for table, count in counts.items())
     emit({"database": events.name, **counts}, options.as_json, lambda: print(f"{events.name}: deleted {text}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,8 +52,7 @@ def load(options: LoadOptions) -> None:
     experiment = None if options.specification is None else load_experiment(options.specification)
     events = Events(options.database)
     try:
-        if experiment is not None:
-            events.register(experiment)
+        new = experiment is not None and events.register(experiment)
         with progress_bar("loading", None, unit="rows") as advance:
             loaded = [
                 load_file(events, kind, path, experiment=experiment, advance=advance)
@@ -65,5 +64,10 @@ def load(options: LoadOptions) -> None:
     columns = ["table", "file", "rows", "added", "repeated", "first time", "last time", "columns not read"]
     rows = [(one.table, one.file, f"{one.rows:,}", f"{one.added:,}", f"{one.repeated:,}", *one.days,
              ", ".join(one.ignored)) for one in loaded]  # fmt: skip
-    values = {"database": events.name, "loaded": [one.values() for one in loaded]}
-    emit(values, options.as_json, lambda: table(events.name, columns, rows, left=2))
+    values: dict[str, Any] = {"database": events.name, "loaded": [one.values() for one in loaded]}
+    title = events.name
+    if experiment is not None:
+        values["registered"] = {"experiment": experiment.name, "version": experiment.version, "new": new}
+        state = "is registered now" if new else "was registered before"
+        title += f": version {experiment.version} of experiment {experiment.name!r} {state}"
+    emit(values, options.as_json, lambda: table(title, columns, rows, left=2) if rows else print(title))

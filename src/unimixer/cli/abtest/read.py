@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unimixer.abtest.events import Events
 
 QUERY_S = 600.0
-"""Seconds that a query of the analysis may take."""
+"""Seconds that a query of the analysis or a deletion may take."""
 Specification = Annotated[Path, typer.Argument(metavar="SPEC", help="Specification of the experiment (YAML).")]
 EventsAddress = Annotated[
     str | None, typer.Option("--database", help="Events: sqlite:///FILE or postgresql://user@host:port/db.")
@@ -43,7 +43,7 @@ class ReadOptions:
 
 @contextmanager
 def opened(address: str) -> Iterator[Events]:
-    """Open a database that exists, for long queries."""
+    """Open a database that exists, for statements that take long."""
     from unimixer.abtest.events import Events
 
     events = Events(address, timeout=QUERY_S, create=False)

@@ -97,6 +97,7 @@ def add_routes(app: FastAPI, engine: Engine) -> None:
         async def stop_experiment(request: Request) -> Response:
             """Stop an experiment for good: everyone gets the bundle of the server, and no exposure is logged."""
             check(request)
+            _ = engine.in_service  # before the first load no experiment is known, and 503 says so
             values = read_json(await read_body(request, settings.max_body, settings.timeout))
             name = values.get("experiment")
             if set(values) != {"experiment"} or not isinstance(name, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from unimixer.abtest.events import Events
-from unimixer.abtest.records import MAX_JSON, Exposure, check_text
+from unimixer.abtest.records import Exposure, check_json, check_text
 from unimixer.errors import UnimixerError
 from unimixer.serving.prediction_log.record import Entry, LogSink, UnfitError
 
@@ -30,8 +30,8 @@ class ExposureSink(LogSink[Exposure]):
         try:
             for row in rows:
                 check_text(row.unit, "unit")
-                check_text(row.positions, "positions", MAX_JSON)
-                check_text(row.context, "context", MAX_JSON)
+                check_json(row.positions, "positions", list)
+                check_json(row.context, "context", dict)
         except UnimixerError as error:
             raise UnfitError(str(error)) from None
         added = self._events.add_exposures(rows)
