@@ -38,8 +38,8 @@ from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.sampling import all_rows_weights
 from unimixer.training.train import train as train_recipe
 
-_SMALLEST = float(np.finfo(np.float64).epsneg)
-"""Distance of the largest float below 1 from 1."""
+_INSIDE = float(np.finfo(np.float64).tiny), 1 - float(np.finfo(np.float64).epsneg)
+"""The smallest and the largest probability with a finite loss."""
 
 
 def prepare(
@@ -266,7 +266,7 @@ def _logits(chunk: Chunk, columns: ScoreColumns) -> NDArray[np.float64]:
         return scores
     valid = pl.Series((scores >= 0) & (scores <= 1))
     values.require(chunk, series, valid, "is not a probability", "pass --logits if the scores are logits")
-    inside = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
+    inside = np.clip(scores, *_INSIDE)
     logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
     return logits
 
