@@ -122,7 +122,7 @@ def evaluate_run(
 
 @states_kept()
 def evaluate_hardened(
-    run: Path | str, form: str, split: str, *, dataset: Path | None = None
+    run: Path | str, form: str, split: str, *, dataset: Path | None = None, metrics: Sequence[str] = ()
 ) -> tuple[dict[str, TaskMetrics], ScoreChange]:
     """Measure a run after its learned mixings were made hard, and how far its scores moved.
 
@@ -131,12 +131,14 @@ def evaluate_hardened(
         form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
         split: as in :func:`evaluate_run`, one only.
         dataset: the dataset, if it moved since the training.
+        metrics: as in :func:`evaluate_run`.
     """
     folder = RunFolder(run)
     opened, model = dataset_of(folder, dataset), load_ranker(folder)
     hard = hardened_ranker(model, form, folder)
     change = score_change(model, hard, opened, split)
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change
+    names = metric_names([*folder.recipe.metrics, *metrics])
+    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), metrics=names), change
 
 
 def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:

@@ -23,6 +23,8 @@ from unimixer.training.evaluation import as_json as plain
 from unimixer.training.run import RunFolder, dataset_of
 
 _OPTION_NAMES = {"run": "the run folder", "input_file": "--input", "harden": "--harden", "data": "--data"}
+_COLUMNS = ("label", "score", "user", "request", "weight", "threshold", "logits")
+"""Options of a file of scores."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ def evaluate(options: EvaluateOptions) -> None:
         return
     if options.run is None:
         raise UnimixerError("give a run folder, or a file of scores with --predictions")
+    for name in _COLUMNS:
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(
+                f"--{name} describes a file of scores; give the file with --predictions, or leave it out"
+            )
+    if options.input_file is not None and options.data is not None:
+        raise UnimixerError("--input measures raw rows, and --data a dataset; leave one of them out")
     if options.harden is not None:
         if options.input_file is not None:
             raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
@@ -123,8 +132,7 @@ def _evaluate_predictions(options: EvaluateOptions, path: Path) -> None:
             raise UnimixerError(f"--predictions measures the scores of a file; leave {_OPTION_NAMES[name]} out")
     if options.label is None:
         raise UnimixerError("--predictions needs the column of the label: --label COLUMN")
-    names = ("label", "score", "user", "request", "weight", "threshold", "logits")
-    columns = ScoreColumns(**{name: getattr(options, name) for name in names})
+    columns = ScoreColumns(**{name: getattr(options, name) for name in _COLUMNS})
     metrics = evaluate_predictions(path, columns, metrics=options.asked, separator=options.separator)
     values = plain(metrics)
     _draw(options, metrics)
@@ -144,8 +152,8 @@ def _draw(options: EvaluateOptions, metrics: Mapping[str, TaskMetrics]) -> None:
 def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
     """Measure before and after, with the change of the scores."""
     split = options.split
-    hard, change = evaluate_hardened(run, form, split, dataset=options.data)
-    trained = evaluate_run(run, split, dataset=options.data, device="cpu")
+    hard, change = evaluate_hardened(run, form, split, dataset=options.data, metrics=options.asked)
+    trained = evaluate_run(run, split, dataset=options.data, device="cpu", metrics=options.asked)
     values = {split: plain(trained), f"{split}, {form}": plain(hard)}
 
     def show() -> None:
@@ -156,4 +164,5 @@ def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
             f"by at most {change.max_probability_difference:.3g} in the probability"
         )
 
+    _draw(options, hard)
     emit({"run": str(run), "form": form, "tasks": values, "change": asdict(change)}, options.as_json, show)
