@@ -97,3 +97,17 @@ def test_a_file_that_does_not_fit_is_refused_before_the_run(
     with pytest.raises(UnimixerError, match=message):
         trained(toy_folder, tmp_path / "run", f"{{{change}}}")
     assert not (tmp_path / "run").exists()
+
+
+def test_tables_of_ignored_features_have_no_vectors(toy_folder: Path, tmp_path: Path) -> None:
+    run = train(
+        tiny_recipe(toy_folder, "model.ignored_features=[tab]", "training.max_steps=1"),
+        folder=tmp_path / "run",
+        quiet=True,
+    )
+    with pytest.raises(UnimixerError, match=r"'tab': the model ignores its features .* vectors are untrained"):
+        embedding_vectors(run.folder, "tab")
+    text = "{tab: {path: none.parquet}}"
+    recipe = tiny_recipe(toy_folder, "model.ignored_features=[tab]", f"pretrained={text}")
+    with pytest.raises(UnimixerError, match=r"pretrained\.tab: the model ignores the features of this table"):
+        train(recipe, folder=tmp_path / "other", quiet=True)

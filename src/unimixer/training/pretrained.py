@@ -67,6 +67,8 @@ def _read(name: str, config: PretrainedConfig, recipe: Recipe, transform: Transf
     vocabulary, width = transform.vocabularies[name], model.embedding.tables.width[name]
     if vocabulary.num_buckets or name in recipe.model.managed_embeddings:
         raise UnimixerError(f"pretrained.{name}: ids of this table share rows; name a table with a row for every id")
+    if name not in model.embedding.read_tables:
+        raise UnimixerError(f"pretrained.{name}: the model ignores the features of this table; name one that it reads")
     keys, vectors = _load(Path(config.path), config)
     if vectors.shape[1] != width:
         raise UnimixerError(
