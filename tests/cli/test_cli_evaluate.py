@@ -54,6 +54,7 @@ def test_evaluate_measures_a_file_of_scores(cli: Cli, tmp_path: Path) -> None:
     done = cli(*given, "--reliability", "pictures/click")
     assert "wrote pictures/click.png, pictures/click.svg" in done.err
     assert (tmp_path / "pictures" / "click.svg").exists()
+    assert ". is a folder; name the file to write" in cli(*given, "--reliability", ".").error
     assert "needs the column of the label: --label COLUMN" in cli("evaluate", "--predictions", "scores.csv").error
     assert "leave the run folder out" in cli("evaluate", "run", "--predictions", "scores.csv").error
     assert "give a run folder, or a file of scores" in cli("evaluate").error

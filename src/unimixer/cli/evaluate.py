@@ -17,7 +17,7 @@ from unimixer.errors import UnimixerError
 from unimixer.metrics import TaskMetrics, metric_names
 from unimixer.predictor import Predictor
 from unimixer.progress import say
-from unimixer.report.figures import new_figure
+from unimixer.report.figures import check_figure
 from unimixer.report.reliability import write_reliability
 from unimixer.training.evaluation import as_json as plain
 from unimixer.training.run import RunFolder, dataset_of
@@ -82,7 +82,7 @@ def evaluate(options: EvaluateOptions) -> None:
     unimixer evaluate --predictions scores.csv --label click --user user_id --metric ndcg@10
     """
     if options.reliability is not None:
-        new_figure(1, 1)  # without matplotlib, say so before the work
+        check_figure(options.reliability)
     if options.predictions is not None:
         _evaluate_predictions(options, options.predictions)
         return
