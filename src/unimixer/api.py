@@ -242,7 +242,7 @@ def evaluate_predictions(
         weighted=columns.weight is not None,
         metrics=metrics,
     )
-    label = Label(name=columns.label, threshold=columns.threshold)
+    label = parse(Label, {"name": columns.label, "threshold": columns.threshold}, where="label")
     users, requests = _Groups(columns.user), _Groups(columns.request)
     files = Files() if separator is None else Files(separator=separator)
     with progress_bar("reading scores", None) as advance:
