@@ -95,5 +95,5 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_threshold_is_a_finite_number(tmp_path: Path) -> None:
     scores_frame(20).write_parquet(tmp_path / "scores.parquet")
-    with pytest.raises(UnimixerError, match="threshold.*finite number"):
+    with pytest.raises(UnimixerError, match=r"threshold.*finite number"):
         evaluate_predictions(tmp_path / "scores.parquet", ScoreColumns("click", threshold=float("nan")))

@@ -156,6 +156,11 @@ def test_a_mistake_is_one_sentence(options: dict[str, Any], message: str) -> Non
         build_backbone("hyformer", num_tokens=4, token_dim=16, **options)
 
 
+def test_an_unknown_option_of_the_mixing_is_one_sentence_while_a_budget_is_met() -> None:
+    with pytest.raises(UnimixerError, match="unknown key of mixing_options 'foo'"):
+        HyFormer.formula(num_tokens=4, token_dim=16, mixing="unimixing-lite", mixing_options={"foo": 1})
+
+
 def test_no_rows_are_no_rows() -> None:
     tokens, events, mask = inputs()
     assert model()(tokens[:0], events[:0], mask[:0]).shape == (0, T, D)

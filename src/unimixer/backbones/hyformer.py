@@ -50,13 +50,13 @@ class HyFormerOptions(TokenMixerOptions):
             super().check()
             if self.mixing_options is not None:
                 raise UnimixerError(f"mixing_options have no use with mixing={self.mixing!r}; leave them out")
+
+    def learned(self) -> UniMixerLiteOptions:
+        """Return the options of UniMixing-Lite; raise for one that it does not have."""
         known = {"block_size", *(field.name for field in fields(UniMixingLiteOptions))} - {"num_heads"}
         for name in self.mixing_options or {}:
             if name not in known:
                 raise unknown("key of mixing_options", name, known)
-
-    def learned(self) -> UniMixerLiteOptions:
-        """Return the options of UniMixing-Lite."""
         return UniMixerLiteOptions(num_tokens=self.num_tokens, token_dim=self.token_dim, **(self.mixing_options or {}))
 
     def build_attention(self, num_tokens: int, token_dim: int) -> tuple[EventAttention, ...]:
