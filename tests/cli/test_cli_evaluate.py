@@ -58,9 +58,11 @@ def test_evaluate_measures_a_file_of_scores(cli: Cli, tmp_path: Path) -> None:
     assert "needs the column of the label: --label COLUMN" in cli("evaluate", "--predictions", "scores.csv").error
     assert "leave the run folder out" in cli("evaluate", "run", "--predictions", "scores.csv").error
     assert "give a run folder, or a file of scores" in cli("evaluate").error
-    for given, option in ((("--weight", "w"), "--weight"), (("--logits",), "--logits"), (("--score", "p"), "--score")):
-        assert f"{option} describes a file of scores" in cli("evaluate", "run", *given).error
+    for words, option in ((("--weight", "w"), "--weight"), (("--logits",), "--logits"), (("--score", "p"), "--score")):
+        assert f"{option} describes a file of scores" in cli("evaluate", "run", *words).error
     assert "leave one of them out" in cli("evaluate", "run", "--input", "x.csv", "--data", "d").error
+    assert "leave one of them out" in cli("evaluate", "run", "--input", "x.csv", "--split", "train").error
+    assert "leave --split out" in cli(*given, "--split", "train").error
 
 
 def test_evaluate_adds_metrics_to_those_of_the_recipe(cli: Cli, toy_run: RunFolder, rows: Path) -> None:

@@ -22,7 +22,7 @@ from unimixer.report.reliability import write_reliability
 from unimixer.training.evaluation import as_json as plain
 from unimixer.training.run import RunFolder, dataset_of
 
-_OPTION_NAMES = {"run": "the run folder", "input_file": "--input", "harden": "--harden", "data": "--data"}
+_OPTION_NAMES = {"run": "the run folder", "input_file": "--input"}
 _COLUMNS = ("label", "score", "user", "request", "weight", "threshold", "logits")
 """Options of a file of scores."""
 
@@ -93,8 +93,9 @@ def evaluate(options: EvaluateOptions) -> None:
             raise UnimixerError(
                 f"--{name} describes a file of scores; give the file with --predictions, or leave it out"
             )
-    if options.input_file is not None and options.data is not None:
-        raise UnimixerError("--input measures raw rows, and --data a dataset; leave one of them out")
+    for name in ("data", "split"):
+        if options.input_file is not None and getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(f"--input measures raw rows, and --{name} is of a dataset; leave one of them out")
     if options.harden is not None:
         if options.input_file is not None:
             raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
@@ -127,9 +128,11 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _evaluate_predictions(options: EvaluateOptions, path: Path) -> None:
     """Measure a file of scores."""
-    for name in ("run", "input_file", "harden", "data"):
-        if getattr(options, name) is not None:
-            raise UnimixerError(f"--predictions measures the scores of a file; leave {_OPTION_NAMES[name]} out")
+    for name in ("run", "input_file", "harden", "data", "split"):
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(
+                f"--predictions measures the scores of a file; leave {_OPTION_NAMES.get(name, f'--{name}')} out"
+            )
     if options.label is None:
         raise UnimixerError("--predictions needs the column of the label: --label COLUMN")
     columns = ScoreColumns(**{name: getattr(options, name) for name in _COLUMNS})
