@@ -54,6 +54,14 @@ def test_logits_probabilities_and_graded_labels_agree(tmp_path: Path) -> None:
     assert second.log_loss == pytest.approx(first.log_loss, abs=1e-9)
 
 
+def test_tiny_probabilities_keep_their_order(tmp_path: Path) -> None:
+    scores = {"click": [0, 0, 1, 0, 1], "score": [0.0, 1e-30, 1e-20, 1e-25, 1.0]}
+    pl.DataFrame(scores).write_parquet(tmp_path / "scores.parquet")
+    found = evaluate_predictions(tmp_path / "scores.parquet", ScoreColumns("click"))["click"]
+    assert found.auc == 1.0
+    assert np.isfinite(found.log_loss)
+
+
 def test_rows_without_a_user_are_groups_of_their_own(tmp_path: Path) -> None:
     pl.DataFrame({"click": [1, 0, 1, 0], "score": [0.9, 0.1, 0.2, 0.8], "user": ["a", "a", None, None]}).write_parquet(
         tmp_path / "scores.parquet"
@@ -66,7 +74,7 @@ def test_rows_without_a_user_are_groups_of_their_own(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"score": 1.5}, r"row 1: score=1\.5 is not a probability; pass --logits if the scores are logits"),
-        ({"click": 3}, "is not 0 or 1"),
+        ({"click": 3}, "is not 0 or 1; give label 'click' a threshold if"),
         ({"score": None}, "is missing; write a score for every row"),
     ],
 )
@@ -83,3 +91,9 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     scores_frame(20).write_parquet(tmp_path / "scores.parquet")
     with pytest.raises(UnimixerError, match=r"'clik'.*did you mean 'click'"):
         evaluate_predictions(tmp_path / "scores.parquet", ScoreColumns("clik"))
+
+
+def test_a_threshold_is_a_finite_number(tmp_path: Path) -> None:
+    scores_frame(20).write_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(UnimixerError, match=r"threshold.*finite number"):
+        evaluate_predictions(tmp_path / "scores.parquet", ScoreColumns("click", threshold=float("nan")))

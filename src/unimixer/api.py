@@ -38,8 +38,8 @@ from unimixer.training.run import RunFolder, dataset_of
 from unimixer.training.sampling import all_rows_weights
 from unimixer.training.train import train as train_recipe
 
-_SMALLEST = float(np.finfo(np.float64).epsneg)
-"""Distance of the largest float below 1 from 1."""
+_INSIDE = float(np.finfo(np.float64).tiny), 1 - float(np.finfo(np.float64).epsneg)
+"""The smallest and the largest probability with a finite loss."""
 
 
 def prepare(
@@ -122,7 +122,7 @@ def evaluate_run(
 
 @states_kept()
 def evaluate_hardened(
-    run: Path | str, form: str, split: str, *, dataset: Path | None = None
+    run: Path | str, form: str, split: str, *, dataset: Path | None = None, metrics: Sequence[str] = ()
 ) -> tuple[dict[str, TaskMetrics], ScoreChange]:
     """Measure a run after its learned mixings were made hard, and how far its scores moved.
 
@@ -131,12 +131,14 @@ def evaluate_hardened(
         form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
         split: as in :func:`evaluate_run`, one only.
         dataset: the dataset, if it moved since the training.
+        metrics: as in :func:`evaluate_run`.
     """
     folder = RunFolder(run)
     opened, model = dataset_of(folder, dataset), load_ranker(folder)
     hard = hardened_ranker(model, form, folder)
     change = score_change(model, hard, opened, split)
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks)), change
+    names = metric_names([*folder.recipe.metrics, *metrics])
+    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), metrics=names), change
 
 
 def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
@@ -240,7 +242,7 @@ def evaluate_predictions(
         weighted=columns.weight is not None,
         metrics=metrics,
     )
-    label = Label(name=columns.label, threshold=columns.threshold)
+    label = parse(Label, {"name": columns.label, "threshold": columns.threshold}, where="label")
     users, requests = _Groups(columns.user), _Groups(columns.request)
     files = Files() if separator is None else Files(separator=separator)
     with progress_bar("reading scores", None) as advance:
@@ -266,7 +268,7 @@ def _logits(chunk: Chunk, columns: ScoreColumns) -> NDArray[np.float64]:
         return scores
     valid = pl.Series((scores >= 0) & (scores <= 1))
     values.require(chunk, series, valid, "is not a probability", "pass --logits if the scores are logits")
-    inside = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
+    inside = np.clip(scores, *_INSIDE)
     logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
     return logits
 

@@ -141,6 +141,11 @@ def test_a_quarter_of_the_tokens_are_queries() -> None:
         ({"num_queries": 5}, "num_queries=5: queries are the first of the 4 tokens; take 1 to 4"),
         ({"residual": "siamese"}, "residual='siamese' is not one of pre, post"),
         ({"mixing": "unimixing"}, "mixing='unimixing' is not one of .*; did you mean 'unimixing-lite'"),
+        (
+            {"mixing": "unimixing-lite", "mixing_options": {"rnk": 4}},
+            "key of mixing_options 'rnk'; did you mean 'rank'",
+        ),
+        ({"mixing": "unimixing-lite", "mixing_options": {"num_blocks": 4}}, "unknown key of mixing_options 'num_bl"),
         ({"mixing_options": {"rank": 4}}, "mixing_options have no use with mixing='rule'"),
         ({"sequence_head_dim": 4}, "heads of hyformer are D / attention_heads wide; leave it out"),
         ({"sequence_hidden_dim": 4}, "sequence_hidden_dim=4 has no use without sequence_dim"),
@@ -149,3 +154,13 @@ def test_a_quarter_of_the_tokens_are_queries() -> None:
 def test_a_mistake_is_one_sentence(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UnimixerError, match=message):
         build_backbone("hyformer", num_tokens=4, token_dim=16, **options)
+
+
+def test_an_unknown_option_of_the_mixing_is_one_sentence_while_a_budget_is_met() -> None:
+    with pytest.raises(UnimixerError, match="unknown key of mixing_options 'foo'"):
+        HyFormer.formula(num_tokens=4, token_dim=16, mixing="unimixing-lite", mixing_options={"foo": 1})
+
+
+def test_no_rows_are_no_rows() -> None:
+    tokens, events, mask = inputs()
+    assert model()(tokens[:0], events[:0], mask[:0]).shape == (0, T, D)

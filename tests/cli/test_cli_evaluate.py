@@ -37,6 +37,8 @@ def test_evaluate_hardens_on_request(cli: Cli, toy_run: RunFolder) -> None:
     done = cli("evaluate", toy_run.folder, "--harden", "permutation", "--json")
     assert set(done.json["tasks"]) == {"test", "test, permutation"}
     assert "in the probability" in cli("evaluate", toy_run.folder, "--harden", "top-2").out
+    asked = cli("evaluate", toy_run.folder, "--harden", "top-2", "--metric", "ece", "--json").json["tasks"]
+    assert all(values["is_click"]["ece"] >= 0 for values in asked.values())
     assert "leave --input out" in cli("evaluate", toy_run.folder, "--harden", "top-2", "--input", "x.csv").error
 
 
@@ -52,9 +54,15 @@ def test_evaluate_measures_a_file_of_scores(cli: Cli, tmp_path: Path) -> None:
     done = cli(*given, "--reliability", "pictures/click")
     assert "wrote pictures/click.png, pictures/click.svg" in done.err
     assert (tmp_path / "pictures" / "click.svg").exists()
+    assert ". is a folder; name the file to write" in cli(*given, "--reliability", ".").error
     assert "needs the column of the label: --label COLUMN" in cli("evaluate", "--predictions", "scores.csv").error
     assert "leave the run folder out" in cli("evaluate", "run", "--predictions", "scores.csv").error
     assert "give a run folder, or a file of scores" in cli("evaluate").error
+    for words, option in ((("--weight", "w"), "--weight"), (("--logits",), "--logits"), (("--score", "p"), "--score")):
+        assert f"{option} describes a file of scores" in cli("evaluate", "run", *words).error
+    assert "leave one of them out" in cli("evaluate", "run", "--input", "x.csv", "--data", "d").error
+    assert "leave one of them out" in cli("evaluate", "run", "--input", "x.csv", "--split", "train").error
+    assert "leave --split out" in cli(*given, "--split", "train").error
 
 
 def test_evaluate_adds_metrics_to_those_of_the_recipe(cli: Cli, toy_run: RunFolder, rows: Path) -> None:

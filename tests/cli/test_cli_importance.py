@@ -22,3 +22,8 @@ def test_importance_prints_a_table_and_writes_numbers_and_pictures(
     again = cli("importance", toy_run.folder, "--by", "domains", "--json").json
     assert again["parts"] == numbers["parts"]
     assert "--by" in cli("importance", toy_run.folder, "--by", "tables").error
+    assert (
+        "'--seed': Input should be greater than or equal to 0"
+        in cli("importance", toy_run.folder, "--seed", "-1").error
+    )
+    assert ". is a folder; name the file to write" in cli("importance", toy_run.folder, "--out", ".").error

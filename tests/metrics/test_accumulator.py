@@ -224,6 +224,27 @@ def test_weights_equal_scikit_learn_and_whole_ones_equal_repeated_rows() -> None
     assert click.log_loss == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_excess_log_loss_is_weighted() -> None:
+    logits, truth, weights = [[0.0], [1.0], [-1.0]], [[0.5], [0.9], [0.2]], [1, 3, 2]
+    labels = [[0], [1], [0]]
+    weighted = MetricAccumulator(("click",), with_users=False, truths=("click",), weighted=True)
+    weighted.update(logits, labels, truth=truth, weights=weights)
+    found = weighted.compute()["click"]
+    losses = [metrics.excess_log_loss(z, p) for z, p in zip(logits, truth, strict=True)]
+    mean = np.average(losses, weights=weights)
+    assert found.excess_log_loss == pytest.approx(mean, rel=1e-12)
+    # the linearized error of a ratio of sums, of three rows
+    spread = np.sqrt(sum((w * (x - mean)) ** 2 for w, x in zip(weights, losses, strict=True)) / 2 * 3) / 6
+    assert found.excess_log_loss_error == pytest.approx(spread, rel=1e-12)
+
+
+def test_labels_of_one_class_are_refused_before_any_metric_is_measured() -> None:
+    accumulator = MetricAccumulator(("click",), with_users=False, metrics=("rig",))
+    accumulator.update([[0.0], [1.0]], [[1], [1]])
+    with pytest.raises(UnimixerError, match="label 'click' is 1 in all 2 rows"):  # a warning of NumPy is an error
+        accumulator.compute()
+
+
 def test_weights_are_numbers_from_0_on() -> None:
     accumulator = MetricAccumulator(("click",), with_users=False, weighted=True)
     with pytest.raises(UnimixerError, match=r"weights, row 1: -1\.0 is not a weight"):

@@ -83,6 +83,18 @@ def test_a_million_tied_rows_take_no_time() -> None:
     assert hit_rate(np.zeros(1_000_000), labels, np.zeros(1_000_000, dtype=int), 10) == pytest.approx(0.0956, abs=1e-3)
 
 
+@pytest.mark.parametrize("positives", [1, 2])
+def test_long_ties_have_every_place_as_often(positives: int) -> None:
+    rows, k = 300_000, 1_000
+    labels = np.zeros(rows)
+    labels[:positives] = 1
+    place = np.arange(1, rows + 1)
+    chance = np.full(rows, 1 / rows) if positives == 1 else 2 * (rows - place) / rows / (rows - 1)
+    given = np.append(9.0, np.zeros(rows)), np.append(0.0, labels), np.zeros(rows + 1, dtype=int)
+    assert mrr(*given) == pytest.approx((chance / (place + 1)).sum(), rel=1e-9)  # behind one better row
+    assert hit_rate(*given, k) == pytest.approx(chance[: k - 1].sum(), rel=1e-9)
+
+
 def test_soft_labels_have_no_first_positive() -> None:
     with pytest.raises(UnimixerError, match="need labels of 0 and 1"):
         mrr([1.0, 2.0], [0.5, 0.2], [0, 0])

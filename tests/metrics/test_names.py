@@ -20,7 +20,10 @@ def test_spellings_have_one_name() -> None:
         ("ndgc@10", "unknown metric 'ndgc@10'; did you mean 'ndcg'"),
         ("hitrate", "needs a number of places; write hitrate@10"),
         ("ndcg@0", "'0' is not a number of places"),
+        ("ndcg@-5", "'-5' is not a number of places"),
+        ("ndcg@1_0", "'1_0' is not a number of places"),
         ("rig@3", "takes no number"),
+        ("log_loss", "metric 'log_loss' is always measured; leave it out"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(name: str, message: str) -> None:

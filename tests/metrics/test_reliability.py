@@ -7,6 +7,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from unimixer.metrics import expected_calibration_error, reliability
+from unimixer.metrics.columns import as_labels, as_scores
+from unimixer.metrics.reliability import reliability_bins
 
 
 def draw(rows: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
@@ -35,3 +37,24 @@ def test_one_bin_is_the_gap_of_the_means() -> None:
     logits, labels = draw()
     gap = abs((1 / (1 + np.exp(-logits))).mean() - labels.mean())
     assert expected_calibration_error(logits, labels, bins=1) == pytest.approx(gap, abs=1e-12)
+
+
+def test_effective_rows_are_the_rows_where_all_weigh_the_same() -> None:
+    logits, labels = draw()
+    for weights in (None, np.full(len(labels), 3.0)):
+        for one in reliability_bins(as_scores(logits), as_labels(labels), weights, 5):
+            assert one.effective_rows == pytest.approx(one.rows, rel=1e-9)
+
+
+def test_effective_rows_of_sampled_negatives_give_the_spread_of_the_share() -> None:
+    rng, rate = np.random.default_rng(0), 0.1
+    shares, variances = [], []
+    for _ in range(400):
+        labels = rng.random(3_000) < 0.1
+        kept = labels | (rng.random(3_000) < rate)
+        weights = np.where(labels, 1.0, 1 / rate)[kept]
+        (one,) = reliability_bins(np.zeros(kept.sum()), labels[kept], weights, 1)
+        shares.append(one.observed)
+        variances.append(one.observed * (1 - one.observed) / one.effective_rows)
+    assert np.var(shares) == pytest.approx(np.mean(variances), rel=0.15)
+    assert one.effective_rows == pytest.approx(1_650, rel=0.2)  # of 570 rows kept; 3,000 in the whole log

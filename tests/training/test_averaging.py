@@ -61,6 +61,10 @@ def test_a_plain_mean_begins_at_its_share_of_the_steps(toy_folder: Path) -> None
     ]
 
 
+def test_a_plain_mean_has_the_last_step_at_least(toy_folder: Path) -> None:
+    assert means(*averaging(toy_folder, kind="swa", start=0.99)) == [None] * (STEPS - 1) + [49.0]
+
+
 def test_a_model_has_the_mean_inside_and_its_own_bits_afterwards(toy_folder: Path) -> None:
     one, weight = averaging(toy_folder, kind="ema")
     means(one, weight)

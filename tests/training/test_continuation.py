@@ -149,6 +149,34 @@ def test_new_rows_may_begin_as_the_mean_of_the_rows_kept(days: Path) -> None:
     torch.testing.assert_close(rows["late"], expected)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_new_ids_begin_from_their_vectors(frozen: bool, days: Path, tmp_path: Path) -> None:
+    source, dataset = RunFolder(days / "first"), Dataset(days / "data")
+    known, texts = (one.transform.vocabularies["tab"].texts.to_list() for one in (source, dataset))
+    given = {text: [float(number)] * 4 for number, text in enumerate(texts)}
+    schema = {"vector": pl.List(pl.Float32)}
+    pl.DataFrame({"id": texts, "vector": list(given.values())}, schema_overrides=schema).write_parquet(
+        tmp_path / "tabs.parquet"
+    )
+    for new_rows in ("mean", "drawn"):
+        text = f"pretrained={{tab: {{path: {tmp_path}/tabs.parquet, trained: {str(not frozen).lower()}}}}}"
+        recipe = train_recipe(recipe_of(days / "data", text, f"training.new_rows={new_rows}"), dataset)
+        model = hollow_ranker(recipe, dataset.transform.spec)
+        Continuation(source, model, dataset.transform, recipe).write(tmp_path / new_rows)
+        files = [
+            tensors_of(tmp_path / new_rows / "checkpoints" / "step-000000000"),
+            tensors_of(last_checkpoint(source)),
+        ]
+        ours, theirs = (
+            {key.removeprefix("model.safetensors:"): tensor for key, tensor in one.items()} for one in files
+        )
+        now = vectors(ours, model, texts, "tab")
+        before = vectors(theirs, hollow_ranker(source.recipe, source.transform.spec), known, "tab")
+        assert now["late"].tolist() == given["late"]
+        for one in known:
+            assert now[one].tolist() == (given[one] if frozen else before[one].tolist())
+
+
 def train_recipe(recipe: Any, dataset: Dataset) -> Any:
     from unimixer.training.model import resolve
 

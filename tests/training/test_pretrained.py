@@ -59,6 +59,17 @@ def test_vectors_may_be_a_matrix_with_a_file_of_ids(toy_folder: Path, tmp_path: 
     assert both["v"].to_list() == both["vector"].to_list()
 
 
+def test_vectors_replace_the_rows_of_a_warm_start(toy_folder: Path, toy_run: RunFolder, tmp_path: Path) -> None:
+    given = vectors_of(toy_folder)
+    given.write_parquet(tmp_path / "items.parquet")
+    text = f"{{item_id: {{path: {tmp_path}/items.parquet, key: item, value: v, trained: false}}}}"
+    recipe = tiny_recipe(toy_folder, f"pretrained={text}", "training.max_steps=1")
+    run = train(recipe, folder=tmp_path / "run", start_from=toy_run.folder, quiet=True)
+    both = given.join(embedding_vectors(run.folder, "item_id"), left_on="item", right_on="id")
+    assert both.height > 0
+    assert both["v"].to_list() == both["vector"].to_list()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -66,6 +77,8 @@ def test_vectors_may_be_a_matrix_with_a_file_of_ids(toy_folder: Path, tmp_path: 
         ("category: {path: items.parquet, key: item, value: v}", "none of its .* ids is in table 'category'"),
         ("item_id: {path: wide.parquet, key: item, value: v}", r"set model\.embedding_dims\.item_id=6"),
         ("item_id: {path: twice.parquet, key: item, value: v}", "is there twice"),
+        ("item_id: {path: objects.npy, key: ids.npy}", "objects.npy: .*; write an array of numbers or texts"),
+        ("item_id: {path: texts.npy, key: ids.npy}", "texts.npy holds <U1, expected numbers"),
         ("item_id: {path: none.parquet, key: item, value: v}", "no such file"),
         ("item_id: {path: items.parquet, key: itm, value: v}", "'itm'"),
     ],
@@ -77,7 +90,24 @@ def test_a_file_that_does_not_fit_is_refused_before_the_run(
     given = vectors_of(toy_folder)
     given.write_parquet("items.parquet")
     vectors_of(toy_folder, width=6).write_parquet("wide.parquet")
+    np.save("objects.npy", np.array([["a", 1.0]], dtype=object))
+    np.save("texts.npy", np.array([["a"]]))
+    np.save("ids.npy", np.array([7]))
     pl.concat([given, given]).write_parquet("twice.parquet")
     with pytest.raises(UnimixerError, match=message):
         trained(toy_folder, tmp_path / "run", f"{{{change}}}")
     assert not (tmp_path / "run").exists()
+
+
+def test_tables_of_ignored_features_have_no_vectors(toy_folder: Path, tmp_path: Path) -> None:
+    run = train(
+        tiny_recipe(toy_folder, "model.ignored_features=[tab]", "training.max_steps=1"),
+        folder=tmp_path / "run",
+        quiet=True,
+    )
+    with pytest.raises(UnimixerError, match=r"'tab': the model ignores its features .* vectors are untrained"):
+        embedding_vectors(run.folder, "tab")
+    text = "{tab: {path: none.parquet}}"
+    recipe = tiny_recipe(toy_folder, "model.ignored_features=[tab]", f"pretrained={text}")
+    with pytest.raises(UnimixerError, match=r"pretrained\.tab: the model ignores the features of this table"):
+        train(recipe, folder=tmp_path / "other", quiet=True)

@@ -18,7 +18,7 @@ from unimixer.training.train import train
 class FakeMLflow(ModuleType):
     """Remembers what a run logs."""
 
-    def __init__(self, *, broken: bool = False) -> None:
+    def __init__(self, *, broken: str | None = None) -> None:
         super().__init__("mlflow")
         self.__spec__ = pytest.__spec__
         self.calls: list[tuple[Any, ...]] = []
@@ -29,7 +29,7 @@ class FakeMLflow(ModuleType):
             raise AttributeError(name)
 
         def call(*values: Any, **named: Any) -> None:
-            if self.broken and name == "log_metrics":
+            if name == self.broken:
                 raise ValueError("the server\nsays no")
             self.calls.append((name, *values, *named.values()))
 
@@ -90,10 +90,11 @@ def test_wandb_runs_offline_in_the_run_folder(
     assert fake.finished
 
 
+@pytest.mark.parametrize("call", ["start_run", "log_metrics"])
 def test_a_tracker_that_fails_does_not_end_the_run(
-    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", FakeMLflow(broken=True))
+    monkeypatch.setitem(sys.modules, "mlflow", FakeMLflow(broken=call))
     run = trained(tmp_path / "run", toy_folder, "mlflow")
     assert "the run goes on without MLflow: the server" in (run.folder / "train.log").read_text()
     assert run.result is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,8 +14,9 @@ from unimixer.backbones.unimixer import UniMixerLite, UniMixerLiteOptions
 from unimixer.blocks import QueryAttention, QueryStart
 from unimixer.blocks.cross_attention import EventAttention
 from unimixer.blocks.residual import Block
-from unimixer.errors import UnimixerError, check_choice
+from unimixer.errors import UnimixerError, check_choice, unknown
 from unimixer.mixing import Mixing, UniMixingLite
+from unimixer.mixing.unimixing import UniMixingLiteOptions
 
 LEARNED = "unimixing-lite"
 
@@ -51,7 +52,11 @@ class HyFormerOptions(TokenMixerOptions):
                 raise UnimixerError(f"mixing_options have no use with mixing={self.mixing!r}; leave them out")
 
     def learned(self) -> UniMixerLiteOptions:
-        """Return the options of UniMixing-Lite."""
+        """Return the options of UniMixing-Lite; raise for one that it does not have."""
+        known = {"block_size", *(field.name for field in fields(UniMixingLiteOptions))} - {"num_heads"}
+        for name in self.mixing_options or {}:
+            if name not in known:
+                raise unknown("key of mixing_options", name, known)
         return UniMixerLiteOptions(num_tokens=self.num_tokens, token_dim=self.token_dim, **(self.mixing_options or {}))
 
     def build_attention(self, num_tokens: int, token_dim: int) -> tuple[EventAttention, ...]:

@@ -83,7 +83,7 @@ class QueryAttention(EventAttention):
         """Read the events into the query tokens."""
         check_shape("events", events, (None, None, self.sequence_dim))
         queries = self.query(tokens[:, : self.num_queries])
-        by_head = queries.reshape(*queries.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, Q, d)
+        by_head = queries.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, Q, d)
         of_events = by_head @ self._heads(self.key).to(by_head.dtype)  # (B, H, Q, C)
         read = attend(of_events.flatten(1, 2), self.norm(events), mask, self.scale)
         apart: Tensor = read.unflatten(1, (self.num_heads, self.num_queries))  # type: ignore[no-untyped-call]

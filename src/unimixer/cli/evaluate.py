@@ -17,12 +17,14 @@ from unimixer.errors import UnimixerError
 from unimixer.metrics import TaskMetrics, metric_names
 from unimixer.predictor import Predictor
 from unimixer.progress import say
-from unimixer.report.figures import new_figure
+from unimixer.report.figures import check_figure
 from unimixer.report.reliability import write_reliability
 from unimixer.training.evaluation import as_json as plain
 from unimixer.training.run import RunFolder, dataset_of
 
-_OPTION_NAMES = {"run": "the run folder", "input_file": "--input", "harden": "--harden", "data": "--data"}
+_OPTION_NAMES = {"run": "the run folder", "input_file": "--input"}
+_COLUMNS = ("label", "score", "user", "request", "weight", "threshold", "logits")
+"""Options of a file of scores."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,20 @@ def evaluate(options: EvaluateOptions) -> None:
     unimixer evaluate --predictions scores.csv --label click --user user_id --metric ndcg@10
     """
     if options.reliability is not None:
-        new_figure(1, 1)  # without matplotlib, say so before the work
+        check_figure(options.reliability)
     if options.predictions is not None:
         _evaluate_predictions(options, options.predictions)
         return
     if options.run is None:
         raise UnimixerError("give a run folder, or a file of scores with --predictions")
+    for name in _COLUMNS:
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(
+                f"--{name} describes a file of scores; give the file with --predictions, or leave it out"
+            )
+    for name in ("data", "split"):
+        if options.input_file is not None and getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(f"--input measures raw rows, and --{name} is of a dataset; leave one of them out")
     if options.harden is not None:
         if options.input_file is not None:
             raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
@@ -118,13 +128,14 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _evaluate_predictions(options: EvaluateOptions, path: Path) -> None:
     """Measure a file of scores."""
-    for name in ("run", "input_file", "harden", "data"):
-        if getattr(options, name) is not None:
-            raise UnimixerError(f"--predictions measures the scores of a file; leave {_OPTION_NAMES[name]} out")
+    for name in ("run", "input_file", "harden", "data", "split"):
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise UnimixerError(
+                f"--predictions measures the scores of a file; leave {_OPTION_NAMES.get(name, f'--{name}')} out"
+            )
     if options.label is None:
         raise UnimixerError("--predictions needs the column of the label: --label COLUMN")
-    names = ("label", "score", "user", "request", "weight", "threshold", "logits")
-    columns = ScoreColumns(**{name: getattr(options, name) for name in names})
+    columns = ScoreColumns(**{name: getattr(options, name) for name in _COLUMNS})
     metrics = evaluate_predictions(path, columns, metrics=options.asked, separator=options.separator)
     values = plain(metrics)
     _draw(options, metrics)
@@ -144,8 +155,8 @@ def _draw(options: EvaluateOptions, metrics: Mapping[str, TaskMetrics]) -> None:
 def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
     """Measure before and after, with the change of the scores."""
     split = options.split
-    hard, change = evaluate_hardened(run, form, split, dataset=options.data)
-    trained = evaluate_run(run, split, dataset=options.data, device="cpu")
+    hard, change = evaluate_hardened(run, form, split, dataset=options.data, metrics=options.asked)
+    trained = evaluate_run(run, split, dataset=options.data, device="cpu", metrics=options.asked)
     values = {split: plain(trained), f"{split}, {form}": plain(hard)}
 
     def show() -> None:
@@ -156,4 +167,5 @@ def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
             f"by at most {change.max_probability_difference:.3g} in the probability"
         )
 
+    _draw(options, hard)
     emit({"run": str(run), "form": form, "tasks": values, "change": asdict(change)}, options.as_json, show)

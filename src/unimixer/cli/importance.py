@@ -12,7 +12,7 @@ from unimixer.analysis.importance import ImportanceOptions, measure_importance
 from unimixer.cli.experiment import split
 from unimixer.cli.output import Device, Json, emit, table, takes
 from unimixer.progress import say
-from unimixer.report.figures import new_figure
+from unimixer.report.figures import check_figure
 from unimixer.report.importance import importance_rows, write_importance
 
 
@@ -36,7 +36,7 @@ class Options:
     missing: Annotated[
         bool, typer.Option("--missing", help="Replace values by missing ones instead of permuting them.")
     ] = False
-    seed: Annotated[int, typer.Option("--seed", help="Seed of permutations and draws of users.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of permutations and draws of users.")] = 0
     out: Annotated[
         Path | None, typer.Option("--out", help="Files to write, without ending: the numbers as JSON, a picture.")
     ] = None
@@ -53,7 +53,7 @@ def importance(options: Options) -> None:
     Examples: unimixer importance RUN · unimixer importance RUN --by domains --group user_id,item_id --out importance
     """
     if options.out is not None:
-        new_figure(1, 1)  # without matplotlib, say so before the work
+        check_figure(options.out)
     found = measure_importance(
         options.model,
         ImportanceOptions(

@@ -59,7 +59,8 @@ class FieldEmbedding(nn.Module):
 
     .. math:: E = [\, e_1 \,\Vert\, \dots \,\Vert\, e_F \,]
 
-    arXiv:2604.00590, features to tokens. ``slices`` lists the fields in the order of E.
+    arXiv:2604.00590, features to tokens. ``slices`` lists the fields in the order of E, ``read_tables``
+    names the tables of features that are not ignored.
 
     Args:
         spec: shapes of the encoded data.
@@ -78,6 +79,8 @@ class FieldEmbedding(nn.Module):
         check_choice("sequence_encoder", chosen.sequence_encoder, SEQUENCE_ENCODERS)
         self.spec, self.embedding_dim = spec, embedding_dim
         self._ignored = {part for name in chosen.ignored_features for part in spec.select(name)}
+        read = [f.table for f in spec.ids if f.name not in self._ignored]
+        self.read_tables = {*read, *(f.table for f in spec.sequences if f.group not in self._ignored)}
         self.managed = ManagedTables(spec, managed_embeddings)
         self.tables = EmbeddingTables(
             {**spec.tables, **managed_embeddings},

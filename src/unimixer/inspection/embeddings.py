@@ -21,7 +21,7 @@ def embedding_vectors(run: Path | str, table: str) -> pl.DataFrame:
     Rows of missing and unknown values have no id and are left out.
 
     Raises:
-        UnimixerError: an unknown table, or one whose rows several ids share.
+        UnimixerError: an unknown table, one whose rows several ids share, or one that the model does not read.
     """
     folder = RunFolder(run)
     recipe, transform = folder.recipe, folder.transform
@@ -32,7 +32,13 @@ def embedding_vectors(run: Path | str, table: str) -> pl.DataFrame:
         raise UnimixerError(
             f"table {table!r}: its ids share rows, so no id has a vector of its own; name another table"
         )
-    tables = load_ranker(folder).embedding.tables
+    embedding = load_ranker(folder).embedding
+    if table not in embedding.read_tables:
+        raise UnimixerError(
+            f"table {table!r}: the model ignores its features (model.ignored_features), so its vectors are untrained; "
+            "name another table"
+        )
+    tables = embedding.tables
     first = tables.first_row(table) + FIRST_ID
     with torch.no_grad():
         weight = tables.of_width(tables.width[table]).weight[first : first + len(vocabulary.texts)].numpy()
@@ -46,14 +52,14 @@ def neighbours(vectors: pl.DataFrame, key: str, count: int = 10) -> pl.DataFrame
 
     Example:
         >>> vectors = pl.DataFrame({"id": ["a", "b", "c"], "vector": [[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]]})
-        >>> neighbours(vectors, "a", 1).rows()
-        [('c', 0.9987523388778447)]
+        >>> [(key, round(cosine, 6)) for key, cosine in neighbours(vectors, "a", 1).rows()]
+        [('c', 0.998752)]
     """
     ids = vectors.get_column("id")
     places = np.flatnonzero((ids == key).to_numpy())
     if not len(places):
         raise UnimixerError(f"id {key!r} has no row of its own: it is rare or not in the training part; choose another")
-    matrix = np.asarray(vectors.get_column("vector").to_list(), dtype=np.float64)
+    matrix = vectors.get_column("vector").explode().to_numpy().reshape(len(ids), -1).astype(np.float64)
     lengths = np.maximum(np.linalg.norm(matrix, axis=1), 1e-300)
     cosine = matrix @ matrix[places[0]] / lengths / lengths[places[0]]
     cosine[places[0]] = -np.inf

@@ -10,13 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError, check_shape
-from unimixer.metrics.columns import Labels, Scores, Weights, as_array, as_labels, as_scores, as_weights
+from unimixer.metrics.columns import (
+    Labels,
+    Scores,
+    Weights,
+    as_array,
+    as_labels,
+    as_scores,
+    as_weights,
+    check_both_classes,
+)
 from unimixer.metrics.lists import list_hit_rate, list_mrr, list_ndcg, sorted_lists
 from unimixer.metrics.names import LISTWISE, Metric, metric_names, read_metric
 from unimixer.metrics.probability import (
     excess_log_losses,
     label_entropy,
     mean_calibration,
+    mean_excess,
     mean_log_loss,
     sorted_rows,
 )
@@ -205,6 +215,7 @@ class MetricAccumulator:
             logits, labels = columns["logits"][:, column].copy(), as_labels(columns["labels"][:, column])
             truth = as_labels(columns["truth"][:, self.truths.index(task)]) if task in self.truths else None
             lists = users if requests is None else requests
+            check_both_classes(labels, name=f"label {task!r}")
             asked, bins = _asked(self.metrics, logits, labels, lists, columns.get("weights"))
             results[task] = _task_metrics(task, logits, labels, users, truth, columns.get("weights"), asked, bins)
         return results
@@ -284,11 +295,11 @@ def _task_metrics(
     asked: Mapping[str, float | None],
     bins: tuple[Bin, ...] | None,
 ) -> TaskMetrics:
-    area = sorted_auc(logits, labels, name=f"label {task!r}", weights=weights)
+    area = sorted_auc(logits, labels, weights=weights)
     by_user = None if codes is None else sorted_user_auc(logits, labels, codes, weights)
     rows = sorted_rows(logits, labels, weights)
     loss = mean_log_loss(rows)
-    excess = None if truth is None else np.sort(excess_log_losses(logits, truth))
+    excess, error = (None, None) if truth is None else mean_excess(excess_log_losses(logits, truth), weights)
     return TaskMetrics(
         auc=area,
         uauc=by_user.uauc if by_user and by_user.users_counted else None,
@@ -300,10 +311,8 @@ def _task_metrics(
         positive_rate=rows.sum_of_labels / rows.total,
         users_counted=by_user.users_counted if by_user else 0,
         users_left_out=by_user.users_left_out if by_user else 0,
-        excess_log_loss=None if excess is None else float(excess.mean()),
-        excess_log_loss_error=None
-        if excess is None or len(excess) < 2
-        else float(excess.std(ddof=1) / np.sqrt(len(excess))),
+        excess_log_loss=excess,
+        excess_log_loss_error=error,
         asked=asked,
         reliability=bins,
     )

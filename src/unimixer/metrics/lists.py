@@ -16,6 +16,8 @@ from unimixer.metrics.columns import Labels, Scores, as_array, as_labels, as_sco
 from unimixer.metrics.ranking import user_codes
 
 Floats = NDArray[np.float64]
+LONG_TIE = 256
+"""Rows of one score from which on a list is computed by itself."""
 
 
 def ndcg(scores: Any, labels: Any, lists: Any, k: int | None = None) -> float:
@@ -129,7 +131,7 @@ def _expected(lists: Lists, k: int | None, value: Callable[[Floats], Floats]) ->
     before, m, g = (column[first].astype(np.float64) for column in (lists.before, lists.rows, lists.gains))
     sums, chance, left = np.zeros(len(first)), g / m, np.arange(len(first))
     j = 1
-    while len(left):
+    while len(left) and j < LONG_TIE:
         place = before[left] + j
         inside = place <= (np.inf if k is None else k)
         left, place = left[inside], place[inside]
@@ -137,6 +139,11 @@ def _expected(lists: Lists, k: int | None, value: Callable[[Floats], Floats]) ->
         left = left[(m[left] - g[left] - j + 1 > 0) & (chance[left] > 0)]
         chance[left] *= (m[left] - g[left] - j + 1) / (m[left] - j)
         j += 1
+    for one in left:  # few lists have more rows of one score: all their places at once
+        rest = np.arange(j, m[one] - g[one] + 1)
+        chances = chance[one] * np.cumprod(np.append(1.0, (m[one] - g[one] - rest + 1) / (m[one] - rest)))
+        place = before[one] + np.append(rest, m[one] - g[one] + 1)
+        sums[one] += (chances * value(place))[place <= (np.inf if k is None else k)].sum()
     return float(sums.mean())
 
 

@@ -11,6 +11,7 @@ from unimixer.errors import UnimixerError, unknown
 ON_DEMAND = ("ndcg", "mrr", "hitrate", "ece", "rig")
 _SPELLINGS = {"hr": "hitrate", "hit": "hitrate"}
 _NEEDS_NUMBER, _TAKES_NO_NUMBER = ("hitrate",), ("rig",)
+_ALWAYS = ("auc", "uauc", "gauc", "logloss", "ne", "normalisedentropy", "normalizedentropy", "pcoc", "calibration")
 LISTWISE = ("ndcg", "mrr", "hitrate")
 """Metrics of the list of a request or a user."""
 
@@ -34,8 +35,11 @@ def read_metric(text: str) -> Metric:
         >>> read_metric("NDCG@10").name, read_metric("HitRate@5").name, read_metric("hit_rate@5").name
         ('ndcg@10', 'hitrate@5', 'hitrate@5')
     """
-    plain, at, number = re.sub(r"[_\s-]", "", text.lower()).partition("@")
+    word, at, number = text.lower().strip().partition("@")
+    plain = re.sub(r"[_\s-]", "", word)
     kind = _SPELLINGS.get(plain, plain)
+    if kind in _ALWAYS:
+        raise UnimixerError(f"metric {text!r} is always measured; leave it out")
     if kind not in ON_DEMAND:
         raise unknown("metric", text, ON_DEMAND)
     if at and not (number.isdecimal() and int(number) > 0):

@@ -86,6 +86,18 @@ def log_losses(logits: Scores, labels: Labels) -> NDArray[np.float64]:
     return _weighted(p, _softplus(-x)) + _weighted(1 - p, _softplus(x))
 
 
+def mean_excess(losses: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float | None]:
+    """Return the mean of :func:`excess_log_losses` and its standard error over the rows; one row has none."""
+    if weights is None:
+        ordered, n = np.sort(losses), len(losses)
+        return float(ordered.mean()), float(ordered.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+    order = np.lexsort((weights, losses))  # so that sums do not depend on the rows' order
+    ordered, w, n = losses[order], weights[order], len(losses)
+    mean = float((w * ordered).sum() / w.sum())
+    spread = float(np.sqrt(((w * (ordered - mean)) ** 2).sum()) / w.sum())
+    return mean, spread * float(np.sqrt(n / (n - 1))) if n > 1 else None
+
+
 class SortedRows(NamedTuple):
     """Logits sorted, so that sums over them do not depend on the rows' order."""
 

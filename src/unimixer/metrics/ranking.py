@@ -110,9 +110,9 @@ def gauc(scores: Any, labels: Any, users: Any) -> float:
     return user_auc(scores, labels, users).gauc
 
 
-def sorted_auc(scores: Scores, labels: Labels, name: str = "label", weights: Weights | None = None) -> float:
-    """:func:`auc` of checked columns; ``name`` is the label's in a message."""
-    check_both_classes(labels, name=name)
+def sorted_auc(scores: Scores, labels: Labels, weights: Weights | None = None) -> float:
+    """:func:`auc` of checked columns."""
+    check_both_classes(labels)
     groups = _groups(scores, labels, None, weights)
     wins, positives, negatives = (column[0].item() for column in (groups.wins, groups.positives, groups.negatives))
     return float(wins / (2 * positives * negatives))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unimixer.metrics.columns import Labels, Scores, Weights, as_labels, as_scores, check_columns
 from unimixer.metrics.probability import sigmoid
@@ -23,6 +24,8 @@ class Bin(NamedTuple):
     """Mean probability."""
     observed: float
     """Mean label."""
+    effective_rows: float
+    """Rows of equal weight whose share of positives has the variance of ``observed``."""
 
 
 def reliability(logits: Any, labels: Any, bins: int = BINS) -> tuple[Bin, ...]:
@@ -68,9 +71,18 @@ def reliability_bins(logits: Scores, labels: Labels, weights: Weights | None, bi
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         total = float(w[start:end].sum())
         if total > 0:
-            means = [float((w[start:end] * column[start:end]).sum() / total) for column in (p, y)]
-            found.append(Bin(end - start, total, *means))
+            inside = slice(start, end)
+            predicted, observed = (float((w[inside] * column[inside]).sum() / total) for column in (p, y))
+            found.append(Bin(end - start, total, predicted, observed, _effective_rows(w[inside], y[inside], observed)))
     return tuple(found)
+
+
+def _effective_rows(weights: Weights, labels: NDArray[np.float64], mean: float) -> float:
+    """Divide the variance of one label of 0 and 1 by the linearized variance of the weighted mean."""
+    variance = float(((weights * (labels - mean)) ** 2).sum()) / float(weights.sum()) ** 2
+    if variance > 0:
+        return mean * (1 - mean) / variance
+    return float(weights.sum()) ** 2 / float((weights**2).sum())
 
 
 def calibration_error(bins: tuple[Bin, ...]) -> float:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from unimixer.errors import MissingExtraError
+from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.io import atomic_file
 
 REPORT_DPI, PICTURE_DPI = 130, 110
@@ -23,6 +23,13 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError:
         raise MissingExtraError("drawing", "report") from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def check_figure(path: Path) -> None:
+    """Raise, before the work, if nothing can be drawn or the path of a figure names no file."""
+    new_figure(1, 1)
+    if path.name in ("", ".."):
+        raise UnimixerError(f"{path} is a folder; name the file to write, without its ending")
 
 
 def save_figure(figure: Any, path: Path) -> list[Path]:

@@ -40,10 +40,10 @@ def wilson(one: Bin, z: float = 1.96) -> tuple[float, float]:
     """Return the interval of Wilson for the share of positives in a bin.
 
     Example:
-        >>> [round(bound, 4) for bound in wilson(Bin(rows=100, weight=100.0, predicted=0.5, observed=0.5))]
+        >>> [round(bound, 4) for bound in wilson(Bin(100, 100.0, predicted=0.5, observed=0.5, effective_rows=100))]
         [0.4038, 0.5962]
     """
-    n, share = one.rows, one.observed
+    n, share = one.effective_rows, one.observed
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return center - half, center + half

@@ -39,7 +39,8 @@ class Averaging(torch.optim.Optimizer):
     def __init__(self, model: Ranker, config: AveragingConfig, total_steps: int) -> None:
         super().__init__(dense_parameters(model), {"lr": 0.0, "base_lr": 0.0})
         self.model, self.config = model, config
-        self.first_step = math.ceil(config.start * total_steps) if config.kind == "swa" else 0
+        start = min(math.ceil(config.start * total_steps), total_steps - 1)  # the last step counts at any share
+        self.first_step = start if config.kind == "swa" else 0
         self.now = -1
 
     @classmethod

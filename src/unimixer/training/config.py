@@ -212,7 +212,7 @@ class PretrainedConfig(Settings):
     """Vectors that the rows of an embedding table start from."""
 
     path: str
-    """A Parquet or CSV file with the columns ``key`` and ``value``, or a matrix in ``.npy``."""
+    """A Parquet file with the columns ``key`` and ``value``, or a matrix in ``.npy``."""
     key: str = "id"
     """Column of the ids; for ``.npy`` the file of the ids, one a row."""
     value: str = "vector"

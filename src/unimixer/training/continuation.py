@@ -23,6 +23,7 @@ from unimixer.training.consolidate import is_sharded_checkpoint, read_sharded_ch
 from unimixer.training.eviction import COUNTS, LAST, no_observations
 from unimixer.training.model import build_ranker, with_tasks
 from unimixer.training.optimizers import dense_groups
+from unimixer.training.pretrained import read_pretrained, start_tables
 from unimixer.training.run import RunFolder
 from unimixer.training.tensor_files import latest_checkpoint, load_state, load_tensors, select_tensors
 from unimixer.training.warm_start import WarmStart
@@ -107,6 +108,11 @@ class Continuation(WarmStart):
         random.seed(self.recipe.training.seed)
         model = build_ranker(self.recipe.model, with_tasks(self.data.here.spec, tuple(self.recipe.tasks)))
         state = self.state(model)
+        if self.recipe.pretrained:
+            model.load_state_dict(state)
+            tables = read_pretrained(self.recipe, self.data.here, model)
+            start_tables([table.new(self.data.rows[table.name].target.numpy()) for table in tables], model)
+            state = model.state_dict()
         position = asdict(TrainState(earlier_steps=self.steps))
         write_checkpoint(folder / "checkpoints" / START, state, self.optimizer_state(model), position)
         write_text(

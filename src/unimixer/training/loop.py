@@ -86,8 +86,8 @@ class Trainer:
             sampling.start(self.model, columns)
         if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
             start_from = None
-        self.pretrained = self._pretrained()
         strategy.place(self.model, self.recipe, self._warm_start(start_from), self.device)
+        self.pretrained = self._pretrained()  # the vectors replace the rows of a warm start
         freeze_rows(self.pretrained, self.model)
         self.model.train()
         shards = self.recipe.distributed.data_shards or processes.size

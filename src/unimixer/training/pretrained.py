@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from unimixer.data.encoding.transform import Transform
 from unimixer.data.raw.readers import read_table
 from unimixer.data.raw.values import as_text, column
 from unimixer.data.schema import FIRST_ID
-from unimixer.errors import UnimixerError, unknown
+from unimixer.errors import UnimixerError, first_line, unknown
 from unimixer.ranker import Ranker
 from unimixer.training.config import PretrainedConfig, Recipe
 
@@ -42,6 +42,11 @@ class PretrainedTable:
             f"table {self.name!r}: {len(self.rows):,} of {self.num_ids:,} ids ({share:.1%}) start from vectors, {state}"
         )
 
+    def new(self, kept: NDArray[np.int64]) -> PretrainedTable:
+        """Return the vectors that begin when a run goes on: those of new rows, and all where they are frozen."""
+        begins = ~np.isin(self.rows, kept) | self.frozen
+        return replace(self, rows=self.rows[begins], vectors=self.vectors[begins])
+
     def facts(self) -> dict[str, Any]:
         """Return plain values."""
         return {"table": self.name, "ids": self.num_ids, "with_vector": len(self.rows), "frozen": self.frozen}
@@ -62,6 +67,8 @@ def _read(name: str, config: PretrainedConfig, recipe: Recipe, transform: Transf
     vocabulary, width = transform.vocabularies[name], model.embedding.tables.width[name]
     if vocabulary.num_buckets or name in recipe.model.managed_embeddings:
         raise UnimixerError(f"pretrained.{name}: ids of this table share rows; name a table with a row for every id")
+    if name not in model.embedding.read_tables:
+        raise UnimixerError(f"pretrained.{name}: the model ignores the features of this table; name one that it reads")
     keys, vectors = _load(Path(config.path), config)
     if vectors.shape[1] != width:
         raise UnimixerError(
@@ -91,6 +98,8 @@ def _load(path: Path, config: PretrainedConfig) -> tuple[pl.Series, NDArray[np.f
             raise UnimixerError(
                 f"{path} has shape {matrix.shape} and {config.key} {ids.shape}: one id a vector is needed"
             )
+        if matrix.dtype.kind not in "fiu":
+            raise UnimixerError(f"{path} holds {matrix.dtype}, expected numbers")
         return as_text(pl.Series(ids)), matrix.astype(np.float32)
     chunk = read_table(path, columns=[config.key, config.value])
     series = column(chunk, config.value)
@@ -108,7 +117,12 @@ def _load(path: Path, config: PretrainedConfig) -> tuple[pl.Series, NDArray[np.f
 def _array(path: Path) -> NDArray[Any]:
     if not path.exists():
         raise UnimixerError(f"{path}: no such file; for vectors in .npy, key names the .npy file of their ids")
-    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UnimixerError(
+            f"{path}: {first_line(error)}; write an array of numbers or texts with numpy.save"
+        ) from None
     return array
 
 

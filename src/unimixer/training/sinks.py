@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from unimixer.errors import UnimixerError
+from unimixer.errors import UnimixerError, explain, first_line
+from unimixer.progress import say
 from unimixer.training.config import Recipe
 from unimixer.training.run import RunFolder
 
@@ -35,12 +35,22 @@ def check_trackers(recipe: Recipe) -> None:
 
 
 def open_sinks(run: RunFolder, next_step: int) -> list[Sink]:
-    """Open the trackers of a run's recipe; ``next_step`` is the step that comes next."""
-    kinds: dict[str, Callable[[RunFolder, int], Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+    """Open the trackers of a run's recipe; ``next_step`` is the step that comes next.
+
+    A run goes on without a tracker that does not open, and says so.
+    """
+    kinds: dict[str, type[TensorBoard | MLflow | WandB]] = {
+        "tensorboard": TensorBoard,
+        "mlflow": MLflow,
+        "wandb": WandB,
+    }
     sinks: list[Sink] = []
     for name in run.recipe.training.trackers:
-        with suppress(ImportError):
+        try:
             sinks.append(kinds[name](run, next_step))
+        except Exception as error:  # trackers of others have errors of their own, and none is worth a run
+            if name != "tensorboard" or not isinstance(error, ImportError):
+                say(f"the run goes on without {kinds[name].name}: {explain(error) or first_line(error)}")
     return sinks
 
 

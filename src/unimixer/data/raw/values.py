@@ -166,7 +166,7 @@ def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8 | np.float32]:
         series,
         binary,
         "is not 0 or 1",
-        f"give label {label.name!r} a threshold in the schema if it is a graded outcome",
+        f"give label {label.name!r} a threshold if it is a graded outcome",
     )
     return numbers.astype(np.uint8)
 
