@@ -88,8 +88,8 @@ def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: P
     small = ("--set", "model.num_tokens=4", "--max-steps", "1", "--params", "30K", "--jobs", "1")
     done = cli("ablate", "--model", "rankmixer", *arguments, *small, "--json")
     assert [line["model"] for line in done.json["plan"]] == [
-        *("rankmixer", "rankmixer: flatten read-out", "rankmixer: 1 block", "rankmixer: 4 blocks"),
-        "rankmixer: 8 blocks",
+        *("rankmixer", "rankmixer: flatten read-out", "rankmixer: attention read-out"),
+        *("rankmixer: 1 block", "rankmixer: 4 blocks", "rankmixer: 8 blocks"),
     ]
     assert not (tmp_path / "a").exists()
 
