@@ -14,6 +14,7 @@ from unimixer.abtest.analysis.checks import balance_limit, split_check
 from unimixer.abtest.analysis.reading import Reading, read_experiment
 from unimixer.abtest.records import Covariate, Exposure, Outcome
 from unimixer.abtest.specification import DAY_US, Experiment
+from unimixer.errors import UnimixerError
 
 Rows = tuple[list[Exposure], list[Outcome]]
 PLAN = experiment()
@@ -210,7 +211,32 @@ def test_a_metric_that_no_unit_is_old_enough_for_is_no_missing_event(sound: Rows
     plan = experiment(reading="sequential", metrics=[back])
     reading = read(tmp_path, sound, plan, as_of=plan.start_us + 5 * DAY_US)
     assert reading.valid
-    assert reading.verdict.reasons == ("mixer: back has no units that are old enough yet",)
+    assert reading.verdict.reasons == ("mixer: back has too few units that are old enough yet",)
+
+
+def test_a_metric_with_few_old_units_waits(sound: Rows, tmp_path: Path) -> None:
+    late = {"name": "back", "kind": "retention", "event": "view", "day": 5}
+    plan = experiment(reading="sequential", metrics=[*PLAN.model_dump()["metrics"], late], segments=["country"])
+    reading = read(tmp_path, sound, plan, as_of=plan.start_us + 7 * DAY_US)
+    assert {effect.metric for effect in reading.effects} == {"ctr", "long_views"}
+    assert "mixer: back has too few units that are old enough yet" in reading.verdict.reasons
+    assert min(min(effect.units, effect.units_control) for effect in reading.segments) >= 100
+
+
+def test_a_day_in_the_future_is_refused(sound: Rows, tmp_path: Path) -> None:
+    events = database(tmp_path / "e.sqlite", PLAN, *sound)
+    with pytest.raises(UnimixerError, match="as of 2026-03-15: the day lies in the future"):
+        read_experiment(PLAN, events, as_of=PLAN.end_us, now=PLAN.end_us - 1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_end_that_comes_nearer_is_no_way_to_look_early(version: int, sound: Rows, tmp_path: Path) -> None:
+    sooner = experiment(version=version, end="2026-03-05")
+    reading = read(tmp_path, sound, sooner, as_of=sooner.end_us, served=PLAN)
+    assert reading.verdict.decision == "broken"
+    assert not reading.effects
+    assert "end" in reading.checks[0].sentence
+    assert "read with the registered specification" in reading.checks[0].sentence
 
 
 def test_few_units_wait(tmp_path: Path) -> None:

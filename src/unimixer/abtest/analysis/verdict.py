@@ -114,7 +114,7 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
         f"guardrail {e.metric} may still lose more than its margin of {metrics[e.metric].margin:.2%}: {change(e)}"
         for e in undecided
     ]
-    reasons += [f"{name} has no units that are old enough yet" for name in missing]
+    reasons += [f"{name} has too few units that are old enough yet" for name in missing]
     if worse or harmed:
         return _Finding(DO_NOT_SHIP, tuple(reasons), gain)
     if (better or not deciding) and not undecided and not missing:
