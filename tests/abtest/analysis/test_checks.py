@@ -239,6 +239,15 @@ def test_an_end_that_comes_nearer_is_no_way_to_look_early(version: int, sound: R
     assert "read with the registered specification" in reading.checks[0].sentence
 
 
+@pytest.mark.parametrize("reading", ["fixed", "sequential"])
+def test_a_shadow_alone_is_compared_with_nothing(reading: str, tmp_path: Path) -> None:
+    plan = experiment(arms={"control": {}, "mixer": {"shadow": True}}, reading=reading)
+    found = read(tmp_path, simulate(plan, units=150), plan)
+    assert found.verdict.decision == "keep running"
+    assert found.verdict.reasons == ("no arm but the control 'control' answers, so nothing is compared",)
+    assert "p 1.000" in found.checks[1].sentence
+
+
 def test_few_units_wait(tmp_path: Path) -> None:
     plan = experiment(reading="sequential")
     reading = read(tmp_path, simulate(plan, units=120), plan, as_of=plan.start_us + 7 * DAY_US)

@@ -63,7 +63,7 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     if experiment.reading == "sequential":
         p = split_p_value(counts, shares)
     else:
-        p = float(chisquare(counts, [share * total for share in shares]).pvalue)
+        p = float(chisquare(counts, [share * total for share in shares]).pvalue) if len(counts) > 1 else 1.0
     found = ", ".join(
         f"{arm} {count / total:.2%} of {share:.2%}" for arm, count, share in zip(weights, counts, shares, strict=True)
     )
