@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,10 @@ def test_the_report_has_a_row_an_arm_and_a_row_an_effect(sound: Simulation, tmp_
     assert [row[0] for row in truth_table(result).rows] == ["click_rate", "active_days_3", "return_day_3"]
     assert markdown(result).startswith("# simulation: ship")
     assert result.as_json()["effects"][0]["covered"] is True
+
+
+def test_what_no_user_is_old_enough_for_is_null_in_json(tmp_path: Path) -> None:
+    config = SimulationConfig(users=60, days=1, warmup_days=0, candidates=8, world={"rows": 2_000, "items": 80})
+    values = read(simulate(config), tmp_path).as_json()
+    json.dumps(values, allow_nan=False)
+    assert {one["metric"]: one["control_value"] for one in values["effects"]}["return_day_1"] is None

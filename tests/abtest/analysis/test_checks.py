@@ -248,6 +248,15 @@ def test_a_shadow_alone_is_compared_with_nothing(reading: str, tmp_path: Path) -
     assert "p 1.000" in found.checks[1].sentence
 
 
+def test_a_covariate_that_was_never_loaded_is_named(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(covariates=["before"], reading="sequential")
+    reading = read(tmp_path, sound, plan, as_of=plan.start_us + 7 * DAY_US)
+    assert reading.valid
+    assert reading.checks[7].sentence.endswith(
+        "; no values, or equal ones, are loaded for before, so no interval becomes narrower"
+    )
+
+
 def test_few_units_wait(tmp_path: Path) -> None:
     plan = experiment(reading="sequential")
     reading = read(tmp_path, simulate(plan, units=120), plan, as_of=plan.start_us + 7 * DAY_US)

@@ -172,7 +172,11 @@ def _balance(table: UnitTable) -> Check:
             largest = max(largest, (name, arm, difference), key=lambda one: abs(one[2]))
     if not arms:
         return Check(BALANCED, True, "the specification has no covariates to compare before the start")
-    return Check(BALANCED, True, f"the largest difference before the start is {largest[2]:+.3f} standard deviations")
+    found = f"the largest difference before the start is {largest[2]:+.3f} standard deviations"
+    flat = [name for name, column in table.covariates.items() if not any(part.var(column) for part in sums.values())]
+    if flat:
+        found += f"; no values, or equal ones, are loaded for {' and '.join(flat)}, so no interval becomes narrower"
+    return Check(BALANCED, True, found)
 
 
 def balance_limit(control: int, treatment: int, comparisons: int) -> float:
