@@ -65,7 +65,8 @@ def _known(value: Any) -> Any:
 def read_simulation(simulation: Simulation, events: Events) -> Result:
     """Write the events of a simulation, read its experiment at the end, and compare."""
     simulation.rows.write(events, simulation.experiment)
-    reading = read_experiment(simulation.experiment, events, as_of=simulation.as_of)
+    end = simulation.as_of  # the days of a long simulation may lie in the future
+    reading = read_experiment(simulation.experiment, events, as_of=end, now=end)
     found = {(effect.metric, effect.arm): effect for effect in reading.effects}
     comparisons = tuple(Comparison(true, found.get((true.metric, true.arm))) for true in simulation.effects)
     return Result(simulation, reading, comparisons)
