@@ -100,12 +100,12 @@ def read_experiment(
 
 
 def with_correction(experiment: Experiment, effects: list[Effect]) -> tuple[Effect, ...]:
-    """Add the corrected p-values of the metrics that decide."""
+    """Add the corrected p-values of the metrics that decide; those that cannot be compared yet count with p = 1."""
     guardrails = {metric.name for metric in experiment.metrics if metric.guardrail}
     deciding = [effect for effect in effects if effect.metric not in guardrails]
-    found = dict(
-        zip(map(id, deciding), corrected([effect.p for effect in deciding], experiment.correction), strict=True)
-    )
+    planned = (len(experiment.metrics) - len(guardrails)) * (len(experiment.weights) - 1)
+    values = [effect.p for effect in deciding] + [1.0] * (planned - len(deciding))
+    found = dict(zip(map(id, deciding), corrected(values, experiment.correction), strict=False))
     return tuple(replace(effect, p_corrected=found.get(id(effect))) for effect in effects)
 
 
