@@ -86,6 +86,8 @@ def test_a_simulation_may_reach_into_the_future(
 
 def test_what_no_user_is_old_enough_for_is_null_in_json(tmp_path: Path) -> None:
     config = SimulationConfig(users=60, days=1, warmup_days=0, candidates=8, world={"rows": 2_000, "items": 80})
-    values = read(simulate(config), tmp_path).as_json()
+    result = read(simulate(config), tmp_path)
+    values = result.as_json()
     json.dumps(values, allow_nan=False)
     assert {one["metric"]: one["control_value"] for one in values["effects"]}["return_day_1"] is None
+    assert not [cell for row in truth_table(result).rows for cell in row if "nan" in cell]
