@@ -65,6 +65,9 @@ def test_plan_from_numbers_and_from_a_database(cli: Cli, place: Path) -> None:
     assert done[0]["units"] == 14_000
     later = experiment(name="next", start="2026-03-15", end="2026-03-29")
     (place / "next.yaml").write_text(dump_yaml(later))
+    one = ("abtest", "plan", "next.yaml", "--database", "sqlite:///events.sqlite", "--metric")
+    assert [plan["metric"] for plan in cli(*one, "long_views", "--json").json["metrics"]] == ["long_views"]
+    assert "'long_view'" in cli(*one, "long_view").err
     shown = cli("abtest", "plan", "next.yaml", "--database", "sqlite:///events.sqlite", "--effect", "0.1").out
     assert "next: found with a chance of 80%" in shown
     assert "ctr" in shown

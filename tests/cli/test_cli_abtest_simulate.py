@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_runner import Done
 
+from unimixer.abtest.events import Events
+from unimixer.abtest.records import Outcome
 from unimixer.abtest.specification import load_experiment
 
 SMALL = ("users=300", "days=6", "warmup_days=2", "candidates=8", "world.rows=10000", "world.items=100")
@@ -51,3 +53,13 @@ def test_an_earlier_simulation_is_replaced_only_when_told(cli: Callable[..., Don
 def test_a_mistake_is_one_sentence(words: list[str], message: str, cli: Callable[..., Done], tmp_path: Path) -> None:
     done = cli("abtest", "simulate", *words, "--out", tmp_path / "simulation")
     assert message in done.error
+
+
+def test_a_database_with_events_is_refused_before_the_simulation(cli: Callable[..., Done], tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'events.sqlite'}"
+    events = Events(address)
+    events.add_outcomes([Outcome("one", "5", "click", 1.0, 1_800_000_000_000_000, 1_800_000_000_000_000)])
+    events.close()
+    refused = cli("abtest", "simulate", *SMALL, "--out", tmp_path / "out", "--database", address)
+    assert "has events already, and those of a simulation would mix with them" in refused.error
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,19 @@ def test_the_report_has_a_row_an_arm_and_a_row_an_effect(sound: Simulation, tmp_
     assert [row[0] for row in truth_table(result).rows] == ["click_rate", "active_days_3", "return_day_3"]
     assert markdown(result).startswith("# simulation: ship")
     assert result.as_json()["effects"][0]["covered"] is True
+
+
+def test_a_simulation_may_reach_into_the_future(
+    sound: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimixer.abtest.analysis.reading.now_us", lambda: sound.experiment.start_us)
+    assert read(sound, tmp_path).reading.valid
+
+
+def test_what_no_user_is_old_enough_for_is_null_in_json(tmp_path: Path) -> None:
+    config = SimulationConfig(users=60, days=1, warmup_days=0, candidates=8, world={"rows": 2_000, "items": 80})
+    result = read(simulate(config), tmp_path)
+    values = result.as_json()
+    json.dumps(values, allow_nan=False)
+    assert {one["metric"]: one["control_value"] for one in values["effects"]}["return_day_1"] is None
+    assert not [cell for row in truth_table(result).rows for cell in row if "nan" in cell]

@@ -160,3 +160,26 @@ def test_settings_that_fit_no_experiment_are_refused(changes: dict[str, Any], me
     with pytest.raises(UnimixerError) as refused:
         simulate(config(**changes))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"users": 1}, "users=1: 0 visit on the first day"),
+        ({"seed": 2**40}, "seed=1099511627776"),
+        (
+            {"experiment": {"start": "2025-01-01"}},
+            "the users of a simulation arrive from 2025-01-20 on; leave start out",
+        ),
+    ],
+)
+def test_settings_without_an_experiment_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnimixerError, match=message):
+        simulate(config(**changes))
+
+
+def test_an_arm_without_a_visit_is_refused() -> None:
+    environment = make_environment(config(users=60, days=1, warmup_days=1))
+    environment._level -= 100
+    with pytest.raises(UnimixerError, match=r"arms\.control: none of 60 users visits in 1 days"):
+        potential_outcomes(environment, environment.config.arms)

@@ -149,7 +149,7 @@ class Experiment(Settings):
     """Columns of the context by whose values results are split."""
     covariates: tuple[str, ...] = ()
     """Values of units from before the start."""
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     correction: Literal["holm", "bh"] = "holm"
     reading: Literal["fixed", "sequential"] = "fixed"
     planned_units: PositiveInt = 10_000

@@ -44,7 +44,7 @@ class SimulationConfig(Settings):
     """Items that are ranked in a session."""
     shown: Annotated[int, Field(ge=2)] = 5
     """Items at the top of the ranking that the user sees."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     arms: dict[str, str] = Field(default_factory=lambda: {"control": "popularity", "treatment": "noisy:0.5"})
     """Ranker of every arm: a run folder, or the name of a built-in ranker; the first arm is the control."""
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)

@@ -128,7 +128,8 @@ class Environment:
         columns = {"hour": hour_of(time)} | {name: column[rows] for name, column in context.items()}
         flat = {name: column.repeat_interleave(config.candidates) for name, column in columns.items()}
         flat |= {"user_id": users.repeat_interleave(config.candidates), "item_id": candidates.flatten()}
-        chance = self.world.probabilities(flat, population.world).view(*candidates.shape, -1)
+        chance = self.world.probabilities(flat, population.world)
+        chance = chance.view(*candidates.shape, chance.shape[1])  # also where nobody visits
         return Sessions(day, users, numbers, time, columns, candidates, chance, luck[rows])
 
     def _respond(self, sessions: Sessions, positions: Tensor, population: Population) -> Visits:

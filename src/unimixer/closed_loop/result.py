@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ class Result:
     comparisons: tuple[Comparison, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        return {
+        """Return the result as plain values; what is not known, such as a mean over no user, is None."""
+        values = {
             "arms": [asdict(one) for one in self.simulation.arms],
             "effects": [
                 {
@@ -49,12 +50,23 @@ class Result:
             "agreement": self.simulation.agreement,
             "reading": self.reading.as_json(),
         }
+        return {name: _known(value) for name, value in values.items()}
+
+
+def _known(value: Any) -> Any:
+    """Replace numbers that are NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _known(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_simulation(simulation: Simulation, events: Events) -> Result:
     """Write the events of a simulation, read its experiment at the end, and compare."""
     simulation.rows.write(events, simulation.experiment)
-    reading = read_experiment(simulation.experiment, events, as_of=simulation.as_of)
+    end = simulation.as_of  # the days of a long simulation may lie in the future
+    reading = read_experiment(simulation.experiment, events, as_of=end, now=end)
     found = {(effect.metric, effect.arm): effect for effect in reading.effects}
     comparisons = tuple(Comparison(true, found.get((true.metric, true.arm))) for true in simulation.effects)
     return Result(simulation, reading, comparisons)

@@ -134,6 +134,10 @@ def make_experiment(
         **config.experiment,
     }
     experiment = parse(Experiment, values, where="experiment")
+    if experiment.start != start:
+        raise UnimixerError(
+            f"experiment.start={experiment.start}: the users of a simulation arrive from {start} on; leave start out"
+        )
     if experiment.targeting:
         raise UnimixerError("experiment.targeting: a simulation shows its arms to all users; leave targeting out")
     if set(experiment.arms) != set(config.arms) or experiment.shadows:
@@ -154,6 +158,11 @@ def potential_outcomes(environment: Environment, arms: Mapping[str, str]) -> Pot
         for arm, ranker in rankers.items():
             scores = ranker.scores(first_day)
             visits[arm] = environment.run(ranker, counted(range(config.days), advance), population.copy())
+            if not len(visits[arm]):
+                raise UnimixerError(
+                    f"arms.{arm}: none of {config.users:,} users visits in {config.days:,} days; simulate more users "
+                    "or days, or raise behavior.activity"
+                )
             facts.append(arm_facts(arm, arms[arm], scores, first_day, visits[arm], config.users))
     return PotentialOutcomes(before, population, visits, tuple(facts))
 

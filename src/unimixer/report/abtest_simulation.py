@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def _draw_users(axis: Any, result: Result) -> None:
 
 def _cells(one: Comparison) -> tuple[str, ...]:
     true, read = one.true, one.read
-    known = (true.metric, true.arm, f"{true.control_value:.4f}", f"{true.arm_value:.4f}", f"{true.difference:+.4f}")
+    values = ((true.control_value, ".4f"), (true.arm_value, ".4f"), (true.difference, "+.4f"))
+    shown = (NONE if math.isnan(value) else format(value, form) for value, form in values)
+    known = (true.metric, true.arm, *shown)
     if read is None:
         return (*known, NONE, NONE, NONE, NONE)
     interval = f"{read.low:+.4f} to {read.high:+.4f}"

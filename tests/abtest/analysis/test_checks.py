@@ -14,6 +14,7 @@ from unimixer.abtest.analysis.checks import balance_limit, split_check
 from unimixer.abtest.analysis.reading import Reading, read_experiment
 from unimixer.abtest.records import Covariate, Exposure, Outcome
 from unimixer.abtest.specification import DAY_US, Experiment
+from unimixer.errors import UnimixerError
 
 Rows = tuple[list[Exposure], list[Outcome]]
 PLAN = experiment()
@@ -210,7 +211,53 @@ def test_a_metric_that_no_unit_is_old_enough_for_is_no_missing_event(sound: Rows
     plan = experiment(reading="sequential", metrics=[back])
     reading = read(tmp_path, sound, plan, as_of=plan.start_us + 5 * DAY_US)
     assert reading.valid
-    assert reading.verdict.reasons == ("mixer: back has no units that are old enough yet",)
+    assert reading.verdict.reasons == ("mixer: back has too few units that are old enough yet",)
+
+
+def test_a_metric_with_few_old_units_waits(tmp_path: Path) -> None:
+    late = {"name": "back", "kind": "retention", "event": "view", "day": 5}
+    plan = experiment(reading="sequential", metrics=[*PLAN.model_dump()["metrics"], late], segments=["country"])
+    better = simulate(plan, units=1_200, rates={"mixer": 0.4})
+    reading = read(tmp_path, better, plan, as_of=plan.start_us + 7 * DAY_US)
+    assert {effect.metric for effect in reading.effects} == {"ctr", "long_views"}
+    assert "mixer: back has too few units that are old enough yet" in reading.verdict.reasons
+    least = min(reading.effects, key=lambda effect: effect.p)
+    assert least.p_corrected == pytest.approx(3 * least.p, abs=0)  # the third metric counts from the first look on
+    assert min(min(effect.units, effect.units_control) for effect in reading.segments) >= 100
+
+
+def test_a_day_in_the_future_is_refused(sound: Rows, tmp_path: Path) -> None:
+    events = database(tmp_path / "e.sqlite", PLAN, *sound)
+    with pytest.raises(UnimixerError, match="as of 2026-03-15: the day lies in the future"):
+        read_experiment(PLAN, events, as_of=PLAN.end_us, now=PLAN.end_us - 1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_end_that_comes_nearer_is_no_way_to_look_early(version: int, sound: Rows, tmp_path: Path) -> None:
+    sooner = experiment(version=version, end="2026-03-05")
+    reading = read(tmp_path, sound, sooner, as_of=sooner.end_us, served=PLAN)
+    assert reading.verdict.decision == "broken"
+    assert not reading.effects
+    assert "end" in reading.checks[0].sentence
+    assert "read with the registered specification" in reading.checks[0].sentence
+
+
+@pytest.mark.parametrize("reading", ["fixed", "sequential"])
+def test_a_shadow_alone_is_compared_with_nothing(reading: str, tmp_path: Path) -> None:
+    plan = experiment(arms={"control": {}, "mixer": {"shadow": True}}, reading=reading)
+    found = read(tmp_path, simulate(plan, units=150), plan)
+    assert found.verdict.decision == "keep running"
+    assert found.verdict.reasons == ("no arm but the control 'control' answers, so nothing is compared",)
+    assert "p 1.000" in found.checks[1].sentence
+
+
+def test_a_covariate_that_was_never_loaded_is_named(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(covariates=["before"], reading="sequential")
+    reading = read(tmp_path, sound, plan, as_of=plan.start_us + 7 * DAY_US)
+    assert reading.valid
+    assert reading.checks[7].sentence.endswith(
+        "; no values, or equal ones, are loaded for before, so no interval becomes narrower"
+    )
 
 
 def test_few_units_wait(tmp_path: Path) -> None:

@@ -94,3 +94,15 @@ def test_a_log_that_supports_no_estimate_is_refused(change: dict[str, Any], mess
     rows: dict[str, Any] = {"rewards": [1.0, 0.0], "propensities": [0.5, 0.5], "targets": [0.5, 0.5]}
     with pytest.raises(UnimixerError, match=message):
         off_policy(**rows | change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"units": np.arange(10)}, r"units has shape \(10,\), expected one value for each of 500 rows"),
+        ({"alpha": 0.0}, "alpha=0.0 must lie between 0 and 1"),
+    ],
+)
+def test_units_of_other_rows_and_a_level_of_zero_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnimixerError, match=message):
+        off_policy(np.ones(500), np.full(500, 0.5), np.full(500, 0.5), **changes)

@@ -12,6 +12,7 @@ from scipy import stats
 
 from unimixer.abtest.analysis.power import baseline, plan_metric, read_baselines
 from unimixer.abtest.analysis.sequential import Sequential
+from unimixer.abtest.analysis.statistics import moments
 from unimixer.errors import UnimixerError
 
 MEAN = [{"name": "clicks", "kind": "mean", "event": "click"}]
@@ -51,10 +52,38 @@ def test_a_sequential_plan_needs_more_by_its_wider_interval() -> None:
     plans = [
         plan_metric(one, one.metrics[0], baseline(2.0, 3.0), units_per_day=100, effect=0.05) for one in (fixed, always)
     ]
-    reach = Sequential(10_000).multiplier(10_000)
-    wider = (reach + stats.norm.ppf(0.8)) / Z
-    assert (plans[1].units_needed or 0) / (plans[0].units_needed or 1) == pytest.approx(wider**2, rel=1e-3)
-    assert plans[1].detectable / plans[0].detectable == pytest.approx(wider, rel=1e-6)
+    wider = [
+        (Sequential(10_000).multiplier(units) + stats.norm.ppf(0.8)) / Z
+        for units in (plans[1].units_needed, 1_400)
+        if units
+    ]
+    assert (plans[1].units_needed or 0) / (plans[0].units_needed or 1) == pytest.approx(wider[0] ** 2, rel=1e-3)
+    assert plans[1].detectable / plans[0].detectable == pytest.approx(wider[1], rel=1e-6)
+
+
+def test_a_sequential_guardrail_is_planned_with_its_one_sided_bound() -> None:
+    guardrail = [MEAN[0] | {"guardrail": "true"}]
+    fixed, always = (
+        plan_metric(one, one.metrics[0], baseline(2.0, 3.0), units_per_day=1_000)
+        for one in (experiment(metrics=guardrail, reading=reading) for reading in ("fixed", "sequential"))
+    )
+    level = stats.norm.isf(0.05) + stats.norm.ppf(0.8)
+    reach = Sequential(10_000).multiplier(14_000, 0.05, one_sided=True)
+    assert fixed.detectable == pytest.approx(level * 3 * math.sqrt(4 / 14_000) / 2, rel=1e-4)
+    assert always.detectable / fixed.detectable == pytest.approx((reach + stats.norm.ppf(0.8)) / level, rel=1e-6)
+
+
+def test_a_ratio_without_a_denominator_in_the_past_is_refused() -> None:
+    plan = experiment()
+    past = moments(50, {"n": 1.0, "d": 0.0}, {("n", "n"): 1.0, ("d", "d"): 0.0, ("n", "d"): 0.0})
+    with pytest.raises(UnimixerError, match="metric 'ctr': no unit has an outcome 'view' in the past"):
+        plan_metric(plan, plan.metrics[0], past, units_per_day=100)
+
+
+def test_a_shadow_alone_is_nothing_to_plan() -> None:
+    plan = experiment(metrics=MEAN, arms={"control": {}, "mixer": {"shadow": True}})
+    with pytest.raises(UnimixerError, match="no arm but the control that answers"):
+        plan_metric(plan, plan.metrics[0], baseline(2.0, 3.0), units_per_day=100)
 
 
 def test_arms_traffic_and_holdout_share_the_units() -> None:
@@ -94,11 +123,15 @@ def test_a_database_without_a_past_is_refused(tmp_path: Path) -> None:
         ({"effect": 0.0}, "--effect 0 needs endless units"),
         ({"correlation": 1.0}, "--correlation 1 must lie between -1 and 1"),
         ({"units_per_day": 0.1}, "give 1 units in 14 days"),
+        ({"units_per_day": math.nan}, "--units-per-day nan must be a finite number"),
+        ({"units_per_day": math.inf}, "--units-per-day inf must be a finite number"),
+        ({"effect": math.nan}, "--effect nan must be a finite number"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(changes: dict[str, float], message: str) -> None:
     plan = experiment(metrics=MEAN)
     with pytest.raises(UnimixerError, match=message):
         plan_metric(plan, plan.metrics[0], baseline(2.0, 3.0), **{"units_per_day": 100.0, **changes})
-    with pytest.raises(UnimixerError, match="--mean 0 and --std 1 must be greater than 0"):
-        baseline(0.0, 1.0)
+    for mean, deviation in ((0.0, 1.0), (math.inf, 1.0), (1.0, math.inf), (1.0, math.nan)):
+        with pytest.raises(UnimixerError, match=f"--mean {mean:g} and --std {deviation:g} must be greater than 0"):
+            baseline(mean, deviation)

@@ -64,3 +64,14 @@ def test_a_sound_split_passes_at_every_look_and_a_skewed_one_does_not() -> None:
     failed = [any(split_p_value(counts.tolist(), (0.8, 0.2)) < 0.001 for counts in run) for run in looks]
     assert sum(failed) <= 2
     assert split_p_value((8_400, 1_600), (0.8, 0.2)) < 1e-6
+
+
+@pytest.mark.parametrize("units", [100, 1_000, 100_000])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_beyond_a_one_sided_bound_the_mixture_over_effects_of_one_sign_has_its_level(units: int, alpha: float) -> None:
+    at = Sequential(1_000)
+    bound, grown = at.multiplier(units, alpha, one_sided=True), 1 + units * at.tuning
+    scaled = bound * math.sqrt(1 - 1 / grown)
+    evidence = 2 / math.sqrt(grown) * math.exp(scaled**2 / 2) * stats.norm.cdf(scaled)
+    assert 1 / alpha <= evidence < 1.5 / alpha
+    assert bound < at.multiplier(units, alpha)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from unimixer.abtest.analysis.sequential import Sequential
-from unimixer.abtest.analysis.statistics import compare, corrected, moments_of, standardized_difference
+from unimixer.abtest.analysis.statistics import compare, corrected, moments, moments_of, standardized_difference
 from unimixer.errors import UnimixerError
 
 SIZES = (401, 350)
@@ -147,6 +147,41 @@ def test_a_mean_of_zero_has_no_relative_effect() -> None:
     effect = compare(*parts, numerator="y")
     assert effect.relative is None
     assert effect.low > 0
+
+
+@pytest.mark.parametrize("sequential", [None, Sequential(1_000)])
+def test_a_value_that_is_not_surely_positive_has_no_relative_effect(sequential: Sequential | None) -> None:
+    values = np.random.default_rng(0).normal(size=120)
+    parts = [moments_of({"y": values - values.mean() + level}) for level in (1e-9, 1.0)]
+    effect = compare(*parts, numerator="y", sequential=sequential)
+    assert (effect.relative, effect.relative_low, effect.relative_high) == (None, None, None)
+    assert effect.difference == pytest.approx(1.0)
+    assert effect.low < 1 < effect.high
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_metric_that_is_a_multiple_of_its_covariate_is_compared_without_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    columns = [rng.normal(size=200) * scale for scale in (1.0, 3.0)]
+    factor = rng.normal()
+    parts = [moments_of({"y": one, "x": factor * one}) for one in columns]
+    effect = compare(*parts, numerator="y", covariates=["x"], sequential=Sequential(1_000))
+    assert effect.difference == pytest.approx(columns[1].mean() - columns[0].mean())
+    assert effect.narrowed == 1
+
+
+def test_rounding_below_zero_is_a_metric_without_variance() -> None:
+    parts = [moments(100, {"y": 0.3}, {("y", "y"): variance}) for variance in (-1e-34, 1e-34)]
+    effect = compare(*parts, numerator="y")
+    assert (effect.difference, effect.low, effect.high, effect.p) == (0, 0, 0, 1)
+
+
+def test_one_sided_bounds_have_the_whole_level_on_each_side() -> None:
+    control, treatment = arms()
+    parts = moments_of(control), moments_of(treatment)
+    bounds = compare(*parts, numerator="clicks", alpha=0.05, one_sided=True)
+    both = compare(*parts, numerator="clicks", alpha=0.1)
+    assert (bounds.low, bounds.high) == (exactly(both.low), exactly(both.high))
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=8))

@@ -108,7 +108,7 @@ def test_a_broken_experiment_says_why_and_nothing_else() -> None:
 def test_a_metric_without_units_old_enough_waits() -> None:
     verdict = judge(PLAN, FINE, [effect("ctr", 0.03, 0.01)], finished=False)
     assert verdict.decision == "keep running"
-    assert "mixer: hides has no units that are old enough yet" in verdict.reasons
+    assert "mixer: hides has too few units that are old enough yet" in verdict.reasons
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from unimixer.abtest.analysis.check import ARMS, BALANCED, LEVEL, LOOK, SPECIFICATION, SPLIT, UNITS, Check
 from unimixer.abtest.analysis.event_checks import bots_check, clocks_check, order_check, outcomes_check
@@ -63,7 +63,7 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     if experiment.reading == "sequential":
         p = split_p_value(counts, shares)
     else:
-        p = float(chisquare(counts, [share * total for share in shares]).pvalue)
+        p = float(chisquare(counts, [share * total for share in shares]).pvalue) if len(counts) > 1 else 1.0
     found = ", ".join(
         f"{arm} {count / total:.2%} of {share:.2%}" for arm, count, share in zip(weights, counts, shares, strict=True)
     )
@@ -93,8 +93,8 @@ def _specification(table: UnitTable) -> Check:
         )
     ]
     compared = {**known, **({} if experiment.version in known else {experiment.version: experiment})}
-    if experiment.version in known and _frozen(known[experiment.version]) != _frozen(experiment):
-        keys = _differences(known[experiment.version], experiment)
+    keys = _differences(known.get(experiment.version, experiment), experiment, free=("description",))
+    if keys:
         return Check(
             SPECIFICATION,
             False,
@@ -109,7 +109,15 @@ def _specification(table: UnitTable) -> Check:
                 f"units were exposed under version {version}, which is not registered, so nobody "
                 "knows their split; register every version before it is served",
             )
-        keys = _differences(compared[version], experiment)
+        if compared[version].end > experiment.end:
+            return Check(
+                SPECIFICATION,
+                False,
+                f"version {version} was served and ends on {compared[version].end}, but version "
+                f"{experiment.version} ends on {experiment.end}, which chooses the end after the first results; "
+                "read with the registered specification",
+            )
+        keys = _differences(compared[version], experiment, free=FREE)
         if keys:
             return Check(
                 SPECIFICATION,
@@ -121,12 +129,9 @@ def _specification(table: UnitTable) -> Check:
     return Check(SPECIFICATION, True, f"nothing that decides changed while units were exposed (versions {versions})")
 
 
-def _frozen(experiment: Experiment) -> dict[str, object]:
-    return experiment.model_dump(exclude=set(FREE))
-
-
-def _differences(before: Experiment, after: Experiment) -> str:
-    old, new = _frozen(before), _frozen(after)
+def _differences(before: Experiment, after: Experiment, *, free: Sequence[str]) -> str:
+    """Name the keys whose values differ, but for those that may."""
+    old, new = (one.model_dump(exclude=set(free)) for one in (before, after))
     return " and ".join(key for key in old if old[key] != new[key])
 
 
@@ -167,7 +172,11 @@ def _balance(table: UnitTable) -> Check:
             largest = max(largest, (name, arm, difference), key=lambda one: abs(one[2]))
     if not arms:
         return Check(BALANCED, True, "the specification has no covariates to compare before the start")
-    return Check(BALANCED, True, f"the largest difference before the start is {largest[2]:+.3f} standard deviations")
+    found = f"the largest difference before the start is {largest[2]:+.3f} standard deviations"
+    flat = [name for name, column in table.covariates.items() if not any(part.var(column) for part in sums.values())]
+    if flat:
+        found += f"; no values, or equal ones, are loaded for {' and '.join(flat)}, so no interval becomes narrower"
+    return Check(BALANCED, True, found)
 
 
 def balance_limit(control: int, treatment: int, comparisons: int) -> float:

@@ -88,6 +88,10 @@ def off_policy(
             "the target policy is too far from the logged one; log more rows or choose a closer policy"
         )
     groups = None if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    if groups is not None and groups.shape != weight.shape:
+        raise UnimixerError(f"units has shape {groups.shape}, expected one value for each of {weight.size:,} rows")
+    if not 0 < alpha < 1:
+        raise UnimixerError(f"alpha={alpha} must lie between 0 and 1")
     reach = _quantile(alpha)
     mean = total / len(weight)
     overlap = _estimate("overlap", mean, weight - mean, groups, reach)

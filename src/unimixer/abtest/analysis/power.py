@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,9 @@ class MetricPlan:
 
 def baseline(mean: float, deviation: float) -> Aggregates:
     """Make a baseline from the mean and the standard deviation of a metric over units."""
-    if not mean > 0 or not deviation > 0:
+    if not 0 < mean < math.inf or not 0 < deviation < math.inf:
         raise UnimixerError(
-            f"--mean {mean:g} and --std {deviation:g} must be greater than 0; take them from past units"
+            f"--mean {mean:g} and --std {deviation:g} must be greater than 0 and finite; take them from past units"
         )
     return moments(2, {NUMERATOR: mean}, {(NUMERATOR, NUMERATOR): deviation**2})
 
@@ -80,8 +81,8 @@ def plan_metric(
 
     Every arm is compared with the control at the level that the first step of Holm leaves it, :math:`\alpha / m` for
     :math:`m` deciding metrics and arms; a guardrail at :math:`\alpha`, one-sided. A sequential reading that ends at
-    its planned units needs :math:`((k + z_\beta) / (z_{\alpha/2} + z_\beta))^2` times the units of a fixed one, where
-    :math:`k` is the half width of its interval in standard errors.
+    :math:`n` units needs :math:`((k_n + z_\beta) / (z_{\alpha/2} + z_\beta))^2` times the units of a fixed one, where
+    :math:`k_n` is the half width of its interval in standard errors.
 
     Args:
         experiment: the specification.
@@ -91,9 +92,11 @@ def plan_metric(
         effect: relative effect to find.
         correlation: of the metric with its covariates; 0 without.
     """
-    from scipy.stats import norm
     from tea_tasting.metrics import RatioOfMeans
 
+    for name, value in (("--units-per-day", units_per_day), ("--effect", effect)):
+        if value is not None and not math.isfinite(value):
+            raise UnimixerError(f"{name} {value:g} must be a finite number")
     if not -1 < correlation < 1:
         raise UnimixerError(f"--correlation {correlation:g} must lie between -1 and 1")
     if effect == 0:
@@ -101,13 +104,16 @@ def plan_metric(
     mean, deviation = _mean_and_deviation(metric, past, correlation)
     if mean <= 0 or deviation <= 0:
         raise UnimixerError(
-            f"metric {metric.name!r} has mean {mean:g} in the past, so no relative effect can be planned"
+            f"metric {metric.name!r} has mean {mean:g} and standard deviation {deviation:g} in the past, so no "
+            "relative effect can be planned; both must be greater than 0"
         )
     shares = _shares(experiment)
+    if len(shares) < 2:
+        raise UnimixerError(f"experiment {experiment.name!r} has no arm but the control that answers; add one to plan")
     smallest = min(shares, key=shares.__getitem__)
     ratio = shares[smallest] / shares[experiment.control] if smallest != experiment.control else 1.0
     deciding = sum(not one.guardrail for one in experiment.metrics) * (len(shares) - 1)
-    level = 2 * experiment.alpha if metric.guardrail else experiment.alpha / max(deciding, 1)
+    level = experiment.alpha if metric.guardrail else experiment.alpha / max(deciding, 1)
     days = (experiment.end_us - experiment.start_us) / DAY_US
     a_day = units_per_day * experiment.traffic * (1 - experiment.holdout)
     a_day *= shares[smallest] + (shares[experiment.control] if smallest != experiment.control else max(shares.values()))
@@ -117,33 +123,51 @@ def plan_metric(
             f"{units_per_day:g} units a day give {units} units in {days:g} days; nothing can be planned"
         )
     sample = moments(units, {NUMERATOR: mean}, {(NUMERATOR, NUMERATOR): deviation**2})
-    inflation = 1.0
-    if experiment.reading == "sequential":
-        fixed, beta = float(norm.isf(level / 2)), float(norm.ppf(POWER))
-        reach = Sequential(experiment.planned_units, experiment.alpha).multiplier(experiment.planned_units, level)
-        inflation = (reach + beta) / (fixed + beta)
+    inflation = _inflation(experiment, level, one_sided=metric.guardrail)
     solver = RatioOfMeans(
         NUMERATOR,
-        alpha=level,
+        alpha=2 * level if metric.guardrail else level,
         power=POWER,
         ratio=ratio,
         use_t=False,
         rel_effect_size=None if effect is None else abs(effect),
     )
-    detectable = solver.solve_power_from_aggregates(sample, "rel_effect_size")[0].rel_effect_size * inflation
+    detectable = solver.solve_power_from_aggregates(sample, "rel_effect_size")[0].rel_effect_size
     needed = None
     if effect is not None:
-        needed = math.ceil(solver.solve_power_from_aggregates(sample, "n_obs")[0].n_obs * inflation**2)
+        needed = _units_needed(solver.solve_power_from_aggregates(sample, "n_obs")[0].n_obs, inflation)
     return MetricPlan(
         metric=metric.name,
         mean=mean,
         deviation=deviation,
         units=units,
-        detectable=float(detectable),
+        detectable=float(detectable) * inflation(units),
         effect=effect,
         units_needed=needed,
         days_needed=None if needed is None else math.ceil(needed / a_day),
     )
+
+
+def _inflation(experiment: Experiment, level: float, *, one_sided: bool) -> Callable[[int], float]:
+    """Return how much larger an effect a reading that ends at a number of units needs than a fixed one."""
+    from scipy.stats import norm
+
+    if experiment.reading == "fixed":
+        return lambda units: 1.0
+    sequential = Sequential(experiment.planned_units, experiment.alpha)
+    fixed, beta = float(norm.isf(level if one_sided else level / 2)), float(norm.ppf(POWER))
+    return lambda units: (sequential.multiplier(units, level, one_sided=one_sided) + beta) / (fixed + beta)
+
+
+def _units_needed(fixed: float, inflation: Callable[[int], float]) -> int:
+    """Return the smallest number of units that is the one of a fixed reading times the square of its inflation."""
+    enough, few = 1, 0
+    while enough < fixed * inflation(enough) ** 2:
+        enough, few = 2 * enough, enough
+    while enough - few > 1:
+        middle = (enough + few) // 2
+        enough, few = (middle, few) if middle >= fixed * inflation(middle) ** 2 else (enough, middle)
+    return enough
 
 
 def _shares(experiment: Experiment) -> dict[str, float]:
@@ -154,5 +178,10 @@ def _shares(experiment: Experiment) -> dict[str, float]:
 
 def _mean_and_deviation(metric: Metric, past: Aggregates, correlation: float) -> tuple[float, float]:
     denominator = DENOMINATOR if metric.kind == "ratio" else None
+    if not past.mean(denominator) > 0:
+        raise UnimixerError(
+            f"metric {metric.name!r}: no unit has an outcome {metric.denominator!r} in the past; load past outcomes, "
+            "or give --mean and --std"
+        )
     mean = past.mean(NUMERATOR) / past.mean(denominator)
     return float(mean), math.sqrt(past.ratio_var(NUMERATOR, denominator) * (1 - correlation**2))

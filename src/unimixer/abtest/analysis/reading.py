@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from unimixer.abtest.analysis.check import Check, failures
 from unimixer.abtest.analysis.checks import check_all
-from unimixer.abtest.analysis.sequential import Sequential
+from unimixer.abtest.analysis.sequential import LEAST_UNITS, Sequential
 from unimixer.abtest.analysis.statistics import Effect, compare, corrected
 from unimixer.abtest.analysis.units import DENOMINATOR, NUMERATOR, UnitTable
 from unimixer.abtest.analysis.verdict import Verdict, judge
 from unimixer.abtest.events import Events, now_us
 from unimixer.abtest.specification import Experiment, Metric
+from unimixer.errors import UnimixerError
 
 if TYPE_CHECKING:
     from tea_tasting.aggr import Aggregates
@@ -73,10 +74,19 @@ def read_experiment(
         experiment: the specification that was served.
         events: the database.
         as_of: microseconds since 1970; later events are not read (default: now).
-        now: microseconds since 1970, for the check of clocks (default: the clock).
+        now: microseconds since 1970 (default: the clock).
+
+    Raises:
+        UnimixerError: ``as_of`` lies in the future.
     """
     clock = now_us() if now is None else now
     until = clock if as_of is None else as_of
+    if until > clock:
+        day = datetime.fromtimestamp(until / 1e6, tz=UTC).date()
+        raise UnimixerError(
+            f"as of {day}: the day lies in the future, and nobody knows what units do until then; name an earlier day, "
+            "or none to read all events until now"
+        )
     with events.snapshot() as database, UnitTable(database, experiment, until) as table:
         checks = check_all(table, clock)
         units, entries = table.units(), tuple(table.entries())
@@ -90,12 +100,12 @@ def read_experiment(
 
 
 def with_correction(experiment: Experiment, effects: list[Effect]) -> tuple[Effect, ...]:
-    """Add the corrected p-values of the metrics that decide."""
+    """Add the corrected p-values of the metrics that decide; those that cannot be compared yet count with p = 1."""
     guardrails = {metric.name for metric in experiment.metrics if metric.guardrail}
     deciding = [effect for effect in effects if effect.metric not in guardrails]
-    found = dict(
-        zip(map(id, deciding), corrected([effect.p for effect in deciding], experiment.correction), strict=True)
-    )
+    planned = (len(experiment.metrics) - len(guardrails)) * (len(experiment.weights) - 1)
+    values = [effect.p for effect in deciding] + [1.0] * (planned - len(deciding))
+    found = dict(zip(map(id, deciding), corrected(values, experiment.correction), strict=False))
     return tuple(replace(effect, p_corrected=found.get(id(effect))) for effect in effects)
 
 
@@ -106,10 +116,11 @@ def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) 
     sequential = None
     if experiment.reading == "sequential":
         sequential = Sequential(experiment.planned_units, experiment.alpha)
+    least = LEAST_UNITS if segment is None or sequential is not None else 2
     for arm in experiment.weights:
         if arm == experiment.control or control is None or arm not in sums:
             continue
-        if not all(_comparable(part, metric) for part in (control, sums[arm])):
+        if not all(_comparable(part, metric, least) for part in (control, sums[arm])):
             continue
         effect = compare(
             control,
@@ -117,7 +128,8 @@ def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) 
             numerator=NUMERATOR,
             denominator=DENOMINATOR if metric.kind == "ratio" else None,
             covariates=list(table.covariates.values()),
-            alpha=2 * experiment.alpha if metric.guardrail else experiment.alpha,
+            alpha=experiment.alpha,
+            one_sided=metric.guardrail,
             sequential=sequential,
             metric=metric.name,
             arm=arm,
@@ -125,9 +137,9 @@ def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) 
         yield replace(effect, segment="" if segment is None else f"{segment[0]}={segment[1]}")
 
 
-def _comparable(part: Aggregates, metric: Metric) -> bool:
-    """Return whether an arm has units, and of a ratio something below the line."""
-    return part.count() > 1 and (metric.kind != "ratio" or part.mean(DENOMINATOR) > 0)
+def _comparable(part: Aggregates, metric: Metric, least: int) -> bool:
+    """Return whether an arm has units enough, and of a ratio something below the line."""
+    return part.count() >= least and (metric.kind != "ratio" or part.mean(DENOMINATOR) > 0)
 
 
 def _segments(table: UnitTable) -> Iterator[Effect]:

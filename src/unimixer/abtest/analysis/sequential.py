@@ -49,15 +49,20 @@ class Sequential:
         twice = -2 * math.log(self.level)
         return (twice + math.log(twice) + 1) / self.planned
 
-    def multiplier(self, units: int, alpha: float | None = None) -> float:
-        """Compute the half width of the interval in standard errors.
+    def multiplier(self, units: int, alpha: float | None = None, *, one_sided: bool = False) -> float:
+        r"""Compute the half width of the interval in standard errors.
+
+        A bound on one side alone has :math:`2 \log(1 + \sqrt{1 + n \rho^2} / 2 \alpha)` in place of the logarithm: it
+        mixes over effects of one sign, and :math:`\Phi(x) \ge 1 - e^{-x^2 / 2}`.
 
         Example:
             >>> round(Sequential(planned=10_000).multiplier(10_000), 3)
             3.036
         """
         information = units * self.tuning
-        return math.sqrt((1 + information) / information * math.log((1 + information) / (alpha or self.level) ** 2))
+        level, grown = alpha or self.level, 1 + information
+        logarithm = 2 * math.log(1 + math.sqrt(grown) / (2 * level)) if one_sided else math.log(grown / level**2)
+        return math.sqrt(grown / information * logarithm)
 
     def p_value(self, statistic: float, units: int) -> float:
         """Compute the smallest level whose interval leaves out 0.

@@ -1,4 +1,4 @@
-"""Compare two arms from sums: means, ratios of sums and CUPED, by tea-tasting; intervals fixed or always valid."""
+"""Compare two arms from sums: means, ratios of sums and CUPED; intervals fixed or always valid."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _COVARIATE = "covariate"
 _COPIED = 1e-6
 """Share of its standard error below which a metric is a copy of its covariates, which are then left out."""
 _ROUNDING = 1e-12
-"""Share of a variance that rounding may leave over."""
+"""Share that rounding may leave over: of the square of a ratio, or of a mean."""
+_UNSURE = 1 / 3
+"""Standard error of the logarithm of the ratio of two arms from which it is not close to normal."""
 
 
 @dataclass(frozen=True)
 class Effect:
     """The difference of an arm to the control in one metric.
 
-    Relative values are shares of the control's value, None where it is not positive in both arms.
+    Relative values are shares of the control's value, None unless both arms are positive by some standard errors.
     """
 
     metric: str
@@ -89,6 +91,7 @@ def compare(
     denominator: str | None = None,
     covariates: Sequence[str] = (),
     alpha: float = 0.05,
+    one_sided: bool = False,
     sequential: Sequential | None = None,
     metric: str = "",
     arm: str = "",
@@ -106,59 +109,51 @@ def compare(
         numerator: column of the metric.
         denominator: column that it is divided by; None for a mean over units.
         covariates: columns with values from before the experiment.
-        alpha: error level of the two-sided interval.
+        alpha: error level of the interval.
+        one_sided: whether each end of the interval is a bound of its own at the level ``alpha``.
         sequential: intervals and p-values that hold at every look; None for one fixed look (Welch's t).
         metric: name in the result.
         arm: name in the result.
     """
-    from tea_tasting.metrics import RatioOfMeans
-
     if all(_constant(part, numerator, denominator) for part in (control, treatment)):
         return _point(control, treatment, numerator, denominator, metric, arm)
-    before = _deviation(control, treatment, numerator, denominator, None)
+    before = math.sqrt(sum(_squared_errors(control, treatment, numerator, denominator, None)))
     total, joined = control + treatment, None
     if covariates:
         weights = _weights(total, numerator, denominator, covariates)
         columns = [numerator, *([denominator] if denominator else [])]
         parts = [_joined(part, columns, covariates, weights) for part in (control, treatment, total)]
-        if _deviation(parts[0], parts[1], numerator, denominator, _COVARIATE) > _COPIED * before:
+        left = sum(_squared_errors(parts[0], parts[1], numerator, denominator, _COVARIATE))
+        if left > (_COPIED * before) ** 2:
             (control, treatment, total), joined = parts, _COVARIATE
     old, new = (_value(part, total, numerator, denominator, joined) for part in (control, treatment))
-    difference, relative = new - old, new / old - 1 if min(old, new) > 0 else None
-    deviation = _deviation(control, treatment, numerator, denominator, joined)
-    ends: tuple[float, float]
+    errors = _squared_errors(control, treatment, numerator, denominator, joined)
+    counts = int(control.count()), int(treatment.count())
+    difference, deviation = new - old, math.sqrt(sum(errors))
+    reach = deviation * _multiplier(errors, counts, alpha, one_sided, sequential)
+    relative: float | None = None
     relative_ends: tuple[float, float] | tuple[None, None] = (None, None)
-    if sequential is None:
-        fixed = RatioOfMeans(numerator, denominator, joined, use_t=True, confidence_level=1 - alpha)
-        result = fixed.analyze_aggregates(control, treatment)
-        ends, p = (float(result.effect_size_ci_lower), float(result.effect_size_ci_upper)), float(result.pvalue)
-        if relative is not None:
-            relative_ends = float(result.rel_effect_size_ci_lower), float(result.rel_effect_size_ci_upper)
-    else:
-        units = int(control.count() + treatment.count())
-        reach = sequential.multiplier(units, alpha)
-        ends, p = (
-            (difference - reach * deviation, difference + reach * deviation),
-            sequential.p_value(abs(difference) / deviation, units),
-        )
-        if relative is not None:  # the logarithm of the ratio has the interval
-            factor = math.exp(reach * _deviation(control, treatment, numerator, denominator, joined, of=(old, new)))
-            relative_ends = new / old / factor - 1, new / old * factor - 1
+    if min(old, new) > 0:  # the logarithm of the ratio has the interval
+        shares = errors[0] / old**2, errors[1] / new**2
+        spread = math.sqrt(sum(shares))
+        if spread < _UNSURE:
+            factor = math.exp(spread * _multiplier(shares, counts, alpha, one_sided, sequential))
+            relative, relative_ends = new / old - 1, (new / old / factor - 1, new / old * factor - 1)
     return Effect(
         metric=metric,
         arm=arm,
-        units_control=int(control.count()),
-        units=int(treatment.count()),
+        units_control=counts[0],
+        units=counts[1],
         control=old,
         treatment=new,
         difference=difference,
-        low=ends[0],
-        high=ends[1],
+        low=difference - reach,
+        high=difference + reach,
         deviation=deviation,
         relative=relative,
         relative_low=relative_ends[0],
         relative_high=relative_ends[1],
-        p=p,
+        p=_p_value(abs(difference) / deviation, errors, counts, sequential),
         narrowed=deviation / before,
     )
 
@@ -171,29 +166,55 @@ def _value(
     return float(value if covariate is None else value - (part.mean(covariate) - total.mean(covariate)))
 
 
-def _deviation(
-    control: Aggregates,
-    treatment: Aggregates,
-    numerator: str,
-    denominator: str | None,
-    covariate: str | None,
-    of: Sequence[float] = (1.0, 1.0),
-) -> float:
-    """Compute the standard error of the difference, of arms that are first divided by the values ``of``."""
-    variance = 0.0
-    for part, value in zip((control, treatment), of, strict=True):
-        own = part.ratio_var(numerator, denominator)
+def _squared_errors(
+    control: Aggregates, treatment: Aggregates, numerator: str, denominator: str | None, covariate: str | None
+) -> tuple[float, float]:
+    """Compute the squared standard errors of both arms; rounding must not leave them below 0."""
+    found = []
+    for part in (control, treatment):
+        variance = part.ratio_var(numerator, denominator)
         if covariate is not None:
-            own += part.var(covariate) - 2 * part.ratio_cov(numerator, denominator, covariate, None)
-        variance += own / part.count() / value**2
-    return math.sqrt(variance)
+            variance += part.var(covariate) - 2 * part.ratio_cov(numerator, denominator, covariate, None)
+        found.append(max(0.0, float(variance)) / part.count())
+    return found[0], found[1]
+
+
+def _multiplier(
+    errors: tuple[float, float],
+    counts: tuple[int, int],
+    alpha: float,
+    one_sided: bool,
+    sequential: Sequential | None,
+) -> float:
+    """Compute the half width of an interval in standard errors."""
+    from scipy.stats import t
+
+    if sequential is not None:
+        return sequential.multiplier(sum(counts), alpha, one_sided=one_sided)
+    return float(t.isf(alpha if one_sided else alpha / 2, _freedom(errors, counts)))
+
+
+def _p_value(
+    statistic: float, errors: tuple[float, float], counts: tuple[int, int], sequential: Sequential | None
+) -> float:
+    from scipy.stats import t
+
+    if sequential is not None:
+        return sequential.p_value(statistic, sum(counts))
+    return float(2 * t.sf(statistic, _freedom(errors, counts)))
+
+
+def _freedom(errors: tuple[float, float], counts: tuple[int, int]) -> float:
+    """Compute the degrees of freedom of Welch and Satterthwaite."""
+    shares = (error / sum(errors) for error in errors)  # their squares do not vanish where errors are tiny
+    return 1 / sum(share**2 / (count - 1) for share, count in zip(shares, counts, strict=True))
 
 
 def _constant(part: Aggregates, numerator: str, denominator: str | None) -> bool:
-    """Return whether a metric does not vary; of a ratio, rounding may leave a little, also below 0."""
+    """Return whether a metric does not vary; rounding may leave a little, also below 0."""
     variance = part.ratio_var(numerator, denominator)
     if denominator is None:
-        return bool(variance == 0)
+        return bool(variance <= (_ROUNDING * part.mean(numerator)) ** 2)
     return bool(variance <= _ROUNDING * (part.mean(numerator) / part.mean(denominator)) ** 2)
 
 

@@ -60,6 +60,9 @@ def judge(experiment: Experiment, checks: Sequence[Check], effects: Sequence[Eff
     if not experiment.metrics:
         return Verdict(KEEP_RUNNING, None, ("the specification has no metrics",), ("add metrics in a new experiment",))
     arms = [arm for arm in experiment.weights if arm != experiment.control]
+    if not arms:
+        reason = f"no arm but the control {experiment.control!r} answers, so nothing is compared"
+        return Verdict(KEEP_RUNNING, None, (reason,), ("start an experiment with an arm that answers",))
     findings = {arm: _finding(experiment, arm, effects, finished) for arm in arms}
     shipped = [arm for arm in arms if findings[arm].decision == SHIP]
     reasons = tuple(f"{arm}: {reason}" for arm in arms for reason in findings[arm].reasons)
@@ -114,7 +117,7 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
         f"guardrail {e.metric} may still lose more than its margin of {metrics[e.metric].margin:.2%}: {change(e)}"
         for e in undecided
     ]
-    reasons += [f"{name} has no units that are old enough yet" for name in missing]
+    reasons += [f"{name} has too few units that are old enough yet" for name in missing]
     if worse or harmed:
         return _Finding(DO_NOT_SHIP, tuple(reasons), gain)
     if (better or not deciding) and not undecided and not missing:

@@ -26,7 +26,7 @@ class PlanOptions:
     ] = None
     std: Annotated[float | None, typer.Option("--std", help="Standard deviation of the metric over units.")] = None
     metric: Annotated[
-        str | None, typer.Option("--metric", help="Metric that --mean and --std belong to (default: the first).")
+        str | None, typer.Option("--metric", help="Metric to plan (default: all of the database, or the first).")
     ] = None
     units_per_day: Annotated[
         float | None, typer.Option("--units-per-day", help="New units of a day (default: those of the database).")
@@ -57,18 +57,19 @@ def plan(options: PlanOptions) -> None:
     metrics = {metric.name: metric for metric in experiment.metrics}
     if not metrics:
         raise UnimixerError(f"{options.specification}: the experiment has no metrics to plan; add metrics")
+    if options.metric is not None and options.metric not in metrics:
+        raise unknown("metric", options.metric, metrics)
     if options.database is not None:
         if options.mean is not None or options.std is not None:
             raise UnimixerError("--database and --mean with --std both give the past; give one of them")
         with opened(options.database) as events:
             past, units_per_day = read_baselines(experiment, events)
-        units_per_day = options.units_per_day or units_per_day
+        past = past if options.metric is None else {options.metric: past[options.metric]}
+        units_per_day = units_per_day if options.units_per_day is None else options.units_per_day
     else:
         if options.mean is None or options.std is None or options.units_per_day is None:
             raise UnimixerError("without --database a plan needs --mean, --std and --units-per-day; give all three")
         name = options.metric or next(iter(metrics))
-        if name not in metrics:
-            raise unknown("metric", name, metrics)
         past, units_per_day = {name: baseline(options.mean, options.std)}, options.units_per_day
     plans = [
         plan_metric(

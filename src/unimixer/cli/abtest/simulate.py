@@ -62,6 +62,8 @@ def simulate(options: SimulateOptions) -> None:
     _check_free(folder, overwrite=options.overwrite)
     say_what_is_not_drawn("unimixer abtest simulate --overwrite")
     address = options.database or f"sqlite:///{folder / 'events.sqlite'}"
+    if options.database is not None:
+        _check_empty(address)
     if options.http:
         check_served(config)
         _make_folder(folder, config)
@@ -90,6 +92,22 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         raise UnimixerError(f"{path} exists; choose another --out, or pass --overwrite to replace it")
     if path.exists() and not (path / CONFIG).is_file():
         raise UnimixerError(f"{path} holds no simulation, so it is not replaced; choose another --out")
+
+
+def _check_empty(address: str) -> None:
+    """Raise if the database has events: those of units with the same numbers would count in both experiments."""
+    from unimixer.abtest.events import Events
+    from unimixer.errors import UnimixerError
+
+    events = Events(address)
+    try:
+        if any(events.counts().values()):
+            raise UnimixerError(
+                f"{events.name} has events already, and those of a simulation would mix with them; choose a --database "
+                "without events"
+            )
+    finally:
+        events.close()
 
 
 def _make_folder(path: Path, config: SimulationConfig) -> None:
