@@ -192,6 +192,17 @@ def test_a_day_before_the_first_is_refused(tmp_path: Path) -> None:
         extend(folder, day_tables(1))
 
 
+def test_a_dataset_of_sampled_negatives_is_refused_unless_the_log_was_sampled(tmp_path: Path) -> None:
+    """Held-out rows keep all negatives; as training rows they would be taken for a sample."""
+    label = {"name": "is_click", "negative_sampling_rate": 0.5}
+    folder = prepare(day_tables(*range(6), labels=[label]), tmp_path / "toy").folder
+    with pytest.raises(UnimixerError, match="label 'is_click' has negative_sampling_rate"):
+        extend(folder, day_tables(6, labels=[label]))
+    label["presampled"] = True
+    folder = prepare(day_tables(*range(6), labels=[label]), tmp_path / "sampled").folder
+    assert len(extend(folder, day_tables(6, labels=[label])).days) == 2
+
+
 def test_the_hash_of_a_day_covers_the_days_before(grown: Dataset, tmp_path: Path) -> None:
     hashes = [day["hash"] for day in grown.days]
     assert len(set(hashes)) == 5

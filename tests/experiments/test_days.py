@@ -126,6 +126,29 @@ def test_a_second_call_keeps_what_is_there(
         replay_days(other, Dataset(world / "data"), world / "out")
 
 
+def test_a_second_call_after_more_days_scores_them_as_one_call_would(world: Path, tmp_path: Path) -> None:
+    """New days bring users and events that the transform of the first run does not have."""
+    folder = Path(shutil.copytree(world / "six-days", tmp_path / "data"))
+    recipes = {"tiny": tiny_recipe(folder)}
+    for days in ([6], [7, 8], [9]):  # day 8 has a new user
+        extend(folder, day_tables(*days))
+        replayed = replay_days(recipes, Dataset(folder), tmp_path / "out", strategies=["frozen"])
+    assert len(replayed) == 3
+    once = replay_days(recipes, Dataset(folder), tmp_path / "once", strategies=["frozen"])
+    np.testing.assert_allclose(replayed[-1].logits, once[-1].logits, atol=1e-6)
+
+
+def test_rows_of_a_sampled_log_count_as_in_evaluate(tmp_path: Path) -> None:
+    labels = [{"name": "is_click", "negative_sampling_rate": 0.5, "presampled": True}]
+    folder = prepare(day_tables(*range(6), labels=labels), tmp_path / "data").folder
+    extend(folder, day_tables(6, labels=labels))
+    recipes = {"tiny": tiny_recipe(folder)}
+    (one,) = replay_days(recipes, Dataset(folder), tmp_path / "out", strategies=["frozen"])
+    weights = np.where(one.labels[:, 0] > 0, 1.0, 2.0)
+    expected = (weights / (1 + np.exp(-one.logits[:, 0]))).sum() / one.labels.sum()
+    assert one.metrics["is_click"]["calibration"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_dataset_without_appended_days_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(UnimixerError, match="has no appended days to replay"):
         replay_days({"tiny": tiny_recipe(world / "six-days")}, Dataset(world / "six-days"), tmp_path / "out")

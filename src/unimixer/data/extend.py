@@ -76,6 +76,13 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     if "stream" in dataset.manifest or schema.keys.time is None:
         reason = "its schema names no keys.time" if schema.keys.time is None else "it is a stream"
         raise UnimixerError(f"{folder}: no days can be appended, because {reason}")
+    label = schema.sampled_label
+    if label is not None and not label.presampled:
+        raise UnimixerError(
+            f"{folder}: no days can be appended, because label {label.name!r} has negative_sampling_rate: the held-out "
+            "rows keep all negatives, and they would train with the next day; sample the logs before, and prepare them "
+            "with presampled: true"
+        )
     pending = load_pending(dataset.state_folder)
     keys = schema.keys
     tables = replace(

@@ -24,6 +24,7 @@ from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, as_json, task_columns, user_keys
 from unimixer.training.model import load_ranker, resolve
 from unimixer.training.run import RunFolder
+from unimixer.training.sampling import NegativeSampling
 from unimixer.training.train import resume, train
 
 DAILY, RETRAINED, FROZEN = "daily", "retrained", "frozen"
@@ -151,12 +152,13 @@ def _scored(name: str, strategy: str, run: RunFolder, dataset: Dataset, number: 
     """Score all rows of the days that entry ``number`` of the dataset has appended."""
     day, tasks = dataset.days[number], tuple(run.recipe.tasks)
     transform = run.transform
-    scores, labels, users, unknown = _read_scores(run, dataset, number) or _score(run, dataset, number)
-    _write_scores(run, dataset, number, (scores, labels, users, unknown))
-    with_users = transform.schema.keys.user is not None
-    accumulator = MetricAccumulator(tasks, with_users=with_users)
+    known = _read_scores(run, dataset, number) or _score(run, dataset, number)
+    _write_scores(run, dataset, number, known)
+    scores, labels, users, unknown, weights = known
+    with_users, weighted = transform.schema.keys.user is not None, len(weights) > 0
+    accumulator = MetricAccumulator(tasks, with_users=with_users, weighted=weighted)
     keys = user_keys(torch.from_numpy(users), 0) if with_users else None
-    accumulator.update(scores, labels, keys)
+    accumulator.update(scores, labels, keys, weights=weights if weighted else None)
     result = run.result or {}
     item = {"ids": unknown[0], "users": unknown[1], "items": unknown[2]}
     return Replayed(
@@ -175,15 +177,21 @@ def _scored(name: str, strategy: str, run: RunFolder, dataset: Dataset, number: 
     )
 
 
-Scores = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
-"""Logits and labels ``(rows, tasks)``, rows of the users table, and the shares of unknown ids, users and items."""
+Scores = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]
+"""Logits and labels ``(rows, tasks)``, rows of the users table, the shares of unknown ids, users and items, and the
+weights of the rows, which are empty unless the log was sampled before."""
 
 
 def _score(run: RunFolder, dataset: Dataset, number: int) -> Scores:
-    """Score the rows of a day as the run encodes them: values that got rows later are unknown to it."""
-    transform, model = run.transform, load_ranker(run)
+    """Score the rows of a day as the run encodes them: values that got rows later are unknown to it.
+
+    The transform that the run keeps may be older than users, items and events of the day.
+    """
+    trained_on = next(day for day in dataset.days if day["hash"] == run.environment["data"]["hash"])
+    transform, model = cut(dataset.transform, trained_on["tables"]), load_ranker(run)
     columns = task_columns(dataset, tuple(run.recipe.tasks))
-    logits, labels, users, unknown = [], [], [], []
+    logits, labels, users, unknown, weights = [], [], [], [], [np.empty(0, dtype=np.float32)]
+    sampling = NegativeSampling.of(dataset)
     for part in dataset.day_parts(number):
         rows = known_rows(transform, part)
         for start in range(0, len(rows), EVALUATION_BATCH):
@@ -195,11 +203,14 @@ def _score(run: RunFolder, dataset: Dataset, number: int) -> Scores:
             labels.append(batch.labels[:, columns].numpy())
             users.append(batch.users.numpy())
             unknown.append(batch.sparse_ids.numpy() == OOV_ID)
+            if sampling is not None:
+                weights.append(sampling.weights(batch.labels).numpy())
     return (
         np.concatenate(logits),
         np.concatenate(labels),
         np.concatenate(users),
         _shares(np.concatenate(unknown), run),
+        np.concatenate(weights),
     )
 
 
@@ -223,11 +234,12 @@ def _read_scores(run: RunFolder, dataset: Dataset, number: int) -> Scores | None
     if not path.exists():
         return None
     with np.load(path) as file:
-        return file["logits"], file["labels"], file["users"], file["unknown"]
+        return file["logits"], file["labels"], file["users"], file["unknown"], file["weights"]
 
 
 def _write_scores(run: RunFolder, dataset: Dataset, number: int, scores: Scores) -> None:
     path = _file(run, dataset, number)
     if not path.exists():
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, logits=scores[0], labels=scores[1], users=scores[2], unknown=scores[3])
+            logits, labels, users, unknown, weights = scores
+            np.savez(file, logits=logits, labels=labels, users=users, unknown=unknown, weights=weights)
