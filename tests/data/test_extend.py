@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,17 @@ def test_a_day_without_tables_brings_new_keys_and_leaves_known_features(folder: 
     assert after.vocabularies["user_id"].texts.to_list()[-1] == "someone"
     assert after.users.ids[row, 0] == before.spec.tables["user_id"]
     np.testing.assert_array_equal(after.users.dense[:row], before.users.dense)
+
+
+def test_a_table_that_lacks_a_column_is_refused_and_erases_nothing(folder: Path) -> None:
+    before, tables = contents(folder), day_tables(6)
+    assert tables.items is not None
+    items = replace(tables.items, frame=tables.items.frame.drop("price"))
+    with pytest.raises(UnimixerError, match="missing column 'price'"):
+        extend(folder, replace(tables, items=items))
+    after = contents(folder)
+    after.pop(".lock", None)
+    assert after == before
 
 
 # ---- the chain of days ----------------------------------------------------------------------------------------------

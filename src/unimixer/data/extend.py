@@ -15,7 +15,7 @@ import numpy as np
 from unimixer.data import write_dataset
 from unimixer.data.dataset import DAYS, Dataset, SplitSummary, add_up, current_splits, day_hash
 from unimixer.data.encoding.fit import ReadStatistics
-from unimixer.data.encoding.grow import grow, with_all_columns
+from unimixer.data.encoding.grow import grow, table_or_empty
 from unimixer.data.encoding.pending import FILE as PENDING
 from unimixer.data.encoding.pending import load_pending, save_pending
 from unimixer.data.encoding.splits import Sample, Splitter
@@ -88,8 +88,8 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     tables = replace(
         tables,
         schema=schema,
-        users=with_all_columns(schema, "users", tables.users, keys.user),
-        items=with_all_columns(schema, "items", tables.items, keys.item),
+        users=table_or_empty(schema, "users", tables.users, keys.user),
+        items=table_or_empty(schema, "items", tables.items, keys.item),
     )
     reader = LogReader(tables)
     (extent,) = reader.run(ReadDays(schema))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import Dataset
+from unimixer.data.dataset import Dataset, SplitSummary, add_up
 from unimixer.data.encoding.cut import cut, known_rows
 from unimixer.data.encoding.layout import is_id
 from unimixer.data.schema import OOV_ID
@@ -81,6 +81,8 @@ def replay_days(
             f"unimixer data extend {dataset.folder} --raw NEWDAY"
         )
     replayed: list[Replayed] = []
+    for recipe in recipes.values():
+        _check_classes(dataset, tuple(resolve(recipe, dataset.transform.spec).tasks))
     for name, recipe in recipes.items():
         for seed in range(seeds):
             training = recipe.training.model_copy(update={"seed": seed})
@@ -90,6 +92,20 @@ def replay_days(
     ]
     write_text(out / ROWS, json.dumps({"dataset": dataset.hash, "rows": facts}, indent=1) + "\n")
     return replayed
+
+
+def _check_classes(dataset: Dataset, tasks: tuple[str, ...]) -> None:
+    """Raise if a task has one class only on a day that is predicted, before anything trains."""
+    columns = task_columns(dataset, tasks).tolist()
+    for day in dataset.days[1:]:
+        whole = add_up([SplitSummary(**summary) for summary in day["splits"].values()])
+        for task, column in zip(tasks, columns, strict=True):
+            positives = whole.positives[column]
+            if positives in (0, whole.rows):
+                raise UnimixerError(
+                    f"{dataset.folder}: label {task!r} is {int(positives > 0)} in all {whole.rows:,} rows of "
+                    f"{day['last']}, so no model can be judged on them; leave the task out of the recipe"
+                )
 
 
 def _replay(name: str, recipe: Recipe, dataset: Dataset, out: Path, strategies: Sequence[str]) -> Iterator[Replayed]:
