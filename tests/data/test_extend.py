@@ -79,6 +79,22 @@ def test_rows_and_histories_of_appended_days_are_those_of_one_preparation(grown:
     assert max(map(len, past_of(grown))) == 5
 
 
+def test_raw_rows_of_every_day_have_the_past_that_training_read(grown: Dataset) -> None:
+    """Segments repeat the last events of a user alone, so old rows need old segments."""
+    transform = grown.transform
+    keys = transform.items.index.keys
+
+    def past(rows: Rows) -> list[list[str]]:
+        positions, offsets = window_positions(*rows.windows["clicks"].T)
+        items = transform.histories["clicks"].items_at(positions)
+        return [[keys[int(item) - FIRST_ID] for item in part] for part in np.split(items, offsets[1:-1])]
+
+    for number, days in enumerate([range(FIRST_DAYS), *([day] for day in range(FIRST_DAYS, LAST_DAY))]):
+        (chunk,) = day_tables(*days).impressions()
+        stored = Rows.concatenate(list(grown.day_parts(number)))
+        assert past(transform.encode(chunk, labels=True)) == past(stored)
+
+
 def test_old_parts_and_old_rows_of_tables_stay_as_they_are(base: Path, grown: Dataset) -> None:
     before, after = contents(base), contents(grown.folder)
     parts = [name for name in before if name.endswith(".arrow") and name.split("/")[0] in SPLITS]
