@@ -256,6 +256,15 @@ def test_an_extended_dataset_shows_itself_as_it_was(base: Path, grown: Dataset) 
         Dataset(grown.folder, at="abc")
 
 
+def test_only_folders_of_unfinished_days_are_removed(folder: Path) -> None:
+    for name in ("00001", ".00001.77.tmp", "notes"):
+        (folder / "days" / name).mkdir(parents=True)
+    (folder / "days" / ".DS_Store").touch()
+    extend(folder, day_tables(6))
+    assert {path.name for path in (folder / "days").iterdir()} == {"00001", "notes", ".DS_Store"}
+    assert (folder / "days" / "00001" / "transform").is_dir()
+
+
 def test_data_prepared_without_counts_of_unknown_values_is_refused(folder: Path) -> None:
     (folder / "pending.arrow").unlink()
     with pytest.raises(UnimixerError, match="prepare it again to append days"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,8 @@ from unimixer.data.write_dataset import Encode, encode
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_folder, file_lock, write_text
 
+_FOLDER = re.compile(r"\d{5}|\.\d{5}\.\d+\.(tmp|old)")
+"""Names of the folders of days, and of those that are not finished."""
 HOLD_OUT = 0.1
 """Share of the newest days that is held out by default."""
 
@@ -127,9 +130,10 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
 
 
 def _remove_leftovers(days: Path, number: int) -> None:
-    """Remove the folders that killed calls left: those that the manifest does not name."""
+    """Remove the folders of days that killed calls left: those that the manifest does not name."""
+    named = {f"{one:05d}" for one in range(1, number)}
     for path in days.iterdir() if days.exists() else ():
-        if path.name not in [f"{named:05d}" for named in range(1, number)]:
+        if _FOLDER.fullmatch(path.name) and path.name not in named:
             shutil.rmtree(path)
 
 
