@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Bring a ranker up to date, day after day: fetch, extend, continue, validate, gate, export, apply, store, swap.
 #
-#     daily.sh PLACE [LAST]      LAST is the last day to take, as 2026-01-31 (default: yesterday, UTC)
+#     daily.sh PLACE [LAST]      LAST is the last day to take, as 2026-01-31 (default: yesterday)
 #
 # PLACE is a folder with settings.sh. Every step leaves one file or folder of the day, whole or not at all, and a step
 # whose result is there is not done again. So a call that was killed is repeated as it is, and ends in the same state.
@@ -9,12 +9,17 @@
 # step that failed.
 set -euo pipefail
 
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")") # before cd: the path may be relative
 cd "${1:?usage: daily.sh PLACE [LAST]}"
-last=${2:-$(date -u -d yesterday +%F)}
-here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 
-UNIMIXER=unimixer PYTHON=python3 RELOAD='' STORE=''
+UNIMIXER=unimixer PYTHON=python3 ZONE=UTC RELOAD='' STORE=''
 source ./settings.sh # FETCH, RECIPE, and the names above
+
+yesterday() { # in the zone of the days, where UTC may be further
+    "$PYTHON" -c 'import sys; from datetime import *; from zoneinfo import ZoneInfo
+print((datetime.now(ZoneInfo(sys.argv[1])) - timedelta(days=1)).date())' "$ZONE"
+}
+last=${2:-$(yesterday)}
 
 mkdir -p raw runs validation deltas bundles logs
 exec 9> lock

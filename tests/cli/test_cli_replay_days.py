@@ -63,6 +63,8 @@ def test_a_stream_of_days_from_logs_to_a_table(cli: Cli, tmp_path: Path) -> None
         assert measured["tasks"]["is_click"]["auc"] == result["test"]["is_click"]["auc"]
     assert cli("predict", "second", "--input", logs[7] / "impressions.parquet", "--output", "scores.parquet").code == 0
 
+    seeded = cli("replay-days", recipe, "--data", "data", "--out", "replay", "--set", "training.seed=1")
+    assert seeded.error == "replay-days trains with the seeds 0, 1, ... of --seeds; take training.seed out of --set"
     done = cli("replay-days", recipe, "--data", "data", "--out", "replay", "--set", "training.max_steps=2")
     assert done.code == 0, done.err
     assert "daily" in done.out

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,22 @@ def test_rows_and_histories_of_appended_days_are_those_of_one_preparation(grown:
         np.testing.assert_array_equal(mine, other)  # the tables of the days give both the same order of keys
     assert past_of(grown) == past_of(whole)
     assert max(map(len, past_of(grown))) == 5
+
+
+def test_raw_rows_of_every_day_have_the_past_that_training_read(grown: Dataset) -> None:
+    """Segments repeat the last events of a user alone, so old rows need old segments."""
+    transform = grown.transform
+    keys = transform.items.index.keys
+
+    def past(rows: Rows) -> list[list[str]]:
+        positions, offsets = window_positions(*rows.windows["clicks"].T)
+        items = transform.histories["clicks"].items_at(positions)
+        return [[keys[int(item) - FIRST_ID] for item in part] for part in np.split(items, offsets[1:-1])]
+
+    for number, days in enumerate([range(FIRST_DAYS), *([day] for day in range(FIRST_DAYS, LAST_DAY))]):
+        (chunk,) = day_tables(*days).impressions()
+        stored = Rows.concatenate(list(grown.day_parts(number)))
+        assert past(transform.encode(chunk, labels=True)) == past(stored)
 
 
 def test_old_parts_and_old_rows_of_tables_stay_as_they_are(base: Path, grown: Dataset) -> None:
@@ -163,6 +180,17 @@ def test_a_day_without_tables_brings_new_keys_and_leaves_known_features(folder: 
     np.testing.assert_array_equal(after.users.dense[:row], before.users.dense)
 
 
+def test_a_table_that_lacks_a_column_is_refused_and_erases_nothing(folder: Path) -> None:
+    before, tables = contents(folder), day_tables(6)
+    assert tables.items is not None
+    items = replace(tables.items, frame=tables.items.frame.drop("price"))
+    with pytest.raises(UnimixerError, match="missing column 'price'"):
+        extend(folder, replace(tables, items=items))
+    after = contents(folder)
+    after.pop(".lock", None)
+    assert after == before
+
+
 # ---- the chain of days ----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +220,17 @@ def test_a_day_before_the_first_is_refused(tmp_path: Path) -> None:
         extend(folder, day_tables(1))
 
 
+def test_a_dataset_of_sampled_negatives_is_refused_unless_the_log_was_sampled(tmp_path: Path) -> None:
+    """Held-out rows keep all negatives; as training rows they would be taken for a sample."""
+    label = {"name": "is_click", "negative_sampling_rate": 0.5}
+    folder = prepare(day_tables(*range(6), labels=[label]), tmp_path / "toy").folder
+    with pytest.raises(UnimixerError, match="label 'is_click' has negative_sampling_rate"):
+        extend(folder, day_tables(6, labels=[label]))
+    label["presampled"] = True
+    folder = prepare(day_tables(*range(6), labels=[label]), tmp_path / "sampled").folder
+    assert len(extend(folder, day_tables(6, labels=[label])).days) == 2
+
+
 def test_the_hash_of_a_day_covers_the_days_before(grown: Dataset, tmp_path: Path) -> None:
     hashes = [day["hash"] for day in grown.days]
     assert len(set(hashes)) == 5
@@ -215,6 +254,15 @@ def test_an_extended_dataset_shows_itself_as_it_was(base: Path, grown: Dataset) 
             assert batches[0].sparse_ids.equal(batches[1].sparse_ids)
     with pytest.raises(UnimixerError, match="never had abc"):
         Dataset(grown.folder, at="abc")
+
+
+def test_only_folders_of_unfinished_days_are_removed(folder: Path) -> None:
+    for name in ("00001", ".00001.77.tmp", "notes"):
+        (folder / "days" / name).mkdir(parents=True)
+    (folder / "days" / ".DS_Store").touch()
+    extend(folder, day_tables(6))
+    assert {path.name for path in (folder / "days").iterdir()} == {"00001", "notes", ".DS_Store"}
+    assert (folder / "days" / "00001" / "transform").is_dir()
 
 
 def test_data_prepared_without_counts_of_unknown_values_is_refused(folder: Path) -> None:

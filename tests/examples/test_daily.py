@@ -6,8 +6,10 @@ import fcntl
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -166,6 +168,30 @@ def test_a_step_that_fails_ends_the_call_with_its_code(place: Path) -> None:
     done = run(place, "2026-01-02")
     assert done.returncode == 7
     assert "fetch failed with exit code 7; its output is in logs/2026-01-02.log" in done.stdout
+
+
+def test_a_relative_path_of_the_script_finds_its_gate(place: Path) -> None:
+    call = ["bash", SCRIPT.name, str(place), "2026-01-02"]
+    assert subprocess.run(call, cwd=SCRIPT.parent, capture_output=True).returncode == 0
+    assert (place / "shipped").read_text() == "2026-01-02\n"
+
+
+def test_the_last_day_is_yesterday_in_the_zone_of_the_days(place: Path) -> None:
+    """A day that is not over in its zone would be appended in part, and its other rows never."""
+    west, east = "Etc/GMT+12", "Etc/GMT-14"  # never the same date
+    day = str((datetime.now(ZoneInfo(west)) - timedelta(days=1)).date())
+    for name in ("runs", "bundles"):
+        (place / name / "2026-01-01").rename(place / name / day)
+    (place / "shipped").write_text(f"{day}\n")
+    add(place, ZONE=west)
+    call = ["bash", str(SCRIPT), str(place)]
+    assert subprocess.run(call).returncode == 0
+    assert not (place / "calls").exists()
+    add(place, ZONE=east)
+    assert subprocess.run(call, capture_output=True).returncode == 0
+    assert (place / "shipped").read_text() > day
+    add(place, ZONE="Nowhere")
+    assert subprocess.run(call, capture_output=True).returncode == 1
 
 
 def test_two_calls_at_once_are_refused(place: Path) -> None:

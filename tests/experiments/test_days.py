@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny import tiny_recipe
 from toy import day_tables
 
 from unimixer.analysis.days import judge
+from unimixer.analysis.significance import Difference, difference
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.cut import cut, known_rows
 from unimixer.data.extend import extend
@@ -126,9 +129,66 @@ def test_a_second_call_keeps_what_is_there(
         replay_days(other, Dataset(world / "data"), world / "out")
 
 
+def test_a_second_call_after_more_days_scores_them_as_one_call_would(world: Path, tmp_path: Path) -> None:
+    """New days bring users and events that the transform of the first run does not have."""
+    folder = Path(shutil.copytree(world / "six-days", tmp_path / "data"))
+    recipes = {"tiny": tiny_recipe(folder)}
+    for days in ([6], [7, 8], [9]):  # day 8 has a new user
+        extend(folder, day_tables(*days))
+        replayed = replay_days(recipes, Dataset(folder), tmp_path / "out", strategies=["frozen"])
+    assert len(replayed) == 3
+    once = replay_days(recipes, Dataset(folder), tmp_path / "once", strategies=["frozen"])
+    np.testing.assert_allclose(replayed[-1].logits, once[-1].logits, atol=1e-6)
+
+
+def test_rows_of_a_sampled_log_count_as_in_evaluate(tmp_path: Path) -> None:
+    labels = [{"name": "is_click", "negative_sampling_rate": 0.5, "presampled": True}]
+    folder = prepare(day_tables(*range(6), labels=labels), tmp_path / "data").folder
+    extend(folder, day_tables(6, labels=labels))
+    recipes = {"tiny": tiny_recipe(folder)}
+    (one,) = replay_days(recipes, Dataset(folder), tmp_path / "out", strategies=["frozen"])
+    weights = np.where(one.labels[:, 0] > 0, 1.0, 2.0)
+    expected = (weights / (1 + np.exp(-one.logits[:, 0]))).sum() / one.labels.sum()
+    assert one.metrics["is_click"]["calibration"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_dataset_without_appended_days_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(UnimixerError, match="has no appended days to replay"):
         replay_days({"tiny": tiny_recipe(world / "six-days")}, Dataset(world / "six-days"), tmp_path / "out")
+
+
+def test_a_day_with_one_class_is_refused_before_anything_trains(world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world / "six-days", tmp_path / "data"))
+    tables = day_tables(6)
+    (chunk,) = tables.impressions()
+    nobody = replace(chunk, frame=chunk.frame.with_columns(is_click=pl.lit(0)))
+    extend(folder, replace(tables, impressions=lambda: iter([nobody])))
+    with pytest.raises(UnimixerError, match=r"label 'is_click' is 0 in all \d+ rows of 2022-05-07, so no"):
+        replay_days({"tiny": tiny_recipe(folder)}, Dataset(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    other = {"tiny": tiny_recipe(folder, "tasks.long_view=1.0")}
+    assert replay_days(other, Dataset(folder), tmp_path / "out", strategies=["frozen"])[0].metrics.keys() == {
+        "long_view"
+    }
+
+
+@pytest.mark.parametrize(("users", "drawn"), [([-1, -2, 5, 5, 6, 6], 2 * 2 + 2), (None, 2 * 6)])
+def test_rows_without_a_user_are_drawn_alone_on_every_day(
+    users: list[int] | None, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: dict[str, int] = {}
+
+    def difference_of(*arguments: Any, num_users: int) -> Difference:
+        counted.setdefault("auc", num_users)
+        return difference(*arguments, num_users=num_users)
+
+    monkeypatch.setattr("unimixer.analysis.days.difference", difference_of)
+    labels, logits = np.array([[0], [1]] * 3, dtype=np.float32), np.arange(6, dtype=np.float32)[:, None]
+    keys = None if users is None else np.array(users)
+    two_days: Any = [SimpleNamespace(logits=logits, labels=labels, users=keys)] * 2
+    model = ("tiny", "daily")
+    judge({model: {0: two_days}}, [(model, model)], ["y"], replicates=5)
+    assert counted == {"auc": drawn}
 
 
 def test_models_are_judged_by_their_mean_over_the_days(replayed: list[Replayed], tmp_path: Path) -> None:

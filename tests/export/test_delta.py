@@ -152,6 +152,18 @@ def test_a_bundle_and_a_delta_are_not_taken_for_each_other(base: Callable[[str],
         apply_delta(base("onnx"), base("onnx"), delta.parent / "none")
 
 
+def test_a_result_never_replaces_its_base(base: Callable[[str], Path], delta: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(base("onnx"), tmp_path / "first")
+    (tmp_path / "current").symlink_to(first)
+    before = contents(first)
+    for out in (first, tmp_path / "current"):
+        with pytest.raises(UnimixerError, match="is what the result is made from, and it stays as it is"):
+            export_delta("no run", first, out, FORMS["onnx"], overwrite=True)
+        with pytest.raises(UnimixerError, match="is what the result is made from, and it stays as it is"):
+            apply_delta(first, delta, out, overwrite=True)
+    assert contents(first) == before
+
+
 def test_damage_is_refused_and_leaves_nothing(base: Callable[[str], Path], delta: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(delta, tmp_path / "broken")
     data = bytearray((broken / "changes.safetensors").read_bytes())

@@ -284,4 +284,7 @@ def test_what_does_not_fit_is_refused(days: Path, tmp_path: Path) -> None:
     assert "belongs to another model" in message(recipe_of(days / "data", "model.embedding_dim=8"))
     unfinished = Path(shutil.copytree(first, tmp_path / "unfinished"))
     (unfinished / "result.json").unlink()
-    assert "finish it first with: unimixer train --resume" in message(recipe_of(days / "data"), unfinished)
+    assert "is not finished; finish it with: unimixer train --resume" in message(recipe_of(days / "data"), unfinished)
+    bare = Path(shutil.copytree(first, tmp_path / "bare"))
+    shutil.rmtree(bare / "checkpoints")
+    assert f"start from its best weights with --warm-start {bare}" in message(recipe_of(days / "data"), bare)

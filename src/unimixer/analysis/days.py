@@ -104,8 +104,9 @@ class _Draws:
         return difference(values, others, np.stack(own), np.stack(theirs), num_users=users)
 
     def _of_day(self, number: int, keys: NDArray[Any]) -> NDArray[Any]:
-        """Return the keys of the users of a day; those of rows without a user are of this day alone."""
-        return keys if self._rows[number].has_users else keys + number * (1 << 40)
+        """Return the keys of the users of a day; those of rows without a user are negative, and of this day alone."""
+        own = keys if self._rows[number].has_users else -1 - keys
+        return np.where(own < 0, own - number * (1 << 40), own)
 
     def _of(self, model: Model, seed: int, metric: str) -> tuple[float, Values]:
         key = (model, seed, metric)

@@ -177,7 +177,10 @@ def _open(model: Path, dataset: Path | None, device: str) -> tuple[Score, tuple[
             raise UnimixerError(f"{model} is a bundle, which has no dataset: give --data DATASET")
         bundle, opened = open_bundle(model), open_dataset(dataset)
         if bundle.manifest["vocabularies"] != vocabulary_hash(opened.transform):
-            raise UnimixerError(f"{opened.folder} has other vocabularies than {model}; give the dataset of its run")
+            raise UnimixerError(
+                f"{opened.folder} has other vocabularies than {model}; give the dataset of its run, or the run itself, "
+                "which reads its dataset without the days that were appended since"
+            )
         return lambda batch: _bundle_logits(bundle, batch), bundle.tasks, opened
     run, place = RunFolder(model), pick_device(device)
     ranker, recipe = load_ranker(run, device=place), run.recipe

@@ -52,7 +52,10 @@ def replay_days(options: ReplayDaysOptions) -> None:
     for name in strategies:
         if name not in days.STRATEGIES:
             raise unknown("model of --models", name, days.STRATEGIES)
-    changes = [*read_changes(options.sets or []), Change("dataset", options.data, f"--data {options.data}")]
+    sets = read_changes(options.sets or [])
+    if any(change.key == "training.seed" for change in sets):
+        raise UnimixerError("replay-days trains with the seeds 0, 1, ... of --seeds; take training.seed out of --set")
+    changes = [*sets, Change("dataset", options.data, f"--data {options.data}")]
     recipes = {recipe.name: recipe for recipe in (load_recipe(path, changes) for path in options.recipes)}
     if len(recipes) < len(options.recipes):
         raise UnimixerError("two recipes have one name; give each its own 'name'")

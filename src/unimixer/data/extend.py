@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 from unimixer.data import write_dataset
 from unimixer.data.dataset import DAYS, Dataset, SplitSummary, add_up, current_splits, day_hash
 from unimixer.data.encoding.fit import ReadStatistics
-from unimixer.data.encoding.grow import grow, with_all_columns
+from unimixer.data.encoding.grow import grow, table_or_empty
 from unimixer.data.encoding.pending import FILE as PENDING
 from unimixer.data.encoding.pending import load_pending, save_pending
 from unimixer.data.encoding.splits import Sample, Splitter
@@ -31,6 +32,8 @@ from unimixer.data.write_dataset import Encode, encode
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_folder, file_lock, write_text
 
+_FOLDER = re.compile(r"\d{5}|\.\d{5}\.\d+\.(tmp|old)")
+"""Names of the folders of days, and of those that are not finished."""
 HOLD_OUT = 0.1
 """Share of the newest days that is held out by default."""
 
@@ -76,13 +79,20 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     if "stream" in dataset.manifest or schema.keys.time is None:
         reason = "its schema names no keys.time" if schema.keys.time is None else "it is a stream"
         raise UnimixerError(f"{folder}: no days can be appended, because {reason}")
+    label = schema.sampled_label
+    if label is not None and not label.presampled:
+        raise UnimixerError(
+            f"{folder}: no days can be appended, because label {label.name!r} has negative_sampling_rate: the held-out "
+            "rows keep all negatives, and they would train with the next day; sample the logs before, and prepare them "
+            "with presampled: true"
+        )
     pending = load_pending(dataset.state_folder)
     keys = schema.keys
     tables = replace(
         tables,
         schema=schema,
-        users=with_all_columns(schema, "users", tables.users, keys.user),
-        items=with_all_columns(schema, "items", tables.items, keys.item),
+        users=table_or_empty(schema, "users", tables.users, keys.user),
+        items=table_or_empty(schema, "items", tables.items, keys.item),
     )
     reader = LogReader(tables)
     (extent,) = reader.run(ReadDays(schema))
@@ -120,9 +130,10 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
 
 
 def _remove_leftovers(days: Path, number: int) -> None:
-    """Remove the folders that killed calls left: those that the manifest does not name."""
+    """Remove the folders of days that killed calls left: those that the manifest does not name."""
+    named = {f"{one:05d}" for one in range(1, number)}
     for path in days.iterdir() if days.exists() else ():
-        if path.name not in [f"{named:05d}" for named in range(1, number)]:
+        if _FOLDER.fullmatch(path.name) and path.name not in named:
             shutil.rmtree(path)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimixer.data.dataset import Dataset
+from unimixer.data.dataset import Dataset, SplitSummary, add_up
 from unimixer.data.encoding.cut import cut, known_rows
 from unimixer.data.encoding.layout import is_id
 from unimixer.data.schema import OOV_ID
@@ -24,6 +24,7 @@ from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, as_json, task_columns, user_keys
 from unimixer.training.model import load_ranker, resolve
 from unimixer.training.run import RunFolder
+from unimixer.training.sampling import NegativeSampling
 from unimixer.training.train import resume, train
 
 DAILY, RETRAINED, FROZEN = "daily", "retrained", "frozen"
@@ -80,6 +81,8 @@ def replay_days(
             f"unimixer data extend {dataset.folder} --raw NEWDAY"
         )
     replayed: list[Replayed] = []
+    for recipe in recipes.values():
+        _check_classes(dataset, tuple(resolve(recipe, dataset.transform.spec).tasks))
     for name, recipe in recipes.items():
         for seed in range(seeds):
             training = recipe.training.model_copy(update={"seed": seed})
@@ -89,6 +92,20 @@ def replay_days(
     ]
     write_text(out / ROWS, json.dumps({"dataset": dataset.hash, "rows": facts}, indent=1) + "\n")
     return replayed
+
+
+def _check_classes(dataset: Dataset, tasks: tuple[str, ...]) -> None:
+    """Raise if a task has one class only on a day that is predicted, before anything trains."""
+    columns = task_columns(dataset, tasks).tolist()
+    for day in dataset.days[1:]:
+        whole = add_up([SplitSummary(**summary) for summary in day["splits"].values()])
+        for task, column in zip(tasks, columns, strict=True):
+            positives = whole.positives[column]
+            if positives in (0, whole.rows):
+                raise UnimixerError(
+                    f"{dataset.folder}: label {task!r} is {int(positives > 0)} in all {whole.rows:,} rows of "
+                    f"{day['last']}, so no model can be judged on them; leave the task out of the recipe"
+                )
 
 
 def _replay(name: str, recipe: Recipe, dataset: Dataset, out: Path, strategies: Sequence[str]) -> Iterator[Replayed]:
@@ -151,12 +168,13 @@ def _scored(name: str, strategy: str, run: RunFolder, dataset: Dataset, number: 
     """Score all rows of the days that entry ``number`` of the dataset has appended."""
     day, tasks = dataset.days[number], tuple(run.recipe.tasks)
     transform = run.transform
-    scores, labels, users, unknown = _read_scores(run, dataset, number) or _score(run, dataset, number)
-    _write_scores(run, dataset, number, (scores, labels, users, unknown))
-    with_users = transform.schema.keys.user is not None
-    accumulator = MetricAccumulator(tasks, with_users=with_users)
+    known = _read_scores(run, dataset, number) or _score(run, dataset, number)
+    _write_scores(run, dataset, number, known)
+    scores, labels, users, unknown, weights = known
+    with_users, weighted = transform.schema.keys.user is not None, len(weights) > 0
+    accumulator = MetricAccumulator(tasks, with_users=with_users, weighted=weighted)
     keys = user_keys(torch.from_numpy(users), 0) if with_users else None
-    accumulator.update(scores, labels, keys)
+    accumulator.update(scores, labels, keys, weights=weights if weighted else None)
     result = run.result or {}
     item = {"ids": unknown[0], "users": unknown[1], "items": unknown[2]}
     return Replayed(
@@ -175,15 +193,21 @@ def _scored(name: str, strategy: str, run: RunFolder, dataset: Dataset, number: 
     )
 
 
-Scores = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
-"""Logits and labels ``(rows, tasks)``, rows of the users table, and the shares of unknown ids, users and items."""
+Scores = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]
+"""Logits and labels ``(rows, tasks)``, rows of the users table, the shares of unknown ids, users and items, and the
+weights of the rows, which are empty unless the log was sampled before."""
 
 
 def _score(run: RunFolder, dataset: Dataset, number: int) -> Scores:
-    """Score the rows of a day as the run encodes them: values that got rows later are unknown to it."""
-    transform, model = run.transform, load_ranker(run)
+    """Score the rows of a day as the run encodes them: values that got rows later are unknown to it.
+
+    The transform that the run keeps may be older than users, items and events of the day.
+    """
+    trained_on = next(day for day in dataset.days if day["hash"] == run.environment["data"]["hash"])
+    transform, model = cut(dataset.transform, trained_on["tables"]), load_ranker(run)
     columns = task_columns(dataset, tuple(run.recipe.tasks))
-    logits, labels, users, unknown = [], [], [], []
+    logits, labels, users, unknown, weights = [], [], [], [], [np.empty(0, dtype=np.float32)]
+    sampling = NegativeSampling.of(dataset)
     for part in dataset.day_parts(number):
         rows = known_rows(transform, part)
         for start in range(0, len(rows), EVALUATION_BATCH):
@@ -195,11 +219,14 @@ def _score(run: RunFolder, dataset: Dataset, number: int) -> Scores:
             labels.append(batch.labels[:, columns].numpy())
             users.append(batch.users.numpy())
             unknown.append(batch.sparse_ids.numpy() == OOV_ID)
+            if sampling is not None:
+                weights.append(sampling.weights(batch.labels).numpy())
     return (
         np.concatenate(logits),
         np.concatenate(labels),
         np.concatenate(users),
         _shares(np.concatenate(unknown), run),
+        np.concatenate(weights),
     )
 
 
@@ -223,11 +250,12 @@ def _read_scores(run: RunFolder, dataset: Dataset, number: int) -> Scores | None
     if not path.exists():
         return None
     with np.load(path) as file:
-        return file["logits"], file["labels"], file["users"], file["unknown"]
+        return file["logits"], file["labels"], file["users"], file["unknown"], file["weights"]
 
 
 def _write_scores(run: RunFolder, dataset: Dataset, number: int, scores: Scores) -> None:
     path = _file(run, dataset, number)
     if not path.exists():
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, logits=scores[0], labels=scores[1], users=scores[2], unknown=scores[3])
+            logits, labels, users, unknown, weights = scores
+            np.savez(file, logits=logits, labels=labels, users=users, unknown=unknown, weights=weights)

@@ -47,6 +47,7 @@ def export_delta(
         UnimixerError: the base is damaged or of another form, or the run cannot be exported.
     """
     base, target = Path(base).resolve(), Path(out)  # a link is read once
+    _check_out(target, base)
     _check_form(base, options)
     with (
         atomic_folder(target, overwrite=overwrite) as folder,
@@ -54,6 +55,12 @@ def export_delta(
     ):
         bundle = export_run(run, Path(place) / "bundle", options, dataset=dataset)
         return write_delta(base, bundle.folder, folder)
+
+
+def _check_out(out: Path, *read: Path) -> None:
+    """Raise if a result would replace what it is made from."""
+    if out.resolve() in read:
+        raise UnimixerError(f"{out} is what the result is made from, and it stays as it is; choose another --out")
 
 
 def _check_form(base: Path, options: ExportOptions) -> None:
@@ -107,6 +114,7 @@ def apply_delta(base: Path | str, delta: Path | str, out: Path | str, *, overwri
             f"{delta} follows the bundle of version {change['follows']}, and {base} has version {before['version']}; "
             "apply deltas in the order of their days, or take a whole bundle"
         )
+    _check_out(out, base, delta.resolve())
     result = change["result"]
     with atomic_folder(out, overwrite=overwrite) as folder:
         for name, entry in result["files"].items():

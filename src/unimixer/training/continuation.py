@@ -62,10 +62,14 @@ class Continuation(WarmStart):
     def _load(self, source: RunFolder) -> tuple[Path, dict[str, Tensor]]:
         checkpoint = latest_checkpoint(source.checkpoints)
         if source.result is None or checkpoint is None:
+            unfinished = source.result is None
             way_out = (
-                "finish it first with: unimixer train --resume" if source.result is None else "start anew, without"
+                "finish it with: unimixer train --resume"
+                if unfinished
+                else "start from its best weights with --warm-start"
             )
-            raise UnimixerError(f"{source.folder} has no last checkpoint to continue from; {way_out} {source.folder}")
+            reason = "is not finished" if unfinished else "has no last checkpoint to continue from"
+            raise UnimixerError(f"{source.folder} {reason}; {way_out} {source.folder}")
         state = load_state(checkpoint / "state.json")
         self.steps = state["step"] + state.get("earlier_steps", 0)
         self.last_step = state["step"]

@@ -55,14 +55,18 @@ def grow(old: Transform, statistics: Statistics, pending: Pending) -> Grown:
     return Grown(replace(transform, users=users, items=items, histories=histories), left)
 
 
-def with_all_columns(schema: Schema, origin: Origin, table: Chunk | None, key: str | None) -> Chunk | None:
-    """Return a table of users or items with every column that a feature reads; a day may come without the table."""
+def table_or_empty(schema: Schema, origin: Origin, table: Chunk | None, key: str | None) -> Chunk | None:
+    """Return an empty table where a day comes without its users or items.
+
+    A table that lacks a column stays as it is, so that it is refused where the column is read.
+    """
     if key is None:
         return None
-    frame = pl.DataFrame(schema={key: pl.String}) if table is None else table.frame
-    names = {f.column for f in schema.features if (f.origin or "items") == origin} - set(frame.columns)
-    full = frame.with_columns(pl.lit(None).alias(name) for name in sorted(names))
-    return Chunk(full, f"the {origin} of the log") if table is None else replace(table, frame=full)
+    if table is not None:
+        return table
+    names = {f.column for f in schema.features if (f.origin or "items") == origin} - {key}
+    frame = pl.DataFrame(schema={key: pl.String, **dict.fromkeys(sorted(names), pl.Null)})
+    return Chunk(frame, f"the {origin} of the log")
 
 
 def _grow_entities(

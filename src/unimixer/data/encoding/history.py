@@ -78,6 +78,38 @@ class HistoryIndex:
         An event at the very time of the impression is not seen: it may be the impression itself.
         """
         first, last = self._spans[0][users], self._spans[1][users]
+        start, stop = self._search(first, last, times)
+        if self.later:
+            # a segment repeats few of the events before it, so a time among those needs an older segment
+            rows = np.flatnonzero((stop < last) & (stop - start < self.max_length))
+            self._look_back(rows, users, times, start, stop)
+        return np.stack([start, stop - start], axis=1)
+
+    def _look_back(
+        self,
+        rows: NDArray[np.int64],
+        users: NDArray[np.int32],
+        times: NDArray[np.int64],
+        start: NDArray[np.int64],
+        stop: NDArray[np.int64],
+    ) -> None:
+        """Replace the windows of some rows by longer ones of older segments of the same user."""
+        if not len(rows):
+            return
+        newest, before, starts, stops = self._chain
+        spans = before[newest[users[rows]]]
+        while (older := spans >= 0).any():
+            rows, spans = rows[older], spans[older]
+            low, high = self._search(starts[spans], stops[spans], times[rows])
+            longer = high - low > stop[rows] - start[rows]
+            start[rows[longer]], stop[rows[longer]] = low[longer], high[longer]
+            partial = (high < stops[spans]) & (high - low < self.max_length)
+            rows, spans = rows[partial], before[spans[partial]]
+
+    def _search(
+        self, first: NDArray[np.int64], last: NDArray[np.int64], times: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return start and stop of the last ``max_length`` events before each time, among those of one span."""
         low, high = first.copy(), last.copy()
         # binary search in all rows at once, each inside its user's events
         while True:
@@ -89,8 +121,7 @@ class HistoryIndex:
             earlier[open_] = self._times.take(middle[open_]) < times[open_]
             low = np.where(open_ & earlier, middle + 1, low)
             high = np.where(open_ & ~earlier, middle, high)
-        start = np.maximum(first, low - self.max_length)
-        return np.stack([start, low - start], axis=1)
+        return np.maximum(first, low - self.max_length), low
 
     def items_at(self, positions: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the items at some positions of windows."""
@@ -142,6 +173,22 @@ class HistoryIndex:
             ends[segment.users] = before + segment.items.offsets[1:]
             before += len(segment.items.values)
         return starts, ends
+
+    @cached_property
+    def _chain(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The newest span of every user; and of every span the one before of its user or -1, its start and its stop."""
+        offsets, at = self.items.offsets, len(self.items.values)
+        newest = np.full(len(self._spans[0]), -1, dtype=np.int64)
+        newest[: len(self.items)] = np.arange(len(self.items))
+        before, starts, stops = [np.full(len(self.items), -1, dtype=np.int64)], [offsets[:-1]], [offsets[1:]]
+        count = len(self.items)
+        for segment in self.later:
+            before.append(newest[segment.users])
+            newest[segment.users] = count + np.arange(len(segment.users))
+            starts.append(at + segment.items.offsets[:-1])
+            stops.append(at + segment.items.offsets[1:])
+            count, at = count + len(segment.users), at + len(segment.items.values)
+        return newest, np.concatenate(before), np.concatenate(starts), np.concatenate(stops)
 
     @cached_property
     def _items(self) -> Chained:
