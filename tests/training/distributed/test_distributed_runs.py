@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +220,7 @@ def test_what_a_run_of_several_processes_leaves_is_an_ordinary_run(world: Path) 
     result = run.result or {}
     for split in ("validation", "test"):
         for task, metrics in evaluate_run(run.folder, split).items():
-            assert asdict(metrics) == pytest.approx(result[split][task], abs=1e-7)  # other batches, other rounding
+            assert metrics.as_dict() == pytest.approx(result[split][task], abs=1e-7)  # other batches, other rounding
             assert metrics.auc == result[split][task]["auc"]
     assert Predictor(run.folder).tasks == ("is_click", "long_view")
     assert not (run.folder / "best-sharded").exists()
@@ -233,7 +232,7 @@ def test_metrics_of_parts_are_those_of_the_whole_to_the_last_digit(name: str, pr
     rows = predictions()
     whole = MetricAccumulator(("click", "like"))
     whole.update(rows["logits"], rows["labels"], rows["users"])
-    expected = {task: asdict(metrics) for task, metrics in whole.compute().items()}
+    expected = {task: metrics.as_dict() for task, metrics in whole.compute().items()}
     for rank in said(world, name):
         assert rank[-1] == {"done": expected}
     assert len(said(world, name)) == processes
