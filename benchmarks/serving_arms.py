@@ -2,8 +2,9 @@
 
 python benchmarks/serving_arms.py --work /tmp/serving --rounds 5
 
-Both servers run at once and are asked by turns, with the prediction log on. The arms have two bundles of the same
-weights, so that a difference is that of assignment, exposures and the second bundle, and not of the models.
+Three servers run at once and are asked by turns, with the prediction log on: without an experiment, with two arms that
+share its bundle, and with two arms of two bundles. The bundles have the same weights, so a difference is that of
+assignment and exposures, and then of the second bundle in memory, and not of the models.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from serving_parts import HERE, Server, Work
 
 SPECIFICATION = """
 name: arms
-arms: {{old: {{}}, new: {{bundle: {bundle}}}}}
+arms: {{old: {{}}, new: {new}}}
 start: 2020-01-01
 end: 2100-01-01
 segments: [tab]
 """
+ALONE, SHARED, OWN = "no experiment", "two arms, one bundle", "two arms, two bundles"
 MEASURES = ("cpu_ms", "p50_ms", "accepted_per_s")
 
 
@@ -55,10 +57,13 @@ def run(folder: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
     if not copy.exists():
         shutil.copytree(bundle, copy)
     place = Path(tempfile.mkdtemp(dir=folder))
-    (place / "arms.yaml").write_text(SPECIFICATION.format(bundle=copy))
-    experiment = ["--experiment", str(place / "arms.yaml"), "--database", f"sqlite:///{place / 'events.sqlite'}"]
-    options = {name: ["--prediction-log", str(place / name)] for name in ("one bundle", "two arms")}
-    options["two arms"] += experiment
+    options: dict[str, list[str]] = {ALONE: [], SHARED: [], OWN: []}
+    for number, (name, new) in enumerate({SHARED: "{}", OWN: f"{{bundle: {copy}}}"}.items()):
+        file = place / f"arms-{number}.yaml"
+        file.write_text(SPECIFICATION.format(new=new))
+        options[name] = ["--experiment", str(file), "--database", f"sqlite:///{place / f'events-{number}.sqlite'}"]
+    for name, more in options.items():
+        more += ["--prediction-log", str(place / name)]
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in options}
     servers = {name: Server(work, bundle, more) for name, more in options.items()}
     try:
@@ -107,9 +112,10 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    one, two = rows
-    for key in MEASURES:
-        print(f"{key}: {one[key]} and {two[key]}, ratio {float(str(two[key])) / float(str(one[key])):.3f}")
+    for row in rows[1:]:
+        for key in MEASURES:
+            alone, arms = (float(str(one[key])) for one in (rows[0], row))
+            print(f"{row['server']}: {key} {alone} and {arms}, ratio {arms / alone:.3f}")
 
 
 if __name__ == "__main__":
