@@ -39,10 +39,10 @@ def main() -> int:
     measured, bounds = (Path(name) for name in sys.argv[1:3])
     # the result is the last line, after whatever else was printed
     last = measured.read_text(encoding="utf-8").strip().splitlines()[-1]
-    found = violations(json.loads(last), json.loads(bounds.read_text(encoding="utf-8")))
-    for sentence in found:
+    broken = violations(json.loads(last), json.loads(bounds.read_text(encoding="utf-8")))
+    for sentence in broken:
         print(sentence)
-    return REFUSED if found else 0
+    return REFUSED if broken else 0
 
 
 if __name__ == "__main__":

@@ -67,6 +67,6 @@ def read_simulation(simulation: Simulation, events: Events) -> Result:
     simulation.rows.write(events, simulation.experiment)
     end = simulation.as_of  # the days of a long simulation may lie in the future
     reading = read_experiment(simulation.experiment, events, as_of=end, now=end)
-    found = {(effect.metric, effect.arm): effect for effect in reading.effects}
-    comparisons = tuple(Comparison(true, found.get((true.metric, true.arm))) for true in simulation.effects)
+    effects = {(effect.metric, effect.arm): effect for effect in reading.effects}
+    comparisons = tuple(Comparison(true, effects.get((true.metric, true.arm))) for true in simulation.effects)
     return Result(simulation, reading, comparisons)

@@ -95,13 +95,13 @@ class Experiments:
             UnimixerError: a mistake, experiments that would share units, or the file of a stop names another
                 experiment.
         """
-        found = tuple(load_experiment(path) for path in self.files)
-        for one, other in combinations(found, 2):
+        experiments = tuple(load_experiment(path) for path in self.files)
+        for one, other in combinations(experiments, 2):
             _check_apart(one, other)
-        for experiment, path in zip(found, self.files, strict=True):
+        for experiment, path in zip(experiments, self.files, strict=True):
             if _is_stopped(experiment, path):
                 self.stopped.add(experiment.name)
-        return found
+        return experiments
 
     def register(self, experiments: Sequence[Experiment]) -> None:
         """Register what :meth:`read` returned, all or none; call it when nothing else can fail.

@@ -64,17 +64,17 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
         p = split_p_value(counts, shares)
     else:
         p = float(chisquare(counts, [share * total for share in shares]).pvalue) if len(counts) > 1 else 1.0
-    found = ", ".join(
+    shares = ", ".join(
         f"{arm} {count / total:.2%} of {share:.2%}" for arm, count, share in zip(weights, counts, shares, strict=True)
     )
     if p < LEVEL:
         return Check(
             SPLIT,
             False,
-            f"the split of {total:,} units is not the configured one ({found}; p {_p(p)}): units are lost "
+            f"the split of {total:,} units is not the configured one ({shares}; p {_p(p)}): units are lost "
             "or added in an arm; find where before reading any effect",
         )
-    return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({found}; p {_p(p)})")
+    return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({shares}; p {_p(p)})")
 
 
 def _split(table: UnitTable) -> Check:
@@ -172,11 +172,11 @@ def _balance(table: UnitTable) -> Check:
             largest = max(largest, (name, arm, difference), key=lambda one: abs(one[2]))
     if not arms:
         return Check(BALANCED, True, "the specification has no covariates to compare before the start")
-    found = f"the largest difference before the start is {largest[2]:+.3f} standard deviations"
+    summary = f"the largest difference before the start is {largest[2]:+.3f} standard deviations"
     flat = [name for name, column in table.covariates.items() if not any(part.var(column) for part in sums.values())]
     if flat:
-        found += f"; no values, or equal ones, are loaded for {' and '.join(flat)}, so no interval becomes narrower"
-    return Check(BALANCED, True, found)
+        summary += f"; no values, or equal ones, are loaded for {' and '.join(flat)}, so no interval becomes narrower"
+    return Check(BALANCED, True, summary)
 
 
 def balance_limit(control: int, treatment: int, comparisons: int) -> float:

@@ -105,8 +105,8 @@ def with_correction(experiment: Experiment, effects: list[Effect]) -> tuple[Effe
     deciding = [effect for effect in effects if effect.metric not in guardrails]
     planned = (len(experiment.metrics) - len(guardrails)) * (len(experiment.weights) - 1)
     values = [effect.p for effect in deciding] + [1.0] * (planned - len(deciding))
-    found = dict(zip(map(id, deciding), corrected(values, experiment.correction), strict=False))
-    return tuple(replace(effect, p_corrected=found.get(id(effect))) for effect in effects)
+    corrected_p = dict(zip(map(id, deciding), corrected(values, experiment.correction), strict=False))
+    return tuple(replace(effect, p_corrected=corrected_p.get(id(effect))) for effect in effects)
 
 
 def _effects(table: UnitTable, metric: Metric, segment: tuple[str, str] | None) -> Iterator[Effect]:
