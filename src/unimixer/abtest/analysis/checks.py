@@ -64,17 +64,17 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
         p = split_p_value(counts, shares)
     else:
         p = float(chisquare(counts, [share * total for share in shares]).pvalue) if len(counts) > 1 else 1.0
-    shares = ", ".join(
+    split = ", ".join(
         f"{arm} {count / total:.2%} of {share:.2%}" for arm, count, share in zip(weights, counts, shares, strict=True)
     )
     if p < LEVEL:
         return Check(
             SPLIT,
             False,
-            f"the split of {total:,} units is not the configured one ({shares}; p {_p(p)}): units are lost "
+            f"the split of {total:,} units is not the configured one ({split}; p {_p(p)}): units are lost "
             "or added in an arm; find where before reading any effect",
         )
-    return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({shares}; p {_p(p)})")
+    return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({split}; p {_p(p)})")
 
 
 def _split(table: UnitTable) -> Check:
