@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 from unimixer.backbones.base import nearest_multiple
 from unimixer.backbones.mixer import MixerBackbone, StreamOptions
 from unimixer.blocks import ffn_matrices, matched_hidden, sensible_ffn
-from unimixer.errors import check_divisible, check_positive
-from unimixer.mixing import Mixing, UniMixing, UniMixingLite
+from unimixer.errors import UnimixerError, check_choice, check_divisible, check_positive
+from unimixer.mixing import HeadUniMixing, Mixing, UniMixing, UniMixingLite
 from unimixer.mixing.constraint import GENERATED
 from unimixer.mixing.initialization import DRAWN, rule_heads
-from unimixer.mixing.unimixing import UniMixingLiteOptions, UniMixingOptions
+from unimixer.mixing.unimixing import HeadUniMixingOptions, UniMixingLiteOptions, UniMixingOptions
 
+MATRICES = ("blocks", "heads")
+BLOCKS_ONLY = ("block_size", "rank", "num_basis", "gate", "num_permutations", "local")
+"""Options that a matrix a head does not read."""
 NARROWEST_BLOCK = 4
 """Least width of a block where none is given, as far as the heads of the rule allow."""
 MIXING_SHARE = 0.75
@@ -32,8 +35,9 @@ class UniMixerOptions(StreamOptions):
     rank: int | None = None
     num_basis: int = 4
     num_heads: int | None = None
+    matrices: str = "blocks"
     init: str = "rule"
-    init_scale: float = 1.0
+    init_scale: float | None = None
     temperature: float = 0.1
     symmetric: bool = True
     constraint: str = "sinkhorn"
@@ -41,6 +45,19 @@ class UniMixerOptions(StreamOptions):
     range_cap: float | None = None
     num_permutations: int = 16
     local: str = "doubly_stochastic"
+
+    def check(self) -> None:
+        """Raise for unknown matrices, or for an option that they do not read."""
+        check_choice("matrices", self.matrices, MATRICES)
+        if self.matrices == "blocks":
+            return
+        defaults = type(self)
+        for name in BLOCKS_ONLY:
+            if getattr(self, name) != getattr(defaults, name):
+                raise UnimixerError(
+                    f"{name}={getattr(self, name)!r} has no use with matrices='heads'; leave it out, or take "
+                    "matrices 'blocks'"
+                )
 
     @property
     def uses_rule(self) -> bool:
@@ -53,9 +70,12 @@ class UniMixerOptions(StreamOptions):
         return int(self.block_size or _block_size(self.num_tokens, self.token_dim, self.uses_rule, num_heads))
 
     def mixing_options(self, num_heads: int | None) -> dict[str, Any]:
-        """Keyword arguments of the mixing beside its sizes; heads are those of the rule."""
-        own = UniMixingOptions if self.rank is None else UniMixingLiteOptions
-        return {field.name: getattr(self, field.name) for field in fields(own)} | {"num_heads": num_heads}
+        """Keyword arguments of the mixing beside its sizes; heads are those of the rule, or of the matrices."""
+        own: Any = HeadUniMixingOptions
+        if self.matrices == "blocks":
+            own = UniMixingOptions if self.rank is None else UniMixingLiteOptions
+        options = {field.name: getattr(self, field.name) for field in fields(own)} | {"num_heads": num_heads}
+        return {name: value for name, value in options.items() if name != "init_scale" or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +108,10 @@ class UniMixer(MixerBackbone):
         rank: None for UniMixing with full matrices, else the rank of UniMixing-Lite.
         num_basis: basis matrices of UniMixing-Lite.
         num_heads: heads of the starting rule (default T).
+        matrices: ``"blocks"``: one matrix between all blocks and one inside every block; ``"heads"``: a T x T matrix
+            for every head, see :class:`~unimixer.mixing.HeadUniMixing`.
         init: ``"rule"``, ``"identity"``, ``"random"``, or ``"orthogonal"``.
-        init_scale: see :class:`~unimixer.mixing.UniMixing`.
+        init_scale: see :class:`~unimixer.mixing.UniMixing` (default 1; .5 with a matrix a head).
         temperature: of Sinkhorn, at the start.
         symmetric: constrain mixing matrices to be symmetric.
         constraint: of the matrices, see :class:`~unimixer.mixing.UniMixing`, like ``gate``, ``range_cap`` and
@@ -121,6 +143,10 @@ class UniMixer(MixerBackbone):
 
     def build(self, options: UniMixerOptions) -> None:
         """Build the residual stream."""
+        options.check()
+        if options.matrices == "heads":
+            super().build(options)
+            return
         if options.block_size is not None:
             check_positive(block_size=options.block_size)
         if options.uses_rule and options.num_heads is None:
@@ -133,6 +159,10 @@ class UniMixer(MixerBackbone):
 
     def build_mixing(self, options: UniMixerOptions) -> Mixing:
         """Build the learned mixing of one block."""
+        if options.matrices == "heads":
+            return HeadUniMixing(
+                self.num_tokens, self.token_dim, **options.mixing_options(options.num_heads or self.num_tokens)
+            )
         num_heads = options.num_heads
         if options.uses_rule and num_heads is None:
             num_heads = self.num_tokens
@@ -144,10 +174,17 @@ class UniMixer(MixerBackbone):
     def mixing_parameters(cls, options: UniMixerOptions) -> int:
         r"""UniMixing has :math:`N^2 + N b^2` parameters, UniMixing-Lite :math:`2 N r + n_b b^2 + N n_b`.
 
-        The number of blocks is :math:`N = T D / b`.
+        The number of blocks is :math:`N = T D / b`. With a matrix a head there are :math:`H T^2`.
         """
+        if options.matrices == "heads":
+            return (options.num_heads or options.num_tokens) * options.num_tokens**2
         block_size = options.mixing_block(options.num_heads or options.num_tokens)
         return _mixing_parameters(options, options.num_tokens * options.token_dim, block_size)
+
+    @classmethod
+    def width_step(cls, options: UniMixerOptions) -> int:
+        """Heads divide a token where each has a matrix."""
+        return options.num_heads or options.num_tokens
 
     @classmethod
     def dimensions(
@@ -163,6 +200,8 @@ class UniMixer(MixerBackbone):
         fixes them.
         """
         chosen = cls.Options(**options, num_tokens=num_tokens)
+        if chosen.matrices == "heads":
+            return super().dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options)
         rule, narrowest = chosen.uses_rule, int(chosen.block_size or NARROWEST_BLOCK)
         ffn, ffn_options = chosen.ffn, chosen.ffn_options
         matrices = ffn_matrices(ffn, ffn_options)

@@ -79,9 +79,9 @@ class LearnedMixing:
         H matrices of T tokens, one a head, are one matrix between N = T H blocks that keeps every block in its head.
         """
         part = self.mixing.global_
-        if isinstance(part, Constrained):
+        if isinstance(part, Constrained) and part.num_heads == 1:
             return at_temperature(part, tau)
-        heads = part.weights().detach()
+        heads = at_temperature(part, tau) if isinstance(part, Constrained) else part.weights().detach()
         return torch.diag_embed(heads.permute(1, 2, 0)).transpose(1, 2).reshape(2 * [heads.shape[0] * heads.shape[1]])
 
     def inside(self, tau: float | None = None) -> Tensor | None:

@@ -29,12 +29,12 @@ from unimixer.mixing.local_patterns import (
     Local,
     SharedLinear,
 )
-from unimixer.mixing.per_head import PerHeadGlobal
+from unimixer.mixing.per_head import ConstrainedHeads, PerHeadGlobal
 from unimixer.mixing.projections import Compression, Convolution, FullMixing, RectangularGlobal
 from unimixer.mixing.sum import Sum
 from unimixer.mixing.token_mixing import TokenMixing
 from unimixer.mixing.unified import MatrixMixing, Unified
-from unimixer.mixing.unimixing import UniMixing, UniMixingLite
+from unimixer.mixing.unimixing import HeadUniMixing, UniMixing, UniMixingLite
 
 __all__ = [
     "CONSTRAINTS",
@@ -47,6 +47,7 @@ __all__ = [
     "Compression",
     "ConstantValues",
     "Constrained",
+    "ConstrainedHeads",
     "Constraint",
     "Convolution",
     "DoublyStochasticLocal",
@@ -57,6 +58,7 @@ __all__ = [
     "FullMixing",
     "Global",
     "GramMatrix",
+    "HeadUniMixing",
     "HubMixing",
     "IdentityGlobal",
     "IdentityLocal",

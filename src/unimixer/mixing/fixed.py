@@ -15,6 +15,7 @@ from unimixer.mixing.constrained import Constrained
 from unimixer.mixing.global_patterns import Global, Permutation
 from unimixer.mixing.local_patterns import IdentityLocal, Local
 from unimixer.mixing.unified import MatrixMixing, Unified
+from unimixer.mixing.unimixing import HeadUniMixing
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -35,18 +36,19 @@ class FixedLocal(Local):
 
 
 class FixedGlobal(Global):
-    """A constant matrix between blocks, ``(M, N)``."""
+    """A constant matrix between blocks, ``(M, N)``, or one a head, ``(H, M, N)``."""
 
     weight: Tensor
 
     def __init__(self, weight: Tensor, pattern: str = "constant") -> None:
         super().__init__()
         self.pattern = pattern
+        self.num_heads = 1 if weight.dim() == 2 else len(weight)
         self.register_buffer("weight", weight.detach().clone())
 
     def weights(self, blocks: Tensor | None = None) -> Tensor:
         """The constant."""
-        return self.weight.unsqueeze(0)
+        return self.weight.view(self.num_heads, *self.weight.shape[-2:])
 
 
 def fixed_mixing(global_NN: Tensor, local_Nbb: Tensor) -> MatrixMixing:
@@ -71,7 +73,7 @@ def freeze(module: ModuleT) -> ModuleT:
     return replaced(module, Constrained, _constant)
 
 
-def replaced(module: ModuleT, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> ModuleT:
+def replaced(module: ModuleT, kind: type[nn.Module] | tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module]) -> ModuleT:
     """Copy a module, in evaluation mode, with every part of one kind replaced by ``make(part)``."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
@@ -160,10 +162,13 @@ def discretize(module: ModuleT, form: str) -> ModuleT:
         raise UnimixerError(f"form={form!r} is not known; use 'permutation' or 'top-K', such as 'top-4'")
 
     def constant(part: nn.Module) -> nn.Module:
+        top_k = None if match[1] is None else int(match[1])
+        if isinstance(part, HeadUniMixing):
+            return _permuted_heads(part) if top_k is None else _sparse_heads(part, top_k)
         assert isinstance(part, MatrixMixing)
-        return _permuted(part) if match[1] is None else _sparse(part, int(match[1]))
+        return _permuted(part) if top_k is None else _sparse(part, top_k)
 
-    return replaced(module, MatrixMixing, constant)
+    return replaced(module, (MatrixMixing, HeadUniMixing), constant)
 
 
 def _permuted(mixing: MatrixMixing) -> Unified:
@@ -182,3 +187,17 @@ def _sparse(mixing: MatrixMixing, top_k: int) -> Unified:
         FixedLocal(global_NN.shape[0], local_Nbb, mixing.local_pattern),
         SparseGlobal(global_NN, min(top_k, len(global_NN))),
     )
+
+
+def _permuted_heads(mixing: HeadUniMixing) -> Unified:
+    heads = mixing.global_.weights()
+    num_heads, num_tokens = heads.shape[:2]
+    sources = torch.stack([nearest_permutation(matrix) for matrix in heads], dim=1)
+    order = (sources * num_heads + torch.arange(num_heads, device=sources.device)).flatten()
+    return Unified(IdentityLocal(num_tokens * num_heads, mixing.block_size // num_heads), Permutation(order))
+
+
+def _sparse_heads(mixing: HeadUniMixing, top_k: int) -> Unified:
+    matrices = [SparseGlobal(matrix, min(top_k, len(matrix))).weights()[0] for matrix in mixing.global_.weights()]
+    between = FixedGlobal(torch.stack(matrices), f"constant, {top_k} entries a row, own for every head")
+    return Unified(mixing.local, between)

@@ -53,6 +53,24 @@ def rule_heads(num_tokens: int, length: int, block_size: int) -> int:
     return max(h for h in range(1, num_tokens + 1) if h == 1 or length % (h * h * block_size) == 0)
 
 
+def head_permutations(num_blocks: int, num_heads: int) -> Tensor:
+    r"""The permutation of every head, out block n = block :math:`(h - n) \bmod N`: each is its own inverse.
+
+    With H = N each pair of blocks meets in exactly one head, as by the rule of TokenMixer; the two differ in the order
+    of heads inside blocks alone.
+
+    Shape:
+        - output: ``(H, N)``
+
+    Example:
+        >>> head_permutations(3, 3)
+        tensor([[0, 2, 1],
+                [1, 0, 2],
+                [2, 1, 0]])
+    """
+    return (torch.arange(num_heads).unsqueeze(1) - torch.arange(num_blocks)) % num_blocks
+
+
 def permutation_logits(permutation: Tensor, peak: float) -> Tensor:
     """Logits of a sharp permutation matrix: ``peak`` on it, 0 elsewhere."""
     return ops.permutation_matrix(permutation) * peak

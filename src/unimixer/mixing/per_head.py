@@ -1,4 +1,4 @@
-"""A free matrix between tokens for every head: the global pattern of MTmixAtt."""
+"""A matrix between tokens for every head: free as in MTmixAtt, or under the constraint of UniMixing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.errors import check_choice, check_positive
+from unimixer.mixing.constraint import Constraint
 from unimixer.mixing.global_patterns import Global
+from unimixer.mixing.initialization import head_permutations, permutation_logits
+from unimixer.mixing.learned import DEFAULT, ConstrainedGlobal
 
 STARTS = ("orthogonal", "zero", "random")
+CONSTRAINED_STARTS = ("rule", "identity", "random")
 
 
 class PerHeadGlobal(Global):
@@ -52,3 +56,55 @@ class PerHeadGlobal(Global):
     def weights(self, blocks: Tensor | None = None) -> Tensor:
         """The matrices."""
         return self.weight
+
+
+class ConstrainedHeads(ConstrainedGlobal):
+    r"""A constrained matrix between blocks for every head, :math:`\bar W_h = \mathrm{Sinkhorn}(W_h / \tau)`.
+
+    Args:
+        num_blocks: N.
+        num_heads: H.
+        init: ``"rule"``: head h of block n starts at head h of block :math:`(h - n) \bmod N`, so that with H = N every
+            block gets one head of every block; ``"identity"``; or ``"random"``.
+        scale: the raw value on the starting permutations, 0 elsewhere; or the standard deviation of random numbers.
+        constraint: the constraint on every matrix.
+
+    Shape:
+        - blocks, values: ``(B, N, c)``, with c divisible by H; output: ``(B, N, c)``
+        - parameter: ``logits`` ``(H, N, N)``
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        num_heads: int,
+        init: str = "rule",
+        *,
+        scale: float = 1.0,
+        constraint: Constraint = DEFAULT,
+    ) -> None:
+        super().__init__(constraint)
+        check_positive(num_blocks=num_blocks, num_heads=num_heads)
+        check_choice("init", init, CONSTRAINED_STARTS)
+        self.num_heads = num_heads
+        if init == "random":
+            start = torch.randn(num_heads, num_blocks, num_blocks) * scale
+        else:
+            orders = head_permutations(num_blocks, num_heads)
+            if init == "identity":
+                orders = torch.arange(num_blocks).expand_as(orders)
+            start = torch.stack([permutation_logits(order, scale) for order in orders])
+        self.logits = nn.Parameter(start)
+
+    @property
+    def pattern(self) -> str:  # type: ignore[override]
+        """The pattern in words."""
+        return f"learned, {self.constraints()}, own for every head"
+
+    def raw(self) -> Tensor:
+        """The parameter."""
+        return self.logits
+
+    def weights(self, blocks: Tensor | None = None) -> Tensor:
+        """The constrained matrices ``(H, N, N)``."""
+        return self.matrices()

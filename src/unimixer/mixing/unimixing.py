@@ -1,4 +1,4 @@
-"""UniMixing with full matrices, and UniMixing-Lite with a shared basis and a low rank."""
+"""UniMixing with full matrices, UniMixing-Lite with a shared basis and a low rank, UniMixing with a matrix a head."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from unimixer import ops
 from unimixer.errors import UnimixerError, check_choice, check_divisible
 from unimixer.mixing.constraint import GENERATED, Constraint
 from unimixer.mixing.generated import generated, generated_parameters
 from unimixer.mixing.initialization import block_permutation
 from unimixer.mixing.learned import BasisLocal, ConstrainedGlobal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
-from unimixer.mixing.unified import MatrixMixing
+from unimixer.mixing.local_patterns import IdentityLocal
+from unimixer.mixing.per_head import ConstrainedHeads
+from unimixer.mixing.unified import MatrixMixing, Unified
 
 LOCALS = ("doubly_stochastic", "shared", "free")
+HEAD_CONSTRAINTS = ("sinkhorn", "free", "unit-rows")
+"""Constraints on the matrices of heads."""
 
 
 @dataclass(frozen=True)
@@ -203,3 +208,64 @@ class UniMixingLite(MatrixMixing):
         chosen, num_blocks = UniMixingLiteOptions(**options), length // block_size
         factors, basis = 2 * num_blocks * chosen.rank, chosen.num_basis * block_size**2
         return factors + basis + chosen.inside_parameters(num_blocks, chosen.num_basis)
+
+
+@dataclass(frozen=True)
+class HeadUniMixingOptions:
+    """Keyword arguments of :class:`HeadUniMixing`; their meaning is there."""
+
+    num_heads: int | None = None
+    init: str = "rule"
+    init_scale: float = 0.5
+    temperature: float = 0.1
+    symmetric: bool = True
+    constraint: str = "sinkhorn"
+    range_cap: float | None = None
+
+
+class HeadUniMixing(Unified):
+    r"""UniMixing with a matrix between tokens for every head, :math:`H T^2` parameters.
+
+    .. math:: out^h = \bar W_h\, x^h, \qquad \bar W_h = \mathrm{Sinkhorn}(W_h / \tau), \qquad h = 1, \dots, H
+
+    :math:`x^h` is head h of every token, ``(T, D / H)``. This is UniMixing (arXiv:2604.00590) with a :math:`W_G` that
+    keeps every block in its head, and without matrices inside blocks; it is ours. Every entry has a gradient of its
+    own, which a matrix between all T H blocks does not give, and the products are T / (T H) of those of that matrix.
+    With ``init="rule"`` and H = T each token starts with one head of every token, as by the rule of TokenMixer; the
+    weight of every other token is :math:`\exp(-s / \tau)` of that, s being ``init_scale``.
+
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        num_heads: H, a divisor of D (default T).
+        init: ``"rule"``, ``"identity"`` or ``"random"``, see :class:`~unimixer.mixing.ConstrainedHeads`.
+        init_scale: the raw value on the starting permutations, or the standard deviation of random raw values.
+        temperature: :math:`\tau`.
+        symmetric: constrain to symmetric matrices.
+        constraint: ``"sinkhorn"``, ``"free"`` or, without symmetry, ``"unit-rows"``, as in :class:`UniMixing`.
+        range_cap: as in :class:`UniMixing`.
+
+    Shape:
+        - x: ``(B, T, D)`` or ``(B, T * D)``; output: the shape of x
+        - parameter: ``global_.logits`` ``(H, T, T)``
+
+    Example:
+        >>> mixing = HeadUniMixing(num_tokens=4, token_dim=16, num_heads=2)
+        >>> mixing(torch.zeros(32, 4, 16)).shape
+        torch.Size([32, 4, 16])
+    """
+
+    def __init__(self, num_tokens: int, token_dim: int, **options: Any) -> None:
+        chosen = HeadUniMixingOptions(**options)
+        num_heads = num_tokens if chosen.num_heads is None else chosen.num_heads
+        check_divisible("token_dim", token_dim, by="num_heads", divisor=num_heads)
+        check_choice("constraint", chosen.constraint, HEAD_CONSTRAINTS)
+        constraint = Constraint(
+            chosen.temperature, chosen.symmetric, chosen.constraint, range_cap=chosen.range_cap
+        )
+        between = ConstrainedHeads(num_tokens, num_heads, chosen.init, scale=chosen.init_scale, constraint=constraint)
+        super().__init__(IdentityLocal(num_tokens, token_dim), between)
+
+    def mix(self, x_BL: Tensor) -> Tensor:
+        """Mix flattened tokens, equal to the definition in :class:`Unified`, heads as whole rows."""
+        return ops.head_unimixing(x_BL, self.global_.weights().to(x_BL.dtype))

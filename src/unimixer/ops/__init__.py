@@ -8,7 +8,7 @@ from unimixer.ops.per_token import per_token_ffn, per_token_ffn_reference, per_t
 from unimixer.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from unimixer.ops.token_mixing import permutation_matrix, token_mixing, token_mixing_permutation
 from unimixer.ops.unified import apply_weights, block_diagonal, unified_matrix
-from unimixer.ops.unimixing import unimixing, unimixing_matrix
+from unimixer.ops.unimixing import head_unimixing, unimixing, unimixing_matrix
 
 __all__ = [
     "apply_weights",
@@ -17,6 +17,7 @@ __all__ = [
     "block_diagonal",
     "cap_range",
     "cayley",
+    "head_unimixing",
     "kronecker_multiply",
     "layer_norm",
     "layer_norm_reference",

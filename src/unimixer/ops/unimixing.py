@@ -30,6 +30,24 @@ def unimixing(x_BL: Tensor, global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
     return mixed.view(-1, blocks_NbB.shape[-1]).T
 
 
+def head_unimixing(x_BL: Tensor, heads_HTT: Tensor) -> Tensor:
+    r"""Mix head h of all tokens by the h-th matrix, :math:`out^h = W_h\, x^h`.
+
+    Shape:
+        - x_BL: ``(B, L)``, ``L = T * H * c``; heads_HTT: ``(H, T, T)``
+        - output: ``(B, L)``
+
+    Example:
+        >>> head_unimixing(torch.arange(4.0).view(1, 4), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
+        tensor([[0., 3., 2., 1.]])
+    """
+    num_heads, num_tokens, _ = heads_HTT.shape
+    # Samples last: a head of a token is then whole rows, and every head is one product over the batch.
+    rows_THn = x_BL.T.contiguous().view(num_tokens, num_heads, -1)
+    mixed = torch.bmm(heads_HTT, rows_THn.transpose(0, 1)).transpose(0, 1)
+    return mixed.reshape(x_BL.shape[1], -1).T
+
+
 def unimixing_matrix(global_NN: Tensor, local_Nbb: Tensor) -> Tensor:
     r"""The generalised Kronecker product :math:`W_G \otimes \{W_B^i\}`, the definition behind :func:`unimixing`.
 
