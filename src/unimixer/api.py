@@ -25,7 +25,7 @@ from unimixer.data.raw.tables import Chunk
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator, TaskMetrics, metric_names
-from unimixer.mixing import MatrixMixing, discretize
+from unimixer.mixing import HeadUniMixing, MatrixMixing, discretize
 from unimixer.predictor import Predictor, read_rows
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
@@ -147,7 +147,7 @@ def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
     Raises:
         UnimixerError: if the model has no learned mixing.
     """
-    if not any(isinstance(part, MatrixMixing) for part in ranker.modules()):
+    if not any(isinstance(part, MatrixMixing | HeadUniMixing) for part in ranker.modules()):
         raise UnimixerError(
             f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
             "unimixer and unimixer-lite have"

@@ -32,6 +32,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BACKBONES),
     ("unimixer", {"residual": "siamese", "init": "random"}),
     ("unimixer-lite", {"residual": "siamese-official"}),
+    ("unimixer-lite", {"matrices": "heads"}),
+    ("unimixer", {"matrices": "heads", "num_heads": 2, "symmetric": False, "init": "random"}),
     ("unimixer-lite", {"residual": "bare-mixing", "expansion": 0.5}),
     ("transformer", {"residual": "bare-mixing"}),
     ("unimixer-lite", {"residual": "pre", "symmetric": False, "local": "free"}),

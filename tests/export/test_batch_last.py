@@ -19,6 +19,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.export.batch_last import (
     BatchLast,
     RowFFN,
+    RowHeadMixing,
     RowMatrixMixing,
     RowNorm,
     RowPermutation,
@@ -32,7 +33,16 @@ from unimixer.export.precision import reduce
 from unimixer.export.program import trace
 from unimixer.export.runners import open_runner
 from unimixer.features.request import RequestLayout
-from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, freeze
+from unimixer.mixing import (
+    HeadUniMixing,
+    IdentityLocal,
+    Permutation,
+    TokenMixing,
+    Unified,
+    UniMixing,
+    UniMixingLite,
+    freeze,
+)
 from unimixer.ops import per_token_linear
 
 
@@ -96,6 +106,11 @@ def test_mixing_by_matrices_of_other_constraints(options: dict[str, Any]) -> Non
     same(RowMatrixMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
 
 
+def test_mixing_by_a_matrix_a_head() -> None:
+    mixing = moved(HeadUniMixing(num_tokens=4, token_dim=8, num_heads=2, symmetric=False))
+    same(RowHeadMixing(freeze(mixing)), mixing, torch.randn(5, 4, 8))
+
+
 def test_mixing_by_a_permutation() -> None:
     rule = TokenMixing(num_tokens=4, token_dim=8)
     same(RowPermutation(rule), rule, torch.randn(5, 4, 8))
@@ -114,6 +129,7 @@ def test_a_per_token_map_is_a_convolution_with_a_group_a_token() -> None:
 WITH = {
     "unimixer-lite": of_backbone("unimixer-lite"),
     "unimixer": of_backbone("unimixer"),
+    "a matrix a head": {"options": {"matrices": "heads"}},
     "rankmixer": of_backbone("rankmixer"),
     "siamese": {"pooling": "flatten", "options": {"residual": "siamese-official"}},
     "bare mixing": KINDS["bare mixing"],

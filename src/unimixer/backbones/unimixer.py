@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -140,6 +141,7 @@ class UniMixer(MixerBackbone):
     """
 
     Options: ClassVar[Any] = UniMixerOptions
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"matrices": "heads"},)
 
     def build(self, options: UniMixerOptions) -> None:
         """Build the residual stream."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU, PostNorm, PreNorm, Siamese, UniMixerBlock
 from unimixer.blocks.norms import LayerNorm, RMSNorm
 from unimixer.export.tokens import SplitTokenizer
-from unimixer.mixing import IdentityLocal, MatrixMixing, Mixing, Permutation, TokenMixing, Unified
+from unimixer.mixing import HeadUniMixing, IdentityLocal, MatrixMixing, Mixing, Permutation, TokenMixing, Unified
 
 GROUP = 2**11
 """Hidden activations of one candidate in a group of tokens; a group is at least one token. With 500 candidates they
@@ -75,6 +75,25 @@ class RowMatrixMixing(nn.Module):
         """Mix inside blocks, then between them."""
         blocks = torch.bmm(self.inside, x_TDB.reshape(*self.inside.shape[:2], -1))
         return (self.between @ blocks.flatten(1)).reshape(x_TDB.shape)
+
+
+class RowHeadMixing(nn.Module):
+    """Mix every head of tokens with the samples last by its constant matrix, as :func:`unimixer.ops.head_unimixing`.
+
+    Shape:
+        - x_TDB: ``(T, D, B)``; output: the same
+    """
+
+    heads: Tensor
+
+    def __init__(self, mixing: HeadUniMixing) -> None:
+        super().__init__()
+        self.register_buffer("heads", mixing.global_.weights().detach().clone())
+
+    def forward(self, x_TDB: Tensor) -> Tensor:
+        """Mix the rows of every head."""
+        rows = x_TDB.reshape(x_TDB.shape[0], len(self.heads), -1).transpose(0, 1)
+        return torch.bmm(self.heads, rows).transpose(0, 1).reshape(x_TDB.shape)
 
 
 class RowPermutation(nn.Module):
@@ -240,6 +259,8 @@ def _form(part: nn.Module) -> nn.Module | None:
 def _mixing_form(mixing: Mixing) -> nn.Module | None:
     if isinstance(mixing, MatrixMixing):
         return RowMatrixMixing(mixing)
+    if isinstance(mixing, HeadUniMixing):
+        return RowHeadMixing(mixing)
     if not isinstance(mixing, Unified) or (isinstance(mixing, TokenMixing) and mixing.num_heads != mixing.num_tokens):
         return None
     moves = isinstance(mixing.local, IdentityLocal) and isinstance(mixing.global_, Permutation)

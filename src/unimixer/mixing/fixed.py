@@ -73,7 +73,10 @@ def freeze(module: ModuleT) -> ModuleT:
     return replaced(module, Constrained, _constant)
 
 
-def replaced(module: ModuleT, kind: type[nn.Module] | tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module]) -> ModuleT:
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+
+
+def replaced(module: ModuleT, kind: Kinds, make: Callable[[nn.Module], nn.Module]) -> ModuleT:
     """Copy a module, in evaluation mode, with every part of one kind replaced by ``make(part)``."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():

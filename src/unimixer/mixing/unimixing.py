@@ -260,9 +260,7 @@ class HeadUniMixing(Unified):
         num_heads = num_tokens if chosen.num_heads is None else chosen.num_heads
         check_divisible("token_dim", token_dim, by="num_heads", divisor=num_heads)
         check_choice("constraint", chosen.constraint, HEAD_CONSTRAINTS)
-        constraint = Constraint(
-            chosen.temperature, chosen.symmetric, chosen.constraint, range_cap=chosen.range_cap
-        )
+        constraint = Constraint(chosen.temperature, chosen.symmetric, chosen.constraint, range_cap=chosen.range_cap)
         between = ConstrainedHeads(num_tokens, num_heads, chosen.init, scale=chosen.init_scale, constraint=constraint)
         super().__init__(IdentityLocal(num_tokens, token_dim), between)
 
