@@ -53,22 +53,23 @@ def rule_heads(num_tokens: int, length: int, block_size: int) -> int:
     return max(h for h in range(1, num_tokens + 1) if h == 1 or length % (h * h * block_size) == 0)
 
 
-def head_permutations(num_blocks: int, num_heads: int) -> Tensor:
-    r"""The permutation of every head, out block n = block :math:`(h - n) \bmod N`: each is its own inverse.
+def head_permutations(num_blocks: int, num_heads: int, *, symmetric: bool) -> Tensor:
+    r"""The permutation of every head: out block n = block :math:`(n + h) \bmod N`, or :math:`(h - n) \bmod N`.
 
-    With H = N each pair of blocks meets in exactly one head, as by the rule of TokenMixer; the two differ in the order
-    of heads inside blocks alone.
+    With H = N each block gets one head of every block, as by the rule of TokenMixer, which differs in the order of
+    heads inside blocks alone. The second form is its own inverse.
 
     Shape:
         - output: ``(H, N)``
 
     Example:
-        >>> head_permutations(3, 3)
-        tensor([[0, 2, 1],
-                [1, 0, 2],
-                [2, 1, 0]])
+        >>> head_permutations(3, 3, symmetric=False)
+        tensor([[0, 1, 2],
+                [1, 2, 0],
+                [2, 0, 1]])
     """
-    return (torch.arange(num_heads).unsqueeze(1) - torch.arange(num_blocks)) % num_blocks
+    heads, blocks = torch.arange(num_heads).unsqueeze(1), torch.arange(num_blocks)
+    return (heads - blocks if symmetric else heads + blocks) % num_blocks
 
 
 def permutation_logits(permutation: Tensor, peak: float) -> Tensor:

@@ -64,8 +64,9 @@ class ConstrainedHeads(ConstrainedGlobal):
     Args:
         num_blocks: N.
         num_heads: H.
-        init: ``"rule"``: head h of block n starts at head h of block :math:`(h - n) \bmod N`, so that with H = N every
-            block gets one head of every block; ``"identity"``; or ``"random"``.
+        init: ``"rule"``: head h of block n starts at head h of block :math:`(n + h) \bmod N`, of symmetric matrices
+            :math:`(h - n) \bmod N`, so that with H = N every block gets one head of every block; ``"identity"``; or
+            ``"random"``.
         scale: the raw value on the starting permutations, 0 elsewhere; or the standard deviation of random numbers.
         constraint: the constraint on every matrix.
 
@@ -90,7 +91,7 @@ class ConstrainedHeads(ConstrainedGlobal):
         if init == "random":
             start = torch.randn(num_heads, num_blocks, num_blocks) * scale
         else:
-            orders = head_permutations(num_blocks, num_heads)
+            orders = head_permutations(num_blocks, num_heads, symmetric=constraint.symmetric)
             if init == "identity":
                 orders = torch.arange(num_blocks).expand_as(orders)
             start = torch.stack([permutation_logits(order, scale) for order in orders])
