@@ -39,15 +39,17 @@ def test_every_head_is_a_product_with_its_constrained_matrix(
     assert_row_holds(mixing, textbook, num_tokens, width)
 
 
-def test_the_start_is_the_rule_up_to_the_order_of_heads_inside_tokens() -> None:
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_start_is_the_rule_up_to_the_order_of_heads_inside_tokens(symmetric: bool) -> None:
     tokens, width = 5, 10
-    mixing = HeadUniMixing(tokens, width)
+    mixing = HeadUniMixing(tokens, width, symmetric=symmetric)
     set_temperature(mixing, 0.01)  # sharp: the permutation itself
     x = torch.randn(3, tokens, tokens, 2)  # (B, T, H, c)
-    token, head = torch.meshgrid(torch.arange(tokens), torch.arange(tokens), indexing="ij")
-    before = x[:, token, (head + token) % tokens]  # head h of token n was head h + n
+    token, place = torch.meshgrid(torch.arange(tokens), torch.arange(tokens), indexing="ij")
+    # head h of token n reads head h of token h - n, or of token n + h
+    before = x[:, token, (token + place if symmetric else token - place) % tokens]
     ruled = ops.token_mixing(before.flatten(2), tokens).unflatten(2, (tokens, 2))
-    after = ruled[:, token, (head - token) % tokens]  # head h of token n is head h - n of the rule's output
+    after = ruled[:, token, (place - token if symmetric else place + token) % tokens]
     torch.testing.assert_close(mixing(x.flatten(2)), after.flatten(2))
 
 
