@@ -19,6 +19,8 @@ from unimixer.mixing.unimixing import HeadUniMixingOptions, UniMixingLiteOptions
 MATRICES = ("blocks", "heads")
 BLOCKS_ONLY = ("block_size", "rank", "num_basis", "gate", "num_permutations", "local")
 """Options that a matrix a head does not read."""
+_BY_MATRICES = ("init_scale", "symmetric")
+"""Options whose default is that of the matrices."""
 NARROWEST_BLOCK = 4
 """Least width of a block where none is given, as far as the heads of the rule allow."""
 MIXING_SHARE = 0.75
@@ -40,7 +42,7 @@ class UniMixerOptions(StreamOptions):
     init: str = "rule"
     init_scale: float | None = None
     temperature: float = 0.1
-    symmetric: bool = True
+    symmetric: bool | None = None
     constraint: str = "sinkhorn"
     gate: float | None = None
     range_cap: float | None = None
@@ -76,13 +78,14 @@ class UniMixerOptions(StreamOptions):
         if self.matrices == "blocks":
             own = UniMixingOptions if self.rank is None else UniMixingLiteOptions
         options = {field.name: getattr(self, field.name) for field in fields(own)} | {"num_heads": num_heads}
-        return {name: value for name, value in options.items() if name != "init_scale" or value is not None}
+        return {name: value for name, value in options.items() if name not in _BY_MATRICES or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniMixerLiteOptions(UniMixerOptions):
     """Keyword arguments of :class:`UniMixerLite`."""
 
+    matrices: str = "heads"
     rank: int | None = 16
 
 
@@ -114,7 +117,7 @@ class UniMixer(MixerBackbone):
         init: ``"rule"``, ``"identity"``, ``"random"``, or ``"orthogonal"``.
         init_scale: see :class:`~unimixer.mixing.UniMixing` (default 1; .5 with a matrix a head).
         temperature: of Sinkhorn, at the start.
-        symmetric: constrain mixing matrices to be symmetric.
+        symmetric: constrain mixing matrices to be symmetric (default: of blocks, and not of heads).
         constraint: of the matrices, see :class:`~unimixer.mixing.UniMixing`, like ``gate``, ``range_cap`` and
             ``num_permutations``.
         local: ``"doubly_stochastic"``, ``"shared"`` or ``"free"``.
@@ -254,14 +257,18 @@ def _step(num_heads: int, num_tokens: int, block_size: int) -> int:
 
 
 class UniMixerLite(UniMixer):
-    """:class:`UniMixer` with UniMixing-Lite: rank and basis by default.
+    """:class:`UniMixer` with few parameters in the mixing: a matrix a head by default.
+
+    ``matrices="blocks"`` is UniMixing-Lite of the paper, :class:`~unimixer.mixing.UniMixingLite`. A matrix a head moves
+    in training where that one, started from the rule, does not (docs/mixing.md), and costs a fraction of its FLOPs.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
-        >>> UniMixerLite(num_tokens=4, token_dim=16, rank=8)(torch.zeros(2, 4, 16)).shape
+        >>> UniMixerLite(num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """
 
     Options: ClassVar[Any] = UniMixerLiteOptions
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"matrices": "blocks"},)

@@ -34,7 +34,7 @@ LEARNED = ("unimixer", "unimixer-lite")
 """Backbones with the learned mixing that the paper ablates."""
 
 PAPER_STACK: dict[str, dict[str, Any]] = {
-    "options": {"residual": "siamese", "init": "random", "block_size": 6},
+    "options": {"matrices": "blocks", "residual": "siamese", "init": "random", "block_size": 6},
     "recipe": {"temperature.schedule": "two-stage", "temperature.start": 1.0, "temperature.end": 0.05},
 }
 """The paper's model, with the block size of its figure. The paper does not say how raw matrices start; random is the
@@ -70,20 +70,37 @@ _OF_THE_PAPER: tuple[Change, ...] = (
     *((f"block size {size}", {"block_size": size}, {}) for size in BLOCKS),
 )
 
-_OF_THE_DEFAULT: tuple[Change, ...] = (
+_SCHEDULES: tuple[Change, ...] = (
     ("no temperature", {}, {"temperature.end": 1.0}),
     ("annealing from 1", {}, {"temperature.schedule": "linear"}),
     ("warm-up at 1, two passes", {}, {"temperature.schedule": "two-stage"}),
     ("two passes", {}, {"temperature.schedule": "two-stage", "temperature.start": 0.1}),
-    *_CONSTRAINTS,
+    *((f"tau_end {tau}", {}, {"temperature.end": tau}) for tau in (0.02, 0.05, 0.2)),
+)
+
+_STARTS: tuple[Change, ...] = (
     ("SiameseNorm for Post-Norm", {"residual": "siamese"}, {}),
     ("Pre-Norm for Post-Norm", {"residual": "pre"}, {}),
-    ("no Sinkhorn", {"constraint": "free"}, {}),
     ("start from the identity", {"init": "identity"}, {}),
     ("start from random", {"init": "random"}, {}),
     (f"start from random, deviation {_FLAT}", {"init": "random", "init_scale": _FLAT}, {}),
-    *((f"tau_end {tau}", {}, {"temperature.end": tau}) for tau in (0.02, 0.05, 0.2)),
+)
+
+_OF_BLOCKS: tuple[Change, ...] = (
+    *_SCHEDULES,
+    *_CONSTRAINTS,
+    *_STARTS,
+    ("no Sinkhorn", {"constraint": "free"}, {}),
     *((f"block size {size}", {"block_size": size}, {}) for size in BLOCKS),
+)
+
+_OF_HEADS: tuple[Change, ...] = (
+    *_SCHEDULES,
+    ("symmetry", {"symmetric": True}, {}),
+    *_STARTS,
+    ("no Sinkhorn", {"constraint": "free", "init_scale": 1.0}, {}),
+    *((f"start {scale} above", {"init_scale": scale}, {}) for scale in (0.3, 1.0)),
+    ("a matrix between all blocks", {"matrices": "blocks"}, {}),
 )
 
 _OF_THE_RECIPE: tuple[Change, ...] = (
@@ -187,10 +204,12 @@ def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
     """Return the variants of one group."""
     size_of = base.label if grow else None
     if group == "paper":
-        return [_changed(base, group, change) for change in (_OF_THE_PAPER if start == "paper" else _OF_THE_DEFAULT)]
+        own = _OF_HEADS if _all_options(base)["matrices"] == "heads" else _OF_BLOCKS
+        return [_changed(base, group, change) for change in (_OF_THE_PAPER if start == "paper" else own)]
+    blocks = {"matrices": "blocks"} if group in ("basis", "rank") else {}
     lists: dict[str, Sequence[Change]] = {
-        "basis": [(f"{n} basis matrices", {"num_basis": n}, {}) for n in BASIS],
-        "rank": [(f"rank {n}", {"rank": n}, {}) for n in RANK],
+        "basis": [(f"{n} basis matrices", {"num_basis": n, **blocks}, {}) for n in BASIS],
+        "rank": [(f"rank {n}", {"rank": n, **blocks}, {}) for n in RANK],
         "depth": [(f"{n} block{'s' if n > 1 else ''}", {"num_blocks": n}, {}) for n in DEPTH],
         "residual": _RESIDUALS,
         "expansion": [(f"expansion {ratio:g}", {"expansion": ratio}, {}) for ratio in EXPANSIONS],

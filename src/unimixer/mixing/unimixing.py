@@ -218,7 +218,7 @@ class HeadUniMixingOptions:
     init: str = "rule"
     init_scale: float = 0.5
     temperature: float = 0.1
-    symmetric: bool = True
+    symmetric: bool = False
     constraint: str = "sinkhorn"
     range_cap: float | None = None
 
@@ -241,7 +241,8 @@ class HeadUniMixing(Unified):
         init: ``"rule"``, ``"identity"`` or ``"random"``, see :class:`~unimixer.mixing.ConstrainedHeads`.
         init_scale: the raw value on the starting permutations, or the standard deviation of random raw values.
         temperature: :math:`\tau`.
-        symmetric: constrain to symmetric matrices.
+        symmetric: constrain to symmetric matrices. Two tokens that exchange a head then have the same sum there after
+            the residual, which loses half of what they exchange.
         constraint: ``"sinkhorn"``, ``"free"`` or, without symmetry, ``"unit-rows"``, as in :class:`UniMixing`.
         range_cap: as in :class:`UniMixing`.
 

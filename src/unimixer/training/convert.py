@@ -56,7 +56,7 @@ def converted_recipe(run: RunFolder, to: str) -> Recipe:
     num_tokens, token_dim = arguments.pop("num_tokens"), arguments["token_dim"]
     arguments["hidden_dim"] = arguments["hidden_dim"] or max(1, round(arguments["expansion"] * token_dim))
     if backbone == "rankmixer":
-        arguments |= {"num_heads": num_tokens, "init_scale": INIT_SCALE}
+        arguments |= {"num_heads": num_tokens, "init_scale": INIT_SCALE, "matrices": "blocks"}
     known = _defaults(to)
     options = {name: value for name, value in arguments.items() if name in known and name not in ("rank", "expansion")}
     model = recipe.model.model_copy(
