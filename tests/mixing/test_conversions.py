@@ -133,7 +133,7 @@ def test_top_k_keeps_the_largest_entries_and_the_sum_of_every_row() -> None:
 
 def test_hardening_replaces_mixings_inside_a_model_and_leaves_the_original() -> None:
     torch.manual_seed(0)
-    model, x = build_backbone("unimixer-lite", num_tokens=4, token_dim=16, init="random"), normal(3, 4, 16)
+    model, x = build_backbone("unimixer-lite", num_tokens=4, token_dim=16, init="random", matrices="blocks"), normal(3, 4, 16)
     before = model(x)
     hard = discretize(model, "top-2")
     assert not any(isinstance(part, UniMixingLite) for part in hard.modules())
@@ -148,7 +148,7 @@ def test_rankmixer_weights_start_a_unimixer(target: str) -> None:
     torch.manual_seed(0)
     sizes = {"num_tokens": 4, "token_dim": 16, "hidden_dim": 24}
     source = build_backbone("rankmixer", **sizes)
-    model = build_backbone(target, **sizes, ffn="gelu", norm="layer", init_scale=2.0)
+    model = build_backbone(target, **sizes, matrices="blocks", ffn="gelu", norm="layer", init_scale=2.0)
     model.load_state_dict(converted_state(source.state_dict(), model))
     x = normal(5, 4, 16)
     torch.testing.assert_close(model(x), source(x), atol=1e-4, rtol=0)
@@ -166,7 +166,7 @@ def test_rankmixer_weights_start_a_unimixer(target: str) -> None:
 def test_lite_weights_start_a_full_unimixer() -> None:
     torch.manual_seed(0)
     sizes = {"num_tokens": 4, "token_dim": 16, "hidden_dim": 24}
-    source = build_backbone("unimixer-lite", **sizes, init="random")
+    source = build_backbone("unimixer-lite", **sizes, matrices="blocks", init="random")
     with torch.device("meta"):
         rehearsed = converted_state(source.state_dict(), build_backbone("unimixer", **sizes))
     assert not any(tensor.is_meta for tensor in rehearsed.values())
