@@ -32,14 +32,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BACKBONES),
     ("unimixer", {"residual": "siamese", "init": "random"}),
     ("unimixer-lite", {"residual": "siamese-official"}),
-    ("unimixer-lite", {"matrices": "heads"}),
+    ("unimixer-lite", {"matrices": "blocks"}),
     ("unimixer", {"matrices": "heads", "num_heads": 2, "symmetric": False, "init": "random"}),
     ("unimixer-lite", {"residual": "bare-mixing", "expansion": 0.5}),
     ("transformer", {"residual": "bare-mixing"}),
-    ("unimixer-lite", {"residual": "pre", "symmetric": False, "local": "free"}),
+    ("unimixer-lite", {"matrices": "blocks", "residual": "pre", "symmetric": False, "local": "free"}),
     ("unimixer-lite", {"residual": "siamese", "norm": "layer", "ffn": "gelu"}),
     ("unimixer", {"ffn": "relu-moe", "local": "shared"}),
-    ("unimixer-lite", {"gate": 0.05, "range_cap": 2.0, "init": "random"}),
+    ("unimixer-lite", {"matrices": "blocks", "gate": 0.05, "range_cap": 2.0, "init": "random"}),
     ("unimixer", {"constraint": "unit-rows", "symmetric": False}),
     ("unimixer", {"constraint": "orthogonal", "symmetric": False}),
     ("unimixer", {"constraint": "permutations", "gate": 0.5}),
@@ -196,7 +196,9 @@ def test_parameters_grow_smoothly_with_the_dial(name: str) -> None:
 
 
 def test_options_reach_the_fitted_backbone() -> None:
-    backbone = fit_budget("unimixer-lite", params=400_000, num_tokens=16, rank=8, expansion=3.0, residual="siamese")
+    backbone = fit_budget(
+        "unimixer-lite", params=400_000, num_tokens=16, matrices="blocks", rank=8, expansion=3.0, residual="siamese"
+    )
     assert count_parameters(backbone) == pytest.approx(400_000, rel=0.02)
     assert any(p.shape[-1] == 8 for n, p in backbone.named_parameters() if n.endswith("global_.left"))
 
@@ -224,7 +226,7 @@ def test_sizes_of_the_defaults() -> None:
 
 def test_a_small_lite_model_keeps_all_heads_and_narrows_its_ffn() -> None:
     for size in (20.0, 38.0, 64.0):
-        found = UniMixerLite.dimensions(size, num_tokens=16)
+        found = UniMixerLite.dimensions(size, num_tokens=16, matrices="blocks")
         assert found["num_heads"] == 16
         assert found["token_dim"] == 64
     assert UniMixer.dimensions(40.0, num_tokens=32)["num_heads"] < 32  # 32**4 numbers leave no room at this size

@@ -32,7 +32,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize(("name", "init"), NUMBERS)
 def test_outputs_of_a_seed_do_not_change(name: str, init: str) -> None:
     torch.manual_seed(0)
-    model = build_backbone(name, num_tokens=4, token_dim=16, init=init)
+    model = build_backbone(name, num_tokens=4, token_dim=16, matrices="blocks", init=init)
     output = model(torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(output[0, 1, :4], torch.tensor(NUMBERS[name, init]), atol=2e-6, rtol=0)
 
@@ -40,7 +40,7 @@ def test_outputs_of_a_seed_do_not_change(name: str, init: str) -> None:
 @pytest.mark.parametrize("name", ["unimixer", "unimixer-lite"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_constraints_are_options_whose_parameters_the_formula_counts(name: str, options: dict[str, Any]) -> None:
-    sizes = {"num_tokens": 8, "token_dim": 32}
+    options, sizes = {"matrices": "blocks", **options}, {"num_tokens": 8, "token_dim": 32}
     count = sum(p.numel() for p in build_backbone(name, **sizes, **options).parameters())
     assert count == backbone_class(name).formula(**sizes, **options)
     with torch.device("meta"):

@@ -133,7 +133,10 @@ def test_top_k_keeps_the_largest_entries_and_the_sum_of_every_row() -> None:
 
 def test_hardening_replaces_mixings_inside_a_model_and_leaves_the_original() -> None:
     torch.manual_seed(0)
-    model, x = build_backbone("unimixer-lite", num_tokens=4, token_dim=16, init="random", matrices="blocks"), normal(3, 4, 16)
+    model, x = (
+        build_backbone("unimixer-lite", num_tokens=4, token_dim=16, init="random", matrices="blocks"),
+        normal(3, 4, 16),
+    )
     before = model(x)
     hard = discretize(model, "top-2")
     assert not any(isinstance(part, UniMixingLite) for part in hard.modules())

@@ -15,7 +15,7 @@ from unimixer.blocks import QueryAttention, QueryStart
 from unimixer.blocks.cross_attention import EventAttention
 from unimixer.blocks.residual import Block
 from unimixer.errors import UnimixerError, check_choice, unknown
-from unimixer.mixing import Mixing, UniMixingLite
+from unimixer.mixing import Mixing
 from unimixer.mixing.unimixing import UniMixingLiteOptions
 
 LEARNED = "unimixing-lite"
@@ -53,11 +53,14 @@ class HyFormerOptions(TokenMixerOptions):
 
     def learned(self) -> UniMixerLiteOptions:
         """Return the options of UniMixing-Lite; raise for one that it does not have."""
-        known = {"block_size", *(field.name for field in fields(UniMixingLiteOptions))} - {"num_heads"}
+        known = {"matrices", "block_size", *(field.name for field in fields(UniMixingLiteOptions))} - {"num_heads"}
         for name in self.mixing_options or {}:
             if name not in known:
                 raise unknown("key of mixing_options", name, known)
-        return UniMixerLiteOptions(num_tokens=self.num_tokens, token_dim=self.token_dim, **(self.mixing_options or {}))
+        chosen = self.mixing_options or {}
+        options = UniMixerLiteOptions(num_tokens=self.num_tokens, token_dim=self.token_dim, **chosen)
+        options.check()
+        return options
 
     def build_attention(self, num_tokens: int, token_dim: int) -> tuple[EventAttention, ...]:
         """Build the attention of the queries; none without ``sequence_dim``."""
@@ -143,8 +146,7 @@ class HyFormer(TokenMixer):
         """Build the mixing of one layer."""
         if not isinstance(options, HyFormerOptions) or options.mixing != LEARNED:
             return super().build_mixing(options)
-        chosen, heads = options.learned(), self.num_tokens
-        return UniMixingLite(heads * self.token_dim, chosen.mixing_block(heads), **chosen.mixing_options(heads))
+        return options.learned().learned_mixing()
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Start the queries."""

@@ -80,6 +80,17 @@ class UniMixerOptions(StreamOptions):
         options = {field.name: getattr(self, field.name) for field in fields(own)} | {"num_heads": num_heads}
         return {name: value for name, value in options.items() if name not in _BY_MATRICES or value is not None}
 
+    def learned_mixing(self) -> Mixing:
+        """Build the mixing of one block."""
+        num_heads = self.num_heads
+        if num_heads is None and (self.uses_rule or self.matrices == "heads"):
+            num_heads = self.num_tokens
+        options = self.mixing_options(num_heads)
+        if self.matrices == "heads":
+            return HeadUniMixing(self.num_tokens, self.token_dim, **options)
+        sizes = (self.num_tokens * self.token_dim, self.mixing_block(num_heads))
+        return UniMixing(*sizes, **options) if self.rank is None else UniMixingLite(*sizes, **options)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UniMixerLiteOptions(UniMixerOptions):
@@ -164,16 +175,7 @@ class UniMixer(MixerBackbone):
 
     def build_mixing(self, options: UniMixerOptions) -> Mixing:
         """Build the learned mixing of one block."""
-        if options.matrices == "heads":
-            return HeadUniMixing(
-                self.num_tokens, self.token_dim, **options.mixing_options(options.num_heads or self.num_tokens)
-            )
-        num_heads = options.num_heads
-        if options.uses_rule and num_heads is None:
-            num_heads = self.num_tokens
-        sizes = (self.num_tokens * self.token_dim, options.mixing_block(num_heads))
-        mixing = UniMixing if options.rank is None else UniMixingLite
-        return mixing(*sizes, **options.mixing_options(num_heads))
+        return options.learned_mixing()
 
     @classmethod
     def mixing_parameters(cls, options: UniMixerOptions) -> int:
