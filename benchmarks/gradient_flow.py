@@ -98,7 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="kuairand-pure")
     parser.add_argument("--models", nargs="+", default=["unimixer-lite", "unimixer"])
-    parser.add_argument("--options", nargs="+", default=["matrices: blocks, init: rule", "matrices: blocks, init: random"], help="of the backbone, YAML")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=["matrices: blocks, init: rule", "matrices: blocks, init: random"],
+        help="of the backbone, YAML",
+    )
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.05])
     parser.add_argument("--rates", type=float, nargs="*", default=[0.02, 0.1], help="of mixings, beside Adam's for all")
     parser.add_argument("--steps", type=int, default=100)

@@ -24,7 +24,7 @@ RECIPE: dict[str, Any] = {
         "num_tokens": 2,
         "embedding_dim": 4,
         "tower_hidden_dims": [8],
-        "options": {"num_blocks": 1, "rank": 4, "block_size": 2},
+        "options": {"num_blocks": 1, "matrices": "blocks", "rank": 4, "block_size": 2},
     },
     "training": {
         "batch_size": 128,

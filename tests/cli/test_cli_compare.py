@@ -21,7 +21,7 @@ SMALL = (
 
 
 def test_a_dry_run_says_what_it_would_cost_and_leaves_nothing(cli: Cli, toy_folder: Path, tmp_path: Path) -> None:
-    models = "rankmixer,unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+    models = "rankmixer,unimixer-lite:num_blocks=1:matrices=blocks:rank=4:block_size=2:label=lite"
     arguments = ("compare", "--data", toy_folder, "--models", models, *SMALL, "--out", "study", "--dry-run")
     done = cli(*arguments, "--json")
     assert done.code == 0

@@ -15,7 +15,7 @@ SMALL = (
     *("--set", "training.num_workers=0", "--set", "training.device=cpu", "--batch-size", 128, "--max-steps", 2),
     *("--jobs", 1),
 )
-LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+LITE = "unimixer-lite:num_blocks=1:matrices=blocks:rank=4:block_size=2:label=lite"
 
 
 @pytest.mark.parametrize("verb", ["count", "run", "transfer", "advise"])

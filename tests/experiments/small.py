@@ -10,7 +10,7 @@ from unimixer.experiments.cases import Case
 from unimixer.experiments.experiment import build_series
 from unimixer.settings import parse
 
-LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+LITE = "unimixer-lite:num_blocks=1:matrices=blocks:rank=4:block_size=2:label=lite"
 
 RECIPE: dict[str, Any] = {
     "model.num_tokens": 4,

@@ -8,7 +8,7 @@ from typing import Any
 from unimixer.experiments.plan import Sweep
 from unimixer.settings import parse
 
-LITE = "unimixer-lite:num_blocks=1:rank=4:block_size=2:label=lite"
+LITE = "unimixer-lite:num_blocks=1:matrices=blocks:rank=4:block_size=2:label=lite"
 RECIPE: dict[str, Any] = {
     "model.num_tokens": 4,
     "model.embedding_dim": 4,

@@ -54,7 +54,9 @@ def test_from_the_default_the_same_list_is_taken_the_other_way() -> None:
 
 
 def test_tables_of_basis_rank_and_depth_leave_the_base_out_and_show_rankmixer_beside() -> None:
-    variants, left_out = ablations("unimixer-lite", groups=["basis", "rank", "depth"], start="default")
+    variants, left_out = ablations(
+        "unimixer-lite:matrices=blocks:label=unimixer-lite", groups=["basis", "rank", "depth"], start="default"
+    )
     assert left_out == {}
     tables = {group: [v.label for v in variants if v.group == group] for group in ("basis", "rank", "depth")}
     assert tables["basis"] == [f"unimixer-lite: {n} basis matrices" for n in (2, 8)]
@@ -146,5 +148,8 @@ def test_what_the_paper_ablates_is_in_the_model_that_is_trained(toy_folder: Path
     base, flat, loose = small_cases(toy_folder, models=chosen, params=["60K"])
     assert base.recipe.temperature.end == 0.05
     assert flat.recipe.temperature.end == 1.0
-    assert (base.arguments["symmetric"], loose.arguments["symmetric"]) == (True, False)
+    assert (base.arguments["symmetric"], loose.arguments["symmetric"]) == (
+        None,
+        False,
+    )  # None: symmetric between blocks
     assert base.samples == flat.samples == loose.samples  # equal steps: the warm-up is there in all of them

@@ -63,7 +63,7 @@ def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:
 
 
 def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder: Path, tmp_path: Path) -> None:
-    models = ["unimixer-lite:rank=2:label=too low", LITE, "rankmixer"]
+    models = ["unimixer-lite:matrices=blocks:rank=2:label=too low", LITE, "rankmixer"]
     series, left_out = build_series(small_study(toy_folder, models=models, lenient=True).opened(tmp_path))
     assert [one.name for one in series] == ["lite", "rankmixer"]
     assert list(left_out) == ["too low at 12K parameters"]
@@ -120,7 +120,7 @@ def test_another_dataset_makes_other_keys_and_two_of_one_name_are_told_apart(toy
 
 
 def test_a_warm_up_doubles_samples(toy_folder: Path) -> None:
-    models = ["unimixer-lite:num_blocks=1:rank=4:block_size=2:temperature.schedule=two-stage"]
+    models = ["unimixer-lite:num_blocks=1:matrices=blocks:rank=4:block_size=2:temperature.schedule=two-stage"]
     (case,) = small_cases(toy_folder, models=models, recipe={"training.max_steps": 3})
     assert (case.stages, case.steps, case.samples) == (2, 3, 2 * 3 * 128)
 

@@ -105,7 +105,9 @@ def test_the_signature_names_every_tensor_and_leaves_out_empty_ones(toy_dataset:
 def test_a_model_of_the_user_alone_has_no_request() -> None:
     spec = FeatureSpec((IdField("age", "user", "age"),), (DenseField("x", "user"),), (), {"age": 9}, ("click",))
     with pytest.raises(UnimixerError, match="nothing tells candidates apart"):
-        RequestRanker(build(spec, num_tokens=2, options={"block_size": 4}), RequestLayout(1, 1, ()))
+        RequestRanker(
+            build(spec, num_tokens=2, options={"matrices": "blocks", "block_size": 4}), RequestLayout(1, 1, ())
+        )
 
 
 def test_a_model_that_cannot_be_traced_is_one_sentence(toy_dataset: Dataset) -> None:

@@ -21,7 +21,7 @@ def trained(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
 
 
 def test_moved_shares_compare_the_start_with_the_best_weights(toy_folder: Path, tmp_path: Path) -> None:
-    options = "model.options={num_blocks: 2, rank: 4, block_size: 2, init: random}"
+    options = "model.options={num_blocks: 2, matrices: blocks, rank: 4, block_size: 2, init: random}"
     run = trained(toy_folder, tmp_path / "run", options, "temperature.end=0.6", "optimizer.mixing_lr=0.1")
     shares = moved_shares(run.folder)
     start, _ = starting_model(run)
@@ -41,7 +41,7 @@ def test_moved_shares_compare_the_start_with_the_best_weights(toy_folder: Path, 
 
 
 def test_matrices_that_did_not_move_are_warned_of_in_one_sentence(toy_folder: Path, tmp_path: Path) -> None:
-    options = "model.options={num_blocks: 2, rank: 4, block_size: 2}"
+    options = "model.options={num_blocks: 2, matrices: blocks, rank: 4, block_size: 2}"
     run = trained(toy_folder, tmp_path / "run", options, "optimizer.dense_lr=1e-30")
     assert list(moved_shares(run.folder).values()) == [0, 0]
     *layers, warned = inspect_run(run.folder, rows=10, interaction_rows=0).movement()

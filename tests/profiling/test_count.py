@@ -105,7 +105,9 @@ def test_groups_of_unimixing_follow_the_papers_algebra() -> None:
 
 
 def test_factors_of_a_low_rank_matrix_are_multiplied_once_a_step() -> None:
-    backbone = build_backbone("unimixer-lite", num_tokens=T, token_dim=D, num_blocks=1, rank=5, num_basis=2)
+    backbone = build_backbone(
+        "unimixer-lite", num_tokens=T, token_dim=D, num_blocks=1, matrices="blocks", rank=5, num_basis=2
+    )
     cost, blocks, width = count_backbone(backbone), T * T, D // T
     assert cost.groups["global mixing"].step == 3 * 2 * blocks * 5 * blocks
     assert cost.groups["local mixing"].step == 3 * 2 * blocks * 2 * width**2

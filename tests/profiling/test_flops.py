@@ -27,7 +27,7 @@ def test_an_mlp_has_two_flops_a_weight() -> None:
 @pytest.mark.parametrize("cls", [UniMixer, UniMixerLite])
 def test_the_products_of_a_constrained_mixing_count_and_its_sinkhorn_does_not(cls: type[UniMixer]) -> None:
     # length 64 in 16 blocks of 4: N b b products inside blocks and N N b between them
-    backbone = cls(num_tokens=4, token_dim=16, num_blocks=2, hidden_dim=8, block_size=4)
+    backbone = cls(num_tokens=4, token_dim=16, num_blocks=2, hidden_dim=8, matrices="blocks", block_size=4)
     mixing, ffn = 16 * 4 * 4 + 16 * 16 * 4, 4 * 3 * 16 * 8
     assert count_flops(backbone) == 2 * 2 * (mixing + ffn)
 

@@ -31,7 +31,7 @@ ON = "training.activation_checkpointing=true"
 MIXER = (
     "training.gradient_accumulation_steps=3",
     "temperature.schedule=linear",
-    "model.options={num_blocks: 3, rank: 4}",
+    "model.options={num_blocks: 3, matrices: blocks, rank: 4}",
 )
 MIXTURE = (
     *("training.gradient_accumulation_steps=2", "model.backbone=rankmixer"),
@@ -116,7 +116,7 @@ def test_a_step_solves_once_for_all_batches_and_recomputations(
         return solver(logits, **options)
 
     monkeypatch.setattr(ops, "sinkhorn", counted)
-    step = step_of(toy_dataset, "model.options={num_blocks: 3, rank: 4, block_size: 2}", ON)
+    step = step_of(toy_dataset, "model.options={num_blocks: 3, matrices: blocks, rank: 4, block_size: 2}", ON)
     step(batches_of(toy_dataset, 16, 4), 0)
     assert calls == [3, 3]  # between blocks and inside them, three layers each
 
@@ -137,7 +137,9 @@ def test_a_compiled_step_recomputes_and_accumulates(toy_dataset: Dataset, monkey
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    options = "model.options={num_blocks: 2, rank: 4, ffn: relu-moe, ffn_options: {coefficient: 0.01}}"
+    options = (
+        "model.options={num_blocks: 2, matrices: blocks, rank: 4, ffn: relu-moe, ffn_options: {coefficient: 0.01}}"
+    )
     plain, both = step_of(toy_dataset, options), step_of(toy_dataset, options, ON, "training.compile=true")
     for number in range(2):
         for step in (plain, both):

@@ -40,7 +40,13 @@ def test_a_rankmixer_run_becomes_a_unimixer_that_trains_on_from_its_scores(
 
 
 def test_a_lite_run_becomes_a_full_one_with_equal_scores_for_any_options(toy_folder: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"init": "random", "local": "shared", "residual": "siamese", "block_size": 2}
+    options: dict[str, Any] = {
+        "matrices": "blocks",
+        "init": "random",
+        "local": "shared",
+        "residual": "siamese",
+        "block_size": 2,
+    }
     values = tiny_values(toy_folder, "training.max_steps=1", "model.backbone=unimixer-lite")
     values["model"]["options"] = options
     run = train(Recipe(**values), folder=tmp_path / "lite", quiet=True)

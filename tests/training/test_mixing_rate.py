@@ -19,13 +19,14 @@ from unimixer.training.train import resume, train
 
 OPTIONS = [
     "",
-    "gate: 0.05, init: random",
+    "matrices: blocks",
+    "matrices: blocks, gate: 0.05, init: random",
     "range_cap: 2.0, init: random",
-    "rank: null, constraint: permutations",
-    "rank: null, constraint: kronecker, block_size: 1",
-    "rank: null, constraint: unit-rows, symmetric: false",
-    "constraint: orthogonal, symmetric: false",
-    "rank: null, constraint: free, symmetric: false, init: orthogonal",
+    "matrices: blocks, rank: null, constraint: permutations",
+    "matrices: blocks, rank: null, constraint: kronecker, block_size: 1",
+    "matrices: blocks, rank: null, constraint: unit-rows, symmetric: false",
+    "matrices: blocks, constraint: orthogonal, symmetric: false",
+    "matrices: blocks, rank: null, constraint: free, symmetric: false, init: orthogonal",
 ]
 """Options of the backbone, one form of learned mixing each."""
 
