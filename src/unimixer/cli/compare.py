@@ -72,7 +72,10 @@ class CompareOptions(StudyOptions):
     """Options of ``unimixer compare``."""
 
     study: Annotated[
-        Path | None, typer.Argument(metavar="[STUDY]", help="A study (YAML), or the folder of one that was begun.")
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY]", help="A study (YAML), the name of a packaged one, or the folder of one that was begun."
+        ),
     ] = None
     models: Annotated[
         list[str] | None,

@@ -104,9 +104,9 @@ def plan_of(
         needs: by required field, the error if it is missing.
     """
     from unimixer.errors import UnimixerError
-    from unimixer.settings import Document, load_yaml, parse
+    from unimixer.settings import Document, find_settings, load_yaml, parse
 
-    written = Document({}, {}) if path is None else load_yaml(path)
+    written = Document({}, {}) if path is None else load_yaml(find_settings(path, "studies"))
     for field, error in needs.items():
         if field not in {**written, **values}:
             raise UnimixerError(error)
