@@ -161,7 +161,7 @@ def report_only(
     from unimixer.errors import UnimixerError
 
     if folder is None:
-        raise UnimixerError("--report-only of which study? give its folder")
+        raise UnimixerError("--report-only reads the rows of a study; give its folder")
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     written = report_study(folder, base=base, tasks=tasks, metrics=metrics)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))

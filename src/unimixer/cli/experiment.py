@@ -81,7 +81,7 @@ def folder_of(kind: type[Plan], source: Path | None, out: Path | None) -> Path:
 
     folder = source if source is not None and is_begun(source, kind) else out
     if folder is None:
-        raise UnimixerError(f"where to? give --out FOLDER, or the folder of a {kind.noun} that was begun")
+        raise UnimixerError(f"a {kind.noun} needs a folder: give --out FOLDER, or the folder of one that was begun")
     if source == folder and out is not None and out.resolve() != folder.resolve():
         raise UnimixerError(f"{source} is a {kind.noun} that goes on in its own folder; leave out --out {out}")
     return folder
