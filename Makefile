@@ -43,7 +43,7 @@ lint: venv-distributed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-check: lint test
+check: lint docs test
 
 format: venv
 	$(BIN)/ruff format .
@@ -51,7 +51,7 @@ format: venv
 
 # a warning is an error: a link that leads nowhere, a page that is in no menu, a docstring that cannot be read
 docs: venv
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: venv
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
