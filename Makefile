@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: venv venv-distributed demo test slowest lint check format clean
+.PHONY: venv venv-distributed demo test slowest lint check format docs wheel clean
 
 venv: .venv/.ready
 
@@ -43,11 +43,18 @@ lint: venv-distributed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-check: lint test
+check: lint docs test
 
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# a warning is an error: a link that leads nowhere, a page that is in no menu, a docstring that cannot be read
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: venv
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv demo site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

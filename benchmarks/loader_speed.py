@@ -1,6 +1,6 @@
 """Rows a second of the loader alone, and of training on the same dataset in the same process: one row of CSV each.
 
-python benchmarks/loader_speed.py datasets/kuairand-pure recipes/kuairand-unimixer-lite.yaml
+python benchmarks/loader_speed.py datasets/kuairand-pure kuairand-unimixer-lite
 """
 
 from __future__ import annotations

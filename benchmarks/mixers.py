@@ -28,7 +28,7 @@ from unimixer.experiments.results import load_rows
 from unimixer.io import atomic_file
 from unimixer.progress import duration
 
-STUDY = Path(__file__).parents[1] / "recipes" / "studies" / "mixers.yaml"
+STUDY = "mixers"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
 CANDIDATES = 500

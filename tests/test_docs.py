@@ -18,6 +18,8 @@ PROGRAM = re.compile(r"unimixer ([^|&;<>$]*)")
 """A line that calls the program and needs nothing else of a shell."""
 PAGES = (
     "README.md",
+    "docs/first_run.md",
+    "docs/concepts.md",
     "docs/data.md",
     "docs/training.md",
     "docs/metrics.md",

@@ -37,6 +37,14 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def torchrec_command(release: str = torch.__version__) -> str:
+    """Return the command that installs TorchRec for a release of torch.
+
+    No extra brings TorchRec, because it asks for the CUDA build of fbgemm.
+    """
+    return f"pip install --no-deps torchrec==1.{int(release.split('.')[1]) - 5}.0"
+
+
 def commit() -> str | None:
     """Return the commit of the source tree that this package is imported from, with ``+changes`` if it was edited."""
     here = Path(__file__).resolve().parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.util
+import platform
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,11 @@ class StoppedError(UnimixerError):
 EXTRAS = {
     "report": ("matplotlib", "plotly", "jinja2"),
     "track": ("tensorboard",),
-    "serve": ("onnx", "onnxscript", "onnxruntime", "fastapi", "uvicorn", "orjson", "prometheus_client"),
+    "serve": (
+        *("onnx", "onnxscript", "onnxruntime", "fastapi", "fastapi_offline", "uvicorn", "httptools"),
+        *(() if platform.system() == "Windows" else ("uvloop",)),
+        *("orjson", "prometheus_client", "redis", "psycopg"),
+    ),
     "sweep": ("ray",),
     "abtest": ("tea_tasting",),
 }
@@ -50,10 +55,17 @@ def missing_packages(extra: str) -> list[str]:
 
 
 class MissingExtraError(UnimixerError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that brings it.
 
-    def __init__(self, task: str, extra: str) -> None:
-        super().__init__(f"{task} needs optional packages: pip install 'unimixer[{extra}]'")
+    Args:
+        task: the work that needs the package.
+        extra: that brings it.
+        then: a command that has to follow the installation.
+    """
+
+    def __init__(self, task: str, extra: str, then: str | None = None) -> None:
+        after = f", then {then}" if then else ""
+        super().__init__(f"{task} needs optional packages: pip install 'unimixer[{extra}]'{after}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

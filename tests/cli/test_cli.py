@@ -26,7 +26,7 @@ from unimixer.training.step import TrainStep
 
 VERBS = (
     *("demo", "models", "train", "evaluate", "inspect", "predict", "runs", "doctor"),
-    *("data init", "data prepare", "data describe", "data fetch", "config show"),
+    *("data init", "data prepare", "data describe", "data fetch", "config show", "config list"),
 )
 Cli = Callable[..., Any]
 

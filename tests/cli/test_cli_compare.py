@@ -97,7 +97,7 @@ def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compare",), "where to? give --out FOLDER, or the folder of a study that was begun"),
+        (("compare",), "a study needs a folder: give --out FOLDER, or the folder of one that was begun"),
         (("compare", "--out", "o"), "a study needs data: give --data DATASET, or a study (YAML) that has them"),
         (("compare", "--data", "x", "--models", "mlp", "--out", "o"), "study: a study needs a budget: --params 1M,4M"),
         (("compare", "none.yaml", "--out", "o"), "none.yaml: no such file"),

@@ -106,7 +106,7 @@ def test_the_rule_of_transfer_is_put_to_the_test(cli: Cli, toy_folder: Path) -> 
         (["count", "mlp", "--params", "1M,2M"], "one number here; sizes in a row are for unimixer scale run"),
         (["count", "mlp", "--params", "1M", "--width", "64"], "give --params or --width, not both"),
         (["count", "mlp", "--set", "model.num_tokens=4"], "--set changes a recipe, which a backbone alone has not"),
-        (["run"], "where to? give --out FOLDER, or the folder of a sweep that was begun"),
+        (["run"], "a sweep needs a folder: give --out FOLDER, or the folder of one that was begun"),
         (["run", "--out", "new"], "a sweep needs data: give --data DATASET"),
         (["run", "--out", "new", "--data", "s", "--models", "mlp"], "a sweep needs sizes: give --sizes 0.25M..64M"),
         (["run", "--out", "new", "--points", "3"], "--points 3 needs a range: --sizes 0.25M..64M"),

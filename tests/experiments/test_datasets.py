@@ -14,9 +14,9 @@ from unimixer.errors import UnimixerError
 from unimixer.experiments import load_study, plan_experiment
 from unimixer.experiments.datasets import prepare_missing
 from unimixer.experiments.plan import Study
-from unimixer.settings import parse
+from unimixer.settings import packaged_files, parse
 
-FILES = sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("*.yaml"))
+FILES = list(packaged_files("studies").values())
 
 
 def movielens(folder: Path) -> Path:

@@ -72,7 +72,10 @@ class CompareOptions(StudyOptions):
     """Options of ``unimixer compare``."""
 
     study: Annotated[
-        Path | None, typer.Argument(metavar="[STUDY]", help="A study (YAML), or the folder of one that was begun.")
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY]", help="A study (YAML), the name of a packaged one, or the folder of one that was begun."
+        ),
     ] = None
     models: Annotated[
         list[str] | None,
@@ -158,7 +161,7 @@ def report_only(
     from unimixer.errors import UnimixerError
 
     if folder is None:
-        raise UnimixerError("--report-only of which study? give its folder")
+        raise UnimixerError("--report-only reads the rows of a study; give its folder")
     say_what_is_not_drawn(f"unimixer compare {shlex.quote(str(folder))} --report-only")
     written = report_study(folder, base=base, tasks=tasks, metrics=metrics)
     emit({"folder": str(folder), "report": str(written)}, as_json, lambda: print(f"report: {written}"))

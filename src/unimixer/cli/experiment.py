@@ -81,7 +81,7 @@ def folder_of(kind: type[Plan], source: Path | None, out: Path | None) -> Path:
 
     folder = source if source is not None and is_begun(source, kind) else out
     if folder is None:
-        raise UnimixerError(f"where to? give --out FOLDER, or the folder of a {kind.noun} that was begun")
+        raise UnimixerError(f"a {kind.noun} needs a folder: give --out FOLDER, or the folder of one that was begun")
     if source == folder and out is not None and out.resolve() != folder.resolve():
         raise UnimixerError(f"{source} is a {kind.noun} that goes on in its own folder; leave out --out {out}")
     return folder
@@ -104,9 +104,9 @@ def plan_of(
         needs: by required field, the error if it is missing.
     """
     from unimixer.errors import UnimixerError
-    from unimixer.settings import Document, load_yaml, parse
+    from unimixer.settings import Document, find_settings, load_yaml, parse
 
-    written = Document({}, {}) if path is None else load_yaml(path)
+    written = Document({}, {}) if path is None else load_yaml(find_settings(path, "studies"))
     for field, error in needs.items():
         if field not in {**written, **values}:
             raise UnimixerError(error)

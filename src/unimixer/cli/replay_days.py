@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 class ReplayDaysOptions:
     """Choose the recipes and the dataset."""
 
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipes (YAML), the base first.")]
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECIPE...", help="Recipes (YAML) or names of packaged ones, the base first."),
+    ]
     data: Annotated[str, typer.Option("--data", help="Dataset to which days were appended.")]
     out: Annotated[Path, typer.Option("--out", help="Folder for runs, tables and the picture; finished runs are kept.")]
     sets: Annotated[

@@ -82,7 +82,7 @@ def show(
         text = canonical([key])[0] or ""
         record = store.users(text) if kind == "user" else store.items([text]).get(text)
         if record is None:
-            raise UnimixerError(f"{store.name}: there is no {kind} {text!r}")
+            raise UnimixerError(f"{store.name}: there is no {kind} {text!r}; give a key that the store holds")
         facts[kind] = {"revision": record.revision, **record.values}
     store.close()
 

@@ -24,7 +24,7 @@ from unimixer.training.train import train as train_recipe
 class TrainOptions:
     """Choose the recipe to train, or the run to continue."""
 
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML).")] = None
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML), or the name of a packaged one.")] = None
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")] = (
         None
     )
@@ -54,7 +54,7 @@ class TrainOptions:
 def train(options: TrainOptions) -> None:
     """Train a recipe on a prepared dataset, or continue an interrupted run.
 
-    Examples: unimixer train recipes/kuairand-unimixer-lite.yaml --seeds 3 · unimixer train --resume RUN ·
+    Examples: unimixer train kuairand-unimixer-lite --seeds 3 · unimixer train --resume RUN ·
     torchrun --nproc-per-node=2 -m -- unimixer train recipe.yaml --run RUN
     """
     if options.resume is not None:

@@ -135,7 +135,9 @@ class Dataset:
         """Forget the days that were appended after the content had this hash."""
         hashes = [day["hash"] for day in self.days]
         if at not in hashes:
-            raise UnimixerError(f"{self.folder} has content {self.hash} and never had {at}")
+            raise UnimixerError(
+                f"{self.folder} has content {self.hash} and never had {at}; name the dataset of the run"
+            )
         self.days = self.days[: hashes.index(at) + 1]
         splits = {name: asdict(summary) for name, summary in current_splits(self.days).items()}
         self.manifest |= {"hash": at, "splits": splits, "days": self.days}

@@ -47,7 +47,9 @@ def open_datasets(data: Sequence[DatasetRef]) -> tuple[DatasetRef, ...]:
         folder = dataset_path(ref.path).resolve()
         dataset = Dataset(folder)
         if ref.hash and dataset.hash != ref.hash:
-            raise UnimixerError(f"{folder} has content {dataset.hash}, the study began with {ref.hash}")
+            raise UnimixerError(
+                f"{folder} has content {dataset.hash}, the study began with {ref.hash}; choose another --out"
+            )
         name = slug(str(dataset.manifest.get("name") or folder.name))
         if any(other.name == name for other in datasets):
             name = f"{name}-{dataset.hash[:4]}"

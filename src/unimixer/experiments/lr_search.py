@@ -127,7 +127,7 @@ def best_rate(metrics: Mapping[float, float]) -> tuple[float, bool]:
         (0.002, True)
     """
     if not metrics:
-        raise UnimixerError("no rate has a metric: every run of the search failed")
+        raise UnimixerError("no rate has a metric: every run of the search failed; read their errors in the rows")
     rates = sorted(metrics)
     best = max(range(len(rates)), key=lambda index: metrics[rates[index]])
     if len(rates) == 1:

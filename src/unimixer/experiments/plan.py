@@ -18,7 +18,7 @@ from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, label_of
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
-from unimixer.settings import Settings, dump_yaml, load_yaml, parse
+from unimixer.settings import Settings, dump_yaml, find_settings, load_yaml, parse
 from unimixer.training.config import Count, RecipeKeys
 
 JUDGED = ("excess_log_loss", "auc", "uauc", "log_loss", "ne")
@@ -292,9 +292,10 @@ class Sweep(Plan):
         return self.data
 
 
-def load_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
-    """Read a study from YAML; ``changes`` replace whole keys."""
-    return parse(Study, load_yaml(path).with_values(changes or {}, "the changes"), where=str(path))
+def load_study(path: Path | str, changes: Mapping[str, Any] | None = None) -> Study:
+    """Read a study, by its path or the name of a packaged one; ``changes`` replace whole keys."""
+    values = load_yaml(find_settings(path, "studies")).with_values(changes or {}, "the changes")
+    return parse(Study, values, where=str(path))
 
 
 def is_begun(folder: Path, kind: type[Plan] = Study) -> bool:

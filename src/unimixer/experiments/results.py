@@ -234,7 +234,9 @@ def write_points(
         if row is not None:
             points.append(_point(row, job, (latency or {}).get((case.dataset.name, case.variant, case.dense_params))))
     if not points:
-        raise UnimixerError(f"{folder}: no run that counts is computed yet")
+        raise UnimixerError(
+            f"{folder}: no run that counts is computed yet; compute them with: unimixer scale run --out {folder}"
+        )
     rows, frame = read_rows(folder), pl.DataFrame(points, infer_schema_length=None)
     if frame["excess_log_loss"].null_count() == frame.height:
         frame = frame.drop("excess_log_loss")  # the truth is not known

@@ -171,7 +171,7 @@ def _fields(data: mmap.mmap, at: int, stop: int) -> Iterator[tuple[int, int, int
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"field of kind {kind}")
+            raise ValueError(f"a field has the unknown wire type {kind}")
         yield tag >> 3, start, at
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 from unimixer.backbones.registry import backbone_name
 from unimixer.errors import UnimixerError
 from unimixer.metrics import metric_names
-from unimixer.settings import Change, Document, Settings, load_yaml, models_in, override, parse
+from unimixer.settings import Change, Document, Settings, find_settings, load_yaml, models_in, override, parse
 
 _UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
 
@@ -302,10 +302,10 @@ RecipeKeys = Annotated[dict[str, Any], BeforeValidator(_dotted)]
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str | Change] = ()) -> Recipe:
-    """Read a recipe and apply overrides such as ``training.seed=1``."""
+    """Read a recipe, by its path or the name of a packaged one, and apply overrides such as ``training.seed=1``."""
     return parse(Recipe, recipe_values(path, overrides), where=str(path))
 
 
 def recipe_values(path: Path | str, overrides: Sequence[str | Change] = ()) -> Document:
     """Read the values of a recipe with overrides, and the origin of each value."""
-    return override(load_yaml(Path(path)), overrides)
+    return override(load_yaml(find_settings(path)), overrides)

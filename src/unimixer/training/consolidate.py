@@ -41,7 +41,9 @@ def consolidate_run(run: RunFolder) -> Path:
             done = "its weights are in one file already" if run.best_weights.exists() else "it has no weights yet"
             raise UnimixerError(f"{run.folder}: nothing to consolidate: {done}")
         if run.best_weights.exists():
-            raise UnimixerError(f"{run.folder}: nothing to consolidate: its weights are in one file already")
+            raise UnimixerError(
+                f"{run.folder}: nothing to consolidate: its weights are in one file already; use the run as it is"
+            )
         source = checkpoint
     consolidate_checkpoint(source, run)
     return source
@@ -122,9 +124,13 @@ def read_tables_description(folder: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UnimixerError(f"{path}: no such file: this was not written by several processes") from None
+        raise UnimixerError(
+            f"{path}: no such file: one process wrote this checkpoint, so it needs no consolidation"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnimixerError(f"{path}: damaged ({error})") from None
+        raise UnimixerError(
+            f"{path}: damaged ({error}); continue the run from an earlier checkpoint, or train it again"
+        ) from None
     return values
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimixer.environment import torchrec_command
 from unimixer.errors import MissingExtraError, UnimixerError, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.managed import EMPTY, ManagedIds
@@ -235,7 +236,7 @@ def policy_of(config: EvictionConfig) -> MCHEvictionPolicy:
         with quietly():
             from torchrec.modules import mc_modules
     except ImportError as error:
-        raise MissingExtraError("training tables with managed rows", "distributed") from error
+        raise MissingExtraError("training tables with managed rows", "distributed", torchrec_command()) from error
     kinds: dict[str, Callable[[], MCHEvictionPolicy]] = {
         "lfu": mc_modules.LFU_EvictionPolicy,
         "lru": mc_modules.LRU_EvictionPolicy,

@@ -68,7 +68,9 @@ def read(options: ReadOptions) -> None:
 
     experiment = load_experiment(options.specification)
     if options.database is None:
-        raise UnimixerError("--database is missing: where are the events? sqlite:///FILE or postgresql://...")
+        raise UnimixerError(
+            "--database is missing; name the database of the events: sqlite:///FILE or postgresql://..."
+        )
     until = None if options.as_of is None else as_of_day(options.as_of)
     with opened(options.database) as events:
         reading = read_experiment(experiment, events, as_of=until)

@@ -248,5 +248,6 @@ def _check_tables(folder: Path, tables: ShardedTables, *, optimizer: bool) -> No
             )
     if optimizer and written["rule"] != tables.layout.rule:
         raise UnimixerError(
-            f"{folder}: its tables were trained with {written['rule']}, this run has {tables.layout.rule}"
+            f"{folder}: its tables were trained with {written['rule']}, this run has {tables.layout.rule}; "
+            "keep optimizer.sparse of the run"
         )

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from unimixer.data.dataset import Dataset
-from unimixer.environment import versions
+from unimixer.environment import torchrec_command, versions
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.training.config import Recipe
 from unimixer.training.process_group import ProcessGroup
@@ -32,16 +32,13 @@ def check_versions(installed: Mapping[str, str] | None = None) -> None:
     packages = installed_versions() if installed is None else dict(installed)
     fbgemm = next((packages[name] for name in FBGEMM if name in packages), None)
     expected = expected_minor(packages["torch"])
-    release = f"1.{expected[1]}.0"
     if "torchrec" not in packages or fbgemm is None:
-        raise MissingExtraError(
-            f"training on several processes (and then: pip install --no-deps torchrec=={release})", "distributed"
-        )
+        raise MissingExtraError("training on several processes", "distributed", torchrec_command(packages["torch"]))
     wrong = [f"{n} {v}" for n, v in (("torchrec", packages["torchrec"]), ("fbgemm", fbgemm)) if _minor(v) != expected]
     if wrong:
         raise UnimixerError(
             f"torch {packages['torch']} does not go with {' and '.join(wrong)}: torch 2.(X+5) needs torchrec 1.X and "
-            f"fbgemm 1.X; pip install fbgemm-gpu-cpu=={release}, then pip install --no-deps torchrec=={release}"
+            f"fbgemm 1.X; pip install fbgemm-gpu-cpu==1.{expected[1]}.0, then {torchrec_command(packages['torch'])}"
         )
 
 
