@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from unimixer.bundles.file_changes import apply_changes, changes
+from unimixer.bundles.file_parts import parts_of
 from unimixer.data.encoding.arrays import write_arrays
 from unimixer.errors import UnimixerError
-from unimixer.export.file_changes import apply_changes, changes
-from unimixer.export.file_parts import parts_of
 
 Table = NDArray[np.float32]
 

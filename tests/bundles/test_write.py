@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
+from unimixer.bundles import ExportOptions, export_run, open_bundle
+from unimixer.bundles.checks import TOLERANCE, Difference, check, differences
+from unimixer.bundles.graph import RequestRanker
+from unimixer.bundles.requests import made_batch
+from unimixer.bundles.write import held_out_requests, vocabulary_hash
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import MissingExtraError, UnimixerError
-from unimixer.export import ExportOptions, export_run, open_bundle
-from unimixer.export.checks import TOLERANCE, Difference, check, differences
-from unimixer.export.graph import RequestRanker
-from unimixer.export.requests import made_batch
-from unimixer.export.write import held_out_requests, vocabulary_hash
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 

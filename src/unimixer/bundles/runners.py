@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimixer.bundles.graph import OUTPUTS, Input
+from unimixer.bundles.onnx_file import open_session
+from unimixer.bundles.pt2_file import open_aoti, open_pt2
 from unimixer.errors import UnimixerError
-from unimixer.export.graph import OUTPUTS, Input
-from unimixer.export.onnx_file import open_session
-from unimixer.export.pt2_file import open_aoti, open_pt2
 
 FORMATS = ("onnx", "pt2", "aoti")
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from unimixer.bundles.file_changes import apply_changes, changes
+from unimixer.bundles.manifest import file_of, read_manifest, save_manifest, write_manifest
+from unimixer.bundles.write import DEFAULTS, ExportOptions, export_run
 from unimixer.errors import UnimixerError
-from unimixer.export.file_changes import apply_changes, changes
-from unimixer.export.manifest import file_of, read_manifest, save_manifest, write_manifest
-from unimixer.export.write import DEFAULTS, ExportOptions, export_run
 from unimixer.io import DELTA, atomic_folder
 
 CHANGES = "changes.safetensors"

@@ -17,14 +17,14 @@ import torch
 from export_cases import KINDS, LONG, build, toy_requests
 from onnx import numpy_helper
 
+from unimixer.bundles.graph import RequestRanker, feed
+from unimixer.bundles.onnx_file import write_onnx
+from unimixer.bundles.precision import reduce
+from unimixer.bundles.program import trace
+from unimixer.bundles.pt2_file import check_no_pickle, write_aoti, write_pt2
+from unimixer.bundles.runners import FILES, Runner, open_runner
 from unimixer.data.dataset import Dataset
 from unimixer.errors import MissingExtraError, UnimixerError
-from unimixer.export.graph import RequestRanker, feed
-from unimixer.export.onnx_file import write_onnx
-from unimixer.export.precision import reduce
-from unimixer.export.program import trace
-from unimixer.export.pt2_file import check_no_pickle, write_aoti, write_pt2
-from unimixer.export.runners import FILES, Runner, open_runner
 from unimixer.features.request import Request
 from unimixer.ranker import Ranker
 from unimixer.training.model import compiler

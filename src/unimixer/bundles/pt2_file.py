@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from unimixer.bundles.graph import RequestRanker
+from unimixer.bundles.program import cannot_export, quiet
 from unimixer.errors import UnimixerError, first_line
-from unimixer.export.graph import RequestRanker
-from unimixer.export.program import cannot_export, quiet
 from unimixer.training.model import compiler
 
 

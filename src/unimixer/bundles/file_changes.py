@@ -8,8 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from unimixer.bundles.file_parts import Part, open_bytes, parts_of
 from unimixer.errors import UnimixerError
-from unimixer.export.file_parts import Part, open_bytes, parts_of
 
 Bytes = NDArray[np.uint8]
 Copies = NDArray[np.int64]

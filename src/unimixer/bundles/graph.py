@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unimixer.bundles.batch_last import RowTokenizer, use_batch_last
+from unimixer.bundles.encoders import UserOrItemEncoder, newest_first, packed_vectors, request_encoder
+from unimixer.bundles.tokens import SplitTokenizer, split_tokenizer
 from unimixer.errors import UnimixerError
-from unimixer.export.batch_last import RowTokenizer, use_batch_last
-from unimixer.export.encoders import UserOrItemEncoder, newest_first, packed_vectors, request_encoder
-from unimixer.export.tokens import SplitTokenizer, split_tokenizer
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
 from unimixer.mixing import freeze, materialize
@@ -81,14 +81,14 @@ class RequestRanker(nn.Module):
     """A ranker with a request for input; its scores equal those of the ranker on :meth:`Request.batch`.
 
     Embeddings and encoded histories of the user have one row. So have the user's share of the tokenizer's first layer
-    and the tokens that read nothing else, see :mod:`unimixer.export.tokens`. Events that the stack itself reads
+    and the tokens that read nothing else, see :mod:`unimixer.bundles.tokens`. Events that the stack itself reads
     (``sequences="tokens"`` and ``"cross_attention"``) stay one row that all candidates read. Constrained mixing
     matrices and composed maps are constants.
 
     Args:
         ranker: trained; it is copied, except for its embedding tables.
         layout: the part of a batch that belongs to the user.
-        batch_last: run streams of blocks with the samples last if they can, see :mod:`unimixer.export.batch_last`.
+        batch_last: run streams of blocks with the samples last if they can, see :mod:`unimixer.bundles.batch_last`.
 
     Shape:
         - inputs: the tensors of ``inputs``

@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimixer.api import hardened_ranker
-from unimixer.data.encoding.arrays import Ragged
-from unimixer.data.encoding.entities import FIRST_ROW, EntityTable, KeyIndex
-from unimixer.data.encoding.history import HistoryIndex
-from unimixer.data.encoding.layout import request_layout
-from unimixer.data.encoding.transform import Transform
-from unimixer.data.loader import Loader
-from unimixer.environment import states_kept
-from unimixer.errors import UnimixerError, check_choice, check_positive
-from unimixer.export.bundle import Bundle, open_bundle
-from unimixer.export.checks import (
+from unimixer.bundles.bundle import Bundle, open_bundle
+from unimixer.bundles.checks import (
     ROWS,
     TOLERANCE,
     Difference,
@@ -32,18 +23,27 @@ from unimixer.export.checks import (
     differences,
     expected_logits,
 )
-from unimixer.export.graph import RequestRanker, feed
-from unimixer.export.manifest import made_with, write_manifest
-from unimixer.export.onnx_file import CONFIG, EXTERNAL_BYTES, GRAPH, config, require_onnx, weight_bytes, write_onnx
-from unimixer.export.precision import PRECISIONS, reduce
-from unimixer.export.program import trace
-from unimixer.export.pt2_file import write_aoti, write_pt2
-from unimixer.export.requests import FILE, made_batch, request_from, save_requests
-from unimixer.export.runners import FILES, FORMATS, Scores, open_runner
+from unimixer.bundles.graph import RequestRanker, feed
+from unimixer.bundles.manifest import made_with, write_manifest
+from unimixer.bundles.onnx_file import CONFIG, EXTERNAL_BYTES, GRAPH, config, require_onnx, weight_bytes, write_onnx
+from unimixer.bundles.precision import PRECISIONS, reduce
+from unimixer.bundles.program import trace
+from unimixer.bundles.pt2_file import write_aoti, write_pt2
+from unimixer.bundles.requests import FILE, made_batch, request_from, save_requests
+from unimixer.bundles.runners import FILES, FORMATS, Scores, open_runner
+from unimixer.data.encoding.arrays import Ragged
+from unimixer.data.encoding.entities import FIRST_ROW, EntityTable, KeyIndex
+from unimixer.data.encoding.history import HistoryIndex
+from unimixer.data.encoding.layout import request_layout
+from unimixer.data.encoding.transform import Transform
+from unimixer.data.loader import Loader
+from unimixer.environment import states_kept
+from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.io import atomic_folder
 from unimixer.progress import say, stage
+from unimixer.training.convert import hardened_ranker
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder, dataset_of
 
@@ -107,7 +107,7 @@ def export_run(
 
     Scores of the written graph are compared with those of the model on held-out requests, at one, two and ``largest``
     candidates, with empty sequences, unknown ids and missing values; nothing is left if they differ by more than
-    the tolerance of the precision, :data:`unimixer.export.checks.TOLERANCE`. If the model itself is changed, by
+    the tolerance of the precision, :data:`unimixer.bundles.checks.TOLERANCE`. If the model itself is changed, by
     ``harden`` or by a lower precision, the AUC before and after goes into the manifest (``quality``).
 
     Args:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
+from unimixer.bundles.graph import CANDIDATES, Input, RequestRanker, example
 from unimixer.errors import UnimixerError, explain, first_line
-from unimixer.export.graph import CANDIDATES, Input, RequestRanker, example
 
 LARGEST = 2**20
 """Rows that an axis of varying length may have."""

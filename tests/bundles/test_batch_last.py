@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU
 from unimixer.blocks.norms import LayerNorm, RMSNorm
-from unimixer.data.dataset import Dataset
-from unimixer.export.batch_last import (
+from unimixer.bundles.batch_last import (
     BatchLast,
     RowFFN,
     RowMatrixMixing,
@@ -26,11 +25,12 @@ from unimixer.export.batch_last import (
     per_token_conv,
     use_batch_last,
 )
-from unimixer.export.graph import RequestRanker, feed
-from unimixer.export.onnx_file import open_session, write_onnx
-from unimixer.export.precision import reduce
-from unimixer.export.program import trace
-from unimixer.export.runners import open_runner
+from unimixer.bundles.graph import RequestRanker, feed
+from unimixer.bundles.onnx_file import open_session, write_onnx
+from unimixer.bundles.precision import reduce
+from unimixer.bundles.program import trace
+from unimixer.bundles.runners import open_runner
+from unimixer.data.dataset import Dataset
 from unimixer.features.request import RequestLayout
 from unimixer.mixing import IdentityLocal, Permutation, TokenMixing, Unified, UniMixing, UniMixingLite, freeze
 from unimixer.ops import per_token_linear

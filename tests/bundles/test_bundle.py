@@ -18,10 +18,10 @@ import pytest
 import torch
 from toy import toy_frames
 
+from unimixer.bundles import ExportOptions, export_run, open_bundle
+from unimixer.bundles.manifest import NAME, version_of, write_manifest
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
-from unimixer.export import ExportOptions, export_run, open_bundle
-from unimixer.export.manifest import NAME, version_of, write_manifest
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request
 from unimixer.predictor import Predictor

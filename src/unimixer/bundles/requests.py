@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unimixer.bundles.graph import CANDIDATES, USER, Input, feed
 from unimixer.data.schema import OOV_ID, PADDING_ID
 from unimixer.errors import UnimixerError
-from unimixer.export.graph import CANDIDATES, USER, Input, feed
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unimixer.export.program import quiet
+from unimixer.bundles.program import quiet
 
 PRECISIONS = ("float32", "float16", "int8")
 SMALLEST = 64

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimixer.bundles.requests import missing, repeated, request_from, unknown, without_sequences
+from unimixer.bundles.runners import Scores
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
-from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
-from unimixer.export.runners import Scores
 from unimixer.features.request import Request, RequestLayout
 from unimixer.metrics import MetricAccumulator
 from unimixer.progress import progress_bar

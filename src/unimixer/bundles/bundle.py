@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimixer.bundles.graph import CANDIDATES, Input, feed, signature
+from unimixer.bundles.manifest import check_made_with, read_manifest
+from unimixer.bundles.onnx_file import external_files
+from unimixer.bundles.requests import FILE, load_requests
+from unimixer.bundles.runners import FORMATS, open_runner
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
-from unimixer.export.graph import CANDIDATES, Input, feed, signature
-from unimixer.export.manifest import check_made_with, read_manifest
-from unimixer.export.onnx_file import external_files
-from unimixer.export.requests import FILE, load_requests
-from unimixer.export.runners import FORMATS, open_runner
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
 from unimixer.progress import say

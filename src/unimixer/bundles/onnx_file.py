@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from unimixer.bundles.graph import OUTPUTS, Input, RequestRanker
+from unimixer.bundles.program import cannot_export, quiet
 from unimixer.errors import MissingExtraError, UnimixerError, first_line
-from unimixer.export.graph import OUTPUTS, Input, RequestRanker
-from unimixer.export.program import cannot_export, quiet
 
 EXTERNAL_BYTES = 1_500_000_000
 """Weights from this size on go into a file beside the graph: a protobuf message ends at 2 GB."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unimixer.blocks import PerTokenFFN, PerTokenSwiGLU, PostNorm, PreNorm, Siamese, UniMixerBlock
 from unimixer.blocks.norms import LayerNorm, RMSNorm
-from unimixer.export.tokens import SplitTokenizer
+from unimixer.bundles.tokens import SplitTokenizer
 from unimixer.mixing import IdentityLocal, MatrixMixing, Mixing, Permutation, TokenMixing, Unified
 
 GROUP = 2**11
@@ -151,7 +151,7 @@ def per_token_conv(weight_TDO: Tensor, bias_TO: Tensor | None) -> nn.Conv1d:
 
 
 class RowTokenizer(nn.Module):
-    """Compute the tokens of a :class:`~unimixer.export.tokens.SplitTokenizer` with the samples last.
+    """Compute the tokens of a :class:`~unimixer.bundles.tokens.SplitTokenizer` with the samples last.
 
     Shape:
         - user: ``(1, E_u)``; items: ``(B, E_c)``

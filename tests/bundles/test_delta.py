@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from tiny import tiny_recipe
 from toy import tables_of, toy_frames, toy_schema
 
+from unimixer.bundles import ExportOptions, apply_delta, export_delta, export_run, open_bundle
+from unimixer.bundles.delta import write_delta
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
-from unimixer.export import ExportOptions, apply_delta, export_delta, export_run, open_bundle
-from unimixer.export.delta import write_delta
 from unimixer.training.model import load_ranker
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train

@@ -11,11 +11,11 @@ from export_cases import KINDS, build, toy_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimixer.bundles.encoders import list_means, list_of, mean_of_all, newest_first
+from unimixer.bundles.graph import RequestRanker, feed, signature
+from unimixer.bundles.program import trace
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
-from unimixer.export.encoders import list_means, list_of, mean_of_all, newest_first
-from unimixer.export.graph import RequestRanker, feed, signature
-from unimixer.export.program import trace
 from unimixer.features.events import pad_events
 from unimixer.features.request import RequestLayout
 from unimixer.features.sequence import owners

@@ -13,9 +13,9 @@ import onnx
 import pytest
 import torch
 
+from unimixer.bundles import ExportOptions, export_run, open_bundle
+from unimixer.bundles.manifest import NAME, instructions, made_with, write_manifest
 from unimixer.errors import UnimixerError
-from unimixer.export import ExportOptions, export_run, open_bundle
-from unimixer.export.manifest import NAME, instructions, made_with, write_manifest
 from unimixer.training.run import RunFolder
 
 HERE = str(torch.__version__)

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from unimixer.api import ScoreColumns, evaluate_predictions
 from unimixer.errors import UnimixerError
+from unimixer.evaluation import ScoreColumns, evaluate_predictions
 
 
 def scores_frame(rows: int = 600) -> pl.DataFrame:
