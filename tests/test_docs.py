@@ -20,6 +20,7 @@ PAGES = (
     "README.md",
     "docs/data.md",
     "docs/training.md",
+    "docs/own_loop.md",
     "docs/metrics.md",
     "docs/days.md",
     "docs/inspect.md",

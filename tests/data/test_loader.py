@@ -84,16 +84,6 @@ def equal(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 80, 100, 330, 1_000])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_every_loop_over_the_loader_is_the_next_epoch(numbered: Dataset) -> None:
-    loader = Loader(numbered, "train", batch_size=64, shuffle=True, num_workers=0)
-    for epoch in range(2):
-        looped = torch.cat([batch.sparse_ids for batch in loader])
-        assert torch.equal(looped, torch.cat([batch.sparse_ids for batch in loader.batches(epoch)]))
-    for _ in loader:
-        break
-    assert loader.epoch == 3
-
-
 def test_an_epoch_has_every_row_once_and_a_smaller_last_batch(
     numbered: Dataset, batch_size: int, shuffle: bool
 ) -> None:
@@ -253,3 +243,13 @@ def test_a_wrong_number_is_named(numbered: Dataset) -> None:
         load(numbered, num_workers=-1)
     with pytest.raises(UnimixerError, match="unknown split 'trian'; did you mean 'train'"):
         load(numbered, "trian")
+
+
+def test_every_loop_over_the_loader_is_the_next_epoch(numbered: Dataset) -> None:
+    loader = Loader(numbered, "train", batch_size=64, shuffle=True, num_workers=0)
+    for epoch in range(2):
+        looped = torch.cat([batch.sparse_ids for batch in loader])
+        assert torch.equal(looped, torch.cat([batch.sparse_ids for batch in loader.batches(epoch)]))
+    for _ in loader:
+        break
+    assert loader.epoch == 3
