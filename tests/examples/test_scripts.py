@@ -45,7 +45,7 @@ def test_a_backbone_of_ones_own_is_trained_by_its_name(
     assert "is_click: AUC 0." in printed
     run = RunFolder(tmp_path / "run")
     assert run.recipe.model.backbone == "gated-mixer"
-    assert abs((run.result or {})["dense_params"] / 60_000 - 1) <= 0.02
+    assert abs((run.result or {})["dense_parameters"] / 60_000 - 1) <= 0.02
 
 
 def test_a_log_becomes_scores(example: Any, tmp_path: Path) -> None:

@@ -213,7 +213,13 @@ def _step(num_heads: int, num_tokens: int, block_size: int) -> int:
 
 
 class UniMixerLite(UniMixer):
-    """:class:`UniMixer` with UniMixing-Lite: rank and basis by default.
+    r""":class:`UniMixer` with UniMixing-Lite: rank and basis by default.
+
+    .. math:: W_G = \mathrm{Sinkhorn}(A B / \tau), \qquad
+              W_B^i = \mathrm{Sinkhorn}\Big(\sum_l \omega_l^i Z_l / \tau\Big)
+
+    arXiv:2604.00590, "UniMixing-Lite": A and B have the rank ``rank``, and there are ``num_basis`` matrices Z. All
+    arguments are those of :class:`UniMixer`.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``

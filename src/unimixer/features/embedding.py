@@ -152,11 +152,13 @@ def _empty(tables: Mapping[str, int], rows: int, width: int, device: torch.devic
 
 
 class EmbeddingTables(nn.Module):
-    """Tables of any widths: one :class:`PackedEmbedding` per width.
+    r"""Tables of any widths: one :class:`PackedEmbedding` per width.
 
     With dense gradients every optimizer of torch trains the tables, and a step costs what the tables hold. With
     row-sparse ones a step costs what the batch touches, and the tables need an optimizer for such gradients, as
     ``torch.optim.SparseAdam`` or those of :mod:`unimixer.training.optimizers`.
+
+    .. math:: e = W^k[i], \qquad W^k \in \mathbb{R}^{n_k \times d_k}
 
     Args:
         tables: rows of every table.

@@ -24,7 +24,12 @@ DOMAINS = ("user", "item", "behaviour", "context")
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
-    """Options of the embedding of all fields."""
+    """Options of the embedding of all fields.
+
+    Example:
+        >>> EmbeddingOptions(embedding_dim=8).sequence_encoder
+        'mean'
+    """
 
     embedding_dim: int = 16
     """Width of every field, unless ``embedding_dims`` names its table."""
@@ -49,7 +54,12 @@ class EmbeddingOptions:
 
 @dataclass(frozen=True)
 class FieldSlice:
-    """The columns of one field in the vector E."""
+    """The columns of one field in the vector E.
+
+    Example:
+        >>> FieldSlice("user_id", "user", 16).width
+        16
+    """
 
     name: str
     domain: str
@@ -72,6 +82,12 @@ class FieldEmbedding(nn.Module):
 
     Shape:
         - output: ``(B, out_dim)``
+
+    Example:
+        >>> from unimixer.features.spec import IdField
+        >>> spec = FeatureSpec((IdField("item", "item", "item"),), (), (), {"item": 9}, ("click",))
+        >>> FieldEmbedding(spec, embedding_dim=4)(Batch(torch.tensor([[3], [8]]), torch.zeros(2, 0))).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, spec: FeatureSpec, *, pool_behaviour: bool = True, **options: Any) -> None:
