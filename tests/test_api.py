@@ -83,11 +83,12 @@ def test_a_run_loads_its_weights_once_and_for_one_device(toy_run: RunFolder) -> 
     assert Run.load(run, device="cuda:0") is not run
 
 
-def test_a_run_is_exported_with_the_options_of_a_bundle(toy_run: RunFolder, tmp_path: Path) -> None:
-    bundle = export(toy_run.folder, tmp_path / "bundle", format="pt2", largest=4)
-    assert bundle.tasks == ("is_click", "long_view")
+def test_an_export_takes_the_options_of_a_bundle_and_no_others(toy_run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
     with pytest.raises(UnimixerError, match=r"bundle exists"):
-        Run.load(toy_run.folder).export(tmp_path / "bundle", format="pt2")
+        export(toy_run.folder, tmp_path / "bundle", format="pt2")
+    with pytest.raises(UnimixerError, match="precision='int8' is for format 'onnx' alone"):
+        export(toy_run.folder, tmp_path / "other", format="pt2", precision="int8")
     with pytest.raises(UnimixerError, match=r"unknown option of export 'formt'; did you mean 'format'\?"):
         Run.load(toy_run.folder).export(tmp_path / "other", formt="pt2")
 

@@ -42,7 +42,7 @@ def test_a_budget_is_met_within_two_percent(params: Any) -> None:
 
 
 def test_a_spec_gives_a_whole_ranker() -> None:
-    model = create_model("DLRM", SPEC, params="30K", embedding_dim=4)
+    model = create_model("MLP", SPEC, params="30K", embedding_dim=4)
     assert isinstance(model, Ranker)
     assert abs(count_dense(model) / 30_000 - 1) <= 0.02
     batch = Batch(torch.zeros(2, 2, dtype=torch.int32), torch.zeros(2, 1))

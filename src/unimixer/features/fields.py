@@ -210,7 +210,8 @@ class FieldEmbedding(nn.Module):
 
     def _look_up(self, batch: Batch) -> dict[str, Tensor]:
         """Return the vectors of id fields and means of sequences, one lookup a width."""
-        by_field, rows = dict[str, Tensor](), batch.sparse_ids.shape[0]
+        by_field: dict[str, Tensor] = {}
+        rows = batch.sparse_ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == batch.sparse_ids.shape[1]
