@@ -96,6 +96,12 @@ class PerTokenSwiGLU(nn.Module):
     arXiv:2604.00590, "per-token SwiGLU". Up and gate are one fused weight, up first. ``bias=False`` drops all biases,
     as TokenMixer-Large (arXiv:2602.06563) does.
 
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        hidden_dim: width of the hidden layer.
+        bias: whether there are biases.
+
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 

@@ -20,6 +20,10 @@ class QueryStart(nn.Module):
 
     HyFormer (arXiv:2601.12681), queries from the whole row; a linear map of our own in place of its MLP.
 
+    Args:
+        num_tokens: T.
+        num_queries: Q.
+
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 

@@ -28,6 +28,9 @@ class ManagedIds(Auxiliary):
 
     Source: ids of their own rows instead of hashed ones, as the managed collision of TorchRec.
 
+    Args:
+        num_rows: R.
+
     Shape:
         - ids, rows: ``(R,)`` int64, ids ascending
         - input: ids of any shape; output: rows of the same shape and type

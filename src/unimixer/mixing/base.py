@@ -20,6 +20,9 @@ class Mixing(nn.Module):
 
     arXiv:2604.00590, "unified form".
 
+    Args:
+        length: L.
+
     Shape:
         - x: ``(B, T, D)`` or ``(B, L)``
         - output: the shape of x; where the length changes, ``(B, L')``, or ``(B, M, L' / M)`` for M output blocks
