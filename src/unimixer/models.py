@@ -87,7 +87,9 @@ def _budget(params: int | str | None, width: float | None) -> int | None:
     """Read a number of parameters."""
     if params is not None and width is not None:
         raise UnimixerError("give width or params, not both: the budget chooses the width")
+    if params is None:
+        return None
     count = read_count(params)
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count <= 0):
+    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
         raise UnimixerError(f"params={params!r} is no number of parameters; write 1_000_000, '800K' or '1.5M'")
     return count

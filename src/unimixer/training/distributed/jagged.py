@@ -123,7 +123,7 @@ def _events(
 
 def _checked(name: str, field: JaggedTensor, rows: int) -> Tensor:
     """Return the ids of a field as int32; raise for one outside its table."""
-    ids = field.values()
+    ids: Tensor = field.values()
     wrong = (ids < 0) | (ids >= rows)
     if bool(wrong.any()):
         at = int(wrong.int().argmax())
