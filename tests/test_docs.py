@@ -49,9 +49,10 @@ def test_page_runs_as_written(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     program = runner(main, capsys)
+    names = {"__name__": "__main__"}  # blocks of a page go on with the names of those before
     for language, text in blocks:
         if language == "python":
-            exec(compile(text, page, "exec"), {"__name__": "__main__"})
+            exec(compile(text, page, "exec"), names)
             continue
         for line in re.findall(r"^\$ (.*)", text, re.MULTILINE):
             # the program runs in this process: a process of its own would import everything again
