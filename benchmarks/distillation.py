@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from unimixer import Predictor, RunFolder, prepare, train
+from unimixer import Predictor, Run, prepare, train
 from unimixer.cli.output import markdown
 from unimixer.data.label_settings import Label
 from unimixer.data.prepare import prepare as write_dataset
@@ -49,7 +49,7 @@ def with_scores(tables: RawTables, teacher: Path, task: str) -> RawTables:
 
 def trained(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """The result of a run, trained unless it is there."""
-    run = RunFolder(folder) if (folder / "config.yaml").exists() else None
+    run = Run(folder) if (folder / "config.yaml").exists() else None
     if run is None or run.result is None:
         run = train(recipe, folder=folder, quiet=True)
     assert run.result is not None

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unimixer import BACKBONES, Recipe, RunFolder, train
+from unimixer import Run, train
+from unimixer.backbones import BACKBONES
 from unimixer.cli.output import markdown
+from unimixer.training.config import Recipe
 from unimixer.training.train import resume
 
 
-def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, batch_size: int) -> RunFolder:
+def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, batch_size: int) -> Run:
     """The finished run of one backbone, trained now if it has to be."""
     if (folder / "config.yaml").exists():
         return resume(folder)
@@ -31,7 +33,7 @@ def finished(dataset: str, backbone: str, params: str, seed: int, folder: Path, 
     return train(recipe, folder=folder)
 
 
-def row(backbone: str, run: RunFolder, task: str) -> list[object]:
+def row(backbone: str, run: Run, task: str) -> list[object]:
     """One line of the table."""
     result = run.result
     assert result is not None

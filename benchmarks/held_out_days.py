@@ -9,7 +9,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from unimixer.api import evaluate_run
+from unimixer.api import evaluate
 from unimixer.cli.output import markdown
 from unimixer.training.summary import finished_runs, spread
 
@@ -22,7 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
     metrics = defaultdict(list)
     for run in finished_runs(arguments.folders):
-        for task, values in evaluate_run(run.folder, "validation+test").items():
+        for task, values in evaluate(run.folder, "validation+test").items():
             metrics[run.recipe.name, task].append(values)
     rows = []
     for (recipe, task), seeds in sorted(metrics.items()):

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unimixer import RunFolder, train
+from unimixer import Run, train
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import open_dataset
 from unimixer.experiments.models import Variant, parse_variant, split_models
@@ -83,7 +83,7 @@ def main() -> None:
                 by_split: dict[str, list[float]] = {"validation": [], "test": []}
                 for seed in range(arguments.seeds):
                     folder = arguments.out / f"{number}-{variant.backbone}-{steps}-seed{seed}"
-                    run = RunFolder(folder) if (folder / "config.yaml").exists() else None
+                    run = Run(folder) if (folder / "config.yaml").exists() else None
                     if run is None or run.result is None:
                         values = recipe_of(variant, dataset.folder, arguments, steps, seed)
                         run = train(values, folder=folder, quiet=True)

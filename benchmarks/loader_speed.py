@@ -13,7 +13,9 @@ from statistics import median
 
 import torch
 
-from unimixer import Dataset, Loader, train
+from unimixer import train
+from unimixer.data.dataset import Dataset
+from unimixer.data.loader import Loader
 from unimixer.training.config import load_recipe
 
 

@@ -59,9 +59,9 @@ def trained(params: str, folder: Path, encoder: str, sequences: str) -> Path:
 
 def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: int) -> dict[str, list]:
     """For every way one function a request, which gives probabilities."""
-    from unimixer.export import ExportOptions, export_run, open_bundle
-    from unimixer.export.graph import RequestRanker, feed
-    from unimixer.export.requests import repeated
+    from unimixer.bundles import ExportOptions, export_run, open_bundle
+    from unimixer.bundles.graph import RequestRanker, feed
+    from unimixer.bundles.requests import repeated
     from unimixer.training.model import load_ranker
     from unimixer.training.run import RunFolder
 

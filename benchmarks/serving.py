@@ -25,9 +25,9 @@ from scoring import compare
 from scoring import measure as take_turns
 from serving_parts import Server, Work
 
+from unimixer.bundles import open_bundle
 from unimixer.cli.output import markdown
 from unimixer.environment import commit, cores, cpu_model, versions
-from unimixer.export import open_bundle
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.training.model import load_ranker

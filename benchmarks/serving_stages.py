@@ -30,7 +30,7 @@ STAGES = {
     "unimixer.serving.encoding.parse_request:CallReader.read": "JSON",
     "unimixer.serving.encoding.request:RequestEncoder.encode": "encoding",
     "unimixer.serving.metrics:Values.add": "encoding",
-    "unimixer.export.runners:OnnxRunner.__call__": "scorer",
+    "unimixer.bundles.runners:OnnxRunner.__call__": "scorer",
     "unimixer.serving.prediction_log.parquet:ParquetSink.write": "prediction log",
     "unimixer.serving.prediction_log.writer:PredictionLog.add": "prediction log",
     "unimixer.serving.prediction_log.writer:PredictionLog._make": "prediction log",

@@ -8,10 +8,10 @@ import small_models
 import torch
 
 from unimixer.backbones import BACKBONES
+from unimixer.bundles.requests import missing, repeated, request_from, unknown, without_sequences
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.layout import request_layout
 from unimixer.data.loader import Loader
-from unimixer.export.requests import missing, repeated, request_from, unknown, without_sequences
 from unimixer.features.request import Request, RequestLayout
 from unimixer.features.spec import FeatureSpec
 from unimixer.ranker import Ranker

@@ -22,6 +22,7 @@ PAGES = (
     "docs/concepts.md",
     "docs/data.md",
     "docs/training.md",
+    "docs/own_loop.md",
     "docs/metrics.md",
     "docs/days.md",
     "docs/inspect.md",
@@ -50,9 +51,10 @@ def test_page_runs_as_written(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     program = runner(main, capsys)
+    names = {"__name__": "__main__"}  # blocks of a page go on with the names of those before
     for language, text in blocks:
         if language == "python":
-            exec(compile(text, page, "exec"), {"__name__": "__main__"})
+            exec(compile(text, page, "exec"), names)
             continue
         for line in re.findall(r"^\$ (.*)", text, re.MULTILINE):
             # the program runs in this process: a process of its own would import everything again

@@ -15,10 +15,12 @@ import torch
 from tiny import caller_states, tiny_recipe, tiny_values
 from toy import toy_frames
 
-from unimixer import Dataset, Predictor, UnimixerError, prepare, train
-from unimixer.api import evaluate_file, evaluate_hardened, evaluate_run
+from unimixer import Predictor, UnimixerError, prepare, train
+from unimixer.api import evaluate
+from unimixer.bundles import ExportOptions, export_run
+from unimixer.data.dataset import Dataset
 from unimixer.environment import states_kept
-from unimixer.export import ExportOptions, export_run
+from unimixer.evaluation import evaluate_hardened
 from unimixer.inspection import inspect_run
 from unimixer.training.convert import conversion_change, converted_recipe
 from unimixer.training.run import RunFolder
@@ -45,7 +47,7 @@ def failing(folder: Path, _run: Path, dataset: Path) -> None:
 def scoring(folder: Path, run: Path, _dataset: Path) -> None:
     Predictor(run).predict(LOG)
     LOG.write_parquet(folder / "rows.parquet")
-    evaluate_file(run, folder / "rows.parquet")
+    evaluate(run, rows=folder / "rows.parquet")
 
 
 def changing(_folder: Path, run: Path, dataset: Path) -> None:
@@ -63,7 +65,7 @@ CALLS: dict[str, Callable[[Path, Path, Path], Any]] = {
     "train that raises": failing,
     "resume": going_on,
     "predict": scoring,
-    "evaluate": lambda folder, run, dataset: evaluate_run(run, "test"),
+    "evaluate": lambda folder, run, dataset: evaluate(run, "test"),
     "harden": lambda folder, run, dataset: evaluate_hardened(run, "permutation", "test"),
     "export": lambda folder, run, dataset: export_run(run, folder / "bundle", ExportOptions(auc_rows=100, largest=16)),
     "inspect": lambda folder, run, dataset: inspect_run(run, rows=50),

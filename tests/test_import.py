@@ -13,17 +13,14 @@ import pytest
 import unimixer
 
 PUBLIC = [
-    "BACKBONES",
-    "Batch",
-    "Dataset",
-    "FeatureSpec",
-    "Loader",
     "Predictor",
     "Ranker",
-    "Recipe",
-    "RunFolder",
+    "Run",
     "UnimixerError",
-    "build_backbone",
+    "create_model",
+    "evaluate",
+    "export",
+    "predict",
     "prepare",
     "train",
 ]
@@ -52,8 +49,12 @@ def test_public_names_are_pinned() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_can_be_imported_and_has_a_docstring(name: str) -> None:
-    value = getattr(unimixer, name)
-    assert name == "BACKBONES" or value.__doc__
+    assert getattr(unimixer, name).__doc__
+
+
+def test_a_module_of_the_package_never_hides_a_public_name() -> None:
+    package = Path(unimixer.__file__).parent
+    assert {path.stem for path in package.iterdir()} & {*PUBLIC} == set()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -62,9 +63,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_package_alone_loads_nothing_heavy_and_the_model_needs_torch_alone() -> None:
-    rooms = ("unimixer.ops", "unimixer.mixing", "unimixer.blocks", "unimixer.backbones", "unimixer.ranker")
+    rooms = (
+        "unimixer.ops",
+        "unimixer.mixing",
+        "unimixer.blocks",
+        "unimixer.backbones",
+        "unimixer.features",
+        "unimixer.models",
+    )
     model = [f"import {room}" for room in rooms]
-    names = [f"from unimixer import {name}" for name in ("Ranker", "FeatureSpec", "Batch", "build_backbone")]
+    names = [f"from unimixer import {name}" for name in ("Ranker", "create_model")]
     seen = loaded("import unimixer", "from unimixer import UnimixerError", "import torch", *model, *names)
     assert seen["import unimixer"] == []
     assert seen["from unimixer import UnimixerError"] == []
@@ -87,7 +95,7 @@ class Without:
         return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker"):
+for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker", "models"):
     for name in FILES[room]:
         importlib.import_module(name)
 import torch, unimixer
@@ -106,7 +114,7 @@ def test_the_rooms_of_the_model_run_with_torch_alone() -> None:
             for path in sorted([*(package / room).rglob("*.py"), *package.glob(f"{room}.py")])
             if "triton" not in path.name and "kernels" not in path.parts  # Triton is a part of torch on a GPU alone
         ]
-        for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker")
+        for room in ("ops", "mixing", "blocks", "backbones", "features", "metrics", "ranker", "models")
     }
     script = f"FILES = {files!r}\n{ALONE}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

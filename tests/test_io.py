@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from unimixer.bundles.manifest import read_manifest
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
-from unimixer.export.manifest import read_manifest
 from unimixer.io import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, read_json, write_text
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.settings import load_yaml

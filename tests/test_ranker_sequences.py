@@ -87,7 +87,7 @@ def test_pooled_is_the_default_and_score_then_takes_one_vector(spec: FeatureSpec
 def test_every_variant_scores_and_every_parameter_learns(
     spec: FeatureSpec, batch: Batch, options: dict[str, Any]
 ) -> None:
-    ranker = build(spec, **options)
+    ranker = build(spec, sparse_gradients=True, **options)
     assert ranker(batch).shape == (32, 2)
     loss_of(ranker, batch).backward()
     for name, parameter in ranker.named_parameters():

@@ -17,7 +17,8 @@ from kit import Rows
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimixer import Batch, FeatureSpec, Ranker
+from unimixer import Ranker
+from unimixer.features import Batch, FeatureSpec
 from unimixer.features.spec import DenseField, IdField
 from unimixer.metrics import auc
 from unimixer.ranker import count_dense, count_tables, dense_parameters, table_parameters
@@ -67,7 +68,7 @@ def spec() -> FeatureSpec:
 def train(name: str, form: str, total: int, batch: int, device: torch.device) -> dict[str, object]:
     """Train on ``total`` rows, then score rows that were not met."""
     torch.manual_seed(0)
-    world, model = World(device), Ranker(spec(), backbone=name).to(device).train()
+    world, model = World(device), Ranker(spec(), backbone=name, sparse_gradients=True).to(device).train()
     score = torch.compile(model.score) if form == "compiled" else model.score
     on_gpu = device.type == "cuda"
     dense = torch.optim.Adam(dense_parameters(model), 1e-3, fused=on_gpu or None)

@@ -1,7 +1,7 @@
 """Ranking models that scale: UniMixer, UniMixing-Lite and the families they unify, from raw logs to scores.
 
-Everything public is loaded when it is first used, so that ``import unimixer`` costs nothing, and so that ``Ranker``
-and the modules below it need torch alone.
+Everything public is loaded when it is first used, so that ``import unimixer`` costs nothing, and so that ``Ranker``,
+``create_model`` and the modules below them need torch alone.
 """
 
 from __future__ import annotations
@@ -10,46 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unimixer.api import prepare, train
-    from unimixer.backbones import BACKBONES, build_backbone
-    from unimixer.data.dataset import Dataset
-    from unimixer.data.loader import Loader
+    from unimixer.api import Run, evaluate, export, predict, prepare, train
     from unimixer.errors import UnimixerError
-    from unimixer.features.batch import Batch
-    from unimixer.features.spec import FeatureSpec
+    from unimixer.models import create_model
     from unimixer.predictor import Predictor
     from unimixer.ranker import Ranker
-    from unimixer.training.config import Recipe
-    from unimixer.training.run import RunFolder
 
 _HOME = {
-    "BACKBONES": "unimixer.backbones",
-    "Batch": "unimixer.features.batch",
-    "FeatureSpec": "unimixer.features.spec",
-    "Loader": "unimixer.data.loader",
     "Predictor": "unimixer.predictor",
     "Ranker": "unimixer.ranker",
-    "Recipe": "unimixer.training.config",
-    "RunFolder": "unimixer.training.run",
-    "Dataset": "unimixer.data.dataset",
+    "Run": "unimixer.api",
     "UnimixerError": "unimixer.errors",
-    "build_backbone": "unimixer.backbones",
+    "create_model": "unimixer.models",
+    "evaluate": "unimixer.api",
+    "export": "unimixer.api",
+    "predict": "unimixer.api",
     "prepare": "unimixer.api",
     "train": "unimixer.api",
 }
 
 __all__ = [
-    "BACKBONES",
-    "Batch",
-    "Dataset",
-    "FeatureSpec",
-    "Loader",
     "Predictor",
     "Ranker",
-    "Recipe",
-    "RunFolder",
+    "Run",
     "UnimixerError",
-    "build_backbone",
+    "create_model",
+    "evaluate",
+    "export",
+    "predict",
     "prepare",
     "train",
 ]

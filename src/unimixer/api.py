@@ -1,45 +1,28 @@
-"""Prepare, train, evaluate: the main job as a few calls."""
+"""Prepare, train, evaluate, predict, export: the main job as a few calls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
 
+from unimixer.bundles import Bundle, ExportOptions, export_run
 from unimixer.data.dataset import Dataset
-from unimixer.data.encoding.entities import KeyIndex
-from unimixer.data.file_settings import Files
-from unimixer.data.label_settings import Label
 from unimixer.data.prepare import prepare as write_dataset
-from unimixer.data.raw import values
-from unimixer.data.raw.folders import log_files
 from unimixer.data.raw.origin import open_source
-from unimixer.data.raw.readers import read_chunks
-from unimixer.data.raw.tables import Chunk
-from unimixer.environment import states_kept
-from unimixer.errors import UnimixerError
-from unimixer.metrics import MetricAccumulator, TaskMetrics, metric_names
-from unimixer.mixing import HeadUniMixing, MatrixMixing, discretize
-from unimixer.predictor import Predictor, read_rows
-from unimixer.progress import progress_bar
+from unimixer.errors import UnimixerError, unknown
+from unimixer.evaluation import evaluate_rows, evaluate_split
+from unimixer.metrics import TaskMetrics
+from unimixer.predictor import Predictor
 from unimixer.ranker import Ranker
 from unimixer.settings import parse
 from unimixer.training.config import Recipe, load_recipe
-from unimixer.training.convert import ScoreChange, score_change
-from unimixer.training.evaluation import evaluate_model, user_keys
-from unimixer.training.model import load_ranker, pick_device
-from unimixer.training.run import RunFolder, dataset_of
-from unimixer.training.sampling import all_rows_weights
+from unimixer.training.run import RunFolder
 from unimixer.training.train import train as train_recipe
-
-_INSIDE = float(np.finfo(np.float64).tiny), 1 - float(np.finfo(np.float64).epsneg)
-"""The smallest and the largest probability with a finite loss."""
 
 
 def prepare(
@@ -62,6 +45,11 @@ def prepare(
         workers: processes that read the log and write the dataset, which is the same for any number.
         ray: workers of a Ray cluster instead: ``local``, ``auto`` or the address of a head.
         options: of the data set, for example ``rows=100_000`` for ``synthetic``.
+
+    Example:
+        >>> dataset = prepare("synthetic", "datasets/small", rows=2_000, users=50, items=50)
+        >>> dataset.summary("train").rows > dataset.summary("test").rows > 0
+        True
     """
     tables, origin = open_source(str(source), None if raw is None else Path(raw), options)
     return write_dataset(tables, Path(out), overwrite=overwrite, origin=origin, workers=workers, ray=ray)
@@ -74,7 +62,7 @@ def train(
     warm_start: Path | str | None = None,
     continued: Path | str | None = None,
     quiet: bool = False,
-) -> RunFolder:
+) -> Run:
     """Train a recipe (an object, its values, or its file) and return the finished run.
 
     Args:
@@ -83,208 +71,165 @@ def train(
         warm_start: run whose best weights to start from.
         continued: finished run to go on from, with its last weights and the state of its optimizers.
         quiet: say nothing on standard error.
+
+    Example:
+        >>> model = {"backbone": "mlp", "width": 8, "embedding_dim": 4}
+        >>> recipe = {"name": "small", "dataset": "datasets/small", "model": model, "training": {"max_steps": 2}}
+        >>> run = train(recipe, folder="runs/small", quiet=True)
+        >>> sorted(run.result["test"])
+        ['click', 'like']
     """
     if isinstance(recipe, Mapping):
         recipe = parse(Recipe, recipe, where="recipe")
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(Path(recipe))
-    return train_recipe(
+    run = train_recipe(
         recipe,
         folder=None if folder is None else Path(folder),
         start_from=None if warm_start is None else Path(warm_start),
         continued=None if continued is None else Path(continued),
         quiet=quiet,
     )
+    return Run(run.folder)
 
 
-@states_kept()
-def evaluate_run(
-    run: Path | str, split: str, *, dataset: Path | None = None, device: str = "auto", metrics: Sequence[str] = ()
+def evaluate(
+    run: Run | Path | str,
+    split: str | None = None,
+    *,
+    rows: Any = None,
+    dataset: Path | str | None = None,
+    device: str = "auto",
+    metrics: Sequence[str] = (),
 ) -> dict[str, TaskMetrics]:
-    """Measure a run's best weights on a split of the dataset that it was trained on.
+    """Measure a run's best weights, see :meth:`Run.evaluate`.
+
+    Example:
+        >>> evaluate("runs/small", "validation")["click"].auc < 1
+        True
+    """
+    return Run.load(run, device=device).evaluate(split, rows=rows, dataset=dataset, metrics=metrics)
+
+
+def predict(run: Run | Path | str, rows: Any, *, device: str = "auto") -> pl.DataFrame:
+    """Score raw rows with a run, see :meth:`Run.predict`.
+
+    Example:
+        >>> row = {"user_id": 1, "item_id": 5, "time": 1_737_000_000_000}
+        >>> scores = predict("runs/small", [{**row, "tab": 0, "network": 1, "app_version": 2, "position": 0}])
+        >>> scores.columns, scores.height
+        (['click', 'like'], 1)
+    """
+    return Run.load(run, device=device).predict(rows)
+
+
+def export(
+    run: Run | Path | str,
+    out: Path | str,
+    *,
+    dataset: Path | str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Bundle:
+    """Write a run as a bundle for serving, see :meth:`Run.export`.
+
+    Example:
+        >>> export("runs/small", "bundles/small", format="pt2", largest=16).tasks
+        ('click', 'like')
+    """
+    return Run.load(run).export(out, dataset=dataset, overwrite=overwrite, **options)
+
+
+class Run(RunFolder):
+    """A trained run: score rows, measure, export, or take its model into your own code.
+
+    The best weights are loaded once, when they are first needed.
 
     Args:
-        run: a run folder with best weights.
-        split: ``train``, ``validation`` or ``test``, or several joined by ``+``.
-        dataset: the dataset, if it moved since the training.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        metrics: names of metrics beyond those of the recipe, such as ``ndcg@10``.
+        folder: a run folder.
+        device: ``auto``, ``cpu`` or ``cuda``, for scores and metrics.
 
-    Raises:
-        UnimixerError: if the dataset has other content than the run was trained on.
+    Example:
+        >>> run = Run.load("runs/small")
+        >>> run.evaluate("test")["like"].num_rows == run.result["test"]["like"]["num_rows"]
+        True
     """
-    folder = RunFolder(run)
-    opened, place, recipe = dataset_of(folder, dataset), pick_device(device), folder.recipe
-    model = load_ranker(folder, device=place)
-    precision, names = recipe.training.precision, metric_names([*recipe.metrics, *metrics])
-    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=precision, metrics=names)
 
+    def __init__(self, folder: Path | str, *, device: str = "auto") -> None:
+        super().__init__(folder)
+        self.device = device
 
-@states_kept()
-def evaluate_hardened(
-    run: Path | str, form: str, split: str, *, dataset: Path | None = None, metrics: Sequence[str] = ()
-) -> tuple[dict[str, TaskMetrics], ScoreChange]:
-    """Measure a run after its learned mixings were made hard, and how far its scores moved.
+    @classmethod
+    def load(cls, run: Run | Path | str, *, device: str = "auto") -> Run:
+        """Open a run folder; a run that is open already stays as it is, unless another device is asked for.
 
-    Args:
-        run: a run folder with best weights.
-        form: ``permutation`` or ``top-K``, see :func:`unimixer.mixing.discretize`.
-        split: as in :func:`evaluate_run`, one only.
-        dataset: the dataset, if it moved since the training.
-        metrics: as in :func:`evaluate_run`.
-    """
-    folder = RunFolder(run)
-    opened, model = dataset_of(folder, dataset), load_ranker(folder)
-    hard = hardened_ranker(model, form, folder)
-    change = score_change(model, hard, opened, split)
-    names = metric_names([*folder.recipe.metrics, *metrics])
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), metrics=names), change
+        Raises:
+            UnimixerError: if the folder is not a run.
+        """
+        if isinstance(run, Run):
+            return run if device in ("auto", run.device) else cls(run.folder, device=device)
+        return cls(run, device=device)
 
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The best weights and the transform; its ``coverage`` counts the unknown values in all rows so far.
 
-def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
-    """Copy a run's ranker with its learned mixings made hard.
-
-    Raises:
-        UnimixerError: if the model has no learned mixing.
-    """
-    if not any(isinstance(part, MatrixMixing | HeadUniMixing) for part in ranker.modules()):
-        raise UnimixerError(
-            f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
-            "unimixer and unimixer-lite have"
-        )
-    return discretize(ranker, form)
-
-
-def evaluate_file(
-    run: Path | str, path: Path, *, device: str = "auto", separator: str | None = None
-) -> dict[str, TaskMetrics]:
-    """Measure a run's best weights on raw labelled rows.
-
-    Args:
-        run: a run folder with best weights.
-        path: a Parquet or CSV file, or a folder of such files.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        separator: between two fields of CSV (default: as the log of the run was read).
-    """
-    predictor = Predictor(run, device=device)
-    metrics = evaluate_rows(predictor, path, separator=separator)
-    predictor.warn()
-    return metrics
-
-
-@states_kept()
-def evaluate_rows(
-    predictor: Predictor, path: Path, *, separator: str | None = None, metrics: Sequence[str] = ()
-) -> dict[str, TaskMetrics]:
-    """Measure an open model on raw labelled rows; its ``coverage`` then counts the unknown values in them."""
-    schema = predictor.transform.schema
-    labels = [label for task in predictor.tasks for label in schema.labels if label.name == task]
-    true = [i for i, task in enumerate(predictor.tasks) if schema.truths.get(task) == task]
-    truths = [predictor.tasks[i] for i in true]
-    negative, sampled = all_rows_weights(schema, "new"), schema.sampled_label
-    accumulator = MetricAccumulator(
-        predictor.tasks,
-        with_users=schema.keys.user is not None,
-        truths=truths,
-        metrics=metrics,
-        weighted=negative is not None,
-    )
-    users = _Groups(schema.keys.user)
-    sources = list(dict.fromkeys(label.column for label in (*labels, *([sampled] if negative and sampled else []))))
-    with progress_bar("scoring", None) as advance:
-        for chunk in read_rows(schema, path, also=sources, separator=separator):
-            logits = predictor.logits(chunk)
-            classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
-            weights = None
-            if negative is not None and sampled is not None:
-                weights = np.where(values.as_label(chunk, sampled) > 0, 1.0, negative)
-            accumulator.update(logits, classes, users.of(chunk), classes[:, true] if true else None, weights)
-            advance(chunk.frame.height)
-    return accumulator.compute()
-
-
-@dataclass(frozen=True)
-class ScoreColumns:
-    """Columns of a file of scores, of this library or another."""
-
-    label: str
-    score: str = "score"
-    user: str | None = None
-    request: str | None = None
-    weight: str | None = None
-    threshold: float | None = None
-    """The label is ``column >= threshold``."""
-    logits: bool = False
-    """The scores are logits; otherwise they are probabilities."""
+        Raises:
+            UnimixerError: if the run has no best weights yet.
+        """
+        return Predictor(self.folder, device=self.device)
 
     @property
-    def names(self) -> list[str]:
-        """The columns to read."""
-        named = (self.label, self.score, self.user, self.request, self.weight)
-        return list(dict.fromkeys(name for name in named if name is not None))
+    def model(self) -> Ranker:
+        """The model with the best weights, in evaluation mode."""
+        return self.predictor.model
 
+    def predict(self, rows: Any) -> pl.DataFrame:
+        """Compute the probabilities of raw rows in any form, see :meth:`~unimixer.predictor.Predictor.predict`."""
+        return self.predictor.predict(rows)
 
-def evaluate_predictions(
-    path: Path, columns: ScoreColumns, *, metrics: Sequence[str] = (), separator: str | None = None
-) -> dict[str, TaskMetrics]:
-    """Measure a file of scores and labels: the label's column is the task.
+    def evaluate(
+        self,
+        split: str | None = None,
+        *,
+        rows: Any = None,
+        dataset: Path | str | None = None,
+        metrics: Sequence[str] = (),
+    ) -> dict[str, TaskMetrics]:
+        """Measure the best weights on a split of the dataset, or on raw labelled rows.
 
-    Args:
-        path: a Parquet or CSV file, or a folder of such files.
-        columns: names of the columns; without users there is no UAUC, and a row without a user or request is alone.
-        metrics: names of metrics such as ``ndcg@10``; lists are those of requests, else of users.
-        separator: between two fields of CSV (default: a comma).
-    """
-    accumulator = MetricAccumulator(
-        (columns.label,),
-        with_users=columns.user is not None,
-        with_requests=columns.request is not None,
-        weighted=columns.weight is not None,
-        metrics=metrics,
-    )
-    label = parse(Label, {"name": columns.label, "threshold": columns.threshold}, where="label")
-    users, requests = _Groups(columns.user), _Groups(columns.request)
-    files = Files() if separator is None else Files(separator=separator)
-    with progress_bar("reading scores", None) as advance:
-        for chunk in read_chunks(log_files(path, "scores"), columns=columns.names, files=files):
-            weights = None if columns.weight is None else values.as_weight(chunk, columns.weight)
-            accumulator.update(
-                _logits(chunk, columns)[:, None],
-                values.as_label(chunk, label)[:, None],
-                users.of(chunk),
-                weights=weights,
-                requests=requests.of(chunk),
-            )
-            advance(chunk.frame.height)
-    return accumulator.compute()
+        Args:
+            split: ``train``, ``validation`` or ``test``, or several joined by ``+`` (default: ``test``).
+            rows: raw rows instead of a split, in any form that :meth:`predict` takes.
+            dataset: the dataset, if it moved since the training.
+            metrics: names of metrics beyond those of the recipe, such as ``ndcg@10``.
 
+        Raises:
+            UnimixerError: if the dataset has other content than the run was trained on, or a row is malformed.
+        """
+        if rows is None:
+            place = None if dataset is None else Path(dataset)
+            return evaluate_split(self.predictor, split or "test", dataset=place, metrics=metrics)
+        if split is not None or dataset is not None:
+            raise UnimixerError("rows are measured instead of a split of a dataset; leave split and dataset out")
+        measured = evaluate_rows(self.predictor, rows, metrics=metrics)
+        self.predictor.warn()
+        return measured
 
-def _logits(chunk: Chunk, columns: ScoreColumns) -> NDArray[np.float64]:
-    """Read scores as logits; probabilities of exactly 0 and 1 count as the nearest ones with a finite loss."""
-    scores = values.as_number(chunk, columns.score, way_out="write a number for every row")
-    series = values.column(chunk, columns.score)
-    values.require(chunk, series, pl.Series(~np.isnan(scores)), "is missing", "write a score for every row")
-    if columns.logits:
-        return scores
-    valid = pl.Series((scores >= 0) & (scores <= 1))
-    values.require(chunk, series, valid, "is not a probability", "pass --logits if the scores are logits")
-    inside = np.clip(scores, *_INSIDE)
-    logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
-    return logits
+    def export(
+        self, out: Path | str, *, dataset: Path | str | None = None, overwrite: bool = False, **options: Any
+    ) -> Bundle:
+        """Write the best weights as a bundle for serving, check it, and open it.
 
-
-class _Groups:
-    """Numbers the users or requests of raw rows as they come; a row without one is a group of its own."""
-
-    def __init__(self, name: str | None) -> None:
-        self.name, self.keys, self.rows = name, KeyIndex(), 0
-
-    def of(self, chunk: Chunk) -> torch.Tensor | None:
-        """Return the number of every row's group; None without a column."""
-        if self.name is None:
-            return None
-        texts = values.key_column(chunk, self.name)
-        self.keys.add(texts)
-        numbers = user_keys(torch.from_numpy(self.keys.lookup(texts).astype(np.int64)), self.rows)
-        self.rows += len(numbers)
-        return numbers
+        Args:
+            out: folder of the bundle.
+            dataset: the dataset, if it moved since the training.
+            overwrite: replace an earlier bundle.
+            options: fields of :class:`~unimixer.bundles.ExportOptions`, such as ``format="pt2"``.
+        """
+        known = [field.name for field in fields(ExportOptions)]
+        for name in options:
+            if name not in known:
+                raise unknown("option of export", name, known)
+        place = None if dataset is None else Path(dataset)
+        return export_run(self.folder, out, ExportOptions(**options), dataset=place, overwrite=overwrite)

@@ -45,7 +45,7 @@ class Predictor:
 
     @states_kept()
     def __init__(self, run: Path | str, *, device: str = "auto") -> None:
-        folder = RunFolder(run)
+        self.run = folder = RunFolder(run)
         self.device = pick_device(device)
         self.transform = folder.transform
         self.model = load_ranker(folder, device=self.device)
@@ -76,7 +76,7 @@ class Predictor:
             rows: a polars or pandas frame, an Arrow table or record batch, a mapping of columns, a sequence of
                 mappings, the path of a file or folder, or a chunk of a reader.
         """
-        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows, self.transform.schema)])
+        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows, self.transform.schema, or_empty=True)])
         self.warn()
         return scores
 
@@ -96,12 +96,17 @@ class Predictor:
         return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
 
 
-def chunks_of(rows: Any, schema: Schema) -> Iterator[Chunk]:
+def chunks_of(
+    rows: Any, schema: Schema, *, also: Sequence[str] = (), separator: str | None = None, or_empty: bool = False
+) -> Iterator[Chunk]:
     """Split rows of any form into chunks; those of files are streamed.
 
     Args:
         rows: see :meth:`Predictor.predict`.
         schema: that of the run's transform, which names the columns to read of files.
+        also: further columns to read of files.
+        separator: between two fields of CSV (default: as the schema says).
+        or_empty: for files without rows, return an empty chunk instead of raising.
 
     Raises:
         UnimixerError: if the form of the rows is unknown; it lists the known ones.
@@ -109,7 +114,7 @@ def chunks_of(rows: Any, schema: Schema) -> Iterator[Chunk]:
     if isinstance(rows, Chunk):
         yield rows
     elif isinstance(rows, str | Path):
-        yield from read_rows(schema, Path(rows), or_empty=True)
+        yield from read_rows(schema, Path(rows), also=also, separator=separator, or_empty=or_empty)
     else:
         yield Chunk(frame_of(rows), "rows")
 

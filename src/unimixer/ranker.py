@@ -78,6 +78,8 @@ class Ranker(Transient):
         field_order: order of the fields in E inside a domain (default: that of the schema).
         ignored_features: features, histories or domains that the model does not read; their tables stay untrained.
         table_device: where the embedding tables are made; on ``meta`` they take no memory.
+        sparse_gradients: give the embedding tables row-sparse gradients, for large tables and an optimizer that takes
+            them, such as ``torch.optim.SparseAdam``. Without it every optimizer of torch trains the whole model.
 
     Shape:
         - input: :class:`~unimixer.features.batch.Batch` of B impressions
@@ -235,7 +237,7 @@ def _backbone_arguments(
 
 
 def table_parameters(ranker: Ranker) -> list[nn.Parameter]:
-    """Weights of the embedding tables, whose gradients are row-sparse."""
+    """Weights of the embedding tables, whose gradients are row-sparse with ``sparse_gradients``."""
     return list(ranker.embedding.tables.parameters())
 
 

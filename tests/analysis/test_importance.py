@@ -126,7 +126,7 @@ def test_names_are_checked(toy_run: RunFolder) -> None:
 
 
 def test_a_bundle_has_the_importance_of_its_run(toy_run: RunFolder, toy_folder: Path, tmp_path: Path) -> None:
-    from unimixer.export import ExportOptions, export_run
+    from unimixer.bundles import ExportOptions, export_run
 
     export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(format="pt2"))
     with pytest.raises(UnimixerError, match="is a bundle, which has no dataset: give --data DATASET"):

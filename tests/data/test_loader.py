@@ -243,3 +243,13 @@ def test_a_wrong_number_is_named(numbered: Dataset) -> None:
         load(numbered, num_workers=-1)
     with pytest.raises(UnimixerError, match="unknown split 'trian'; did you mean 'train'"):
         load(numbered, "trian")
+
+
+def test_every_loop_over_the_loader_is_the_next_epoch(numbered: Dataset) -> None:
+    loader = Loader(numbered, "train", batch_size=64, shuffle=True, num_workers=0)
+    for epoch in range(2):
+        looped = torch.cat([batch.sparse_ids for batch in loader])
+        assert torch.equal(looped, torch.cat([batch.sparse_ids for batch in loader.batches(epoch)]))
+    for _ in loader:
+        break
+    assert loader.epoch == 3

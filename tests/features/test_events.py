@@ -191,7 +191,7 @@ def test_a_group_is_behaviour_if_one_of_its_fields_is() -> None:
 
 
 def test_gradients_of_the_tables_are_row_sparse() -> None:
-    module = build(pool_behaviour=False)
+    module = build(pool_behaviour=False, sparse_gradients=True)
     module.histories(batch())[0].sum().backward()
     weight = module.tables.of_width(4).weight
     assert weight.grad is not None

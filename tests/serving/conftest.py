@@ -17,7 +17,7 @@ from ports import free_port
 from served import Client, Served
 from toy import toy_tables
 
-from unimixer.export import ExportOptions, export_run
+from unimixer.bundles import ExportOptions, export_run
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
 from unimixer.serving.stores import sqlite as sqlite_store

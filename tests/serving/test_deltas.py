@@ -9,9 +9,9 @@ from load import Load
 from served import Served
 from test_lifecycle import link
 
+from unimixer.bundles import apply_delta
+from unimixer.bundles.delta import write_delta
 from unimixer.errors import UnimixerError
-from unimixer.export import apply_delta
-from unimixer.export.delta import write_delta
 
 
 def test_deltas_are_taken_under_load_and_taken_back(bundles: tuple[Path, Path], features: Path, tmp_path: Path) -> None:

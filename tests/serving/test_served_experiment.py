@@ -15,8 +15,8 @@ from served import API_KEY, CONTEXT, Served
 from unimixer.abtest.assignment import assign
 from unimixer.abtest.events import Events
 from unimixer.abtest.specification import Experiment
+from unimixer.bundles import open_bundle
 from unimixer.cli import main
-from unimixer.export import open_bundle
 from unimixer.serving.prediction_log.writer import read_log
 
 USERS = [f"u{number}" for number in range(12)]

@@ -11,8 +11,8 @@ import polars as pl
 from served import CONTEXT, Client, Served
 from toy import DAY, START
 
+from unimixer.bundles import open_bundle
 from unimixer.data.raw.tables import Chunk
-from unimixer.export import open_bundle
 from unimixer.predictor import Predictor
 from unimixer.training.run import RunFolder
 

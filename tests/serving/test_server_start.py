@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from served import Served
 
+from unimixer.bundles.manifest import NAME, write_manifest
 from unimixer.cli import main
 from unimixer.errors import UnimixerError
-from unimixer.export.manifest import NAME, write_manifest
 from unimixer.serving.engine import Engine
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.settings import ServeSettings

@@ -5,9 +5,10 @@ import pytest
 import torch
 from tiny import tiny_values
 
-from unimixer.api import evaluate_hardened, evaluate_run
+from unimixer.api import evaluate
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
+from unimixer.evaluation import evaluate_hardened
 from unimixer.settings import override
 from unimixer.training.config import Recipe
 from unimixer.training.convert import conversion_change, converted_ranker, converted_recipe
@@ -77,7 +78,7 @@ def test_a_warm_start_from_another_constraint_is_refused(toy_run: RunFolder, toy
 
 
 def test_hardening_reports_how_far_scores_move(toy_run: RunFolder) -> None:
-    soft = evaluate_run(toy_run.folder, "test", device="cpu")
+    soft = evaluate(toy_run.folder, "test", device="cpu")
     rule, change = evaluate_hardened(toy_run.folder, "permutation", "test")
     assert 0 < change.max_logit_difference < 0.5  # one short run hardly leaves the rule
     assert rule.keys() == soft.keys()

@@ -13,7 +13,7 @@ from tiny import tiny_recipe
 from torch import Tensor
 from toy import SCHEMA, toy_tables
 
-from unimixer.api import evaluate_run
+from unimixer.api import evaluate
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -163,7 +163,7 @@ def test_ids_of_an_id_space_beyond_all_memory_are_trained_on(tmp_path: Path) -> 
     held = load_file(run.best_weights)["embedding.managed.maps.0.ids"]
     assert 10**8 < int(held[10]) < 2 * 10**9
     assert set(Predictor(run.folder).tasks) == {"is_click", "long_view"}
-    assert evaluate_run(run.folder, "test")["is_click"].auc == (run.result or {})["test"]["is_click"]["auc"]
+    assert evaluate(run.folder, "test")["is_click"].auc == (run.result or {})["test"]["is_click"]["auc"]
 
 
 def test_no_admission_and_no_eviction_is_lost_between_two_lines_of_the_log(toy_folder: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_row_wise_adagrad_keeps_one_number_a_row() -> None:
 def test_a_dense_gradient_is_refused() -> None:
     weight = nn.Parameter(torch.ones(5, 3))
     weight.sum().backward()
-    with pytest.raises(UnimixerError, match="RowSparseAdam needs row-sparse gradients"):
+    with pytest.raises(UnimixerError, match="RowSparseAdam updates row-sparse gradients and got dense ones"):
         RowSparseAdam([weight]).step()
 
 

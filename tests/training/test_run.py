@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
+from unimixer.bundles.manifest import read_manifest
 from unimixer.data.dataset import Dataset
 from unimixer.environment import commit, versions
 from unimixer.errors import UnimixerError
-from unimixer.export.manifest import read_manifest
 from unimixer.training import run as training_run
 from unimixer.training.config import Recipe
 from unimixer.training.model import best_weights

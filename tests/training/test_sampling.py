@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_recipe
 from toy import tables_of, toy_schema
 
-from unimixer.api import evaluate_file
+from unimixer.api import evaluate
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -110,7 +110,7 @@ def test_a_log_that_was_sampled_before_is_measured_as_if_all_rows_were_there(tmp
     assert test["calibration"] == pytest.approx(1, abs=0.03)
     assert test["positive_rate"] == pytest.approx(whole["click"].mean(), rel=0.03)
     kept.gather_every(3).write_parquet(tmp_path / "rows.parquet")
-    found = evaluate_file(run.folder, tmp_path / "rows.parquet")["click"]
+    found = evaluate(run.folder, rows=tmp_path / "rows.parquet")["click"]
     assert found.positive_rate == pytest.approx(whole["click"].mean(), rel=0.05)
     # the model scores all rows, whose rate is that of the whole log
     assert Predictor(run.folder).predict(whole.gather_every(7))["click"].mean() == pytest.approx(

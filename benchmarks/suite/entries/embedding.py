@@ -44,7 +44,7 @@ def _update(data: Lookup, *, rule: str) -> Prepared:
     rows, dim = data.weight.shape
     if rule == "dense Adam" and rows > LARGEST_DENSE:
         raise UnavailableError(f"dense Adam reads and writes all {rows:,} rows; measured up to {LARGEST_DENSE:,}")
-    table = PackedEmbedding({"table": rows}, dim).to(data.weight.device)
+    table = PackedEmbedding({"table": rows}, dim, sparse_gradients=True).to(data.weight.device)
     with torch.no_grad():
         table.weight.copy_(data.weight)
     optimizer: torch.optim.Optimizer
@@ -89,7 +89,7 @@ def histories(case: Case, setting: Setting) -> Histories:
 
 def _mean(data: Histories, *, gathered: bool) -> Prepared:
     rows, dim = data.weight.shape
-    table = PackedEmbedding({"table": rows}, dim).to(data.weight.device)
+    table = PackedEmbedding({"table": rows}, dim, sparse_gradients=True).to(data.weight.device)
     with torch.no_grad():
         table.weight.copy_(data.weight)
     lengths = data.offsets.diff()

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from unimixer.analysis.significance import UserBootstrap, difference
 from unimixer.analysis.weighted_metrics import HIGHER_IS_BETTER, LabelledRows
+from unimixer.bundles.bundle import Bundle, open_bundle
+from unimixer.bundles.manifest import NAME as BUNDLE_MANIFEST
+from unimixer.bundles.requests import request_from
+from unimixer.bundles.write import vocabulary_hash
 from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.encoding.entities import MISSING_ROW
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.schema import PADDING_ID
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
-from unimixer.export.bundle import Bundle, open_bundle
-from unimixer.export.manifest import NAME as BUNDLE_MANIFEST
-from unimixer.export.requests import request_from
-from unimixer.export.write import vocabulary_hash
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
 from unimixer.progress import progress_bar

@@ -18,7 +18,7 @@ Output = Tensor | tuple[Tensor, Tensor]
 
 
 class Backbone(Transient):
-    """Base of all backbones. A new one is one file with a subclass and one line in ``registry.py``.
+    r"""Base of all backbones. A new one is one file with a subclass and one line in ``registry.py``.
 
     A subclass takes plain keyword arguments, ``num_tokens`` and ``token_dim`` among them, passes both up, implements
     :meth:`forward` and :meth:`dimensions`, and sets ``family`` and ``default_tokenizer``. One with many arguments lists
@@ -30,10 +30,30 @@ class Backbone(Transient):
     One that runs blocks itself, and not a stream of :func:`~unimixer.blocks.build_stream`, inherits
     :class:`~unimixer.blocks.Recomputing` as well and passes them through ``run``.
 
+    .. math:: \text{tokens } (B, T, D) \;\to\; \text{tokens } (B, T, D) \text{ or a vector } (B, \text{out\_dim})
+
+    Source: ours; the docstring of a backbone names its paper.
+
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        out_dim: width of the output vector (default: D).
+
     Shape:
         - tokens: ``(B, T, D)``
         - output: ``(B, T, D)`` where ``output_kind`` is ``"tokens"``, ``(B, out_dim)`` where it is ``"vector"``; with a
           ``bypass_dim`` F a pair of this and features ``(B, F)``
+
+    Example:
+        >>> class Average(Backbone):
+        ...     family, default_tokenizer, output_kind = "mlp", "chunk", "vector"
+        ...
+        ...     def forward(self, tokens: Tensor) -> Tensor:
+        ...         self.check_tokens(tokens)
+        ...         return tokens.mean(1)
+        >>> import torch
+        >>> Average(num_tokens=2, token_dim=3)(torch.zeros(4, 2, 3)).shape
+        torch.Size([4, 3])
     """
 
     Options: ClassVar[Any] = None

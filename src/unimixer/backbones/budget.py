@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from unimixer.backbones.base import Backbone
 from unimixer.backbones.registry import backbone_class, build_backbone, check_options
 from unimixer.errors import UnimixerError, check_positive
 
+UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
+"""Letters behind a number of parameters."""
 SCAN = 48
 """Widths tried on either side of the crossing, where rounding makes counts jump."""
 
@@ -143,6 +146,30 @@ def _other_values(changeable: Mapping[str, int]) -> Iterator[tuple[str, int]]:
                 yield name, other
 
 
+def width_arguments(
+    name: str, width: float, *, num_tokens: int, token_dim: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """Return the arguments of a backbone at a width.
+
+    Example:
+        >>> width_arguments("mlp", 64, num_tokens=4)
+        {'num_tokens': 4, 'token_dim': 16, 'hidden_dims': (64, 64, 64)}
+    """
+    sizes = backbone_class(name).dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options)
+    return {"num_tokens": num_tokens, **sizes, **options}
+
+
+def read_count(value: object) -> object:
+    """Read a number that may be written 800K or 1.5M; anything else stays as it is.
+
+    Example:
+        >>> read_count("800K"), read_count(7)
+        (800000, 7)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMbB])", value) if isinstance(value, str) else None
+    return round(float(match[1]) * UNITS[match[2].upper()]) if match else value
+
+
 def fit_budget(
     name: str, *, params: int, num_tokens: int, token_dim: int | None = None, tolerance: float = 0.02, **options: Any
 ) -> Backbone:
@@ -163,11 +190,10 @@ def fit_budget(
     """
     check_options(name, options)
     check_positive(num_tokens=num_tokens, params=params)
-    cls = backbone_class(name)
 
     def arguments(width: float, **changes: int) -> dict[str, Any]:
         shape: dict[str, Any] = {"num_tokens": num_tokens, "token_dim": token_dim, **changes}
-        return {"num_tokens": shape["num_tokens"], **cls.dimensions(width, **shape, **options), **options}
+        return width_arguments(name, width, **shape, **options)
 
     def count(width: float, **changes: int) -> int:
         with torch.device("meta"):

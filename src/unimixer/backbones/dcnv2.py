@@ -33,6 +33,10 @@ class DCNv2(Recomputing, FieldBackbone):
     DCN V2 (arXiv:2008.13535). ``"parallel"`` concatenates both outputs, the usual choice; ``"stacked"`` feeds the
     crosses into the network. The final linear layer of the paper is the task tower here.
 
+    .. math:: x_{l+1} = x_0 \odot (W_l x_l + b_l) + x_l, \qquad h_{l+1} = \mathrm{ReLU}(V_l h_l + c_l)
+
+    with :math:`x_0` the flattened tokens, and :math:`h_0 = x_0` in parallel, the last cross stacked.
+
     Args:
         num_tokens: T, one token a field.
         token_dim: D.

@@ -30,6 +30,10 @@ class HHFT(AttentionBackbone):
     Here a token is a piece of the embedding, whose order keeps features of one domain together, so that T is free;
     ``tokenizer: semantic`` groups by domain as the paper does (and adds a global token, which it does not have).
 
+    .. math:: X_{l+1} = \mathrm{HeteroAttention}_l(X_l), \quad l < L, \qquad Y = \mathrm{HiFormer}(X_L)
+
+    with L the ``num_blocks``.
+
     Args:
         num_tokens: T.
         token_dim: D, divisible by ``num_heads``.

@@ -98,6 +98,11 @@ class MaskNet(Recomputing, FieldBackbone):
     paper is the task tower here. Defaults are a public template's; on Criteo, two parallel blocks of 500 with ratio
     0.1, five hidden layers of 1000 and dropout 0.3 did best.
 
+    .. math:: \mathrm{block}(h) = \mathrm{ReLU}\big(\mathrm{LN}(W (m \odot h))\big), \qquad
+              m = W_2\, \mathrm{ReLU}(W_1 e + b_1) + b_2
+
+    with e the flattened tokens, and h their norms or the output of the block before.
+
     Args:
         num_tokens: T, one token a field.
         token_dim: D.

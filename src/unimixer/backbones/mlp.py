@@ -48,7 +48,11 @@ class MLPOptions(FieldShape):
 
 
 class MLP(FieldBackbone):
-    """Flatten the tokens, then hidden layers with ReLU.
+    r"""Flatten the tokens, then hidden layers with ReLU.
+
+    .. math:: h_0 = \mathrm{vec}(X), \qquad h_{l+1} = \mathrm{ReLU}(W_l h_l + b_l)
+
+    Source: the deep part of Wide & Deep (arXiv:1606.07792).
 
     Args:
         num_tokens: T.

@@ -263,10 +263,13 @@ def _step(num_heads: int, num_tokens: int, block_size: int) -> int:
 
 
 class UniMixerLite(UniMixer):
-    """:class:`UniMixer` with few parameters in the mixing: a matrix a head by default.
+    r""":class:`UniMixer` with few parameters in the mixing: a matrix a head by default.
 
-    ``matrices="blocks"`` is UniMixing-Lite of the paper, :class:`~unimixer.mixing.UniMixingLite`. A matrix a head moves
-    in training where that one, started from the rule, does not (docs/mixing.md), and costs a fraction of its FLOPs.
+    .. math:: out^h = \mathrm{Sinkhorn}(W_h / \tau)\, x^h, \qquad h = 1, \dots, H
+
+    ``matrices="blocks"`` is UniMixing-Lite of arXiv:2604.00590, :class:`~unimixer.mixing.UniMixingLite`. A matrix a head,
+    :class:`~unimixer.mixing.HeadUniMixing`, moves in training where that one, started from the rule, does not
+    (docs/mixing.md), and costs a fraction of its FLOPs. All arguments are those of :class:`UniMixer`.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``

@@ -54,6 +54,16 @@ class Auxiliary(Transient):
     has its coefficient, and may set ``counts``, a detached vector that adds up over batches (and processes). The step
     then calls, in this order, :func:`pop_penalties` after every forward, :func:`after_step` once the optimizer moved,
     and :func:`pop_statistics` where it logs.
+
+    Example:
+        >>> class Spread(Auxiliary):
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         self.penalty = 0.1 * x.var(0).mean() if self.records else None
+        ...         return x
+        >>> module = Spread()
+        >>> _ = module(torch.tensor([[0.0], [2.0]]))
+        >>> pop_penalties(module)
+        tensor(0.2000)
     """
 
     transient: ClassVar[tuple[str, ...]] = ("penalty", "counts", "totals", "statistics")

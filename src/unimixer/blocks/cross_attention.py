@@ -69,11 +69,20 @@ class EventFFN(nn.Module):
 
 
 class EventAttention(nn.Module):
-    """Base of sublayers that add to tokens what these read in events; a stream calls ``refine`` on the events before.
+    r"""Base of sublayers that add to tokens what these read in events; a stream calls ``refine`` on the events before.
+
+    .. math:: y_t = \sum_s a_{ts}\, v_{ts}
+
+    with weights a and values v that a subclass makes of tokens and events. MixFormer (arXiv:2602.14110) is one.
 
     Shape:
         - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``, True for a real event
         - output: ``(B, T, D)``, zero for a row without events
+
+    Example:
+        >>> attention = CrossAttention(num_tokens=4, token_dim=8, sequence_dim=6)
+        >>> isinstance(attention, EventAttention), attention.refine(torch.zeros(2, 5, 6)).shape
+        (True, torch.Size([2, 5, 6]))
     """
 
     refine: nn.Module

@@ -13,6 +13,10 @@ class CrossLayer(nn.Module):
 
     DCN V2 (arXiv:2008.13535), "cross layer".
 
+    Args:
+        length: L.
+        rank: r of U and V, ``(L, r)``; None for a full matrix W.
+
     Shape:
         - x_0, x: ``(B, L)``; output: ``(B, L)``
 

@@ -11,7 +11,15 @@ from unimixer.errors import check_choice
 
 
 class RMSNorm(nn.RMSNorm):
-    """:class:`torch.nn.RMSNorm` with statistics in float32 whatever the autocast.
+    r""":class:`torch.nn.RMSNorm` with statistics in float32 whatever the autocast.
+
+    .. math:: y = x \odot g \big/ \sqrt{\tfrac{1}{D} \sum_d x_d^2 + \epsilon}
+
+    Source: Zhang and Sennrich (arXiv:1910.07467).
+
+    Args:
+        token_dim: D.
+        eps: :math:`\epsilon`.
 
     Shape:
         - x: ``(..., D)``; output: the shape and dtype of x

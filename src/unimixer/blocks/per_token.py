@@ -20,6 +20,14 @@ class PerTokenLinear(nn.Module):
 
     Every slice starts like ``nn.Linear``, uniform in :math:`\pm 1 / \sqrt{in}`.
 
+    RankMixer (arXiv:2507.15551), the layers of "per-token FFN".
+
+    Args:
+        num_tokens: T.
+        in_dim: width of the tokens.
+        out_dim: width of the output.
+        bias: whether there is a bias b.
+
     Shape:
         - tokens: ``(B, T, in)``; output: ``(B, T, out)``
 
@@ -48,6 +56,12 @@ class PerTokenFFN(nn.Module):
     r"""Apply two layers with GELU, with weights per token: :math:`\mathrm{GELU}(x_t W_1^t + b_1^t) W_2^t + b_2^t`.
 
     RankMixer (arXiv:2507.15551), "per-token FFN". ``bias=False`` drops :math:`b_1` and :math:`b_2`.
+
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        hidden_dim: width of the hidden layer.
+        bias: whether there are biases.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
@@ -81,6 +95,12 @@ class PerTokenSwiGLU(nn.Module):
 
     arXiv:2604.00590, "per-token SwiGLU". Up and gate are one fused weight, up first. ``bias=False`` drops all biases,
     as TokenMixer-Large (arXiv:2602.06563) does.
+
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        hidden_dim: width of the hidden layer.
+        bias: whether there are biases.
 
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``

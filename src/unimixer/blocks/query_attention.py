@@ -18,6 +18,12 @@ class QueryStart(nn.Module):
 
     A starts as the mean, :math:`A_{qt} = 1 / T`.
 
+    HyFormer (arXiv:2601.12681), queries from the whole row; a linear map of our own in place of its MLP.
+
+    Args:
+        num_tokens: T.
+        num_queries: Q.
+
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 

@@ -27,6 +27,11 @@ class AttentionPooling(nn.Module):
 
     The query q starts at zero, so that pooling starts as the plain mean.
 
+    Source: pooling by one learned query, as in Set Transformer (arXiv:1810.00825), in its lightest form.
+
+    Args:
+        token_dim: D.
+
     Shape:
         - tokens: ``(B, T, D)``; output: ``(B, D)``
 
@@ -63,8 +68,18 @@ class TaskTowers(nn.Module):
 
     The crosses are those of DCN V2 (arXiv:2008.13535) in a rank of a quarter of the width, the same for all tasks.
 
+    Args:
+        in_dim: R.
+        num_tasks: number of tasks k.
+        hidden_dims: widths of the hidden layers of a tower.
+        num_crosses: L.
+
     Shape:
         - pooled: ``(B, R)``; output: logits ``(B, tasks)``
+
+    Example:
+        >>> TaskTowers(8, num_tasks=2, hidden_dims=(4,))(torch.zeros(3, 8)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, in_dim: int, num_tasks: int, hidden_dims: Sequence[int], num_crosses: int = 0) -> None:

@@ -39,8 +39,21 @@ class UniMixerBlock(nn.Module):
     arXiv:2604.00590, "UniMixer block". With an attention to events, :math:`Z = \mathrm{Norm}(O +
     \mathrm{Attention}(O, E))` enters the FFN.
 
+    Args:
+        mixing: of the tokens.
+        ffn: a layer a token.
+        norm: Norm.
+        attention: to events, between the two.
+        attention_norm: the norm behind the attention.
+
     Shape:
         - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
+
+    Example:
+        >>> import torch
+        >>> tokens, mixing, ffn = torch.tensor([[[3.0, 4.0]]]), nn.Identity(), nn.Identity()
+        >>> UniMixerBlock(mixing, ffn, nn.Identity())(tokens).tolist()  # X + Mixing(X), then the FFN
+        [[[6.0, 8.0]]]
     """
 
     def __init__(
@@ -90,8 +103,19 @@ class PostNorm(_Sublayers):
 
     RankMixer (arXiv:2507.15551), "block". An attention to events is a third sublayer like the others.
 
+    Args:
+        blocks: pairs of a mixing and an FFN, or with an attention to events between the two.
+        token_dim: D.
+        norm: builds the norm N from the width.
+
     Shape:
         - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
+
+    Example:
+        >>> import torch
+        >>> tokens, mixing, ffn = torch.tensor([[[3.0, 4.0]]]), nn.Identity(), nn.Identity()
+        >>> PostNorm([(mixing, ffn)], 2, norm=lambda width: nn.Identity())(tokens).tolist()
+        [[[12.0, 16.0]]]
     """
 
     @staticmethod
@@ -134,8 +158,19 @@ class PreNorm(_Sublayers):
 
     An attention to events is a third sublayer like the others (MixFormer, arXiv:2602.14110, has this stream).
 
+    Args:
+        blocks: pairs of a mixing and an FFN, or with an attention to events between the two.
+        token_dim: D.
+        norm: builds the norm N from the width.
+
     Shape:
         - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
+
+    Example:
+        >>> import torch
+        >>> tokens, mixing, ffn = torch.tensor([[[3.0, 4.0]]]), nn.Identity(), nn.Identity()
+        >>> PreNorm([(mixing, ffn)], 2, norm=lambda width: nn.Identity())(tokens).tolist()
+        [[[12.0, 16.0]]]
     """
 
     def __init__(self, blocks: Sequence[Block], token_dim: int, norm: Norm = RMSNorm) -> None:
@@ -176,6 +211,11 @@ class Siamese(Recomputing):
 
     Shape:
         - tokens: ``(B, T, D)``; events: ``(B, S, C)``; mask: ``(B, S)``; output: ``(B, T, D)``
+
+    Example:
+        >>> import torch
+        >>> Siamese([(nn.Linear(4, 4), nn.Linear(4, 4))], 4)(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(

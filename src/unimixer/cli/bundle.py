@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from unimixer.bundles import apply_delta
 from unimixer.cli.output import Json, emit, takes
-from unimixer.export import apply_delta
 
 app = typer.Typer(help="Bring a bundle up to date by a delta.", no_args_is_help=True)
 

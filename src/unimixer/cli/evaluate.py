@@ -9,18 +9,18 @@ from typing import Annotated
 
 import typer
 
-from unimixer.api import ScoreColumns, evaluate_hardened, evaluate_predictions, evaluate_rows, evaluate_run
 from unimixer.cli.output import Data, Device, Harden, Json, Separator, emit, takes
 from unimixer.cli.train import show_metrics
 from unimixer.data.coverage import Coverage
 from unimixer.errors import UnimixerError
-from unimixer.metrics import TaskMetrics, metric_names
+from unimixer.evaluation import ScoreColumns, evaluate_hardened, evaluate_predictions, evaluate_rows, evaluate_split
+from unimixer.metrics import TaskMetrics
 from unimixer.predictor import Predictor
 from unimixer.progress import say
 from unimixer.report.figures import check_figure
 from unimixer.report.reliability import write_reliability
 from unimixer.training.evaluation import as_json as plain
-from unimixer.training.run import RunFolder, dataset_of
+from unimixer.training.run import dataset_of
 
 _OPTION_NAMES = {"run": "the run folder", "input_file": "--input"}
 _COLUMNS = ("label", "score", "user", "request", "weight", "threshold", "logits")
@@ -101,18 +101,15 @@ def evaluate(options: EvaluateOptions) -> None:
             raise UnimixerError("--harden measures on a split of the dataset; leave --input out")
         _evaluate_hardened(options.run, options, options.harden)
         return
+    predictor = Predictor(options.run, device=options.device)
     if options.input_file is not None:
-        predictor = Predictor(options.run, device=options.device)
-        name = str(options.input_file)
-        names = metric_names([*RunFolder(options.run).recipe.metrics, *options.asked])
-        metrics = evaluate_rows(predictor, options.input_file, separator=options.separator, metrics=names)
+        name, separator = str(options.input_file), options.separator
+        metrics = evaluate_rows(predictor, options.input_file, separator=separator, metrics=options.asked)
         coverage = predictor.coverage
     else:
         name = options.split
-        metrics = evaluate_run(
-            options.run, options.split, dataset=options.data, device=options.device, metrics=options.asked
-        )
-        coverage = Coverage.of_split(dataset_of(RunFolder(options.run), options.data), options.split)
+        metrics = evaluate_split(predictor, name, dataset=options.data, metrics=options.asked)
+        coverage = Coverage.of_split(dataset_of(predictor.run, options.data), name)
     values = plain(metrics)
 
     def show() -> None:
@@ -156,7 +153,7 @@ def _evaluate_hardened(run: Path, options: EvaluateOptions, form: str) -> None:
     """Measure before and after, with the change of the scores."""
     split = options.split
     hard, change = evaluate_hardened(run, form, split, dataset=options.data, metrics=options.asked)
-    trained = evaluate_run(run, split, dataset=options.data, device="cpu", metrics=options.asked)
+    trained = evaluate_split(Predictor(run, device="cpu"), split, dataset=options.data, metrics=options.asked)
     values = {split: plain(trained), f"{split}, {form}": plain(hard)}
 
     def show() -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unimixer.bundles import ExportOptions, export_delta, export_run
 from unimixer.cli.output import Data, Harden, Json, Run, emit, table, takes
-from unimixer.export import ExportOptions, export_delta, export_run
 
 
 @dataclass(frozen=True)

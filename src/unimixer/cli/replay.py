@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from unimixer.bundles import open_bundle
 from unimixer.cli.output import Json, emit, table, takes
 from unimixer.errors import UnimixerError
-from unimixer.export import open_bundle
 from unimixer.serving.prediction_log.replay import EagerScorer
 from unimixer.serving.prediction_log.replay import replay as replay_log
 from unimixer.serving.stores import open_store

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from unimixer.bundles import open_bundle
 from unimixer.cli.output import takes
 from unimixer.errors import MissingExtraError
-from unimixer.export import open_bundle
 from unimixer.serving.settings import ADMIN_KEY, API_KEY, ServeSettings, read_key
 from unimixer.settings import parse
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimixer.abtest.assignment import assign
 from unimixer.abtest.specification import Experiment
+from unimixer.bundles.write import ExportOptions, export_run
 from unimixer.closed_loop.config import SimulationConfig
 from unimixer.closed_loop.event_rows import EventRows, covariate_rows, outcome_rows, request_ids
 from unimixer.closed_loop.rankers import Ranker
@@ -27,7 +28,6 @@ from unimixer.closed_loop.simulate import (
 )
 from unimixer.closed_loop.truth import true_effects
 from unimixer.errors import UnimixerError
-from unimixer.export.write import ExportOptions, export_run
 from unimixer.progress import progress_bar, say
 from unimixer.serving.stores.build import build_store
 from unimixer.settings import dump_yaml

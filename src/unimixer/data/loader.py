@@ -29,7 +29,7 @@ Piece = tuple[Rows, NDArray[np.int64]]
 
 
 class Loader:
-    """Streams the batches of one split.
+    """Streams the batches of one split: ``for batch in loader`` is an epoch, the next loop is the next epoch.
 
     The order is a function of ``(seed, epoch)`` alone: blocks of neighbouring rows are permuted, then the rows inside
     a window of blocks. The number of workers changes the speed and nothing else, and a position is just the number of
@@ -77,6 +77,8 @@ class Loader:
             -(-_count(self._blocks[own]) // share) for own, share in zip(self._assigned, self._shares, strict=True)
         ]
         self._length = max(lengths)
+        self.epoch = 0
+        """The epoch of the next ``for batch in loader``."""
 
     def _block_rows(self) -> int:
         """Return the rows of a block, few enough that shards of a small split have nearly equal sizes."""
@@ -85,6 +87,11 @@ class Loader:
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of ``epoch``, and count it, also where the loop ends early."""
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return self.batches(epoch)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch number ``start`` on."""

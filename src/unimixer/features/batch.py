@@ -21,6 +21,11 @@ class Batch:
           ``sequence_values[sequence_offsets[b]:sequence_offsets[b + 1]]``
         - labels: ``(B, tasks)`` float32; weights: ``(B,)`` float32
         - users: ``(B,)`` int64, the key by which UAUC groups
+
+    Example:
+        >>> batch = Batch(torch.tensor([[3, 1]], dtype=torch.int32), torch.tensor([[0.5]]))
+        >>> len(batch), list(batch.inputs()), batch.labels is None
+        (1, ['sparse_ids', 'dense_features'], True)
     """
 
     sparse_ids: Tensor

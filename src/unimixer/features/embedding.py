@@ -48,9 +48,11 @@ class _Lookup(torch.autograd.Function):
     """Look up single rows and means of bags; backward merges the gradients of both once."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, weight: Tensor, rows: Tensor, bags: Tensor, offsets: Tensor, sparse: bool
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(rows, bags, offsets)
-        ctx.num_rows = weight.shape[0]
+        ctx.num_rows, ctx.sparse = weight.shape[0], sparse
         vectors = F.embedding(rows, weight)
         return vectors, F.embedding_bag(bags, weight, offsets, mode="mean", include_last_offset=True)
 
@@ -66,7 +68,7 @@ class _Lookup(torch.autograd.Function):
             torch.cat([of_rows.flatten(0, -2), shares]),
             ctx.num_rows,
         )
-        return gradient, None, None, None
+        return gradient if ctx.sparse else gradient.to_dense(), None, None, None, None
 
 
 class PackedEmbedding(nn.Module):
@@ -74,11 +76,25 @@ class PackedEmbedding(nn.Module):
 
     .. math:: e = W[o_k + i]
 
-    Gradients are row-sparse: a step costs what the batch touches, whatever the number of rows. :meth:`lookup` is what
-    a model calls; :meth:`forward` and :meth:`mean` define it.
+    A model calls :meth:`lookup`; :meth:`forward` and :meth:`mean` define it.
+
+    Args:
+        tables: rows :math:`n_k` of every table.
+        embedding_dim: width of a row.
+        init_std: standard deviation of the numbers drawn.
+        device: where the weight is made.
+        sparse_gradients: see :class:`EmbeddingTables`.
 
     Shape:
         - weight: ``(sum of num_embeddings, embedding_dim)``
+        - rows: ``(...)``; output: ``(..., embedding_dim)``
+
+    Source: ``torch.nn.Embedding``; tables side by side as in FBGEMM's table-batched embedding.
+
+    Example:
+        >>> packed = PackedEmbedding({"user": 3, "item": 5}, 4)
+        >>> packed.first_row, packed(torch.tensor([[0, 3]])).shape
+        ({'user': 0, 'item': 3}, torch.Size([1, 2, 4]))
     """
 
     def __init__(
@@ -88,9 +104,10 @@ class PackedEmbedding(nn.Module):
         *,
         init_std: float = 0.01,
         device: torch.device | str | None = None,
+        sparse_gradients: bool = False,
     ) -> None:
         super().__init__()
-        self.embedding_dim, self.init_std = embedding_dim, init_std
+        self.embedding_dim, self.init_std, self.sparse_gradients = embedding_dim, init_std, sparse_gradients
         self.first_row: dict[str, int] = {}
         total = 0
         for name, num_embeddings in tables.items():
@@ -105,18 +122,21 @@ class PackedEmbedding(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the vectors of packed rows: ``(...)`` to ``(..., embedding_dim)``."""
-        return F.embedding(rows, self.weight, sparse=True)
+        return F.embedding(rows, self.weight, sparse=self.sparse_gradients)
 
     def lookup(self, rows: Tensor, bags: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`forward` of ``rows`` and :meth:`mean` of ``bags``, with one gradient that meets every row once."""
         if torch.compiler.is_compiling():  # a graph is traced through the definition
             return self(rows), self.mean(bags, offsets)
-        vectors, means = _Lookup.apply(self.weight, rows, bags, offsets)  # type: ignore[no-untyped-call]
+        vectors, means = _Lookup.apply(  # type: ignore[no-untyped-call]
+            self.weight, rows, bags, offsets, self.sparse_gradients
+        )
         return vectors, means
 
     def mean(self, rows: Tensor, offsets: Tensor) -> Tensor:
         """Mean vector of each bag of packed rows, zero for an empty one: ``(V,)`` and ``(N + 1,)`` to ``(N, dim)``."""
-        return F.embedding_bag(rows, self.weight, offsets, mode="mean", sparse=True, include_last_offset=True)
+        sparse = self.sparse_gradients
+        return F.embedding_bag(rows, self.weight, offsets, mode="mean", sparse=sparse, include_last_offset=True)
 
 
 def _empty(tables: Mapping[str, int], rows: int, width: int, device: torch.device | str | None) -> Tensor:
@@ -132,7 +152,13 @@ def _empty(tables: Mapping[str, int], rows: int, width: int, device: torch.devic
 
 
 class EmbeddingTables(nn.Module):
-    """Tables of any widths: one :class:`PackedEmbedding` per width.
+    r"""Tables of any widths: one :class:`PackedEmbedding` per width.
+
+    With dense gradients every optimizer of torch trains the tables, and a step costs what the tables hold. With
+    row-sparse ones a step costs what the batch touches, and the tables need an optimizer for such gradients, as
+    ``torch.optim.SparseAdam`` or those of :mod:`unimixer.training.optimizers`.
+
+    .. math:: e = W^k[i], \qquad W^k \in \mathbb{R}^{n_k \times d_k}
 
     Args:
         tables: rows of every table.
@@ -140,6 +166,17 @@ class EmbeddingTables(nn.Module):
         embedding_dims: widths of single tables.
         init_std: standard deviation of the numbers drawn.
         device: where they are made; on ``meta`` they take no memory, for whoever puts other tables in their place.
+        sparse_gradients: give row-sparse gradients.
+
+    Shape:
+        - the weight of one width: ``(rows of its tables, width)``
+
+    Source: ``torch.nn.Embedding``, one a table.
+
+    Example:
+        >>> tables = EmbeddingTables({"user": 3, "hour": 24}, embedding_dim=8, embedding_dims={"hour": 2})
+        >>> {width: tuple(packed.weight.shape) for width, packed in tables.packed.items()}
+        {'2': (24, 2), '8': (3, 8)}
     """
 
     def __init__(
@@ -150,6 +187,7 @@ class EmbeddingTables(nn.Module):
         embedding_dims: Mapping[str, int] | None = None,
         init_std: float = 0.01,
         device: torch.device | str | None = None,
+        sparse_gradients: bool = False,
     ) -> None:
         super().__init__()
         check_positive(embedding_dim=embedding_dim)
@@ -167,10 +205,16 @@ class EmbeddingTables(nn.Module):
                     width,
                     init_std=init_std,
                     device=device,
+                    sparse_gradients=sparse_gradients,
                 )
                 for width in sorted(set(self.width.values()))
             }
         )
+
+    def use_sparse_gradients(self) -> None:
+        """Give row-sparse gradients from now on."""
+        for width in set(self.width.values()):
+            self.of_width(width).sparse_gradients = True
 
     def of_width(self, width: int) -> PackedEmbedding:
         """Return the packed tables of one width."""

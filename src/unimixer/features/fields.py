@@ -24,7 +24,12 @@ DOMAINS = ("user", "item", "behaviour", "context")
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
-    """Options of the embedding of all fields."""
+    """Options of the embedding of all fields.
+
+    Example:
+        >>> EmbeddingOptions(embedding_dim=8).sequence_encoder
+        'mean'
+    """
 
     embedding_dim: int = 16
     """Width of every field, unless ``embedding_dims`` names its table."""
@@ -43,11 +48,18 @@ class EmbeddingOptions:
     """Features, histories or domains that the model does not read."""
     table_device: torch.device | str | None = None
     """Device of the tables; on ``meta`` they take no memory."""
+    sparse_gradients: bool = False
+    """Row-sparse gradients of the tables, see :class:`~unimixer.features.embedding.EmbeddingTables`."""
 
 
 @dataclass(frozen=True)
 class FieldSlice:
-    """The columns of one field in the vector E."""
+    """The columns of one field in the vector E.
+
+    Example:
+        >>> FieldSlice("user_id", "user", 16).width
+        16
+    """
 
     name: str
     domain: str
@@ -70,6 +82,12 @@ class FieldEmbedding(nn.Module):
 
     Shape:
         - output: ``(B, out_dim)``
+
+    Example:
+        >>> from unimixer.features.spec import IdField
+        >>> spec = FeatureSpec((IdField("item", "item", "item"),), (), (), {"item": 9}, ("click",))
+        >>> FieldEmbedding(spec, embedding_dim=4)(Batch(torch.tensor([[3], [8]]), torch.zeros(2, 0))).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, spec: FeatureSpec, *, pool_behaviour: bool = True, **options: Any) -> None:
@@ -88,6 +106,7 @@ class FieldEmbedding(nn.Module):
             embedding_dims=chosen.embedding_dims,
             init_std=chosen.embedding_init_std,
             device=chosen.table_device,
+            sparse_gradients=chosen.sparse_gradients,
         )
         self._id_width = {f.name: self.tables.width[f.table] for f in spec.ids}
         limits = torch.tensor([spec.tables[f.table] for f in spec.ids], dtype=torch.int32)
@@ -166,7 +185,7 @@ class FieldEmbedding(nn.Module):
             column = int(((high >= self.limits) | (low < 0)).int().argmax())
             wrong = (batch.sparse_ids[:, column] >= self.limits[column]) | (batch.sparse_ids[:, column] < 0)
             row = int(wrong.int().argmax())
-            raise _out_of_range(
+            raise out_of_range(
                 self.spec.ids[column].name, int(batch.sparse_ids[row, column]), int(self.limits[column]), row
             )
         for group, fields in self.spec.groups.items():
@@ -176,7 +195,7 @@ class FieldEmbedding(nn.Module):
                     wrong = (values >= self.spec.tables[field.table]) | (values < 0)
                     at = int(wrong.int().argmax())
                     row = int(torch.searchsorted(batch.sequence_offsets[group], at, right=True)) - 1
-                    raise _out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
+                    raise out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
 
     def forward(self, batch: Batch) -> Tensor:
         by_field, looked_up = self._dense(batch), self.tables.vectors(batch)
@@ -191,7 +210,8 @@ class FieldEmbedding(nn.Module):
 
     def _look_up(self, batch: Batch) -> dict[str, Tensor]:
         """Return the vectors of id fields and means of sequences, one lookup a width."""
-        by_field, rows = dict[str, Tensor](), batch.sparse_ids.shape[0]
+        by_field: dict[str, Tensor] = {}
+        rows = batch.sparse_ids.shape[0]
         for width in self.widths:
             columns, shifts = getattr(self, f"columns_{width}"), getattr(self, f"shifts_{width}")
             every = len(columns) == batch.sparse_ids.shape[1]
@@ -291,7 +311,8 @@ def _is_behaviour(fields: tuple[SequenceField, ...]) -> bool:
     return any(field.domain == "behaviour" for field in fields)
 
 
-def _out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:
+def out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:
+    """Make the error for an id that its table does not have."""
     return UnimixerError(
         f"batch, row {row}: {name}={value} is out of range: its table has rows 0 to {limit - 1}; "
         "encode the data with the transform that the model was built for"

@@ -26,6 +26,11 @@ class ManagedIds(Auxiliary):
     it, unlike rows of hashed ids. Who has a row is decided in training, see :mod:`unimixer.training.eviction`; the map
     is part of the weights.
 
+    Source: ids of their own rows instead of hashed ones, as the managed collision of TorchRec.
+
+    Args:
+        num_rows: R.
+
     Shape:
         - ids, rows: ``(R,)`` int64, ids ascending
         - input: ids of any shape; output: rows of the same shape and type
@@ -65,7 +70,11 @@ class ManagedIds(Auxiliary):
 
 
 class ManagedTables(torch.nn.Module):
-    """The maps of all managed tables; the ids of other tables are rows already.
+    r"""The maps of all managed tables; the ids of other tables are rows already.
+
+    .. math:: i \mapsto r_k(i) \text{ for the managed tables } k, \qquad i \mapsto i \text{ for the others}
+
+    Source: see :class:`ManagedIds`.
 
     Args:
         spec: fields and their tables.
@@ -73,6 +82,16 @@ class ManagedTables(torch.nn.Module):
 
     Raises:
         UnimixerError: for an unknown table, or one without a row to manage.
+
+    Shape:
+        - input and output: a :class:`~unimixer.features.batch.Batch` of B rows
+
+    Example:
+        >>> spec = FeatureSpec((IdField("item", "item", "item"),), (), (), {"item": 9}, ("click",))
+        >>> tables = ManagedTables(spec, {"item": 3})
+        >>> batch = Batch(torch.tensor([[8], [1]]), torch.zeros(2, 0))
+        >>> tables(batch).sparse_ids.tolist()  # no id has a row of its own yet
+        [[2], [2]]
     """
 
     def __init__(self, spec: FeatureSpec, num_rows: Mapping[str, int]) -> None:

@@ -11,9 +11,20 @@ class NumericEmbedding(nn.Module):
 
     .. math:: e_f = x_f w_f + b_f \quad\text{or}\quad e_f = m_f \text{ where } x_f \text{ is NaN}
 
+    Source: AutoInt (arXiv:1810.11921), "embedding layer"; the bias and the vector of a missing value are ours.
+
+    Args:
+        num_fields: F.
+        embedding_dim: width of :math:`e_f`.
+
     Shape:
         - x: ``(B, F)``
         - output: ``(B, F, embedding_dim)``
+
+    Example:
+        >>> embedding = NumericEmbedding(1, 4)
+        >>> torch.equal(embedding(torch.tensor([[float("nan")]]))[0, 0], embedding.missing[0])
+        True
     """
 
     def __init__(self, num_fields: int, embedding_dim: int) -> None:
@@ -32,9 +43,21 @@ class NumericEmbedding(nn.Module):
 class VectorProjection(nn.Module):
     r"""A pretrained vector through a linear layer, and a learned vector where it is missing.
 
+    .. math:: e = W x + b \quad\text{or}\quad e = m \text{ where } x \text{ is missing}
+
+    Source: ours.
+
+    Args:
+        width: of the vector x.
+        embedding_dim: width of e.
+
     Shape:
         - x: ``(B, width)``, NaN in the first column marks a missing vector
         - output: ``(B, embedding_dim)``
+
+    Example:
+        >>> VectorProjection(3, 4)(torch.zeros(2, 3)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, width: int, embedding_dim: int) -> None:

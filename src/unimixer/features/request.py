@@ -12,7 +12,12 @@ from unimixer.features.batch import Batch
 
 @dataclass(frozen=True)
 class RequestLayout:
-    """The part of a batch that belongs to the user and is equal for all candidates."""
+    """The part of a batch that belongs to the user and is equal for all candidates.
+
+    Example:
+        >>> RequestLayout(user_ids=1, user_dense=0, user_groups=("clicked",)).user_ids
+        1
+    """
 
     user_ids: int
     """Leading columns of ``Batch.sparse_ids``."""
@@ -29,6 +34,12 @@ class Request:
     Shape:
         - user: a batch of one row, with the user's columns and groups alone
         - candidates: a batch of N rows, with the columns and groups of items and context
+
+    Example:
+        >>> user = Batch(torch.tensor([[7]]), torch.zeros(1, 0))
+        >>> candidates = Batch(torch.tensor([[3], [4]]), torch.zeros(2, 0))
+        >>> Request(user, candidates).batch().sparse_ids.tolist()
+        [[7, 3], [7, 4]]
     """
 
     user: Batch

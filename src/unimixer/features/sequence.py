@@ -26,9 +26,20 @@ class TargetAttention(nn.Module):
     Deep Interest Network (arXiv:1706.06978), section 4.3; the activation is SiLU where the source has Dice, and the
     sum is divided by the square root of the longest length, which holds its scale at any ``max_length``.
 
+    Args:
+        width: E of an event.
+        matched: columns of an event that have a counterpart in the candidate.
+        max_length: of a sequence.
+        hidden_dim: of the MLP.
+
     Shape:
         - events: ``(V, E)``; target: ``(B, Q)``, the columns ``matched`` of an event that have a counterpart
         - output: ``(B, E)``, zero for an empty sequence
+
+    Example:
+        >>> events, offsets = torch.zeros(5, 6), torch.tensor([0, 3, 5])
+        >>> TargetAttention(6, [0, 1], max_length=5)(events, offsets, torch.zeros(2, 2)).shape
+        torch.Size([2, 6])
     """
 
     def __init__(self, width: int, matched: list[int], *, max_length: int, hidden_dim: int = 36) -> None:
@@ -52,8 +63,23 @@ class SmallTransformer(nn.Module):
 
     Behaviour Sequence Transformer (arXiv:1905.06874) in a light form: positions are counted back from the newest event.
 
+    .. math:: v = \frac{1}{n + 1} \sum_{i=0}^{n} \mathrm{Layer}\big([\, W t,\ e_1 + p_1, \dots, e_n + p_n \,]\big)_i
+
+    with :math:`e_1` the newest of n events.
+
+    Args:
+        width: E of an event.
+        matched: columns of an event that have a counterpart in the candidate.
+        max_length: of a sequence.
+        num_heads: H, which divides E.
+
     Shape:
         - events: ``(V, E)``; target: ``(B, Q)``; output: ``(B, E)``
+
+    Example:
+        >>> events, offsets = torch.zeros(5, 6), torch.tensor([0, 3, 5])
+        >>> SmallTransformer(6, [0, 1], max_length=5)(events, offsets, torch.zeros(2, 2)).shape
+        torch.Size([2, 6])
     """
 
     def __init__(self, width: int, matched: list[int], *, max_length: int, num_heads: int = 2) -> None:

@@ -10,7 +10,12 @@ from unimixer.errors import UnimixerError, unknown
 
 @dataclass(frozen=True)
 class IdField:
-    """A categorical feature: one column of ``Batch.sparse_ids``."""
+    """A categorical feature: one column of ``Batch.sparse_ids``.
+
+    Example:
+        >>> IdField("clicked_item", domain="item", table="item_id").table
+        'item_id'
+    """
 
     name: str
     domain: str
@@ -19,7 +24,12 @@ class IdField:
 
 @dataclass(frozen=True)
 class DenseField:
-    """A numeric feature (width 1) or a pretrained vector: adjacent columns of ``dense_features``; NaN is missing."""
+    """A numeric feature (width 1) or a pretrained vector: adjacent columns of ``dense_features``; NaN is missing.
+
+    Example:
+        >>> DenseField("price", domain="item").width
+        1
+    """
 
     name: str
     domain: str
@@ -28,7 +38,12 @@ class DenseField:
 
 @dataclass(frozen=True)
 class SequenceField:
-    """A variable number of ids: one column of ``Batch.sequence_values[group]``."""
+    """A variable number of ids: one column of ``Batch.sequence_values[group]``.
+
+    Example:
+        >>> SequenceField("past_items", "behaviour", "item_id", group="clicked", max_length=50, target="item_id").group
+        'clicked'
+    """
 
     name: str
     domain: str
@@ -42,7 +57,14 @@ class SequenceField:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Order and tables of all fields; columns of the batch are in this order."""
+    """Order and tables of all fields; columns of the batch are in this order.
+
+    Example:
+        >>> ids = (IdField("user_id", "user", "user_id"), IdField("item_id", "item", "item_id"))
+        >>> spec = FeatureSpec(ids, (DenseField("price", "item"),), (), {"user_id": 100, "item_id": 50}, ("click",))
+        >>> spec.dense_width, FeatureSpec.from_json(spec.to_json()) == spec
+        (1, True)
+    """
 
     ids: tuple[IdField, ...]
     dense: tuple[DenseField, ...]

@@ -9,16 +9,29 @@ from unimixer.errors import UnimixerError
 
 
 class Mixing(nn.Module):
-    """Base of all mixings of an embedding of length L = T * D.
+    r"""Base of all mixings of an embedding of length L = T * D.
 
     The convention, everywhere: ``mixing(x).flatten(1) == x.flatten(1) @ mixing.mixing_matrix(x).mT`` row by row.
 
     A subclass implements :meth:`mix` on ``(B, L)`` and names its two patterns. One whose pattern does not depend on its
     input may leave :meth:`mixing_matrix` as it is, but a matrix from the formula is the better test.
 
+    .. math:: \mathrm{vec}(y) = W(x)\, \mathrm{vec}(x)
+
+    arXiv:2604.00590, "unified form".
+
+    Args:
+        length: L.
+
     Shape:
         - x: ``(B, T, D)`` or ``(B, L)``
         - output: the shape of x; where the length changes, ``(B, L')``, or ``(B, M, L' / M)`` for M output blocks
+
+    Example:
+        >>> from unimixer.mixing import TokenMixing
+        >>> mixing, x = TokenMixing(num_tokens=2, token_dim=2), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+        >>> torch.equal(mixing(x), x @ mixing.mixing_matrix(x).mT)
+        True
     """
 
     out_blocks: int = 1

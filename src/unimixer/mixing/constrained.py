@@ -32,6 +32,16 @@ class Constrained(nn.Module):
     Args:
         constraint: the constraint.
         around: the permutation P of the constraint, ``(n,)``: of the gate, or where Cayley's transform starts.
+
+    Shape:
+        - raw numbers and output of :meth:`matrices`: ``(N, N)`` between blocks; ``(N, b, b)`` inside them, or
+          ``(1, b, b)`` where all blocks share one
+
+    Example:
+        >>> from unimixer.mixing import LearnedGlobal
+        >>> matrix = LearnedGlobal(4).matrices()
+        >>> bool((matrix.sum(0) - 1).abs().max() < 1e-4), bool((matrix - matrix.mT).abs().max() < 1e-4)
+        (True, True)
     """
 
     temperature: Tensor

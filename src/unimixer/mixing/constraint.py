@@ -28,12 +28,18 @@ class Constraint:
     with C one of :data:`CONSTRAINTS`, :math:`\tilde W` the raw matrix or its symmetric part, P the permutation to
     start from and g learned. Without a gate, :math:`W = C(\tilde W)`.
 
+    Source: arXiv:2604.00590 has ``sinkhorn``; the other kinds, the gate and the cap are ours.
+
     Args:
         temperature: of doubly stochastic matrices; 1.0 is no temperature.
         symmetric: constrain to symmetric matrices.
         kind: one of :data:`CONSTRAINTS`.
         gate: None, or the share a of the learned matrix at the start.
         range_cap: largest difference of two entries of what Sinkhorn gets, :math:`\tilde W / \tau`; None for no cap.
+
+    Example:
+        >>> Constraint().words(), Constraint(kind="orthogonal", symmetric=False).doubly_stochastic
+        ('doubly stochastic, symmetric', False)
     """
 
     temperature: float = 0.1

@@ -15,7 +15,23 @@ from unimixer.mixing.unified import Unified
 
 
 class UnitValues(Local):
-    """The unit matrix as values: what the Gram matrix weighs where its inner products themselves are wanted."""
+    """The unit matrix as values: what the Gram matrix weighs where its inner products themselves are wanted.
+
+    .. math:: Y = I_N
+
+    arXiv:1906.00091, "feature interaction": the products of all pairs of features.
+
+    Args:
+        num_blocks: N.
+        in_dim: b.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, N)``
+
+    Example:
+        >>> UnitValues(2, 3)(torch.zeros(1, 2, 3)).tolist()
+        [[[1.0, 0.0], [0.0, 1.0]]]
+    """
 
     pattern = "the unit matrix"
 
@@ -45,6 +61,10 @@ class AttentiveValues(Local):
 
     Shape:
         - blocks: ``(B, N, b)``; output: ``(B, N, k)``
+
+    Example:
+        >>> AttentiveValues(4, 6, 3)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 3])
     """
 
     pattern = "a projection that a network makes from X"

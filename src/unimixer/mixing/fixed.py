@@ -21,7 +21,24 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class FixedLocal(Local):
-    """Constant matrices inside blocks, ``(N, b, c)`` or ``(1, b, c)``."""
+    """Constant matrices inside blocks, ``(N, b, c)`` or ``(1, b, c)``.
+
+    .. math:: y_n = x_n W^n
+
+    Source: a local pattern after training, with its constraint evaluated once.
+
+    Args:
+        num_blocks: N.
+        weight: the matrices.
+        pattern: the pattern in words.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, c)``
+
+    Example:
+        >>> FixedLocal(2, 3 * torch.eye(1).unsqueeze(0))(torch.tensor([[[1.0], [2.0]]])).flatten().tolist()
+        [3.0, 6.0]
+    """
 
     weight: Tensor
 
@@ -36,7 +53,24 @@ class FixedLocal(Local):
 
 
 class FixedGlobal(Global):
-    """A constant matrix between blocks, ``(M, N)``, or one a head, ``(H, M, N)``."""
+    r"""A constant matrix between blocks, ``(M, N)``, or one a head, ``(H, M, N)``.
+
+    .. math:: y_m = \sum_n G_{mn} h_n
+
+    Source: a global pattern after training, with its constraint evaluated once.
+
+    Args:
+        weight: the matrix G.
+        pattern: the pattern in words.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: h, ``(B, N, c)``; output: ``(B, M, c)``
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [2.0]]])
+        >>> FixedGlobal(torch.tensor([[1.0, 1.0]]))(values, values).tolist()
+        [[[3.0]]]
+    """
 
     weight: Tensor
 
@@ -101,12 +135,22 @@ def _constant(pattern: nn.Module) -> nn.Module:
 class SparseGlobal(Global):
     r"""Every block is a weighted sum of k others: the k largest entries of each row, scaled to the row's sum.
 
+    .. math:: y_m = \frac{\sum_j G_{mj}}{\sum_{j \in K_m} G_{mj}} \sum_{n \in K_m} G_{mn} h_n, \qquad
+              K_m = \mathrm{top}_k(G_m)
+
+    Source: ours, for serving; see :func:`discretize`.
+
     Args:
         matrix: ``(N, N)``.
         top_k: k, at most N.
 
     Shape:
         - blocks, values: ``(B, N, b)``; output: ``(B, N, b)``
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [2.0]]])
+        >>> SparseGlobal(torch.tensor([[0.25, 0.75], [0.75, 0.25]]), top_k=1)(values, values).flatten().tolist()
+        [2.0, 1.0]
     """
 
     indices: Tensor

@@ -54,6 +54,24 @@ class PermutationSum(Generated):
 
     :math:`P_0` is the starting permutation, the others are drawn: where the matrix has to be symmetric, permutations
     that exchange the blocks in pairs.
+
+    Source: ours; that such sums are the doubly stochastic matrices is the theorem of Birkhoff and von Neumann.
+
+    Args:
+        around: :math:`P_0`, ``(N,)``.
+        num_permutations: K.
+        drawn: start from random numbers l, and not from :math:`P_0`.
+        scale: the number :math:`l_0` at the start, or the standard deviation of random ones.
+        constraint: with the temperature :math:`\tau`.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> constraint = Constraint(kind="permutations")
+        >>> between = PermutationSum(torch.arange(4), 3, drawn=False, scale=1.0, constraint=constraint)
+        >>> bool((between.matrices().sum(0) - 1).abs().max() < 1e-6), between.logits.numel()
+        (True, 3)
     """
 
     permutations: Tensor
@@ -88,6 +106,23 @@ class KroneckerGlobal(Generated):
 
     Where the matrix has to be symmetric, :math:`K' = K` and :math:`\log_2 N` numbers generate it, else twice as many.
     N is a power of two.
+
+    Source: ours; Kronecker products of doubly stochastic matrices are doubly stochastic.
+
+    Args:
+        around: P, ``(N,)``.
+        drawn: start from random numbers l, and not from P.
+        scale: the numbers at the start, or the standard deviation of random ones.
+        constraint: with the temperature :math:`\tau`.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> constraint = Constraint(kind="kronecker")
+        >>> between = KroneckerGlobal(torch.arange(8), drawn=True, scale=1.0, constraint=constraint)
+        >>> bool((between.matrices().sum(1) - 1).abs().max() < 1e-5), between.logits.numel()
+        (True, 3)
     """
 
     form = "a Kronecker product"

@@ -17,8 +17,15 @@ class Global(nn.Module):
     A subclass sets ``pattern`` and gives :meth:`weights`. With several heads, head h weighs the h-th of H equal slices
     of the values.
 
+    arXiv:2604.00590, "unified form".
+
     Shape:
         - blocks: the embedding X, ``(B, N, b)``; values: h, ``(B, N, c)``; output: ``(B, M, c)``
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [2.0]]])
+        >>> GramMatrix()(values, values).flatten().tolist()  # [[1, 2], [2, 4]] times the values
+        [5.0, 10.0]
     """
 
     pattern: str
@@ -38,7 +45,23 @@ class Global(nn.Module):
 
 
 class Permutation(Global):
-    """A fixed order of the blocks, out block i = block ``permutation[i]``: the global pattern of TokenMixer."""
+    r"""A fixed order of the blocks, out block i = block ``permutation[i]``: the global pattern of TokenMixer.
+
+    .. math:: y_i = h_{\pi(i)}
+
+    RankMixer (arXiv:2507.15551), "token mixing".
+
+    Args:
+        permutation: :math:`\pi`, ``(N,)``.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: h, ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [2.0], [3.0]]])
+        >>> Permutation(torch.tensor([2, 0, 1]))(values, values).flatten().tolist()
+        [3.0, 1.0, 2.0]
+    """
 
     pattern = "fixed permutation"
     permutation: Tensor
@@ -63,7 +86,23 @@ class Permutation(Global):
 
 
 class IdentityGlobal(Permutation):
-    """Leave every block as it is: no block reads another."""
+    """Leave every block as it is: no block reads another.
+
+    .. math:: y_n = h_n
+
+    arXiv:2604.00590, "unified form": the pattern of a per-token layer.
+
+    Args:
+        num_blocks: N.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: h, ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> values = torch.tensor([[[1.0], [2.0]]])
+        >>> torch.equal(IdentityGlobal(2)(values, values), values)
+        True
+    """
 
     pattern = "identity"
 
@@ -76,7 +115,23 @@ class IdentityGlobal(Permutation):
 
 
 class FullGlobal(Global):
-    """A learned matrix without constraints; with blocks of width 1 it maps the whole embedding linearly."""
+    r"""A learned matrix without constraints; with blocks of width 1 it maps the whole embedding linearly.
+
+    .. math:: y_m = \sum_n W_{mn} h_n
+
+    RankElastor (arXiv:2605.23191) has it with blocks of width 1.
+
+    Args:
+        num_blocks: N.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: h, ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> values = torch.zeros(2, 4, 3)
+        >>> FullGlobal(4)(values, values).shape
+        torch.Size([2, 4, 3])
+    """
 
     pattern = "learned, unconstrained"
     learned = True
@@ -92,7 +147,17 @@ class FullGlobal(Global):
 
 
 class GramMatrix(Global):
-    r"""Inner products of the blocks, :math:`X X^T`: the global pattern of factorization machines."""
+    r"""Inner products of the blocks, :math:`X X^T`: the global pattern of factorization machines.
+
+    Wukong (arXiv:2403.02545), "factorization machine block".
+
+    Shape:
+        - blocks: X, ``(B, N, b)``; values: ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> GramMatrix().weights(torch.tensor([[[1.0], [2.0]]])).tolist()
+        [[[[1.0, 2.0], [2.0, 4.0]]]]
+    """
 
     pattern = "Gram matrix X X^T"
     depends_on_input = True
@@ -104,7 +169,26 @@ class GramMatrix(Global):
 
 
 class CallableGlobal(Global):
-    """Any function of the blocks: ``function(blocks (B, N, b)) -> (M, N), (B, M, N) or (B, H, M, N)``."""
+    r"""Any function of the blocks: ``function(blocks (B, N, b)) -> (M, N), (B, M, N) or (B, H, M, N)``.
+
+    .. math:: y_m = \sum_n f(X)_{mn} h_n
+
+    arXiv:2604.00590, "unified form", for patterns of your own.
+
+    Args:
+        function: f.
+        num_heads: H, where the function gives a matrix a head.
+        pattern: the pattern in words.
+
+    Shape:
+        - blocks: X, ``(B, N, b)``; values: h, ``(B, N, c)``; output: ``(B, M, c)``
+
+    Example:
+        >>> mean = CallableGlobal(lambda blocks: torch.full((1, blocks.shape[1]), 1 / blocks.shape[1]))
+        >>> values = torch.tensor([[[1.0], [3.0]]])
+        >>> mean(values, values).tolist()
+        [[[2.0]]]
+    """
 
     depends_on_input = True
 

@@ -40,6 +40,8 @@ class ConstrainedGlobal(Constrained, Global):
 class LearnedGlobal(ConstrainedGlobal):
     r"""A full matrix between blocks, :math:`\bar W_G = \mathrm{Sinkhorn}(W_G / \tau)`: UniMixing.
 
+    arXiv:2604.00590, "UniMixing".
+
     Args:
         num_blocks: N.
         permutation: where to start, out block i = block ``permutation[i]``; None for random numbers.
@@ -48,6 +50,14 @@ class LearnedGlobal(ConstrainedGlobal):
         constraint: the constraint on the matrix.
         around: see :class:`~unimixer.mixing.Constrained`.
         orthogonal: draw a random orthogonal matrix instead of random numbers.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> between = LearnedGlobal(4, torch.tensor([1, 0, 3, 2]))
+        >>> between.matrices().argmax(1).tolist()
+        [1, 0, 3, 2]
     """
 
     def __init__(
@@ -83,11 +93,21 @@ class LowRankGlobal(ConstrainedGlobal):
     After Sinkhorn the matrix is close to full rank again. The start from a permutation is exact in a low rank, see
     :func:`unimixer.mixing.initialization.low_rank_permutation`.
 
+    arXiv:2604.00590, "UniMixing-Lite".
+
     Args:
         num_blocks: N.
         rank: r; to start from a permutation at least 3.
         permutation: as in :class:`LearnedGlobal`, like the constraint and ``around``.
         scale: multiplies the margin of a starting permutation, or is the standard deviation of random logits.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: ``(B, N, c)``; output: ``(B, N, c)``
+
+    Example:
+        >>> between = LowRankGlobal(8, rank=4, permutation=torch.arange(8).flip(0))
+        >>> between.matrices().argmax(1).tolist(), between.left.numel() + between.right.numel()
+        ([7, 6, 5, 4, 3, 2, 1, 0], 64)
     """
 
     def __init__(
@@ -142,6 +162,8 @@ class _ConstrainedLocal(Constrained, Local):
 class DoublyStochasticLocal(_ConstrainedLocal):
     r"""A constrained matrix for every block, :math:`\bar W_B^i = \mathrm{Sinkhorn}(W_B^i / \tau)`: UniMixing.
 
+    arXiv:2604.00590, "UniMixing".
+
     Args:
         num_blocks: N.
         block_size: b.
@@ -150,6 +172,13 @@ class DoublyStochasticLocal(_ConstrainedLocal):
         identity: start from the identity, else from random numbers.
         scale: the raw value on the diagonal, or the standard deviation of random numbers.
         constraint: the constraint on every matrix.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, b)``
+
+    Example:
+        >>> DoublyStochasticLocal(4, 2).matrices().shape, DoublyStochasticLocal(4, 2, "shared").matrices().shape
+        (torch.Size([4, 2, 2]), torch.Size([1, 2, 2]))
     """
 
     def __init__(
@@ -182,6 +211,8 @@ class BasisLocal(_ConstrainedLocal):
 
     The first basis matrix starts as a sharp identity.
 
+    arXiv:2604.00590, "UniMixing-Lite".
+
     Args:
         num_blocks: N.
         block_size: b.
@@ -190,6 +221,14 @@ class BasisLocal(_ConstrainedLocal):
         identity: start from the identity, else from random numbers.
         scale: multiplies the margin of the identity, or is the standard deviation of random sums.
         constraint: the constraint on every matrix.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, b)``
+
+    Example:
+        >>> inside = BasisLocal(16, 2, num_basis=3)
+        >>> inside(torch.zeros(1, 16, 2)).shape, inside.basis.numel() + inside.coefficients.numel()
+        (torch.Size([1, 16, 2]), 60)
     """
 
     def __init__(

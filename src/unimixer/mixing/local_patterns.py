@@ -14,8 +14,15 @@ class Local(nn.Module):
 
     A subclass sets ``num_blocks`` N, ``in_dim`` b, ``out_dim`` c and ``pattern``, and gives :meth:`matrices`.
 
+    arXiv:2604.00590, "unified form".
+
     Shape:
         - blocks: ``(B, N, b)``; output: ``(B, N, c)``
+
+    Example:
+        >>> local = SharedLinear(num_blocks=4, in_dim=6, out_dim=3)
+        >>> local(torch.zeros(2, 4, 6)).shape, local.matrix().shape
+        (torch.Size([2, 4, 3]), torch.Size([4, 3, 24]))
     """
 
     num_blocks: int
@@ -48,7 +55,24 @@ class Local(nn.Module):
 
 
 class IdentityLocal(Local):
-    """Blocks as they are: the local pattern of TokenMixer."""
+    """Blocks as they are: the local pattern of TokenMixer.
+
+    .. math:: y_n = x_n
+
+    RankMixer (arXiv:2507.15551), "token mixing".
+
+    Args:
+        num_blocks: N.
+        block_size: b.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, b)``
+
+    Example:
+        >>> blocks = torch.tensor([[[1.0], [2.0]]])
+        >>> torch.equal(IdentityLocal(2, 1)(blocks), blocks)
+        True
+    """
 
     pattern = "identity"
 
@@ -67,7 +91,22 @@ class IdentityLocal(Local):
 
 
 class SharedLinear(Local):
-    r"""One matrix for all blocks, :math:`x_n W`: the values, queries and keys of self-attention."""
+    r"""One matrix for all blocks, :math:`x_n W`: the values, queries and keys of self-attention.
+
+    Transformer (arXiv:1706.03762), "attention".
+
+    Args:
+        num_blocks: N.
+        in_dim: b.
+        out_dim: c.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, c)``
+
+    Example:
+        >>> SharedLinear(4, 6, 3)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 3])
+    """
 
     pattern = "linear, shared"
 
@@ -87,7 +126,22 @@ class SharedLinear(Local):
 
 
 class BlockLinear(Local):
-    r"""A matrix for every block, :math:`x_n W^n`: the projections of heterogeneous attention."""
+    r"""A matrix for every block, :math:`x_n W^n`: the projections of heterogeneous attention.
+
+    HiFormer (arXiv:2311.05884), "heterogeneous self-attention".
+
+    Args:
+        num_blocks: N.
+        in_dim: b.
+        out_dim: c.
+
+    Shape:
+        - blocks: ``(B, N, b)``; output: ``(B, N, c)``
+
+    Example:
+        >>> BlockLinear(4, 6, 3).matrices().shape
+        torch.Size([4, 6, 3])
+    """
 
     pattern = "linear, own for every block"
 
@@ -118,6 +172,10 @@ class CompositeLinear(Local):
 
     Shape:
         - blocks: ``(B, N, b)``; output: ``(B, M, c)``
+
+    Example:
+        >>> CompositeLinear(4, 6, 3, rank=2, out_blocks=2)(torch.zeros(5, 4, 6)).shape
+        torch.Size([5, 2, 3])
     """
 
     def __init__(
@@ -161,8 +219,17 @@ class ConstantValues(Local):
 
     Wukong (arXiv:2403.02545), "optimised FM": :math:`X X^T Y`.
 
+    Args:
+        num_blocks: N.
+        in_dim: b, which the values do not depend on.
+        out_dim: c.
+
     Shape:
         - values: ``(N, c)``; blocks: ``(B, N, b)``; output: ``(B, N, c)``
+
+    Example:
+        >>> ConstantValues(4, 6, 3)(torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 3])
     """
 
     pattern = "a learned projection that does not come from X"

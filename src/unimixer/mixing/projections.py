@@ -14,7 +14,24 @@ from unimixer.mixing.unified import Unified
 
 
 class RectangularGlobal(Global):
-    """A learned matrix without constraints that gives another number of blocks, ``(M, N)``."""
+    r"""A learned matrix without constraints that gives another number of blocks, ``(M, N)``.
+
+    .. math:: y_m = \sum_{n=1}^{N} W_{mn} h_n, \qquad m = 1, \dots, M
+
+    Wukong (arXiv:2403.02545), "linear compression block".
+
+    Args:
+        num_blocks: N.
+        num_outputs: M.
+
+    Shape:
+        - blocks: ``(B, N, b)``, which it does not read; values: h, ``(B, N, c)``; output: ``(B, M, c)``
+
+    Example:
+        >>> values = torch.zeros(2, 4, 3)
+        >>> RectangularGlobal(4, 2)(values, values).shape
+        torch.Size([2, 2, 3])
+    """
 
     pattern = "learned, unconstrained, rectangular"
 
@@ -93,6 +110,10 @@ class Convolution(Mixing):
 
     DHEN (arXiv:2203.11014), "convolution". What it sees depends on the order of tokens and of columns.
     Zeros stand outside the matrix; no bias (ours: a mixing is linear).
+
+    .. math:: y_{td} = \sum_{i,j=-h}^{h} K_{ij}\, x_{t+i,\, d+j}, \qquad h = (k - 1) / 2
+
+    with k the ``kernel_size``.
 
     Args:
         num_tokens: T.

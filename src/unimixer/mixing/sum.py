@@ -17,6 +17,8 @@ class Sum(Mixing):
     Its matrix is the sum of their matrices, so a sum of patterns has the one form of all mixings. The learned number
     :math:`\gamma` starts small: at first the sum is nearly the first mixing alone, and the second has a gradient.
 
+    Source: ours, for sums of two patterns of arXiv:2604.00590.
+
     Args:
         first: a mixing that keeps the length.
         second: another one.

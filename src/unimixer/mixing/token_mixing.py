@@ -20,6 +20,11 @@ class TokenMixing(Unified):
     them. Where ``H = T`` the operation is its own inverse; in general it is undone by the mixing of H tokens of width
     T D / H with T heads, :meth:`inverse` ("revert" in TokenMixer-Large, arXiv:2602.06563).
 
+    Args:
+        num_tokens: T.
+        token_dim: D.
+        num_heads: H (default: T).
+
     Shape:
         - x: ``(B, T, D)`` or ``(B, T * D)``, with D divisible by H
         - output: ``(B, H, T * D / H)``, hence ``(B, T, D)`` where ``H = T``; flat where x is flat

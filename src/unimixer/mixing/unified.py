@@ -69,10 +69,27 @@ class Unified(Mixing):
 
 
 class MatrixMixing(Unified):
-    """Both patterns are matrices that do not depend on the embedding: two products over the batch.
+    r"""Both patterns are matrices that do not depend on the embedding: two products over the batch.
 
     The base of UniMixing and UniMixing-Lite; with :class:`~unimixer.mixing.FixedLocal` and
     :class:`~unimixer.mixing.FixedGlobal` it is what they become once trained.
+
+    .. math:: y = (G \otimes \{W_B^n\})\, x
+
+    arXiv:2604.00590, "unified form".
+
+    Args:
+        local: pattern inside blocks, which keeps their width.
+        global_: pattern between blocks, which does not depend on the embedding.
+
+    Shape:
+        - x: ``(B, T, D)`` or ``(B, L)``; output: the shape of x
+
+    Example:
+        >>> from unimixer.mixing import IdentityLocal, LearnedGlobal
+        >>> global_NN, local_Nbb = MatrixMixing(IdentityLocal(4, 2), LearnedGlobal(4)).weights()
+        >>> global_NN.shape, local_Nbb.shape
+        (torch.Size([4, 4]), torch.Size([1, 2, 2]))
     """
 
     def __init__(self, local: Local, global_: Global) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,21 +16,13 @@ from pydantic import (
     PositiveInt,
 )
 
+from unimixer.backbones.budget import read_count
 from unimixer.backbones.registry import backbone_name
 from unimixer.errors import UnimixerError
 from unimixer.metrics import metric_names
 from unimixer.settings import Change, Document, Settings, find_settings, load_yaml, models_in, override, parse
 
-_UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "b": 1e9, "B": 1e9}
-
-
-def _count(value: object) -> object:
-    """Read a number that may be written 800K or 1.5M."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMbB])", value) if isinstance(value, str) else None
-    return round(float(match[1]) * _UNITS[match[2]]) if match else value
-
-
-Count = Annotated[PositiveInt, BeforeValidator(_count)]
+Count = Annotated[PositiveInt, BeforeValidator(read_count)]
 
 
 class ModelConfig(Settings):

@@ -12,6 +12,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
+from unimixer.mixing import MatrixMixing, discretize
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.config import ModelConfig, Recipe
@@ -103,3 +104,17 @@ def score_change(before: Ranker, after: Ranker, dataset: Dataset, split: str) ->
             count += difference.numel()
             advance(len(batch))
     return ScoreChange(loader.num_rows, largest, total / max(count, 1), largest_probability)
+
+
+def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
+    """Copy a run's ranker with its learned mixings made hard.
+
+    Raises:
+        UnimixerError: if the model has no learned mixing.
+    """
+    if not any(isinstance(part, MatrixMixing) for part in ranker.modules()):
+        raise UnimixerError(
+            f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
+            "unimixer and unimixer-lite have"
+        )
+    return discretize(ranker, form)

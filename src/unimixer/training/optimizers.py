@@ -22,7 +22,8 @@ MIXING_EPS = 1e-15
 def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
     """Build the optimizers of the dense part and of the tables; ``base_lr`` of a group is the rate before its schedule.
 
-    With ``dense: muon``, ``muon`` moves the matrices and ``dense`` is the AdamW of all other dense parameters.
+    With ``dense: muon``, ``muon`` moves the matrices and ``dense`` is the AdamW of all other dense parameters. The
+    tables of a single process give row-sparse gradients from now on, which their optimizer needs.
     """
     dense: torch.optim.Optimizer
     groups = dense_groups(model, config)
@@ -38,6 +39,7 @@ def build_optimizers(model: Ranker, config: OptimizerConfig) -> dict[str, torch.
         optimizers["muon"] = Muon(groups["muon"], lr=lr, weight_decay=config.weight_decay)
     sparse = sharded_optimizer(model)
     if sparse is None:
+        model.embedding.tables.use_sparse_gradients()
         sparse = SPARSE_RULES[config.sparse](table_parameters(model), lr=config.embedding_lr)
     optimizers["sparse"] = sparse
     for optimizer in optimizers.values():
@@ -102,7 +104,10 @@ class RowSparse(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 if not weight.grad.is_sparse:
-                    raise UnimixerError(f"{type(self).__name__} needs row-sparse gradients (embedding tables)")
+                    raise UnimixerError(
+                        f"{type(self).__name__} updates row-sparse gradients and got dense ones; build the ranker with "
+                        "sparse_gradients=True, or take an optimizer of torch"
+                    )
                 rows, gradient = _merged(weight.grad)
                 self._update(weight, rows, gradient, self.state[weight], group)
         return loss

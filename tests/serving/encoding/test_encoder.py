@@ -16,11 +16,11 @@ from eager import EagerBundle
 from tiny import tiny_recipe
 from toy import DAY, START, toy_frames
 
+from unimixer.bundles import ExportOptions, export_run, open_bundle
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
-from unimixer.export import ExportOptions, export_run, open_bundle
 from unimixer.features.request import Request
 from unimixer.predictor import Predictor
 from unimixer.serving.encoding.request import RankCall, RequestEncoder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from served import Client
 
-from unimixer.export import open_bundle
+from unimixer.bundles import open_bundle
 
 
 def test_the_open_inference_protocol(client: Client, bundles: tuple[Path, Path]) -> None:

@@ -20,8 +20,8 @@ import pytest
 from served import CONTEXT, Served
 from toy import DAY, START, toy_tables
 
+from unimixer.bundles import open_bundle
 from unimixer.errors import UnimixerError
-from unimixer.export import open_bundle
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.stores.base import ANY_EVENT, Event, StoreUnavailableError
 from unimixer.serving.stores.build import building, fill

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import toy_tables
 
-from unimixer.api import evaluate_run
+from unimixer.api import evaluate
 from unimixer.backbones import BACKBONES, build_backbone
 from unimixer.blocks import RMSNorm
 from unimixer.data.prepare import prepare
@@ -249,7 +249,7 @@ def test_a_killed_process_that_holds_parts_is_started_again(world: Path, tmp_pat
 def test_an_interrupted_run_with_parts_is_put_together_by_hand(world: Path) -> None:
     run = RunFolder(world / "cut-together")
     consolidate_run(run)
-    metrics = evaluate_run(run.folder, "validation")
+    metrics = evaluate(run.folder, "validation")
     logged = [m for m in run.history() if m["kind"] == "validation" and m["task"] == "is_click"]
     assert metrics["is_click"].auc == max(line["auc"] for line in logged)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny import tiny_values
 from toy import SCHEMA, toy_tables
 
-from unimixer.api import evaluate_run
+from unimixer.api import evaluate
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -219,7 +219,7 @@ def test_what_a_run_of_several_processes_leaves_is_an_ordinary_run(world: Path) 
     run = RunFolder(world / "sgd-2")
     result = run.result or {}
     for split in ("validation", "test"):
-        for task, metrics in evaluate_run(run.folder, split).items():
+        for task, metrics in evaluate(run.folder, split).items():
             assert metrics.as_dict() == pytest.approx(result[split][task], abs=1e-7)  # other batches, other rounding
             assert metrics.auc == result[split][task]["auc"]
     assert Predictor(run.folder).tasks == ("is_click", "long_view")
@@ -280,7 +280,7 @@ def test_an_interrupted_run_is_put_together_by_hand(world: Path) -> None:
     run = RunFolder(world / "columns-together")
     source = consolidate_run(run)
     assert source.name == "best-sharded"
-    metrics = evaluate_run(run.folder, "validation")
+    metrics = evaluate(run.folder, "validation")
     logged = [m for m in run.history() if m["kind"] == "validation" and m["task"] == "is_click"]
     assert metrics["is_click"].auc == max(line["auc"] for line in logged)
 

@@ -104,6 +104,8 @@ class PerTokenExperts(nn.Module):
 class PerTokenRouter(nn.Module):
     r"""One number an expert from each token, :math:`h_t(x_t) = x_t W_t + b_t`; float32 whatever the autocast.
 
+    ReMoE (arXiv:2412.14711) and top-k mixtures route by it.
+
     Args:
         num_tokens: T.
         token_dim: D.

@@ -11,8 +11,8 @@ import torch
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
+from unimixer.bundles.graph import CANDIDATES, USER, Input, signature
 from unimixer.errors import UnimixerError, nearest
-from unimixer.export.graph import CANDIDATES, USER, Input, signature
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request as Ranking
 from unimixer.serving.engine import Engine, Scorer
