@@ -30,12 +30,13 @@ endif
 demo: venv
 	$(BIN)/unimixer demo --out demo --overwrite
 
+# a core has one process of tests; processes that tests start have one thread too
 test: venv-distributed
-	$(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # one process, so that no other test takes time from the one that is timed
 slowest: venv-distributed
-	$(BIN)/pytest -q --durations=30 --durations-min=0.5 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=30 --durations-min=0.5 $(TESTS)
 
 lint: venv-distributed
 	$(BIN)/ruff format --check .

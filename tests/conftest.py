@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,10 @@ from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 
 torch.set_num_threads(1)
+gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
+# torch's compiler reads these when it is imported: no processes of its own, and no optimizing of what calls kernels
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 # a property that needs more examples than these says so
 hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
 hypothesis.settings.load_profile("few")

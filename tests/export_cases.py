@@ -67,13 +67,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-LONG = {
-    *("tokenmixer-large", "rankelastor", "hiformer", "hhft", "dhen", "finalmlp", "masknet", "autoint"),
-    *("random", "fields through a layer", "narrow table", "siamese cross-attention"),
-}
-"""Kinds whose operations the others have too: writing their files is left to the slow tests."""
-
-
 def build(spec: FeatureSpec, **options: Any) -> Ranker:
     """A ranker with every number moved off its start, so that nothing is right by being zero."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backbones import EVERY, pooled, small, tokens
+from test_backbones import EVERY, pooled, shallow, small, tokens
 from torch import Tensor, nn
 
 from unimixer.backbones import Backbone
@@ -23,7 +23,7 @@ def test_one_compilation_of_forward_and_backward_serves_all_steps_of_a_training(
 ) -> None:
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    backbone, x = small(name, **options), tokens(6)
+    backbone, x = shallow(name, **options), tokens(6)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")  # fullgraph: a graph break is an error
     outputs, gradients = [], []
     for form in (backbone, compiled):

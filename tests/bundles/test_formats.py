@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import KINDS, LONG, build, toy_requests
+from export_cases import KINDS, build, toy_requests
 from onnx import numpy_helper
 
+from unimixer.backbones import BACKBONES
 from unimixer.bundles.graph import RequestRanker, feed
 from unimixer.bundles.onnx_file import write_onnx
 from unimixer.bundles.precision import reduce
@@ -44,17 +45,52 @@ def worst(runner: Runner, graph: RequestRanker, ranker: Ranker, requests: list[R
     return found
 
 
+ONE: dict[str, Any] = {"num_blocks": 1}
+FEW = {
+    **{name: KINDS[name] for name in BACKBONES},
+    "experts, dots": {**KINDS["dots"], "options": {"token_dim": 16, "dots": True, "ffn": "topk-moe"}},
+    **{name: KINDS[name] for name in ("rule and attention", "rule and FM")},
+}
+"""Kinds that differ in what is behind the tokens."""
+ALL: dict[str, dict[str, Any]] = {
+    "semantic, small transformer": {**KINDS["semantic"], **KINDS["small transformer"], "options": ONE},
+    "random, narrow table": {**KINDS["random"], **KINDS["narrow table"], "options": ONE},
+    "fields as they are": KINDS["fields as they are"],
+    "fields through a layer, managed rows": {
+        **KINDS["managed rows"],
+        **KINDS["fields through a layer"],
+        "options": {"token_dim": 44, **ONE},
+    },
+    "managed rows of histories as tokens": {**KINDS["managed rows of histories"], "options": ONE},
+    "cross-attention": {**KINDS["cross-attention"], "options": ONE},
+    "siamese cross-attention, flat read-out": {
+        **KINDS["flat read-out"],
+        "sequences": "cross_attention",
+        "options": {**KINDS["siamese cross-attention"]["options"], **ONE},
+    },
+    "hyformer cross-attention": KINDS["hyformer cross-attention"],
+    "bare mixing": KINDS["bare mixing"],
+}
+"""Kinds that differ in what makes the tokens or reads them: together, as far as one ranker has several."""
+LONG = {
+    *("tokenmixer-large", "rankelastor", "hiformer", "hhft", "dhen", "finalmlp", "masknet", "autoint"),
+    *("random, narrow table", "fields through a layer, managed rows", "siamese cross-attention, flat read-out"),
+}
+"""Kinds whose operations the others have too: writing their files is left to the slow tests."""
 CASES = [
-    pytest.param(options, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, options in KINDS.items()
+    pytest.param(few, options, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+    for few, kinds in ((True, FEW), (False, ALL))
+    for name, options in kinds.items()
 ]
 
 
-@pytest.mark.parametrize("options", CASES)
+@pytest.mark.parametrize(("few", "options"), CASES)
 def test_every_model_runs_as_onnx_and_as_an_archive(
-    toy_dataset: Dataset, tmp_path: Path, options: dict[str, Any]
+    toy_dataset: Dataset, few_features: Dataset, tmp_path: Path, few: bool, options: dict[str, Any]
 ) -> None:
-    ranker = build(toy_dataset.transform.spec, **options)
-    layout, requests = toy_requests(toy_dataset)
+    dataset = few_features if few else toy_dataset
+    ranker = build(dataset.transform.spec, **options)
+    layout, requests = toy_requests(dataset)
     graph = RequestRanker(ranker, layout)
     program = trace(graph)
     write_onnx(graph, program, tmp_path / "model.onnx")
@@ -68,7 +104,7 @@ def test_every_model_runs_as_onnx_and_as_an_archive(
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler: AOTInductor cannot run")
 def test_a_compiled_graph_gives_the_same_scores(toy_dataset: Dataset, tmp_path: Path) -> None:
-    ranker = build(toy_dataset.transform.spec, sequence_encoder="target_attention")
+    ranker = build(toy_dataset.transform.spec, sequence_encoder="target_attention", options=ONE)
     layout, requests = toy_requests(toy_dataset)
     graph = RequestRanker(ranker, layout)
     write_aoti(graph, trace(graph), tmp_path / "model.aoti.pt2")
