@@ -117,7 +117,9 @@ def evaluate_run(
     opened, place, recipe = dataset_of(folder, dataset), pick_device(device), folder.recipe
     model = load_ranker(folder, device=place)
     precision, names = recipe.training.precision, metric_names([*recipe.metrics, *metrics])
-    return evaluate_model(model, opened, split, tuple(recipe.tasks), precision=precision, metrics=names)
+    return evaluate_model(
+        *(model, opened, split, tuple(recipe.tasks)), precision=precision, metrics=names, chain=recipe.model.chain
+    )
 
 
 @states_kept()
@@ -138,7 +140,8 @@ def evaluate_hardened(
     hard = hardened_ranker(model, form, folder)
     change = score_change(model, hard, opened, split)
     names = metric_names([*folder.recipe.metrics, *metrics])
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), metrics=names), change
+    recipe = folder.recipe
+    return evaluate_model(hard, opened, split, tuple(recipe.tasks), metrics=names, chain=recipe.model.chain), change
 
 
 def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
@@ -188,6 +191,7 @@ def evaluate_rows(
         truths=truths,
         metrics=metrics,
         weighted=negative is not None,
+        chain=predictor.chain,
     )
     users = _Groups(schema.keys.user)
     sources = list(dict.fromkeys(label.column for label in (*labels, *([sampled] if negative and sampled else []))))

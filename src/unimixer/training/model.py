@@ -12,6 +12,7 @@ import torch
 from unimixer.blocks import recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
+from unimixer.metrics import conditional_name
 from unimixer.ranker import Ranker, width_for_budget
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
@@ -49,7 +50,22 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         model = model.model_copy(update={"width": size, "dense_params": None})
     resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
     monitor(resolved)
+    _check_loss_weighting(resolved)
     return resolved
+
+
+def _check_loss_weighting(recipe: Recipe) -> None:
+    """Raise where weights of losses would be learned without effect, or cannot be."""
+    kind = recipe.loss_weighting.kind
+    if kind != "fixed" and len(recipe.tasks) == 1:
+        raise UnimixerError(
+            f"loss_weighting.kind={kind} weighs the losses of several tasks, and {next(iter(recipe.tasks))!r} is the "
+            "only one; leave loss_weighting out"
+        )
+    if kind == "gradnorm" and recipe.distributed.dense == "fsdp":
+        raise UnimixerError(
+            "loss_weighting.kind=gradnorm needs whole towers on every process; use distributed.dense=ddp or uncertainty"
+        )
 
 
 def monitor(recipe: Recipe) -> tuple[str, str]:
@@ -57,7 +73,8 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
     usual = ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")
-    known = [f"{t}.{m}" for t in recipe.tasks for m in (*usual, *recipe.metrics)]
+    given = [conditional_name(*link) for link in recipe.model.chain.items()]
+    known = [f"{t}.{m}" for t in (*recipe.tasks, *given) for m in (*usual, *recipe.metrics)]
     if name not in known:
         raise unknown("training.monitor", name, known)
     return task, metric

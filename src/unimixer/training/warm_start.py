@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimixer.blocks import PerTask
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.schema import FIRST_ID
 from unimixer.errors import UnimixerError
@@ -85,8 +86,9 @@ class WarmStart:
         _by_name(state, own, "embedding.managed.maps", there.managed.tables, here.managed.tables)
         if there.encoder_of.keys() == here.encoder_of.keys():
             _by_name(state, own, "embedding.encoders", list(there.encoder_of), list(here.encoder_of))
-        for towers in ("towers", *(f"auxiliary_towers.{i}" for i in range(len(self.source.auxiliary_towers)))):
-            _by_name(state, own, f"{towers}.towers", *self.tasks)
+        for name, part in self.source.named_modules():
+            if isinstance(part, PerTask) and len(part):
+                _by_name(state, own, name, *self.tasks)
 
     def rows_of(self, table: str) -> Rows:
         """Return the rows of a table that the source and the model share."""
