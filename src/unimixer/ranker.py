@@ -177,7 +177,8 @@ class Ranker(Transient):
         pooled = torch.cat([pooled, *bypass], dim=1) if bypass else pooled
         if len(self.auxiliary_towers):
             self._score_intermediates()
-        self.pooled = pooled.detach() if self.keeps_pooled and self.records else None
+        if self.keeps_pooled:
+            self.pooled = pooled.detach() if self.records else None
         return self.score_pooled(pooled)
 
     def score_pooled(self, pooled: Tensor) -> Tensor:
