@@ -106,6 +106,15 @@ def test_experts_and_gates_follow_their_tasks_to_another_order(chained: Path) ->
         torch.testing.assert_close(model.eval()(batch)[:, [1, 0]], load_ranker(source)(batch))
 
 
+def test_a_tower_of_another_meaning_is_no_start(chained: Path) -> None:
+    source, dataset = RunFolder(chained / "run"), Dataset(chained / "data")
+    unchained = tiny_recipe(chained / "data", *OVERRIDES, "model.chain={}", "training.monitor=is_click.auc")
+    model = build_ranker(resolve(unchained, dataset.transform.spec).model, dataset.transform.spec)
+    message = "its tower of 'long_view' scores given 'is_click', and here of all rows; use the same model.chain"
+    with pytest.raises(UnimixerError, match=message):
+        WarmStart(source, model, dataset.transform)
+
+
 # ---- rows that break a chain ----------------------------------------------------------------------------------------
 
 

@@ -209,6 +209,11 @@ class WarmStart:
                 self.folder,
                 "the features that read histories have another order there; give them the same order in the schema",
             )
+        chains = [{one.spec.labels[a]: one.spec.labels[b] for a, b in one.links} for one in (self.source, model)]
+        for task in set(self.tasks[0]) & set(self.tasks[1]):
+            a, b = (f"given {chain[task]!r}" if task in chain else "of all rows" for chain in chains)
+            if a != b:
+                raise refusal(self.folder, f"its tower of {task!r} scores {a}, and here {b}; use the same model.chain")
         if not set(self.tasks[0]) & set(self.tasks[1]):
             a, b = (", ".join(names) for names in self.tasks)
             raise refusal(self.folder, f"it learned {a}, and this recipe learns {b}; name a task of both")
