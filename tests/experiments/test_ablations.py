@@ -107,7 +107,8 @@ def test_ways_to_share_a_model_among_tasks_are_a_group_that_is_named(toy_folder:
     }
     assert "tasks" not in {variant.group for variant in ablations("rankmixer")[0]}
     variants = [variant.model_dump() for variant in ablations("rankmixer:num_blocks=1", groups=["tasks"])[0]]
-    cases = small_cases(toy_folder, models=variants, params=["60K"])
+    both = {"is_click": 1.0, "long_view": 1.0}
+    cases = small_cases(toy_folder, models=variants, params=["60K"], tasks=both)
     assert all(abs(case.dense_params / 60_000 - 1) < 0.02 for case in cases)
     heads = ["shared_bottom", "mmoe", "ple", "ple", "shared_bottom", "shared_bottom"]
     assert [case.recipe.model.task_head for case in cases] == heads

@@ -53,10 +53,10 @@ def test_uncertainty_descends_the_loss_of_its_paper() -> None:
 
 
 def test_uncertainty_ends_at_half_the_inverse_of_a_loss() -> None:
-    one, losses = learned("uncertainty", torch.ones(2), lr=0.05), torch.tensor([0.5, 0.1])
-    for _ in range(400):
+    one, losses = learned("uncertainty", torch.ones(2), lr=0.1), torch.tensor([0.5, 0.1])
+    for _ in range(150):
         take(one, losses)
-    torch.testing.assert_close(one.weights, 1 / (2 * losses), rtol=1e-3, atol=0)
+    torch.testing.assert_close(one.weights, 1 / (2 * losses), rtol=1e-2, atol=0)
 
 
 def test_gradnorm_descends_the_objective_of_its_paper() -> None:
@@ -75,10 +75,10 @@ def test_gradnorm_descends_the_objective_of_its_paper() -> None:
 
 
 def test_gradnorm_of_alpha_0_gives_gradients_one_size() -> None:
-    one, norms = learned("gradnorm", torch.ones(2), alpha=0.0, lr=0.01), torch.tensor([1.0, 4.0])
-    for _ in range(300):
+    one, norms = learned("gradnorm", torch.ones(2), alpha=0.0, lr=0.02), torch.tensor([1.0, 4.0])
+    for _ in range(60):
         take(one, torch.ones(2), norms)
-    torch.testing.assert_close(one.weights, torch.tensor([1.6, 0.4]), rtol=0, atol=0.02)
+    torch.testing.assert_close(one.weights, torch.tensor([1.6, 0.4]), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["uncertainty", "gradnorm"])

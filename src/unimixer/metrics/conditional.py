@@ -28,8 +28,9 @@ def conditional_logits(label: Scores, before: Scores) -> NDArray[np.float64]:
         - label, before, output: ``(rows,)``
 
     Example:
-        >>> float(conditional_logits(np.log([0.1 / 0.9]), np.log([0.2 / 0.8]))[0].round(6))  # 0.1 / 0.2 is one half
-        0.0
+        >>> joint, before = np.log([0.1 / 0.9]), np.log([0.2 / 0.8])
+        >>> 1 / (1 + np.exp(-conditional_logits(joint, before)))  # 0.1 / 0.2
+        array([0.5])
     """
     ratio = np.minimum(_log_sigmoid(label) - _log_sigmoid(before), _LARGEST)
     logits: NDArray[np.float64] = ratio - np.log(-np.expm1(ratio))

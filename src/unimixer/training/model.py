@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from unimixer.blocks import recompute_activations
+from unimixer.blocks import chain_links, recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import conditional_name
@@ -38,6 +38,7 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
     tasks = recipe.tasks or dict.fromkeys(default_tasks(spec), 1.0)
+    chain_links(recipe.model.chain, tuple(tasks), spec.soft_labels)  # refuses a chain that is none
     for task, soft in recipe.soft_labels.items():
         if task not in tasks:
             raise unknown("task of soft_labels", task, tasks)
