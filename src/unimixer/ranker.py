@@ -182,7 +182,7 @@ class Ranker(Transient):
         return self.score_pooled(pooled)
 
     def score_pooled(self, pooled: Tensor) -> Tensor:
-        """What follows the backbone: the towers, bounds and chains of logits.
+        """Score the input of the towers: experts, towers, bounds and chains of logits.
 
         Shape:
             - pooled: ``(B, R)``; output: ``(B, tasks)``

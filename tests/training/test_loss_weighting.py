@@ -1,4 +1,4 @@
-"""Learned weights of losses: the rules of their papers, and what a step gives them."""
+"""Learned weights of losses: the rules of their papers, and the numbers that a step gives them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def batches_of(dataset: Dataset, size: int, count: int) -> list[Batch]:
 
 
 def observed(step: TrainStep, group: list[Batch]) -> tuple[Tensor, Tensor | None]:
-    """What the step observes, summed over its batches."""
+    """The losses and squared norms of a step, summed over its batches."""
     assert step.weighting is not None
     step.weighting.step = lambda closure=None: None  # type: ignore[method-assign]
     step(group, 0)
@@ -167,7 +167,7 @@ def test_the_model_learns_by_present_weights_and_reports_those_of_the_recipe(toy
     assert plain.loss_weights() == {}
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

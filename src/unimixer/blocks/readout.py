@@ -62,7 +62,7 @@ class TaskTowers(nn.Module):
               z_k = w_k^\top \phi(\dots \phi(W_k r_L + b_k)) + c_k, \qquad \phi = \mathrm{SiLU}
 
     The crosses are those of DCN V2 (arXiv:2008.13535) in a rank of a quarter of the width, the same for all tasks. With
-    experts, a tower reads what its gate mixes of them (:class:`~unimixer.blocks.TaskExperts`) in place of :math:`r_L`.
+    experts, a tower reads their mixture by its gate (:class:`~unimixer.blocks.TaskExperts`) in place of :math:`r_L`.
 
     Shape:
         - pooled: ``(B, R)``; output: logits ``(B, tasks)``

@@ -156,7 +156,7 @@ class TaskExperts(nn.Module):
     .. math:: y_k = h_k\Bigl(\sum_{i=1}^{n} g_k(x)_i\, f_i(x)\Bigr), \qquad g_k(x) = \mathrm{softmax}(W_k x)
 
     ``ple`` is progressive layered extraction (Tang et al., RecSys 2020): tasks have experts of their own beside the
-    shared ones, and every level reads what the level below mixed for its reader. Experts here are linear layers with
+    shared ones, and every level reads the mixtures of the level below. Experts here are linear layers with
     SiLU, as towers are; the papers have ReLU.
 
     Shape:

@@ -36,7 +36,7 @@ class GateMeter:
 
     Args:
         level: of the gate, from 1.
-        reader: of what the gate mixes.
+        reader: of the mixture.
         experts: names of the experts, in the order of the weights.
     """
 

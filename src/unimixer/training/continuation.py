@@ -149,7 +149,7 @@ class Continuation(WarmStart):
         return moved | self._weighting_state() | self._eviction_state()
 
     def _weighting_state(self) -> dict[str, Tensor]:
-        """Keep the learned weights of losses, unless the tasks or what learns them have changed."""
+        """Keep the learned weights of losses, unless the tasks or the rule that learns them have changed."""
         same = self.theirs.tasks == self.recipe.tasks and self.theirs.loss_weighting == self.recipe.loss_weighting
         names = [name for name in self.optimizers if name.startswith("loss_weighting.")]
         return {name: self.optimizers[name] for name in names} if same else {}

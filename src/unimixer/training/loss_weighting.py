@@ -91,7 +91,7 @@ class LossWeighting(torch.optim.Adam):
         return (-value).exp() if self.config.kind == "uncertainty" else value
 
     def observe(self, losses: Tensor, squares: Tensor | None = None) -> None:
-        """Add what a batch contributes to the step.
+        """Add the losses of a batch to those of the step.
 
         Args:
             losses: losses of the tasks without their weights ``(tasks,)``.
@@ -103,7 +103,7 @@ class LossWeighting(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move the weights by what the batches of all processes contributed."""
+        """Move the weights by the losses and gradients of all processes."""
         losses, squares = self.processes.total(torch.stack([self._losses, self._squares]))
         if self.first_losses is None:
             self.first_losses = losses.clone()
@@ -127,7 +127,7 @@ class LossWeighting(torch.optim.Adam):
         return torch.sign(sizes - sizes.mean() * rates) * norms
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the weights and what moves them."""
+        """Restore the weights and the moments of Adam."""
         super().load_state_dict(state_dict)
         state = self.state[self.learned]
         if VALUE in state:
