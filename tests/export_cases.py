@@ -64,6 +64,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "options": {"residual": "bare-mixing", "expansion": 0.5},
     },
     "flat read-out": {"pooling": "flatten", "options": {"residual": "siamese"}},
+    "experts of tasks": {"task_head": "ple", "task_head_options": {"expert_dims": [8]}},
+    "chain of labels": {"task_head": "mmoe", "chain": {"long_view": "is_click"}},
 }
 
 

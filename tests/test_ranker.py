@@ -59,6 +59,9 @@ def variants() -> Iterator[Any]:
     yield pytest.param({"pooling": "attention"}, id="attention")
     yield pytest.param({"tower_crosses": 2, "logit_clamp": 20.0}, id="crosses")
     yield pytest.param({"tower_hidden_dims": ()}, id="linear towers")
+    yield pytest.param({"task_head": "mmoe"}, id="mmoe")
+    yield pytest.param({"task_head": "ple", "task_head_options": {"expert_dims": [8]}}, id="ple")
+    yield pytest.param({"chain": {"long_view": "is_click"}, "logit_clamp": 20.0}, id="chain")
     yield pytest.param({"embedding_dims": {"user_id": 4, "category": 2}}, id="widths")
     yield pytest.param({"backbone": "mlp", "tokenizer": "chunk"}, id="mlp on chunks")
 

@@ -51,7 +51,12 @@ def evaluate_split(
     """
     recipe, opened = predictor.run.recipe, dataset_of(predictor.run, dataset)
     precision, names = recipe.training.precision, metric_names([*recipe.metrics, *metrics])
-    return evaluate_model(predictor.model, opened, split, predictor.tasks, precision=precision, metrics=names)
+    return evaluate_model(
+        *(predictor.model, opened, split, predictor.tasks),
+        precision=precision,
+        metrics=names,
+        chain=recipe.model.chain,
+    )
 
 
 @states_kept()
@@ -72,7 +77,8 @@ def evaluate_hardened(
     hard = hardened_ranker(model, form, folder)
     change = score_change(model, hard, opened, split)
     names = metric_names([*folder.recipe.metrics, *metrics])
-    return evaluate_model(hard, opened, split, tuple(folder.recipe.tasks), metrics=names), change
+    recipe = folder.recipe
+    return evaluate_model(hard, opened, split, tuple(recipe.tasks), metrics=names, chain=recipe.model.chain), change
 
 
 @states_kept()
@@ -98,6 +104,7 @@ def evaluate_rows(
         truths=truths,
         metrics=metric_names([*predictor.run.recipe.metrics, *metrics]),
         weighted=negative is not None,
+        chain=predictor.chain,
     )
     users = _Groups(schema.keys.user)
     sources = list(dict.fromkeys(label.column for label in (*labels, *([sampled] if negative and sampled else []))))

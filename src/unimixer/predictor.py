@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as parquet
 import torch
+from scipy.special import expit
 
 from unimixer.data.coverage import Coverage, UnknownValuesWarning
 from unimixer.data.raw.adapters.own import with_options
@@ -22,6 +24,7 @@ from unimixer.data.schema import Schema
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
+from unimixer.metrics import conditional_logits, conditional_name
 from unimixer.progress import progress_bar
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
@@ -49,7 +52,7 @@ class Predictor:
         self.device = pick_device(device)
         self.transform = folder.transform
         self.model = load_ranker(folder, device=self.device)
-        self.tasks = tuple(folder.recipe.tasks)
+        self.tasks, self.chain = tuple(folder.recipe.tasks), folder.recipe.model.chain
         self.coverage = Coverage(self.transform.spec, folder.environment["data"].get("coverage"))
         self._warned, self._warn_at = set[str](), FEW_ROWS
         self._autocast = folder.recipe.training.precision == "bfloat16"
@@ -68,6 +71,8 @@ class Predictor:
 
     def predict(self, rows: Any) -> pl.DataFrame:
         """Compute probabilities, one column a task, in the order of the rows.
+
+        A label of a chain also has its probability given the label before it, in a column ``LABEL_given_BEFORE``.
 
         Warns once a feature with :class:`~unimixer.data.coverage.UnknownValuesWarning` if most of its values so far are
         unknown, or missing, and were not in training.
@@ -92,8 +97,18 @@ class Predictor:
 
     def scores(self, chunk: Chunk) -> pl.DataFrame:
         """Compute the probabilities of some rows, without warnings."""
-        scores = torch.sigmoid(self.logits(chunk)).numpy()
-        return pl.DataFrame({task: scores[:, i] for i, task in enumerate(self.tasks)})
+        logits = self.logits(chunk)
+        scores, column = torch.sigmoid(logits).numpy(), dict(zip(self.tasks, logits.numpy().T, strict=True))
+        given = {
+            conditional_name(label, before): expit(conditional_logits(column[label], column[before])).astype(np.float32)
+            for label, before in self.chain.items()
+        }
+        return pl.DataFrame({**{task: scores[:, i] for i, task in enumerate(self.tasks)}, **given})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all scores: the tasks, then the labels of a chain given those before them."""
+        return (*self.tasks, *(conditional_name(*link) for link in self.chain.items()))
 
 
 def chunks_of(
@@ -156,7 +171,7 @@ def write_predictions(
         UnimixerError: the ending is unknown, a kept column is missing or has the name of a task, a row is malformed.
     """
     csv = is_csv(output)
-    check_kept(keep, [f"{task}{suffix}" for task in predictor.tasks])
+    check_kept(keep, [f"{name}{suffix}" for name in predictor.columns])
     rows, types = 0, dict[str, pl.DataType]()
 
     def frames() -> Iterator[pl.DataFrame]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone, meet_budget
 from unimixer.backbones.registry import backbone_name, check_options
-from unimixer.blocks import TaskTowers, Transient, build_pooling
+from unimixer.blocks import TaskTowers, Transient, build_pooling, build_task_experts, chain_links, joint_logits
 from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.events import SEQUENCES, EventEmbedding, EventGroup, SequenceTokens
@@ -39,6 +39,9 @@ class RankerOptions(EmbeddingOptions):
     pooling: str = "mean"
     tower_hidden_dims: Sequence[int] = (64,)
     tower_crosses: int = 0
+    task_head: str = "shared_bottom"
+    task_head_options: Mapping[str, Any] | None = None
+    chain: Mapping[str, str] | None = None
     embedding_dropout: float = 0.0
     logit_clamp: float | None = None
     options: Mapping[str, Any] | None = None
@@ -70,8 +73,12 @@ class Ranker(Transient):
             (ignored by backbones that give a vector).
         tower_hidden_dims: hidden widths of each task's tower.
         tower_crosses: cross layers below the towers, see :class:`~unimixer.blocks.TaskTowers`.
+        task_head: ``shared_bottom``, or experts below the towers, ``mmoe`` or ``ple``, see
+            :class:`~unimixer.blocks.TaskExperts`. Towers of intermediate tokens have no experts.
+        task_head_options: of ``mmoe`` and ``ple``.
+        chain: by label, the one without which it does not happen, see :func:`~unimixer.blocks.joint_logits`.
         embedding_dropout: share of the numbers of E and of embedded events that training drops.
-        logit_clamp: bound on the size of a logit; beyond it a logit has no gradient.
+        logit_clamp: bound on the size of a tower's logit; beyond it a logit has no gradient.
         options: keyword arguments of the backbone.
         managed_embeddings: rows of tables with fewer rows than ids: the most frequent ids have a row of their own, see
             :class:`~unimixer.features.managed.ManagedIds`.
@@ -86,8 +93,11 @@ class Ranker(Transient):
         - output: logits ``(B, tasks)``
     """
 
-    transient = ("auxiliary_logits",)
+    transient = ("auxiliary_logits", "pooled")
     auxiliary_logits: list[Tensor] | None = None
+    pooled: Tensor | None = None
+    """Input of the towers in the last training forward, without its graph, where ``keeps_pooled`` asks for it."""
+    keeps_pooled: bool = False
 
     def __init__(self, spec: FeatureSpec, **options: Any) -> None:
         super().__init__()
@@ -132,7 +142,9 @@ class Ranker(Transient):
         tower_input = pooled if self.backbone.output_kind == "tokens" else self.backbone.out_dim
         tower_input += self.backbone.bypass_dim
         num_tasks, hidden_dims = len(spec.labels), chosen.tower_hidden_dims
-        self.towers = TaskTowers(tower_input, num_tasks, hidden_dims, chosen.tower_crosses)
+        self.links = chain_links(chosen.chain or {}, spec.labels, spec.soft_labels)
+        experts = build_task_experts(chosen.task_head, tower_input, num_tasks, chosen.task_head_options)
+        self.towers = TaskTowers(tower_input, num_tasks, hidden_dims, chosen.tower_crosses, experts)
         self.auxiliary_towers = nn.ModuleList(
             TaskTowers(pooled, num_tasks, hidden_dims) for _ in range(self.backbone.num_auxiliary)
         )
@@ -164,10 +176,26 @@ class Ranker(Transient):
         output = self.backbone(tokens, *(() if self.events is None else self.events(histories)))
         hidden, *bypass = output if self.backbone.bypass_dim else (output,)
         pooled = self.pool(hidden) if self.backbone.output_kind == "tokens" else hidden
-        logits: Tensor = self.towers(torch.cat([pooled, *bypass], dim=1) if bypass else pooled)
+        pooled = torch.cat([pooled, *bypass], dim=1) if bypass else pooled
         if len(self.auxiliary_towers):
             self._score_intermediates()
-        return logits if self.logit_clamp is None else logits.clamp(-self.logit_clamp, self.logit_clamp)
+        if self.keeps_pooled:
+            self.pooled = pooled.detach() if self.records else None
+        return self.score_pooled(pooled)
+
+    def score_pooled(self, pooled: Tensor) -> Tensor:
+        """Score the input of the towers: experts, towers, bounds and chains of logits.
+
+        Shape:
+            - pooled: ``(B, R)``; output: ``(B, tasks)``
+        """
+        logits: Tensor = self.towers(pooled)
+        if self.logit_clamp is not None:
+            logits = logits.clamp(-self.logit_clamp, self.logit_clamp)
+        return self._chained(logits)
+
+    def _chained(self, logits: Tensor) -> Tensor:
+        return joint_logits(logits.float(), self.links) if self.links else logits
 
     def _score_intermediates(self) -> None:
         """Keep the logits of the backbone's intermediate tokens for the loss; outside training there are none."""
@@ -175,7 +203,7 @@ class Ranker(Transient):
         self.auxiliary_logits = None
         if self.records and intermediates is not None:
             pairs = zip(self.auxiliary_towers, intermediates, strict=True)
-            self.auxiliary_logits = [tower(self.pool(tokens)) for tower, tokens in pairs]
+            self.auxiliary_logits = [self._chained(tower(self.pool(tokens))) for tower, tokens in pairs]
 
     def pop_auxiliary_logits(self) -> list[Tensor]:
         """Collect and clear the logits ``(B, tasks)`` of the intermediate tokens of the last training forward."""

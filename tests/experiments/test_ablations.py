@@ -98,6 +98,25 @@ def test_levers_of_recipe_and_stack_are_variants_of_any_model() -> None:
     }
 
 
+def test_ways_to_share_a_model_among_tasks_are_a_group_that_is_named(toy_folder: Path) -> None:
+    _, found = by_name("rankmixer", groups=["tasks"])
+    assert found == {
+        "MMoE": {"model.task_head": "mmoe"},
+        "CGC": {"model.task_head": "ple", "model.task_head_options": {"num_levels": 1}},
+        "PLE": {"model.task_head": "ple"},
+        "losses by uncertainty": {"loss_weighting.kind": "uncertainty"},
+        "losses by GradNorm": {"loss_weighting.kind": "gradnorm"},
+    }
+    assert "tasks" not in {variant.group for variant in ablations("rankmixer")[0]}
+    variants = [variant.model_dump() for variant in ablations("rankmixer:num_blocks=1", groups=["tasks"])[0]]
+    both = {"is_click": 1.0, "long_view": 1.0}
+    cases = small_cases(toy_folder, models=variants, params=["60K"], tasks=both)
+    assert all(abs(case.dense_params / 60_000 - 1) < 0.02 for case in cases)
+    heads = ["shared_bottom", "mmoe", "ple", "ple", "shared_bottom", "shared_bottom"]
+    assert [case.recipe.model.task_head for case in cases] == heads
+    assert len({case.job(0, Rates(1e-3, 1e-3)).key for case in cases}) == len(cases) == 6
+
+
 def test_a_variant_is_left_out_where_all_models_of_the_study_have_its_keys() -> None:
     variants, _ = ablations("rankmixer", groups=["tokens"], recipe={"model.num_tokens": 8})
     assert [v.recipe for v in variants] == [{}, *({"model.num_tokens": n} for n in (4, 16, 32, 64))]

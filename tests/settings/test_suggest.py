@@ -63,7 +63,7 @@ def test_a_key_at_a_wrong_level_of_a_list_gets_its_place_below() -> None:
 
 def test_a_word_like_no_key_gets_the_keys_that_are_known_there() -> None:
     with pytest.raises(
-        UnimixerError, match=r"unknown key 'zzz'; known: averaging, dataset, distributed, metrics, model, "
+        UnimixerError, match=r"unknown key 'zzz'; known: averaging, dataset, distributed, loss_weighting, metrics, "
     ):
         parse(Recipe, {"name": "a", "dataset": "s", "zzz": 1}, where="recipe")
 

@@ -267,8 +267,8 @@ class UniMixerLite(UniMixer):
 
     .. math:: out^h = \mathrm{Sinkhorn}(W_h / \tau)\, x^h, \qquad h = 1, \dots, H
 
-    ``matrices="blocks"`` is UniMixing-Lite of arXiv:2604.00590, :class:`~unimixer.mixing.UniMixingLite`. A matrix a head,
-    :class:`~unimixer.mixing.HeadUniMixing`, moves in training where that one, started from the rule, does not
+    ``matrices="blocks"`` is UniMixing-Lite of arXiv:2604.00590, :class:`~unimixer.mixing.UniMixingLite`. A matrix a
+    head, :class:`~unimixer.mixing.HeadUniMixing`, moves in training where that one, started from the rule, does not
     (docs/mixing.md), and costs a fraction of its FLOPs. All arguments are those of :class:`UniMixer`.
 
     Shape:

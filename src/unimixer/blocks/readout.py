@@ -1,14 +1,14 @@
-"""From the tokens that leave a backbone to logits: pooling, crosses and one tower a task."""
+"""From the tokens that leave a backbone to logits: pooling, crosses, experts and one tower a task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from unimixer.blocks.cross_layer import CrossLayer
+from unimixer.blocks.task_experts import PerTask, TaskExperts, hidden_layers
 from unimixer.errors import check_choice
 
 POOLINGS = ("mean", "flatten", "attention")
@@ -66,7 +66,8 @@ class TaskTowers(nn.Module):
     .. math:: r_{l+1} = r_0 \odot (U_l V_l^\top r_l + b_l) + r_l, \qquad
               z_k = w_k^\top \phi(\dots \phi(W_k r_L + b_k)) + c_k, \qquad \phi = \mathrm{SiLU}
 
-    The crosses are those of DCN V2 (arXiv:2008.13535) in a rank of a quarter of the width, the same for all tasks.
+    The crosses are those of DCN V2 (arXiv:2008.13535) in a rank of a quarter of the width, the same for all tasks. With
+    experts, a tower reads their mixture by its gate (:class:`~unimixer.blocks.TaskExperts`) in place of :math:`r_L`.
 
     Args:
         in_dim: R.
@@ -82,20 +83,24 @@ class TaskTowers(nn.Module):
         torch.Size([3, 2])
     """
 
-    def __init__(self, in_dim: int, num_tasks: int, hidden_dims: Sequence[int], num_crosses: int = 0) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        num_tasks: int,
+        hidden_dims: Sequence[int],
+        num_crosses: int = 0,
+        experts: TaskExperts | None = None,
+    ) -> None:
         super().__init__()
-        dims = [in_dim, *hidden_dims]
-
-        def tower() -> nn.Sequential:
-            hidden = [layer for i, o in pairwise(dims) for layer in (nn.Linear(i, o), nn.SiLU())]
-            return nn.Sequential(*hidden, nn.Linear(dims[-1], 1))
-
-        self.towers = nn.ModuleList(tower() for _ in range(num_tasks))
+        dims = [in_dim if experts is None else experts.out_dim, *hidden_dims]
+        self.towers = PerTask(nn.Sequential(*hidden_layers(dims), nn.Linear(dims[-1], 1)) for _ in range(num_tasks))
         self.crosses = nn.ModuleList(CrossLayer(in_dim, max(1, in_dim // 4)) for _ in range(num_crosses))
+        self.experts = experts
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Cross, then compute the logit of every task."""
+        """Cross, mix experts if there are any, then compute the logit of every task."""
         crossed = pooled
         for cross in self.crosses:
             crossed = cross(pooled, crossed)
-        return torch.cat([tower(crossed) for tower in self.towers], dim=1)
+        inputs = [crossed] * len(self.towers) if self.experts is None else self.experts(crossed)
+        return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)

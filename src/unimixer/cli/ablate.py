@@ -41,9 +41,9 @@ def ablate(options: AblateOptions) -> None:
     """Train a model and its ablations at equal budgets, and report the effect of each change.
 
     Groups: paper (its ablations by name, start, tau_end, block size), basis, rank, depth, residual, expansion, tokens,
-    tokenizer, pooling, recipe (optimizers, averages of weights, dropout, logits). The base is the paper's stack or the
-    default of this program (--from). --without trains without parts of the input. An ablation is a study: unimixer
-    compare FOLDER continues it.
+    tokenizer, pooling, recipe (optimizers, averages of weights, dropout, logits), and where it is named tasks (MMoE,
+    PLE, learned weights of losses). The base is the paper's stack or the default of this program (--from). --without
+    trains without parts of the input. An ablation is a study: unimixer compare FOLDER continues it.
 
     Examples: unimixer ablate --data DATASET --model unimixer --params 1M --out FOLDER · unimixer ablate --data DATASET
     --model unimixer-lite --from default --groups basis,rank,depth --params 1M --out FOLDER --dry-run

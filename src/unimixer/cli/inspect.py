@@ -17,6 +17,7 @@ from unimixer.inspection.matrices import parse_temperatures
 from unimixer.report.inspection import (
     attention_table,
     check_free,
+    gate_table,
     interaction_table,
     rank_table,
     short_table,
@@ -82,6 +83,7 @@ def inspect(options: InspectOptions) -> None:
             ("learned mixing as trained, and its change from the start", short_table(inspection)),
             ("strongest interactions", interaction_table(inspection, SHOWN_PAIRS)),
             ("attention", attention_table(inspection)),
+            ("mean weights of experts", gate_table(inspection)),
             (f"rank of tokens, {inspection.rows:,} rows of {options.split}", rank_table(inspection)),
         ]
         for title, content in tables:

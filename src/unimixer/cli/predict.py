@@ -46,7 +46,7 @@ def predict(options: PredictOptions) -> None:
     is_csv(options.output)  # refuse a name of no known kind before any work
     predictor = Predictor(options.run, device=options.device)
     started = time.perf_counter()
-    check_kept(options.keep or (), [f"{task}{options.suffix}" for task in predictor.tasks])
+    check_kept(options.keep or (), [f"{name}{options.suffix}" for name in predictor.columns])
     chunks = read_rows(
         predictor.transform.schema,
         options.input_file,

@@ -27,6 +27,8 @@ from unimixer.experiments.models import EMBEDDING_LR, MODEL_KEYS, Variant, parse
 from unimixer.training.config import Recipe
 
 GROUPS = ("paper", "basis", "rank", "depth", "residual", "expansion", "tokens", "tokenizer", "pooling", "recipe")
+TASKS = "tasks"
+"""Group of the variants that share a model among several tasks; it runs where it is named, on data of several tasks."""
 FEATURES = "features"
 """Group of the variants that do not read a part of the input."""
 BASES = ("paper", "default")
@@ -115,6 +117,14 @@ _OF_THE_RECIPE: tuple[Change, ...] = (
     ("4 crosses below the towers", {}, {"model.tower_crosses": 4}),
 )
 
+_OF_TASKS: tuple[Change, ...] = (
+    ("MMoE", {}, {"model.task_head": "mmoe"}),
+    ("CGC", {}, {"model.task_head": "ple", "model.task_head_options": {"num_levels": 1}}),
+    ("PLE", {}, {"model.task_head": "ple"}),
+    ("losses by uncertainty", {}, {"loss_weighting.kind": "uncertainty"}),
+    ("losses by GradNorm", {}, {"loss_weighting.kind": "gradnorm"}),
+)
+
 _RESIDUALS: tuple[Change, ...] = (
     ("Post-Norm", {"residual": "post"}, {}),
     ("no Add&Norm after the mixing", {"residual": "bare-mixing"}, {}),
@@ -140,7 +150,7 @@ def ablations(
 
     Args:
         model: the backbone, with options as in :func:`~unimixer.experiments.models.parse_variant`.
-        groups: of :data:`GROUPS` (default: all that the model has).
+        groups: of :data:`GROUPS` (default: all that the model has), or :data:`TASKS`.
         start: ``"paper"`` or ``"default"``; other models than UniMixer and UniMixing-Lite have the default alone.
         without: features, histories or domains; a variant a name does not read it. They come first, and alone where no
             groups are named.
@@ -155,8 +165,8 @@ def ablations(
     """
     check_choice("--from", start, BASES)
     for group in groups:
-        if group not in GROUPS:
-            raise unknown("group", group, GROUPS)
+        if group not in (*GROUPS, TASKS):
+            raise unknown("group", group, (*GROUPS, TASKS))
     base = _base(model, start)
     left_out: dict[str, str] = {}
     variants = [
@@ -217,6 +227,7 @@ def _group(group: str, base: Variant, start: str, grow: bool) -> list[Variant]:
         "tokenizer": [(f"{name} tokenizer", {}, {"model.tokenizer": name}) for name in TOKENIZERS],
         "pooling": [(f"{name} read-out", {}, {"model.pooling": name}) for name in POOLINGS],
         "recipe": _OF_THE_RECIPE,
+        TASKS: _OF_TASKS,
     }
     changes = lists[group]
     grown = size_of if group in ("basis", "rank", "depth") else None

@@ -25,7 +25,7 @@ from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops,
 from unimixer.ranker import count_dense, table_parameters, width_for_budget
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
-from unimixer.training.evaluation import check_tasks
+from unimixer.training.evaluation import check_chain, check_tasks
 from unimixer.training.model import build_ranker, default_tasks, resolve, validate_recipe, with_tasks
 from unimixer.training.optimizers import mixing_parameters
 
@@ -39,7 +39,10 @@ IRRELEVANT_TO_RESULTS: dict[str, Any] = {
 }
 """Parts of a recipe that do not change the result of a run, so that a row's key leaves them out."""
 
-NEWER_KEYS = (*("soft_labels", "averaging", "model.tower_crosses", "model.embedding_dropout", "model.logit_clamp"),)
+NEWER_KEYS = (
+    *("soft_labels", "averaging", "model.tower_crosses", "model.embedding_dropout", "model.logit_clamp"),
+    *("model.task_head", "model.task_head_options", "model.chain", "loss_weighting"),
+)
 """Keys of a recipe that rows of older versions do not know; at its default such a key leaves the name of a row."""
 
 
@@ -198,6 +201,7 @@ def build_case(
     recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})}), spec)
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
+    check_chain(dataset, recipe.model.chain)
     validate_recipe(recipe, spec)
     spec = with_tasks(spec, tuple(recipe.tasks))
     with torch.device("meta"):

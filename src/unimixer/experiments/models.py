@@ -17,6 +17,7 @@ MODEL_KEYS = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
     *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims", "model.tower_crosses"),
     *("model.embedding_dropout", "model.logit_clamp", "model.ignored_features"),
+    *("model.task_head", "model.task_head_options", "model.chain"),
     *("temperature.schedule", "temperature.start", "temperature.end"),
     *(
         "optimizer.dense",
@@ -28,6 +29,7 @@ MODEL_KEYS = (
         "optimizer.decay",
     ),
     *("optimizer.clip_norm", "averaging.kind", "averaging.decay", "averaging.start", "training.aux_loss_weight"),
+    *("loss_weighting.kind", "loss_weighting.alpha", "loss_weighting.lr"),
 )
 """Recipe keys that may differ between the models of an experiment; all others are the same for every model."""
 
@@ -74,7 +76,14 @@ class Variant(Settings):
 
 
 def _shared_key(backbone: str, key: str) -> UnimixerError:
-    if "." not in key or key.partition(".")[0] not in ("model", "temperature", "optimizer", "averaging", "training"):
+    if "." not in key or key.partition(".")[0] not in (
+        "model",
+        "temperature",
+        "optimizer",
+        "averaging",
+        "loss_weighting",
+        "training",
+    ):
         return unknown(f"key of model {backbone!r}:", key, MODEL_KEYS)
     return UnimixerError(
         f"{backbone}: {key} is the same for every model of a study; set it for all with --set {key}=..., "

@@ -16,6 +16,7 @@ from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.inspection.activations import WEIGHTS, AttentionMeter, AttentionReport, watch
 from unimixer.inspection.effective_rank import RankMeter, RankStatistics
+from unimixer.inspection.gates import GateReport, watch_gates
 from unimixer.inspection.interactions import Interactions, count_passes, mixing_strengths, second_differences
 from unimixer.inspection.matrices import learned_mixings
 from unimixer.inspection.mixings import MixingReport, measure_mixings, warning
@@ -49,6 +50,8 @@ class Inspection:
     mixings: list[MixingReport]
     ranks: list[RankStatistics]
     attention: list[AttentionReport]
+    gates: list[GateReport]
+    """Of the experts below the task towers."""
     interactions: Interactions | None
     temperatures: list[tuple[int, float]]
     """Step and temperature of every line that the run logged; a first stage has steps up to zero."""
@@ -74,6 +77,7 @@ class Inspection:
             "effective_rank": [rank.as_json() for rank in self.ranks],
             "sentences": self.sentences(),
             "attention": [layer.as_json() for layer in self.attention],
+            "gates": [gate.as_json() for gate in self.gates],
             "interactions": None if self.interactions is None else self.interactions.as_json(),
             "temperature": self.temperatures,
             "notes": self.notes,
@@ -120,7 +124,7 @@ def inspect_run(
     if not opened.summary(split).rows:
         raise UnimixerError(f"split {split!r} of {opened.folder} has no rows; choose another --split")
     model = load_ranker(folder)
-    ranks, attention, measured = measure_rows(model, opened, split, rows)
+    ranks, attention, gates, measured = measure_rows(model, opened, split, rows)
     backbone, notes = model.backbone, []
     learned = learned_mixings(backbone)
     mixings: list[MixingReport] = []
@@ -148,6 +152,7 @@ def inspect_run(
         mixings=mixings,
         ranks=ranks,
         attention=attention,
+        gates=gates,
         interactions=interactions,
         temperatures=temperature_history(folder),
         notes=notes,
@@ -157,14 +162,14 @@ def inspect_run(
 @torch.no_grad()
 def measure_rows(
     model: Ranker, dataset: Dataset, split: str, rows: int
-) -> tuple[list[RankStatistics], list[AttentionReport], int]:
-    """Measure effective ranks and mean attention on rows of a split, and count the rows."""
+) -> tuple[list[RankStatistics], list[AttentionReport], list[GateReport], int]:
+    """Measure effective ranks, mean attention and mean gates on rows of a split, and count the rows."""
     loader = Loader(dataset, split, batch_size=min(rows, BATCH_ROWS), shuffle=True)
     ranks: dict[str, RankMeter] = {}
     attention: dict[str, AttentionMeter] = {}
     wanted, done = min(rows, loader.num_rows), 0
     backbone = model.backbone
-    with watch(backbone) as activations, progress_bar("measuring", wanted) as advance:
+    with watch(backbone) as activations, watch_gates(model) as gates, progress_bar("measuring", wanted) as advance:
         for batch in loader.batches():
             activations.clear()
             model(batch)
@@ -175,11 +180,14 @@ def measure_rows(
                 else:
                     shape = (value.shape[1], value.shape[2])
                     ranks.setdefault(place, RankMeter(place, kind, shape)).add(value[:count])
+            for gate in gates:
+                gate.add(count)
             done += count
             advance(count)
             if done == wanted:
                 break
-    return [meter.statistics() for meter in ranks.values()], [meter.report() for meter in attention.values()], done
+    statistics, weights = [meter.statistics() for meter in ranks.values()], [m.report() for m in attention.values()]
+    return statistics, weights, [meter.report() for meter in gates], done
 
 
 @torch.no_grad()

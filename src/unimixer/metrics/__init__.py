@@ -2,6 +2,7 @@
 
 from unimixer.metrics.accumulator import MetricAccumulator, TaskMetrics, lower_is_better
 from unimixer.metrics.best import best_auc
+from unimixer.metrics.conditional import conditional_logits, conditional_name
 from unimixer.metrics.lists import hit_rate, mrr, ndcg
 from unimixer.metrics.names import metric_names
 from unimixer.metrics.probability import calibration, excess_log_loss, log_loss, normalised_entropy
@@ -16,6 +17,8 @@ __all__ = [
     "auc",
     "best_auc",
     "calibration",
+    "conditional_logits",
+    "conditional_name",
     "excess_log_loss",
     "expected_calibration_error",
     "gauc",

@@ -14,12 +14,13 @@ from unimixer.metrics.columns import (
     Labels,
     Scores,
     Weights,
-    as_array,
+    as_column,
     as_labels,
     as_scores,
-    as_weights,
     check_both_classes,
+    plain,
 )
+from unimixer.metrics.conditional import conditional_rows
 from unimixer.metrics.lists import list_hit_rate, list_mrr, list_ndcg, sorted_lists
 from unimixer.metrics.names import LISTWISE, Metric, metric_names, read_metric
 from unimixer.metrics.probability import (
@@ -95,6 +96,8 @@ class MetricAccumulator:
         metrics: Further metrics by name, such as ``ndcg@10``; the lists are those of requests, else of users.
         with_requests: Whether :meth:`update` is given the requests.
         weighted: Whether :meth:`update` is given weights. All metrics use them but those of lists.
+        chain: Tasks that happen only after another one, as in a recipe. Each is also measured given that other one, on
+            the rows where it happened, by the name ``TASK_given_OTHER``.
 
     Example:
         >>> metrics = MetricAccumulator(("click",), with_users=False)
@@ -112,11 +115,13 @@ class MetricAccumulator:
         metrics: Sequence[str] = (),
         with_requests: bool = False,
         weighted: bool = False,
+        chain: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
             raise UnimixerError(f"tasks={tasks!r} must be one or more different names")
         self.tasks, self.truths, self.metrics = tuple(tasks), tuple(truths), metric_names(metrics)
         self.with_users, self.with_requests, self.weighted = with_users, with_requests, weighted
+        self.chain = dict(chain or {})
         if not set(self.truths) <= set(self.tasks):
             raise UnimixerError(f"truths={truths!r} must be some of the tasks {self.tasks}")
         of_lists = [name for name in self.metrics if read_metric(name).kind in LISTWISE]
@@ -138,7 +143,7 @@ class MetricAccumulator:
 
     @property
     def _options(self) -> dict[str, Any]:
-        names = ("with_users", "truths", "metrics", "with_requests", "weighted")
+        names = ("with_users", "truths", "metrics", "with_requests", "weighted", "chain")
         return {name: getattr(self, name) for name in names}
 
     def empty(self) -> MetricAccumulator:
@@ -179,7 +184,7 @@ class MetricAccumulator:
                 option = f"{options[name]}={getattr(self, options[name])}"
                 raise UnimixerError(f"MetricAccumulator({option}) {needed} {name}, and {given} given to update()")
             if values is not None:
-                batch[name] = _column(name, values)
+                batch[name] = as_column(name, values)
         for name, shape in self._columns.items():
             check_shape(name, batch[name], (len(scores), *shape))
         for name, column in batch.items():
@@ -209,16 +214,25 @@ class MetricAccumulator:
             columns = {name: column[counted] for name, column in columns.items()}
             if not counted.any():
                 raise UnimixerError("weights are 0 in all rows; give a positive weight to some")
-        users, requests = (user_codes(columns[name]) if name in columns else None for name in ("users", "requests"))
-        results = {}
-        for column, task in enumerate(self.tasks):
-            logits, labels = columns["logits"][:, column].copy(), as_labels(columns["labels"][:, column])
-            truth = as_labels(columns["truth"][:, self.truths.index(task)]) if task in self.truths else None
-            lists = users if requests is None else requests
-            check_both_classes(labels, name=f"label {task!r}")
-            asked, bins = _asked(self.metrics, logits, labels, lists, columns.get("weights"))
-            results[task] = _task_metrics(task, logits, labels, users, truth, columns.get("weights"), asked, bins)
+        columns |= {name: user_codes(columns[name]) for name in ("users", "requests") if name in columns}
+        results = {task: self._measure(task, columns, task) for task in self.tasks}
+        for name, task, given, logits in conditional_rows(columns, self.tasks, self.chain):
+            results[name] = self._measure(task, given, name, logits)
         return results
+
+    def _measure(
+        self, task: str, columns: dict[str, NDArray[Any]], name: str, logits: Scores | None = None
+    ) -> TaskMetrics:
+        """Measure one task on some rows; other ``logits`` than its own have no known truth."""
+        column = self.tasks.index(task)
+        labels = as_labels(columns["labels"][:, column])
+        known = logits is None and task in self.truths
+        truth = as_labels(columns["truth"][:, self.truths.index(task)]) if known else None
+        scores = columns["logits"][:, column].copy() if logits is None else logits
+        check_both_classes(labels, name=f"label {name!r}")
+        users, weights = columns.get("users"), columns.get("weights")
+        asked, bins = _asked(self.metrics, scores, labels, columns.get("requests", users), weights)
+        return _task_metrics(task, scores, labels, users, truth, weights, asked, bins)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All rows as arrays: ``logits`` and ``labels`` ``(rows, tasks)``, ``users`` ``(rows,)``, and the others given.
@@ -227,7 +241,7 @@ class MetricAccumulator:
         """
         kinds = {"logits": np.float32, "labels": np.bool_, "truth": np.bool_, "weights": np.float64}
         return {
-            name: _plain(np.concatenate([np.empty((0, *shape), kinds.get(name, np.int64)), *self._parts[name]]))
+            name: plain(np.concatenate([np.empty((0, *shape), kinds.get(name, np.int64)), *self._parts[name]]))
             for name, shape in self._columns.items()
         }
 
@@ -238,22 +252,6 @@ class MetricAccumulator:
         fresh = self.empty()
         fresh.update(**state)
         self._parts = fresh._parts
-
-
-def _column(name: str, values: Any) -> NDArray[Any]:
-    """Check an optional column."""
-    if name == "truth":
-        return as_labels(values, "truth")
-    if name == "weights":
-        return as_weights(values)
-    keys = as_array(values)
-    if keys.dtype.kind not in "iu":
-        raise UnimixerError(f"{name} are {keys.dtype}, expected integers; encode their keys first")
-    return keys.astype(np.int64)
-
-
-def _plain(column: NDArray[Any]) -> NDArray[Any]:
-    return column.view(np.uint8) if column.dtype == np.bool_ else column
 
 
 def _asked(

@@ -73,6 +73,23 @@ def as_weights(values: Any) -> Weights:
     return weights
 
 
+def as_column(name: str, values: Any) -> NDArray[Any]:
+    """Check an optional column of rows by its name: ``truth``, ``weights``, or integers such as ``users``."""
+    if name == "truth":
+        return as_labels(values, "truth")
+    if name == "weights":
+        return as_weights(values)
+    keys = as_array(values)
+    if keys.dtype.kind not in "iu":
+        raise UnimixerError(f"{name} are {keys.dtype}, expected integers; encode their keys first")
+    return keys.astype(np.int64)
+
+
+def plain(column: NDArray[Any]) -> NDArray[Any]:
+    """Turn booleans into uint8, which other libraries hold as well."""
+    return column.view(np.uint8) if column.dtype == np.bool_ else column
+
+
 def check_columns(scores: NDArray[Any], **others: NDArray[Any]) -> None:
     """Raise unless all are flat, equally long and not empty."""
     for name, array in {"scores": scores, **others}.items():

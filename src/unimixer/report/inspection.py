@@ -24,6 +24,7 @@ PICTURES = {
     "local.png": "Some of the learned matrices inside blocks.",
     "interactions.png": "Interaction of pairs of parts of the input, by the model and by its learned matrices.",
     "attention.png": "Attention, the mean over rows: rows are heads, columns are layers.",
+    "gates.png": "Mean weight of every expert in the gate of every task.",
     "effective-rank.png": "Rank of the tokens of a sample, from the first place of the network to the last.",
     "temperature.png": "Temperature of the run.",
 }
@@ -45,6 +46,10 @@ INTERACTION_CAPTION = (
     "Strength: mean squared second difference of the first task's logit, when one part, the other, or both come from "
     "another row; a model that adds up its parts has 0. In the matrices: how much the learned mixing brings the two "
     "together, compared with a flat matrix, which has 1."
+)
+GATE_CAPTION = (
+    "Mean weight of every expert in a gate; those of a gate add up to 1. Largest: mean over rows of the largest weight "
+    "of a row, 1 if every row chooses one expert."
 )
 RANK_CAPTION = (
     "Mean and standard deviation over rows. Effective rank is the exponential of the entropy of the normalized "
@@ -106,6 +111,8 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
         sharpness=sharpness_table(inspection),
         sharpness_caption=SHARPNESS_CAPTION,
         attention=attention_table(inspection),
+        gates=gate_table(inspection),
+        gate_caption=GATE_CAPTION,
         moved=inspection.movement(),
         interactions=interaction_table(inspection, SHOWN_PAIRS),
         interaction_sentences=[] if inspection.interactions is None else inspection.interactions.sentences(),
@@ -183,6 +190,20 @@ def attention_table(inspection: Inspection) -> TextTable:
         numbers = map(_number, (layer.row_maximum, layer.row_entropy))
         rows.append([layer.place, str(heads), f"{out} x {blocks}", *numbers])
     return TextTable(("layer", "heads", "blocks", "row maximum", "row entropy"), rows)
+
+
+def gate_table(inspection: Inspection) -> TextTable:
+    """Write the mean weights of all experts, a row for each gate."""
+    experts = list(dict.fromkeys(name for gate in inspection.gates for name in gate.weights))
+    rows = [
+        [
+            *(str(gate.level), gate.reader),
+            *("" if name not in gate.weights else _number(gate.weights[name]) for name in experts),
+            _number(gate.largest),
+        ]
+        for gate in inspection.gates
+    ]
+    return TextTable(("level", "gate of", *experts, "largest"), rows, text=(0, 1))
 
 
 def interaction_table(inspection: Inspection, most: int) -> TextTable:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unimixer import ops
 from unimixer.inspection.activations import AttentionReport
 from unimixer.inspection.effective_rank import RankStatistics
+from unimixer.inspection.gates import GateReport
 from unimixer.inspection.inspect import Inspection
 from unimixer.inspection.interactions import Interactions
 from unimixer.inspection.matrices import max_pooled
@@ -85,6 +87,8 @@ def draw_inspection(inspection: Inspection) -> dict[str, bytes]:
         figures["interactions.png"] = lambda: _interaction_figure(interactions)
     if inspection.attention:
         figures["attention.png"] = lambda: _attention_figure(inspection.attention)
+    if inspection.gates:
+        figures["gates.png"] = lambda: _gate_figure(inspection.gates)
     figures["effective-rank.png"] = lambda: _rank_figure(inspection.ranks)
     if inspection.temperatures and any(mixing.temperature is not None for mixing in inspection.mixings):
         figures["temperature.png"] = lambda: _temperature_figure(inspection)
@@ -220,6 +224,18 @@ def _rank_figure(ranks: list[RankStatistics]) -> Any:
     axis.set(title="rank of the tokens of a sample: mean and standard deviation", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
+    return figure
+
+
+def _gate_figure(gates: list[GateReport]) -> Any:
+    """Draw the mean weights of experts: rows are gates, columns are experts."""
+    experts = list(dict.fromkeys(name for gate in gates for name in gate.weights))
+    matrix = torch.tensor([[gate.weights.get(name, 0.0) for name in experts] for gate in gates])
+    figure = new_figure(2.4 + 0.5 * len(experts), 1.8 + 0.4 * len(gates))
+    axis = figure.subplots()
+    draw_matrix(axis, matrix, title="mean weight of every expert", bar=True)
+    axis.set_xticks(range(len(experts)), experts, rotation=90, fontsize="x-small")
+    axis.set_yticks(range(len(gates)), [f"level {g.level}: {g.reader}" for g in gates], fontsize="x-small")
     return figure
 
 

@@ -21,6 +21,7 @@ from unimixer.backbones.registry import backbone_name
 from unimixer.errors import UnimixerError
 from unimixer.metrics import metric_names
 from unimixer.settings import Change, Document, Settings, find_settings, load_yaml, models_in, override, parse
+from unimixer.training.loss_weighting import LossWeightingConfig
 
 Count = Annotated[PositiveInt, BeforeValidator(read_count)]
 
@@ -57,6 +58,12 @@ class ModelConfig(Settings):
     tower_hidden_dims: tuple[PositiveInt, ...] = (64,)
     tower_crosses: NonNegativeInt = 0
     """Cross layers of DCN V2 on the pooled output, below the towers."""
+    task_head: Literal["shared_bottom", "mmoe", "ple"] = "shared_bottom"
+    """Between the pooled output and the towers: nothing, or experts that several tasks mix by gates of their own."""
+    task_head_options: dict[str, Any] = Field(default_factory=dict)
+    """mmoe: num_experts, expert_dims. ple: num_experts (a task), num_shared_experts, num_levels, expert_dims."""
+    chain: dict[str, str] = Field(default_factory=dict)
+    """Labels that happen only after another one, ``like: click``: p(like) is p(click) times p(like given click)."""
     embedding_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the numbers of embedded fields and events that a training step drops."""
     logit_clamp: PositiveFloat | None = None
@@ -269,6 +276,7 @@ class Recipe(Settings):
     temperature: TemperatureConfig = TemperatureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     averaging: AveragingConfig = AveragingConfig()
+    loss_weighting: LossWeightingConfig = LossWeightingConfig()
     training: TrainingConfig = TrainingConfig()
     distributed: DistributedConfig = DistributedConfig()
 

@@ -146,7 +146,13 @@ class Continuation(WarmStart):
                 state = states.get(origin.get(parameter, ""), {})
                 move = self._row_mover(parameter, model) if kind == "sparse" else self._dense_mover(parameter, model)
                 moved |= {f"{kind}.{number}.{name}": move(tensor) for name, tensor in state.items()}
-        return moved | self._eviction_state()
+        return moved | self._weighting_state() | self._eviction_state()
+
+    def _weighting_state(self) -> dict[str, Tensor]:
+        """Keep the learned weights of losses, unless the tasks or the rule that learns them have changed."""
+        same = self.theirs.tasks == self.recipe.tasks and self.theirs.loss_weighting == self.recipe.loss_weighting
+        names = [name for name in self.optimizers if name.startswith("loss_weighting.")]
+        return {name: self.optimizers[name] for name in names} if same else {}
 
     def _origins(self, model: Ranker) -> dict[str, str]:
         """Return the name in the source of every parameter that has a counterpart there."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.entities import MISSING_ROW
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import check_labels
+from unimixer.data.schema import SPLITS
+from unimixer.errors import UnimixerError
 from unimixer.metrics import MetricAccumulator, TaskMetrics
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
@@ -20,6 +23,8 @@ from unimixer.training.process_group import SINGLE_PROCESS, ProcessGroup
 from unimixer.training.sampling import all_rows_weights
 
 EVALUATION_BATCH = 4_096
+MOST_BROKEN = 0.01
+"""Largest share of a label's positives without the label before it in a chain."""
 
 
 def evaluate_model(
@@ -30,19 +35,20 @@ def evaluate_model(
     *,
     precision: str = "float32",
     metrics: Sequence[str] = (),
+    chain: Mapping[str, str] | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, TaskMetrics]:
     """Measure every task on one split, or on the union of several, named ``validation+test``.
 
     Each process scores its part of the rows. Rank 0 merges the scores and sends the metrics to all; they equal those
-    of a single process to the last bit.
+    of a single process to the last bit. A label of the ``chain`` is also measured given the one before it.
     """
     splits = split.split("+")
     for part in splits:
         check_tasks(dataset, part, tasks)
     schema = dataset.transform.schema
     weighted = any(all_rows_weights(schema, part) is not None for part in splits)
-    accumulator = empty_accumulator(dataset, tasks, metrics, weighted=weighted)
+    accumulator = empty_accumulator(dataset, tasks, metrics, weighted=weighted, chain=chain)
     was_training = model.training
     model.eval()
     for part in splits:
@@ -52,13 +58,20 @@ def evaluate_model(
 
 
 def empty_accumulator(
-    dataset: Dataset, tasks: tuple[str, ...], metrics: Sequence[str], *, weighted: bool = False
+    dataset: Dataset,
+    tasks: tuple[str, ...],
+    metrics: Sequence[str],
+    *,
+    weighted: bool = False,
+    chain: Mapping[str, str] | None = None,
 ) -> MetricAccumulator:
     """Make an accumulator for the tasks; ``metrics`` are those beyond the usual ones, over the lists of users."""
     schema = dataset.transform.schema
     truths = tuple(task for task in tasks if task in schema.truths)
     has_users = schema.keys.user is not None
-    return MetricAccumulator(tasks, with_users=has_users, truths=truths, metrics=metrics, weighted=weighted)
+    return MetricAccumulator(
+        tasks, with_users=has_users, truths=truths, metrics=metrics, weighted=weighted, chain=chain
+    )
 
 
 def merged_metrics(own: MetricAccumulator, processes: ProcessGroup) -> dict[str, TaskMetrics]:
@@ -124,6 +137,44 @@ def check_tasks(dataset: Dataset, split: str, tasks: Sequence[str]) -> None:
     labels = tuple(schema.labels[i] for i in chosen)
     positives = [summary.positives[i] for i in chosen]
     check_labels(schema.model_copy(update={"labels": labels}), replace(summary, positives=positives), split)
+
+
+def check_chain(dataset: Dataset, chain: Mapping[str, str], splits: Sequence[str] = SPLITS) -> list[str]:
+    """Count the rows that break a chain: a label is 1 where the one before it is 0.
+
+    Such rows keep their labels: the loss and the metrics of all rows read them as they are, and metrics given the label
+    before leave them out.
+
+    Returns:
+        A sentence for every label and split with such rows.
+
+    Raises:
+        UnimixerError: if they are more than :data:`MOST_BROKEN` of the label's positives, or a label never differs
+            where the one before it happened.
+    """
+    names, lines = dataset.transform.schema.label_names, list[str]()
+    for split in splits if chain else ():
+        counts = {task: np.zeros((2, 2), dtype=np.int64) for task in chain}
+        for rows in dataset.parts(split):
+            assert rows.labels is not None
+            for task, before in chain.items():
+                own, first = (np.asarray(rows.labels[:, names.index(name)]) > 0 for name in (task, before))
+                counts[task] += np.bincount(2 * first + own, minlength=4).reshape(2, 2)
+        for task, before in chain.items():
+            (_, broken), (without, with_it) = counts[task].tolist()
+            text = f"model.chain: {broken:,} of {broken + with_it:,} {split} rows with {task} have no {before}"
+            if broken > MOST_BROKEN * (broken + with_it):
+                raise UnimixerError(
+                    f"{text}, more than {MOST_BROKEN:.0%}, so {task} does not depend on {before}; correct the labels "
+                    f"or leave {task} out of the chain"
+                )
+            if not without or not with_it:
+                raise UnimixerError(
+                    f"model.chain: {task} is {int(not without)} in all {split} rows with {before}, so there is nothing "
+                    f"to learn given {before}; take more rows or leave {task} out of the chain"
+                )
+            lines += [f"{text}; they keep their labels"] if broken else []
+    return lines
 
 
 def task_columns(dataset: Dataset, tasks: tuple[str, ...]) -> torch.Tensor:

@@ -26,6 +26,7 @@ from unimixer.ranker import count_dense, count_tables
 from unimixer.training.checkpoint import TrainState, remove_leftovers
 from unimixer.training.evaluation import (
     as_json,
+    check_chain,
     check_tasks,
     empty_accumulator,
     evaluate_model,
@@ -159,8 +160,8 @@ class Trainer:
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
         first = self.state.step
-        for table in self.pretrained:
-            say(table.line())
+        for line in (*(table.line() for table in self.pretrained), *check_chain(self.dataset, self.recipe.model.chain)):
+            say(line)
         say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
         with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
             steps = {"total_steps": self.total_steps, "next_step": first + 1}
@@ -191,6 +192,7 @@ class Trainer:
                 tau = temperature(self.recipe.temperature, state.step - 1, self.total_steps)
                 auc, report = running.value(self.processes), meter.report(self.processes)
                 values = {**report, "auc": auc, "temperature": tau, **pop_statistics(self.model)}
+                values |= {f"loss_weight/{task}": weight for task, weight in self.step.loss_weights().items()}
                 left = max(0, rows - state.samples) / report["samples_per_second"]
                 self.tracker.steps({"step": state.step, **values}, left)
             with clock.stopped():
@@ -270,6 +272,7 @@ class Trainer:
             self.tasks,
             precision=self.recipe.training.precision,
             metrics=self.recipe.metrics,
+            chain=self.recipe.model.chain,
             processes=self.processes,
         )
 
@@ -295,7 +298,7 @@ class Trainer:
         self.checkpointer.finish()
         self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
         reachable = {split: best_reachable(self.dataset, split) for split in metrics}
-        result = {
+        result: dict[str, Any] = {
             "steps": state.step,
             "best_step": state.best_step,
             "samples": state.samples,
@@ -306,6 +309,8 @@ class Trainer:
             **{split: as_json(values) for split, values in metrics.items()},
             "best_reachable_auc": reachable if reachable["test"] else None,
         }
+        if self.step.weighting is not None:
+            result["loss_weights"] = self.step.loss_weights()
         if self.processes.distributed:
             result["processes"] = self.processes.size
         self.processes.on_rank_zero(lambda: self.run.write_json("result.json", result))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from unimixer.blocks import recompute_activations
+from unimixer.blocks import chain_links, recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
+from unimixer.metrics import conditional_name
 from unimixer.ranker import Ranker, width_for_budget
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
@@ -37,6 +38,7 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
     tasks = recipe.tasks or dict.fromkeys(default_tasks(spec), 1.0)
+    chain_links(recipe.model.chain, tuple(tasks), spec.soft_labels)  # refuses a chain that is none
     for task, soft in recipe.soft_labels.items():
         if task not in tasks:
             raise unknown("task of soft_labels", task, tasks)
@@ -49,7 +51,22 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         model = model.model_copy(update={"width": size, "dense_params": None})
     resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
     monitor(resolved)
+    _check_loss_weighting(resolved)
     return resolved
+
+
+def _check_loss_weighting(recipe: Recipe) -> None:
+    """Raise where weights of losses would be learned without effect, or cannot be."""
+    kind = recipe.loss_weighting.kind
+    if kind != "fixed" and len(recipe.tasks) == 1:
+        raise UnimixerError(
+            f"loss_weighting.kind={kind} weighs the losses of several tasks, and {next(iter(recipe.tasks))!r} is the "
+            "only one; leave loss_weighting out"
+        )
+    if kind == "gradnorm" and recipe.distributed.dense == "fsdp":
+        raise UnimixerError(
+            "loss_weighting.kind=gradnorm needs whole towers on every process; use distributed.dense=ddp or uncertainty"
+        )
 
 
 def monitor(recipe: Recipe) -> tuple[str, str]:
@@ -57,7 +74,10 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
     usual = ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")
-    known = [f"{t}.{m}" for t in recipe.tasks for m in (*usual, *recipe.metrics)]
+    given = [conditional_name(*link) for link in recipe.model.chain.items()]
+    if taken := next((task for task in recipe.tasks if task in given), None):
+        raise UnimixerError(f"task {taken!r} has the name of a probability of model.chain; give the label another name")
+    known = [f"{t}.{m}" for t in (*recipe.tasks, *given) for m in (*usual, *recipe.metrics)]
     if name not in known:
         raise unknown("training.monitor", name, known)
     return task, metric

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from unimixer.blocks import PerTokenLinear
+from unimixer.blocks import ExpertGate, PerTokenLinear
 from unimixer.blocks.moe.experts import PerTokenExperts, PerTokenRouter
 from unimixer.errors import UnimixerError
 from unimixer.mixing import BlockLinear, SharedLinear
@@ -105,7 +105,12 @@ def matrix_parameters(model: Ranker) -> list[nn.Parameter]:
         UnimixerError: if there are none.
     """
     embedding = {*model.embedding.modules()}
-    routers = {router.linear for router in model.modules() if isinstance(router, PerTokenRouter)}
+    routers = {
+        linear
+        for router in model.modules()
+        if isinstance(router, PerTokenRouter | ExpertGate)
+        for linear in router.modules()
+    }
     weights = {
         part.down if isinstance(part, PerTokenExperts) else part.weight
         for part in model.modules()

@@ -20,6 +20,7 @@ from unimixer.ranker import Ranker
 from unimixer.training.averaging import Averaging
 from unimixer.training.config import Recipe
 from unimixer.training.eviction import Eviction
+from unimixer.training.loss_weighting import LossWeighting
 from unimixer.training.model import set_activation_checkpointing
 from unimixer.training.optimizers import build_optimizers
 from unimixer.training.sampling import NegativeSampling
@@ -33,8 +34,8 @@ class Outcome(NamedTuple):
     """The loss and the scores of a step, from before its update."""
 
     loss: Tensor
-    """The loss of the tasks, without penalties and auxiliary losses, so that curves of different models compare.
-    Each process has its part; the sum over processes is the loss of the step."""
+    """The loss of the tasks by the weights of the recipe, without penalties and auxiliary losses, so that curves of
+    different models compare. Each process has its part; the sum over processes is the loss of the step."""
     logits: Tensor
     labels: Tensor
     """The tasks' own labels; soft labels join them in the loss only."""
@@ -86,6 +87,10 @@ class TrainStep:
         weights = [recipe.soft_labels[task].weight if task in recipe.soft_labels else 0.0 for task in recipe.tasks]
         self.soft_weights = torch.tensor(weights, device=self.device)
         self.task_weights = torch.tensor(list(recipe.tasks.values()), device=self.device)
+        self.weighting = LossWeighting.of(recipe.loss_weighting, self.task_weights, self.processes)
+        if self.weighting is not None:
+            self.optimizers["loss_weighting"] = self.weighting
+            model.keeps_pooled = self.weighting.needs_gradients
         set_activation_checkpointing(model, recipe)
         self.score = compiled(model.score) if recipe.training.compile else model.score
         self.dense = strategy.forward(model, self.score)
@@ -125,6 +130,12 @@ class TrainStep:
         losses, logits, labels = zip(*outcomes, strict=True)
         return Outcome(torch.stack(losses).sum(), torch.cat(logits), torch.cat(labels), total_rows)
 
+    def loss_weights(self) -> dict[str, float]:
+        """Return the present weights of the tasks' losses, if they are learned."""
+        return (
+            {} if self.weighting is None else dict(zip(self.recipe.tasks, self.weighting.weights.tolist(), strict=True))
+        )
+
     def averaged(self) -> AbstractContextManager[None]:
         """Return the context in which the model has the mean of its weights, if the recipe keeps one."""
         return nullcontext() if self.averaging is None else self.averaging.applied()
@@ -144,14 +155,35 @@ class TrainStep:
             logits = self.dense(batch).float()
         targets = labels if self.soft_columns is None else self._targets(labels, batch.labels[:, self.soft_columns])
         weights = self._weights(batch)
-        loss = task_loss(self._in_sample(logits), targets, self.task_weights, weights, total_weight)
+        loss = self._task_loss(logits, targets, weights, total_weight)
         if not share:
             forget_counts(self.model)
         total = loss + self._extra_loss(weights, targets, total_weight, share)
         self._check_finite(total, batch, step)
+        if self.weighting is not None:
+            losses = task_losses(self._in_sample(logits.detach()), targets, weights, total_weight)
+            squares = self._squared_norms(targets, weights, total_weight) if self.weighting.needs_gradients else None
+            self.weighting.observe(losses, squares)
+            loss = losses @ self.task_weights
         total.backward()  # type: ignore[no-untyped-call]
         rows = slice(None) if share else slice(0)
         return loss.detach(), logits.detach()[rows], labels[rows]
+
+    def _task_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, total_weight: float) -> Tensor:
+        """Compute the loss of the tasks by their present weights."""
+        present = self.task_weights if self.weighting is None else self.weighting.weights
+        return task_loss(self._in_sample(logits), targets, present, weights, total_weight)
+
+    def _squared_norms(self, targets: Tensor, weights: Tensor | None, total_weight: float) -> Tensor:
+        """Compute the squared norm of every task's gradient by the input of the towers, which score it again."""
+        assert self.model.pooled is not None
+        pooled, self.model.pooled = self.model.pooled.requires_grad_(), None
+        bfloat16 = self.recipe.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            logits = self.model.score_pooled(pooled).float()
+        losses = task_losses(self._in_sample(logits), targets, weights, total_weight)
+        gradients = [torch.autograd.grad(loss, pooled, retain_graph=True)[0] for loss in losses]
+        return torch.stack([gradient.float().square().sum() for gradient in gradients])
 
     def _targets(self, labels: Tensor, soft: Tensor) -> Tensor:
         """Mix soft labels into the labels; a task without a soft label has weight 0 and keeps its own."""
@@ -176,7 +208,7 @@ class TrainStep:
         penalty = pop_penalties(self.model)
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
-            loss = task_loss(self._in_sample(logits.float()), targets, self.task_weights, weights, total_weight)
+            loss = self._task_loss(logits.float(), targets, weights, total_weight)
             extra = extra + self.recipe.training.aux_loss_weight * loss
         return extra
 
@@ -215,6 +247,14 @@ def task_loss(
         by_task, weights = by_task * weights, None
     losses = by_task @ task_weights
     return (losses if weights is None else losses * weights).sum() / total_weight
+
+
+def task_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, total_weight: float) -> Tensor:
+    """Compute the loss of every task by itself, ``(tasks,)``, with the arguments of :func:`task_loss`."""
+    by_task = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if weights is not None:
+        by_task = by_task * (weights if weights.dim() == 2 else weights.unsqueeze(1))
+    return by_task.sum(0) / total_weight
 
 
 def weight_of(batch: Batch) -> float:

@@ -17,7 +17,7 @@ from unimixer.training.consolidate import consolidate_best
 from unimixer.training.continuation import Continuation, rows_to_train
 from unimixer.training.distributed.checks import check_same_config, check_versions
 from unimixer.training.distributed.strategy import ShardedStrategy
-from unimixer.training.evaluation import check_tasks
+from unimixer.training.evaluation import check_chain, check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, resolve, validate_recipe
 from unimixer.training.pretrained import read_pretrained
@@ -66,6 +66,7 @@ def train(
     recipe = resolve(recipe, spec).model_copy(update={"dataset": str(dataset.folder.resolve())})
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
+    check_chain(dataset, recipe.model.chain)
     _check_monitor(recipe, dataset)
     check_steps(dataset, recipe.training.max_steps)
     facts, lines, fill = None, list[str](), None

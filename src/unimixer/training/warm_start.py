@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimixer.blocks import PerTask
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.schema import FIRST_ID
 from unimixer.errors import UnimixerError
@@ -85,8 +86,9 @@ class WarmStart:
         _by_name(state, own, "embedding.managed.maps", there.managed.tables, here.managed.tables)
         if there.encoder_of.keys() == here.encoder_of.keys():
             _by_name(state, own, "embedding.encoders", list(there.encoder_of), list(here.encoder_of))
-        for towers in ("towers", *(f"auxiliary_towers.{i}" for i in range(len(self.source.auxiliary_towers)))):
-            _by_name(state, own, f"{towers}.towers", *self.tasks)
+        for name, part in self.source.named_modules():
+            if isinstance(part, PerTask) and len(part):
+                _by_name(state, own, name, *self.tasks)
 
     def rows_of(self, table: str) -> Rows:
         """Return the rows of a table that the source and the model share."""
@@ -207,6 +209,11 @@ class WarmStart:
                 self.folder,
                 "the features that read histories have another order there; give them the same order in the schema",
             )
+        chains = [{one.spec.labels[a]: one.spec.labels[b] for a, b in one.links} for one in (self.source, model)]
+        for task in set(self.tasks[0]) & set(self.tasks[1]):
+            a, b = (f"given {chain[task]!r}" if task in chain else "of all rows" for chain in chains)
+            if a != b:
+                raise refusal(self.folder, f"its tower of {task!r} scores {a}, and here {b}; use the same model.chain")
         if not set(self.tasks[0]) & set(self.tasks[1]):
             a, b = (", ".join(names) for names in self.tasks)
             raise refusal(self.folder, f"it learned {a}, and this recipe learns {b}; name a task of both")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unimixer.errors import UnimixerError
 from unimixer.io import flush_folder, replace_folder
-from unimixer.ranker import Ranker, dense_parameters
+from unimixer.ranker import Ranker
 from unimixer.training.checkpoint import START, Checkpointer, write_state
 from unimixer.training.consolidate import (
     TABLES_DESCRIPTION,
@@ -142,11 +142,8 @@ class ShardedCheckpointer(Checkpointer):
 
     def _parameters(self, name: str) -> list[torch.nn.Parameter]:
         """List the parameters of a dense optimizer in the order in which a single process numbers them."""
-        groups = {
-            **dense_groups(self.ranker, self.run.recipe.optimizer),
-            "averaging": [{"params": dense_parameters(self.ranker)}],
-        }
-        return [parameter for group in groups[name] for parameter in group["params"]]
+        groups = dense_groups(self.ranker, self.run.recipe.optimizer).get(name, self.dense[name].param_groups)
+        return [parameter for group in groups for parameter in group["params"]]
 
     def _optimizer_states(self) -> Iterator[tuple[str, Tensor]]:
         for name, optimizer in self.dense.items():
