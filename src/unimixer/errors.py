@@ -39,6 +39,7 @@ EXTRAS = {
     "track": ("tensorboard",),
     "serve": ("onnx", "onnxscript", "onnxruntime", "fastapi", "uvicorn", "orjson", "prometheus_client"),
     "sweep": ("ray",),
+    "tune": ("optuna",),
     "abtest": ("tea_tasting",),
 }
 """Packages that each extra brings, as they are imported."""
