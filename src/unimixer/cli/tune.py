@@ -56,6 +56,7 @@ def tune(options: TuneOptions) -> None:
     from unimixer.errors import UnimixerError
     from unimixer.experiments.tuning import BEST, best_trial, confirm, read_trials, run_search
     from unimixer.experiments.tuning.storage import need_optuna
+    from unimixer.progress import note
     from unimixer.report.tune import read_report, write_tune_report
 
     need_optuna()
@@ -71,7 +72,9 @@ def tune(options: TuneOptions) -> None:
     say_what_is_not_drawn(again)
     rows = run_search(search, total, machine)
     best, failed = best_trial(search, rows), []
-    if best is not None and best.number and options.confirm is not None:
+    if best is not None and not best.number and options.confirm is not None:
+        note("the recipe as it is came out best, so there is nothing to confirm")
+    elif best is not None and options.confirm is not None:
         resume_with = f"{again} --confirm {options.confirm}{machine.options()}"
         failed = confirm(search, best, options.confirm, machine, resume_with=resume_with).failed
     report = read_report(search, rows)

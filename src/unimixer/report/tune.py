@@ -23,7 +23,10 @@ from unimixer.report.tables import TextTable, bullets
 MARKDOWN, PAGE, FIGURES = "report.md", "report.html", "figures"
 SHOWN = 10
 """Best trials that are shown."""
-HISTORY = "Every finished trial, the evaluations at which others were pruned, and the best so far."
+HISTORY = (
+    "Finished trials, the last evaluations of pruned ones, and the best so far. Trials far worse than the median lie "
+    "outside of the axis."
+)
 IMPORTANCE = (
     "Share of the variance of the metric over the finished trials that a key explains, on its own and with others "
     "(fANOVA). Few trials give rough numbers."
@@ -194,15 +197,17 @@ def history_figure(report: TuneReport) -> Any:
         axis.step(numbers, best, where="post", color=PALETTE[1], label="best so far")
         if finished[0][0] == 0:
             axis.axhline(finished[0][1], color=PALETTE[2], linestyle=":", label=AS_IT_IS)
-        # a diverging trial would leave the others no room: the axis holds the better half of the finished ones
-        middle = sorted(value for _, value in finished)[len(finished) // 2]
-        reach = 3 * abs(best[-1] - middle) or 0.01
-        low, high = min(best[-1], middle) - reach, max(best[-1], middle) + reach
-        axis.set_ylim(max(low, min(axis.get_ylim())), min(high, max(axis.get_ylim())))
+        axis.set_ylim(*_range(finished[0][1], sorted(value for _, value in finished)[len(finished) // 2], best[-1]))
     axis.set_xlabel("trial")
     axis.set_ylabel(f"{report.search.metric} on validation")
     axis.legend(fontsize="small")
     return figure
+
+
+def _range(*values: float) -> tuple[float, float]:
+    """Return the ends of an axis around some values: a trial that diverged would leave the others no room."""
+    margin = 0.4 * (max(values) - min(values)) or 0.01
+    return min(values) - margin, max(values) + margin
 
 
 def importance_figure(report: TuneReport) -> Any | None:
