@@ -29,6 +29,7 @@ PAGES = (
     "docs/export.md",
     "docs/models.md",
     "docs/study.md",
+    "docs/tune.md",
     "docs/scaling.md",
     "docs/abtest_reading.md",
     pytest.param("docs/distributed.md", marks=needs_torchrec),

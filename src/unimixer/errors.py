@@ -44,6 +44,7 @@ EXTRAS = {
         *("orjson", "prometheus_client", "redis", "psycopg"),
     ),
     "sweep": ("ray",),
+    "tune": ("optuna",),
     "abtest": ("tea_tasting",),
 }
 """Packages that each extra brings, as they are imported."""

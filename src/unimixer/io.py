@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from unimixer.errors import UnimixerError, io_failure
 
 RUN, DATASET, BUNDLE, DELTA = "a run folder", "a prepared dataset", "a bundle", "a delta of a bundle"
-_MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep"}
+_MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep", "search.yaml": "a search"}
 _BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE, "follows": DELTA}
 
 
@@ -125,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """Recognize a run, a dataset, a bundle, a study or a sweep by the files in its folder."""
+    """Recognize a run, a dataset, a bundle, a study, a sweep or a search by the files in its folder."""
     if path.is_file():
         return "a file"
     for name, kind in _MADE.items():

@@ -44,6 +44,7 @@ VERBS = {
     "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
     "a study.",
+    "tune": "Search for better settings of a recipe on validation; or continue a search.",
     "ablate": "Train a model and its ablations at equal budgets, and report the effect of each change.",
     "doctor": "Show the versions, the hardware and the installed extras of this machine.",
     "data": "Prepare raw impression logs.",

@@ -109,7 +109,7 @@ def compare(options: CompareOptions) -> None:
     from unimixer.experiments import Study
     from unimixer.experiments.datasets import prepare_missing
     from unimixer.experiments.models import split_models
-    from unimixer.experiments.plan import is_begun
+    from unimixer.experiments.plan_file import is_begun
 
     source, out = options.study, options.out
     judged = {"tasks": options.tasks, "metrics": options.metrics}
@@ -125,7 +125,7 @@ def compare(options: CompareOptions) -> None:
     values |= {f"judged_{key}": names for key, names in question.items()}
     folder = folder_of(Study, source, out)
     # a folder alone is its own plan
-    own_plan = source == folder or (source is None and is_begun(folder) and "models" not in values)
+    own_plan = source == folder or (source is None and is_begun(folder, Study) and "models" not in values)
     needs = {
         field: f"a study needs {field}: give {option}, or a study (YAML) that has them"
         for field, option in (("data", "--data DATASET"), ("models", "--models A,B"))
@@ -172,7 +172,8 @@ def report_study(
 ) -> Path:
     """Write the tables and the report of a study; base, tasks and metrics are the plan's unless they are given."""
     from unimixer.experiments import Study
-    from unimixer.experiments.plan import JUDGED, read_plan
+    from unimixer.experiments.plan import JUDGED
+    from unimixer.experiments.plan_file import read_plan
     from unimixer.experiments.results import write_tables
     from unimixer.report.study import write_report
 

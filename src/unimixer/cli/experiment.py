@@ -13,6 +13,8 @@ from unimixer.cli.output import Json, emit, table
 
 if TYPE_CHECKING:
     from unimixer.experiments import Experiment, Machine, Outcome, Plan
+    from unimixer.experiments.plan_file import PlanFile
+    from unimixer.settings import Change
 
 Options = TypeVar("Options")
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
@@ -62,6 +64,11 @@ class TrainingOptions:
 
 def recipe_keys(settings: Sequence[str] | None, **short: int | None) -> dict[str, Any]:
     """Return the keys of the recipe that ``--set`` and the short options of training set."""
+    return {change.key: change.value for change in recipe_changes(settings, **short)}
+
+
+def recipe_changes(settings: Sequence[str] | None, **short: int | None) -> list[Change]:
+    """Return the same with the words of the command line, for messages."""
     from unimixer.settings import Change, check_distinct, read_changes
 
     changes = [
@@ -71,13 +78,13 @@ def recipe_keys(settings: Sequence[str] | None, **short: int | None) -> dict[str
     ]
     changes += read_changes(settings or [], "--set", "training.batch_size=512")
     check_distinct(changes)
-    return {change.key: change.value for change in changes}
+    return changes
 
 
-def folder_of(kind: type[Plan], source: Path | None, out: Path | None) -> Path:
+def folder_of(kind: type[PlanFile], source: Path | None, out: Path | None) -> Path:
     """Return the folder of an experiment: the source if it is one that was begun, else ``--out``."""
     from unimixer.errors import UnimixerError
-    from unimixer.experiments.plan import is_begun
+    from unimixer.experiments.plan_file import is_begun
 
     folder = source if source is not None and is_begun(source, kind) else out
     if folder is None:

@@ -198,7 +198,14 @@ def build_case(
         width = width_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
     elif width is None:
         width = width_for_budget(with_tasks(spec, tasks), dense_params=amount, **_arguments(recipe))
-    recipe = resolve(recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})}), spec)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})})
+    return case_of(recipe, variant, ref, dataset, budget)
+
+
+def case_of(recipe: Recipe, variant: Variant, ref: DatasetRef, dataset: Dataset, budget: Budget) -> Case:
+    """Build the case of a recipe whose model has its size, under the name of a model and at a budget."""
+    spec = dataset.transform.spec
+    recipe = resolve(recipe, spec)
     for split in SPLITS:
         check_tasks(dataset, split, tuple(recipe.tasks))
     check_chain(dataset, recipe.model.chain)
@@ -213,13 +220,13 @@ def build_case(
         group=variant.group,
         backbone=variant.backbone,
         options={**variant.options, **variant.recipe},
-        budget_kind=kind,
-        budget=amount,
+        budget_kind=budget[0],
+        budget=budget[1],
         recipe=recipe,
         arguments={**_defaults(variant.backbone), **ranker.backbone_arguments},
         dense_params=count_dense(ranker),
         table_params=sum(parameter.numel() for parameter in table_parameters(ranker)),
-        flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=width),
+        flops_per_sample=ranker_flops(spec, **_arguments(recipe), width=recipe.model.width),
         train_rows=epoch_rows(dataset, training.max_steps, training.batch_size * training.gradient_accumulation_steps),
         held_out_rows=dataset.summary("validation").rows + dataset.summary("test").rows,
         searches_mixing=recipe.optimizer.mixing_lr is None and bool(mixing_parameters(ranker)),

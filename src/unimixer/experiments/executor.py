@@ -1,6 +1,6 @@
 """Run jobs: jobs in, rows out; resumable, in several processes, with failed and killed ones recorded.
 
-This is the only file of the experiments that starts worker processes.
+A machine is the only way in which experiments start worker processes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from typing import Any
 
 from unimixer.environment import cpu_model
 from unimixer.experiments.cases import Job, unique
+from unimixer.experiments.drive import TICK, drive
 from unimixer.experiments.progress_view import Silent, View
 from unimixer.experiments.results import FAILED, OK, Row, read_row, write_row
-from unimixer.experiments.worker import failure, handle
+from unimixer.experiments.worker import failure, handle, remove_weights
 from unimixer.io import file_lock
 from unimixer.training.checkpoint import remove_leftovers
 from unimixer.training.signals import stop_signals
-from unimixer.workers.executor import Executor, Reply
+from unimixer.workers.executor import Executor, Reply, Work
 from unimixer.workers.ray import executor_on
-
-STOP_SECONDS = 120.0
-"""Longest wait for checkpoints after a request to stop."""
-TICK = 0.2
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ class Machine:
         ray = "" if self.ray is None else f" --ray {self.ray}"
         return f" --jobs {self.workers} --threads {self.threads}{ray}"
 
-    def executor(self, log: Path) -> Executor[Any]:
-        """Make the executor that runs tasks; its processes print into a log file."""
-        return executor_on(self.ray)(handle, workers=self.workers, threads=self.threads, log=log)
+    def executor(self, log: Path, work: Work = handle) -> Executor[Any]:
+        """Make the executor that does some work; its processes print into a log file."""
+        return executor_on(self.ray)(work, workers=self.workers, threads=self.threads, log=log)
 
 
 @dataclass(frozen=True)
@@ -115,20 +112,8 @@ def run_jobs(
     with study_lock(folder):
         remove_leftovers(folder)
         engine = _Engine(folder, machine, schedule or Schedule(), view or Silent(), keep_runs=keep_runs)
-        with stop_signals() as stopped, machine.executor(folder / "workers.log") as pool:
-            engine.add(jobs)
-            while engine.waiting or pool.running:
-                while engine.waiting and pool.free and not stopped.is_set():
-                    job = engine.waiting.pop(0)
-                    engine.started[job.key] = time.monotonic()
-                    pool.submit(job, _message(job, folder, machine))
-                reply = pool.wait(TICK)
-                if reply is not None:
-                    engine.take(reply)
-                if stopped.is_set():
-                    _drain(pool, engine)
-                    raise stopped.error(engine.stopped())
-                engine.tick(pool.running)
+        engine.add(jobs)
+        drive(engine, machine.executor(folder / "workers.log"))
         return engine.outcome
 
 
@@ -156,40 +141,16 @@ def recipe_values(job: Job, machine: Machine) -> dict[str, Any]:
     return recipe
 
 
-def _drain(pool: Executor[Job], engine: _Engine) -> None:
-    """Let running rows write their checkpoints; record a row that finishes meanwhile."""
-    pool.stop()
-    waited = 0.0
-    while pool.running and waited < STOP_SECONDS:
-        reply = pool.wait(TICK)
-        if reply is None:
-            waited += TICK
-        elif failure(reply) is None:
-            engine.take(reply)
-
-
-def _message(job: Job, folder: Path, machine: Machine) -> dict[str, Any]:
-    return {
-        "do": "train",
-        "folder": str(folder),
-        "recipe": recipe_values(job, machine),
-        "columns": job.columns(),
-        "processes": machine.workers,
-        "machine": cpu_model(),
-    }
-
-
 class _Engine:
     """The jobs of one call: waiting, running, done and failed."""
 
     def __init__(self, folder: Path, machine: Machine, schedule: Schedule, view: View, *, keep_runs: bool) -> None:
-        self.folder, self.keep_runs, self.schedule, self.view = folder, keep_runs, schedule, view
+        self.folder, self.machine, self.keep_runs, self.schedule, self.view = folder, machine, keep_runs, schedule, view
         self.waiting: list[Job] = []
         self.outcome = Outcome()
         self.started: dict[str, float] = {}
         self._running: list[Job] = []
         self._known: set[str] = set()
-        self._workers = machine.workers
         self._seconds = self._promised = 0.0
         """Seconds that the rows computed here took, and that they were expected to take."""
 
@@ -211,6 +172,25 @@ class _Engine:
             self.outcome.existing += 1
             self._remove_intermediates(job.key)
             self._sort_in(self.schedule.follow(row))
+
+    def next(self) -> Job | None:
+        """Return the next job of the queue."""
+        if not self.waiting:
+            return None
+        job = self.waiting.pop(0)
+        self.started[job.key] = time.monotonic()
+        return job
+
+    def message(self, task: Job) -> dict[str, Any]:
+        """Return the message of a job to its worker."""
+        return {
+            "do": "train",
+            "folder": str(self.folder),
+            "recipe": recipe_values(task, self.machine),
+            "columns": task.columns(),
+            "processes": self.machine.workers,
+            "machine": cpu_model(),
+        }
 
     def take(self, reply: Reply[Job]) -> None:
         """Record a finished or failed row."""
@@ -258,7 +238,7 @@ class _Engine:
         unknown = max(0, self.total - self.done - len(self.waiting)) * self.schedule.mean_seconds
         now = time.monotonic()
         spent = sum(min(now - self.started[job.key], expected(job) * slowdown) for job in self._running)
-        return max(0.0, (waiting + unknown) * slowdown - spent) / self._workers
+        return max(0.0, (waiting + unknown) * slowdown - spent) / self.machine.workers
 
     def stopped(self) -> str:
         """Return the message of a stopped experiment."""
@@ -268,13 +248,8 @@ class _Engine:
     def _remove_intermediates(self, key: str) -> None:
         """Remove the files that a finished row no longer needs: weights, checkpoints, a copy of the transform."""
         run = self.folder / "runs" / key
-        if self.keep_runs or not run.exists():
-            return
-        for name in ("checkpoints", "best", "transform"):
-            for folder in list(run.rglob(name)):
-                shutil.rmtree(folder, ignore_errors=True)
-        for file in list(run.rglob("events.*")):
-            file.unlink(missing_ok=True)
+        if not self.keep_runs and run.exists():
+            remove_weights(run)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from unimixer.experiments.cases import Case, Job, build_case, case_name, unique
 from unimixer.experiments.executor import Machine, Outcome, Schedule, run_jobs, study_lock
 from unimixer.experiments.lr_search import LRTrial
 from unimixer.experiments.models import EMBEDDING_LR
-from unimixer.experiments.plan import Plan, Sweep, is_begun, write_plan
+from unimixer.experiments.plan import Plan, Sweep, write_plan
+from unimixer.experiments.plan_file import is_begun
 from unimixer.experiments.progress_view import watching
 from unimixer.experiments.results import TRAINING_COST, Row, write_points, write_tables, write_truth
 from unimixer.experiments.size_series import GridSeries, SizeSeries, TransferSeries

@@ -16,9 +16,10 @@ from unimixer.errors import UnimixerError, first_difference, unknown
 from unimixer.experiments.datasets import DatasetRef, WrittenDataset, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, label_of
+from unimixer.experiments.plan_file import PlanFile, is_begun, read_plan
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
-from unimixer.settings import Settings, dump_yaml, find_settings, load_yaml, parse
+from unimixer.settings import dump_yaml, find_settings, load_yaml, parse
 from unimixer.training.config import Count, RecipeKeys
 
 JUDGED = ("excess_log_loss", "auc", "uauc", "log_loss", "ne")
@@ -35,7 +36,7 @@ Budget = tuple[str, int]
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 
-class Plan(Settings):
+class Plan(PlanFile):
     """Every model at every budget on every dataset, with the same features, batches and steps."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
@@ -46,10 +47,6 @@ class Plan(Settings):
         "judged_metrics": "metrics",
         "recipe": "training settings batch_size",
     }
-    file: ClassVar[str]
-    noun: ClassVar[str]
-    command: ClassVar[str]
-    """The verb that begins and continues an experiment."""
     fixed: ClassVar[tuple[str, ...]] = ("dense_lr", "sparse_lr", "mixing_lr", "tasks", "recipe")
     """Fields that must not change once an experiment has begun."""
     columns: ClassVar[tuple[str, ...]]
@@ -296,21 +293,6 @@ def load_study(path: Path | str, changes: Mapping[str, Any] | None = None) -> St
     """Read a study, by its path or the name of a packaged one; ``changes`` replace whole keys."""
     values = load_yaml(find_settings(path, "studies")).with_values(changes or {}, "the changes")
     return parse(Study, values, where=str(path))
-
-
-def is_begun(folder: Path, kind: type[Plan] = Study) -> bool:
-    """Return whether a folder holds an experiment of this kind."""
-    return (folder / kind.file).exists()
-
-
-def read_plan(folder: Path, kind: type[AnyPlan]) -> AnyPlan:
-    """Read the plan of an experiment's folder."""
-    path = folder / kind.file
-    if not path.exists():
-        raise UnimixerError(
-            f"{folder} is not a {kind.noun} (no {kind.file}); begin one with: {kind.command} --out {folder}"
-        )
-    return parse(kind, load_yaml(path), where=str(path))
 
 
 def write_plan(folder: Path, plan: AnyPlan) -> AnyPlan:

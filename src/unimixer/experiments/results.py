@@ -19,7 +19,8 @@ from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job
 from unimixer.experiments.lr_search import Rates, chosen_rates
 from unimixer.experiments.models import EMBEDDING_LR
-from unimixer.experiments.plan import Study, read_plan
+from unimixer.experiments.plan import Study
+from unimixer.experiments.plan_file import read_plan
 from unimixer.io import atomic_file, read_json, write_text
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns, user_keys
 from unimixer.training.model import load_ranker, pick_device

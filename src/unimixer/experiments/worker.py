@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,14 @@ def _wait(device: torch.device) -> None:
 
 
 def handle(task: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Do one task in a worker of an executor; an error becomes one line, and there are no reports."""
+    """Do one task in a worker of an executor; there are no reports."""
+    return answer(lambda: {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)})
+
+
+def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do some work; an error becomes one line, which :func:`failure` reads."""
     try:
-        return {"row": train_row(task)} if task["do"] == "train" else {"speed": measure(task)}
+        return work()
     except UnimixerError as error:
         return {"failed": " ".join(str(error).split())}
     except Exception as error:
@@ -182,3 +188,12 @@ def failure(reply: Reply[Any]) -> str | None:
         return f"its process {reply.died}"
     error: str | None = reply.value.get("failed")
     return error
+
+
+def remove_weights(run: Path) -> None:
+    """Remove the files that a finished run no longer needs: weights, checkpoints, a copy of the transform."""
+    for name in ("checkpoints", "best", "transform"):
+        for folder in list(run.rglob(name)):
+            shutil.rmtree(folder, ignore_errors=True)
+    for file in list(run.rglob("events.*")):
+        file.unlink(missing_ok=True)

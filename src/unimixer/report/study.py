@@ -8,7 +8,8 @@ from pathlib import Path
 from unimixer.analysis.comparison import ComparisonReport, Question, compare_models
 from unimixer.analysis.significance import REPLICATES
 from unimixer.errors import missing_packages
-from unimixer.experiments.plan import JUDGED, Study, read_plan
+from unimixer.experiments.plan import JUDGED, Study
+from unimixer.experiments.plan_file import read_plan
 from unimixer.experiments.results import load_rows
 from unimixer.io import write_text
 from unimixer.report.methods import markdown_method, study_method

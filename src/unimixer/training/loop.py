@@ -34,6 +34,7 @@ from unimixer.training.evaluation import (
     task_columns,
 )
 from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
+from unimixer.training.observer import UNOBSERVED, Observer
 from unimixer.training.pretrained import PretrainedTable, freeze_rows, read_pretrained, start_tables
 from unimixer.training.run import LOG, RunFolder
 from unimixer.training.sampling import NegativeSampling
@@ -55,6 +56,7 @@ class Trainer:
         start_from: run whose best weights are the starting point, unless there is a checkpoint already.
         quiet: print nothing on standard error.
         strategy: how several processes share the model; rank 0 writes the folder.
+        observer: hears the evaluations.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class Trainer:
         start_from: Path | None = None,
         quiet: bool = False,
         strategy: Strategy = UNSHARDED,
+        observer: Observer = UNOBSERVED,
     ) -> None:
-        self.run, self.dataset, self.recipe, self.quiet = run, dataset, run.recipe, quiet
+        self.run, self.dataset, self.recipe, self.quiet, self.observer = run, dataset, run.recipe, quiet, observer
         self.processes = processes = strategy.processes
         config = self.recipe.training
         keep_freed_memory()
@@ -263,6 +266,7 @@ class Trainer:
                 state.best, state.best_step = value, state.step
                 self.checkpointer.save_best()
         self.tracker.evaluation(state.step, "validation", metrics, "  best" if better else "")
+        self.observer.hear(state.step, self.total_steps, self.eval_interval, value)
 
     def _measure(self, split: str) -> dict[str, TaskMetrics]:
         return evaluate_model(
@@ -287,16 +291,17 @@ class Trainer:
         self.checkpointer.save_checkpoint(asdict(self.state), keep=self.recipe.training.keep_checkpoints)
 
     def _finish(self, stopped: StopRequest) -> dict[str, Any]:
-        """Measure the best weights on validation and test."""
+        """Measure the best weights on the held-out parts."""
         self.checkpointer.load_best()
         state = self.state
         metrics = {}
-        for split in ("validation", "test"):
+        for split in self.observer.splits:
             metrics[split] = self._measure(split)
             if self._stop(stopped):
                 raise self._stopped(stopped)
         self.checkpointer.finish()
-        self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
+        if "test" in metrics:
+            self.tracker.evaluation(state.best_step, "test", metrics["test"], "  best weights")
         reachable = {split: best_reachable(self.dataset, split) for split in metrics}
         result: dict[str, Any] = {
             "steps": state.step,
@@ -307,7 +312,7 @@ class Trainer:
             "dense_parameters": count_dense(self.model),
             "table_parameters": count_tables(self.model),
             **{split: as_json(values) for split, values in metrics.items()},
-            "best_reachable_auc": reachable if reachable["test"] else None,
+            "best_reachable_auc": reachable if any(reachable.values()) else None,
         }
         if self.step.weighting is not None:
             result["loss_weights"] = self.step.loss_weights()

@@ -21,14 +21,14 @@ IGNORED_KEYS = (
 
 
 def finished_runs(folders: Iterable[Path]) -> list[RunFolder]:
-    """Find all finished runs below some folders, without the first stages of two-stage runs."""
+    """Find all finished runs below some folders, without first stages of two-stage runs and trials of a search."""
     runs: dict[Path, RunFolder] = {}
     for folder in folders:
         if not folder.exists():
             raise UnimixerError(f"{folder}: no such folder; runs are made by: unimixer train")
         for path in sorted(folder.rglob("config.yaml")):
             run = RunFolder(path.parent)
-            if run.result is not None and run.outer == run.folder:
+            if run.result is not None and "test" in run.result and run.outer == run.folder:
                 runs.setdefault(run.folder.resolve(), run)
     return list(runs.values())
 

@@ -20,6 +20,7 @@ from unimixer.training.distributed.strategy import ShardedStrategy
 from unimixer.training.evaluation import check_chain, check_tasks
 from unimixer.training.loop import Trainer
 from unimixer.training.model import monitor, resolve, validate_recipe
+from unimixer.training.observer import UNOBSERVED, Observer
 from unimixer.training.pretrained import read_pretrained
 from unimixer.training.process_group import ProcessGroup, join_processes, launched
 from unimixer.training.run import RunFolder, dataset_to_resume
@@ -40,6 +41,7 @@ def train(
     continued: Path | None = None,
     dataset: Dataset | None = None,
     quiet: bool = False,
+    observer: Observer = UNOBSERVED,
 ) -> RunFolder:
     """Train from the start; return the finished run.
 
@@ -55,6 +57,7 @@ def train(
             temperature. On a dataset that has grown from that of the run only the rows train that are new.
         dataset: the data, perhaps as it was before later days (default: that of the recipe).
         quiet: print nothing on standard error.
+        observer: hears the evaluations.
     """
     if launched():
         check_versions()
@@ -99,7 +102,7 @@ def train(
             return made
 
         run = RunFolder(processes.on_rank_zero(create))
-        return run if run.result is not None else _continue(run, dataset, processes, quiet=quiet)
+        return run if run.result is not None else _continue(run, dataset, processes, quiet, observer)
 
 
 def _with_shards(recipe: Recipe, processes: ProcessGroup) -> Recipe:
@@ -126,13 +129,16 @@ def _same_run(folder: Path, recipe: Recipe, dataset: Dataset) -> Path:
 
 
 @states_kept()
-def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = False) -> RunFolder:
+def resume(
+    folder: Path | str, *, dataset: Path | None = None, quiet: bool = False, observer: Observer = UNOBSERVED
+) -> RunFolder:
     """Continue an interrupted run; it ends in the same weights as if it had not been interrupted.
 
     Args:
         folder: the run.
         dataset: the dataset, if it has moved since the run began.
         quiet: print nothing on standard error.
+        observer: hears the evaluations.
 
     Raises:
         UnimixerError: if the data differs from that of the start, or another process is training the run.
@@ -147,22 +153,22 @@ def resume(folder: Path | str, *, dataset: Path | None = None, quiet: bool = Fal
         consolidate_best(run)
     with join_processes(run.recipe.distributed.timeout) as processes:
         check_same_config(processes, run.recipe, opened, folder=run.folder)
-        return _continue(run, opened, processes, quiet=quiet)
+        return _continue(run, opened, processes, quiet, observer)
 
 
-def _continue(run: RunFolder, dataset: Dataset, processes: ProcessGroup, *, quiet: bool) -> RunFolder:
+def _continue(run: RunFolder, dataset: Dataset, processes: ProcessGroup, quiet: bool, observer: Observer) -> RunFolder:
     strategy = ShardedStrategy(processes) if processes.distributed else UNSHARDED
     dataset = rows_to_train(run, dataset)
     with ExitStack() as stack:
         processes.on_rank_zero(lambda: stack.enter_context(run.lock()))
         start_from = run.warm_start
         if run.recipe.temperature.schedule == "two-stage":
-            start_from = _first_stage(run, dataset, strategy, quiet=quiet).folder
-        Trainer(run, dataset, start_from=start_from, quiet=quiet, strategy=strategy).fit()
+            start_from = _first_stage(run, dataset, strategy, quiet, observer.of_first_stage()).folder
+        Trainer(run, dataset, start_from=start_from, quiet=quiet, strategy=strategy, observer=observer).fit()
     return run
 
 
-def _first_stage(run: RunFolder, dataset: Dataset, strategy: Strategy, *, quiet: bool) -> RunFolder:
+def _first_stage(run: RunFolder, dataset: Dataset, strategy: Strategy, quiet: bool, observer: Observer) -> RunFolder:
     """Train a whole run at the high temperature, from which the second stage starts (arXiv:2604.00590, warm-up)."""
     folder = run.folder / WARM_UP
 
@@ -176,7 +182,7 @@ def _first_stage(run: RunFolder, dataset: Dataset, strategy: Strategy, *, quiet:
     strategy.processes.on_rank_zero(create)
     stage = RunFolder(folder)
     if stage.result is None:
-        Trainer(stage, dataset, start_from=run.warm_start, quiet=quiet, strategy=strategy).fit()
+        Trainer(stage, dataset, start_from=run.warm_start, quiet=quiet, strategy=strategy, observer=observer).fit()
     return stage
 
 

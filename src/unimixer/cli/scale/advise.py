@@ -66,7 +66,7 @@ class AdviseOptions:
         """Measure the latency of a few sizes of every model, if the points are those of a sweep."""
         from unimixer.experiments import Sweep, size_experiment
         from unimixer.experiments.experiment import request_latencies
-        from unimixer.experiments.plan import is_begun, read_plan
+        from unimixer.experiments.plan_file import is_begun, read_plan
 
         folder = self.points
         if not is_begun(folder, Sweep):

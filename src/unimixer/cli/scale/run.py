@@ -70,7 +70,7 @@ class SweepOptions(TrainingOptions):
     def plan(self) -> tuple[Sweep, Path]:
         """Return the plan and the folder of the sweep; a folder that holds a sweep is its own plan."""
         from unimixer.experiments import Sweep
-        from unimixer.experiments.plan import is_begun, read_plan
+        from unimixer.experiments.plan_file import is_begun, read_plan
 
         values = self.values()
         if self.folder is not None and not is_begun(self.folder, Sweep):

@@ -1,0 +1,37 @@
+"""The file that makes a folder an experiment: its plan, as YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from unimixer.errors import UnimixerError
+from unimixer.settings import Settings, load_yaml, parse
+
+
+class PlanFile(Settings):
+    """Base of the plans that a folder keeps."""
+
+    file: ClassVar[str]
+    """Its name in the folder."""
+    noun: ClassVar[str]
+    command: ClassVar[str]
+    """The verb that begins and continues an experiment."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=PlanFile)
+
+
+def is_begun(folder: Path, kind: type[PlanFile]) -> bool:
+    """Return whether a folder holds an experiment of this kind."""
+    return (folder / kind.file).exists()
+
+
+def read_plan(folder: Path, kind: type[AnyPlan]) -> AnyPlan:
+    """Read the plan of an experiment's folder."""
+    path = folder / kind.file
+    if not path.exists():
+        raise UnimixerError(
+            f"{folder} is not a {kind.noun} (no {kind.file}); begin one with: {kind.command} --out {folder}"
+        )
+    return parse(kind, load_yaml(path), where=str(path))
