@@ -32,6 +32,10 @@ def test_a_key_of_json_is_read_as_text(address: str) -> None:
     with events.snapshot() as database:
         expression, key = database.json_text("""'{"country": "de", "a.b": 3}'""", "a.b")
         assert database.execute(f"SELECT {expression}", [key]) == [("3",)]
+        for name, text in (('a "b"', "x"), ("$.c", "7"), ("yes", "true"), ("no", "false"), ("none", None)):
+            values = """'{"a \\"b\\"": "x", "$.c": 7, "yes": true, "no": false, "none": null, "b": 1}'"""
+            expression, key = database.json_text(values, name)
+            assert database.execute(f"SELECT {expression}", [key]) == [(text,)]
         expression, key = database.json_text("""'{"country": "de"}'""", "age")
         assert database.execute(f"SELECT {expression}", [key]) == [(None,)]
     events.close()

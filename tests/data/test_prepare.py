@@ -17,6 +17,7 @@ from toy import DAY, SCHEMA, START, tables_of, toy_frames, toy_schema, toy_table
 
 from unimixer.data import prepare, write_dataset
 from unimixer.data.dataset import Dataset
+from unimixer.data.extend import extend
 from unimixer.data.loader import Loader
 from unimixer.data.raw import passes
 from unimixer.data.raw.tables import Chunk, RawTables
@@ -266,3 +267,25 @@ def test_one_bar_after_the_other_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_schema_of_the_small_world_is_the_one_that_is_stored(toy_dataset: Dataset) -> None:
     assert toy_dataset.manifest["name"] == SCHEMA["name"]
     assert [f.name for f in toy_dataset.transform.schema.features] == [f["name"] for f in SCHEMA["features"]]
+
+
+def test_a_split_by_column_keeps_rows_of_no_part_as_events_and_takes_no_days(tmp_path: Path) -> None:
+    log, users, items = toy_frames()
+    parts = np.array(["train", "validation", "test", None], dtype=object)[np.arange(log.height) % 4]
+    log = log.with_columns(part=pl.Series(list(parts), dtype=pl.String))
+    dataset = prepared(
+        tmp_path / "toy", tables_of(toy_schema(split={"by": "column", "column": "part"}), log, users, items)
+    )
+    counts = [int((parts == name).sum()) for name in SPLITS]
+    assert [dataset.summary(split).rows for split in SPLITS] == counts
+    past = sum(items_before.len() for items_before in users["past_items"].drop_nulls())
+    clicks = dataset.transform.histories["clicks"].items.values
+    assert len(clicks) == past + log["is_click"].sum()  # an event of no part is an event
+    with pytest.raises(UnimixerError, match=r"no days can be appended, because column 'part' names the parts"):
+        extend(dataset.folder, tables_of(dataset.transform.schema, log, users, items))
+    with pytest.raises(UnimixerError, match=r"feature 'part' reads 'part', which names the parts of the split"):
+        toy_schema(
+            split={"by": "column", "column": "part"},
+            features=[{"name": "part", "kind": "categorical", "domain": "context"}],
+            histories=[],
+        )

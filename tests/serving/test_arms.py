@@ -12,8 +12,9 @@ from experiments import microseconds
 
 from unimixer.abtest.assignment import assign
 from unimixer.abtest.events import Events
+from unimixer.abtest.stops import STOPPED
 from unimixer.errors import UnimixerError
-from unimixer.serving.arms import STOPPED, Arms, Choice, Experiments
+from unimixer.serving.arms import Arms, Choice, Experiments
 from unimixer.serving.errors import HTTPError
 from unimixer.settings import dump_yaml
 
@@ -96,7 +97,7 @@ def test_an_exposure_has_the_columns_that_segments_name() -> None:
     row = choice.exposure("r1", "v1", ["i2", "i1"], {"tab": "home", "position": 3})
     assert (row.unit, row.time, row.request_id, row.bundle, row.propensity) == ("7", NOW, "r1", "v1", 0.5)
     assert (json.loads(row.positions), json.loads(row.context)) == (["i2", "i1"], {"tab": "home"})
-    for value, kept in ((2, "2"), (2.0, "2"), ("2.0", "2"), (True, "1"), (0.5, "0.5"), (None, None), ([1], [1])):
+    for value, kept in ((2, "2"), (2.0, "2"), ("2.0", "2"), (True, True), (0.5, "0.5"), (None, None), ([1], [1])):
         assert json.loads(choice.exposure("r1", "v1", [], {"tab": value}).context) == {"tab": kept}
     shadow = choice.in_shadow(row, "watch")
     assert (shadow.request_id, shadow.arm, shadow.shadow, shadow.propensity) == ("r1/watch", "watch", 1, None)

@@ -11,7 +11,9 @@ from killed import train_killed
 from tiny import assert_equal_tensors, facts_of, tensors_of, tiny_recipe, tiny_values
 
 from unimixer.data.dataset import Dataset
+from unimixer.errors import UnimixerError
 from unimixer.ranker import TABLES, dense_parameters
+from unimixer.settings import parse
 from unimixer.training.averaging import MEAN, Averaging
 from unimixer.training.config import AveragingConfig
 from unimixer.training.evaluation import as_json, evaluate_model
@@ -140,3 +142,16 @@ def test_averaging_does_not_change_the_training(toy_folder: Path, tmp_path: Path
     assert losses[0] == losses[1]
     plain, averaged = (tensors_of(newest(run)) for run in runs)
     assert [name for name in plain if not torch.equal(plain[name], averaged[name])] == []
+
+
+def test_a_key_without_its_kind_is_refused_and_a_recipe_that_was_written_out_is_read_again() -> None:
+    for values, message in (
+        ({"decay": 0.9}, "averaging.decay needs averaging.kind=ema and has no effect without"),
+        ({"decay": 0.999}, "averaging.decay needs averaging.kind=ema"),
+        ({"kind": "ema", "start": 0.5}, "averaging.start needs averaging.kind=swa"),
+        ({"kind": "swa", "start": 0.5, "decay": 0.9}, "averaging.decay needs averaging.kind=ema"),
+    ):
+        with pytest.raises(UnimixerError, match=message):
+            parse(AveragingConfig, values, where="recipe")
+    for config in (AveragingConfig(), AveragingConfig(kind="ema", decay=0.9), AveragingConfig(kind="swa", start=0.5)):
+        assert parse(AveragingConfig, config.model_dump(), where="recipe") == config

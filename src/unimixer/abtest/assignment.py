@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 from unimixer.abtest.canonical import canonical_text
 from unimixer.abtest.specification import BUCKETS, WHOLE, Experiment
 
-Reason = Literal["assigned", "override", "no id", "not started", "ended", "targeting", "layer", "holdout", "traffic"]
+Reason = Literal[
+    "assigned", "override", "no id", "not started", "ended", "targeting", "layer", "holdout", "traffic", "stopped"
+]
 
 
 class Assignment(NamedTuple):

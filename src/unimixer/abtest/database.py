@@ -146,7 +146,9 @@ class _SQLite(Database):
         return self._open
 
     def json_text(self, column: str, key: str) -> tuple[str, str]:
-        return f"CAST(json_extract({column}, ?) AS TEXT)", f'$."{key}"'
+        # a path cannot name every key, and takes booleans for numbers
+        text = "CASE type WHEN 'true' THEN type WHEN 'false' THEN type ELSE CAST(value AS TEXT) END"
+        return f"(SELECT {text} FROM json_each({column}) WHERE key = ?)", key
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._open is not None

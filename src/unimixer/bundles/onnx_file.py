@@ -58,9 +58,10 @@ def write_onnx(graph: RequestRanker, program: ExportedProgram, path: Path, *, ex
 
 
 def weight_bytes(program: ExportedProgram) -> int:
-    """Add up the bytes of all weights of a trace."""
-    tensors = [*program.state_dict.values(), *program.constants.values()]
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+    """Add up the bytes of all weights of a trace as a file has them: one that has several names counts once."""
+    tensors = (t for t in (*program.state_dict.values(), *program.constants.values()) if isinstance(t, torch.Tensor))
+    sizes = {(t.untyped_storage().data_ptr(), t.storage_offset(), t.shape): t.nbytes for t in tensors}
+    return sum(sizes.values())
 
 
 def external_files(path: Path) -> set[str]:

@@ -27,7 +27,7 @@ from unimixer.data.raw.origin import fingerprints
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.raw.times import as_time, dates_of
-from unimixer.data.schema import Schema
+from unimixer.data.schema import ColumnSplit, Schema
 from unimixer.data.write_dataset import Encode, encode
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_folder, file_lock, write_text
@@ -79,6 +79,11 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     if "stream" in dataset.manifest or schema.keys.time is None:
         reason = "its schema names no keys.time" if schema.keys.time is None else "it is a stream"
         raise UnimixerError(f"{folder}: no days can be appended, because {reason}")
+    if isinstance(schema.split, ColumnSplit):
+        raise UnimixerError(
+            f"{folder}: no days can be appended, because column {schema.split.column!r} names the parts of its split, "
+            "which stay as they are; prepare the log with a split by date instead"
+        )
     label = schema.sampled_label
     if label is not None and not label.presampled:
         raise UnimixerError(

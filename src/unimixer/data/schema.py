@@ -173,7 +173,19 @@ class RandomSplit(Settings):
     seed: int = 0
 
 
-Split = Annotated[DateSplit | QuantileSplit | RandomSplit, Field(discriminator="by")]
+class ColumnSplit(Settings):
+    """Split by a column that says ``train``, ``validation`` or ``test``: the rows of a published split.
+
+    A row with an empty value is in no part; it is only an event of the histories.
+    """
+
+    by: Literal["column"] = "column"
+    column: str
+    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training rows that validate, chosen by a hash of their row, where no row says ``validation``."""
+
+
+Split = Annotated[DateSplit | QuantileSplit | RandomSplit | ColumnSplit, Field(discriminator="by")]
 SPLITS = ("train", "validation", "test")
 
 
@@ -234,6 +246,10 @@ class Schema(Settings):
                     f"feature {feature.name!r} reads {feature.column!r}, which is a label: "
                     "an outcome is never a feature"
                 )
+        if isinstance(self.split, ColumnSplit):
+            read = [feature.name for feature in self.features if feature.column == self.split.column]
+            if read:
+                raise ValueError(f"feature {read[0]!r} reads {self.split.column!r}, which names the parts of the split")
         sampled = [label.name for label in self.labels if label.negative_sampling_rate is not None]
         if len(sampled) > 1:
             raise ValueError(
@@ -256,6 +272,7 @@ class Schema(Settings):
             sources = {label.name: label.column for label in self.labels}
             events = [history.event for history in self.histories if history.event is not None]
             names += [self.weight, *sources.values(), *(label.probability for label in self.labels)]
+            names += [self.split.column] if isinstance(self.split, ColumnSplit) else []
             names += [sources.get(event, event) for event in events]
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
         return [name for name in dict.fromkeys(names) if name is not None]

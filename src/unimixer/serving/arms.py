@@ -15,12 +15,10 @@ from unimixer.abtest.canonical import canonical_text, is_id
 from unimixer.abtest.events import Events
 from unimixer.abtest.records import Exposure
 from unimixer.abtest.specification import Experiment, load_experiment
+from unimixer.abtest.stops import is_stopped, stop_file
 from unimixer.errors import UnimixerError, unknown
 from unimixer.io import write_text
 from unimixer.serving.errors import HTTPError
-
-STOPPED = ".stopped"
-"""End of the name of the file beside a specification that says that its experiment was stopped."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class Choice:
             context: of the request.
         """
         names = {*self.experiment.targeting, *self.experiment.segments}
-        kept = {  # 2, 2.0 and "2" are one segment, as they are one value of targeting
-            name: value if isinstance(value, list) else canonical_text(value)
+        kept = {  # 2, 2.0 and "2" are one segment, as they are one value of targeting; a boolean stays one
+            name: value if isinstance(value, list | bool) else canonical_text(value)
             for name, value in context.items()
             if name in names
         }
@@ -99,7 +97,7 @@ class Experiments:
         for one, other in combinations(experiments, 2):
             _check_apart(one, other)
         for experiment, path in zip(experiments, self.files, strict=True):
-            if _is_stopped(experiment, path):
+            if is_stopped(experiment, path):
                 self.stopped.add(experiment.name)
         return experiments
 
@@ -123,7 +121,7 @@ class Experiments:
         if name not in self._file_of:
             raise unknown("experiment", name, self._file_of)
         self.stopped.add(name)
-        path = _stop_file(self._file_of[name])
+        path = stop_file(self._file_of[name])
         try:
             if not path.exists():
                 moment = datetime.now(UTC).isoformat(timespec="seconds")
@@ -196,27 +194,6 @@ def _unit(experiment: Experiment, user: Any, context: Mapping[str, Any], user_ke
     else:
         unit = user.get(user_key) if isinstance(user, dict) else user
     return unit if is_id(unit) else None
-
-
-def _stop_file(path: Path) -> Path:
-    return path.with_name(path.name + STOPPED)
-
-
-def _is_stopped(experiment: Experiment, path: Path) -> bool:
-    """Return whether a file says that the experiment was stopped; one that cannot be read stops it."""
-    file = _stop_file(path)
-    if not file.exists():
-        return False
-    try:
-        name = json.loads(file.read_text(encoding="utf-8"))["experiment"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-    if name != experiment.name:
-        raise UnimixerError(
-            f"{file}: it says that experiment {name!r} was stopped, but {path} now specifies {experiment.name!r}; "
-            f"remove that file to start {experiment.name!r}"
-        )
-    return True
 
 
 def _check_apart(one: Experiment, other: Experiment) -> None:

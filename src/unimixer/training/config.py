@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from unimixer.backbones.budget import read_count
@@ -129,6 +130,14 @@ class AveragingConfig(Settings):
     """Share of the mean that an ``ema`` keeps at a step; in the first steps t it is (1 + t) / (10 + t) if less."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.75
     """Share of the steps after which ``swa`` begins; evaluations before have the present weights."""
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> AveragingConfig:
+        both = {"decay", "start"} <= self.model_fields_set  # as a run folder writes them, with defaults
+        for key, kind, default in (("decay", "ema", 0.999), ("start", "swa", 0.75)):
+            if key in self.model_fields_set and self.kind != kind and not (both and getattr(self, key) == default):
+                raise ValueError(f"averaging.{key} needs averaging.kind={kind} and has no effect without; set the kind")
+        return self
 
 
 class TrainingConfig(Settings):

@@ -51,6 +51,17 @@ def test_the_estimates_equal_their_formulas() -> None:
     assert ips.high - ips.low == pytest.approx(2 * stats.norm.isf(0.025) * deviation, rel=1e-9)
 
 
+def test_the_effective_sample_size_counts_units_where_rows_belong_to_them() -> None:
+    rows = log(0)
+    weight = rows["targets"] / rows["propensities"]
+    by_unit = weight.reshape(1_000, 4).sum(1)
+    found = off_policy(**rows, units=np.repeat(np.arange(1_000), 4))
+    assert found.effective_sample_size == pytest.approx(by_unit.sum() ** 2 / (by_unit**2).sum(), rel=1e-9)
+    assert found.effective_sample_size < 1_000 < off_policy(**rows).effective_sample_size
+    with pytest.raises(UnimixerError, match=r"the effective sample size is \d+.\d of 80 units, expected at least 100"):
+        off_policy(**rows, units=np.arange(4_000) // 50)
+
+
 def test_intervals_hold_the_truth_at_their_level() -> None:
     covered = {"IPS": 0, "SNIPS": 0, "doubly robust": 0}
     for seed in range(300):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from abtest_cases import experiment
@@ -10,7 +11,7 @@ from abtest_cases import experiment
 from unimixer.abtest.analysis.check import Check
 from unimixer.abtest.analysis.statistics import Effect
 from unimixer.abtest.analysis.verdict import guardrail_state, judge
-from unimixer.abtest.specification import Metric
+from unimixer.abtest.specification import DAY_US, Metric
 
 METRICS = [
     {"name": "ctr", "kind": "ratio", "event": "click", "denominator": "view"},
@@ -135,3 +136,24 @@ def test_a_guardrail_of_nothing_relative_is_judged_by_its_difference() -> None:
     metric = Metric(name="m", kind="mean", event="e", guardrail=True)
     found = replace(effect("m", -0.5, 0.1), relative=None, relative_low=None, relative_high=None)
     assert guardrail_state(metric, found) == "harmed"
+
+
+def test_an_experiment_that_is_over_before_a_window_is_not_decidable_until_the_window_is_over() -> None:
+    late = {"name": "return", "kind": "retention", "event": "visit", "day": 7}
+    plan = experiment(metrics=[*METRICS, late])
+    effects = [effect("ctr", 0.03, 0.01), GUARDED]
+    assert judge(plan, FINE, effects, finished=False).decision == "keep running"
+    closing = plan.end_us + 8 * DAY_US
+    day = f"{plan.end + timedelta(days=8)}"
+    early, afterwards = (judge(plan, FINE, effects, finished=True, as_of=time) for time in (closing - 1, closing))
+    assert early.decision == afterwards.decision == "not decidable"
+    assert (
+        early.reasons[-1]
+        == f"mixer: return has too few units that are old enough yet; the window of the last is over on {day}"
+    )
+    assert early.next_steps == (
+        f"read again on {day}, when the window of the last unit is over; change nothing until then",
+    )
+    assert afterwards.next_steps[0].startswith("run a longer experiment")
+    harmed = [effect("ctr", -0.03, 0.01), GUARDED]  # what is known to be worse needs no window
+    assert judge(plan, FINE, harmed, finished=True, as_of=closing - 1).decision == "do not ship"

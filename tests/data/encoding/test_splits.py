@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from toy import toy_schema
 
 from unimixer.data.encoding.splits import Sample, Splitter
+from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 
 DATES = {"by": "date", "validation": "2022-05-05", "test": "2022-05-06"}
@@ -87,6 +90,41 @@ def test_a_split_that_cannot_be_is_named(
 ) -> None:
     with pytest.raises(UnimixerError, match=message):
         splitter(split, times, **keys)
+
+
+def named(*parts: str | None) -> Chunk:
+    return Chunk(pl.DataFrame({"part": pl.Series(parts, dtype=pl.String)}), "log.csv", 11)
+
+
+def test_a_column_names_the_part_of_a_row_and_an_empty_value_is_no_part() -> None:
+    split = splitter({"by": "column", "column": "part"}, time="t")
+    parts = split.assign(named("test", "train", None, "", "validation"), np.zeros(5, dtype=np.int64), 0)
+    assert parts.tolist() == [2, 0, 3, 3, 1]
+
+
+def test_a_share_of_the_training_rows_validates_whatever_the_chunks() -> None:
+    split = splitter({"by": "column", "column": "part", "validation": 0.25}, time="t")
+    chunk, times = named(*["train"] * 2_000, "test"), np.zeros(2_001, dtype=np.int64)
+    parts = split.assign(chunk, times, 7)
+    assert parts[-1] == 2
+    np.testing.assert_allclose((parts == 1).mean(), 0.25, atol=0.04)  # 4 standard deviations
+    later = split.assign(replace(chunk, frame=chunk.frame[500:]), times[500:], 507)
+    np.testing.assert_array_equal(later, parts[500:])
+
+
+def test_another_word_for_a_part_is_named_with_its_row() -> None:
+    split = splitter({"by": "column", "column": "part"}, time="t")
+    with pytest.raises(UnimixerError, match=r"log.csv, row 12: part='valid' is not train, validation or test; leave"):
+        split.assign(named("train", "valid"), np.zeros(2, dtype=np.int64), 0)
+    share = splitter({"by": "column", "column": "part", "validation": 0.1}, time="t")
+    with pytest.raises(UnimixerError, match=r"row 11: part='validation', but split.validation=0.1 takes a share"):
+        share.assign(named("validation"), np.zeros(1, dtype=np.int64), 0)
+
+
+def test_an_empty_part_of_a_named_split_is_told_by_its_column() -> None:
+    schema = toy_schema(split={"by": "column", "column": "part"})
+    with pytest.raises(UnimixerError, match=r"no row has 'validation' in column 'part'; correct the column, or take a"):
+        Splitter().check([3, 0, 2], (0, 1), schema)
 
 
 def test_an_empty_part_is_named_with_the_span_of_the_log_in_its_zone() -> None:

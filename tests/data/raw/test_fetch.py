@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from unimixer.data.raw.fetch import REGISTRY, fetch
+from unimixer.data.raw import download
+from unimixer.data.raw.fetch import fetch
+from unimixer.data.raw.published import PUBLISHED, Published
 from unimixer.errors import UnimixerError
 
 
@@ -30,6 +33,7 @@ class Server(ThreadingHTTPServer):
         self.drops: list[int] = []  # bytes after which the next connections break off
         self.failures: list[int] = []  # statuses of the next answers
         self.requested: list[str | None] = []  # Range header of every request
+        self.stated: str | None = None  # redirects as a hub of files does, and states this SHA-256
 
     @property
     def url(self) -> str:
@@ -42,9 +46,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         wanted = self.headers.get("Range")
+        if server.stated is not None and not self.path.startswith("/store"):
+            self.send_response(302)
+            self.send_header("X-Linked-ETag", f'"{server.stated}"')
+            self.send_header("Location", f"/store{self.path}")
+            self.end_headers()
+            return
         server.requested.append(wanted)
-        if server.failures:
-            self.send_error(server.failures.pop(0))
+        failure = server.failures.pop(0) if server.failures else 200
+        if failure != 200:
+            self.send_error(failure)
             return
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and server.ranges else 0
         if start >= len(server.body) > 0:
@@ -218,13 +229,89 @@ def test_an_unknown_name_gives_the_nearest_one(tmp_path: Path) -> None:
         fetch("movielens-1", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["criteo", "avazu"])
-def test_data_behind_a_licence_names_its_page(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UnimixerError, match=re.escape(REGISTRY[name].page)):
+@pytest.mark.parametrize(
+    ("name", "files"), [("criteo", "train.txt"), ("avazu", "train.csv"), ("taobao-ads", "raw_sample.csv, ad_feature")]
+)
+def test_data_behind_a_licence_names_its_page_and_its_files(tmp_path: Path, name: str, files: str) -> None:
+    with pytest.raises(
+        UnimixerError, match=f"{re.escape(PUBLISHED[name].page)}, then give the folder that holds {files}"
+    ):
         fetch(name, tmp_path)
+
+
+def test_the_size_is_said_before_the_first_byte_and_what_is_there_is_counted(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.zip.part").write_bytes(server.body[:1500])
+    load(server, tmp_path)
+    size = f"{len(server.body) / 1000:.1f} kB"
+    assert f"note: data.zip: {size} from 127.0.0.1:{server.server_address[1]}, 1.5 kB of them are there" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_file_that_the_disk_cannot_hold_is_refused_before_it_is_loaded(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(
+        UnimixerError, match=r"loading data.zip needs 400.\d kB, but only 1.0 kB are free; free room or"
+    ):
+        load(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_unpacks_to_more_than_is_free_is_kept_packed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [10**6, 1000]  # before the download and before unpacking
+    monkeypatch.setattr(
+        download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, free.pop(0))
+    )
+    with pytest.raises(UnimixerError, match=r"unpacking data.zip needs 400.0 kB, but only 1.0 kB are free"):
+        load(server, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"data.zip", "data.zip.sha256"}
+
+
+def test_files_in_an_archive_are_compared_with_the_checksums_of_their_publisher(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"u.data": hashlib.md5(b"1\t2\t3\t4\n" * 50_000).hexdigest(), "README": "0000"}
+    monkeypatch.setitem(PUBLISHED, "movielens-100k", Published("page", server.url, contents=known))
+    with pytest.raises(
+        UnimixerError, match=r"data.zip: md5 of ml/README in it is \w+, the publisher's is 0000; remove"
+    ):
+        load(server, tmp_path)
+    assert not (tmp_path / "movielens-100k").exists()
+    known["README"] = hashlib.md5(b"hello").hexdigest()
+    assert (load(server, tmp_path) / "ml" / "README").exists()
+
+
+def test_a_data_set_of_plain_files_is_loaded_file_by_file_and_appears_whole(server: Server, tmp_path: Path) -> None:
+    server.body, base = b"PAR1", server.url.removesuffix("/data.zip")
+    names = PUBLISHED["yambda-50m"].files
+    server.failures = [200, 200, 404]  # the third file is missing; 200 is no failure
+    with pytest.raises(UnimixerError, match=r"album_item_mapping.parquet: the server answers 404"):
+        fetch("yambda-50m", tmp_path, url=base, pause=0.01)
+    assert not (tmp_path / "yambda-50m").exists()
+    folder = fetch("yambda-50m", tmp_path, url=base, pause=0.01)
+    assert len(server.requested) == 4  # two files of the first call were not loaded again
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == sorted(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["yambda-50m"]
+
+
+def test_the_checksum_that_a_hub_states_on_its_redirect_is_compared(server: Server, tmp_path: Path) -> None:
+    server.stated = hashlib.sha256(server.body).hexdigest()
+    assert load(server, tmp_path / "right").is_dir()
+    server.stated = "0" * 64
+    with pytest.raises(UnimixerError, match=r"data.zip: sha256 of the download is \w+, the server's is 0000"):
+        load(server, tmp_path / "wrong")
+    assert list((tmp_path / "wrong").iterdir()) == []
 
 
 def test_only_addresses_of_archives_on_the_web_are_taken(tmp_path: Path) -> None:
     for url in ("file:///etc/data.zip", "https://example.org/data.rar"):
         with pytest.raises(UnimixerError, match=r"must be the http or https address of a .zip"):
             fetch("movielens-1m", tmp_path, url=url)
+    with pytest.raises(UnimixerError, match=r"must be the http or https address of the folder with the files"):
+        fetch("yambda-50m", tmp_path, url="ftp://example.org/flat")

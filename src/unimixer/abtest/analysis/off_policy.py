@@ -32,7 +32,8 @@ class OffPolicy:
 
     rows: int
     effective_sample_size: float
-    """(sum of weights)^2 / sum of squared weights: as many rows of the target policy itself tell as much."""
+    """(sum of weights)^2 / sum of squared weights of the units (Kish 1965), summed over its rows: as many
+    units of the target policy itself tell as much. Without units, every row is one."""
     overlap: float
     """Mean weight: about 1 where the log covers all that the target does, less where it never tried some of it."""
     overlap_low: float
@@ -81,15 +82,17 @@ def off_policy(
     total = float(weight.sum())
     if total == 0:
         raise UnimixerError("the target policy never takes a logged action: the log says nothing about it")
-    size = total**2 / float((weight**2).sum())
-    if size < LEAST_EFFECTIVE:
-        raise UnimixerError(
-            f"the effective sample size is {size:.1f} of {len(weight):,} rows, expected at least {LEAST_EFFECTIVE:g}: "
-            "the target policy is too far from the logged one; log more rows or choose a closer policy"
-        )
     groups = None if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     if groups is not None and groups.shape != weight.shape:
         raise UnimixerError(f"units has shape {groups.shape}, expected one value for each of {weight.size:,} rows")
+    by_unit = weight if groups is None else np.bincount(groups, weights=weight)
+    size = total**2 / float((by_unit**2).sum())
+    if size < LEAST_EFFECTIVE:
+        counted = f"{len(by_unit):,} {'rows' if groups is None else 'units'}"
+        raise UnimixerError(
+            f"the effective sample size is {size:.1f} of {counted}, expected at least {LEAST_EFFECTIVE:g}: "
+            "the target policy is too far from the logged one; log more or choose a closer policy"
+        )
     if not 0 < alpha < 1:
         raise UnimixerError(f"alpha={alpha} must lie between 0 and 1")
     reach = _quantile(alpha)

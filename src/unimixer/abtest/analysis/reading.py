@@ -95,7 +95,7 @@ def read_experiment(
         if not failures(checks):
             effects = with_correction(experiment, [e for m in experiment.metrics for e in _effects(table, m, None)])
             segments = tuple(_segments(table))
-    verdict = judge(experiment, checks, effects, finished=until >= experiment.end_us)
+    verdict = judge(experiment, checks, effects, finished=until >= experiment.end_us, as_of=until)
     return Reading(experiment, until, units, entries, checks, effects, segments, verdict)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from unimixer.abtest.analysis.check import Check, failures
 from unimixer.abtest.analysis.statistics import Effect
+from unimixer.abtest.analysis.units import horizon
 from unimixer.abtest.specification import Experiment, Metric
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, BROKEN = "ship", "do not ship", "keep running", "broken"
+NOT_DECIDABLE = "not decidable"
+"""The experiment is over, and too few units have reached the end of a metric's window."""
 HOLDS, HARMED, OPEN = "holds", "harmed", "undecided"
 
 
@@ -33,17 +37,26 @@ class _Finding:
     gain: float = 0.0
 
 
-def judge(experiment: Experiment, checks: Sequence[Check], effects: Sequence[Effect], *, finished: bool) -> Verdict:
+def judge(
+    experiment: Experiment,
+    checks: Sequence[Check],
+    effects: Sequence[Effect],
+    *,
+    finished: bool,
+    as_of: int | None = None,
+) -> Verdict:
     """Decide.
 
     An arm is shipped if a deciding metric improved, none got worse, and every guardrail holds. It is not shipped if a
-    metric got worse, or if the experiment is over without an improvement.
+    metric got worse, or if the experiment is over without an improvement. It is not decidable if it is over before
+    enough units have reached the end of the window of every metric.
 
     Args:
         experiment: the specification.
         checks: all checks; while one fails, no effect counts.
         effects: of all units, without segments.
         finished: whether the experiment is over.
+        as_of: time of the reading in microseconds since 1970 (default: the end of the experiment).
     """
     failed = failures(checks)
     broken = [check for check in failed if check.breaks]
@@ -73,6 +86,15 @@ def judge(experiment: Experiment, checks: Sequence[Check], effects: Sequence[Eff
     if any(finding.decision == KEEP_RUNNING for finding in findings.values()):
         when = "tomorrow" if experiment.reading == "sequential" else f"on {experiment.end}"
         return Verdict(KEEP_RUNNING, None, reasons, (f"read again {when}; the intervals shrink as units arrive",))
+    if any(finding.decision == NOT_DECIDABLE for finding in findings.values()):
+        closing = max(_closing(experiment, metric) for metric in experiment.metrics)
+        if (experiment.end_us if as_of is None else as_of) < closing:
+            steps = (
+                f"read again on {_day(closing)}, when the window of the last unit is over; change nothing until then",
+            )
+        else:
+            steps = ("run a longer experiment, or one with more traffic; unimixer abtest plan says how long",)
+        return Verdict(NOT_DECIDABLE, None, reasons, steps)
     steps = ("keep the control", "look at the intervals: they say which effects are still possible")
     return Verdict(DO_NOT_SHIP, None, reasons, steps)
 
@@ -117,14 +139,31 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
         f"guardrail {e.metric} may still lose more than its margin of {metrics[e.metric].margin:.2%}: {change(e)}"
         for e in undecided
     ]
-    reasons += [f"{name} has too few units that are old enough yet" for name in missing]
+    reasons += [
+        f"{name} has too few units that are old enough yet{_until(experiment, metrics[name])}" for name in missing
+    ]
     if worse or harmed:
         return _Finding(DO_NOT_SHIP, tuple(reasons), gain)
     if (better or not deciding) and not undecided and not missing:
         return _Finding(SHIP, tuple([*reasons, "all guardrails hold"] if guarded else reasons), gain)
     if deciding and not better:
         reasons += [f"{e.metric} shows no effect beyond chance: {change(e)}" for e in deciding]
-    return _Finding(DO_NOT_SHIP if finished else KEEP_RUNNING, tuple(reasons), gain)
+    if not finished:
+        return _Finding(KEEP_RUNNING, tuple(reasons), gain)
+    return _Finding(NOT_DECIDABLE if missing else DO_NOT_SHIP, tuple(reasons), gain)
+
+
+def _closing(experiment: Experiment, metric: Metric) -> int:
+    """Return the time when a unit that enters last has reached the end of a metric's window."""
+    return experiment.end_us + horizon(metric)
+
+
+def _until(experiment: Experiment, metric: Metric) -> str:
+    return f"; the window of the last is over on {_day(_closing(experiment, metric))}" if horizon(metric) else ""
+
+
+def _day(time: int) -> str:
+    return f"{datetime.fromtimestamp(time / 1e6, tz=UTC):%Y-%m-%d}"
 
 
 def _sign(experiment: Experiment, metric: Metric, effect: Effect) -> int:

@@ -12,6 +12,7 @@ from unimixer.abtest.assignment import Assignment
 from unimixer.abtest.assignment import assign as arm_of
 from unimixer.abtest.records import time_us
 from unimixer.abtest.specification import load_experiment
+from unimixer.abtest.stops import is_stopped
 from unimixer.cli.output import Json, emit, table, takes
 from unimixer.errors import UnimixerError
 
@@ -34,14 +35,17 @@ class AssignOptions:
 
 @takes(AssignOptions)
 def assign(options: AssignOptions) -> None:
-    """Print the arm of units, as the server chooses it.
+    """Print the arm of units, as the server chooses it; a stopped experiment gives none.
 
     Example: unimixer abtest assign mixer.yaml 7 8 9 --context tab=home
     """
     experiment = load_experiment(options.specification)
     context = dict(_pair(text) for text in options.context or ())
     time = None if options.at is None else time_us(options.at, "--at")
-    found = {unit: arm_of(experiment, unit, context, time=time) for unit in options.units}
+    if is_stopped(experiment, options.specification):
+        found = dict.fromkeys(options.units, Assignment(None, "stopped", 0.0))
+    else:
+        found = {unit: arm_of(experiment, unit, context, time=time) for unit in options.units}
     values = {
         "experiment": experiment.name,
         "version": experiment.version,

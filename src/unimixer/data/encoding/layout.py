@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from unimixer.data.encoding.history import event_column, event_label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.schema import ORIGIN_OF_DOMAIN, Feature, Origin, Schema
+from unimixer.data.schema import ORIGIN_OF_DOMAIN, ColumnSplit, Feature, Origin, Schema
 from unimixer.errors import UnimixerError, nearest
 from unimixer.features.request import RequestLayout
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
@@ -94,6 +94,7 @@ def resolve(tables: RawTables) -> Schema:
         "items": set() if keys.item is None else {keys.item, *(tables.items.columns if tables.items else ())},
     }
     needed = [keys.user, keys.item, keys.time, schema.weight]
+    needed += [schema.split.column] if isinstance(schema.split, ColumnSplit) else []
     needed += [label.column for label in schema.labels] + [label.probability for label in schema.labels]
     for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
         values.column(first, name)

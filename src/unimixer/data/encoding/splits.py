@@ -1,4 +1,4 @@
-"""Assign impressions to the training, validation and test part, by time or at random."""
+"""Assign impressions to the training, validation and test part: by time, at random, or as a column says."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import midnight, zone
-from unimixer.data.schema import SPLITS, DateSplit, RandomSplit, Schema
+from unimixer.data.schema import SPLITS, ColumnSplit, DateSplit, RandomSplit, Schema
 from unimixer.errors import UnimixerError
 
 SAMPLE = 1_000_000
@@ -76,11 +77,12 @@ def draw_sample(
 
 @dataclass(frozen=True)
 class Splitter:
-    """Assigns every impression to 0 (train), 1 (validation) or 2 (test), or to 3 (left out of the training part)."""
+    """Assigns every impression to 0 (train), 1 (validation) or 2 (test), or to 3 (in no part)."""
 
     validation_from: float = 0.0
     test_from: float = 0.0
     random: RandomSplit | None = None
+    column: ColumnSplit | None = None
     sampled: Label | None = None
     """Label of whose negatives the training part keeps a share."""
 
@@ -93,6 +95,8 @@ class Splitter:
             if split.validation + split.test >= 1:
                 raise UnimixerError("split: validation + test must leave a part for training")
             return cls(random=split, sampled=sampled)
+        if isinstance(split, ColumnSplit):
+            return cls(column=split, sampled=sampled)
         if isinstance(split, DateSplit):
             if schema.keys.time is None:
                 raise UnimixerError("split by date needs keys.time; without it use {by: quantile}")
@@ -115,7 +119,7 @@ class Splitter:
 
     def assign(self, chunk: Chunk, times: NDArray[np.int64], first_row: int) -> NDArray[np.int8]:
         """Return the part of every impression of a chunk; which negatives are left out depends on their rows alone."""
-        split = self(times, first_row)
+        split = self(times, first_row) if self.column is None else _named_parts(chunk, self.column, first_row)
         if self.sampled is None or self.sampled.negative_sampling_rate is None:
             return split
         uniform = _uniform(np.arange(first_row, first_row + len(times)), SAMPLING_SEED)
@@ -136,11 +140,36 @@ class Splitter:
             if not sum(rows):
                 raise UnimixerError(f"{schema.name}: the log has no rows")
             if not count:
+                if isinstance(schema.split, ColumnSplit):
+                    share = ", or take a share of the training rows by split.validation" * (name == "validation")
+                    raise UnimixerError(
+                        f"{schema.name}: the {name} part is empty: no row has {name!r} in column "
+                        f"{schema.split.column!r}; correct the column{share}"
+                    )
                 first, last = (_show(int(time), schema) for time in span)
                 raise UnimixerError(
                     f"{schema.name}: the {name} part is empty: the log goes from {first} to {last}; "
                     "change 'split' in the schema"
                 )
+
+
+def _named_parts(chunk: Chunk, split: ColumnSplit, first_row: int) -> NDArray[np.int8]:
+    """Return the part that a column names for every row, or ``len(SPLITS)`` where it is empty."""
+    names = values.text_column(chunk, split.column)
+    parts = {name: number for number, name in enumerate(SPLITS)}
+    valid = names.is_null() | names.is_in(list(parts))
+    rule = "is not train, validation or test"
+    values.require(chunk, names, valid, rule, "leave it empty for rows that are only events of histories")
+    numbers = names.replace_strict(parts, default=len(SPLITS), return_dtype=pl.Int8).to_numpy().copy()
+    if split.validation is not None:
+        if 1 in numbers:
+            raise UnimixerError(
+                f"{chunk.at(int((numbers == 1).argmax()))}: {split.column}='validation', but split.validation="
+                f"{split.validation} takes a share of the training rows; drop one of them"
+            )
+        uniform = _uniform(np.arange(first_row, first_row + len(numbers)), 0)
+        numbers[(numbers == 0) & (uniform < split.validation)] = 1
+    return numbers
 
 
 def _show(time: int, schema: Schema) -> str:

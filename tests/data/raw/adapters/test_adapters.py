@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 
 from unimixer.data.raw.adapters import ADAPTERS, open_raw
+from unimixer.data.raw.published import PUBLISHED
 from unimixer.errors import UnimixerError
 
 
 def test_the_registered_names_are_these() -> None:
-    assert sorted(ADAPTERS) == ["avazu", "criteo", "kuairand-pure", "movielens-100k", "movielens-1m", "synthetic"]
+    assert sorted(ADAPTERS) == [
+        *("avazu", "avazu-x1", "avazu-x4", "criteo", "criteo-x1", "criteo-x4", "kuairand-1k", "kuairand-27k"),
+        *("kuairand-pure", "kuaivideo-x1", "movielens-100k", "movielens-1m", "movielenslatest-x1", "open-bandit"),
+        *("synthetic", "taobao-ads", "taobaoad-x1", "yambda-500m", "yambda-50m", "yambda-5b"),
+    ]
+
+
+def test_every_published_data_set_is_read_by_an_adapter_and_all_but_the_synthetic_are_published() -> None:
+    assert set(PUBLISHED) == set(ADAPTERS) - {"synthetic"}
 
 
 def test_an_unknown_name_gives_the_nearest_one() -> None:

@@ -32,15 +32,15 @@ def row(user: int, video: int, time_ms: int, click: int = 1) -> str:
     return f"{user},{video},20220400,1200,{time_ms},{click},0,0,0,0,0,0,61802,49866,0,0,0,0,1\n"
 
 
-def make(folder: Path, logs: dict[str, list[str]]) -> Path:
+def make(folder: Path, logs: dict[str, list[str]], version: str = "pure") -> Path:
     folder.mkdir(parents=True)
     for name, rows in logs.items():
         (folder / name).write_text(LOG + "".join(rows))
     users = pl.DataFrame(
         {"user_id": [1, 2]} | {n: ["[1,5)", "0"] for n in USER_FIELDS} | {n: [7, 9] for n in USER_COUNTS}
     )
-    users.write_csv(folder / "user_features_pure.csv")
-    (folder / "video_features_basic_pure.csv").write_text(
+    users.write_csv(folder / f"user_features_{version}.csv")
+    (folder / f"video_features_basic_{version}.csv").write_text(
         "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,"
         'music_id,music_type,tag\n5,50,NORMAL,2022-04-10,Web,0.0,87433.0,720.0,1280.0,915,9.0,"20,43"\n'
         "6,60,AD,2022-04-10,Web,0.0,,720.0,1280.0,0,,\n"
@@ -96,6 +96,23 @@ def test_the_original_layout_is_found_below_the_folder_and_read_in_the_order_of_
     assert [file.name for file in tables.files] == [*(Path(c.source).name for c in chunks), *tables_of_entities]
     assert tables.num_rows == 4
     assert all(h.snapshot is None for h in tables.schema.histories)
+
+
+@pytest.mark.parametrize(("version", "parts"), [("1k", [""]), ("27k", ["_part1", "_part2"])])
+def test_the_larger_versions_have_the_same_layout_under_their_own_names(
+    tmp_path: Path, version: str, parts: list[str]
+) -> None:
+    periods = ("4_08_to_4_21", "4_22_to_5_08")
+    names = [f"log_standard_{period}_{version}{part}.csv" for period in periods for part in parts]
+    logs = {name: [row(1, 5, at(8) + number), row(2, 6, at(9 + number))] for number, name in enumerate(names)}
+    logs |= {f"log_random_4_22_to_5_08_{version}.csv": [row(2, 5, at(23))]}
+    make(tmp_path / f"KuaiRand-{version.upper()}" / "data", logs, version)
+    tables = open_raw(f"kuairand-{version}", tmp_path)
+    assert [Path(chunk.source).name for chunk in tables.impressions()] == names
+    assert (tables.num_rows, tables.schema.name) == (2 * len(names), f"kuairand-{version}")
+    assert open_raw(f"kuairand-{version}", tmp_path, include_random=True).num_rows == 2 * len(names) + 1
+    with pytest.raises(UnimixerError, match=r"no user features; looked for user_features_pure.csv"):
+        open_raw("kuairand-pure", tmp_path)
 
 
 def test_a_second_pass_reads_the_log_again(original: Path) -> None:

@@ -12,12 +12,29 @@ from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError, unknown
 
 ADAPTERS = {
-    "avazu": "unimixer.data.raw.adapters.avazu:load",
-    "criteo": "unimixer.data.raw.adapters.criteo:load",
-    "kuairand-pure": "unimixer.data.raw.adapters.kuairand:load",
-    "movielens-100k": "unimixer.data.raw.adapters.movielens:load_100k",
-    "movielens-1m": "unimixer.data.raw.adapters.movielens:load_1m",
-    "synthetic": "unimixer.data.raw.adapters.synthetic:load",
+    name: f"unimixer.data.raw.adapters.{function}"
+    for name, function in {
+        "avazu": "avazu:load",
+        "avazu-x1": "bars:load_avazu_x1",
+        "avazu-x4": "bars:load_avazu_x4",
+        "criteo": "criteo:load",
+        "criteo-x1": "bars:load_criteo_x1",
+        "criteo-x4": "bars:load_criteo_x4",
+        "kuairand-1k": "kuairand:load_1k",
+        "kuairand-27k": "kuairand:load_27k",
+        "kuairand-pure": "kuairand:load_pure",
+        "kuaivideo-x1": "bars:load_kuaivideo_x1",
+        "movielens-100k": "movielens:load_100k",
+        "movielens-1m": "movielens:load_1m",
+        "movielenslatest-x1": "bars:load_movielenslatest_x1",
+        "open-bandit": "open_bandit:load",
+        "synthetic": "synthetic:load",
+        "taobao-ads": "taobao_ads:load",
+        "taobaoad-x1": "bars:load_taobaoad_x1",
+        "yambda-50m": "yambda:load_50m",
+        "yambda-500m": "yambda:load_500m",
+        "yambda-5b": "yambda:load_5b",
+    }.items()
 }
 """Names of the data sets, and the functions ``(raw, **options)`` that open them, imported when asked for."""
 

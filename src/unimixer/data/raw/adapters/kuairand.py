@@ -1,10 +1,11 @@
-"""KuaiRand-Pure: short-video impressions of Kuaishou (Gao et al., CIKM 2022, doi 10.1145/3511808.3557624).
+"""KuaiRand: short-video impressions of Kuaishou (Gao et al., CIKM 2022, doi 10.1145/3511808.3557624).
 
-Reads the original layout, ``data/log_standard_4_08_to_4_21_pure.csv`` and its neighbours, and cuts of it that hold any
-``log_standard_*.csv``, optionally with ``user_sequences_until_*.parquet``: what every user watched before the log.
+The versions Pure, 1K and 27K have one layout, ``data/log_standard_4_08_to_4_21_pure.csv`` and its neighbours, whose
+names end with the version; 27K cuts its logs into ``_part1`` and ``_part2``. Cuts that hold any ``log_standard_*.csv``
+are read too, optionally with ``user_sequences_until_*.parquet``: what every user watched before the log.
 
 Left out on purpose:
-    - ``video_features_statistic_pure.csv``: counts over the whole period, test days included, so they leak
+    - ``video_features_statistic_*.csv``: counts over the whole period, test days included, so they leak
     - ``play_time_ms``, the stay times and all feedback columns: outcomes of the impression, hence labels at most
     - ``visible_status``: the state of the video when the data was published, after the log
     - ``duration_ms`` of the log: equal to ``video_duration`` of the video, which serving knows before an impression
@@ -32,7 +33,6 @@ from unimixer.errors import UnimixerError, check_choice
 from unimixer.progress import note
 from unimixer.settings import Settings
 
-SOURCE = "kuairand-pure"
 FEEDBACK = ["is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "is_profile_enter"]
 """Binary outcomes of an impression; any may be a label."""
 USER_COUNTS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
@@ -56,7 +56,7 @@ MAX_LATE = 0.01
 
 
 class Options(Settings):
-    """Options for reading KuaiRand-Pure."""
+    """Options for reading KuaiRand."""
 
     labels: Names = ("is_click", "long_view")
     include_random: bool = False
@@ -71,19 +71,20 @@ class Options(Settings):
     """Longest history."""
 
 
-def load(raw: Path | None, **options: Any) -> RawTables:
-    """Open KuaiRand-Pure; ``options`` are the fields of :class:`Options`."""
-    chosen = parse_options(Options, SOURCE, options)
+def load(source: str, raw: Path | None, **options: Any) -> RawTables:
+    """Open a version of KuaiRand, such as ``kuairand-pure``; ``options`` are the fields of :class:`Options`."""
+    chosen = parse_options(Options, source, options)
+    version = source.removeprefix("kuairand-")
     for label in chosen.labels:
         check_choice("labels", label, FEEDBACK)
-    folder = locate(raw, _csv("log_standard_*"), "KuaiRand logs", source=SOURCE)
+    folder = locate(raw, _csv("log_standard_*"), "KuaiRand logs", source=source)
     logs = find_files(folder, _csv("log_standard_*"), "KuaiRand logs")
     if chosen.include_random:
         logs += find_files(folder, _csv("log_random_*"), "KuaiRand logs of the random policy")
     num_rows, last, firsts = _extent(logs)
     files = [
-        find_file(folder, _csv("user_features_pure"), "user features"),
-        find_file(folder, _csv("video_features_basic_pure"), "video features"),
+        find_file(folder, _csv(f"user_features_{version}"), "user features"),
+        find_file(folder, _csv(f"video_features_basic_{version}"), "video features"),
     ]
     users, items = (read_table(path) for path in files)
     snapshots = sorted(folder.glob("user_sequences_until_*.parquet"), key=natural)
@@ -93,13 +94,18 @@ def load(raw: Path | None, **options: Any) -> RawTables:
     if snapshots:
         users = _with_snapshot(users, snapshots[0], firsts)
     return RawTables(
-        schema=_schema(chosen, _day(last), has_snapshot=bool(snapshots)),
+        schema=_schema(source, chosen, _day(last), has_snapshot=bool(snapshots)),
         impressions=partial(read_chunks, logs),
         users=users,
         items=_with_main_tag(items),
         files=(*logs, *files, *snapshots),
         num_rows=num_rows,
     )
+
+
+load_pure = partial(load, "kuairand-pure")
+load_1k = partial(load, "kuairand-1k")
+load_27k = partial(load, "kuairand-27k")
 
 
 def _csv(stem: str) -> list[str]:
@@ -148,17 +154,17 @@ def _with_main_tag(items: Chunk) -> Chunk:
     return Chunk(items.frame.with_columns(main), items.source)
 
 
-def _schema(chosen: Options, last_day: date, *, has_snapshot: bool) -> Schema:
+def _schema(source: str, chosen: Options, last_day: date, *, has_snapshot: bool) -> Schema:
     test = chosen.test or last_day
     validation = chosen.validation or test - timedelta(days=1)
     if validation >= test:
-        raise UnimixerError(f"{SOURCE}: validation={validation} must be before test={test}")
+        raise UnimixerError(f"{source}: validation={validation} must be before test={test}")
     histories = tuple(
         History(name=name, event=event, snapshot=snapshot if has_snapshot else None, max_length=chosen.max_length)
         for name, (event, snapshot) in HISTORIES.items()
     )
     return Schema(
-        name=SOURCE,
+        name=source,
         keys=KEYS,
         labels=tuple(Label(name=label) for label in chosen.labels),
         split=DateSplit(validation=validation, test=test),
