@@ -38,6 +38,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "fields through a layer": {"tokenizer": "field", "options": {"token_dim": 44}},
     "target attention": {"sequence_encoder": "target_attention"},
     "small transformer": {"sequence_encoder": "transformer"},
+    "DIN": {"sequence_encoder": "din", "sequence_options": {"hidden_dims": (6, 4), "activation": "dice"}},
+    "DIEN": {"sequence_encoder": "dien"},
+    "hard search": {
+        "sequence_encoder": "dien",
+        "sequence_search": {"clicks": {"kind": "hard", "field": "category", "top_k": 2}},
+    },
+    "soft search": {"sequence_encoder": "din", "sequence_search": {"clicks": {"kind": "soft", "top_k": 2}}},
     "narrow table": {"sequence_encoder": "target_attention", "embedding_dims": {"category": 4}},
     "history as tokens": {"sequences": "tokens"},
     "cross-attention": {"sequences": "cross_attention"},

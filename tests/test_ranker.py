@@ -14,7 +14,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.features.sequence import SEQUENCE_ENCODERS
+from unimixer.features.sequence_encoders import SEQUENCE_ENCODERS
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import TOKENIZERS
 from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters, width_for_budget

@@ -60,7 +60,10 @@ class Ranker(Transient):
         num_tokens: tokens T (ignored by the ``field`` tokenizer, where T is the number of fields).
         tokenizer: ``chunk``, ``semantic``, ``random`` or ``field`` (default: what the backbone's paper uses).
         embedding_dim: width of the embedding tables, unless ``embedding_dims`` names a table.
-        sequence_encoder: ``mean``, ``target_attention`` or ``transformer``.
+        sequence_encoder: ``mean`` or one of :data:`~unimixer.features.sequence_encoders.COMPARING`.
+        sequence_options: keyword arguments of the sequence encoder.
+        sequence_search: searches of long histories before they are encoded, by history:
+            :class:`~unimixer.features.search.HistorySearch`.
         sequences: where behaviour sequences enter. ``pooled``: into the vector E, by the sequence encoder. ``tokens``:
             as tokens of their own behind those of the tokenizer, see
             :class:`~unimixer.features.events.SequenceTokens`; ``num_tokens`` counts both (with the ``field`` tokenizer

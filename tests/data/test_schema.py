@@ -51,6 +51,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (feature(width=3), "width goes with kind 'embedding', and only with it"),
     (feature(history="clicks"), "history goes with kind 'sequence' and domain 'behaviour'"),
     (feature(kind="sequence", domain="behaviour"), "domain 'behaviour' needs the name of a history"),
+    (feature(keep="first"), "feature 'x': keep goes with a list column (kind 'sequence' without a history)"),
+    (
+        feature(kind="sequence", domain="behaviour", history="clicks", keep="first"),
+        "without a history); a history keeps its last events",
+    ),
     (
         feature(kind="sequence", domain="behaviour", history="clicsk"),
         "unknown history 'clicsk'; did you mean 'clicks'?",
@@ -138,6 +143,16 @@ def test_a_soft_label_says_so_in_its_file_and_a_hard_one_has_the_text_of_older_v
         {"name": "is_click", "probability": "p"},
         {"name": "truth", "source": "p", "soft": True},
     ]
+
+
+def test_the_end_of_lists_is_in_a_file_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    lists = [{"name": name, "kind": "sequence", "domain": "user", "keep": name} for name in ("last", "first")]
+    schema = toy_schema(features=lists)
+    (tmp_path / "toy.yaml").write_text(dump_yaml(schema), encoding="utf-8")
+    assert load_schema(tmp_path / "toy.yaml") == schema
+    last, first = schema.model_dump(mode="json", exclude_none=True)["features"]
+    assert "keep" not in last
+    assert first["keep"] == "first"
 
 
 def test_the_truth_of_a_label_is_the_soft_label_that_reads_the_column_of_its_probability() -> None:

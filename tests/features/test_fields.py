@@ -16,7 +16,8 @@ from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import PackedEmbedding
 from unimixer.features.fields import DOMAINS, FieldEmbedding
-from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
+from unimixer.features.sequence import SmallTransformer, TargetAttention
+from unimixer.features.sequence_encoders import SEQUENCE_ENCODERS
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField
 
 SPEC = FeatureSpec(

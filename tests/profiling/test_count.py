@@ -70,6 +70,13 @@ def test_long_attention_that_runs_fused_counts_what_backward_repeats() -> None:
     [
         {"backbone": "unimixer-lite"},
         {"backbone": "rankmixer", "sequence_encoder": "transformer"},
+        {"backbone": "rankmixer", "sequence_encoder": "din"},
+        {"backbone": "rankmixer", "sequence_encoder": "dien"},
+        {
+            "backbone": "rankmixer",
+            "sequence_encoder": "din",
+            "sequence_search": {"clicks": {"kind": "soft", "top_k": 2}},
+        },
         {"backbone": "tokenmixer-large", "num_tokens": 6},
         {"backbone": "rankmixer", "sequences": "cross_attention"},
         {"backbone": "unimixer", "sequences": "tokens", "num_tokens": 6},

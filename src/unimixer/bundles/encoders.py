@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimixer.features.dien import DIEN
 from unimixer.features.embedding import EmbeddingTables
 from unimixer.features.fields import FieldEmbedding
 from unimixer.features.numeric import NumericEmbedding
@@ -189,7 +189,7 @@ def _numeric(embedding: FieldEmbedding, names: Sequence[str]) -> NumericEmbeddin
 
 
 class RequestAttention(nn.Module):
-    r"""Compute the numbers of :class:`~unimixer.features.sequence.TargetAttention` for one list of events.
+    r"""Compute the numbers of :class:`~unimixer.features.sequence.TargetAttention` or of DIN for one list of events.
 
     Its first layer is linear in :math:`[k, q, k - q, k \odot q]`, so the share of an event and the share of a
     candidate are computed once each, and a quarter of the products is left for their pairs:
@@ -208,21 +208,22 @@ class RequestAttention(nn.Module):
 
     def __init__(self, encoder: TargetAttention) -> None:
         super().__init__()
-        first, self.last = _linear(encoder.score[0]), _linear(encoder.score[2])
+        first, self.rest = encoder.score[0], encoder.score[1:]
+        assert isinstance(first, nn.Linear)
         of_key, of_query, of_difference, of_product = first.weight.detach().chunk(4, dim=1)
         self.register_buffer("of_key", (of_key + of_difference).T.contiguous())
         self.register_buffer("of_query", (of_query - of_difference).T.contiguous())
         self.register_buffer("of_product", of_product.T.contiguous())
         self.register_buffer("bias", first.bias.detach())
         self.register_buffer("matched", encoder.matched)
-        self.scale = 1 / math.sqrt(encoder.max_length)
+        self.scale = encoder.scale
 
     def forward(self, events: Tensor, target: Tensor) -> Tensor:
         """Weigh all events for every candidate."""
         key = events[:, self.matched]
         pairs = (target.unsqueeze(1) * key) @ self.of_product
         alone = (key @ self.of_key + self.bias).unsqueeze(0) + (target @ self.of_query).unsqueeze(1)
-        weights: Tensor = self.last(F.silu(pairs + alone)).squeeze(-1)
+        weights: Tensor = self.rest(pairs + alone).squeeze(-1)
         return weights @ events * self.scale
 
 
@@ -265,14 +266,29 @@ class RequestTransformer(nn.Module):
         return read
 
 
-def _linear(layer: nn.Module) -> nn.Linear:
-    assert isinstance(layer, nn.Linear)
-    return layer
+class RequestDIEN(nn.Module):
+    """Compute the numbers of :class:`~unimixer.features.dien.DIEN` for one list of events.
+
+    Interests are extracted once a request; their evolution runs for all candidates together.
+
+    Shape:
+        - events: ``(V, E)``, at most ``max_length`` of them; target: ``(N, Q)``; output: ``(N, E)``
+    """
+
+    def __init__(self, encoder: DIEN) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, events: Tensor, target: Tensor) -> Tensor:
+        """Encode the padded list."""
+        return self.encoder.encode(*newest_first(events, self.encoder.max_length), target)
 
 
 def request_encoder(encoder: nn.Module) -> nn.Module:
     """Convert a trained encoder to its form for requests."""
     if isinstance(encoder, TargetAttention):
         return RequestAttention(encoder)
+    if isinstance(encoder, DIEN):
+        return RequestDIEN(encoder)
     assert isinstance(encoder, SmallTransformer)
     return RequestTransformer(encoder)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from unimixer.bundles.batch_last import RowTokenizer, use_batch_last
 from unimixer.bundles.encoders import UserOrItemEncoder, newest_first, packed_vectors, request_encoder
+from unimixer.bundles.search import found_events
 from unimixer.bundles.tokens import SplitTokenizer, split_tokenizer
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
+from unimixer.features.sequence_encoders import LISTWISE
 from unimixer.features.spec import FeatureSpec
 from unimixer.mixing import freeze, materialize
 from unimixer.ranker import Ranker
@@ -127,11 +129,18 @@ class RequestRanker(nn.Module):
         self.user = UserOrItemEncoder(embedding, spec.ids[:ids], spec.dense[:dense], mine, single=True)
         self.candidates = UserOrItemEncoder(embedding, spec.ids[ids:], spec.dense[dense:], theirs, single=False)
         foreign = [group for group in (*encoded, *(e.name for e in embedding.event_groups)) if group not in users]
+        for group, search in embedding.searches.items():
+            if search.field is not None and search.id_column < ids:
+                raise UnimixerError(f"sequence_search.{group}: field {search.field!r} is the user's; name an item's")
         if foreign:
             raise UnimixerError(
                 f"sequence {foreign[0]!r} is not the user's; only histories of users can be encoded once"
             )
-        self.encoders = nn.ModuleList(request_encoder(encoder) for encoder in embedding.encoders)
+        searched = {embedding.encoder_of[group] for group in embedding.searches}
+        self.encoders = nn.ModuleList(
+            encoder if index in searched else request_encoder(encoder)
+            for index, encoder in enumerate(embedding.encoders)
+        )
         self.names = [field.name for field in embedding.slices]
         self.of_user = self.user.names
         owner = torch.cat([torch.full((p.width,), p.name not in self.of_user) for p in embedding.slices])
@@ -151,7 +160,7 @@ class RequestRanker(nn.Module):
             tensors.get(f"{CANDIDATES}.sparse_ids"), tensors.get(f"{CANDIDATES}.dense_features"), values, offsets
         )
         for group, index in self.ranker.embedding.encoder_of.items():
-            vectors |= self._encoded(group, self.encoders[index], values[group], {**user, **vectors})
+            vectors |= self._encoded(group, self.encoders[index], tensors, {**user, **vectors})
         once = [user[name] for name in self.names if name in self.of_user]
         items = torch.cat([vectors[name] for name in self.names if name not in self.of_user], dim=1)
         tokens = self.tokenizer(torch.cat(once, dim=1) if once else None, items)
@@ -171,16 +180,25 @@ class RequestRanker(nn.Module):
         return histories
 
     def _encoded(
-        self, group: str, encoder: nn.Module, values: Tensor, vectors: Mapping[str, Tensor]
+        self, group: str, encoder: nn.Module, tensors: Mapping[str, Tensor], vectors: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Encode a history, which its encoder compares with the candidates."""
-        fields, embedding = self.spec.groups[group], self.ranker.embedding
+        fields, embedding, values = self.spec.groups[group], self.ranker.embedding, tensors[f"{group}.sequence_values"]
         rows = next(tensor.shape[0] for name, tensor in vectors.items() if name not in self.of_user)
         targets = [
             vectors[name].expand(rows, -1) if name in self.of_user else vectors[name]
             for name in embedding.targets(fields)
         ]
-        pooled: Tensor = encoder(self._events(group, values), torch.cat(targets, dim=1))
+        events, target = self._events(group, values), torch.cat(targets, dim=1)
+        search = embedding.searches.get(group)
+        if search is None:
+            pooled: Tensor = encoder(events, target)
+        else:
+            assert isinstance(encoder, LISTWISE)
+            ids = tensors[f"{CANDIDATES}.sparse_ids"][:, search.id_column - self.layout.user_ids]
+            keys = events[:, encoder.matched]
+            found = found_events(search, events, values[:, search.event_column], ids, keys, target)
+            pooled = encoder.encode(*found, target)
         widths = [embedding.tables.width[field.table] for field in fields]
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unimixer.data.file_settings import Files
 from unimixer.data.label_settings import Label
@@ -101,7 +101,9 @@ class Feature(Settings):
     separator: str | None = None
     """Sequence column of text: what stands between two values."""
     max_length: PositiveInt = 50
-    """Longest sequence that is kept (the last values of a list column)."""
+    """Longest sequence that is kept."""
+    keep: Literal["last", "first"] = "last"
+    """The end of a list column that is kept where the list is longer than ``max_length``."""
     width: PositiveInt | None = None
     """Width of a pretrained vector (``kind: embedding``)."""
     missing: tuple[str, ...] = ("",)
@@ -130,9 +132,20 @@ class Feature(Settings):
             raise ValueError(f"feature {self.name!r}: width goes with kind 'embedding', and only with it")
         if self.history is not None and (self.kind != "sequence" or self.domain != "behaviour"):
             raise ValueError(f"feature {self.name!r}: history goes with kind 'sequence' and domain 'behaviour'")
+        if self.keep != "last" and (self.kind != "sequence" or self.history is not None):
+            raise ValueError(
+                f"feature {self.name!r}: keep goes with a list column (kind 'sequence' without a history); "
+                "a history keeps its last events"
+            )
         if self.domain == "behaviour" and self.history is None:
             raise ValueError(f"feature {self.name!r}: domain 'behaviour' needs the name of a history")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the usual end of lists, so that the files of older datasets keep their bytes."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if (key, value) != ("keep", "last")}
 
 
 class History(Settings):

@@ -15,7 +15,14 @@ from unimixer.training.config import RecipeKeys
 
 MODEL_KEYS = (
     *("model.num_tokens", "model.tokenizer", "model.sequences", "model.sequence_tokens", "model.sequence_dim"),
-    *("model.sequence_encoder", "model.pooling", "model.tower_hidden_dims", "model.tower_crosses"),
+    *(
+        "model.sequence_encoder",
+        "model.sequence_options",
+        "model.sequence_search",
+        "model.pooling",
+        "model.tower_hidden_dims",
+        "model.tower_crosses",
+    ),
     *("model.embedding_dropout", "model.logit_clamp", "model.ignored_features"),
     *("model.task_head", "model.task_head_options", "model.chain"),
     *("temperature.schedule", "temperature.start", "temperature.end"),

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimixer.errors import UnimixerError, check_choice, check_shape
+from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
+from unimixer.features.check_ids import check_ids
 from unimixer.features.embedding import EmbeddingTables
 from unimixer.features.events import EventGroup, pad_events
 from unimixer.features.managed import ManagedTables
 from unimixer.features.numeric import NumericEmbedding, VectorProjection
-from unimixer.features.sequence import SEQUENCE_ENCODERS, SmallTransformer, TargetAttention
+from unimixer.features.search import HistorySearch, inner_products, keep, nearest, search_batch
+from unimixer.features.sequence import owners
+from unimixer.features.sequence_encoders import LISTWISE, build_encoder, check_encoder, check_searched
 from unimixer.features.spec import FeatureSpec, SequenceField
 
 DOMAINS = ("user", "item", "behaviour", "context")
@@ -38,8 +41,12 @@ class EmbeddingOptions:
     embedding_init_std: float = 0.01
     """Standard deviation of a new row."""
     sequence_encoder: str = "mean"
-    """``mean``, ``target_attention`` or ``transformer``; a sequence without a counterpart among the candidate's fields
-    is pooled by its mean whatever the encoder."""
+    """``mean``, ``target_attention``, ``transformer``, ``din`` or ``dien``; a sequence without a counterpart among the
+    candidate's fields is pooled by its mean whatever the encoder."""
+    sequence_options: Mapping[str, Any] | None = None
+    """Keyword arguments of the sequence encoder."""
+    sequence_search: Mapping[str, Mapping[str, Any]] | None = None
+    """Searches of long histories, see :class:`~unimixer.features.search.HistorySearch`."""
     managed_embeddings: Mapping[str, int] | None = None
     """Rows of tables with fewer rows than ids, see :class:`~unimixer.features.managed.ManagedIds`."""
     field_order: Sequence[str] | None = None
@@ -94,7 +101,8 @@ class FieldEmbedding(nn.Module):
         super().__init__()
         chosen = EmbeddingOptions(**options)
         embedding_dim, managed_embeddings = chosen.embedding_dim, dict(chosen.managed_embeddings or {})
-        check_choice("sequence_encoder", chosen.sequence_encoder, SEQUENCE_ENCODERS)
+        sequence_options = dict(chosen.sequence_options or {})
+        check_encoder(chosen.sequence_encoder, sequence_options)
         self.spec, self.embedding_dim = spec, embedding_dim
         self._ignored = {part for name in chosen.ignored_features for part in spec.select(name)}
         read = [f.table for f in spec.ids if f.name not in self._ignored]
@@ -124,16 +132,25 @@ class FieldEmbedding(nn.Module):
             EventGroup(group, sum(self.tables.width[f.table] for f in fields), fields[0].max_length)
             for group, fields in behaviour.items()
         )
+        searches = {group: HistorySearch.of(spec, group, s) for group, s in (chosen.sequence_search or {}).items()}
+        self.searches = searches
         # groups that are compared with the candidate
         self.encoders, self.encoder_of = nn.ModuleList(), dict[str, int]()
         if chosen.sequence_encoder != "mean":
-            kind = TargetAttention if chosen.sequence_encoder == "target_attention" else SmallTransformer
             for group, fields in self._pooled.items():
                 matched = self._matched(fields)
                 if matched and group not in self._ignored:
                     width = sum(self.tables.width[f.table] for f in fields)
                     self.encoder_of[group] = len(self.encoders)
-                    self.encoders.append(kind(width, matched, max_length=fields[0].max_length))
+                    longest = searches[group].top_k if group in searches else fields[0].max_length
+                    encoder = build_encoder(chosen.sequence_encoder, width, matched, longest, sequence_options)
+                    self.encoders.append(encoder)
+        if sequence_options and not self.encoder_of:
+            raise UnimixerError(
+                "sequence_options have no effect: the vector E has no sequence that is compared with the candidate; "
+                "leave them out"
+            )
+        check_searched(searches, chosen.sequence_encoder, self.encoder_of)
         self._means = [f for g, fields in self._pooled.items() if g not in self.encoder_of for f in fields]
         self.widths = sorted({*self._id_width.values(), *(self.tables.width[f.table] for f in self._means)})
         for width in self.widths:
@@ -176,28 +193,19 @@ class FieldEmbedding(nn.Module):
 
     def check(self, batch: Batch) -> None:
         """Raise if an id lies outside its table: in packed tables it would read another field's row."""
-        check_shape("batch.sparse_ids", batch.sparse_ids, (None, len(self.spec.ids)))
-        check_shape("batch.dense_features", batch.dense_features, (None, self.spec.dense_width))
-        if len(batch) == 0:
-            return
-        high, low = batch.sparse_ids.amax(0), batch.sparse_ids.amin(0)
-        if bool((high >= self.limits).any()) or bool((low < 0).any()):
-            column = int(((high >= self.limits) | (low < 0)).int().argmax())
-            wrong = (batch.sparse_ids[:, column] >= self.limits[column]) | (batch.sparse_ids[:, column] < 0)
-            row = int(wrong.int().argmax())
-            raise out_of_range(
-                self.spec.ids[column].name, int(batch.sparse_ids[row, column]), int(self.limits[column]), row
-            )
-        for group, fields in self.spec.groups.items():
-            for column, field in enumerate(fields):
-                values = batch.sequence_values[group][:, column]
-                if values.numel() and (int(values.max()) >= self.spec.tables[field.table] or int(values.min()) < 0):
-                    wrong = (values >= self.spec.tables[field.table]) | (values < 0)
-                    at = int(wrong.int().argmax())
-                    row = int(torch.searchsorted(batch.sequence_offsets[group], at, right=True)) - 1
-                    raise out_of_range(field.name, int(values[at]), self.spec.tables[field.table], row)
+        check_ids(self.spec, self.limits, batch)
+
+    def search(self, batch: Batch) -> Batch:
+        """Leave only the found events of hard searches, which need no embeddings; :meth:`forward` does so by itself."""
+        return search_batch(batch, self.searches)
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether shapes inside depend on the numbers of a batch, so that they cannot be followed without memory."""
+        return bool(self.event_groups or self.searches)
 
     def forward(self, batch: Batch) -> Tensor:
+        batch = self.search(batch)
         by_field, looked_up = self._dense(batch), self.tables.vectors(batch)
         if looked_up is None:
             batch = self.managed(batch, self._pooled)
@@ -290,11 +298,20 @@ class FieldEmbedding(nn.Module):
         self, group: str, batch: Batch, by_field: Mapping[str, Tensor], looked_up: Mapping[str, Tensor] | None
     ) -> dict[str, Tensor]:
         """Encode a group of sequences."""
-        fields = self._pooled[group]
+        fields, encoder = self._pooled[group], self.encoders[self.encoder_of[group]]
         widths = [self.tables.width[field.table] for field in fields]
-        events = self._events(fields, batch.sequence_values[group], looked_up)
+        values, offsets = batch.sequence_values[group], batch.sequence_offsets[group]
         target = torch.cat([by_field[name] for name in self.targets(fields)], dim=1)
-        pooled: Tensor = self.encoders[self.encoder_of[group]](events, batch.sequence_offsets[group], target)
+        search = self.searches.get(group)
+        if search is not None and search.kind == "soft":
+            assert isinstance(encoder, LISTWISE)
+            with torch.no_grad():
+                keys = self._events(fields, values, looked_up)[:, encoder.matched]
+                scores = inner_products(keys, target[owners(offsets, len(keys))])
+                kept = nearest(scores, offsets, search.top_k)
+            looked_up = None if looked_up is None else {f.name: looked_up[f.name][kept] for f in fields}
+            values, offsets = keep(values, offsets, kept)
+        pooled: Tensor = encoder(self._events(fields, values, looked_up), offsets, target)
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 
 
@@ -309,11 +326,3 @@ def _ordered(fields: Mapping[str, object], order: Sequence[str] | None) -> list[
 
 def _is_behaviour(fields: tuple[SequenceField, ...]) -> bool:
     return any(field.domain == "behaviour" for field in fields)
-
-
-def out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:
-    """Make the error for an id that its table does not have."""
-    return UnimixerError(
-        f"batch, row {row}: {name}={value} is out of range: its table has rows 0 to {limit - 1}; "
-        "encode the data with the transform that the model was built for"
-    )

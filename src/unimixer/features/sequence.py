@@ -1,4 +1,4 @@
-"""Encode a sequence of past items as one vector: mean, target attention (DIN), a small transformer."""
+"""Encode a sequence of past items as one vector by comparing its events with the candidate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unimixer.errors import check_divisible
-
-SEQUENCE_ENCODERS = ("mean", "target_attention", "transformer")
+from unimixer.errors import check_divisible, check_positive
 
 
 def owners(offsets: Tensor, length: int) -> Tensor:
@@ -21,10 +19,16 @@ def owners(offsets: Tensor, length: int) -> Tensor:
 class TargetAttention(nn.Module):
     r"""Sum the events, each weighted by its match with the candidate; weights are not normalized.
 
-    .. math:: v = \sum_i a(e_i, t)\, e_i, \qquad a = \mathrm{MLP}([e_i,\ t,\ e_i - t,\ e_i \odot t])
+    .. math:: v = \frac{1}{\sqrt{L}} \sum_i a(e_i, t)\, e_i, \qquad a = \mathrm{MLP}([e_i,\ t,\ e_i - t,\ e_i \odot t])
 
-    Deep Interest Network (arXiv:1706.06978), section 4.3; the activation is SiLU where the source has Dice, and the
-    sum is divided by the square root of the longest length, which holds its scale at any ``max_length``.
+    A form of :class:`~unimixer.features.din.DIN` of our own: the activation is SiLU, and the sum is divided by the
+    square root of the longest length, which holds its scale at any ``max_length``.
+
+    Args:
+        width: E, of an event.
+        matched: the columns of an event that have a counterpart among the candidate's fields.
+        max_length: L.
+        hidden_dim: width of the hidden layer of the MLP.
 
     Args:
         width: E of an event.
@@ -42,10 +46,12 @@ class TargetAttention(nn.Module):
         torch.Size([2, 6])
     """
 
+    matched: Tensor
+
     def __init__(self, width: int, matched: list[int], *, max_length: int, hidden_dim: int = 36) -> None:
         super().__init__()
-        self.max_length = max_length
-        self.matched: Tensor
+        check_positive(hidden_dim=hidden_dim)
+        self.scale = 1 / math.sqrt(max_length)
         self.register_buffer("matched", torch.tensor(matched), persistent=False)
         self.score = nn.Sequential(nn.Linear(4 * len(matched), hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1))
 
@@ -55,7 +61,15 @@ class TargetAttention(nn.Module):
         weight = self.score(torch.cat([key, query, key - query, key * query], dim=-1))
         pooled = torch.zeros(target.shape[0], events.shape[1], dtype=events.dtype, device=events.device)
         pooled = pooled.index_add(0, owner, (weight * events).to(events.dtype))
-        return pooled / math.sqrt(self.max_length)
+        return pooled * self.scale
+
+    def encode(self, padded: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        """Do as :meth:`forward`, with padded events: ``(B, L, E)``, ``(B,)`` and ``(B, Q)`` to ``(B, E)``."""
+        key = padded[..., self.matched]
+        query = target.unsqueeze(1).expand_as(key)
+        weight: Tensor = self.score(torch.cat([key, query, key - query, key * query], dim=-1))
+        real = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
+        return (weight * real.unsqueeze(-1) * padded).sum(1) * self.scale
 
 
 class SmallTransformer(nn.Module):

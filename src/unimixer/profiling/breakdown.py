@@ -118,10 +118,10 @@ def count_backbone(backbone: Backbone) -> Cost:
 def count_ranker(ranker: Ranker) -> Cost:
     """Count a whole ranker on full sequences; looking up embeddings has no products.
 
-    A model that reads events looks at their numbers, so it must have memory; others may be on the meta device. Its
-    tables may be tiny.
+    A model that reads events inside the stack or searches histories looks at numbers, so it must have memory; others
+    may be on the meta device. Its tables may be tiny.
     """
-    return _cost(ranker, lambda rows: (full_batch(ranker.spec, rows),), hollow=not ranker.embedding.event_groups)
+    return _cost(ranker, lambda rows: (full_batch(ranker.spec, rows),), hollow=not ranker.embedding.reads_numbers)
 
 
 def full_batch(spec: FeatureSpec, rows: int) -> Batch:

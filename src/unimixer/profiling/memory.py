@@ -59,8 +59,8 @@ def estimate_memory(
     with P parameters, :math:`P_d` dense ones (a matrix that Muon moves counts once in :math:`2 P_d`), R rows met of
     width w (at most as many as are looked up), S the state of the tables (2 numbers a parameter for ``adam``, 1 a row
     for ``rowwise_adagrad``), and A the activations, by following the shapes of a forward pass with the batch as large
-    as it is: layouts, and with them what is kept, depend on its size. A model that reads events inside the stack looks
-    at numbers; a copy of it runs.
+    as it is: layouts, and with them what is kept, depend on its size. A model that reads events inside the stack or
+    searches histories looks at numbers; a copy of it runs.
 
     Args:
         ranker: may be on the meta device, unless it reads events.
@@ -103,7 +103,7 @@ def measure_memory(
 
 
 def _activations(ranker: Ranker, batch: Batch, precision: str) -> int:
-    hollow = not ranker.embedding.event_groups
+    hollow = not ranker.embedding.reads_numbers
     with FakeTensorMode() if hollow else nullcontext():
         if hollow:
             batch = batch.map(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
@@ -153,6 +153,7 @@ def _address(tensor: Tensor) -> int:
 def _rows_met(ranker: Ranker, batch: Batch) -> Iterator[tuple[int, int]]:
     """Rows of every packed table that a batch can meet at most, and their width."""
     embedding, spec = ranker.embedding, ranker.spec
+    batch = embedding.search(batch)
     looked_up = [(field.table, len(batch)) for field in spec.ids]
     looked_up += [(field.table, batch.sequence_values[field.group].shape[0]) for field in spec.sequences]
     for table, rows in embedding.tables.num_embeddings.items():

@@ -47,7 +47,11 @@ class ModelConfig(Settings):
     embedding_init_std: PositiveFloat = 0.01
     managed_embeddings: dict[str, Count] = Field(default_factory=dict)
     """Rows of the tables that have fewer rows than ids: the most frequent ids own a row, all others share one."""
-    sequence_encoder: Literal["mean", "target_attention", "transformer"] = "mean"
+    sequence_encoder: Literal["mean", "target_attention", "transformer", "din", "dien"] = "mean"
+    sequence_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the sequence encoder."""
+    sequence_search: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Searches of long histories by history, ``HISTORY: {kind: hard, field: FIELD, top_k: 50}`` or ``{kind: soft}``."""
     sequences: Literal["pooled", "tokens", "cross_attention"] = "pooled"
     """Where behavior sequences enter: the vector of all fields, tokens of their own, or every block by attention."""
     sequence_tokens: PositiveInt = 2

@@ -141,10 +141,10 @@ class TrainStep:
         return nullcontext() if self.averaging is None else self.averaging.applied()
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Check the ids of a batch and move it to the device; an empty one becomes a row of weight zero."""
+        """Check and search a batch and move it to the device; an empty one becomes a row of weight zero."""
         if self.device.type == "cpu":
             self.model.embedding.check(batch)
-        return batch.padded().to(self.device)
+        return self.model.embedding.search(batch).padded().to(self.device)
 
     def _gradients(self, batch: Batch, total_weight: float, share: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradients of a batch; return its loss, its logits and its labels."""

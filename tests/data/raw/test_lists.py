@@ -40,6 +40,16 @@ def test_the_last_values_of_a_list_are_kept_and_missing_ones_left_out(column: Ch
 
 
 @pytest.mark.parametrize(
+    ("column", "separator"),
+    [(chunk([None, 1, 2, 3], [], None, [4]), None), (chunk("|1|2|3", "", None, "4"), "|")],
+    ids=["lists", "text"],
+)
+def test_the_first_values_of_a_list_are_kept_where_the_schema_says_so(column: Chunk, separator: str | None) -> None:
+    found = lists.as_lists(column, sequence(separator=separator, keep="first"))
+    assert found.to_list() == [["1", "2"], [], [], ["4"]]
+
+
+@pytest.mark.parametrize(
     "column",
     [
         chunk([], None, dtype=pl.List(pl.Int64)),

@@ -22,7 +22,7 @@ _NULLS = ["null", "None", "nan", "NaN"]
 
 
 def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
-    """Return a list of texts for every row, the last ``max_length`` of them; missing values are left out."""
+    """Return a list of texts for every row, the last or first ``max_length`` of them; missing values are left out."""
     lists = _raw_lists(chunk, feature)
     lengths = lists.list.len().fill_null(0).to_numpy()
     texts = as_text(lists.filter(pl.Series(lengths > 0)).explode(), feature.missing)
@@ -30,11 +30,15 @@ def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
         pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "text": texts})
         .filter(pl.col("text").is_not_null())
         .group_by("row", maintain_order=True)
-        .agg(pl.col("text").tail(feature.max_length))
+        .agg(_kept(pl.col("text"), feature))
     )
     rows = pl.DataFrame({"row": np.arange(len(lengths))})
     joined = rows.join(grouped, on="row", how="left", maintain_order="left")
     return joined.select(pl.col("text").fill_null(pl.lit([], dtype=pl.List(pl.String)))).to_series()
+
+
+def _kept(values: pl.Expr, feature: Feature) -> pl.Expr:
+    return values.tail(feature.max_length) if feature.keep == "last" else values.head(feature.max_length)
 
 
 def flat_texts(lists: pl.Series) -> pl.Series:

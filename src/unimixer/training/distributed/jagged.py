@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from unimixer.errors import MissingExtraError, UnimixerError, unknown
 from unimixer.features.batch import Batch
-from unimixer.features.fields import out_of_range
+from unimixer.features.check_ids import out_of_range
 from unimixer.features.spec import FeatureSpec, SequenceField
 from unimixer.training.distributed.layout import Column, jagged
 from unimixer.training.process_group import quietly
