@@ -208,11 +208,11 @@ class UniMixer(MixerBackbone):
         """
         chosen = cls.Options(**options, num_tokens=num_tokens)
         if chosen.matrices == "heads":
-            heads = {}
+            fitting = {}
             if token_dim is not None and chosen.num_heads is None:
-                heads = {"num_heads": max(h for h in range(1, num_tokens + 1) if token_dim % h == 0)}
-            sizes = super().dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options, **heads)
-            return {**sizes, **heads}
+                fitting = {"num_heads": max(h for h in range(1, num_tokens + 1) if token_dim % h == 0)}
+            sizes = super().dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options, **fitting)
+            return {**sizes, **fitting}
         rule, narrowest = chosen.uses_rule, int(chosen.block_size or NARROWEST_BLOCK)
         ffn, ffn_options = chosen.ffn, chosen.ffn_options
         matrices = ffn_matrices(ffn, ffn_options)

@@ -38,6 +38,7 @@ def check_ids(spec: FeatureSpec, limits: Tensor, batch: Batch) -> None:
 
 
 def out_of_range(name: str, value: int, limit: int, row: int) -> UnimixerError:
+    """Make the error for an id that its table does not have."""
     return UnimixerError(
         f"batch, row {row}: {name}={value} is out of range: its table has rows 0 to {limit - 1}; "
         "encode the data with the transform that the model was built for"

@@ -65,7 +65,7 @@ def from_jagged(
             differ in their lengths, or an id lies outside its table.
     """
     fields: Mapping[str, JaggedTensor] = ids.to_dict()
-    names = [field.name for field in (*spec.ids, *spec.sequences)]
+    names = [*(field.name for field in spec.ids), *(field.name for field in spec.sequences)]
     for name in names:
         if name not in fields:
             raise UnimixerError(f"the KeyedJaggedTensor has no key {name!r}; it needs one for every field")
