@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unimixer.blocks.norms import build_norm
+from unimixer.blocks.norms import build_norm, norm_of_sum
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.mixing import TokenMixing
 
@@ -78,8 +78,8 @@ class MixRevert(nn.Module):
             y = x + self.reverting(self.mixed_ffn(self.mixing(self.mixed_norm(x))))
             pre: Tensor = y + self.token_ffn(self.token_norm(y))
             return pre
-        y = self.mixed_norm(x + self.reverting(self.mixed_ffn(self.mixing(x))))
-        post: Tensor = self.token_norm(y + self.token_ffn(y))
+        y = norm_of_sum(self.mixed_norm, x, self.reverting(self.mixed_ffn(self.mixing(x))))
+        post: Tensor = norm_of_sum(self.token_norm, y, self.token_ffn(y))
         return post
 
     def _inner(self, x: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ class MixRevert(nn.Module):
             mixed = mixed + self.mixed_ffn(self.mixed_norm(mixed))
             pre: Tensor = x + self.token_ffn(self.token_norm(self.reverting(mixed)))
             return pre
-        mixed = self.mixed_norm(mixed + self.mixed_ffn(mixed))
-        post: Tensor = self.token_norm(x + self.token_ffn(self.reverting(mixed)))
+        mixed = norm_of_sum(self.mixed_norm, mixed, self.mixed_ffn(mixed))
+        post: Tensor = norm_of_sum(self.token_norm, x, self.token_ffn(self.reverting(mixed)))
         return post
 
     def extra_repr(self) -> str:

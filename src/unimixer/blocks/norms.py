@@ -22,7 +22,7 @@ class RMSNorm(nn.RMSNorm):
         eps: :math:`\epsilon`.
 
     Shape:
-        - x: ``(..., D)``; output: the shape and dtype of x
+        - x, added: ``(..., D)``; output: the shape and dtype of x
 
     Example:
         >>> RMSNorm(2)(torch.tensor([3.0, 4.0]))
@@ -32,25 +32,25 @@ class RMSNorm(nn.RMSNorm):
     def __init__(self, token_dim: int, eps: float = 1e-6) -> None:
         super().__init__(token_dim, eps=eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis."""
-        return ops.rms_norm(x, self.weight, self.eps or 0.0)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Normalise the last axis of x, or of a sum."""
+        return ops.rms_norm(x, self.weight, self.eps or 0.0, added)
 
 
 class LayerNorm(nn.LayerNorm):
     """:class:`torch.nn.LayerNorm` that leaves batch-last tokens as they lie in memory.
 
     Shape:
-        - x: ``(..., D)``; output: the shape of x
+        - x, added: ``(..., D)``; output: the shape of x
 
     Example:
         >>> LayerNorm(2)(torch.tensor([3.0, 5.0])).detach().round()
         tensor([-1.,  1.])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis."""
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Normalise the last axis of x, or of a sum."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps, added)
 
 
 NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
@@ -61,3 +61,14 @@ def build_norm(name: str, token_dim: int) -> nn.Module:
     check_choice("norm", name, tuple(NORMS))
     norm: nn.Module = NORMS[name](token_dim)
     return norm
+
+
+def norm_of_sum(norm: nn.Module, x: Tensor, added: Tensor) -> Tensor:
+    """Normalize ``x + added``, in one pass over memory where the norm can; any other module gets the sum.
+
+    Example:
+        >>> norm_of_sum(RMSNorm(2), torch.tensor([1.0, 4.0]), torch.tensor([2.0, 0.0])).detach()
+        tensor([0.8485, 1.1314])
+    """
+    output: Tensor = norm(x, added) if isinstance(norm, RMSNorm | LayerNorm) else norm(x + added)
+    return output

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from unimixer.blocks.cross_attention import EventAttention
-from unimixer.blocks.norms import RMSNorm
+from unimixer.blocks.norms import RMSNorm, norm_of_sum
 from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import unknown
 
@@ -70,9 +70,9 @@ class UniMixerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Mix, normalise, transform."""
-        hidden = self.norm(tokens + self.mixing(tokens))
+        hidden = norm_of_sum(self.norm, tokens, self.mixing(tokens))
         if self.attention is not None and self.attention_norm is not None:
-            hidden = self.attention_norm(hidden + self.attention(hidden, events, mask))
+            hidden = norm_of_sum(self.attention_norm, hidden, self.attention(hidden, events, mask))
         output: Tensor = self.ffn(hidden)
         return output
 
@@ -124,8 +124,8 @@ class PostNorm(_Sublayers):
     ) -> tuple[Tensor, Tensor | None]:
         if isinstance(sublayer, EventAttention):
             events = sublayer.refine(events)
-            return norm(tokens + sublayer(tokens, events, mask)), events
-        return norm(tokens + sublayer(tokens)), events
+            return norm_of_sum(norm, tokens, sublayer(tokens, events, mask)), events
+        return norm_of_sum(norm, tokens, sublayer(tokens)), events
 
 
 class BareMixing(PostNorm):
@@ -245,7 +245,7 @@ class Siamese(Recomputing):
         if isinstance(block, UniMixerBlock) and isinstance(block.attention, EventAttention):
             events = block.attention.refine(events)
         update = block(self.input_norms[index](x + self.y_norms[index](y)), events, mask)
-        return self.x_norms[index](x + self.scales[index] * update), y + update, events
+        return norm_of_sum(self.x_norms[index], x, self.scales[index] * update), y + update, events
 
 
 def _joined(block: Block, norm: Callable[[], nn.Module]) -> UniMixerBlock:

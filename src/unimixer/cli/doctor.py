@@ -16,6 +16,7 @@ import typer
 from unimixer.cli.output import Json, emit, table
 from unimixer.environment import commit, versions
 from unimixer.errors import EXTRAS, UnimixerError, missing_packages
+from unimixer.ops import native
 from unimixer.training.distributed.checks import check_versions, installed_versions
 from unimixer.training.model import compiler
 
@@ -47,6 +48,7 @@ def diagnose(*, benchmark: bool = False) -> dict[str, Any]:
     facts["nvidia driver"] = driver_version() or "none"
     facts["torch, torchrec, fbgemm"] = describe_triple()
     facts["C++ compiler (torch.compile)"] = compiler() or "none: compile=true cannot work"
+    facts["C kernels (ops.native)"] = "built" if native.library() else "none: torch's own operations do their work"
     for extra in EXTRAS:
         missing = missing_packages(extra)
         repair = f"{', '.join(missing)} missing: pip install 'unimixer[{extra}]'"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unimixer.ops import native
 from unimixer.ops.layout import by_reference, rows
 from unimixer.ops.per_token.reference import per_token_ffn_reference
 
@@ -38,35 +39,45 @@ def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None) -> Tenso
     x_TDB = rows(x_BTD)
     out_TDB = x_BTD.new_empty(x_TDB.shape[0], down.shape[-1], x_TDB.shape[-1])
     for group in groups(up, x_TDB.shape[-1]):
-        wide = _linear(x_TDB[group], up[group], up_bias, group)
+        wide = torch.bmm(up[group].mT, x_TDB[group])
+        hidden = _activation(wide, _part(up_bias, group), down.shape[1])
         if keep is not None:
             keep.append(wide)
-        _linear(_hidden(wide, down.shape[1]), down[group], down_bias, group, out=out_TDB[group])
+        if down_bias is None:
+            torch.bmm(down[group].mT, hidden, out=out_TDB[group])
+        else:
+            torch.baddbmm(down_bias[group].unsqueeze(-1), down[group].mT, hidden, out=out_TDB[group])
     return out_TDB.permute(2, 0, 1)
 
 
-def _linear(x: Tensor, weight: Tensor, bias_TO: Tensor | None, group: slice, out: Tensor | None = None) -> Tensor:
-    if bias_TO is None:
-        return torch.bmm(weight.mT, x, out=out)
-    return torch.baddbmm(bias_TO[group].unsqueeze(-1), weight.mT, x, out=out)
+def _part(bias_TU: Tensor | None, group: slice) -> Tensor | None:
+    return None if bias_TU is None else bias_TU[group]
 
 
-def _hidden(wide: Tensor, width: int) -> Tensor:
+def _activation(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
+    """The hidden activations of the products without their bias."""
+    if native.fits(wide, bias):
+        return native.activate(wide, bias, width)
+    biased = wide if bias is None else wide + bias.unsqueeze(-1)
     if wide.shape[1] == width:
-        return F.gelu(wide)
-    return F.silu(wide[:, width:]).mul_(wide[:, :width])
+        return F.gelu(biased)
+    return F.silu(biased[:, width:]).mul_(biased[:, :width])
 
 
-def _activation_backward(wide: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden activations once more, and the gradient before them; ``grad`` is used up."""
+def _activation_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The hidden activations once more, and the gradients of ``wide`` and of the bias; ``grad`` is used up."""
+    if native.fits(wide, bias, grad):
+        return native.activate_backward(wide, bias, grad)
     width = grad.shape[1]
+    biased = wide if bias is None else wide + bias.unsqueeze(-1)
     if wide.shape[1] == width:
-        return F.gelu(wide), torch.ops.aten.gelu_backward(grad, wide)
-    up, gate = wide[:, :width], wide[:, width:]
+        grad_wide = torch.ops.aten.gelu_backward(grad, biased)
+        return F.gelu(biased), grad_wide, grad_wide.sum(-1)
+    up, gate = biased[:, :width], biased[:, width:]
     hidden, grad_wide = F.silu(gate), torch.empty_like(wide)
     torch.mul(grad, hidden, out=grad_wide[:, :width])
     torch.ops.aten.silu_backward(grad.mul_(up), gate, grad_input=grad_wide[:, width:])
-    return hidden.mul_(up), grad_wide
+    return hidden.mul_(up), grad_wide, grad_wide.sum(-1)
 
 
 class PerTokenFFNFunction(torch.autograd.Function):
@@ -93,10 +104,11 @@ class PerTokenFFNFunction(torch.autograd.Function):
         to_up, to_down = torch.empty_like(up), torch.empty_like(down)
         to_up_bias = None if up_bias is None else torch.empty_like(up_bias)
         for group, wide in zip(groups(up, x.shape[-1]), kept, strict=True):
-            hidden, grad_wide = _activation_backward(wide, torch.bmm(down[group], grad[group]))
+            above = torch.bmm(down[group], grad[group])
+            hidden, grad_wide, grad_bias = _activation_backward(wide, _part(up_bias, group), above)
             torch.bmm(hidden, grad[group].mT, out=to_down[group])
             torch.bmm(x[group], grad_wide.mT, out=to_up[group])
             torch.bmm(up[group], grad_wide, out=to_x[group])
             if to_up_bias is not None:
-                torch.sum(grad_wide, -1, out=to_up_bias[group])
+                to_up_bias[group] = grad_bias
         return to_x.permute(2, 0, 1), to_up, to_up_bias, to_down, None if down_bias is None else grad.sum(-1)

@@ -1,0 +1,119 @@
+"""Short operations between the products of a stack as C kernels, one pass over memory each; see ``kernels.c``.
+
+The machine's own C compiler builds them at first use, in about a second, for this processor; the library is kept in the
+user's cache folder. Where there is no compiler, off Linux, or with ``UNIMIXER_NATIVE=0``, :func:`library` is None and
+torch's operations do the same work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from ctypes import c_float, c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
+FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the kernels, built if need be; None where they cannot be built."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if sys.platform != "linux" or compiler is None or os.environ.get("UNIMIXER_NATIVE", "1") == "0":
+        return None
+    key = hashlib.sha256(SOURCE.read_bytes() + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unimixer"
+    for folder in (home, Path(tempfile.gettempdir()) / f"unimixer-{os.getuid()}"):
+        try:
+            return ctypes.CDLL(str(_built(compiler, folder / f"kernels-{key}.so")))
+        except (OSError, subprocess.SubprocessError):  # a folder that cannot be written or run from; a failing compiler
+            continue
+    return None
+
+
+def _built(compiler: str, path: Path) -> Path:
+    """Build the library at a path, unless it is there; of several processes the last one to finish replaces it."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(part), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        part.replace(path)
+    if path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to another user")
+    return path
+
+
+def _processor() -> bytes:
+    """Return what the processor can do, so that a folder shared by machines holds a library for each kind."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})).encode()
+
+
+def fits(*tensors: Tensor | None) -> bool:
+    """Whether the kernels can work on these tensors: contiguous, float32 and on a CPU."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    alike = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in given)
+    return alike and library() is not None
+
+
+def activate(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
+    """Add the bias and apply SwiGLU or GELU: ``(T, U, B)`` to ``(T, width, B)``."""
+    tokens, gated, batch = wide.shape[0], wide.shape[1] != width, wide.shape[2]
+    hidden = wide.new_empty(tokens, width, batch)
+    _call("activate", wide, bias, hidden, tokens, width, batch, gated)
+    return hidden
+
+
+def activate_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the hidden activations once more, the gradient of ``wide``, and that of the bias, ``(T, U)``."""
+    (tokens, width, batch), gated = grad.shape, wide.shape[1] != grad.shape[1]
+    hidden, to_wide, to_bias = torch.empty_like(grad), torch.empty_like(wide), wide.new_empty(wide.shape[:2])
+    _call("activate_backward", wide, bias, grad, hidden, to_wide, to_bias, tokens, width, batch, gated)
+    return hidden, to_wide, to_bias
+
+
+def norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Normalize ``x + added``, ``(T, D, B)``; return the result, the mean if ``centred``, the reciprocal deviation."""
+    tokens, width, batch = x.shape
+    out, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
+    mean = torch.empty_like(scale) if centred else None
+    _call("norm", x, added, weight, bias, out, mean, scale, tokens, width, batch, eps)
+    return out, mean, scale
+
+
+def norm_backward(
+    grad: Tensor, x: Tensor, added: Tensor | None, weight: Tensor, mean: Tensor | None, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient of ``x`` and ``added``, that of the weight and that of the bias."""
+    tokens, width, batch = x.shape
+    to_x, to_weight, to_bias = torch.empty_like(x), x.new_empty(tokens, width), x.new_empty(tokens, width)
+    _call("norm_backward", grad, x, added, weight, mean, scale, to_x, to_weight, to_bias, tokens, width, batch)
+    return to_x, to_weight.sum(0), to_bias.sum(0)
+
+
+def _call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call a kernel on this process's threads."""
+    kernels = library()
+    assert kernels is not None
+    getattr(kernels, name)(*map(_passed, arguments), c_int(torch.get_num_threads()))
+
+
+def _passed(value: Tensor | float | None) -> c_void_p | c_float | c_long:
+    if value is None or isinstance(value, Tensor):
+        return c_void_p(None if value is None else value.data_ptr())
+    return c_float(value) if isinstance(value, float) else c_long(value)
