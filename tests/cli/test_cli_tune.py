@@ -95,7 +95,8 @@ def test_a_folder_goes_on_with_its_own_plan(cli: Cli, asked: tuple[str, ...]) ->
 
 def test_a_search_without_a_finished_trial_says_why(cli: Cli, asked: tuple[str, ...]) -> None:
     done = cli(*asked, "--trials", 1, "--set", "optimizer.dense_lr=1e30", "--set", "training.max_steps=2")
-    assert done.last_error.startswith("no trial has finished; the first one: step 2: ")
+    assert done.last_error.startswith("no trial has finished; the first one: ")
+    assert "lower the learning rate" in done.last_error
 
 
 def test_help_is_there_without_optuna(cli: Cli, asked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

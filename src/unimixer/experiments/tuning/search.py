@@ -15,7 +15,9 @@ from unimixer.experiments.progress_view import position
 from unimixer.experiments.tuning.plan import OpenSearch, write_search
 from unimixer.experiments.tuning.space import has_effect, own_value
 from unimixer.experiments.tuning.storage import (
+    FAILED,
     FINISHED,
+    PRUNED,
     RUNNING,
     TrialRow,
     mend_journal,
@@ -82,10 +84,8 @@ def best_trial(search: OpenSearch, rows: Sequence[TrialRow]) -> TrialRow | None:
 def count_words(rows: Sequence[TrialRow]) -> str:
     """Say how many trials there are and how they ended."""
     counts = Counter(row.state for row in rows)
-    return f"{len(rows)} trials: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-
-
-STATES = ("finished", "pruned", "failed", "running")
+    states = [f"{counts[state]} {state}" for state in (FINISHED, PRUNED, FAILED, RUNNING) if counts[state]]
+    return f"{len(rows)} trials: {', '.join(states)}"
 
 
 def recipe_of(search: OpenSearch, settings: dict[str, Any]) -> dict[str, Any]:
