@@ -149,9 +149,11 @@ def test_a_key_without_its_kind_is_refused_and_a_recipe_that_was_written_out_is_
         ({"decay": 0.9}, "averaging.decay needs averaging.kind=ema and has no effect without"),
         ({"decay": 0.999}, "averaging.decay needs averaging.kind=ema"),
         ({"kind": "ema", "start": 0.5}, "averaging.start needs averaging.kind=swa"),
-        ({"kind": "swa", "start": 0.5, "decay": 0.9}, "averaging.decay needs averaging.kind=ema"),
+        ({"decay": 0.9, "start": 0.75}, "averaging.decay needs averaging.kind=ema"),
     ):
         with pytest.raises(UnimixerError, match=message):
             parse(AveragingConfig, values, where="recipe")
     for config in (AveragingConfig(), AveragingConfig(kind="ema", decay=0.9), AveragingConfig(kind="swa", start=0.5)):
         assert parse(AveragingConfig, config.model_dump(), where="recipe") == config
+    ablated = {"kind": "swa", "decay": 0.9, "start": 0.75}  # of a recipe with an EMA, by two keys
+    assert parse(AveragingConfig, ablated, where="recipe").kind == "swa"

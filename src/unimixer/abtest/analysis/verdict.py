@@ -139,9 +139,11 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
         f"guardrail {e.metric} may still lose more than its margin of {metrics[e.metric].margin:.2%}: {change(e)}"
         for e in undecided
     ]
-    reasons += [
-        f"{name} has too few units that are old enough yet{_until(experiment, metrics[name])}" for name in missing
-    ]
+    for name in missing:
+        over = f"; the window of the last is over on {_day(_closing(experiment, metrics[name]))}"
+        reasons.append(
+            f"{name} has too few units that are old enough yet{over if finished and horizon(metrics[name]) else ''}"
+        )
     if worse or harmed:
         return _Finding(DO_NOT_SHIP, tuple(reasons), gain)
     if (better or not deciding) and not undecided and not missing:
@@ -156,10 +158,6 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
 def _closing(experiment: Experiment, metric: Metric) -> int:
     """Return the time when a unit that enters last has reached the end of a metric's window."""
     return experiment.end_us + horizon(metric)
-
-
-def _until(experiment: Experiment, metric: Metric) -> str:
-    return f"; the window of the last is over on {_day(_closing(experiment, metric))}" if horizon(metric) else ""
 
 
 def _day(time: int) -> str:
