@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import small_models
 import torch
+from torch.export import ExportedProgram
 
 from unimixer.backbones import BACKBONES
+from unimixer.bundles import Bundle, ExportOptions, export_run, write
+from unimixer.bundles.graph import RequestRanker
+from unimixer.bundles.program import trace
 from unimixer.bundles.requests import missing, repeated, request_from, unknown, without_sequences
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.layout import request_layout
@@ -99,3 +106,33 @@ def toy_requests(dataset: Dataset) -> tuple[RequestLayout, list[Request]]:
     corners = [change(repeated(real[0], 5)) for change in (without_sequences, unknown, missing)]
     corners += [change(repeated(real[1], 1)) for change in (without_sequences, unknown, missing)]
     return layout, [*real, repeated(real[2], 1), repeated(real[2], 2), repeated(real[1], 100), *corners]
+
+
+_TRACES: dict[tuple[str, str], ExportedProgram] = {}
+_CONVERTED: dict[int, Any] = {}
+_CONVERT = torch.onnx.export
+
+
+def _traced(graph: RequestRanker) -> ExportedProgram:
+    digest = hashlib.sha256()
+    for name, tensor in graph.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    key = (digest.hexdigest(), f"{graph} {graph.inputs}")
+    if key not in _TRACES:
+        _TRACES[key] = trace(graph)
+    return _TRACES[key]
+
+
+def _converted(program: ExportedProgram, **options: Any) -> Any:
+    if id(program) not in _CONVERTED:  # all programs live as long as the process
+        _CONVERTED[id(program)] = _CONVERT(program, **options)
+    return _CONVERTED[id(program)]
+
+
+def exported(run: Path, out: Path, options: ExportOptions, **more: Any) -> Bundle:
+    """A bundle as ``export_run`` writes it; a process traces the same graph once, and converts it to ONNX once.
+
+    Files are written and checked against the model every time. Tests of the trace itself call ``export_run``.
+    """
+    with patch.object(write, "trace", _traced), patch.object(torch.onnx, "export", _converted):
+        return export_run(run, out, options, **more)

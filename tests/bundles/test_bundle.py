@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from export_cases import exported
 from toy import toy_frames
 
 from unimixer.bundles import ExportOptions, export_run, open_bundle
@@ -46,7 +47,8 @@ def folders(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def of(form: str) -> Path:
         if not (place / form).exists():
-            export_run(toy_run.folder, place / form, ExportOptions(format=form, largest=50))
+            write = export_run if form == "aoti" else exported
+            write(toy_run.folder, place / form, ExportOptions(format=form, largest=50))
         return place / form
 
     return of

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import polars as pl
 import pytest
+from export_cases import exported
 from onnx import numpy_helper
 from tiny import tiny_recipe
 from toy import tables_of, toy_frames, toy_schema
 
-from unimixer.bundles import ExportOptions, apply_delta, export_delta, export_run, open_bundle
+from unimixer.bundles import ExportOptions, apply_delta, export_delta, open_bundle
 from unimixer.bundles.delta import write_delta
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
@@ -51,7 +52,7 @@ def base(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def of(form: str) -> Path:
         if not (place / form).exists():
-            export_run(toy_run.folder, place / form, FORMS[form])
+            exported(toy_run.folder, place / form, FORMS[form])
         return place / form
 
     return of
@@ -73,7 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole(next_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole export of the second run in ONNX; tests must not change it."""
     folder = tmp_path_factory.mktemp("whole") / "bundle"
-    export_run(next_run.folder, folder, FORMS["onnx"])
+    exported(next_run.folder, folder, FORMS["onnx"])
     return folder
 
 
@@ -95,7 +96,7 @@ def test_base_and_delta_are_the_whole_export(
 def test_every_form_of_a_bundle_comes_out_as_it_was(
     base: Callable[[str], Path], next_run: RunFolder, tmp_path: Path, form: str
 ) -> None:
-    export_run(next_run.folder, tmp_path / "whole", FORMS[form])
+    exported(next_run.folder, tmp_path / "whole", FORMS[form])
     (tmp_path / "delta").mkdir()
     write_delta(base(form), tmp_path / "whole", tmp_path / "delta")
     apply_delta(base(form), tmp_path / "delta", tmp_path / "made")

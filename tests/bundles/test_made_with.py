@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from export_cases import exported as written
 
-from unimixer.bundles import ExportOptions, export_run, open_bundle
+from unimixer.bundles import ExportOptions, open_bundle
 from unimixer.bundles.manifest import NAME, instructions, made_with, write_manifest
 from unimixer.errors import UnimixerError
 from unimixer.training.run import RunFolder
@@ -27,8 +28,8 @@ MAJOR, MINOR = (int(number) for number in RELEASE.split(".")[:2])
 def exported(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of either format that needs no compiler; tests must not change it."""
     place = tmp_path_factory.mktemp("bundles")
-    export_run(toy_run.folder, place / "onnx", ExportOptions(external_data=True, largest=5))
-    export_run(toy_run.folder, place / "pt2", ExportOptions(format="pt2", largest=5))
+    written(toy_run.folder, place / "onnx", ExportOptions(external_data=True, largest=5))
+    written(toy_run.folder, place / "pt2", ExportOptions(format="pt2", largest=5))
     return place
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from export_cases import exported
 from tiny import tiny_recipe
 
 from unimixer.bundles import ExportOptions, export_run, open_bundle
@@ -39,16 +40,15 @@ def test_hardening_says_what_it_costs(toy_run: RunFolder, tmp_path: Path, form: 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_lower_precision_stays_within_its_tolerance(toy_run: RunFolder, tmp_path: Path, precision: str) -> None:
-    bundle = export_run(toy_run.folder, tmp_path / "small", ExportOptions(precision=precision, **SMALL))
+    bundle = exported(toy_run.folder, tmp_path / "small", ExportOptions(precision=precision, **SMALL))
     assert 0 < bundle.parity() <= TOLERANCE[precision]
     assert set(bundle.manifest["quality"]) == set(bundle.tasks)
     assert all(abs(q["after"] - q["before"]) < 0.1 for q in bundle.manifest["quality"].values())
 
 
 def test_a_triton_folder_is_a_bundle_too(toy_run: RunFolder, tmp_path: Path) -> None:
-    bundle = export_run(
-        toy_run.folder, tmp_path / "ranker", ExportOptions(layout="triton", external_data=True, **SMALL)
-    )
+    options = ExportOptions(layout="triton", external_data=True, **SMALL)
+    bundle = exported(toy_run.folder, tmp_path / "ranker", options)
     assert {"1/model.onnx", "1/model.onnx.data", "config.pbtxt"} < set(bundle.manifest["files"])
     assert bundle.parity() < 1e-5
     text = (tmp_path / "ranker" / "config.pbtxt").read_text()
@@ -65,14 +65,14 @@ def test_without_a_dataset_the_graph_is_checked_on_made_up_rows(toy_folder: Path
     dataset = shutil.copytree(toy_folder, tmp_path / "store")
     run = train(tiny_recipe(dataset, "training.max_steps=1"), folder=tmp_path / "run", quiet=True)
     shutil.rmtree(dataset)
-    bundle = export_run(run.folder, tmp_path / "bundle", ExportOptions(precision="float16", **SMALL))
+    bundle = exported(run.folder, tmp_path / "bundle", ExportOptions(precision="float16", **SMALL))
     assert bundle.manifest["held_out"] == {"from": "made-up rows"}
     assert bundle.manifest["quality"] is None
     assert bundle.parity() <= TOLERANCE["float16"]
     with pytest.raises(UnimixerError, match="store"):
         export_run(run.folder, tmp_path / "other", ExportOptions(**SMALL), dataset=dataset)
     assert not (tmp_path / "other").exists()
-    moved = export_run(run.folder, tmp_path / "third", ExportOptions(**SMALL), dataset=toy_folder)
+    moved = exported(run.folder, tmp_path / "third", ExportOptions(**SMALL), dataset=toy_folder)
     assert moved.manifest["held_out"] == {"from": "test"}
 
 
@@ -107,11 +107,11 @@ def test_a_model_without_learned_mixing_cannot_be_hardened(toy_folder: Path, tmp
 
 
 def test_what_is_there_stays_unless_asked(toy_run: RunFolder, tmp_path: Path) -> None:
-    first = export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(format="pt2", **SMALL))
+    first = exported(toy_run.folder, tmp_path / "bundle", ExportOptions(format="pt2", **SMALL))
     with pytest.raises(UnimixerError, match="exists"):
         export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL))
     assert open_bundle(tmp_path / "bundle").version == first.version
-    second = export_run(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL), overwrite=True)
+    second = exported(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL), overwrite=True)
     assert open_bundle(tmp_path / "bundle").version == second.version != first.version
 
 

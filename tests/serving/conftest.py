@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from database import Database, started
 from eager import EagerBundle
+from export_cases import exported
 from ports import free_port
 from served import Client, Served
 from toy import toy_tables
 
-from unimixer.bundles import ExportOptions, export_run
+from unimixer.bundles import ExportOptions
 from unimixer.serving.stores import open_store
 from unimixer.serving.stores import redis as redis_store
 from unimixer.serving.stores import sqlite as sqlite_store
@@ -54,8 +55,8 @@ def features(toy_features: Path, tmp_path: Path) -> Path:
 def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two bundles of one run whose scores differ: as it is, and with hardened mixings."""
     folder = tmp_path_factory.mktemp("bundles")
-    export_run(toy_run.folder, folder / "a", ExportOptions(auc_rows=200, largest=64))
-    export_run(toy_run.folder, folder / "b", ExportOptions(auc_rows=200, largest=64, harden="permutation"))
+    exported(toy_run.folder, folder / "a", ExportOptions(auc_rows=200, largest=64))
+    exported(toy_run.folder, folder / "b", ExportOptions(auc_rows=200, largest=64, harden="permutation"))
     return folder / "a", folder / "b"
 
 
