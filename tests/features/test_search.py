@@ -1,4 +1,4 @@
-"""Search in long histories: hard and soft, against loops, before the lookup and again in a request."""
+"""Search in long histories: hard and soft, against loops, before and after the lookup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unimixer.bundles.search import largest_products, latest_equal
 from unimixer.errors import UnimixerError
 from unimixer.features import search as module
 from unimixer.features.batch import Batch
@@ -47,6 +46,11 @@ def build(**options: Any) -> FieldEmbedding:
     return FieldEmbedding(SPEC, **{"embedding_dim": 4, "embedding_init_std": 1.0, "sequence_encoder": "din", **options})
 
 
+def table(embedding: FieldEmbedding, name: str) -> Tensor:
+    """The rows of one table."""
+    return embedding.tables.of_width(4).weight[embedding.tables.first_row(name) :][: SPEC.tables[name]]
+
+
 def rows_of(given_batch: Batch) -> list[Tensor]:
     return list(given_batch.sequence_values["clicks"].split(given_batch.sequence_offsets["clicks"].diff().tolist()))
 
@@ -59,18 +63,15 @@ def with_rows(given_batch: Batch, rows: list[Tensor]) -> Batch:
 def found_by_loops(embedding: FieldEmbedding, given_batch: Batch) -> Batch:
     """The events that each search finds, row by row and event by event, in their order."""
     (search,) = embedding.searches.values()
-    weight = embedding.tables.of_width(4).weight.detach()
+    items, categories = table(embedding, "item").detach(), table(embedding, "category").detach()
     kept = []
     for (_, item, category), events in zip(given_batch.sparse_ids.tolist(), rows_of(given_batch), strict=True):
         numbers = list(range(len(events)))
         if search.kind == "hard":
             chosen = [n for n in numbers if events[n, 1] == category][-search.top_k :]
         else:
-            first = {name: embedding.tables.first_row(name) for name in ("item", "category")}
-            candidate = torch.cat([weight[first["item"] + item], weight[first["category"] + category]])
-            vectors = [
-                torch.cat([weight[first["item"] + i], weight[first["category"] + c]]) for i, c in events.tolist()
-            ]
+            candidate = torch.cat([items[item], categories[category]])
+            vectors = [torch.cat([items[i], categories[c]]) for i, c in events.tolist()]
             score = {n: float(inner_products(vectors[n], candidate)) for n in numbers}
             chosen = sorted(sorted(numbers, key=lambda n: (-score[n], -n))[: search.top_k])
         kept.append(events[chosen])
@@ -137,17 +138,20 @@ def test_selections_are_those_of_a_loop(rows: list[list[tuple[bool, int]]], coun
     assert nearest(scores, offsets, count).tolist() == best
 
 
-@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(-1, 1)), max_size=7), st.integers(1, 4))
-def test_a_request_finds_what_a_batch_finds(events: list[tuple[int, int]], count: int) -> None:
-    keys = torch.tensor(events, dtype=torch.float32).view(-1, 2)
-    offsets = torch.tensor([0, len(keys)])
-    for target in (torch.tensor([1.0, -1.0]), torch.tensor([0.0, 1.0])):
-        kept = nearest(inner_products(keys, target.expand(len(keys), -1)), offsets, count)
-        numbers = largest_products(keys, target.unsqueeze(0), count)[0]
-        assert numbers[numbers > 0].flip(0).tolist() == (kept.nonzero().flatten() + 1).tolist()
-        kept = newest(keys[:, 0] == target[0], offsets, count)
-        numbers = latest_equal(keys[:, 0], target[:1], count)[0]
-        assert numbers[numbers > 0].flip(0).tolist() == (kept.nonzero().flatten() + 1).tolist()
+@pytest.mark.parametrize("searches", [HARD, SOFT], ids=["hard", "soft"])
+def test_vectors_that_processes_share_are_searched_as_those_of_one(
+    searches: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = build(sequence_search=searches)
+    expected = embedding(batch())
+
+    def vectors(asked: Batch) -> dict[str, Tensor]:
+        columns = [(f, asked.sparse_ids[:, column]) for column, f in enumerate(SPEC.ids)]
+        columns += [(f, asked.sequence_values["clicks"][:, column]) for column, f in enumerate(SPEC.sequences)]
+        return {f.name: table(embedding, f.table)[ids.long()] for f, ids in columns}
+
+    monkeypatch.setattr(embedding.tables, "vectors", vectors)
+    assert torch.equal(embedding(batch()), expected)
 
 
 @pytest.mark.parametrize(
