@@ -35,33 +35,28 @@ def weights(matrix: Tensor, x: Tensor) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
-def mmoe(head: TaskExperts, x: Tensor) -> list[Tensor]:
+def mixture(g: Tensor, experts: list[Tensor]) -> Tensor:
+    return torch.stack([g[:, [i]] * e for i, e in enumerate(experts)]).sum(0)
+
+
+def mmoe(head: Any, x: Tensor) -> list[Tensor]:
     """Ma et al., KDD 2018: f^k(x) = sum_i g^k(x)_i f_i(x), g^k(x) = softmax(W_gk x)."""
     (level,) = head.levels
-    outputs = []
-    for gate in level.gates:  # type: ignore[union-attr]
-        g = weights(gate.linear.weight, x)
-        outputs.append(sum(g[:, [i]] * expert(f, x) for i, f in enumerate(level.shared_experts)))  # type: ignore[arg-type]
-    return outputs
+    experts = [expert(f, x) for f in level.shared_experts]
+    return [mixture(weights(gate.linear.weight, x), experts) for gate in level.gates]
 
 
-def ple(head: TaskExperts, x: Tensor) -> list[Tensor]:
+def ple(head: Any, x: Tensor) -> list[Tensor]:
     """Tang et al., RecSys 2020, Eq. (1)-(8): gates of the tasks, and of the shared part below the last level."""
     of_task, of_shared = [x] * TASKS, x
     for level in head.levels:
-        own: Any = level.task_experts
-        every = [[expert(f, of_task[k]) for f in own[k]] for k in range(TASKS)]
-        common = [expert(f, of_shared) for f in level.shared_experts]  # type: ignore[union-attr]
-        after = []
-        for k, gate in enumerate(level.gates):  # type: ignore[arg-type]
-            g, selected = weights(gate.linear.weight, of_task[k]), [*every[k], *common]
-            after.append(sum(g[:, [i]] * e for i, e in enumerate(selected)))
-        shared_gate: Any = level.shared_gate
-        if shared_gate is not None:
-            matrix = torch.cat([part.weight for part in (*shared_gate.by_task, shared_gate.linear)])
-            g, selected = weights(matrix, of_shared), [*(e for one in every for e in one), *common]
-            of_shared = sum(g[:, [i]] * e for i, e in enumerate(selected))  # type: ignore[assignment]
-        of_task = after  # type: ignore[assignment]
+        every = [[expert(f, of_task[k]) for f in level.task_experts[k]] for k in range(TASKS)]
+        common = [expert(f, of_shared) for f in level.shared_experts]
+        gates = [weights(gate.linear.weight, of_task[k]) for k, gate in enumerate(level.gates)]
+        of_task = [mixture(g, [*own, *common]) for g, own in zip(gates, every, strict=True)]
+        if level.shared_gate is not None:
+            matrix = torch.cat([part.weight for part in (*level.shared_gate.by_task, level.shared_gate.linear)])
+            of_shared = mixture(weights(matrix, of_shared), [*(e for own in every for e in own), *common])
     return of_task
 
 
@@ -76,7 +71,7 @@ def ple(head: TaskExperts, x: Tensor) -> list[Tensor]:
     ids=["mmoe", "mmoe of two layers", "cgc", "ple of three levels"],
 )
 def test_outputs_and_gradients_are_those_of_the_paper(
-    name: str, options: dict[str, Any], textbook: Callable[[TaskExperts, Tensor], list[Tensor]]
+    name: str, options: dict[str, Any], textbook: Callable[[Any, Tensor], list[Tensor]]
 ) -> None:
     head, x = built(name, **options), torch.randn(ROWS, IN, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(TASKS, ROWS, head.out_dim, dtype=torch.float64)
@@ -115,12 +110,13 @@ def test_towers_read_the_mixed_experts_behind_the_crosses() -> None:
 
 
 def test_experts_have_names_in_the_order_of_a_gates_weights() -> None:
-    first, last = built("ple", num_experts=1, num_shared_experts=2, num_levels=2).levels
+    levels: Any = built("ple", num_experts=1, num_shared_experts=2, num_levels=2).levels
+    first, last = levels
     tasks = ["a", "b", "c"]
     own = {"a": ["a 1", "shared 1", "shared 2"], "b": ["b 1", "shared 1", "shared 2"]}
     own["c"] = ["c 1", "shared 1", "shared 2"]
-    assert last.expert_names(tasks) == own  # type: ignore[operator]
-    assert first.expert_names(tasks) == {**own, "shared": ["a 1", "b 1", "c 1", "shared 1", "shared 2"]}  # type: ignore[operator]
+    assert last.expert_names(tasks) == own
+    assert first.expert_names(tasks) == {**own, "shared": ["a 1", "b 1", "c 1", "shared 1", "shared 2"]}
 
 
 @pytest.mark.parametrize(

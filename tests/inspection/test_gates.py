@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def test_every_gate_of_every_level_is_measured(toy_dataset: Dataset) -> None:
     model.towers.register_forward_pre_hook(lambda module, arguments: pooled.append(arguments[0]))
     with torch.no_grad():
         model(next(iter(Loader(toy_dataset, "validation", batch_size=40, shuffle=True).batches())))
-        assert model.towers.experts is not None
-        expected = model.towers.experts.levels[0].gates[1](pooled[0]).mean(0)  # type: ignore[index,union-attr,operator]
+        experts: Any = model.towers.experts
+        expected = experts.levels[0].gates[1](pooled[0]).mean(0)
     assert list(gates[1].weights.values()) == pytest.approx(expected.tolist(), rel=1e-5)
 
 

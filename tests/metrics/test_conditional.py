@@ -12,7 +12,8 @@ TASKS, CHAIN = ("click", "like"), {"like": "click"}
 
 
 def logit(p: np.ndarray) -> np.ndarray:
-    return np.log(p) - np.log1p(-p)
+    logits: np.ndarray = np.log(p) - np.log1p(-p)
+    return logits
 
 
 def rows(count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -29,7 +30,7 @@ def test_a_conditional_logit_is_that_of_the_quotient() -> None:
     np.testing.assert_allclose(conditional_logits(logits[:, 1], logits[:, 0]), logit(like), rtol=1e-9)
     narrow = logits.astype(np.float32)
     np.testing.assert_allclose(conditional_logits(narrow[:, 1], narrow[:, 0]), logit(like), atol=1e-4)
-    extreme = conditional_logits(np.float32([-200.0, 50.0, -100.0]), np.float32([-150.0, 50.0, -100.0]))
+    extreme = conditional_logits(*np.array([[-200.0, 50.0, -100.0], [-150.0, 50.0, -100.0]], dtype=np.float32))
     np.testing.assert_allclose(extreme[0], -50.0)
     assert np.isfinite(extreme).all()
     assert (extreme[1:] > 15).all()

@@ -26,7 +26,9 @@ GRADNORM, UNCERTAINTY = "loss_weighting.kind=gradnorm", "loss_weighting.kind=unc
 
 
 def learned(kind: str, start: Tensor, processes: ProcessGroup | None = None, **config: Any) -> LossWeighting:
-    made = LossWeighting.of(LossWeightingConfig(kind=kind, **config), start, processes or ProcessGroup())  # type: ignore[arg-type]
+    made = LossWeighting.of(
+        LossWeightingConfig.model_validate({"kind": kind, **config}), start, processes or ProcessGroup()
+    )
     assert made is not None
     return made
 
