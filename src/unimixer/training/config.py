@@ -137,10 +137,9 @@ class AveragingConfig(Settings):
 
     @model_validator(mode="after")
     def _every_key_has_an_effect(self) -> AveragingConfig:
-        given = {key: getattr(self, key) for key in ("decay", "start") if key in self.model_fields_set}
-        written_out = len(given) == 2 and (self.kind != "none" or given == {"decay": 0.999, "start": 0.75})
+        both = {"decay", "start"} <= self.model_fields_set and (self.kind != "none" or self == AveragingConfig())
         for key, kind in (("decay", "ema"), ("start", "swa")):
-            if key in given and self.kind != kind and not written_out:
+            if key in self.model_fields_set and self.kind != kind and not both:  # a run folder writes out both
                 raise ValueError(f"averaging.{key} needs averaging.kind={kind} and has no effect without; set the kind")
         return self
 
