@@ -58,7 +58,8 @@ class GRU(nn.Module):
         of_update, of_reset, of_fresh = self.state(state).chunk(3, dim=-1)
         candidate = (fresh + (reset + of_reset).sigmoid() * of_fresh).tanh()
         share = scale * (update + of_update).sigmoid()
-        return state + share * (candidate - state)
+        following: Tensor = state + share * (candidate - state)
+        return following
 
     def _scanned(self, state: Tensor, step: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         state = self._step(state, *step)
