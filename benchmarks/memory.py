@@ -23,7 +23,7 @@ HELD_OUT = 50_000
 def prepare(rows: int, folder: Path, history: int) -> None:
     from unimixer.data.prepare import prepare as write
     from unimixer.data.raw.adapters import open_raw
-    from unimixer.data.schema import QuantileSplit
+    from unimixer.data.split_settings import QuantileSplit
 
     tables = open_raw("synthetic", None, rows=rows, users=50_000, items=20_000)
     split = QuantileSplit(validation=1 - 2 * HELD_OUT / rows, test=1 - HELD_OUT / rows)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, overload
 
-from unimixer.backbones import Backbone, build_backbone, fit_budget
-from unimixer.backbones.budget import read_count, width_arguments
-from unimixer.backbones.registry import backbone_class, check_options
+import torch
+
+from unimixer.backbones import BACKBONES, Backbone, build_backbone, fit_budget
+from unimixer.backbones.budget import meet_budget, read_count, width_arguments
+from unimixer.backbones.registry import backbone_class, backbone_name, check_options
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
-from unimixer.ranker import Ranker, RankerOptions, width_for_budget
+from unimixer.ranker import Ranker, RankerOptions, count_dense
 
 NUM_TOKENS = 16
 """Tokens of a backbone that is created without a number of them."""
@@ -93,3 +96,40 @@ def _budget(params: int | str | None, width: float | None) -> int | None:
     if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
         raise UnimixerError(f"params={params!r} is no number of parameters; write 1_000_000, '800K' or '1.5M'")
     return count
+
+
+def width_for_budget(
+    spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, advise: bool = True, **arguments: Any
+) -> float:
+    """Find the width at which ``Ranker(spec, width=..., **arguments)`` has ``dense_params`` dense parameters.
+
+    Args:
+        spec: shapes of the encoded data.
+        dense_params: the budget.
+        tolerance: largest relative miss.
+        advise: look for a change of the arguments if the budget cannot be met, which takes longer.
+        arguments: of the ranker.
+
+    Raises:
+        UnimixerError: if no width comes within ``tolerance``, with a change of the arguments that does.
+    """
+    if arguments.get("width") is not None:
+        raise UnimixerError("give width or dense_params, not both: the budget chooses the width")
+    # tables do not count, so they are left tiny: only shapes matter on the meta device
+    small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
+    arguments = {**arguments, "width": None, "managed_embeddings": None}
+
+    def count(**arguments: Any) -> int:
+        with torch.device("meta"):
+            return count_dense(Ranker(small, **arguments))
+
+    options = changeable(arguments) if advise else {}
+    return meet_budget(count, arguments, dense_params, tolerance=tolerance, changeable=options)
+
+
+def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
+    """List the arguments of a ranker that change its cost: fewer tokens, or narrower ones if every field is a token."""
+    sizes = {name: int(arguments.get(name) or getattr(RankerOptions, name)) for name in ("num_tokens", "embedding_dim")}
+    backbone = BACKBONES.get(backbone_name(arguments.get("backbone") or RankerOptions.backbone))
+    by_field = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
+    return {name: value for name, value in sizes.items() if name != "num_tokens" or not by_field}

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimixer.backbones import BACKBONES, build_backbone, meet_budget
+from unimixer.backbones import BACKBONES, build_backbone
 from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.blocks import TaskTowers, Transient, build_pooling, build_task_experts, chain_links, joint_logits
 from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
 from unimixer.features.batch import Batch
+from unimixer.features.embedding_options import EmbeddingOptions
 from unimixer.features.events import SEQUENCES, EventEmbedding, EventGroup, SequenceTokens
-from unimixer.features.fields import EmbeddingOptions, FieldEmbedding
+from unimixer.features.fields import FieldEmbedding
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import build_tokenizer
 
@@ -286,40 +287,3 @@ def count_tables(ranker: Ranker) -> int:
 def count_dense(ranker: Ranker) -> int:
     """Number of dense parameters."""
     return sum(p.numel() for p in dense_parameters(ranker))
-
-
-def width_for_budget(
-    spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, advise: bool = True, **arguments: Any
-) -> float:
-    """Find the width at which ``Ranker(spec, width=..., **arguments)`` has ``dense_params`` dense parameters.
-
-    Args:
-        spec: shapes of the encoded data.
-        dense_params: the budget.
-        tolerance: largest relative miss.
-        advise: look for a change of the arguments if the budget cannot be met, which takes longer.
-        arguments: of the ranker.
-
-    Raises:
-        UnimixerError: if no width comes within ``tolerance``, with a change of the arguments that does.
-    """
-    if arguments.get("width") is not None:
-        raise UnimixerError("give width or dense_params, not both: the budget chooses the width")
-    # tables do not count, so they are left tiny: only shapes matter on the meta device
-    small = FeatureSpec(spec.ids, spec.dense, spec.sequences, dict.fromkeys(spec.tables, 2), spec.labels)
-    arguments = {**arguments, "width": None, "managed_embeddings": None}
-
-    def count(**arguments: Any) -> int:
-        with torch.device("meta"):
-            return count_dense(Ranker(small, **arguments))
-
-    options = changeable(arguments) if advise else {}
-    return meet_budget(count, arguments, dense_params, tolerance=tolerance, changeable=options)
-
-
-def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:
-    """List the arguments of a ranker that change its cost: fewer tokens, or narrower ones if every field is a token."""
-    sizes = {name: int(arguments.get(name) or getattr(RankerOptions, name)) for name in ("num_tokens", "embedding_dim")}
-    backbone = BACKBONES.get(backbone_name(arguments.get("backbone") or RankerOptions.backbone))
-    by_field = (arguments.get("tokenizer") or (backbone and backbone.default_tokenizer)) == "field"
-    return {name: value for name, value in sizes.items() if name != "num_tokens" or not by_field}

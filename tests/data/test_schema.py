@@ -9,7 +9,8 @@ import pytest
 from toy import SCHEMA, toy_schema
 
 from unimixer.data.file_settings import Files
-from unimixer.data.schema import DateSplit, QuantileSplit, load_schema
+from unimixer.data.schema import load_schema
+from unimixer.data.split_settings import DateSplit, QuantileSplit
 from unimixer.errors import UnimixerError
 from unimixer.settings import dump_yaml, override, parse
 

@@ -15,7 +15,7 @@ from unimixer.errors import UnimixerError
 from unimixer.ranker import TABLES, dense_parameters
 from unimixer.settings import parse
 from unimixer.training.averaging import MEAN, Averaging
-from unimixer.training.config import AveragingConfig
+from unimixer.training.averaging_config import AveragingConfig
 from unimixer.training.evaluation import as_json, evaluate_model
 from unimixer.training.model import build_ranker, load_ranker, resolve
 from unimixer.training.run import RunFolder

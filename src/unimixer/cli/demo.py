@@ -15,7 +15,7 @@ from unimixer.cli.output import Json, emit, markdown, table
 from unimixer.data.dataset import Dataset
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.io import write_text
-from unimixer.ranker import width_for_budget
+from unimixer.models import width_for_budget
 from unimixer.report.inspection_figures import draw_runs
 from unimixer.settings import parse
 from unimixer.training.config import ModelConfig

@@ -27,7 +27,8 @@ from unimixer.data.raw.origin import fingerprints
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.raw.times import as_time, dates_of
-from unimixer.data.schema import ColumnSplit, Schema
+from unimixer.data.schema import Schema
+from unimixer.data.split_settings import ColumnSplit
 from unimixer.data.write_dataset import Encode, encode
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_folder, file_lock, write_text

@@ -22,7 +22,8 @@ from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import Variant, slug
 from unimixer.experiments.plan import Budget, Plan
 from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, sizes_at_width, width_for_flops
-from unimixer.ranker import count_dense, table_parameters, width_for_budget
+from unimixer.models import width_for_budget
+from unimixer.ranker import count_dense, table_parameters
 from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import check_chain, check_tasks

@@ -16,8 +16,9 @@ from unimixer.backbones.base import StackBackbone
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.features.spec import FeatureSpec
+from unimixer.models import changeable
 from unimixer.profiling.flops import flops_a_row
-from unimixer.ranker import Ranker, changeable
+from unimixer.ranker import Ranker
 
 DIALS = ("width", "depth", "both")
 DEPTHS = ("num_blocks", "num_layers", "num_crosses")

@@ -2,8 +2,9 @@
 
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables, PackedEmbedding
+from unimixer.features.embedding_options import EmbeddingOptions
 from unimixer.features.events import EventEmbedding, EventGroup, SequenceTokens
-from unimixer.features.fields import EmbeddingOptions, FieldEmbedding, FieldSlice
+from unimixer.features.fields import FieldEmbedding, FieldSlice
 from unimixer.features.managed import ManagedIds, ManagedTables
 from unimixer.features.numeric import NumericEmbedding, VectorProjection
 from unimixer.features.request import Request, RequestLayout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.ranker import TABLES, Ranker, dense_parameters
-from unimixer.training.config import AveragingConfig
+from unimixer.training.averaging_config import AveragingConfig
 from unimixer.training.sharded_tensors import local_part, reshard
 from unimixer.training.tensor_files import select_tensors
 

@@ -14,7 +14,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
 )
 
 from unimixer.backbones.budget import read_count
@@ -22,6 +21,7 @@ from unimixer.backbones.registry import backbone_name
 from unimixer.errors import UnimixerError
 from unimixer.metrics import metric_names
 from unimixer.settings import Change, Document, Settings, find_settings, load_yaml, models_in, override, parse
+from unimixer.training.averaging_config import AveragingConfig
 from unimixer.training.loss_weighting import LossWeightingConfig
 
 Count = Annotated[PositiveInt, BeforeValidator(read_count)]
@@ -123,25 +123,6 @@ class OptimizerConfig(Settings):
     """How both rates decay to zero until the end of the run."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient of the dense parameters."""
-
-
-class AveragingConfig(Settings):
-    """The mean of the dense weights over the steps; evaluation, the best weights and an export have the mean."""
-
-    kind: Literal["none", "ema", "swa"] = "none"
-    """ema: an exponential moving average over all steps. swa: the plain mean over the last steps."""
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Share of the mean that an ``ema`` keeps at a step; in the first steps t it is (1 + t) / (10 + t) if less."""
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.75
-    """Share of the steps after which ``swa`` begins; evaluations before have the present weights."""
-
-    @model_validator(mode="after")
-    def _every_key_has_an_effect(self) -> AveragingConfig:
-        both = {"decay", "start"} <= self.model_fields_set and (self.kind != "none" or self == AveragingConfig())
-        for key, kind in (("decay", "ema"), ("start", "swa")):
-            if key in self.model_fields_set and self.kind != kind and not both:  # a run folder writes out both
-                raise ValueError(f"averaging.{key} needs averaging.kind={kind} and has no effect without; set the kind")
-        return self
 
 
 class TrainingConfig(Settings):

@@ -75,12 +75,11 @@ class Trainer:
         keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.tasks = tuple(self.recipe.tasks)
+        self.tasks, self.checkpoints = tuple(self.recipe.tasks), run.checkpoints
         for split in ("train", "validation", "test"):
             check_tasks(dataset, split, self.tasks)
         empty_accumulator(dataset, self.tasks, self.recipe.metrics)  # refuses metrics that the data does not allow
         self.device = pick_device(config.device, processes.local_rank if processes.distributed else None)
-        self.checkpoints = run.checkpoints
         torch.manual_seed(config.seed)
         random.seed(config.seed)
         spec = with_tasks(dataset.transform.spec, self.tasks)
@@ -88,9 +87,8 @@ class Trainer:
         sampling, columns = NegativeSampling.of(dataset), task_columns(dataset, self.tasks)
         if sampling is not None:
             sampling.start(self.model, columns)
-        if start_from is not None and latest_checkpoint(self.checkpoints) is not None:
-            start_from = None
-        strategy.place(self.model, self.recipe, self._warm_start(start_from), self.device)
+        begins = latest_checkpoint(self.checkpoints) is None
+        strategy.place(self.model, self.recipe, self._warm_start(start_from if begins else None), self.device)
         self.pretrained = self._pretrained()  # the vectors replace the rows of a warm start
         freeze_rows(self.pretrained, self.model)
         self.model.train()

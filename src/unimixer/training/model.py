@@ -13,7 +13,8 @@ from unimixer.blocks import chain_links, recompute_activations
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import conditional_name
-from unimixer.ranker import Ranker, width_for_budget
+from unimixer.models import width_for_budget
+from unimixer.ranker import Ranker
 from unimixer.training.config import ModelConfig, Recipe
 from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups

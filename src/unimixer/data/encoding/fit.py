@@ -21,7 +21,8 @@ from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.raw.times import as_time
-from unimixer.data.schema import OOV_ID, SPLITS, Feature, Origin, QuantileSplit, Schema
+from unimixer.data.schema import OOV_ID, SPLITS, Feature, Origin, Schema
+from unimixer.data.split_settings import QuantileSplit
 
 
 @dataclass(frozen=True)

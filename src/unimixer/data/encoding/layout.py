@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from unimixer.data.encoding.history import event_column, event_label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.schema import ORIGIN_OF_DOMAIN, ColumnSplit, Feature, Origin, Schema
+from unimixer.data.schema import ORIGIN_OF_DOMAIN, Feature, Origin, Schema
+from unimixer.data.split_settings import ColumnSplit
 from unimixer.errors import UnimixerError, nearest
 from unimixer.features.request import RequestLayout
 from unimixer.features.spec import DenseField, FeatureSpec, IdField, SequenceField

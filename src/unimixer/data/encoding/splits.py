@@ -14,7 +14,8 @@ from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import midnight, zone
-from unimixer.data.schema import SPLITS, ColumnSplit, DateSplit, RandomSplit, Schema
+from unimixer.data.schema import SPLITS, Schema
+from unimixer.data.split_settings import ColumnSplit, DateSplit, RandomSplit
 from unimixer.errors import UnimixerError
 
 SAMPLE = 1_000_000

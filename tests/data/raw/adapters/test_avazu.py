@@ -10,7 +10,7 @@ import pytest
 
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.times import as_time
-from unimixer.data.schema import DateSplit, QuantileSplit
+from unimixer.data.split_settings import DateSplit, QuantileSplit
 from unimixer.errors import UnimixerError
 
 HEADER = (

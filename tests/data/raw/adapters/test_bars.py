@@ -15,7 +15,8 @@ from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.adapters.avazu import COLUMNS as AVAZU_COLUMNS
 from unimixer.data.raw.adapters.bars import AD_FIELDS, BENCHMARKS, USER_FIELDS
 from unimixer.data.raw.adapters.criteo import CATEGORIES, COUNTS
-from unimixer.data.schema import SPLITS, ColumnSplit
+from unimixer.data.schema import SPLITS
+from unimixer.data.split_settings import ColumnSplit
 from unimixer.errors import UnimixerError
 
 HEADERS: dict[str, list[str]] = {

@@ -13,7 +13,7 @@ import pytest
 
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.raw.adapters.kuairand import FEEDBACK, USER_COUNTS, USER_FIELDS
-from unimixer.data.schema import DateSplit
+from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError
 
 LOG = (

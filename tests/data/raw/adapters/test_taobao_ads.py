@@ -9,7 +9,8 @@ import pytest
 
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw, taobao_ads
-from unimixer.data.schema import SPLITS, DateSplit
+from unimixer.data.schema import SPLITS
+from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError
 
 

@@ -20,7 +20,8 @@ from unimixer.data.raw.adapters.base import calendar, categorical, locate, parse
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import DateSplit, Keys, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Keys, Schema, Vocabulary
+from unimixer.data.split_settings import DateSplit, QuantileSplit
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

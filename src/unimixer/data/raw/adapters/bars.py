@@ -27,7 +27,8 @@ from unimixer.data.raw.adapters.criteo import CATEGORIES, COUNTS
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import SPLITS, ColumnSplit, Feature, Keys, Schema, Vocabulary
+from unimixer.data.schema import SPLITS, Feature, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import ColumnSplit
 from unimixer.errors import UnimixerError
 from unimixer.progress import note
 from unimixer.settings import Settings

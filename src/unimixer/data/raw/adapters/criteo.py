@@ -18,7 +18,8 @@ from unimixer.data.raw.adapters.base import categorical, locate, parse_options
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.schema import Feature, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Feature, Schema, Vocabulary
+from unimixer.data.split_settings import QuantileSplit
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

@@ -28,7 +28,8 @@ from unimixer.data.raw.folders import find_file, find_files, natural
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.times import as_time, zone
-from unimixer.data.schema import DateSplit, Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.progress import note
 from unimixer.settings import Settings

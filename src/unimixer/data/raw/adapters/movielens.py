@@ -23,7 +23,8 @@ from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import calendar, categorical, locate, parse_options, past
 from unimixer.data.raw.readers import read_table
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
-from unimixer.data.schema import Feature, History, Keys, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import QuantileSplit
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

@@ -23,7 +23,8 @@ from unimixer.data.raw.adapters.base import calendar, categorical, parse_options
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.values import require
-from unimixer.data.schema import Feature, Keys, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Feature, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import QuantileSplit
 from unimixer.errors import UnimixerError
 from unimixer.settings import Settings
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import categorical, past
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk, RawTables
-from unimixer.data.schema import DateSplit, Feature, History, Keys, QuantileSplit, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import DateSplit, QuantileSplit
 from unimixer.data.synthetic import (
     BLOCK_ROWS,
     Snapshots,

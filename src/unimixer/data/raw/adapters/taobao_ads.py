@@ -22,7 +22,8 @@ from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.times import midnight
-from unimixer.data.schema import DateSplit, Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError
 from unimixer.progress import note
 from unimixer.settings import Settings

@@ -26,7 +26,8 @@ from unimixer.data.raw.adapters.base import Names, calendar, categorical, locate
 from unimixer.data.raw.folders import find_file
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import ColumnSplit, Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.split_settings import ColumnSplit
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.progress import note
 from unimixer.settings import Settings
