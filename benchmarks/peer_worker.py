@@ -52,13 +52,14 @@ def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str) -> d
         )
     else:
         sys.path.insert(0, checkout)
-        from model_zoo import RankMixer, UniMixer  # type: ignore[import-not-found]
+        from model_zoo.RankMixer import RankMixerBlock  # type: ignore[import-not-found]
+        from model_zoo.UniMixer import UniMixingLiteBlocks  # type: ignore[import-not-found]
 
         if model == "rankmixer":
-            stack = RankMixer.RankMixerBlock(input_dim=width, num_ns_token=TOKENS, num_layers=BLOCKS, expand=factor)
+            stack = RankMixerBlock(input_dim=width, num_ns_token=TOKENS, num_layers=BLOCKS, expand=factor)
         else:
             sizes = {"token_dim": width, "num_token": TOKENS, "num_layers": BLOCKS, "expand": factor}
-            stack = UniMixer.UniMixingLiteBlocks(**sizes, global_rank=16)
+            stack = UniMixingLiteBlocks(**sizes, global_rank=16)
     parameters = sum(parameter.numel() for parameter in stack.parameters())
     tokens = torch.randn(rows, TOKENS, width, requires_grad=True)
 

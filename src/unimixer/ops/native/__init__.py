@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
     if sys.platform != "linux" or compiler is None or os.environ.get("UNIMIXER_NATIVE", "1") == "0":
         return None
     key = hashlib.sha256(SOURCE.read_bytes() + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unimixer"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache") / "unimixer"
     for folder in (home, Path(tempfile.gettempdir()) / f"unimixer-{os.getuid()}"):
         try:
             return ctypes.CDLL(str(_built(compiler, folder / f"kernels-{key}.so")))
@@ -51,8 +51,8 @@ def _built(compiler: str, path: Path) -> Path:
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(part), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         part.replace(path)
-    if path.stat().st_uid != os.getuid():
-        raise PermissionError(f"{path} belongs to another user")
+    if {path.stat().st_uid, path.parent.stat().st_uid} != {os.getuid()}:
+        raise PermissionError(f"{path} or its folder belongs to another user")
     return path
 
 
