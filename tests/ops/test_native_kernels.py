@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unimixer import ops
 from unimixer.ops import layout, native
@@ -121,3 +122,14 @@ def test_the_library_is_built_once_for_a_folder(monkeypatch: pytest.MonkeyPatch,
     native.library.cache_clear()
     assert native.library() is not None
     assert built.stat().st_mtime_ns == before
+
+
+@needs_kernels
+def test_tensors_without_memory_of_their_own_are_left_to_torch() -> None:
+    real = torch.zeros(3, 5, 4)
+    assert native.fits(real, torch.nn.Parameter(real), None)
+    with FakeTensorMode():
+        assert not native.fits(torch.zeros(3, 5, 4))  # its address is null
+    assert not native.fits(real.to("meta"))
+    assert not native.fits(real.double())
+    assert not native.fits(real.mT)

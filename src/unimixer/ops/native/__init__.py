@@ -63,10 +63,16 @@ def _processor() -> bytes:
 
 
 def fits(*tensors: Tensor | None) -> bool:
-    """Whether the kernels can work on these tensors: contiguous, float32 and on a CPU."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    alike = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in given)
-    return alike and library() is not None
+    """Whether the kernels can work on these tensors: contiguous, float32, in memory of a CPU.
+
+    Subclasses, such as the fake tensors of a trace or those cut over processes, have no numbers at an address.
+    """
+    return library() is not None and all(map(_is_plain, (tensor for tensor in tensors if tensor is not None)))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    owns_memory = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    return owns_memory and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 def activate(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
