@@ -42,7 +42,7 @@ name: daily
 dataset: data
 model:
   {backbone: unimixer-lite, width: 8, num_tokens: 2, embedding_dim: 16, tower_hidden_dims: [8],
-   options: {num_blocks: 1, rank: 4, block_size: 2}}
+   options: {num_blocks: 1, matrices: blocks, rank: 4, block_size: 2}}
 training: {batch_size: 256, eval_interval: 400, threads: 1, num_workers: 0, device: cpu}
 """
 BOUNDS = {

@@ -29,7 +29,7 @@ def test_any_spelling_of_a_name_gives_the_backbone(name: str) -> None:
 
 
 def test_a_width_sets_all_sizes_of_a_backbone() -> None:
-    model = create_model("UniMixing-Lite", width=32, num_tokens=4, rank=4)
+    model = create_model("UniMixing-Lite", width=32, num_tokens=4, matrices="blocks", rank=4)
     assert type(model) is UniMixerLite
     assert (model.num_tokens, model.token_dim) == (4, 32)
 

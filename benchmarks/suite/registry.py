@@ -9,7 +9,15 @@ from importlib import import_module
 from benchmarks.suite.base import Benchmark
 from unimixer.errors import unknown
 
-_BACKBONES = ("rankmixer-swiglu", "unimixer", "unimixer-lite", "transformer", "hetero-attention", "tokenmixer-large")
+_BACKBONES = (
+    "rankmixer-swiglu",
+    "unimixer",
+    "unimixer-lite",
+    "unimixer-lite-heads",
+    "transformer",
+    "hetero-attention",
+    "tokenmixer-large",
+)
 _HOME = {
     "mixing": "mixing",
     "sinkhorn": "sinkhorn",

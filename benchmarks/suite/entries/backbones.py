@@ -53,7 +53,8 @@ def shared(sizes: Sizes) -> tuple[Product, ...]:
 MODELS = {
     "rankmixer-swiglu": Model("rankmixer", swiglu, {"ffn": "swiglu"}),
     "unimixer": Model("unimixer", swiglu, {}),
-    "unimixer-lite": Model("unimixer-lite", swiglu, {}),
+    "unimixer-lite": Model("unimixer-lite", swiglu, {"matrices": "blocks"}),
+    "unimixer-lite-heads": Model("unimixer-lite", swiglu, {"matrices": "heads"}),
     "transformer": Model("transformer", shared, {}, uses=lambda case: int(case["T"])),
     "hetero-attention": Model("hetero-attention", gelu, {}),
     "tokenmixer-large": Model("tokenmixer-large", twice, {}),
@@ -63,7 +64,7 @@ MODELS = {
 def build(model: Model, case: Case) -> Backbone:
     """Build the backbone of a case."""
     options = dict(model.options)
-    if model.backbone.startswith("unimixer"):
+    if model.backbone.startswith("unimixer") and options.get("matrices") != "heads":
         options["block_size"] = case.sizes.get("b")
     sizes = {"num_tokens": case["T"], "token_dim": case["D"], "expansion": case["expansion"]}
     return build_backbone(model.backbone, num_blocks=NUM_BLOCKS, **sizes, **options)
