@@ -93,7 +93,7 @@ def cases(name: str) -> tuple[Case, ...]:
         *(Case.of(small=False, D=64, T=tokens, expansion=4, batch=2048) for tokens in (8, 32)),
         *(Case.of(small=False, D=64, T=16, expansion=4, batch=batch) for batch in (512, 8192)),
     ]
-    if name.startswith("unimixer"):
+    if name in ("unimixer", "unimixer-lite"):
         sizes += [Case.of(small=False, D=64, T=16, expansion=4, batch=2048, b=block) for block in (1, 2)]
         sizes += [Case.of(small=False, D=256, T=16, expansion=2, batch=2048, b=4)]
     return tuple(sizes)

@@ -108,6 +108,7 @@ def _part(data: Inputs) -> Prepared:
 
 def _embedding(data: Inputs) -> Prepared:
     upstream: list[Tensor] = []
+    data.model.embedding.tables.use_sparse_gradients()  # as in training
 
     def run() -> Tensor:
         data.model.zero_grad(set_to_none=True)
@@ -138,8 +139,8 @@ def _dense(data: Inputs) -> Prepared:
 
 def _optimizers(data: Inputs) -> Prepared:
     assert data.batch.labels is not None
+    optimizers = build_optimizers(data.model, data.recipe.optimizer)  # first: it asks for row-sparse gradients
     torch.autograd.backward(F.binary_cross_entropy_with_logits(data.model(data.batch), data.batch.labels))
-    optimizers = build_optimizers(data.model, data.recipe.optimizer)
 
     def run() -> None:
         for optimizer in optimizers.values():
