@@ -20,6 +20,7 @@ from typing import Any
 from unimixer.analysis.comparison import ComparisonReport, Line, Question, Table, compare_models
 from unimixer.analysis.significance import MOST_RUNS, runs_needed
 from unimixer.cli.output import markdown
+from unimixer.errors import UnimixerError
 from unimixer.experiments import Machine, Study, plan_experiment
 from unimixer.experiments.datasets import prepare_missing
 from unimixer.experiments.experiment import Experiment, request_latencies
@@ -121,6 +122,15 @@ def sharpness(report: ComparisonReport) -> Iterator[tuple[str, list[str]]]:
             yield excess.group.words, cells
 
 
+def chosen_models(study: Study, labels: Sequence[str]) -> list[Any]:
+    """The base of the study and the models with these labels."""
+    models = {model.label: model for model in study.models}
+    for label in labels:
+        if label not in models:
+            raise UnimixerError(f"--only: the study has no mixing {label!r}; it has {', '.join(map(repr, models))}")
+    return [model for label, model in models.items() if label in (study.base, *labels)]
+
+
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
     """Milliseconds of a request of 500 candidates, by world, label and dense parameters."""
     return {} if skip else request_latencies(experiment.series, experiment.folder, candidates=CANDIDATES)
@@ -164,6 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the rule and these mixings alone")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
@@ -174,6 +185,8 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = {"seeds": arguments.seeds, "mixing_lr": arguments.mixing_lr}
     study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
+    if arguments.only:
+        study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
     prepare_missing(study.data)
     experiment = plan_experiment(study, arguments.out, Machine(arguments.jobs, 1, None))
     print(f"{experiment.missing} of {experiment.total} runs to train, about {duration(round(experiment.seconds()))}")

@@ -162,7 +162,8 @@ def test_the_import_needs_numpy_alone() -> None:
 
 def test_the_public_names() -> None:
     assert metrics.__all__ == [
-        "Bin", "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration", "excess_log_loss",
+        "Bin", "MetricAccumulator", "TaskMetrics", "UserAUC", "auc", "best_auc", "calibration",
+        "conditional_logits", "conditional_name", "excess_log_loss",
         "expected_calibration_error", "gauc", "hit_rate", "log_loss", "lower_is_better", "metric_names", "mrr", "ndcg",
         "normalised_entropy", "reliability", "uauc", "user_auc",
     ]  # fmt: skip
