@@ -77,7 +77,7 @@ def test_an_unfinished_scaling_is_rounded_to_sums_of_one(symmetric: bool) -> Non
 
 MODELS: dict[str, dict[str, Any]] = {
     "unimixer": {"num_tokens": 4, "token_dim": 16, "block_size": 4},
-    "unimixer-lite": {"num_tokens": 3, "token_dim": 12, "block_size": 2, "rank": 4},
+    "unimixer-lite": {"num_tokens": 3, "token_dim": 12, "matrices": "blocks", "block_size": 2, "rank": 4},
 }
 
 
