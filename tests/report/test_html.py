@@ -28,6 +28,7 @@ VALUES = {
     "patterns": ("a", "b"),
     "facts": [],
     "notes": [],
+    "gates": TABLE,
     "values": {},
     "pictures": {},
     "captions": {},
