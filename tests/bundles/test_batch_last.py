@@ -194,7 +194,8 @@ def test_tokens_come_samples_last_whatever_is_the_users(toy_dataset: Dataset, la
 def test_blocks_of_a_graph_transpose_no_activations(toy_dataset: Dataset, tmp_path: Path) -> None:
     """What is written has fewer transpositions than blocks, and every FFN product has its bias in it."""
     layout, _ = toy_requests(toy_dataset)
-    graph = RequestRanker(build(toy_dataset.transform.spec, options={"num_blocks": 12}), layout, batch_last=True)
+    options = {"num_blocks": 12, "matrices": "blocks"}  # a matrix a head has two of its own
+    graph = RequestRanker(build(toy_dataset.transform.spec, options=options), layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     nodes = onnx.load(str(tmp_path / "model.onnx")).graph.node
     count = Counter(node.op_type for node in nodes)

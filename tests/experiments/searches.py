@@ -36,7 +36,9 @@ def write_trials(search: OpenSearch, trials: Sequence[optuna.trial.FrozenTrial])
     study.add_trials(trials)
 
 
-def finished(value: float, settings: Mapping[str, Any] | None = None, **changes: Any) -> optuna.trial.FrozenTrial:
+def finished(
+    value: float | None, settings: Mapping[str, Any] | None = None, **changes: Any
+) -> optuna.trial.FrozenTrial:
     """A finished trial with some evaluations of its value."""
     settings = dict(settings or {})
     distributions = {key: optuna.distributions.FloatDistribution(0.0, 1.0) for key in settings}
@@ -45,7 +47,7 @@ def finished(value: float, settings: Mapping[str, Any] | None = None, **changes:
         "params": settings,
         "distributions": distributions,
         "user_attrs": {"settings": settings},
-        "intermediate_values": {1: value, 2: value},
+        "intermediate_values": {} if value is None else {1: value, 2: value},
         **changes,
     }
     return optuna.create_trial(**values)

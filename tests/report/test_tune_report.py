@@ -24,7 +24,7 @@ def search(toy_folder: Path, tmp_path: Path) -> OpenSearch:
     trials += [finished(0.5 + x / 100, {"optimizer.dense_lr": x / 100, "a.b": (7 * x % 11) / 11}) for x in range(1, 11)]
     trials.append(finished(0.41, None, state=PRUNED, intermediate_values={1: 0.41}))
     trials.append(finished(0.75, {"optimizer.dense_lr": 0.25, "a.b": 0.5}))
-    trials.append(finished(0.0, None, state=FAIL, value=None, user_attrs={"error": "step 2: the loss is <nan>"}))
+    trials.append(finished(None, state=FAIL, user_attrs={"error": "step 2: the loss is <nan>"}))
     write_trials(search, trials)
     return search
 
@@ -59,7 +59,7 @@ def test_nothing_better_and_nothing_finished_are_said(toy_folder: Path, tmp_path
         "No trial is better than the recipe as it is (0.7000)."
     ]
     search = small_search(toy_folder, tmp_path / "none")
-    write_trials(search, [finished(0.0, state=FAIL, value=None)])
+    write_trials(search, [finished(None, state=FAIL)])
     report = read_report(search, read_trials(search.folder))
     assert sentences(report)[1:] == ["No trial has finished, so there is no best recipe."]
     assert write_tune_report(report).exists()

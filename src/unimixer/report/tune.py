@@ -200,7 +200,8 @@ def history_figure(report: TuneReport) -> Any:
         axis.set_ylim(*_range(finished[0][1], sorted(value for _, value in finished)[len(finished) // 2], best[-1]))
     axis.set_xlabel("trial")
     axis.set_ylabel(f"{report.search.metric} on validation")
-    axis.legend(fontsize="small")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize="small")
     return figure
 
 
