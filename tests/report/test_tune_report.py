@@ -33,7 +33,7 @@ def test_the_report_says_how_much_was_tried_and_names_the_best(search: OpenSearc
     report = read_report(search, read_trials(search.folder))
     counted, best, luck = sentences(report)
     assert counted == (
-        "14 trials: 12 finished, 1 pruned, 1 failed; 27 evaluations of is_click.auc on validation. "
+        "14 trials: 12 finished, 1 pruned, 1 failed; 25 evaluations of is_click.auc on validation. "
         "No trial saw the test part."
     )
     assert best.startswith("Best on validation: trial 12 with 0.7500, +0.1500 against the recipe as it is")
