@@ -70,9 +70,9 @@ def test_a_search_its_confirmation_and_its_continuation(cli: Cli, asked: tuple[s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("tune",), "tune which recipe? give its file, or the folder of a search that was begun"),
+        (("tune",), "a recipe is missing; give its file, or the folder of a search that was begun"),
         (("tune", "recipe.yaml"), "where to? give --out FOLDER, or the folder of a search that was begun"),
-        (("tune", "recipe.yaml", "--out", "o"), "how many trials? give --trials N"),
+        (("tune", "recipe.yaml", "--out", "o"), "--trials is missing; give the number of trials"),
         (("tune", "none.yaml", "--out", "o", "--trials", "1"), "none.yaml: no such file"),
         (
             ("tune", "recipe.yaml", "--out", "o", "--trials", "1", "--set", "training.monitor=is_click.acu"),

@@ -67,7 +67,7 @@ def tune(options: TuneOptions) -> None:
         _show_plan(search, known, total, as_json=options.as_json)
         return
     if not total:
-        raise UnimixerError("how many trials? give --trials N")
+        raise UnimixerError("--trials is missing; give the number of trials, such as --trials 30")
     machine, again = options.machine(), f"unimixer tune {shlex.quote(str(search.folder))}"
     say_what_is_not_drawn(again)
     rows = run_search(search, total, machine)
@@ -98,7 +98,7 @@ def _search(options: TuneOptions) -> OpenSearch:
     from unimixer.training.config import load_recipe, recipe_values
 
     if options.source is None:
-        raise UnimixerError("tune which recipe? give its file, or the folder of a search that was begun")
+        raise UnimixerError("a recipe is missing; give its file, or the folder of a search that was begun")
     folder = folder_of(Search, options.source, options.out)
     changes = recipe_changes(options.settings, batch_size=options.batch_size, max_steps=options.max_steps)
     if options.data is not None:
