@@ -44,11 +44,11 @@ def test_the_demo_leaves_runs_a_table_and_a_picture(cli: Cli, tmp_path: Path, mo
 
 def test_a_small_demo_takes_fewer_tokens_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = prepare(open_raw("synthetic", None, rows=2_000), tmp_path / "store")
-    shape = demo._shape(dataset, 50_000)
-    assert shape == {"num_tokens": 8, "embedding_dim": 16}
+    shape = demo._shape(dataset, 20_000)
+    assert shape == {"num_tokens": 4, "embedding_dim": 16}
     assert (
         capsys.readouterr().err
-        == "     num_tokens=8, embedding_dim=16, with which every model meets 50,000 parameters\n"
+        == "     num_tokens=4, embedding_dim=16, with which every model meets 20,000 parameters\n"
     )
     assert demo._shape(dataset, 300_000) == {"num_tokens": 16, "embedding_dim": 16}
     assert capsys.readouterr().err == ""
@@ -57,7 +57,7 @@ def test_a_small_demo_takes_fewer_tokens_and_says_so(tmp_path: Path, capsys: pyt
 def test_a_demo_that_no_shape_fits_names_the_next_budget_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     error = "--params 100: the models of the demo cannot all meet it within 2%; the next round budget that they do is"
     done = cli("demo", "--out", "demo", "--rows", "2000", "--params", "100")
-    assert done.err.splitlines()[-1] == f"error: {error} --params 2000"
+    assert done.err.splitlines()[-1] == f"error: {error} --params 5000"
     assert not (tmp_path / "demo").exists()
     assert "dense_params='few'" in cli("demo", "--params", "few").error
 

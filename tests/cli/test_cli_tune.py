@@ -20,18 +20,19 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def asked(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """The words of a search whose runs have one step, in this process."""
+    """The words of a search whose runs have four steps, in this process."""
     use_inline(monkeypatch)
-    values = tiny_values(toy_folder, "training.max_steps=1", "training.seed=4")
+    values = tiny_values(toy_folder, "training.max_steps=4", "training.eval_interval=4", "training.seed=4")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "space.yaml").write_text("optimizer.dense_lr: {log: [1e-3, 1e-1]}\n")
+    (tmp_path / "space.yaml").write_text("optimizer.dense_lr: {log: [1e-2, 1e-1]}\n")
     return ("tune", "recipe.yaml", "--space", "space.yaml", "--jobs", "1", "--out", "found")
 
 
 def test_a_dry_run_shows_the_space_and_leaves_nothing(cli: Cli, asked: tuple[str, ...], tmp_path: Path) -> None:
     done = cli(*asked, "--trials", 7, "--dry-run")
     assert done.out.splitlines() == [
-        "optimizer.dense_lr: {log: [0.001, 0.1]}",
+        "optimizer.dense_lr:",
+        "  log: [0.01, 0.1]",
         "7 trials by is_click.auc on validation, 0 of them begun",
     ]
     own = cli("tune", "recipe.yaml", "--out", "found", "--dry-run", "--json").json["space"]
@@ -44,7 +45,7 @@ def test_a_search_its_confirmation_and_its_continuation(cli: Cli, asked: tuple[s
     assert found["trials"] == {"finished": 3}
     assert found["confirmation"] == []
     best = found["best"]
-    assert best["trial"] in (1, 2)  # one step at a higher rate learns more
+    assert best["trial"] in (1, 2)  # four steps at a higher rate learn more
     assert load_recipe(tmp_path / found["best_recipe"]).optimizer.dense_lr == best["settings"]["optimizer.dense_lr"]
 
     done = cli("tune", "found", "--confirm", 2, "--jobs", 1)
@@ -71,7 +72,7 @@ def test_a_search_its_confirmation_and_its_continuation(cli: Cli, asked: tuple[s
     ("words", "message"),
     [
         (("tune",), "a recipe is missing; give its file, or the folder of a search that was begun"),
-        (("tune", "recipe.yaml"), "where to? give --out FOLDER, or the folder of a search that was begun"),
+        (("tune", "recipe.yaml"), "a search needs a folder: give --out FOLDER, or the folder of one that was begun"),
         (("tune", "recipe.yaml", "--out", "o"), "--trials is missing; give the number of trials"),
         (("tune", "none.yaml", "--out", "o", "--trials", "1"), "none.yaml: no such file"),
         (
