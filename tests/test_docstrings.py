@@ -15,7 +15,7 @@ from torch import nn
 import unimixer
 
 ROOMS = ("mixing", "blocks", "backbones", "features")
-BASES = {"Transient", "Auxiliary", "Recomputing"}
+BASES = {"Transient", "Auxiliary", "Recomputing", "PerTask"}
 """Bases that compute nothing: they have neither an equation nor shapes nor a source."""
 PARTS = {
     "an equation": r":math:|\.\. math::",

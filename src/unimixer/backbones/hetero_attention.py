@@ -53,6 +53,7 @@ class HeteroAttention(AttentionBackbone):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> HeteroAttention(num_tokens=4, token_dim=16, value_width="full")(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

@@ -51,6 +51,7 @@ class HHFT(AttentionBackbone):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> HHFT(num_tokens=4, token_dim=16, rank=8)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

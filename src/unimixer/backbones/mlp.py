@@ -65,6 +65,7 @@ class MLP(FieldBackbone):
         - tokens: ``(B, T, D)``; output: ``(B, hidden_dims[-1])``
 
     Example:
+        >>> import torch
         >>> MLP(num_tokens=4, token_dim=16, hidden_dims=(32, 8))(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 8])
     """

@@ -40,6 +40,7 @@ class RankMixer(MixerBackbone):
         - output: ``(B, T, D)``, with ``dots`` beside features ``(B, T (T - 1))``
 
     Example:
+        >>> import torch
         >>> RankMixer(num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

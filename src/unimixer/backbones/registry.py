@@ -105,6 +105,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
         UnimixerError: unknown name or option (with the nearest one), missing option, invalid value.
 
     Example:
+        >>> import torch
         >>> build_backbone("rankmixer", num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

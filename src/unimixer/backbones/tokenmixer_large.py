@@ -89,6 +89,7 @@ class TokenMixerLarge(Recomputing, MixerBackbone):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> TokenMixerLarge(num_tokens=4, token_dim=16, num_heads=2)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

@@ -43,6 +43,7 @@ class Transformer(AttentionBackbone):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> Transformer(num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

@@ -150,6 +150,7 @@ class UniMixer(MixerBackbone):
         - output: ``(B, T, D)``, with ``dots`` beside features ``(B, T (T - 1))``
 
     Example:
+        >>> import torch
         >>> UniMixer(num_tokens=4, token_dim=16, hidden_dim=32)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

@@ -43,6 +43,7 @@ class MixRevert(nn.Module):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> from unimixer.blocks import PerTokenSwiGLU
         >>> first, second = PerTokenSwiGLU(2, 12, 24, bias=False), PerTokenSwiGLU(4, 6, 12, bias=False)
         >>> MixRevert(4, 6, 2, (first, second))(torch.zeros(3, 4, 6)).shape

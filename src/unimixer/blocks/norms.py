@@ -44,6 +44,7 @@ class LayerNorm(nn.LayerNorm):
         - x, added: ``(..., D)``; output: the shape of x
 
     Example:
+        >>> import torch
         >>> LayerNorm(2)(torch.tensor([3.0, 5.0])).detach().round()
         tensor([-1.,  1.])
     """

@@ -74,6 +74,7 @@ class TaskTowers(nn.Module):
         num_tasks: number of tasks k.
         hidden_dims: widths of the hidden layers of a tower.
         num_crosses: L.
+        experts: levels of experts between the pooled output and the towers (default: none).
 
     Shape:
         - pooled: ``(B, R)``; output: logits ``(B, tasks)``

@@ -45,6 +45,10 @@ class PerTask(nn.ModuleList):
     """Modules with one member a task, in the order of the tasks.
 
     A warm start moves the members by the names of their tasks.
+
+    Example:
+        >>> len(PerTask(nn.Linear(3, 1) for _ in ("click", "like")))
+        2
     """
 
 
@@ -52,6 +56,7 @@ class ExpertGate(nn.Module):
     r"""Weights of experts, :math:`g(x) = \mathrm{softmax}(W x)`.
 
     The rows of W that belong to the experts of one task are a weight of their own, so that they can follow their task.
+    Source: the gates of MMoE (Ma et al., KDD 2018).
 
     Args:
         in_dim: width of x.
@@ -60,6 +65,10 @@ class ExpertGate(nn.Module):
 
     Shape:
         - x: ``(B, in_dim)``; output: ``(B, experts)``, rows sum to one
+
+    Example:
+        >>> ExpertGate(in_dim=4, num_experts=3)(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, in_dim: int, num_experts: int, by_task: Sequence[int] = ()) -> None:
@@ -158,6 +167,13 @@ class TaskExperts(nn.Module):
     ``ple`` is progressive layered extraction (Tang et al., RecSys 2020): tasks have experts of their own beside the
     shared ones, and every level reads the mixtures of the level below. Experts here are linear layers with
     SiLU, as towers are; the papers have ReLU.
+
+    Source: the two papers.
+
+    Args:
+        in_dim: R.
+        num_tasks: K.
+        options: numbers and widths of the experts.
 
     Shape:
         - pooled: ``(B, R)``; output: one tensor ``(B, expert_dims[-1])`` a task

@@ -21,7 +21,7 @@ class TargetAttention(nn.Module):
 
     .. math:: v = \frac{1}{\sqrt{L}} \sum_i a(e_i, t)\, e_i, \qquad a = \mathrm{MLP}([e_i,\ t,\ e_i - t,\ e_i \odot t])
 
-    A form of :class:`~unimixer.features.din.DIN` of our own: the activation is SiLU, and the sum is divided by the
+    Source: ours, a form of :class:`~unimixer.features.din.DIN` (arXiv:1706.06978): the activation is SiLU, and the sum is divided by the
     square root of the longest length, which holds its scale at any ``max_length``.
 
     Args:
@@ -29,12 +29,6 @@ class TargetAttention(nn.Module):
         matched: the columns of an event that have a counterpart among the candidate's fields.
         max_length: L.
         hidden_dim: width of the hidden layer of the MLP.
-
-    Args:
-        width: E of an event.
-        matched: columns of an event that have a counterpart in the candidate.
-        max_length: of a sequence.
-        hidden_dim: of the MLP.
 
     Shape:
         - events: ``(V, E)``; target: ``(B, Q)``, the columns ``matched`` of an event that have a counterpart

@@ -61,6 +61,8 @@ class PerHeadGlobal(Global):
 class ConstrainedHeads(ConstrainedGlobal):
     r"""A constrained matrix between blocks for every head, :math:`\bar W_h = \mathrm{Sinkhorn}(W_h / \tau)`.
 
+    Source: the constraints of UniMixing (arXiv:2604.00590) on the matrices of heads; ours.
+
     Args:
         num_blocks: N.
         num_heads: H.
@@ -73,6 +75,11 @@ class ConstrainedHeads(ConstrainedGlobal):
     Shape:
         - blocks, values: ``(B, N, c)``, with c divisible by H; output: ``(B, N, c)``
         - parameter: ``logits`` ``(H, N, N)``
+
+    Example:
+        >>> heads = ConstrainedHeads(num_blocks=4, num_heads=2)
+        >>> heads(torch.zeros(2, 4, 6), torch.zeros(2, 4, 6)).shape
+        torch.Size([2, 4, 6])
     """
 
     def __init__(

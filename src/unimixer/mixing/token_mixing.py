@@ -30,6 +30,7 @@ class TokenMixing(Unified):
         - output: ``(B, H, T * D / H)``, hence ``(B, T, D)`` where ``H = T``; flat where x is flat
 
     Example:
+        >>> import torch
         >>> mixing = TokenMixing(num_tokens=4, token_dim=6, num_heads=2)
         >>> mixing(torch.zeros(32, 4, 6)).shape
         torch.Size([32, 2, 12])

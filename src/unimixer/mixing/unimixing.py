@@ -125,6 +125,7 @@ class UniMixing(MatrixMixing):
         - parameters: ``global_.logits`` ``(N, N)``; ``local.logits`` ``(N, b, b)``, ``(1, b, b)`` where shared
 
     Example:
+        >>> import torch
         >>> mixing = UniMixing(length=4 * 16, block_size=2, num_heads=4)
         >>> mixing(torch.zeros(32, 4, 16)).shape
         torch.Size([32, 4, 16])
@@ -186,6 +187,7 @@ class UniMixingLite(MatrixMixing):
           ``local.coefficients`` ``(N, num_basis)``
 
     Example:
+        >>> import torch
         >>> mixing = UniMixingLite(length=4 * 16, block_size=2, rank=8, num_basis=2, num_heads=4)
         >>> mixing(torch.zeros(32, 4, 16)).shape
         torch.Size([32, 4, 16])
@@ -251,6 +253,7 @@ class HeadUniMixing(Unified):
         - parameter: ``global_.logits`` ``(H, T, T)``
 
     Example:
+        >>> import torch
         >>> mixing = HeadUniMixing(num_tokens=4, token_dim=16, num_heads=2)
         >>> mixing(torch.zeros(32, 4, 16)).shape
         torch.Size([32, 4, 16])
