@@ -276,6 +276,7 @@ class UniMixerLite(UniMixer):
         - tokens: ``(B, T, D)``; output: ``(B, T, D)``
 
     Example:
+        >>> import torch
         >>> UniMixerLite(num_tokens=4, token_dim=16)(torch.zeros(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """

@@ -25,6 +25,7 @@ class RMSNorm(nn.RMSNorm):
         - x, added: ``(..., D)``; output: the shape and dtype of x
 
     Example:
+        >>> import torch
         >>> RMSNorm(2)(torch.tensor([3.0, 4.0]))
         tensor([0.8485, 1.1314], grad_fn=<MulBackward0>)
     """

@@ -21,8 +21,8 @@ class TargetAttention(nn.Module):
 
     .. math:: v = \frac{1}{\sqrt{L}} \sum_i a(e_i, t)\, e_i, \qquad a = \mathrm{MLP}([e_i,\ t,\ e_i - t,\ e_i \odot t])
 
-    Source: ours, a form of :class:`~unimixer.features.din.DIN` (arXiv:1706.06978): the activation is SiLU, and the sum is divided by the
-    square root of the longest length, which holds its scale at any ``max_length``.
+    Source: ours, a form of :class:`~unimixer.features.din.DIN` (arXiv:1706.06978). The activation is SiLU, and the sum
+    is divided by the square root of the longest length, which holds its scale at any ``max_length``.
 
     Args:
         width: E, of an event.
