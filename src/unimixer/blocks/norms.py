@@ -69,6 +69,7 @@ def norm_of_sum(norm: nn.Module, x: Tensor, added: Tensor) -> Tensor:
     """Normalize ``x + added``, in one pass over memory where the norm can; any other module gets the sum.
 
     Example:
+        >>> import torch
         >>> norm_of_sum(RMSNorm(2), torch.tensor([1.0, 4.0]), torch.tensor([2.0, 0.0])).detach()
         tensor([0.8485, 1.1314])
     """
