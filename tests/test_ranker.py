@@ -17,7 +17,8 @@ from unimixer.features.batch import Batch
 from unimixer.features.sequence_encoders import SEQUENCE_ENCODERS
 from unimixer.features.spec import FeatureSpec
 from unimixer.features.tokenizers import TOKENIZERS
-from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters, width_for_budget
+from unimixer.models import width_for_budget
+from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters
 
 SMALL: dict[str, Any] = {"num_tokens": 4, "embedding_dim": 8, "width": 16, "tower_hidden_dims": (8,)}
 

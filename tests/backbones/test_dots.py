@@ -15,8 +15,9 @@ from unimixer.backbones import BACKBONES, Backbone, count_parameters
 from unimixer.blocks import recompute_activations
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
+from unimixer.models import width_for_budget
 from unimixer.profiling.flops import count_flops
-from unimixer.ranker import Ranker, count_dense, width_for_budget
+from unimixer.ranker import Ranker, count_dense
 from unimixer.training.model import load_ranker
 from unimixer.training.train import train
 

@@ -14,7 +14,7 @@ from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
 from toy import tables_of, toy_frames, toy_schema
 
 from unimixer import Predictor
-from unimixer.api import evaluate_file, evaluate_run
+from unimixer.api import evaluate
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.data.prepare import prepare
@@ -57,7 +57,7 @@ def test_both_probabilities_are_measured_and_the_weights_logged(chained: Path) -
     assert list(result["test"]) == ["is_click", "long_view", "long_view_given_is_click"]
     clicks = Dataset(chained / "data").summary("test").positives[0]
     assert result["test"]["long_view_given_is_click"]["num_rows"] == clicks
-    assert {task: values.as_dict() for task, values in evaluate_run(run.folder, "test").items()} == result["test"]
+    assert {task: values.as_dict() for task, values in evaluate(run.folder, "test").items()} == result["test"]
     steps = [line for line in run.history() if line["kind"] == "train"]
     weights = [(line["loss_weight/is_click"], line["loss_weight/long_view"]) for line in steps]
     assert len(set(weights)) == len(steps) == 4
@@ -73,7 +73,7 @@ def test_scores_have_the_conditional_probability_beside_the_joint_one(chained: P
     assert (view < click).all()
     np.testing.assert_allclose(click * given, view, rtol=1e-5)
     rows.write_parquet(tmp_path / "rows.parquet")
-    measured = evaluate_file(chained / "run", tmp_path / "rows.parquet")
+    measured = evaluate(chained / "run", rows=tmp_path / "rows.parquet")
     clicked = rows["is_click"].to_numpy() == 1
     assert measured["long_view_given_is_click"].num_rows == clicked.sum()
     share = given[clicked].mean() / (rows["watch_s"].to_numpy()[clicked] >= 10).mean()
