@@ -109,7 +109,7 @@ def test_saved_weights_give_equal_logits_in_another_model(
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_model_overfits_one_batch(spec: FeatureSpec, batch: Batch, name: str) -> None:
-    ranker = build(spec, backbone=name, embedding_init_std=0.1)
+    ranker = build(spec, backbone=name, embedding_init_std=0.1, sparse_gradients=True)
     dense = torch.optim.Adam(dense_parameters(ranker), lr=0.01)
     sparse = torch.optim.SparseAdam(table_parameters(ranker), lr=0.05)
     assert batch.labels is not None

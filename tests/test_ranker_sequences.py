@@ -21,8 +21,9 @@ from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
+from unimixer.models import width_for_budget
 from unimixer.predictor import Predictor
-from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters, width_for_budget
+from unimixer.ranker import Ranker, count_dense, dense_parameters, table_parameters
 from unimixer.training.model import load_ranker
 from unimixer.training.train import train
 
@@ -126,7 +127,7 @@ def test_events_reach_the_score_and_empty_histories_are_fine(
 @pytest.mark.parametrize("sequences", ["tokens", "cross_attention"])
 @pytest.mark.parametrize("name", ABLE)
 def test_both_ways_overfit_one_batch(spec: FeatureSpec, batch: Batch, name: str, sequences: str) -> None:
-    ranker = build(spec, backbone=name, embedding_init_std=0.1, sequences=sequences)
+    ranker = build(spec, backbone=name, embedding_init_std=0.1, sequences=sequences, sparse_gradients=True)
     dense = torch.optim.Adam(dense_parameters(ranker), lr=0.01)
     sparse = torch.optim.SparseAdam(table_parameters(ranker), lr=0.05)
     for _ in range(40):
