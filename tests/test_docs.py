@@ -2,8 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,8 +43,19 @@ PAGES = (
 )
 
 
+@pytest.fixture
+def _no_server_left(tmp_path: Path) -> Iterator[None]:
+    """Stop the server of a page that failed in the middle, or its port is taken in the next test."""
+    yield
+    number = tmp_path / "server.pid"
+    if number.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(number.read_text()), signal.SIGKILL)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("_no_server_left")
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs_as_written(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
