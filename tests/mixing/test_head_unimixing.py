@@ -116,6 +116,7 @@ def test_identity_start() -> None:
     [
         ({"matrices": "rows"}, "matrices='rows' is not one of blocks, heads"),
         ({"matrices": "heads", "block_size": 2}, "block_size=2 has no use with matrices='heads'; leave it out, or"),
+        ({"rank": 16}, "rank=16 has no use with matrices='heads'"),  # also with the value of the other form's default
         ({"matrices": "heads", "gate": 0.5}, "gate=0.5 has no use with matrices='heads'"),
         ({"matrices": "heads", "num_heads": 3}, "token_dim=16 must be divisible by num_heads=3"),
         ({"matrices": "heads", "init": "orthogonal"}, "init='orthogonal' is not one of rule, identity, random"),

@@ -59,7 +59,7 @@ class HyFormerOptions(TokenMixerOptions):
                 raise unknown("key of mixing_options", name, known)
         chosen = self.mixing_options or {}
         options = UniMixerLiteOptions(num_tokens=self.num_tokens, token_dim=self.token_dim, **chosen)
-        options.check()
+        options.check(chosen)
         return options
 
     def build_attention(self, num_tokens: int, token_dim: int) -> tuple[EventAttention, ...]:

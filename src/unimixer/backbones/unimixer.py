@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -49,14 +49,11 @@ class UniMixerOptions(StreamOptions):
     num_permutations: int = 16
     local: str = "doubly_stochastic"
 
-    def check(self) -> None:
-        """Raise for unknown matrices, or for an option that they do not read."""
+    def check(self, given: Iterable[str]) -> None:
+        """Raise for unknown matrices, or for an option of those given that they do not read."""
         check_choice("matrices", self.matrices, MATRICES)
-        if self.matrices == "blocks":
-            return
-        defaults = type(self)
-        for name in BLOCKS_ONLY:
-            if getattr(self, name) != getattr(defaults, name):
+        for name in given if self.matrices == "heads" else ():
+            if name in BLOCKS_ONLY:
                 raise UnimixerError(
                     f"{name}={getattr(self, name)!r} has no use with matrices='heads'; leave it out, or take "
                     "matrices 'blocks'"
@@ -158,9 +155,12 @@ class UniMixer(MixerBackbone):
     Options: ClassVar[Any] = UniMixerOptions
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"matrices": "heads"},)
 
+    def __init__(self, **options: Any) -> None:
+        self.Options(**options).check(options)
+        super().__init__(**options)
+
     def build(self, options: UniMixerOptions) -> None:
         """Build the residual stream."""
-        options.check()
         if options.matrices == "heads":
             super().build(options)
             return

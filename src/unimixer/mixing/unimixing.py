@@ -231,8 +231,8 @@ class HeadUniMixing(Unified):
     .. math:: out^h = \bar W_h\, x^h, \qquad \bar W_h = \mathrm{Sinkhorn}(W_h / \tau), \qquad h = 1, \dots, H
 
     :math:`x^h` is head h of every token, ``(T, D / H)``. This is UniMixing (arXiv:2604.00590) with a :math:`W_G` that
-    keeps every block in its head, and without matrices inside blocks; it is ours. Every entry has a gradient of its
-    own, which a matrix between all T H blocks does not give, and the products are T / (T H) of those of that matrix.
+    keeps every block in its head, and without matrices inside blocks; it is ours. A matrix between all T H blocks costs
+    H times the products, and started from the rule it has hardly a gradient.
     With ``init="rule"`` and H = T each token starts with one head of every token, as by the rule of TokenMixer; the
     weight of every other token is :math:`\exp(-s / \tau)` of that, s being ``init_scale``.
 
