@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def values_of(line: Line, base: float | None, milliseconds: float | None) -> dic
         "high": None if difference is None else difference.high,
         "relative": None if difference is None or not base else difference.estimate / base,
         "p": line.holm,
-        "mixing_lr": line.chosen.rates.mixing,
+        "mixing_lr": line.chosen.rates.mixing or json.loads(row["options"]).get("optimizer.mixing_lr"),
         "moved": fmean(moved) if moved else None,
         "parameters": row.get("dense_params"),
         "flops": row.get("flops_per_sample"),
