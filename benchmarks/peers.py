@@ -102,8 +102,8 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> lis
                 tail = [model, dim, expansion, arguments.batch, arguments.threads]
                 case = f"{model} blocks, T=16 D={dim} expansion={expansion} batch={arguments.batch}"
                 pair = (["blocks", peer, *tail], ["blocks", "ours", *tail])
-                found = turns(arguments.python, arguments.rounds, "share", *pair)
-                rows.append({"peer": checkout.name, "case": case, "measure": "share of sgemm", **found})
+                ratios = turns(arguments.python, arguments.rounds, "share", *pair)
+                rows.append({"peer": checkout.name, "case": case, "measure": "share of sgemm", **ratios})
     elif (checkout / "fuxictr").is_dir():
         if arguments.raw is None or arguments.dataset is None:
             raise UnimixerError(f"{checkout}: training needs --raw, the KuaiRand-Pure sample, and --dataset, prepared")
@@ -114,8 +114,8 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> lis
                 ["training", peer, model, folder / "tables", *tail, folder / f"peer-{model}"],
                 ["training", "ours", model, arguments.dataset.resolve(), *tail, folder / f"ours-{model}"],
             )
-            found = turns(arguments.python, arguments.rounds, "rate", *pair)
-            rows.append({"peer": checkout.name, "case": f"{model}, KuaiRand-Pure", "measure": "samples/s", **found})
+            ratios = turns(arguments.python, arguments.rounds, "rate", *pair)
+            rows.append({"peer": checkout.name, "case": f"{model}, KuaiRand-Pure", "measure": "samples/s", **ratios})
     else:
         raise UnimixerError(f"{checkout} is none of the peers: it has neither model_zoo/UniMixer.py nor fuxictr/")
     return rows

@@ -208,8 +208,8 @@ class Run(RunFolder):
             UnimixerError: if the dataset has other content than the run was trained on, or a row is malformed.
         """
         if rows is None:
-            place = None if dataset is None else Path(dataset)
-            return evaluate_split(self.predictor, split or "test", dataset=place, metrics=metrics)
+            folder = None if dataset is None else Path(dataset)
+            return evaluate_split(self.predictor, split or "test", dataset=folder, metrics=metrics)
         if split is not None or dataset is not None:
             raise UnimixerError("rows are measured instead of a split of a dataset; leave split and dataset out")
         measured = evaluate_rows(self.predictor, rows, metrics=metrics)
@@ -231,5 +231,5 @@ class Run(RunFolder):
         for name in options:
             if name not in known:
                 raise unknown("option of export", name, known)
-        place = None if dataset is None else Path(dataset)
-        return export_run(self.folder, out, ExportOptions(**options), dataset=place, overwrite=overwrite)
+        folder = None if dataset is None else Path(dataset)
+        return export_run(self.folder, out, ExportOptions(**options), dataset=folder, overwrite=overwrite)

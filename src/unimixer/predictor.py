@@ -99,11 +99,11 @@ class Predictor:
         """Compute the probabilities of some rows, without warnings."""
         logits = self.logits(chunk)
         scores, column = torch.sigmoid(logits).numpy(), dict(zip(self.tasks, logits.numpy().T, strict=True))
-        given = {
+        conditional = {
             conditional_name(label, before): expit(conditional_logits(column[label], column[before])).astype(np.float32)
             for label, before in self.chain.items()
         }
-        return pl.DataFrame({**{task: scores[:, i] for i, task in enumerate(self.tasks)}, **given})
+        return pl.DataFrame({**{task: scores[:, i] for i, task in enumerate(self.tasks)}, **conditional})
 
     @property
     def columns(self) -> tuple[str, ...]:

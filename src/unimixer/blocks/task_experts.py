@@ -220,21 +220,21 @@ def build_task_experts(
         UnimixerError: unknown name or option, a value of another type, a single task.
     """
     check_choice("task_head", name, TASK_HEADS)
-    given = dict(options or {})
+    values = dict(options or {})
     if name not in _OPTIONS:
-        if given:
+        if values:
             raise UnimixerError(
-                f"task_head_options={given}: task head {name!r} has no options; choose mmoe or ple, or leave them out"
+                f"task_head_options={values}: task head {name!r} has no options; choose mmoe or ple, or leave them out"
             )
         return None
     if num_tasks < 2:
         raise UnimixerError(f"task_head={name!r} divides experts among tasks and there is one task; leave it out")
     known = {field.name for field in fields(_OPTIONS[name])}
-    for option, value in given.items():
+    for option, value in values.items():
         if option not in known:
             raise unknown(f"option of task head {name!r}:", option, known)
         _check(option, value)
-    return TaskExperts(in_dim, num_tasks, _OPTIONS[name](**given))
+    return TaskExperts(in_dim, num_tasks, _OPTIONS[name](**values))
 
 
 def _check(option: str, value: Any) -> None:

@@ -197,8 +197,8 @@ class RequestRanker(nn.Module):
             assert isinstance(encoder, LISTWISE)
             ids = tensors[f"{CANDIDATES}.sparse_ids"][:, search.id_column - self.layout.user_ids]
             keys = events[:, encoder.matched]
-            found = found_events(search, events, values[:, search.event_column], ids, keys, target)
-            pooled = encoder.encode(*found, target)
+            candidate_events = found_events(search, events, values[:, search.event_column], ids, keys, target)
+            pooled = encoder.encode(*candidate_events, target)
         widths = [embedding.tables.width[field.table] for field in fields]
         return dict(zip([f.name for f in fields], torch.split(pooled, widths, dim=1), strict=True))
 

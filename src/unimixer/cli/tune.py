@@ -149,8 +149,8 @@ def _values(report: TuneReport) -> dict[str, Any]:
     }
     for one in [] if report.confirmation is None else report.confirmation.tables:
         for line in one.lines:
-            found = line.compared
-            difference = None if found is None else {name: getattr(found, name) for name in ("estimate", "low", "high")}
+            compared, names = line.compared, ("estimate", "low", "high")
+            difference = None if compared is None else {name: getattr(compared, name) for name in names}
             values["confirmation"].append(
                 {
                     "metric": f"{one.task}.{one.metric}",

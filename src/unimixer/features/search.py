@@ -137,13 +137,13 @@ def search_batch(batch: Batch, searches: Mapping[str, HistorySearch]) -> Batch:
     hard = {group: search for group, search in searches.items() if search.kind == "hard"}
     values, offsets = dict(batch.sequence_values), dict(batch.sequence_offsets)
     for group, search in hard.items():
-        found = [
+        blocks = [
             keep(part.sequence_values[group], ends, search.matches(part.sparse_ids, part.sequence_values[group], ends))
             for part in _blocks(batch, group)
             for ends in (part.sequence_offsets[group],)
         ]
-        lengths = torch.cat([ends.diff() for _, ends in found])
-        values[group] = torch.cat([events for events, _ in found])
+        lengths = torch.cat([ends.diff() for _, ends in blocks])
+        values[group] = torch.cat([events for events, _ in blocks])
         offsets[group] = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     if all(len(values[group]) == len(batch.sequence_values[group]) for group in hard):
         return batch

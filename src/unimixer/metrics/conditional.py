@@ -52,9 +52,9 @@ def conditional_rows(
     """
     for task, before in chain.items():
         happened = as_labels(columns["labels"][:, tasks.index(before)]) > 0
-        given = {name: column[happened] for name, column in columns.items()}
-        logits = conditional_logits(*(given["logits"][:, tasks.index(name)] for name in (task, before)))
-        yield conditional_name(task, before), task, given, logits
+        happened_rows = {name: column[happened] for name, column in columns.items()}
+        logits = conditional_logits(*(happened_rows["logits"][:, tasks.index(name)] for name in (task, before)))
+        yield conditional_name(task, before), task, happened_rows, logits
 
 
 def _log_sigmoid(logits: Any) -> NDArray[np.float64]:

@@ -75,10 +75,10 @@ def monitor(recipe: Recipe) -> tuple[str, str]:
     name = recipe.training.monitor or f"{next(iter(recipe.tasks))}.auc"
     task, _, metric = name.rpartition(".")
     usual = ("auc", "uauc", "gauc", "log_loss", "excess_log_loss")
-    given = [conditional_name(*link) for link in recipe.model.chain.items()]
-    if taken := next((task for task in recipe.tasks if task in given), None):
+    conditional = [conditional_name(*link) for link in recipe.model.chain.items()]
+    if taken := next((task for task in recipe.tasks if task in conditional), None):
         raise UnimixerError(f"task {taken!r} has the name of a probability of model.chain; give the label another name")
-    known = [f"{t}.{m}" for t in (*recipe.tasks, *given) for m in (*usual, *recipe.metrics)]
+    known = [f"{t}.{m}" for t in (*recipe.tasks, *conditional) for m in (*usual, *recipe.metrics)]
     if name not in known:
         raise unknown("training.monitor", name, known)
     return task, metric

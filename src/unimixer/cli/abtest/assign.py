@@ -43,20 +43,20 @@ def assign(options: AssignOptions) -> None:
     context = dict(_pair(text) for text in options.context or ())
     time = None if options.at is None else time_us(options.at, "--at")
     if is_stopped(experiment, options.specification):
-        found = dict.fromkeys(options.units, Assignment(None, "stopped", 0.0))
+        assignments = dict.fromkeys(options.units, Assignment(None, "stopped", 0.0))
     else:
-        found = {unit: arm_of(experiment, unit, context, time=time) for unit in options.units}
+        assignments = {unit: arm_of(experiment, unit, context, time=time) for unit in options.units}
     values = {
         "experiment": experiment.name,
         "version": experiment.version,
-        "units": {unit: one._asdict() for unit, one in found.items()},
+        "units": {unit: one._asdict() for unit, one in assignments.items()},
     }
-    rows = [_row(unit, one) for unit, one in found.items()]
+    rows = [_row(unit, one) for unit, one in assignments.items()]
     emit(values, options.as_json, lambda: table(None, ["unit", "arm", "reason", "propensity"], rows, left=3))
 
 
-def _row(unit: str, found: Assignment) -> tuple[str, str, str, str]:
-    return unit, found.arm or "none", found.reason, f"{found.propensity:.3f}" if found.arm else ""
+def _row(unit: str, assignment: Assignment) -> tuple[str, str, str, str]:
+    return unit, assignment.arm or "none", assignment.reason, f"{assignment.propensity:.3f}" if assignment.arm else ""
 
 
 def _pair(text: str) -> tuple[str, str | bool]:

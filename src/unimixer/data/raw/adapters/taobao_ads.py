@@ -1,9 +1,9 @@
 """Taobao display advertising (Alibaba, ``Ali_Display_Ad_Click``): 26 million impressions of eight days in May 2017.
 
-``raw_sample.csv`` is the log, ``ad_feature.csv`` describes the ads, ``user_profile.csv`` the users, of whom some are
-missing. ``behavior_log.csv`` holds 700 million views, favorites, carts and purchases of 22 days, by category and brand
-and not by ad: those of the days before the log become lists of the users, the newest ``max_length`` of each. Days are
-those of Shanghai.
+``raw_sample.csv`` is the log, ``ad_feature.csv`` describes the ads, and ``user_profile.csv`` describes most users.
+``behavior_log.csv`` holds 700 million views, favorites, carts and purchases of 22 days. It names categories and brands,
+not ads. Its events from before the log become lists of the users, the newest ``max_length`` of each. Days are those of
+Shanghai.
 """
 
 from __future__ import annotations

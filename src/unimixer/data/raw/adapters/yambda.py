@@ -89,9 +89,9 @@ load_5b = partial(load, "yambda-5b")
 
 
 def _mapping(folder: Path, name: str) -> Path | None:
-    """Find ``artist_item_mapping.parquet``, which stands beside ``flat`` where it was published."""
+    """Find ``artist_item_mapping.parquet`` in the folder of the log or up to two folders above, as published."""
     file = f"{name}_item_mapping.parquet"
-    path = next((place / file for place in (folder, *folder.parents[:2]) if (place / file).is_file()), None)
+    path = next((home / file for home in (folder, *folder.parents[:2]) if (home / file).is_file()), None)
     if path is None:
         note(f"{folder}: no {file}; the tracks have no {name}")
     return path
