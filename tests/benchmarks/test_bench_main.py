@@ -83,6 +83,8 @@ def test_results_go_beside_the_suite_by_default() -> None:
     assert Path(__file__).parents[2] / "benchmarks" / "results" == FOLDER
     names = {path.stem for path in FOLDER.glob("*.csv")}
     scripts = {
-        name for name in names if name.startswith(("gpu-", "serving-", "mixers", "distillation", "abtest", "asos"))
+        name
+        for name in names
+        if name.startswith(("gpu-", "serving-", "mixers", "distillation", "abtest", "asos", "peers"))
     }  # of other commands
     assert names - scripts <= set(NAMES)
