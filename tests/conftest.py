@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+import quick  # noqa: F401
 import torch
 from tiny import tiny_recipe
 from toy import toy_tables
@@ -16,12 +18,19 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
+from unimixer.workers import local
 
 torch.set_num_threads(1)
 gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
 # torch's compiler reads these when it is imported: no processes of its own, and no optimizing of what calls kernels
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+# all processes that the library starts for tests are copies of one, which has imported what any of them needs
+local.PRELOAD[:] = [
+    *("quick", "unimixer.cli.serve", "unimixer.cli.compare", "unimixer.cli.tune", "torch._dynamo", "pandas"),
+    *("torch.utils.tensorboard", "torchrec.distributed.embedding", "torchrec.distributed.planner"),
+]
+multiprocessing.get_context("forkserver").set_forkserver_preload(local.PRELOAD)
 # a property that needs more examples than these says so
 hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
 hypothesis.settings.load_profile("few")

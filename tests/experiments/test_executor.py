@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
 import sys
 import time
@@ -18,20 +18,6 @@ from unimixer.experiments import run_jobs
 from unimixer.experiments.executor import Machine, Schedule, study_lock
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.progress_view import position
-
-
-def _children() -> list[int]:
-    """Worker processes of this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            command = (path.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(parent) == os.getpid() and state != "Z" and "spawn_main" in command:
-            found.append(int(path.parent.name))
-    return found
 
 
 def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
@@ -50,7 +36,7 @@ def test_a_failing_row_is_recorded_the_others_go_on_and_it_is_tried_again(toy_fo
 
 
 def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_folder: Path, tmp_path: Path) -> None:
-    recipe = {"training.epochs": 20, "training.eval_interval": 1000, "training.checkpoint_interval": 5}
+    recipe = {"training.epochs": 8, "training.eval_interval": 1000, "training.checkpoint_interval": 5}
     (long,) = small_cases(toy_folder, models=["rankmixer"], recipe=recipe)
     (short,) = small_cases(toy_folder, models=["rankmixer"], recipe={"training.max_steps": 2})
     jobs = [long.job(0, Rates(1e-3, 1e-3)), short.job(0, Rates(1e-3, 1e-3))]
@@ -67,8 +53,8 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
         def running(self, *_: Any) -> None:
             if not self.killed and any(checkpoints.glob("step-*")):
                 self.killed = True
-                (worker,) = _children()
-                os.kill(worker, signal.SIGKILL)
+                (worker,) = multiprocessing.active_children()
+                worker.kill()
 
     outcome = run_jobs(jobs, tmp_path, view=Killer())
     (row,) = outcome.failed

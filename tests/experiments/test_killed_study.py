@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runner import Done, runner
+from own_process import OwnProcess, unimixer
 from small import small_cases, small_values
 
 from unimixer.cli import main
@@ -21,7 +19,7 @@ from unimixer.experiments import load_rows, run_jobs
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
 
-RECIPE = {"training.epochs": 15, "training.eval_interval": 1000, "training.checkpoint_interval": 10}
+RECIPE = {"training.epochs": 6, "training.eval_interval": 1000, "training.checkpoint_interval": 5}
 
 
 @pytest.fixture
@@ -38,15 +36,9 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     return runner(main, capsys)
 
 
-def started(study: Path, folder: Path) -> subprocess.Popen[str]:
+def started(study: Path, folder: Path) -> OwnProcess:
     """The study as a process, in the middle of its second row."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unimixer", "compare", str(study), "--out", str(folder), "--jobs", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = unimixer("compare", study, "--out", folder, "--jobs", 1)
     deadline = time.monotonic() + 200
     while not (any((folder / "rows").glob("*.json")) and any((folder / "runs").glob("*-s1-*/checkpoints/step-*"))):
         assert process.poll() is None, process.communicate()

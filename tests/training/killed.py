@@ -33,7 +33,6 @@ PLACES: dict[str, tuple[Any, str]] = {
 """Function or method by the name of the place."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["unimixer.training.train", "torch.utils.tensorboard", "torch._dynamo"])
 
 
 def train_killed(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from own_process import unimixer
 from tiny import tiny_recipe
 
 from unimixer.errors import UnimixerError
@@ -65,17 +63,11 @@ def test_sigterm_and_sigint_leave_a_checkpoint_and_the_command_that_continues(to
     overrides = ("training.epochs=4000", "training.batch_size=32", "training.eval_interval=100000")
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(dump_yaml(tiny_recipe(toy_folder, *overrides)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with ExitStack() as started:
         processes = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             run = tmp_path / f"a run {number.name}"
-            command = [sys.executable, "-m", "unimixer", "train", str(recipe), "--run", str(run)]
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            processes[number] = run, started.enter_context(process)
-            started.callback(process.kill)
+            processes[number] = run, started.enter_context(unimixer("train", recipe, "--run", run))
         for number, (run, process) in processes.items():
             deadline = time.monotonic() + 60
             while process.poll() is None and not (run.exists() and RunFolder(run).history()):

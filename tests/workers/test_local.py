@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def work(message: Any, report: Report) -> Any:
         time.sleep(60)
     elif kind == "raise":
         raise ValueError(rest[0])
+    elif kind == "variable":
+        return os.environ[rest[0]]
     return os.getpid(), {name: os.environ[name] for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
 
 
@@ -108,6 +111,17 @@ def test_stop_reaches_running_tasks_and_the_end_ends_all(tmp_path: Path) -> None
         pool.submit("longer", ("sleep",))
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+
+
+def test_a_signal_to_stop_leaves_the_server_of_processes_which_knows_new_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("first", "second"):
+        monkeypatch.setenv("UNIMIXER_TEST", value)
+        with executor(tmp_path) as pool:
+            pool.submit("one", ("variable", "UNIMIXER_TEST"))
+            assert next_reply(pool).value == value
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)  # type: ignore[attr-defined]
 
 
 def test_an_error_of_the_work_is_raised(tmp_path: Path) -> None:

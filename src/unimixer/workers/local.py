@@ -21,6 +21,10 @@ from typing import Any
 from unimixer.workers.executor import Executor, Reply, Task, Work
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end neither a process while it starts nor the server."""
+PRELOAD: list[str] = []
+"""Modules that the server imports beside the module of the work."""
 _STARTS = threading.Lock()
 """Held while a process starts, which inherits the state of the whole program."""
 
@@ -65,7 +69,7 @@ class LocalExecutor(Executor[Task]):
                 if process.process.is_alive():
                     return process, process.send(self.work, message)
             self._end(process)  # it died while it was idle
-        process = _Process(self.threads, self.log, imports_main=self.imports_main)
+        process = _Process(self.work.__module__, self.threads, self.log, imports_main=self.imports_main)
         return process, process.send(self.work, message)
 
     def _end(self, worker: _Process) -> int:
@@ -75,11 +79,14 @@ class LocalExecutor(Executor[Task]):
 class _Process:
     """A pool of one process; a pool that loses a process fails all its tasks, so here it fails one."""
 
-    def __init__(self, threads: int, log: Path | None, *, imports_main: bool) -> None:
-        # spawn, not fork: a forked copy of running thread pools (torch, polars) can hang
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, module: str, threads: int, log: Path | None, *, imports_main: bool) -> None:
+        # not fork: a copy of running thread pools (torch, polars) can hang. The server imports and computes nothing,
+        # so its copies start at once, without thread pools
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        context.set_forkserver_preload([module, *PRELOAD])
         self._reports, reports = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(1, context, _begin, (reports, log))
+        variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        self._pool = ProcessPoolExecutor(1, context, _begin, (reports, log, variables))
         with _STARTS, _inherited(threads, imports_main=imports_main):
             others = set(multiprocessing.active_children())
             self._pool.submit(int)  # the first task starts the process
@@ -109,12 +116,12 @@ class _Process:
 
 @contextmanager
 def _inherited(threads: int, *, imports_main: bool) -> Iterator[None]:
-    """Let a process that starts in this context inherit its number of threads and a blocked Ctrl-C."""
+    """Let a process that starts in this context inherit its number of threads and blocked signals to stop."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     main = sys.modules["__main__"]
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     resource_tracker.ensure_running()  # the first start of a process would start it, and then let Ctrl-C in again
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS) if hasattr(signal, "pthread_sigmask") else None
     if not imports_main:  # a process imports the script that is here
         sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -142,10 +149,17 @@ def _how_it_ended(code: int) -> str:
 _reports: Connection
 
 
-def _begin(reports: Connection, log: Path | None) -> None:
+def _begin(reports: Connection, log: Path | None, variables: dict[str, str]) -> None:
     """Prepare a worker: print to the log, leave Ctrl-C to the parent, and end with the parent."""
     global _reports
     _reports = reports
+    # the server has the variables and the threads of its start
+    os.environ.clear()
+    os.environ.update(variables)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(variables[THREAD_VARIABLES[0]]))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     if hasattr(os, "setsid"):
         os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()

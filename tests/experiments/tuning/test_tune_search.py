@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ import optuna
 import pytest
 import yaml
 from inline import use_inline
+from own_process import unimixer
 from searches import SPACE, finished, small_search, write_trials
 from tiny import tiny_values
 
@@ -178,18 +177,12 @@ def test_processes_share_the_trials_of_one_search(toy_folder: Path, tmp_path: Pa
 def test_a_killed_search_ends_in_the_trials_of_one_that_was_not(
     toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = ("training.epochs=8", "training.max_steps=null", "training.checkpoint_interval=10")
+    long = ("training.epochs=4", "training.max_steps=null", "training.checkpoint_interval=5")
     folder, space = tmp_path / "killed", {"optimizer.dense_lr": SPACE["optimizer.dense_lr"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_values(toy_folder, "training.eval_interval=20", *long)))
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    words = ("recipe.yaml", "--space", "space.yaml", "--trials", "3", "--jobs", "1", "--out", str(folder))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unimixer", "tune", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    files = (tmp_path / "recipe.yaml", "--space", tmp_path / "space.yaml")
+    process = unimixer("tune", *files, "--trials", 3, "--jobs", 1, "--out", folder)
     try:
         deadline = time.monotonic() + 200
         while not any(run_folder(folder, 1).glob("checkpoints/step-*")):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from launch import environment, free_port
 from needs import needs_torchrec
+from own_process import OwnProcess, unimixer
 from tiny import tiny_values
 
 from unimixer.errors import MissingExtraError, UnimixerError
@@ -101,16 +100,14 @@ def write(path: Path, dataset: Path, *overrides: str) -> Path:
     return path
 
 
-def start(given: list[str], folder: Path | None, rank: int, port: int) -> subprocess.Popen[str]:
+def start(given: list[str], folder: Path | None, rank: int, port: int) -> OwnProcess:
     """One of two processes, started without torchrun, which would add a report of its own."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     run = [] if folder is None else ["--run", str(folder / "run")]
-    command = [sys.executable, "-m", "unimixer", "train", *given, *run]
-    variables = environment(**place, MASTER_PORT=str(port))
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return unimixer("train", *given, *run, env=environment(**place, MASTER_PORT=str(port)))
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def end(process: OwnProcess) -> str:
     """The one line that a process which cannot go on says."""
     out, said = process.communicate(timeout=90)
     assert (process.returncode, out) == (2, ""), said

@@ -1,0 +1,117 @@
+"""Processes of tests that start at once: copies of a server that has imported the program and computed nothing.
+
+They have numbers, signals, streams and exit codes of their own, as a start of Python has, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+import torch
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class OwnProcess:
+    """A function of a module in a process of its own, with the methods of :class:`subprocess.Popen` that tests need.
+
+    Args:
+        work: the function.
+        arguments: for it.
+        env: all variables (default: those of this process).
+        stderr: descriptor for its errors (default: a pipe to :attr:`stderr`).
+    """
+
+    def __init__(
+        self, work: Callable[..., Any], *arguments: Any, env: Mapping[str, str] | None = None, stderr: int | None = None
+    ) -> None:
+        ends: list[IO[str]] = []
+        streams: list[Connection] = []
+        for descriptor in (None, stderr):
+            reader, writer = os.pipe() if descriptor is None else (os.open(os.devnull, os.O_RDONLY), os.dup(descriptor))
+            if descriptor is None:
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # so much may wait until the process has ended
+            ends.append(os.fdopen(reader, encoding="utf-8", errors="replace"))
+            streams.append(Connection(writer, readable=False))
+        self.stdout, self.stderr = ends
+        self._process = _context.Process(target=_do, args=(work, arguments, dict(env or os.environ), *streams))
+        self._process.start()
+        self.pid = self._process.pid
+        for stream in streams:
+            stream.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end; return both streams."""
+        self.wait(timeout)
+        found = self.stdout.read(), self.stderr.read()
+        self.close()
+        return found
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        self.stdout.close()
+        self.stderr.close()
+
+    def __enter__(self) -> OwnProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wait(30)
+        self.close()
+
+
+def unimixer(*words: object, **more: Any) -> OwnProcess:
+    """``python -m unimixer`` with these words."""
+    return OwnProcess(_unimixer, [str(word) for word in words], **more)
+
+
+def _unimixer(words: list[str]) -> None:
+    from unimixer.cli import main
+
+    sys.argv = ["unimixer", *words]
+    main(words)
+
+
+def _do(work: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str], *streams: Connection) -> None:
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    # those of the server have its files
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(variables)
+    torch.set_num_threads(int(variables.get("OMP_NUM_THREADS", 1)))
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server starts with blocked signals
+    try:
+        work(*arguments)
+    finally:
+        atexit._run_exitfuncs()
