@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: venv venv-distributed demo test slowest lint check format docs wheel clean
+.PHONY: venv venv-distributed demo test slowest coverage lint check format docs wheel clean
 
 venv: .venv/.ready
 
@@ -38,6 +38,13 @@ test: venv-distributed
 slowest: venv-distributed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=30 --durations-min=0.5 $(TESTS)
 
+# branches of the library that tests take, in the processes that they start as well; the last line is the total
+coverage: venv-distributed
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: venv-distributed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -58,4 +65,4 @@ wheel: venv
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv demo site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv demo site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
