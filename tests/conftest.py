@@ -37,7 +37,8 @@ hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Pages of the guides, minutes each, begin first: no process is left alone with one at the end."""
+    """Pages of the guides and launches of several processes begin first: at the end a core would wait for them."""
+    items.sort(key=lambda item: "distributed" not in item.path.parts)
     items.sort(key=lambda item: item.path.name != "test_docs.py")
 
 

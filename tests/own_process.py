@@ -100,13 +100,24 @@ def _unimixer(words: list[str]) -> None:
     main(words)
 
 
+def script(code: str, *words: object) -> OwnProcess:
+    """``python -c`` with these words."""
+    return OwnProcess(_script, code, [str(word) for word in words])
+
+
+def _script(code: str, words: list[str]) -> None:
+    sys.argv = ["-c", *words]
+    exec(code, {"__name__": "__main__"})
+
+
 def _do(work: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str], *streams: Connection) -> None:
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
         stream.close()
     # those of the server have its files
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    encoding = variables.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(variables)
     torch.set_num_threads(int(variables.get("OMP_NUM_THREADS", 1)))

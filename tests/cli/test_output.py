@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 import pytest
 import typer
+from own_process import unimixer
 from typer.testing import CliRunner
 
 from unimixer.cli.output import table, takes
@@ -56,12 +56,12 @@ def test_a_terminal_of_few_characters_gets_a_table_of_them(monkeypatch: pytest.M
 def test_help_and_errors_print_on_a_terminal_of_few_characters(encoding: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "NO_COLOR": "1"}
     for arguments, code in ((["train", "--help"], 0), (["train", "漢字.yaml", "--json"], 2)):
-        command = [sys.executable, "-m", "unimixer", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
-        assert done.returncode == code, done.stderr
-        assert b"Traceback" not in done.stderr
-    assert done.stderr == b"error: \\u6f22\\u5b57.yaml: no such file\n"
-    assert done.stdout == b'{"error": "\\u6f22\\u5b57.yaml: no such file"}\n'
+        process = unimixer(*arguments, env=environment)
+        out, err = process.communicate(60)
+        assert process.returncode == code, err
+        assert "Traceback" not in err
+    assert err == "error: \\u6f22\\u5b57.yaml: no such file\n"
+    assert out == '{"error": "\\u6f22\\u5b57.yaml: no such file"}\n'
 
 
 @dataclass(frozen=True)

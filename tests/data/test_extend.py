@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from own_process import script
 from test_prepare import contents
 from toy import DAY, QUANTILES, START, day_tables, tables_of, toy_frames, toy_schema
 
@@ -308,15 +305,10 @@ def test_a_killed_call_leaves_the_dataset_and_can_be_run_again(folder: Path, tmp
     tables.users.frame.write_parquet(raw / "users.parquet")
     tables.items.frame.write_parquet(raw / "items.parquet")
     before = Dataset(folder)
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(folder), stop, str(raw)], stdout=subprocess.PIPE, env=os.environ
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == b"here"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with script(KILLED, folder, stop, raw) as process:
+        assert process.stdout.readline() == "here\n"
+        time.sleep(0.1)
+        process.kill()
     after = Dataset(folder)
     assert after.hash == before.hash
     assert [after.summary(split) for split in SPLITS] == [before.summary(split) for split in SPLITS]

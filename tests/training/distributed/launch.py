@@ -9,17 +9,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import worker
+from own_process import OwnProcess
 from safetensors.torch import load_file
 
 from unimixer.settings import dump_yaml
 from unimixer.training.run import RunFolder
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = worker.__file__
 SECONDS = 280
 """No launch may take longer; one that hangs fails."""
 
@@ -41,9 +44,25 @@ def run_jobs(processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, re
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "jobs.json"
     path.write_text(json.dumps(list(jobs)), encoding="utf-8")
-    done = torchrun(processes, str(WORKER), str(path), str(folder), restarts=restarts)
-    assert done.returncode == 0, done.stdout + done.stderr
+    if restarts:
+        done = torchrun(processes, WORKER, str(path), str(folder), restarts=restarts)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        _launch(processes, path, folder)
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
+
+
+def _launch(processes: int, path: Path, folder: Path) -> None:
+    """Do without torchrun, whose agent and processes would import everything again."""
+    place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with ExitStack() as started:
+        ranks = []
+        for rank in range(processes):
+            variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
+            ranks.append(started.enter_context(OwnProcess(worker.work, path, folder, env=variables)))
+        for rank in ranks:
+            out, err = rank.communicate(timeout=SECONDS)
+            assert rank.returncode == 0, out + err
 
 
 def free_port() -> int:

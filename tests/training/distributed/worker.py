@@ -25,27 +25,30 @@ from unimixer.training.process_group import join_processes
 from unimixer.training.step import TrainStep
 from unimixer.training.train import resume, train
 
-RANK = int(os.environ["RANK"])
 
-
-def main() -> None:
+def work(jobs: Path, folder: Path) -> None:
+    """Do the jobs of a file; write what came of them into a folder."""
     results = []
-    for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+    for job in json.loads(jobs.read_text(encoding="utf-8")):
         try:
             results.append({"done": KINDS[job.pop("kind")](**job)})
         except UnimixerError as error:
             results.append({"error": str(error)})
-    path = Path(sys.argv[2]) / f"rank-{RANK}.json"
+    path = folder / f"rank-{own_rank()}.json"
     path.write_text(json.dumps(results), encoding="utf-8")
     if "error" in results[-1] and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         sys.exit(2)  # as the command line does, so that torchrun starts all again
+
+
+def own_rank() -> int:
+    return int(os.environ["RANK"])
 
 
 def do_train(
     values: dict[str, Any], folder: str, start: str | None = None, continued: str | None = None, **acts: Any
 ) -> str:
     """Train; ``acts`` may send a signal to one rank at a step, or change the recipe of one rank."""
-    values = acts.get("values_of_rank", {}).get(str(RANK), values)
+    values = acts.get("values_of_rank", {}).get(str(own_rank()), values)
     with _acting(**acts):
         recipe = parse(Recipe, values, where="job")
         source, before = (None if one is None else Path(one) for one in (start, continued))
@@ -70,7 +73,7 @@ class _acting:  # noqa: N801
     """Within it, a rank sends itself a signal at the end of a step."""
 
     def __init__(self, number: int | None = None, rank: int = 0, step: int = 0, **_rest: Any) -> None:
-        self.number, self.step, self.mine = number, step, rank == RANK
+        self.number, self.step, self.mine = number, step, rank == own_rank()
         self.plain = TrainStep.__call__
 
     def __enter__(self) -> None:
@@ -93,4 +96,4 @@ class _acting:  # noqa: N801
 KINDS = {"train": do_train, "resume": do_resume, "metrics": do_metrics, "gradients": do_gradients}
 
 if __name__ == "__main__":
-    main()
+    work(Path(sys.argv[1]), Path(sys.argv[2]))
