@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# most modules of the packages are never imported; Python compiles one when it first is
+INSTALL := $(BIN)/pip install --quiet --no-compile
 
 .PHONY: venv venv-distributed demo test slowest coverage lint check format docs wheel clean
 
@@ -11,8 +13,8 @@ venv: .venv/.ready
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) --editable '.[dev]'
 	touch $@
 
 # torchrec last and without what it asks for: that would be the CUDA build of fbgemm and another torch
@@ -20,8 +22,8 @@ venv-distributed: .venv/.distributed
 
 .venv/.distributed: .venv/.ready constraints/cpu.txt
 ifeq ($(shell uname -s -m),Linux x86_64)
-	$(BIN)/pip install --quiet -c constraints/cpu.txt --editable '.[distributed]'
-	$(BIN)/pip install --quiet -c constraints/cpu.txt --no-deps torchrec
+	$(INSTALL) -c constraints/cpu.txt --editable '.[distributed]'
+	$(INSTALL) -c constraints/cpu.txt --no-deps torchrec
 else
 	@echo "TorchRec has no CPU build for $$(uname -s -m): tests of several processes are skipped, with this reason"
 endif
