@@ -23,7 +23,7 @@ def test_one_compilation_of_forward_and_backward_serves_all_steps_of_a_training(
 ) -> None:
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    backbone, x = shallow(name, **options), tokens(6)
+    backbone, x = shallow(name, defaults=True, **options), tokens(6)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")  # fullgraph: a graph break is an error
     outputs, gradients = [], []
     for form in (backbone, compiled):
@@ -58,6 +58,8 @@ def test_trains_under_bf16_autocast(name: str, options: dict[str, Any]) -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+        if losses[-1] < 0.6 * losses[0]:
+            break
     assert losses[-1] < 0.6 * losses[0]
     assert all(torch.isfinite(p).all() for p in backbone.parameters())
 

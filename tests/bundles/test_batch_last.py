@@ -139,15 +139,17 @@ WITH = {
     "fields through a layer": KINDS["fields through a layer"],
     "semantic": KINDS["semantic"],
 }
+WHATEVER_THE_FEATURES = ("unimixer-lite", "unimixer", "a matrix a head", "rankmixer", "siamese", "bare mixing", "pre")
 WITHOUT = ("transformer", "experts", "cross-attention", "siamese cross-attention", "dhen", "mlp")
 
 
-@pytest.mark.parametrize("options", WITH.values(), ids=WITH)
+@pytest.mark.parametrize("name", WITH)
 def test_streams_that_have_the_form_score_as_the_ranker(
-    toy_dataset: Dataset, tmp_path: Path, options: dict[str, Any]
+    toy_dataset: Dataset, few_features: Dataset, tmp_path: Path, name: str
 ) -> None:
-    ranker = build(toy_dataset.transform.spec, **options)
-    layout, requests = toy_requests(toy_dataset)
+    dataset, options = few_features if name in WHATEVER_THE_FEATURES else toy_dataset, WITH[name]
+    ranker = build(dataset.transform.spec, **options)
+    layout, requests = toy_requests(dataset)
     graph = RequestRanker(ranker, layout, batch_last=True)
     assert sum(isinstance(part, BatchLast) for part in graph.modules()) == 1
     assert not any(isinstance(part, BatchLast) for part in ranker.modules())  # the ranker is left as it was
@@ -191,18 +193,18 @@ def test_tokens_come_samples_last_whatever_is_the_users(toy_dataset: Dataset, la
     assert last.permute(1, 2, 0).is_contiguous()
 
 
-def test_blocks_of_a_graph_transpose_no_activations(toy_dataset: Dataset, tmp_path: Path) -> None:
+def test_blocks_of_a_graph_transpose_no_activations(few_features: Dataset, tmp_path: Path) -> None:
     """What is written has fewer transpositions than blocks, and every FFN product has its bias in it."""
-    layout, _ = toy_requests(toy_dataset)
-    options = {"num_blocks": 12, "matrices": "blocks"}  # a matrix a head has two of its own
-    graph = RequestRanker(build(toy_dataset.transform.spec, options=options), layout, batch_last=True)
+    layout, _ = toy_requests(few_features)
+    options = {"num_blocks": 6, "matrices": "blocks"}  # a matrix a head has two of its own
+    graph = RequestRanker(build(few_features.transform.spec, options=options), layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     nodes = onnx.load(str(tmp_path / "model.onnx")).graph.node
     count = Counter(node.op_type for node in nodes)
-    assert count["Transpose"] < 12
+    assert count["Transpose"] < 6
     convolutions = [node for node in nodes if node.op_type == "Conv"]
-    assert len(convolutions) == 12 * 3 + 1  # the tokenizer has one, whose bias comes with the user
-    assert sum(len(node.input) == 3 for node in convolutions) == 12 * 3
+    assert len(convolutions) == 6 * 3 + 1  # the tokenizer has one, whose bias comes with the user
+    assert sum(len(node.input) == 3 for node in convolutions) == 6 * 3
 
 
 def test_half_precision_weights_go_into_convolutions(toy_dataset: Dataset, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from own_process import unimixer
 from tiny import tiny_values
 from toy import toy_frames
 
@@ -215,19 +216,24 @@ def test_a_closed_pipe_is_no_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert ended.value.code in (1, 141)
 
 
-def test_the_main_path_runs_as_a_person_would_run_it(raw_folder: Path, tmp_path: Path) -> None:
+def test_the_main_path_runs_as_a_person_would_run_it(
+    raw_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     program = Path(sys.executable).with_name("unimixer")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_values("toy", "training.max_steps=2")))
 
     def run(*arguments: object) -> Any:
-        command = [str(program), *map(str, arguments), "--json"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        process = unimixer(*arguments, "--json", env=environment)
+        out, err = process.communicate(120)
+        assert process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
 
-    prepared = run("data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder)
-    assert prepared["dataset"] == "datasets/toy"
+    prepare = [program, "data", "prepare", raw_folder / "schema.yaml", "--raw", raw_folder, "--json"]
+    done = subprocess.run(prepare, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["dataset"] == "datasets/toy"
     trained = run("train", "recipe.yaml", "training.seed=4")
     measured = run("evaluate", trained["run"])
     assert measured["tasks"] == trained["test"]

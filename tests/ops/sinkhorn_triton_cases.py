@@ -48,9 +48,9 @@ def test_sinkhorn_scaling(size: int, tau: float, batch: int, symmetric: bool) ->
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_sinkhorn_scaling_of_a_rule_over_many_tiles_and_of_scores_of_range_ten_thousand(symmetric: bool) -> None:
-    rule = ops.permutation_matrix(ops.token_mixing_permutation(12, 12, 12)).to(DEVICE)
-    noisy = rule + scores(144, 144, tau=1.0, symmetric=symmetric, factor=0.1)
+def test_sinkhorn_scaling_of_a_rule_over_several_tiles_and_of_scores_of_range_ten_thousand(symmetric: bool) -> None:
+    rule = ops.permutation_matrix(ops.token_mixing_permutation(10, 10, 10)).to(DEVICE)
+    noisy = rule + scores(100, 100, tau=1.0, symmetric=symmetric, factor=0.1)
     for given in (noisy / 0.3, scores(9, 9, tau=3e-4, symmetric=symmetric)):
         plan = sinkhorn_scaling(given, symmetric, 1e-5, 200)
         torch.testing.assert_close(plan, scale(given, symmetric, 1e-5, 200)[0], atol=2e-5, rtol=0)

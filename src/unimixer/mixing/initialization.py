@@ -73,7 +73,7 @@ def head_permutations(num_blocks: int, num_heads: int, *, symmetric: bool) -> Te
 
 
 def permutation_logits(permutation: Tensor, peak: float) -> Tensor:
-    """Logits of a sharp permutation matrix: ``peak`` on it, 0 elsewhere."""
+    """Logits of a sharp permutation matrix, or of each of several: ``peak`` on it, 0 elsewhere."""
     return ops.permutation_matrix(permutation) * peak
 
 

@@ -101,7 +101,7 @@ class ConstrainedHeads(ConstrainedGlobal):
             orders = head_permutations(num_blocks, num_heads, symmetric=constraint.symmetric)
             if init == "identity":
                 orders = torch.arange(num_blocks).expand_as(orders)
-            start = torch.stack([permutation_logits(order, scale) for order in orders])
+            start = permutation_logits(orders, scale)
         self.logits = nn.Parameter(start)
 
     @property

@@ -48,14 +48,15 @@ def token_mixing_permutation(num_tokens: int, token_dim: int, num_heads: int) ->
 
 
 def permutation_matrix(permutation: Tensor) -> Tensor:
-    """The matrix M of a permutation, with ``x[:, permutation] == x @ M.T``.
+    """The matrix M of a permutation, or of each of several, with ``x[:, permutation] == x @ M.T``.
+
+    Shape:
+        - permutation: ``(..., N)``; output: ``(..., N, N)``
 
     Example:
         >>> permutation_matrix(torch.tensor([1, 0]))
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    length = permutation.numel()
-    matrix = torch.zeros(length, length, device=permutation.device)
-    matrix[torch.arange(length, device=permutation.device), permutation] = 1.0
-    return matrix
+    matrix = torch.zeros(*permutation.shape, permutation.shape[-1], device=permutation.device)
+    return matrix.scatter_(-1, permutation.unsqueeze(-1), 1.0)
