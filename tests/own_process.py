@@ -126,3 +126,7 @@ def _do(work: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[st
         work(*arguments)
     finally:
         atexit._run_exitfuncs()
+        try:
+            sys.stderr.flush()
+        except OSError:  # the exit code stays that of the program
+            sys.stderr = None

@@ -6,14 +6,13 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from own_process import unimixer
 from ports import free_port
 
 API_KEY, ADMIN_KEY = "callers-key-0123456789", "admins-key-0123456789"
@@ -70,19 +69,15 @@ class Served:
             environment["UNIMIXER_API_KEY"] = API_KEY
         # a server whose lines cannot be read cannot tell its port
         self._port = None if stderr is None else free_port()
-        command = [sys.executable, "-m", "unimixer", "serve", str(bundle), "--store", str(store)]
-        command += ["--port", str(self._port or 0), *options]
-        self._errors, theirs = os.pipe() if stderr is None else (os.open(os.devnull, os.O_RDONLY), stderr)
-        self.process = subprocess.Popen(command, stderr=theirs, env=environment)
-        if stderr is None:
-            os.close(theirs)
+        words = ("serve", bundle, "--store", store, "--port", self._port or 0, *options)
+        self.process = unimixer(*words, env=environment, stderr=stderr)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        with os.fdopen(self._errors, errors="replace") as lines:
+        with self.process.stdout, self.process.stderr as lines:
             for line in lines:
                 try:
                     self.lines.append(json.loads(line))

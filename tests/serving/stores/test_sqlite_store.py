@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from own_process import script
 from served import CONTEXT, Served
 from toy import DAY, START, toy_tables
 
@@ -167,8 +166,8 @@ with store._writing() as connection:
 
 
 def _killed_in_a_change(path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", _HALF, str(path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    with script(_HALF, path) as process:
+        assert process.wait() == -signal.SIGKILL
     assert path.with_name(f"{path.name}-journal").stat().st_size > 0
 
 
@@ -224,7 +223,7 @@ def test_a_log_of_an_earlier_version_is_neither_read_into_another_file_nor_lost(
         connection.execute("PRAGMA journal_mode = WAL")
     new = build(tmp_path / "new.sqlite", 5.0)
     whole = new.read_bytes()
-    script = (
+    changed = (
         "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
         "c.execute('DELETE FROM items'); c.commit(); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -232,7 +231,8 @@ def test_a_log_of_an_earlier_version_is_neither_read_into_another_file_nor_lost(
     with closing(SQLiteStore(copy)) as store:
         assert store.counts()["items"] == 30
         assert (copy.read_bytes()[18], list(tmp_path.glob("old.sqlite-*"))) == (1, [])
-    assert subprocess.run([sys.executable, "-c", script, str(features)], check=False).returncode == -signal.SIGKILL
+    with script(changed, features) as process:
+        assert process.wait() == -signal.SIGKILL
     with pytest.raises(StoreUnavailableError, match=r"sqlite-wal: holds changes .*PRAGMA journal_mode = DELETE"):
         SQLiteStore(features)
     new.rename(features)
@@ -362,8 +362,7 @@ def test_what_a_server_only_reads_may_be_write_protected(toy_features: Path) -> 
         path = Path(shutil.copy(toy_features, folder))
         path.chmod(0o444)
         Path(folder).chmod(0o555)
-        script = [sys.executable, "-c", _READ_ONLY, str(path)]
-        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+        said = script(_READ_ONLY, path).communicate()[0].splitlines()
         Path(folder).chmod(0o755)
     assert said == ["u3", f"{path}: the feature store cannot be used now (the file is read-only)"]
 
