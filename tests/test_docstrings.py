@@ -15,7 +15,7 @@ from torch import nn
 import unimixer
 
 ROOMS = ("mixing", "blocks", "backbones", "features")
-BASES = {"Transient", "Auxiliary", "Recomputing", "PerTask"}
+BASES = {"Transient", "Auxiliary", "Recomputing", "PerTask", "Discretizable"}
 """Bases that compute nothing: they have neither an equation nor shapes nor a source."""
 PARTS = {
     "an equation": r":math:|\.\. math::",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from unimixer.bundles.encoders import list_means, list_of, mean_of_all, newest_first
 from unimixer.bundles.graph import RequestRanker, feed, signature
+from unimixer.bundles.onnx_file import write_onnx
 from unimixer.bundles.program import trace
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
@@ -116,6 +118,21 @@ def test_a_model_that_cannot_be_traced_is_one_sentence(toy_dataset: Dataset) -> 
     graph.ranker.towers.forward = lambda hidden: hidden * float(hidden.sum())  # type: ignore[method-assign]
     with pytest.raises(UnimixerError, match=r"this UniMixerLite cannot be exported: .*; write its forward with"):
         trace(graph)
+
+
+def test_an_exporter_that_fails_is_named_with_its_versions(
+    monkeypatch: pytest.MonkeyPatch, toy_dataset: Dataset, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no form of aten.bmm")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    graph, program = RequestRanker(build(toy_dataset.transform.spec), toy_requests(toy_dataset)[0]), cast(Any, None)
+    reason = (
+        r"no form of aten.bmm; torch 2[\w.+]+ with onnxscript [\d.]+ writes no ONNX of it: update both, or choose pt2"
+    )
+    with pytest.raises(UnimixerError, match=f"this UniMixerLite cannot be exported: {reason}"):
+        write_onnx(graph, program, tmp_path / "model.onnx", external=False)
 
 
 @given(lengths=Lengths)

@@ -10,6 +10,11 @@ from unimixer import ops
 from unimixer.backbones import build_backbone
 from unimixer.errors import UnimixerError
 from unimixer.mixing import (
+    Discretizable,
+    IdentityGlobal,
+    IdentityLocal,
+    Permutation,
+    Unified,
     UniMixing,
     UniMixingLite,
     check_same_meaning,
@@ -111,6 +116,16 @@ def test_hardened_at_low_temperature_is_the_same_mixing(kind: type[Any]) -> None
         torch.testing.assert_close(x.flatten(1) @ hard.mixing_matrix().T, hard(x).flatten(1), atol=1e-5, rtol=0)
     assert not list(discretize(mixing, "permutation").parameters())
     assert torch.equal(discretize(mixing, "permutation")(x).flatten(1).sort().values, x.flatten(1).sort().values)
+
+
+def test_a_mixing_of_another_class_says_itself_how_it_is_hardened() -> None:
+    class Swap(Discretizable):
+        def discretized(self, top_k: int | None) -> Unified:
+            return Unified(self.local, Permutation(torch.tensor([1, 0]))) if top_k is None else self
+
+    model = nn.Sequential(Swap(IdentityLocal(2, 1), IdentityGlobal(2)))
+    assert discretize(model, "permutation")(torch.tensor([[3.0, 4.0]])).tolist() == [[4.0, 3.0]]
+    assert discretize(model, "top-1")(torch.tensor([[3.0, 4.0]])).tolist() == [[3.0, 4.0]]
 
 
 def test_hardened_permutation_composes_both_patterns_by_hand() -> None:

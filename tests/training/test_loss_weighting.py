@@ -184,7 +184,6 @@ def test_the_model_learns_by_present_weights_and_reports_those_of_the_recipe(toy
         ([UNCERTAINTY, "loss_weighting.alpha=1"], "alpha has no effect with kind=uncertainty"),
         ([GRADNORM, "loss_weighting.alpha=-1"], "loss_weighting.alpha=-1"),
         ([UNCERTAINTY, "tasks={is_click: 1}"], "weighs the losses of several tasks, and 'is_click' is the only one"),
-        ([GRADNORM, "distributed.dense=fsdp"], "needs whole towers on every process; use distributed.dense=ddp"),
     ],
 )
 def test_a_weighting_without_effect_is_refused(overrides: list[str], message: str, toy_dataset: Dataset) -> None:

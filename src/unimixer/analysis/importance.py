@@ -144,7 +144,7 @@ def measure_importance(
     bootstrap = UserBootstrap(labelled.num_users, replicates=options.replicates, seed=options.seed)
     metrics = [name for name in METRICS if name in labelled.metrics]
     repeats = 1 if options.missing else options.repeats
-    found = []
+    importances = []
     with progress_bar("importance", len(rows) * (1 + repeats * len(parts))) as advance:
         plain = logits(None, advance)
         base = {metric: bootstrap.values(labelled, metric, plain) for metric in metrics}
@@ -156,7 +156,7 @@ def measure_importance(
                 for metric in metrics:
                     changed[metric].append(bootstrap.values(labelled, metric, values))
             losses = {metric: _loss(metric, base[metric], changed[metric], labelled) for metric in metrics}
-            found.append(PartImportance(name, tuple(members), losses))
+            importances.append(PartImportance(name, tuple(members), losses))
     return Importance(
         model=str(model),
         task=task,
@@ -165,7 +165,7 @@ def measure_importance(
         users=labelled.num_users,
         replaced_by="missing" if options.missing else "permuted",
         base={metric: value for metric, (value, _) in base.items()},
-        parts=tuple(sorted(found, key=lambda part: -part.losses["auc"].worse)),
+        parts=tuple(sorted(importances, key=lambda part: -part.losses["auc"].worse)),
         seconds=round(time.perf_counter() - started, 1),
     )
 
@@ -316,5 +316,5 @@ def _loss(
     pairs = (plain, estimates, plain_draws, draws)
     if not HIGHER_IS_BETTER[metric]:
         pairs = (estimates, plain, draws, plain_draws)
-    found = difference(*pairs, num_users=rows.users_of(metric))
-    return Loss(found.estimate, found.low, found.high)
+    worse = difference(*pairs, num_users=rows.users_of(metric))
+    return Loss(worse.estimate, worse.low, worse.high)

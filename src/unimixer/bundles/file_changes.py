@@ -37,12 +37,12 @@ def changes(before: Path | None, after: Path) -> tuple[Copies, Bytes]:
     if before is None:
         return np.zeros((0, 3), dtype=np.int64), new
     old, there, here = open_bytes(before), parts_of(before), parts_of(after)
-    found = [
+    copied = [
         _copies(old, there[name], new, part)
         for name, part in here.items()
         if name in there and there[name].width == part.width
     ]
-    copies = _joined(np.concatenate([np.zeros((0, 3), dtype=np.int64), *found]))
+    copies = _joined(np.concatenate([np.zeros((0, 3), dtype=np.int64), *copied]))
     copies = copies[copies[:, 2] >= LEAST_COPY]
     return copies, _between(new, copies)
 
@@ -121,14 +121,14 @@ def _match_moved(before: Bytes, after: Bytes, source: NDArray[np.int64]) -> None
         hit = ordered[at] == wanted
         return rows[hit], order[at[hit]]
 
-    rows, found = candidates()
-    shifts, counts = np.unique(found - rows, return_counts=True)
+    rows, earlier = candidates()
+    shifts, counts = np.unique(earlier - rows, return_counts=True)
     for shift in shifts[np.argsort(-counts, kind="stable")[:SHIFTS]]:
         _match(before, after, source, int(shift))
-    rows, found = candidates()
+    rows, earlier = candidates()
     step = max(1, PIECE // max(1, after.shape[1]))
     for start in range(0, len(rows), step):
-        mine, theirs = rows[start : start + step], found[start : start + step]
+        mine, theirs = rows[start : start + step], earlier[start : start + step]
         equal = (before[theirs] == after[mine]).all(1)  # a hash alone proves nothing
         source[mine[equal]] = theirs[equal]
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def write_onnx(graph: RequestRanker, program: ExportedProgram, path: Path, *, ex
             assert written is not None
             written.save(str(path), external_data=external)
     except Exception as error:
-        raise cannot_export(graph, error) from error
+        exporter = f"torch {version('torch')} with onnxscript {version('onnxscript')}"
+        raise cannot_export(graph, error, f"{exporter} writes no ONNX of it: update both, or choose pt2") from error
 
 
 def weight_bytes(program: ExportedProgram) -> int:

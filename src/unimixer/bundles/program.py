@@ -51,14 +51,14 @@ def trace(graph: RequestRanker) -> ExportedProgram:
         raise cannot_export(graph, error) from error
 
 
-def cannot_export(graph: RequestRanker, error: Exception) -> Exception:
+def cannot_export(
+    graph: RequestRanker, error: Exception, way_out: str = "write its forward with tensor operations"
+) -> Exception:
     """Explain a model that a tracer or converter refuses in one sentence; a failure of the system stays as it is."""
     if explain(error) is not None:
         return error
     name = type(graph.ranker.backbone).__name__
-    return UnimixerError(
-        f"this {name} cannot be exported: {first_line(error)}; write its forward with tensor operations"
-    )
+    return UnimixerError(f"this {name} cannot be exported: {first_line(error)}; {way_out}")
 
 
 def _axes(inputs: tuple[Input, ...]) -> tuple[dict[int, Any], ...]:

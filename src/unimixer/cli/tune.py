@@ -91,6 +91,7 @@ def tune(options: TuneOptions) -> None:
 
 def _search(options: TuneOptions) -> OpenSearch:
     """Read the plan of the folder, or make one of the recipe and the options."""
+    from unimixer.data.dataset import open_dataset
     from unimixer.errors import UnimixerError
     from unimixer.experiments.plan_file import read_plan
     from unimixer.experiments.tuning import Search, default_space, open_search, read_space
@@ -111,7 +112,10 @@ def _search(options: TuneOptions) -> OpenSearch:
             )
         return open_search(read_plan(folder, Search), folder)
     recipe = load_recipe(options.source, changes)
-    written = default_space(recipe) if options.space is None else load_yaml(options.space)
+    if options.space is None:
+        written: dict[str, Any] = default_space(recipe, open_dataset(recipe.dataset).transform.spec)
+    else:
+        written = load_yaml(options.space)
     space = read_space(written, "space" if options.space is None else str(options.space))
     plan = Search(
         source=str(options.source),

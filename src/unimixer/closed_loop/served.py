@@ -68,9 +68,9 @@ class ServedRanker(Ranker):
         ]
         answers = list(self.client.post_all("/v1/rank", list(zip(bodies, ids, strict=True))))
         for user, answer in zip(users, answers, strict=True):
-            expected, found = assign(self.experiment, user).arm, answer.get("experiment", {}).get("arm")
-            if found != expected:
-                raise UnimixerError(f"user {user}: the server chose arm {found!r}, and the specification {expected!r}")
+            expected, chosen = assign(self.experiment, user).arm, answer.get("experiment", {}).get("arm")
+            if chosen != expected:
+                raise UnimixerError(f"user {user}: the server chose arm {chosen!r}, and the specification {expected!r}")
         self.answered += len(answers)
         return torch.tensor([answer["ranking"][:shown] for answer in answers])
 

@@ -8,15 +8,8 @@ from unimixer.mixing.constraint import CONSTRAINTS, Constraint
 from unimixer.mixing.controls import no_mixing, random_orthogonal, random_permutation
 from unimixer.mixing.conversions import check_same_meaning, converted_state, from_rule, to_full
 from unimixer.mixing.factorization import AttentiveValues, FactorizationMixing, UnitValues
-from unimixer.mixing.fixed import (
-    FixedGlobal,
-    FixedLocal,
-    SparseGlobal,
-    discretize,
-    fixed_mixing,
-    freeze,
-    nearest_permutation,
-)
+from unimixer.mixing.fixed import discretize, fixed_mixing, freeze
+from unimixer.mixing.fixed_patterns import FixedGlobal, FixedLocal, SparseGlobal, nearest_permutation
 from unimixer.mixing.generated import KroneckerGlobal, PermutationSum
 from unimixer.mixing.global_patterns import CallableGlobal, FullGlobal, Global, GramMatrix, IdentityGlobal, Permutation
 from unimixer.mixing.hubs import HubMixing
@@ -33,7 +26,7 @@ from unimixer.mixing.per_head import ConstrainedHeads, PerHeadGlobal
 from unimixer.mixing.projections import Compression, Convolution, FullMixing, RectangularGlobal
 from unimixer.mixing.sum import Sum
 from unimixer.mixing.token_mixing import TokenMixing
-from unimixer.mixing.unified import MatrixMixing, Unified
+from unimixer.mixing.unified import Discretizable, MatrixMixing, Unified
 from unimixer.mixing.unimixing import HeadUniMixing, UniMixing, UniMixingLite
 
 __all__ = [
@@ -50,6 +43,7 @@ __all__ = [
     "ConstrainedHeads",
     "Constraint",
     "Convolution",
+    "Discretizable",
     "DoublyStochasticLocal",
     "FactorizationMixing",
     "FixedGlobal",

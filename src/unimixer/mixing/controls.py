@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unimixer.errors import check_divisible
-from unimixer.mixing.fixed import FixedGlobal
+from unimixer.mixing.fixed_patterns import FixedGlobal
 from unimixer.mixing.global_patterns import IdentityGlobal, Permutation
 from unimixer.mixing.local_patterns import IdentityLocal
 from unimixer.mixing.unified import Unified

@@ -8,8 +8,9 @@ from torch import Tensor
 from unimixer import ops
 from unimixer.errors import UnimixerError, check_divisible
 from unimixer.mixing.base import Mixing
-from unimixer.mixing.global_patterns import Global
-from unimixer.mixing.local_patterns import Local
+from unimixer.mixing.fixed_patterns import FixedLocal, SparseGlobal, nearest_permutation
+from unimixer.mixing.global_patterns import Global, Permutation
+from unimixer.mixing.local_patterns import IdentityLocal, Local
 
 
 class Unified(Mixing):
@@ -68,7 +69,26 @@ class Unified(Mixing):
             return ops.unified_matrix(weights, self.local.matrix().to(weights))
 
 
-class MatrixMixing(Unified):
+class Discretizable(Unified):
+    """A mixing whose matrices do not depend on the embedding, as :func:`~unimixer.mixing.discretize` needs.
+
+    Example:
+        >>> from unimixer.mixing import HeadUniMixing, UniMixing
+        >>> [issubclass(kind, Discretizable) for kind in (UniMixing, HeadUniMixing, Unified)]
+        [True, True, False]
+    """
+
+    def discretized(self, top_k: int | None) -> Unified:
+        """Return a copy with constant matrices.
+
+        Args:
+            top_k: keep this many entries of every row of the matrices between blocks, scaled to sum to one again; None
+                turns all matrices into their nearest permutations.
+        """
+        raise AssertionError("a subclass defines the copy")
+
+
+class MatrixMixing(Discretizable):
     r"""Both patterns are matrices that do not depend on the embedding: two products over the batch.
 
     The base of UniMixing and UniMixing-Lite; with :class:`~unimixer.mixing.FixedLocal` and
@@ -113,3 +133,16 @@ class MatrixMixing(Unified):
     def temperature(self) -> Tensor:
         """Temperature of the constraint between blocks."""
         return self.global_.temperature  # type: ignore[return-value]
+
+    def discretized(self, top_k: int | None) -> Unified:
+        """Return a copy with constant matrices; local matrices stay as they are beside ``top_k`` entries."""
+        global_NN, local_Nbb = self.weights()
+        size, width = global_NN.shape[0], local_Nbb.shape[-1]
+        if top_k is not None:
+            local = FixedLocal(size, local_Nbb, self.local_pattern)
+            return Unified(local, SparseGlobal(global_NN, min(top_k, size)))
+        source = nearest_permutation(global_NN)
+        # column j of a local matrix says which number of the old block becomes number j of the new one
+        inside = torch.stack([nearest_permutation(matrix.T) for matrix in local_Nbb]).expand(size, width)
+        order = (source.unsqueeze(1) * width + inside[source]).flatten()
+        return Unified(IdentityLocal(size * width, 1), Permutation(order))

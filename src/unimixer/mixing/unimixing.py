@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unimixer import ops
 from unimixer.errors import UnimixerError, check_choice, check_divisible
 from unimixer.mixing.constraint import GENERATED, Constraint
+from unimixer.mixing.fixed_patterns import FixedGlobal, SparseGlobal, nearest_permutation
 from unimixer.mixing.generated import generated, generated_parameters
+from unimixer.mixing.global_patterns import Permutation
 from unimixer.mixing.initialization import block_permutation
 from unimixer.mixing.learned import BasisLocal, ConstrainedGlobal, DoublyStochasticLocal, LearnedGlobal, LowRankGlobal
 from unimixer.mixing.local_patterns import IdentityLocal
 from unimixer.mixing.per_head import ConstrainedHeads
-from unimixer.mixing.unified import MatrixMixing, Unified
+from unimixer.mixing.unified import Discretizable, MatrixMixing, Unified
 
 LOCALS = ("doubly_stochastic", "shared", "free")
 HEAD_CONSTRAINTS = ("sinkhorn", "free", "unit-rows")
@@ -225,7 +228,7 @@ class HeadUniMixingOptions:
     range_cap: float | None = None
 
 
-class HeadUniMixing(Unified):
+class HeadUniMixing(Discretizable):
     r"""UniMixing with a matrix between tokens for every head, :math:`H T^2` parameters.
 
     .. math:: out^h = \bar W_h\, x^h, \qquad \bar W_h = \mathrm{Sinkhorn}(W_h / \tau), \qquad h = 1, \dots, H
@@ -271,3 +274,15 @@ class HeadUniMixing(Unified):
     def mix(self, x_BL: Tensor) -> Tensor:
         """Mix flattened tokens, equal to the definition in :class:`Unified`, heads as whole rows."""
         return ops.head_unimixing(x_BL, self.global_.weights().to(x_BL.dtype))
+
+    def discretized(self, top_k: int | None) -> Unified:
+        """Return a copy with constant matrices."""
+        heads = self.global_.weights()
+        num_heads, num_tokens = heads.shape[:2]
+        if top_k is not None:
+            matrices = [SparseGlobal(matrix, min(top_k, num_tokens)).weights()[0] for matrix in heads]
+            pattern = f"constant, {top_k} entries a row, own for every head"
+            return Unified(self.local, FixedGlobal(torch.stack(matrices), pattern))
+        sources = torch.stack([nearest_permutation(matrix) for matrix in heads], dim=1)
+        order = (sources * num_heads + torch.arange(num_heads, device=sources.device)).flatten()
+        return Unified(IdentityLocal(num_tokens * num_heads, self.block_size // num_heads), Permutation(order))

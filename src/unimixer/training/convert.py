@@ -12,7 +12,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
-from unimixer.mixing import HeadUniMixing, MatrixMixing, discretize
+from unimixer.mixing import Discretizable, discretize
 from unimixer.progress import progress_bar
 from unimixer.ranker import Ranker
 from unimixer.training.config import ModelConfig, Recipe
@@ -112,7 +112,7 @@ def hardened_ranker(ranker: Ranker, form: str, run: RunFolder) -> Ranker:
     Raises:
         UnimixerError: if the model has no learned mixing.
     """
-    if not any(isinstance(part, MatrixMixing | HeadUniMixing) for part in ranker.modules()):
+    if not any(isinstance(part, Discretizable) for part in ranker.modules()):
         raise UnimixerError(
             f"{run.folder} is a {run.recipe.model.backbone}: it has no learned mixing to harden; "
             "unimixer and unimixer-lite have"

@@ -57,16 +57,12 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
 
 
 def _check_loss_weighting(recipe: Recipe) -> None:
-    """Raise where weights of losses would be learned without effect, or cannot be."""
+    """Raise where weights of losses would be learned without effect."""
     kind = recipe.loss_weighting.kind
     if kind != "fixed" and len(recipe.tasks) == 1:
         raise UnimixerError(
             f"loss_weighting.kind={kind} weighs the losses of several tasks, and {next(iter(recipe.tasks))!r} is the "
             "only one; leave loss_weighting out"
-        )
-    if kind == "gradnorm" and recipe.distributed.dense == "fsdp":
-        raise UnimixerError(
-            "loss_weighting.kind=gradnorm needs whole towers on every process; use distributed.dense=ddp or uncertainty"
         )
 
 

@@ -209,10 +209,16 @@ def _join(cluster: Cluster, *, cores: int, gpus: int) -> Iterator[Any]:
             ray.init(num_cpus=cores, num_gpus=gpus or None, **quiet)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises an Exception itself where its processes do not start in time
+        reason = " ".join(str(error).split())[:200]
+        if address == LOCAL:
+            raise UnimixerError(
+                f"--ray local: no cluster began on this machine ({reason}); try again on a machine that is less busy, "
+                "or leave --ray out"
+            ) from None
         raise UnimixerError(
-            f"--ray {address}: no cluster answers ({' '.join(str(error).split())[:200]}); start one with: "
-            "ray start --head, or use --ray local; to join one that asks for a token, set RAY_AUTH_MODE=token"
+            f"--ray {address}: no cluster answers ({reason}); start one with: ray start --head, or use --ray local; "
+            "to join one that asks for a token, set RAY_AUTH_MODE=token"
         ) from None
     try:
         yield ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from tiny import tiny_recipe, tiny_values
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.tuning.space import check_space, default_space, has_effect, own_value, read_space
+from unimixer.experiments.tuning.default_space import default_space
+from unimixer.experiments.tuning.space import check_space, has_effect, own_value, read_space
+from unimixer.features import DenseField, FeatureSpec, IdField, SequenceField
 from unimixer.settings import load_yaml
+from unimixer.training.config import Recipe, load_recipe
 
 
 def checked(text: str, folder: Path, *overrides: str) -> None:
@@ -102,14 +106,68 @@ def test_the_value_of_a_recipe_is_its_own_or_a_default() -> None:
     assert [own_value(recipe, key) for key in keys] == [4, "post", 1e-3, [8]]
 
 
+SPEC = FeatureSpec(
+    ids=(IdField("user_id", "user", "user_id"), IdField("item_id", "item", "item_id")),
+    dense=(DenseField("price", "item"),),
+    sequences=(SequenceField("past_items", "behaviour", "item_id", "past", 5, "item_id"),),
+    tables={"user_id": 9, "item_id": 7},
+    labels=("click",),
+)
+
+
+def default_of(model: dict[str, Any], spec: FeatureSpec = SPEC, **sections: Any) -> dict[str, Any]:
+    """The default space of a recipe, which the recipe and its data must take."""
+    values = {"name": "x", "dataset": "data", "model": model, **sections}
+    written = default_space(Recipe.model_validate(values), spec)
+    check_space(read_space(written, "space"), values)
+    return written
+
+
 @pytest.mark.parametrize("backbone", ["unimixer-lite", "mlp", "rankmixer"])
 def test_the_default_space_fits_every_recipe(backbone: str) -> None:
-    values = {"name": "x", "dataset": "data", "model": {"backbone": backbone, "dense_params": "100K"}}
-    recipe = tiny_recipe("data").model_validate(values)
-    written = default_space(recipe)
-    check_space(read_space(written, "space"), values)
+    written = default_of({"backbone": backbone, "dense_params": "100K", "num_tokens": 4})
     assert written["optimizer.dense_lr"] == {"log": [1e-4, 1e-2]}
+    assert written["optimizer.dense"] == {"choice": ["adam", "adamw", "muon"]}
+    assert written["training.batch_size"] == {"choice": [256, 512, 1024]}
+    assert written["model.embedding_dim"] == {"choice": [8, 16, 32]}
+    assert written["model.sequence_encoder"] == {"choice": ["mean", "target_attention", "din"]}
+    assert written["averaging.kind"] == {"choice": ["none", "ema", "swa"]}
     assert ("model.options.dropout" in written, "model.options.num_blocks" in written) == (
         backbone == "mlp",
         backbone != "mlp",
     )
+
+
+def test_the_default_space_of_a_packaged_recipe_searches_all_that_may_matter() -> None:
+    recipe = load_recipe("kuairand-unimixer-lite")
+    written = default_of(recipe.model.model_dump(exclude_unset=True))
+    model = (
+        "embedding_dropout",
+        "options.num_blocks",
+        "tower_crosses",
+        "sequence_encoder",
+        "embedding_dim",
+        "num_tokens",
+    )
+    optimizer = ("dense_lr", "embedding_lr", "weight_decay", "dense")
+    assert sorted(written) == sorted(
+        [
+            *(f"model.{name}" for name in model),
+            *(f"optimizer.{name}" for name in optimizer),
+            *("training.batch_size", "averaging.kind"),
+        ]
+    )
+
+
+def test_the_default_space_leaves_out_what_the_recipe_or_its_data_do_not_take() -> None:
+    small = {"backbone": "transformer", "width": 8, "num_tokens": 4, "options": {"num_blocks": 1}}
+    assert default_of({**small, "embedding_dim": 1})["model.embedding_dim"] == {"choice": [1, 2]}
+    without = replace(SPEC, sequences=())
+    assert "model.sequence_encoder" not in default_of(small, without)
+    assert "model.sequence_encoder" not in default_of({**small, "sequences": "tokens"})
+    assert "model.num_tokens" not in default_of({**small, "tokenizer": "field", "embedding_dim": 8})
+    decay = {"averaging": {"kind": "ema", "decay": 0.9}, "optimizer": {"dense": "sgd"}}
+    written = default_of(small, **decay)
+    assert not {"averaging.kind", "optimizer.dense", "optimizer.weight_decay"} & written.keys()
+    vectors = {"item_id": {"path": "vectors.parquet"}}
+    assert "model.embedding_dim" not in default_of(small, pretrained=vectors)

@@ -55,6 +55,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "adam": (
         *(SIX, "optimizer.dense=adamw", "optimizer.weight_decay=0.01", "optimizer.mixing_lr=0.01"),
         *("temperature.end=0.5", "optimizer.clip_norm=0.1", "training.activation_checkpointing=true"),
+        *("model.task_head=mmoe", "model.task_head_options={num_experts: 2, expert_dims: [8]}"),
+        "loss_weighting.kind=gradnorm",
     ),
     "mixture": (
         *(SIX, *SGD, "model.options.ffn=relu-moe", "model.options.ffn_options={num_experts: 2, combine: mean}"),
@@ -64,6 +66,8 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "muon": (
         *(SIX, "optimizer.dense=muon", "optimizer.weight_decay=0.01", "optimizer.mixing_lr=0.01"),
         *("temperature.end=0.5", "averaging.kind=ema", "averaging.decay=0.6"),
+        *("model.task_head=ple", "model.task_head_options={num_experts: 1, expert_dims: [8]}"),
+        "loss_weighting.kind=uncertainty",
     ),
 }
 LOSS = {"sgd": 1e-6, "adam": 1e-5, "mixture": 1e-6, "bfloat16": 2e-2, "muon": 1e-5}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from unimixer.backbones.registry import backbone_class, check_options
 from unimixer.errors import UnimixerError, unknown
 from unimixer.experiments.lr_search import rounded
-from unimixer.experiments.sizes import depth_option
 from unimixer.settings import Change, Document, check_distinct, override, parse
 from unimixer.training.config import Recipe
 
@@ -215,27 +214,6 @@ def own_value(recipe: Recipe, key: str) -> Any:
     for part in (*sections, name):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part)
     return list(value) if isinstance(value, tuple) else value
-
-
-def default_space(recipe: Recipe) -> dict[str, dict[str, Sequence[Any]]]:
-    """Return the space of a search whose user gives none, as a file would have it."""
-    options, dense = backbone_class(recipe.model.backbone).options(), recipe.optimizer.dense
-    space: dict[str, dict[str, Sequence[Any]]] = {
-        "optimizer.dense_lr": {"log": [1e-4, 1e-2]},
-        "optimizer.embedding_lr": {"log": [1e-4, 1e-1]},
-        "model.embedding_dropout": {"uniform": [0.0, 0.3]},
-    }
-    if dense in ("adam", "adamw"):
-        space["optimizer.dense"] = {"choice": ["adam", "adamw"]}
-    if dense != "sgd":
-        space["optimizer.weight_decay"] = {"log": [1e-6, 1e-1]}
-    if "dropout" in options:
-        space["model.options.dropout"] = {"uniform": [0.0, 0.3]}
-    depth = depth_option(recipe.model.backbone)
-    if depth is not None and recipe.model.dense_params is not None:  # the budget then makes deeper models narrower
-        own = own_value(recipe, f"model.options.{depth}")
-        space[f"model.options.{depth}"] = {"int": [1, max(4, own or 1)]}
-    return space
 
 
 def _plain(value: Any) -> Any:
