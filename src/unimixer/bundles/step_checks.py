@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from unimixer.bundles.steps import Steps
 from unimixer.ops.native.scoring import Floats, Kind, Step
 
-
 MOST_ROWS = 1 << 20
 """Rows of the activations of a tile; a model of two million parameters has two thousand."""
 
