@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from export_cases import KINDS, build, of_backbone, toy_requests
 
 from unimixer.bundles.bundle import id_limits
-from unimixer.bundles.graph import RequestRanker, feed
+from unimixer.bundles.graph import Input, RequestRanker, feed
 from unimixer.bundles.kernel_runner import KernelRunner
 from unimixer.bundles.requests import repeated
 from unimixer.bundles.steps import Steps, steps_of
@@ -22,7 +23,7 @@ from unimixer.data.dataset import Dataset
 from unimixer.features.request import RequestLayout
 from unimixer.ops import native
 from unimixer.ops.native import scoring
-from unimixer.ops.native.scoring import Kind
+from unimixer.ops.native.scoring import Form, Kind, Step
 
 pytestmark = pytest.mark.skipif(scoring.library() is None, reason="no C compiler builds the kernels here")
 
@@ -87,6 +88,25 @@ def test_a_request_without_a_part_of_the_user(toy_dataset: Dataset) -> None:
     logits, _ = runner_of(graph, steps_of(graph))([given[one.name] for one in graph.inputs])
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits), ranker(batch), rtol=1e-5, atol=5e-6)
+
+
+def test_activations_over_their_whole_range() -> None:
+    """Of a model that gives a number x as x, GELU(x) and SiLU(x)."""
+    forms = (Form.NONE, Form.GELU, Form.SILU)
+    steps = (
+        Step(Kind.VECTOR, to=0, out=1),
+        *(Step(Kind.PRODUCT, to=1 + at, first=0, in_=1, out=1, form=form) for at, form in enumerate(forms)),
+        Step(Kind.GIVE, first=1, out=3),
+    )
+    one, nothing, orders = np.ones(1, dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
+    whole = Steps((Step(Kind.GIVE, out=1),), steps, one, nothing, orders, ())
+    numbers = Input("candidates.dense_features", "candidates", "float32", 1)
+    x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([float("nan"), -100.0, 100.0])]).unsqueeze(1)
+    found = torch.from_numpy(KernelRunner(whole, [], [numbers], {}, 1)([x])[0])
+    x = x.nan_to_num()
+    expected = torch.cat([x, F.gelu(x.double()).float(), F.silu(x.double()).float()], dim=1)
+    error = (found - expected).abs() / x.abs().clamp(min=1)
+    assert error.max() < 3e-7
 
 
 @pytest.mark.parametrize("count", [1, 47, 48, 49, 200])

@@ -51,7 +51,9 @@ int64_t group_rows(void) { return ROWS; }
 
 static inline Vector all(float x) { return (Vector){} + x; }
 #if defined(__AVX512F__)
-static inline Vector clamped(Vector x, float low, float high) { return _mm512_max_ps(_mm512_min_ps(x, all(high)), all(low)); }
+static inline Vector clamped(Vector x, float low, float high) {
+    return _mm512_max_ps(_mm512_min_ps(x, all(high)), all(low));
+}
 #else
 static inline Vector pick(Whole mask, Vector a, Vector b) { return (Vector)((mask & (Whole)a) | (~mask & (Whole)b)); }
 static inline Vector clamped(Vector x, float low, float high) {
@@ -93,7 +95,9 @@ static inline Vector gelu(Vector x) {
     return x * (k * p + 0.5f);
 }
 
-static inline Vector activated(Vector x, const int form) { return form == GELU ? gelu(x) : form == SILU ? silu(x) : x; }
+static inline Vector activated(Vector x, const int form) {
+    return form == GELU ? gelu(x) : form == SILU ? silu(x) : x;
+}
 
 #if ROWS == 8
 #define EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
@@ -104,9 +108,9 @@ static inline Vector activated(Vector x, const int form) { return form == GELU ?
 #endif
 
 /* A group of outputs in some columns. The sums are named one by one, because arrays do not stay in registers. */
-static inline __attribute__((always_inline)) void group(const Step *s, const float *w, const float *bias, const float *gates,
-                                                        const float *in, float *out, int64_t left, const int vectors,
-                                                        const int form) {
+static inline __attribute__((always_inline)) void group(const Step *s, const float *w, const float *bias,
+                                                        const float *gates, const float *in, float *out, int64_t left,
+                                                        const int vectors, const int form) {
     int64_t stride = s->stride * LANES;
     Vector y = {}, z = {};
 #define START(r) Vector a##r = {}, b##r = {}, c##r = {};
@@ -123,7 +127,8 @@ static inline __attribute__((always_inline)) void group(const Step *s, const flo
 #define GIVE_ROW(r) \
     if (r < left) { \
         float add = bias ? bias[r] : 0.0f; \
-        PUT(r, 0, activated(a##r + add, form)) PUT(r, 1, activated(b##r + add, form)) PUT(r, 2, activated(c##r + add, form)) \
+        PUT(r, 0, activated(a##r + add, form)) PUT(r, 1, activated(b##r + add, form)) \
+        PUT(r, 2, activated(c##r + add, form)) \
     }
 #define GIVE_PAIR(r, g) \
     if (r < left) { \
@@ -140,14 +145,16 @@ static inline __attribute__((always_inline)) void group(const Step *s, const flo
 
 /* out = activation(W in + b) for some columns of rows. */
 static inline __attribute__((always_inline)) void product(const Step *s, const float *w, const float *bias,
-                                                          const float *in, float *out, const int vectors, const int form) {
+                                                          const float *in, float *out, const int vectors,
+                                                          const int form) {
     int64_t shown = form == SWIGLU ? ROWS / 2 : ROWS;
     for (int64_t first = 0; first < s->out; first += shown, w += s->in * ROWS, out += shown * s->stride * LANES)
         group(s, w, bias ? bias + first : 0, bias ? bias + s->out + first : 0, in, out, s->out - first, vectors, form);
 }
 
 #define WITH_VECTORS(form) \
-    static void product_##form(const Step *s, const float *w, const float *bias, const float *in, float *out, int vectors) { \
+    static void product_##form(const Step *s, const float *w, const float *bias, const float *in, float *out, \
+                               int vectors) { \
         if (vectors == 3) product(s, w, bias, in, out, 3, form); \
         else if (vectors == 2) product(s, w, bias, in, out, 2, form); \
         else product(s, w, bias, in, out, 1, form); \
@@ -185,7 +192,8 @@ static void norm(const Step *s, const float *weights, const int64_t *orders, flo
         for (int64_t d = 0; d < s->in; d++) {
             const float *a = x + d * LANES, *more = y ? y + (order ? order[first + d] : first + d) * LANES : ZEROS;
             Vector *to = (Vector *)(out + d * LANES);
-            c0 += to[0] = AT(a, 0) + AT(more, 0), c1 += to[1] = AT(a, 1) + AT(more, 1), c2 += to[2] = AT(a, 2) + AT(more, 2);
+            to[0] = AT(a, 0) + AT(more, 0), to[1] = AT(a, 1) + AT(more, 1), to[2] = AT(a, 2) + AT(more, 2);
+            c0 += to[0], c1 += to[1], c2 += to[2];
         }
         share = s->form ? share : 0.0f;
         c0 *= share, c1 *= share, c2 *= share;
@@ -259,10 +267,11 @@ void run_steps(const Step *steps, int64_t count, const float *weights, const int
             case PRODUCT: products(s, weights, call->shared, scratch, (tile + FLOATS - 1) / FLOATS); break;
             case NORM: norm(s, weights, orders, scratch); break;
             case ADD: /* to = from + factor * source, whose rows are taken in an order; from may be absent */
-                for (int64_t d = 0; d < s->out; d++)
-                    for (int64_t i = 0; i < LANES; i++)
-                        to[d * LANES + i] = (s->first < 0 ? 0.0f : from[d * LANES + i]) +
-                                            weights[s->weight] * source[(s->width < 0 ? d : orders[s->width + d]) * LANES + i];
+                for (int64_t d = 0; d < s->out; d++) {
+                    const float *x = s->first < 0 ? ZEROS : from + d * LANES;
+                    const float *more = source + (s->width < 0 ? d : orders[s->width + d]) * LANES;
+                    for (int i = 0; i < LANES; i++) to[d * LANES + i] = x[i] + weights[s->weight] * more[i];
+                }
                 break;
             case REPEAT: /* what the user's steps gave, for every candidate */
                 for (int64_t d = 0; d < s->out; d++)
