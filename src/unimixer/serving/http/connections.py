@@ -131,7 +131,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request that is refused by its head alone here and now; begin any other one."""
-        plain = cycle.keep_alive and not cycle.waiting_for_100_continue
+        # a pipeline begins its next request where one ends: refused at once, they would end in each other
+        plain = cycle.keep_alive and not cycle.waiting_for_100_continue and not self.pipeline
         refused = self.limits.refusal(cycle.scope) if plain else None
         if refused is None:
             super()._start_asgi_task(cycle, app)
