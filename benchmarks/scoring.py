@@ -8,7 +8,7 @@ which takes a core each:
 - ``eager``: the trained ranker in evaluation mode, with cached mixing matrices, on the plain batch of N rows; making
   that batch out of the request is not counted.
 - ``eager once``: the user's part computed once, in PyTorch.
-- ``onnx``, ``pt2``, ``aoti``: ``Bundle.score``, checks of the request included.
+- ``kernels``, ``onnx``, ``pt2``, ``aoti``: ``Bundle.score``, checks of the request included.
 
 Scores of all ways are compared before any time is reported. ``ratio`` is the p50 of ``eager`` over that of the row.
 Example:
@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-WAYS = ("eager", "eager once", "onnx", "pt2", "aoti")
+WAYS = ("eager", "eager once", "kernels", "onnx", "pt2", "aoti")
 TOLERANCE = 1e-5
 TURN, UNCOUNTED = 10, 3
 """Calls of one way in a row, and how many of them are not counted."""
@@ -68,7 +68,10 @@ def scorers(run: Path, folder: Path, ways: list[str], candidates: int, threads: 
     bundles = {}
     for form in ("onnx", *(way for way in ways if way in ("pt2", "aoti"))):
         export_run(run, folder / f"{run.name}-{form}", ExportOptions(format=form, largest=candidates))
-        bundles[form] = open_bundle(folder / f"{run.name}-{form}", threads=threads)
+        bundles[form] = open_bundle(folder / f"{run.name}-{form}", threads=threads, kernels=False)
+    bundles["kernels"] = open_bundle(folder / f"{run.name}-onnx", threads=threads)
+    if bundles["kernels"].scored_by != "kernels" and "kernels" in ways:
+        raise SystemExit("this machine builds no kernels, or the model has no steps: leave kernels out of --ways")
     bundle, ranker = bundles["onnx"], load_ranker(RunFolder(run))
     requests = [repeated(request, candidates) for request, _ in bundle.held_out()]
     graph = RequestRanker(ranker, bundle.layout)

@@ -17,20 +17,26 @@ import polars as pl
 import pytest
 import torch
 from export_cases import exported
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from toy import toy_frames
 
 from unimixer.bundles import ExportOptions, export_run, open_bundle
+from unimixer.bundles.kernel_runner import KernelRunner
 from unimixer.bundles.manifest import NAME, version_of, write_manifest
+from unimixer.bundles.steps_file import STEPS
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request
+from unimixer.ops.native import scoring
 from unimixer.predictor import Predictor
 from unimixer.training.model import compiler
 from unimixer.training.run import RunFolder
 
 Change = Callable[[dict[str, Any]], None]
 LOG = toy_frames()[0]
+needs_kernels = pytest.mark.skipif(scoring.library() is None, reason="no C compiler builds the kernels here")
 COMPILED = pytest.param(
     "aoti",
     marks=[
@@ -80,6 +86,49 @@ def test_a_bundle_scores_raw_rows_as_the_predictor_does(
         assert scores.shape == (len(shown), 2)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(scores, 1 / (1 + np.exp(-opened.logits(request))), rtol=0, atol=1e-6)
+
+
+@needs_kernels
+def test_kernels_score_a_bundle_as_its_graph_does(bundle: Path) -> None:
+    opened, graph = open_bundle(bundle, threads=1), open_bundle(bundle, threads=1, kernels=False)
+    assert (opened.scored_by, graph.scored_by) == ("kernels", "onnx")
+    for request, expected in opened.held_out():
+        np.testing.assert_allclose(opened.score(request), graph.score(request), rtol=0, atol=2e-6)
+        np.testing.assert_allclose(opened.logits(request), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+def test_kernels_that_give_other_scores_are_not_used(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(KernelRunner, "__call__", lambda _, tensors: (np.zeros((64, 2)), np.zeros((64, 2))))
+    assert open_bundle(bundle, threads=1).scored_by == "onnx"
+    assert "by the C kernels of this machine a probability of its held-out requests moves by" in capsys.readouterr().err
+
+
+@needs_kernels
+def test_steps_that_do_not_fit_are_refused(bundle: Path) -> None:
+    tensors, path = load_file(bundle / STEPS), bundle / STEPS
+    with safe_open(path, framework="np") as file:
+        facts = file.metadata()
+
+    def written(facts: dict[str, str]) -> Path:
+        save_file(tensors, path, metadata=facts)
+        manifest = json.loads((bundle / NAME).read_text())
+        (bundle / NAME).unlink()
+        write_manifest(bundle, {k: v for k, v in manifest.items() if k not in ("format", "version", "files")})
+        return bundle
+
+    other = json.loads(facts["steps"]) | {"format": 99}
+    assert open_bundle(written({"steps": json.dumps(other)})).scored_by == "onnx"
+    tensors["candidates"][0, 1] = 2**40  # a row far beyond the others
+    with pytest.raises(UnimixerError, match=r"steps\.safetensors: not the steps of this bundle \(.*\); export the run"):
+        open_bundle(written(facts))
+
+
+def test_a_bundle_without_kernels_is_scored_by_its_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "library", lambda: None)
+    assert open_bundle(bundle).scored_by == "onnx"
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2", COMPILED])

@@ -115,7 +115,7 @@ class RowPermutation(nn.Module):
         return x_TDB.reshape(len(self.order), -1, x_TDB.shape[-1])[self.order].reshape(x_TDB.shape)
 
 
-class _TokenGroup(nn.Module):
+class TokenGroup(nn.Module):
     """Apply both layers of some tokens."""
 
     def __init__(self, ffn: PerTokenFFN | PerTokenSwiGLU, tokens: slice) -> None:
@@ -150,7 +150,7 @@ class RowFFN(nn.Module):
         tokens, width, between = first.weight.shape
         size = max(1, group // between)
         self.sizes = [min(size, tokens - start) * width for start in range(0, tokens, size)]
-        self.groups = nn.ModuleList(_TokenGroup(ffn, slice(start, start + size)) for start in range(0, tokens, size))
+        self.groups = nn.ModuleList(TokenGroup(ffn, slice(start, start + size)) for start in range(0, tokens, size))
 
     def forward(self, x_TDB: Tensor) -> Tensor:
         """Apply every token's two layers."""

@@ -14,7 +14,8 @@ from unimixer.bundles.graph import CANDIDATES, Input, feed, signature
 from unimixer.bundles.manifest import check_made_with, read_manifest
 from unimixer.bundles.onnx_file import external_files
 from unimixer.bundles.requests import FILE, load_requests
-from unimixer.bundles.runners import FORMATS, open_runner
+from unimixer.bundles.runners import FORMATS, Runner, open_runner
+from unimixer.bundles.steps_file import open_kernels
 from unimixer.data.encoding.transform import Transform
 from unimixer.errors import UnimixerError
 from unimixer.features.request import Request, RequestLayout
@@ -30,6 +31,8 @@ class Bundle:
         manifest: its table of contents.
         threads: of one call (default: the runtime's own choice); a setting of the whole process if torch runs the
             graph (``pt2`` and ``aoti``).
+        kernels: let C kernels score, if the bundle has steps for them and this machine can build them; otherwise the
+            runtime of the graph scores.
 
     Attributes:
         version: hash of the content.
@@ -39,16 +42,19 @@ class Bundle:
         layout: the part of a batch that belongs to the user.
         inputs: tensors of the graph in their order.
         manifest: all facts that the export wrote.
+        scored_by: ``kernels``, or the format of the graph.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], threads: int | None = None, *, kernels: bool = True
+    ) -> None:
         self.folder, self.manifest = folder, manifest
         try:
             graph, layout = manifest["graph"], manifest["layout"]
             self.version, self.tasks = str(manifest["version"]), tuple(manifest["tasks"])
             self.spec = FeatureSpec.from_json(manifest["spec"])
             self.layout = RequestLayout(layout["user_ids"], layout["user_dense"], tuple(layout["user_groups"]))
-            self.format, file = str(graph["format"]), str(graph["file"])
+            self.format, file, steps = str(graph["format"]), str(graph["file"]), graph.get("steps")
             files, tolerance = manifest["files"], float(manifest["parity"]["tolerance"])
         except (KeyError, TypeError, ValueError) as error:
             raise UnimixerError(f"{folder}: its manifest lacks {error}; export the run again") from None
@@ -57,14 +63,18 @@ class Bundle:
         external = external_files(folder / file) if self.format == "onnx" and file in files else set()
         beside = {(PurePosixPath(file).parent / name).as_posix(): "file of weights" for name in sorted(external)}
         read = {file: "graph", **beside, FILE: "file of held-out requests", "transform/transform.json": "transform"}
+        read |= {} if steps is None else {str(steps): "file of steps"}
         for name, kind in read.items():
             if name not in files:
                 raise UnimixerError(f"{folder}: its {kind} {name!r} is not among its files; export the run again")
         proof = check_made_with(folder, self.format, manifest.get("exported"))
         self.transform = Transform.load(folder / "transform")
         self.inputs: tuple[Input, ...] = signature(self.spec, self.layout)
-        self._limits = _limits(self.spec, self.layout)
-        self._runner = open_runner(self.format, folder / file, self.inputs, threads)
+        self._limits = id_limits(self.spec, self.layout)
+        self._runner: Runner
+        found = self._kernels(str(steps), folder / file, threads, tolerance) if steps is not None and kernels else None
+        self.scored_by = self.format if found is None else "kernels"
+        self._runner = found or open_runner(self.format, folder / file, self.inputs, threads)
         if proof:
             self._prove(tolerance)
 
@@ -91,6 +101,21 @@ class Bundle:
     def parity(self) -> float:
         """Return the largest difference of a probability from that of the trained model, over :meth:`held_out`."""
         return max(float(np.abs(self.score(r) - torch.sigmoid(e).numpy()).max()) for r, e in self.held_out())
+
+    def _kernels(self, steps: str, graph: Path, threads: int | None, tolerance: float) -> Runner | None:
+        """Open the kernels, unless the held-out requests do not get the scores of the trained model from them here."""
+        found = open_kernels(self.folder / steps, graph, self.inputs, self._limits, threads)
+        if found is None:
+            return None
+        self._runner = found
+        difference = self.parity()
+        if difference <= tolerance:
+            return found
+        say(
+            f"{self.folder}: by the C kernels of this machine a probability of its held-out requests moves by "
+            f"{difference:.2g}, more than {tolerance:g}; onnxruntime scores instead"
+        )
+        return None
 
     def _prove(self, tolerance: float) -> None:
         """Raise unless the held-out requests still get the scores of the trained model."""
@@ -154,7 +179,7 @@ def _check_offsets(name: str, offsets: Tensor, values: int) -> None:
         raise UnimixerError(f"{name} must rise from 0 to the number of values, {values}")
 
 
-def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[NDArray[np.int32], int | None]]:
+def id_limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[NDArray[np.int32], int | None]]:
     """Count the rows of the tables behind every tensor of ids, and the longest list of a sequence."""
     ids = np.asarray([spec.tables[field.table] for field in spec.ids], dtype=np.int32)
     limits: dict[str, tuple[NDArray[np.int32], int | None]] = {
@@ -167,7 +192,7 @@ def _limits(spec: FeatureSpec, layout: RequestLayout) -> dict[str, tuple[NDArray
     return limits
 
 
-def open_bundle(folder: Path | str, *, threads: int | None = None) -> Bundle:
+def open_bundle(folder: Path | str, *, threads: int | None = None, kernels: bool = True) -> Bundle:
     """Verify the format version of a bundle and the checksum of every file, then open it.
 
     Nothing is unpickled. A checksum shows damage and careless changes; it is no signature, so trust the source of a
@@ -176,9 +201,10 @@ def open_bundle(folder: Path | str, *, threads: int | None = None) -> Bundle:
     Args:
         folder: the folder that ``unimixer export`` wrote.
         threads: see :class:`Bundle`.
+        kernels: see :class:`Bundle`.
 
     Raises:
         UnimixerError: if the folder is no bundle, or a file is missing, truncated or changed.
     """
     folder = Path(folder)
-    return Bundle(folder, read_manifest(folder), threads)
+    return Bundle(folder, read_manifest(folder), threads, kernels=kernels)

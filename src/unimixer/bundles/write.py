@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimixer.bundles.bundle import Bundle, open_bundle
+from unimixer.bundles.bundle import Bundle, id_limits, open_bundle
 from unimixer.bundles.checks import (
     ROWS,
     TOLERANCE,
@@ -30,7 +30,8 @@ from unimixer.bundles.precision import PRECISIONS, reduce
 from unimixer.bundles.program import trace
 from unimixer.bundles.pt2_file import write_aoti, write_pt2
 from unimixer.bundles.requests import FILE, made_batch, request_from, save_requests
-from unimixer.bundles.runners import FILES, FORMATS, Scores, open_runner
+from unimixer.bundles.runners import FILES, FORMATS, Runner, Scores, open_runner
+from unimixer.bundles.steps_file import STEPS, open_kernels, write_steps
 from unimixer.data.encoding.arrays import Ragged
 from unimixer.data.encoding.entities import FIRST_ROW, EntityTable, KeyIndex
 from unimixer.data.encoding.history import HistoryIndex
@@ -147,15 +148,12 @@ class _Writer:
         file = GRAPH if self.options.layout == "triton" else FILES[self.options.format]
         (folder / file).parent.mkdir(exist_ok=True)
         with stage("writing the graph"):
-            self._write_graph(graph, folder / file)
+            self._write_graph(graph, folder, folder / file)
         requests = held_out_requests(self._held_out_batch(), self.layout)
-        runner = open_runner(self.options.format, folder / file, graph.inputs, None)
-
-        def score(request: Request) -> tuple[Scores, Scores]:
-            return runner(feed(graph.inputs, request))
-
+        score = _scorer(open_runner(self.options.format, folder / file, graph.inputs, None), graph)
         with stage("comparing the graph with the model"):
             parity = self._check(score, requests)
+            self._check_kernels(graph, folder, folder / file, requests)
         logits = [expected_logits(self.ranker, request) for request in requests]
         save_requests(folder / FILE, graph.inputs, requests, logits)
         without_entities(self.transform).save(folder / "transform")
@@ -163,7 +161,7 @@ class _Writer:
             (folder / CONFIG).write_text(config(graph.inputs, len(self.tasks)), encoding="utf-8")
         write_manifest(folder, self._manifest(graph, folder, file, parity, self._quality(score)))
 
-    def _write_graph(self, graph: RequestRanker, path: Path) -> None:
+    def _write_graph(self, graph: RequestRanker, folder: Path, path: Path) -> None:
         program = trace(graph)
         if self.options.format == "pt2":
             write_pt2(program, path)
@@ -174,6 +172,8 @@ class _Writer:
             external = weight_bytes(program) > EXTERNAL_BYTES if external is None else external
             write_onnx(graph, program, path, external=external)
             reduce(path, self.options.precision, external=external)
+            if self.options.precision == "float32":
+                write_steps(graph, path, folder / STEPS)
 
     def _held_out_batch(self) -> Batch:
         rows = HELD_OUT_REQUESTS * HELD_OUT_CANDIDATES
@@ -187,6 +187,14 @@ class _Writer:
         by_kind = differences(score, lambda request: expected_logits(self.ranker, request), kinds)
         check(by_kind, TOLERANCE[self.options.precision])
         return by_kind
+
+    def _check_kernels(self, graph: RequestRanker, folder: Path, file: Path, requests: list[Request]) -> None:
+        """Compare the steps for the C kernels with the model, if there are any and this machine can build these."""
+        if (folder / STEPS).exists():
+            limits = id_limits(graph.spec, self.layout)
+            kernels = open_kernels(folder / STEPS, file, graph.inputs, limits, None)
+            if kernels is not None:
+                self._check(_scorer(kernels, graph), requests)
 
     def _quality(self, score: Score) -> dict[str, Any] | None:
         """Measure the AUC before and after, if the model was changed and there are labels."""
@@ -209,6 +217,7 @@ class _Writer:
             "graph": {
                 "format": self.options.format,
                 "file": file,
+                "steps": STEPS if (folder / STEPS).exists() else None,
                 "precision": self.options.precision,
                 "harden": self.options.harden,
                 "layout": self.options.layout,
@@ -227,6 +236,13 @@ class _Writer:
             },
             "quality": quality,
         }
+
+
+def _scorer(runner: Runner, graph: RequestRanker) -> Score:
+    def score(request: Request) -> tuple[Scores, Scores]:
+        return runner(feed(graph.inputs, request))
+
+    return score
 
 
 def held_out_requests(batch: Batch, layout: RequestLayout) -> list[Request]:

@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,7 +19,7 @@ from unimixer.abtest.records import Exposure
 from unimixer.errors import UnimixerError
 from unimixer.serving.arms import Experiments
 from unimixer.serving.engine import Engine, Open
-from unimixer.serving.http.app import make_app, plain_routes
+from unimixer.serving.http.app import early_refusals, make_app, plain_routes
 from unimixer.serving.http.connections import Connection, Limits, files_for
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.log import Log, standard_error
@@ -87,7 +86,8 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
         app = make_app(engine, prediction_log, exposures, events)
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(settings, RequestMiddleware(app, metrics, log, plain_routes(app)), engine, listener, log))
+            gate = RequestMiddleware(app, metrics, log, plain_routes(app), early_refusals(engine))
+            runner.run(_run(settings, gate, engine, listener, log))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -99,8 +99,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(settings: ServeSettings, app: Any, engine: Engine, listener: socket.socket, log: Log) -> None:
-    limits = Limits(files_for(settings.connections), settings.idle, settings.timeout, engine.metrics, log)
+async def _run(
+    settings: ServeSettings, app: RequestMiddleware, engine: Engine, listener: socket.socket, log: Log
+) -> None:
+    most = files_for(settings.connections)
+    limits = Limits(most, settings.idle, settings.timeout, engine.metrics, log, app.refusal)
     config = uvicorn.Config(
         app,
         http=partial(Connection, limits),  # type: ignore[arg-type]  # it is called like a class

@@ -48,17 +48,23 @@ class BoundedThreadPool:
         """The largest number of jobs in flight: the capacity, or fewer if the current pace would miss the timeout."""
         return min(self._capacity, max(self.threads, int(self.timeout * self.threads / self._mean_s)))
 
+    def refusal(self) -> HTTPError | None:
+        """Return the refusal (429) of a request if too many jobs wait, and count it; None if there is room."""
+        if self._in_flight < self.limit:
+            return None
+        self.metrics.refused.labels("queue").inc()
+        wait = math.ceil(self._in_flight * self._mean_s / self.threads)
+        reason = f"{self._in_flight} {self.name} are in flight, at most {self.limit} are allowed; try again later"
+        return HTTPError(429, reason, retry_after=max(1, wait))
+
     def check_room(self) -> None:
         """Refuse a request if the pool is full. Call this before reading the body, so that a refusal is cheap.
 
         Raises:
             HTTPError: too many jobs wait (429).
         """
-        if self._in_flight >= self.limit:
-            self.metrics.refused.labels("queue").inc()
-            wait = math.ceil(self._in_flight * self._mean_s / self.threads)
-            reason = f"{self._in_flight} {self.name} are in flight, at most {self.limit} are allowed; try again later"
-            raise HTTPError(429, reason, retry_after=max(1, wait))
+        if (error := self.refusal()) is not None:
+            raise error
 
     async def run(self, work: Callable[[], Result], deadline: float) -> Result:
         """Run a job in a thread, unless its deadline passes while it waits.

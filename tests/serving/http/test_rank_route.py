@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from eager import EagerBundle
+from pydantic import SecretStr
 from served import CONTEXT
 
 from unimixer.features.request import Request
 from unimixer.serving.engine import Engine
-from unimixer.serving.http.app import make_app, plain_routes
+from unimixer.serving.http.app import early_refusals, make_app, plain_routes
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.prediction_log.record import PredictionRecord
@@ -43,7 +44,8 @@ class Asked:
         self.kept, self.kept_at_start = MemoryLog(), 0
         app = make_app(engine, self.kept)  # type: ignore[arg-type]
         routes = plain_routes(app) if plain else {}
-        self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes)  # type: ignore[arg-type]
+        refusals = early_refusals(engine)
+        self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes, refusals)  # type: ignore[arg-type]
 
     def ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         sent: list[Any] = []
@@ -103,6 +105,29 @@ def test_an_answer_is_in_the_prediction_logs_keeping_before_its_first_byte(engin
 def test_the_short_way_answers_as_the_framework_does(engine: Engine, method: str, path: str, body: bytes) -> None:
     short, long = (Asked(engine, plain=plain).ask(method, path, body) for plain in (True, False))
     assert short == long
+
+
+def test_a_full_server_refuses_by_the_head_as_by_the_framework(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = {"method": "POST", "path": "/v1/rank", "headers": [(b"x-request-id", b"asked")]}
+    asked = Asked(engine, plain=True)
+    assert asked.gate.refusal(scope) is None
+    assert asked.gate.refusal(scope | {"method": "GET"}) is None
+    monkeypatch.setattr(engine.requests, "_in_flight", 1000)
+    status, headers, answer = asked.ask("POST", "/v1/rank", json.dumps(RANK).encode())
+    found = asked.gate.refusal(scope)
+    assert found is not None
+    error, body = found
+    assert (status, answer) == (error.status, json.loads(body)) == (429, {"error": str(error), "request_id": "asked"})
+    assert headers["retry-after"] == str(error.retry_after)
+    text = engine.metrics.text().decode()
+    assert 'unimixer_requests_total{route="/v1/rank",status="429"} 2.0' in text
+    assert 'unimixer_refused_total{reason="queue"} 2.0' in text
+
+
+def test_where_callers_have_a_key_it_is_checked_before_the_room(engine: Engine) -> None:
+    assert list(early_refusals(engine)) == [("POST", "/v1/rank")]
+    engine.settings = engine.settings.model_copy(update={"api_key": SecretStr("key")})
+    assert early_refusals(engine) == {}
 
 
 def test_idle_threads_take_parts_of_a_request_in_its_order(

@@ -28,27 +28,27 @@ FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math",
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """Return the kernels, built if need be; None where they cannot be built."""
+def library(source: Path = SOURCE) -> ctypes.CDLL | None:
+    """Return the kernels of a source file, built if need be; None where they cannot be built."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if sys.platform != "linux" or compiler is None or os.environ.get("UNIMIXER_NATIVE", "1") == "0":
         return None
-    key = hashlib.sha256(SOURCE.read_bytes() + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(source.read_bytes() + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache") / "unimixer"
     for folder in (home, Path(tempfile.gettempdir()) / f"unimixer-{os.getuid()}"):
         try:
-            return ctypes.CDLL(str(_built(compiler, folder / f"kernels-{key}.so")))
+            return ctypes.CDLL(str(_built(compiler, source, folder / f"{source.stem}-{key}.so")))
         except (OSError, subprocess.SubprocessError):  # a folder that cannot be written or run from; a failing compiler
             continue
     return None
 
 
-def _built(compiler: str, path: Path) -> Path:
+def _built(compiler: str, source: Path, path: Path) -> Path:
     """Build the library at a path, unless it is there; of several processes the last one to finish replaces it."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(part), "-lm"]
+        command = [compiler, *FLAGS, str(source), "-o", str(part), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         part.replace(path)
     if {path.stat().st_uid, path.parent.stat().st_uid} != {os.getuid()}:

@@ -21,7 +21,7 @@ from unimixer.serving.errors import HTTPError, refusal
 from unimixer.serving.http import admin, outcomes
 from unimixer.serving.http import open_inference as protocol
 from unimixer.serving.http.common import refused, reply
-from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Send
+from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Refuse, Send
 from unimixer.serving.http.openapi import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
 from unimixer.serving.http.ranking import Ranker
 from unimixer.serving.prediction_log.record import PredictionRecord
@@ -141,6 +141,15 @@ class PlainRoute:
         except UnimixerError as error:
             answer = refused(request, refusal(error))
         await answer(scope, receive, send)
+
+
+def early_refusals(engine: Engine) -> dict[tuple[str, str], Refuse]:
+    """What refuses requests by their head alone, by method and path; where callers have a key, it is checked first."""
+
+    def full() -> HTTPError | None:
+        return engine.requests.refusal() if engine.ready else None
+
+    return {} if engine.settings.api_key is not None else {("POST", "/v1/rank"): full}
 
 
 def plain_routes(app: FastAPI) -> dict[tuple[str, str], App]:

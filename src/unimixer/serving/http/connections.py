@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from unimixer.serving.errors import HTTPError
 from unimixer.serving.log import Log
 from unimixer.serving.metrics import Metrics
 
@@ -34,6 +35,8 @@ class Limits:
     """Seconds for a head from its first byte on, and for the rest of a body after an early answer."""
     metrics: Metrics
     log: Log
+    refusal: Callable[[Any], tuple[HTTPError, bytes] | None] = lambda _: None
+    """Refuses a request by its head alone: the error, and the body of the answer."""
 
 
 class Connection(HttpToolsProtocol):
@@ -125,6 +128,26 @@ class Connection(HttpToolsProtocol):
             self._in_head, self._in_body, self._between = False, True, 0
             self._came()
             super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer a request that is refused by its head alone here and now; begin any other one."""
+        # a pipeline begins its next request where one ends: refused at once, they would end in each other
+        plain = cycle.keep_alive and not cycle.waiting_for_100_continue and not self.pipeline
+        refused = self.limits.refusal(cycle.scope) if plain else None
+        if refused is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        error, body = refused
+        head = [b"%b: %b" % header for header in cycle.default_headers]
+        head += [
+            b"content-type: application/json",
+            b"content-length: %d" % len(body),
+            b"retry-after: %d" % (error.retry_after or 1),
+            b"x-request-id: " + cycle.scope["state"]["request_id"].encode(),
+        ]
+        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join([*head, b"", body]))
+        cycle.response_started = cycle.response_complete = True
+        cycle.on_response()
 
     def on_body(self, body: bytes) -> None:
         """See :class:`HttpToolsProtocol`."""

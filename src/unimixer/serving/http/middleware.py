@@ -11,6 +11,8 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from unimixer.serving.errors import HTTPError
+from unimixer.serving.http.common import dump
 from unimixer.serving.log import Log, error_facts
 from unimixer.serving.metrics import Metrics
 
@@ -18,6 +20,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+Refuse = Callable[[], HTTPError | None]
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 FAILED = "the server failed on this request; its log says where"
@@ -33,10 +37,18 @@ class RequestMiddleware:
         metrics: counters.
         log: where lines go.
         routes: applications by method and path that are called in its place.
+        refusals: by method and path, what refuses a request before anything of it is read.
     """
 
-    def __init__(self, app: App, metrics: Metrics, log: Log, routes: Mapping[tuple[str, str], App]) -> None:
-        self.app, self.metrics, self.log, self.routes = app, metrics, log, routes
+    def __init__(
+        self,
+        app: App,
+        metrics: Metrics,
+        log: Log,
+        routes: Mapping[tuple[str, str], App],
+        refusals: Mapping[tuple[str, str], Refuse] | None = None,
+    ) -> None:
+        self.app, self.metrics, self.log, self.routes, self.refusals = app, metrics, log, routes, refusals or {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -71,6 +83,26 @@ class RequestMiddleware:
         finally:
             if not ended:  # cut off
                 self._note(scope, status, time.perf_counter() - started)
+
+    def refusal(self, scope: Message) -> tuple[HTTPError, bytes] | None:
+        """Refuse a request without the application and without a task of its own; None if it may go on.
+
+        A crowd costs the time that answers need, so its refusals take the shortest way.
+
+        Returns:
+            The refusal and the body of its answer, which are counted and logged.
+        """
+        refuse = self.refusals.get((scope["method"], scope["path"]))
+        error = None if refuse is None else refuse()
+        if error is None:
+            return None
+        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = _request_id(scope)
+        scope["route"] = getattr(self.routes[scope["method"], scope["path"]], "route", None)
+        body = dump({"error": str(error), "request_id": state["request_id"]})
+        self._note(scope, error.status, time.perf_counter() - started)
+        return error, body
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:
         """Count a request and log it."""

@@ -1,0 +1,141 @@
+"""A ranker as a list of steps for the C kernels of ``scoring.c``: their fields, what they touch, and a call of them.
+
+An activation is a row of some candidates; steps name rows by number. Products have their weights in one array, all
+other numbers are in a second one, and the orders of rows are in a third one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimixer.ops import native
+
+SOURCE = Path(__file__).with_name("scoring.c")
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int64]
+
+
+class Kind(IntEnum):
+    """What a step does; the numbers are those of ``scoring.c``."""
+
+    IDS, LIST, NUMBER, VECTOR, MISSING, PRODUCT, NORM, ADD, REPEAT, MEAN, GIVE = range(11)
+
+
+class Form(IntEnum):
+    """Activation of a product."""
+
+    NONE, GELU, SILU, SWIGLU = range(4)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; fields that its kind does not read are 0, and rows that are absent are -1.
+
+    ====== ==============================================================================================
+    IDS     ``to``, ``out`` numbers of row ``stride + id`` of table ``source``, by column ``first`` of the ids
+    LIST    the same as a mean over list ``times``, by column ``first`` of its ``width`` columns
+    NUMBER  column ``first`` of the numbers by ``weight``: ``out`` factors, biases, and numbers of a missing one
+    VECTOR  ``out`` columns of numbers from ``first`` on, 0 where one is missing
+    MISSING overwrites ``to`` by ``weight`` where column ``first`` of the numbers is missing
+    PRODUCT activation ``form`` of ``weight`` times ``first`` plus ``bias``, of ``in_`` rows that are ``stride``
+            rows apart and ``width`` rows wide, ``times`` times; ``source`` 1: the bias is the user's
+    NORM    of ``first`` plus ``source`` in order ``width``; ``times`` tokens of ``in_`` rows; epsilon at ``stride``,
+            ``form`` 1: centered
+    ADD     ``first`` plus the number at ``weight`` times ``source`` in order ``width``, ``out`` rows
+    REPEAT  ``out`` numbers of the user's from ``first`` on
+    MEAN    over ``times`` tokens of ``out`` rows
+    GIVE    ``out`` rows from ``first`` on are the result
+    ====== ==============================================================================================
+    """
+
+    kind: int
+    to: int = 0
+    first: int = 0
+    in_: int = 0
+    out: int = 0
+    weight: int = 0
+    bias: int = -1
+    stride: int = 1
+    width: int = 1
+    times: int = 1
+    source: int = 0
+    form: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the weight of one product."""
+        return self.out * (2 if self.form == Form.SWIGLU else 1)
+
+    def rows(self, orders: Whole) -> dict[str, int]:
+        """Return how many rows from each named one on are written or read."""
+        ordered = self.kind in (Kind.NORM, Kind.ADD) and self.width >= 0
+        whole = self.times * self.in_ if self.kind == Kind.NORM else self.out
+        added = int(orders[self.width : self.width + whole].max(initial=-1)) + 1 if ordered else whole
+        match self.kind:
+            case Kind.PRODUCT:
+                sizes = (self.times * n * self.stride - self.stride + self.width for n in (self.in_, self.out))
+                found = dict(zip(("first", "to"), sizes, strict=True))
+                return found if self.in_ else {"to": found["to"]}
+            case Kind.NORM:
+                found = {"first": whole, "to": whole, "source": added}
+            case Kind.ADD:
+                found = {"first": self.out, "to": self.out, "source": added}
+            case Kind.MEAN:
+                found = {"first": self.times * self.out, "to": self.out}
+            case Kind.GIVE:
+                found = {"first": self.out}
+            case _:
+                found = {"to": self.out}
+        return {name: count for name, count in found.items() if getattr(self, name) >= 0}
+
+
+NAMES = tuple(field.name for field in fields(Step))
+
+
+class Call(ctypes.Structure):
+    """Tensors of a request, and memory of a call."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("ids", "dense", "tables", "values", "offsets", "shared")),
+        *((name, c_void_p) for name in ("logits", "probabilities", "scratch")),
+        *((name, c_int64) for name in ("id_columns", "dense_columns", "start", "rows")),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the kernels, built if need be; None where they cannot be built."""
+    found = native.library(SOURCE)
+    if found is not None:
+        found.lanes.restype = found.group_rows.restype = c_int64
+    return found
+
+
+def packed(weight_NOK: Floats, form: int, rows: int) -> Floats:
+    """Put the outputs of products in groups of ``rows``, a gate beside each "up"; the last group is filled with zeros.
+
+    Shape:
+        - weight_NOK: ``(times, outputs, in)``; output: flat
+    """
+    halves = 2 if form == Form.SWIGLU else 1
+    times, outputs, depth = weight_NOK.shape
+    shown, out = rows // halves, outputs // halves
+    groups = -(-out // shown)
+    whole = np.zeros((times, halves, groups * shown, depth), dtype=np.float32)
+    whole[:, :, :out] = weight_NOK.reshape(times, halves, out, depth)
+    by_group = whole.reshape(times, halves, groups, shown, depth).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(by_group).reshape(-1)
+
+
+def pointers(arrays: Sequence[NDArray[np.generic]]) -> ctypes.Array[c_void_p]:
+    """Return the addresses of arrays, which the caller keeps."""
+    return (c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
