@@ -161,6 +161,17 @@ class History(Settings):
     max_length: PositiveInt = 50
 
 
+class Count(Settings):
+    """A column of the log that counts earlier impressions: those with the same values in some columns."""
+
+    name: str
+    """Name of the new column, which a feature reads like any column of the log."""
+    by: tuple[str, ...] = Field(min_length=1)
+    """Columns of the log whose values must be equal, such as the user's key, or the user's key and the page."""
+    event: str | None = None
+    """Column of the log that must be 1 for an impression to count, or a label (default: every impression counts)."""
+
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -185,6 +196,7 @@ class Schema(Settings):
     """Column of sample weights."""
     split: Split = QuantileSplit()
     histories: tuple[History, ...] = ()
+    counts: tuple[Count, ...] = ()
     features: tuple[Feature, ...]
 
     @model_validator(mode="after")
@@ -193,6 +205,7 @@ class Schema(Settings):
             ("feature", [f.name for f in self.features]),
             ("label", [label.name for label in self.labels]),
             ("history", [h.name for h in self.histories]),
+            ("count", [count.name for count in self.counts]),
         ):
             twice = {n for n in names if names.count(n) > 1}
             if twice:
@@ -210,6 +223,7 @@ class Schema(Settings):
                 )
         if self.histories and (self.keys.user is None or self.keys.item is None):
             raise ValueError("histories need keys.user and keys.item")
+        self._check_counts()
         outcomes = {label.column for label in self.labels}
         for feature in self.features:
             if (
@@ -231,14 +245,27 @@ class Schema(Settings):
                 f"labels {sampled[0]!r} and {sampled[1]!r} both have negative_sampling_rate: rows are sampled by one "
                 "label; leave it with the rarest"
             )
-        events = {history.event: history.name for history in self.histories}
+        events = {history.event: f"history {history.name!r}" for history in self.histories}
+        events |= {count.event: f"count {count.name!r}" for count in self.counts}
         soft = next((label.name for label in self.labels if label.soft and label.name in events), None)
         if soft is not None:
             raise ValueError(
-                f"history {events[soft]!r}: event {soft!r} is a soft label, and a probability is not an event; "
+                f"{events[soft]}: event {soft!r} is a soft label, and a probability is not an event; "
                 "name a label or a column of 0 and 1"
             )
         return self
+
+    def _check_counts(self) -> None:
+        """Refuse counts that no feature reads, or that are counted by themselves."""
+        names, read = {count.name for count in self.counts}, {feature.column for feature in self.features}
+        for count in self.counts:
+            if count.name not in read:
+                raise ValueError(
+                    f"count {count.name!r} is read by no feature; declare one, such as {{name: {count.name}, "
+                    "kind: numeric, domain: context, transform: bucketise}, or remove the count"
+                )
+            if names & {*count.by, count.event}:
+                raise ValueError(f"count {count.name!r} reads another count; it can read columns of the log alone")
 
     def needed_columns(self, *, outcomes: bool) -> list[str]:
         """Return the columns that a log must have; ``outcomes`` adds those that only training and evaluation read."""
@@ -248,9 +275,13 @@ class Schema(Settings):
             events = [history.event for history in self.histories if history.event is not None]
             names += [self.weight, *sources.values(), *(label.probability for label in self.labels)]
             names += [self.split.column] if isinstance(self.split, ColumnSplit) else []
+            events += [count.event for count in self.counts if count.event is not None]
             names += [sources.get(event, event) for event in events]
+            names += [column for count in self.counts for column in count.by]
+        # a log from which a dataset is made gets its counts there; later rows bring them along
+        made = {count.name for count in self.counts} if outcomes else set()
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
-        return [name for name in dict.fromkeys(names) if name is not None]
+        return [name for name in dict.fromkeys(names) if name is not None and name not in made]
 
     def optional_columns(self) -> list[str]:
         """Return the columns that may be in the log or in a table of users or items."""

@@ -97,7 +97,7 @@ def resolve(tables: RawTables) -> Schema:
     needed = [keys.user, keys.item, keys.time, schema.weight]
     needed += [schema.split.column] if isinstance(schema.split, ColumnSplit) else []
     needed += [label.column for label in schema.labels] + [label.probability for label in schema.labels]
-    for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
+    for name in filter(None, [*needed, *(event_column(one, schema) for one in (*schema.histories, *schema.counts))]):
         values.column(first, name)
     for history in schema.histories:
         label = event_label(history, schema)

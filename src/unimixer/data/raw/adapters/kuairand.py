@@ -28,7 +28,7 @@ from unimixer.data.raw.folders import find_file, find_files, natural
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.times import as_time, zone
-from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.schema import Count, Feature, History, Keys, Schema, Vocabulary
 from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.progress import note
@@ -52,6 +52,8 @@ HISTORIES = {
     "long_viewed": ("long_view", "long_watch_seq"),
 }
 """Name: column of the log that must be 1, list column of the snapshot."""
+COUNTED = {"num_seen": None, "num_clicked": "is_click", "num_long_viewed": "long_view"}
+"""Name of a count: column of the log that must be 1."""
 MAX_LATE = 0.01
 """Largest share of users whose snapshot reaches into the log; more means that the two do not belong together."""
 
@@ -70,6 +72,8 @@ class Options(Settings):
     """Values seen fewer times in the training part become out-of-vocabulary, field by field."""
     max_length: PositiveInt = 50
     """Longest history."""
+    counts: bool = False
+    """Add how often the user has seen, clicked and watched long before, over all tabs and in the tab of the row."""
 
 
 def load(source: str, raw: Path | None, **options: Any) -> RawTables:
@@ -170,7 +174,16 @@ def _schema(source: str, chosen: Options, last_day: date, *, has_snapshot: bool)
         labels=tuple(Label(name=label) for label in chosen.labels),
         split=DateSplit(validation=validation, test=test),
         histories=histories,
-        features=_features(chosen),
+        counts=_counts() if chosen.counts else (),
+        features=(*_features(chosen), *(_bucketised(count.name, "context", 32) for count in _counts() if chosen.counts)),
+    )
+
+
+def _counts() -> tuple[Count, ...]:
+    return tuple(
+        Count(name=f"{name}{suffix}", by=by, event=event)
+        for suffix, by in (("", ("user_id",)), ("_in_tab", ("user_id", "tab")))
+        for name, event in COUNTED.items()
     )
 
 
