@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from unimixer.data.count_settings import Count
 from unimixer.data.file_settings import Files
 from unimixer.data.label_settings import Label
 from unimixer.data.split_settings import ColumnSplit, QuantileSplit, Split
@@ -161,17 +162,6 @@ class History(Settings):
     max_length: PositiveInt = 50
 
 
-class Count(Settings):
-    """A column of the log that counts earlier impressions: those with the same values in some columns."""
-
-    name: str
-    """Name of the new column, which a feature reads like any column of the log."""
-    by: tuple[str, ...] = Field(min_length=1)
-    """Columns of the log whose values must be equal, such as the user's key, or the user's key and the page."""
-    event: str | None = None
-    """Column of the log that must be 1 for an impression to count, or a label (default: every impression counts)."""
-
-
 SPLITS = ("train", "validation", "test")
 
 
@@ -256,7 +246,7 @@ class Schema(Settings):
         return self
 
     def _check_counts(self) -> None:
-        """Refuse counts that no feature reads, or that are counted by themselves."""
+        """Refuse counts that no feature reads, that read each other, or whose rows have no day."""
         names, read = {count.name for count in self.counts}, {feature.column for feature in self.features}
         for count in self.counts:
             if count.name not in read:
@@ -266,6 +256,10 @@ class Schema(Settings):
                 )
             if names & {*count.by, count.event}:
                 raise ValueError(f"count {count.name!r} reads another count; it can read columns of the log alone")
+            if count.until == "day" and self.keys.time is None:
+                raise ValueError(
+                    f"count {count.name!r}: until: day needs keys.time, because rows without it have no day"
+                )
 
     def needed_columns(self, *, outcomes: bool) -> list[str]:
         """Return the columns that a log must have; ``outcomes`` adds those that only training and evaluation read."""
@@ -277,7 +271,6 @@ class Schema(Settings):
             names += [self.split.column] if isinstance(self.split, ColumnSplit) else []
             events += [count.event for count in self.counts if count.event is not None]
             names += [sources.get(event, event) for event in events]
-            names += [column for count in self.counts for column in count.by]
         # a log from which a dataset is made gets its counts there; later rows bring them along
         made = {count.name for count in self.counts} if outcomes else set()
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
@@ -286,6 +279,7 @@ class Schema(Settings):
     def optional_columns(self) -> list[str]:
         """Return the columns that may be in the log or in a table of users or items."""
         names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
+        names += [column for count in self.counts for column in count.by]
         return list(dict.fromkeys(names))
 
     @property

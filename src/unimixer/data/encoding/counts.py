@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,31 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.count_settings import Count
 from unimixer.data.encoding.arrays import read_arrays, write_arrays
 from unimixer.data.encoding.entities import FIRST_ROW, KeyIndex
 from unimixer.data.encoding.history import happened
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import WHOLE, Chunk, Placed, RawTables
-from unimixer.data.raw.times import as_time
-from unimixer.data.schema import Count, Schema
+from unimixer.data.raw.times import as_time, day_numbers
+from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
 from unimixer.progress import progress_bar
 
 FILE = "counts.arrow"
 
 
+def _no_numbers() -> NDArray[np.int64]:
+    return np.zeros(FIRST_ROW, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Totals:
-    """The end of a log: groups of equal values, and how many impressions of each group were counted."""
+    """The end of a log: groups of equal values, and of every group the impressions with the event and all of them."""
 
-    groups: KeyIndex
-    numbers: NDArray[np.int64]
-    """One for each row of ``groups``."""
+    groups: KeyIndex = field(default_factory=KeyIndex)
+    events: NDArray[np.int64] = field(default_factory=_no_numbers)
+    seen: NDArray[np.int64] = field(default_factory=_no_numbers)
 
 
 def earlier(
@@ -43,7 +48,7 @@ def earlier(
 
     Args:
         groups: of every impression; 0 is an impression without a group, whose count is 0.
-        times: of every impression, in ms.
+        times: of every impression, in any unit: with days, the impressions of the same day do not count.
         counted: whether an impression counts.
         before: for every group its count from before the first of these impressions.
 
@@ -68,7 +73,7 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
     """Add the columns of ``schema.counts`` to a log, by one more pass over it.
 
     Args:
-        tables: the raw data. Memory grows with the log: 13 bytes a row and count, and the texts of the groups.
+        tables: the raw data. Memory grows with the log: 17 bytes a row and count, and the texts of the groups.
         before: what the days before this log have counted.
 
     Returns:
@@ -80,49 +85,110 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
     schema = tables.schema
     if not schema.counts:
         return tables, {}
-    times: list[NDArray[np.int64]] = []
-    groups: dict[str, list[NDArray[np.int32]]] = {count.name: [] for count in schema.counts}
-    counted: dict[str, list[NDArray[np.bool_]]] = {count.name: [] for count in schema.counts}
-    indexes = {count.name: KeyIndex(before[count.name].groups.keys if before else None) for count in schema.counts}
+    counters = {count.name: _Counter(count, before[count.name] if before else Totals()) for count in schema.counts}
+    lookups = {name: _lookup(tables, name) for count in schema.counts for name in count.by}
+    times: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     with progress_bar("counting earlier impressions", tables.num_rows) as advance:
         for placed in tables.pieces():
             assert placed.chunk is not None
             times.append(as_time(placed.chunk, schema.keys, placed.first_row))
-            for count in schema.counts:
-                texts = _texts(count, placed.chunk)
-                indexes[count.name].add(texts)
-                groups[count.name].append(indexes[count.name].lookup(texts))
-                counted[count.name].append(happened(count, schema, placed.chunk))
+            for counter in counters.values():
+                counter.read(placed.chunk, schema, lookups)
             advance(placed.rows)
-    if not times:
-        return tables, {}
-    all_times = np.concatenate(times)
+    moments = {"impression": np.concatenate(times)}
+    if any(count.until == "day" for count in schema.counts):
+        moments["day"] = day_numbers(moments["impression"], schema.keys.timezone)
     columns, totals = {}, {}
-    for name, index in indexes.items():
-        start = np.zeros(len(index), dtype=np.int64)
-        if before:
-            start[: len(before[name].numbers)] = before[name].numbers
-        rows, events = np.concatenate(groups.pop(name)), np.concatenate(counted.pop(name))
-        columns[name] = earlier(rows, all_times, events, start).astype(np.int32)
-        totals[name] = Totals(index, start + np.bincount(rows[events], minlength=len(index)))
+    for name, counter in counters.items():
+        columns[name], totals[name] = counter.finish(moments[counter.count.until])
     reader = partial(_with_columns, tables, columns)
     return replace(tables, impressions=partial(_chunks, reader), reader=reader), totals
 
 
-def _texts(count: Count, chunk: Chunk) -> pl.Series:
-    """Return one text for the values of every row, without one where a value is missing."""
-    if count.name in chunk.columns:
-        raise UnimixerError(
-            f"{chunk.source}: count {count.name!r} has the name of a column of the log; give the count another name"
+Lookup = Callable[[Chunk], pl.Series]
+"""Gives the text of a column for every row of the log."""
+
+
+class _Counter:
+    """Collects the groups and events of one count, and works the column out at the end."""
+
+    def __init__(self, count: Count, before: Totals) -> None:
+        self.count, self.before, self.index = count, before, KeyIndex(before.groups.keys)
+        self.groups: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
+        self.events: list[NDArray[np.bool_]] = [np.zeros(0, dtype=np.bool_)]
+
+    def read(self, chunk: Chunk, schema: Schema, lookups: Mapping[str, Lookup]) -> None:
+        name = self.count.name
+        if name in chunk.columns:
+            raise UnimixerError(
+                f"{chunk.source}: count {name!r} has the name of a column of the log; give the count another name"
+            )
+        texts = _joined([lookups[column](chunk) for column in self.count.by])
+        self.index.add(texts)
+        self.groups.append(self.index.lookup(texts))
+        self.events.append(happened(self.count, schema, chunk))
+
+    def finish(self, times: NDArray[np.int64]) -> tuple[NDArray[np.float32] | NDArray[np.int32], Totals]:
+        """Return the column, and what is counted at its end."""
+        groups, events = np.concatenate(self.groups), np.concatenate(self.events)
+        everything = np.ones(len(events), dtype=np.bool_)
+
+        def numbers(
+            counted: NDArray[np.bool_], before: NDArray[np.int64]
+        ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            start = np.zeros(len(self.index), dtype=np.int64)
+            start[: len(before)] = before
+            return earlier(groups, times, counted, start), start + np.bincount(groups[counted], minlength=len(start))
+
+        happened_before, happened_in_all = numbers(events, self.before.events)
+        seen_before, seen_in_all = numbers(everything, self.before.seen)
+        totals = Totals(self.index, happened_in_all, seen_in_all)
+        if self.count.prior is None:
+            return happened_before.astype(np.int32), totals
+        one = np.full(len(times), FIRST_ROW, dtype=np.int32)
+        all_events, all_seen = (
+            earlier(one, times, counted, np.array([0, 0, before.sum()]))
+            for counted, before in ((events, self.before.events), (everything, self.before.seen))
         )
-    parts = [values.key_column(chunk, name).rename(str(number)) for number, name in enumerate(count.by)]
+        rate = all_events / np.maximum(all_seen, 1)
+        return ((happened_before + self.count.prior * rate) / (seen_before + self.count.prior)).astype(
+            np.float32
+        ), totals
+
+
+def _joined(parts: list[pl.Series]) -> pl.Series:
+    """Return one text for the values of every row, and none where a value is missing."""
     if len(parts) == 1:
         return parts[0]
-    frame, known = pl.DataFrame(parts), pl.all_horizontal(pl.all().is_not_null())
+    frame = pl.DataFrame([part.rename(str(number)) for number, part in enumerate(parts)])
+    known = pl.all_horizontal(pl.all().is_not_null())
     return frame.select(pl.when(known).then(pl.struct(pl.all()).struct.json_encode())).to_series()
 
 
-def _with_columns(tables: RawTables, columns: Mapping[str, NDArray[np.int32]], shard: range) -> Iterator[Placed]:
+def _lookup(tables: RawTables, name: str) -> Lookup:
+    """Return how the texts of a column are found: in the log, or by the keys of the log in a table."""
+    keys = tables.schema.keys
+    for table, key in ((tables.users, keys.user), (tables.items, keys.item)):
+        if table is not None and key is not None and name != key and name in table.frame.columns:
+            pair = pl.DataFrame(
+                {"key": values.key_column(table, key), "text": values.key_column(table, name)}
+            ).drop_nulls("key")
+            return partial(_of_log_or_table, name, key, pair)
+    return partial(_of_log, name)
+
+
+def _of_log(name: str, chunk: Chunk) -> pl.Series:
+    return values.key_column(chunk, name)
+
+
+def _of_log_or_table(name: str, key: str, pair: pl.DataFrame, chunk: Chunk) -> pl.Series:
+    if name in chunk.frame.columns:
+        return _of_log(name, chunk)
+    keys = pl.DataFrame({"key": values.key_column(chunk, key)})
+    return keys.join(pair, on="key", how="left", maintain_order="left").get_column("text")
+
+
+def _with_columns(tables: RawTables, columns: Mapping[str, NDArray[Any]], shard: range) -> Iterator[Placed]:
     for placed in tables.pieces(shard):
         if placed.chunk is None:
             yield placed
@@ -147,9 +213,12 @@ def save_totals(folder: Path, totals: Mapping[str, Totals]) -> None:
         names = [name for name, total in totals.items() for _ in range(total.groups.keys.len())]
         texts = pl.concat([total.groups.keys for total in totals.values()])
         columns = {"count": pl.Series(names, dtype=pl.String), "group": texts}
-        numbers = np.concatenate([total.numbers[FIRST_ROW:] for total in totals.values()])
         arrow = {name: column.to_arrow().cast("large_string") for name, column in columns.items()}
-        write_arrays(folder / FILE, {**arrow, "number": numbers})
+        numbers = {
+            part: np.concatenate([getattr(total, part)[FIRST_ROW:] for total in totals.values()])
+            for part in ("events", "seen")
+        }
+        write_arrays(folder / FILE, {**arrow, **numbers})
 
 
 def load_totals(folder: Path, schema: Schema) -> dict[str, Totals]:
@@ -157,10 +226,11 @@ def load_totals(folder: Path, schema: Schema) -> dict[str, Totals]:
     if not schema.counts:
         return {}
     columns: dict[str, Any] = read_arrays(folder / FILE)
-    frame = pl.DataFrame({name: pl.Series(name, columns[name]) for name in ("count", "group", "number")})
+    frame = pl.DataFrame({name: pl.Series(name, columns[name]) for name in ("count", "group", "events", "seen")})
     totals = {}
     for count in schema.counts:
         part = frame.filter(pl.col("count") == count.name)
-        numbers = np.concatenate([np.zeros(FIRST_ROW, dtype=np.int64), part.get_column("number").to_numpy()])
-        totals[count.name] = Totals(KeyIndex(part.get_column("group").cast(pl.String)), numbers)
+        special = np.zeros(FIRST_ROW, dtype=np.int64)
+        events, seen = (np.concatenate([special, part.get_column(name).to_numpy()]) for name in ("events", "seen"))
+        totals[count.name] = Totals(KeyIndex(part.get_column("group").cast(pl.String)), events, seen)
     return totals

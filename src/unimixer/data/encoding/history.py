@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.count_settings import Count
 from unimixer.data.encoding.arrays import Chained, Ragged, window_positions
 from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import Count, Feature, History, Schema
+from unimixer.data.schema import Feature, History, Schema
 
 BEFORE_THE_LOG = np.iinfo(np.int64).min
 """Time of the events of a snapshot: earlier than every impression."""
