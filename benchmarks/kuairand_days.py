@@ -3,7 +3,8 @@
     python -m benchmarks.kuairand_days --raw FOLDER --out studies/days --seeds 3
 
 The log is cut into its days. The first two are prepared, every other one is appended, and ``unimixer replay-days``
-goes through them with both recipes. Killed, it goes on with the same command. Three seeds take about an hour on one core.
+goes through them with both recipes. Killed, it goes on with the same command. Three
+seeds take about an hour on one core.
 """
 
 from __future__ import annotations

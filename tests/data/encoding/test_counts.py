@@ -10,22 +10,24 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import day_tables, tables_of, toy_frames, toy_schema, toy_tables
+from toy import DAY, START, day_tables, tables_of, toy_frames, toy_schema, toy_tables
 
+from unimixer.data.count_settings import Count
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.counts import add_counts, earlier
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.extend import extend
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import SPLITS, Count, Feature, Schema
+from unimixer.data.schema import SPLITS, Feature, Schema
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse
 
 COUNTS = (
     Count(name="seen", by=("user_id",)),
     Count(name="clicked_in_tab", by=("user_id", "tab"), event="is_click"),
-    Count(name="long_in_tab", by=("tab",), event="long_view"),
+    Count(name="long_in_tab", by=("tab",), event="long_view", until="day"),
+    Count(name="click_rate", by=("category",), event="is_click", prior=2.0),
 )
 
 
@@ -36,14 +38,15 @@ def counting(*counts: Count, **changes: Any) -> dict[str, Any]:
     return {"counts": chosen, "features": (*toy_schema().features, *new), **changes}
 
 
-def looped(log: pl.DataFrame, by: tuple[str, ...], event: np.ndarray[Any, Any]) -> list[int]:
-    rows = list(log.select(*by, "time_ms").iter_rows())
-    return [
-        0
-        if None in row[:-1] or "" in row[:-1]
-        else sum(bool(event[j]) for j, other in enumerate(rows) if other[:-1] == row[:-1] and other[-1] < row[-1])
-        for row in rows
-    ]
+def looped(log: pl.DataFrame, by: tuple[str, ...], event: np.ndarray[Any, Any], unit: int = 1) -> list[int]:
+    """The numbers by a loop over all pairs of impressions; times are cut to whole units."""
+    rows = [(tuple(values), time // unit) for *values, time in log.select(*by, pl.col("time_ms") - START).iter_rows()]
+    numbers = []
+    for key, time in rows:
+        missing = any(value in (None, "") for value in key)
+        earlier = (bool(event[j]) for j, (other, when) in enumerate(rows) if other == key and when < time)
+        numbers.append(0 if missing else sum(earlier))
+    return numbers
 
 
 @given(st.lists(st.tuples(st.integers(2, 4), st.integers(0, 6), st.booleans()), max_size=30))
@@ -58,15 +61,20 @@ def test_a_count_is_what_a_loop_over_all_impressions_finds(rows: list[tuple[int,
 
 @pytest.mark.parametrize("chunk_rows", [1_000_000, 37])
 def test_the_columns_of_a_log_hold_the_counts(chunk_rows: int) -> None:
-    log, _, _ = toy_frames(400)
+    log, _, items = toy_frames(400)
+    times = log["time_ms"].to_numpy()
     tables, _ = add_counts(toy_tables(400, chunk_rows=chunk_rows, **counting()))
     frame = pl.concat([chunk.frame for chunk in tables.impressions()])
-    clicks, long = log["is_click"].to_numpy(), (log["watch_s"] >= 10).to_numpy()
-    assert frame["seen"].to_list() == looped(log, ("user_id",), np.ones(400))
+    clicks, long, all_ = log["is_click"].to_numpy(), (log["watch_s"] >= 10).to_numpy(), np.ones(400)
+    assert frame["seen"].to_list() == looped(log, ("user_id",), all_)
     assert frame["clicked_in_tab"].to_list() == looped(log, ("user_id", "tab"), clicks)
-    assert frame["long_in_tab"].to_list() == looped(log, ("tab",), long)
+    assert frame["long_in_tab"].to_list() == looped(log, ("tab",), long, unit=DAY)
     assert max(frame["clicked_in_tab"]) > 1
-    assert frame.drop("seen", "clicked_in_tab", "long_in_tab").equals(log)
+    assert frame.drop("seen", "clicked_in_tab", "long_in_tab", "click_rate").equals(log)
+    with_items = log.join(items, on="item_id", how="left", maintain_order="left")
+    clicked, seen = (np.array(looped(with_items, ("category",), event)) for event in (clicks, all_))
+    mean = np.array([clicks[times < t].mean() if (times < t).any() else 0 for t in times])
+    assert frame["click_rate"].to_numpy() == pytest.approx((clicked + 2 * mean) / (seen + 2), abs=1e-6)
 
 
 def numbers(dataset: Dataset) -> list[list[float]]:
@@ -80,9 +88,8 @@ def test_appended_days_count_on(tmp_path: Path) -> None:
     grown = prepare(day_tables(*range(4), **counting()), tmp_path / "grown")
     for day in (4, 5):
         grown = extend(grown.folder, day_tables(day, **counting()))
-    column = grown.transform.spec.dense[-3:]
-    assert [field.name for field in column] == ["seen", "clicked_in_tab", "long_in_tab"]
-    assert [row[-3:] for row in numbers(grown)] == [row[-3:] for row in numbers(whole)]
+    assert [field.name for field in grown.transform.spec.dense[-4:]] == [count.name for count in COUNTS]
+    assert [row[-4:] for row in numbers(grown)] == [row[-4:] for row in numbers(whole)]
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
@@ -95,9 +102,10 @@ def test_rows_to_predict_bring_their_counts(tmp_path: Path) -> None:
     dataset = prepare(toy_tables(400, **counting()), tmp_path / "toy")
     log, _, _ = toy_frames(400)
     row = log.head(1).drop("is_click", "watch_s")
-    batch = dataset.transform.raw_batch(Chunk(row.with_columns(seen=4, clicked_in_tab=2, long_in_tab=1), "rows"))
-    assert batch.dense_features[0, -3:].tolist() == [4, 2, 1]
-    with pytest.raises(UnimixerError, match="rows: missing column .seen."):
+    brought = row.with_columns(seen=4, clicked_in_tab=2, long_in_tab=1, click_rate=0.5)
+    batch = dataset.transform.raw_batch(Chunk(brought, "rows"))
+    assert batch.dense_features[0, -4:].tolist() == [4, 2, 1, 0.5]
+    with pytest.raises(UnimixerError, match=r"rows: missing column 'seen'"):
         dataset.transform.raw_batch(Chunk(row, "rows"))
 
 
@@ -108,6 +116,7 @@ def test_rows_to_predict_bring_their_counts(tmp_path: Path) -> None:
         ([{"name": "seen", "by": ["user_id"]}, {"name": "seen", "by": ["tab"]}], "count 'seen' is declared twice"),
         ([{"name": "unread", "by": ["user_id"]}], "count 'unread' is read by no feature"),
         ([{"name": "seen", "by": ["user_id"]}, {"name": "tab", "by": ["seen"]}], "reads another count"),
+        ([{"name": "seen", "by": ["user_id"], "prior": 2}], "name the event that it is the rate of"),
     ],
 )
 def test_a_wrong_count_is_refused(counts: list[dict[str, Any]], message: str) -> None:

@@ -59,7 +59,7 @@ def earlier(
     """
     order = np.lexsort((times, groups))
     sorted_groups, sorted_times = groups[order], times[order]
-    sums = np.cumsum(counted[order]) - counted[order]
+    sums: NDArray[np.int64] = np.cumsum(counted[order]) - counted[order]
     new_group = np.diff(sorted_groups, prepend=-1) != 0
     new_time = new_group | (np.diff(sorted_times, prepend=0) != 0)
     places = np.arange(len(order))

@@ -22,13 +22,14 @@ from typing import Any
 import polars as pl
 from pydantic import PositiveInt
 
+from unimixer.data.count_settings import Count
 from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import Names, calendar, categorical, locate, parse_options, past
 from unimixer.data.raw.folders import find_file, find_files, natural
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.times import as_time, zone
-from unimixer.data.schema import Count, Feature, History, Keys, Schema, Vocabulary
+from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
 from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.progress import note
