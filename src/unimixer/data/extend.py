@@ -15,6 +15,8 @@ import numpy as np
 
 from unimixer.data import write_dataset
 from unimixer.data.dataset import DAYS, Dataset, SplitSummary, add_up, current_splits, day_hash
+from unimixer.data.encoding.counts import FILE as COUNTS
+from unimixer.data.encoding.counts import add_counts, load_totals, save_totals
 from unimixer.data.encoding.fit import ReadStatistics
 from unimixer.data.encoding.grow import grow, table_or_empty
 from unimixer.data.encoding.pending import FILE as PENDING
@@ -100,10 +102,11 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
         users=table_or_empty(schema, "users", tables.users, keys.user),
         items=table_or_empty(schema, "items", tables.items, keys.item),
     )
-    reader = LogReader(tables)
-    (extent,) = reader.run(ReadDays(schema))
+    (extent,) = LogReader(tables).run(ReadDays(schema))
     days = _with_span(dataset)
     first, last = _check_days(folder, days, extent.days)
+    tables, totals = add_counts(tables, load_totals(dataset.state_folder, schema))
+    reader = LogReader(tables)
     splitter = _splitter(extent, hold_out, f"{folder}: {_named(first, last)}")
     statistics = Statistics.of_tables(schema, tables)
     log = Statistics.merge(reader.run(ReadStatistics(schema, splitter)))
@@ -116,6 +119,7 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
         tables_now = grown.transform.spec.tables
         grown.transform.save(new / "transform", before=dataset.transform_folder)
         save_pending(new, grown.pending)
+        save_totals(new, totals)
         del grown
         encoding = Encode(new.absolute(), splitter, statistics.rows, write_dataset.PART_ROWS)
         splits = encode(reader, encoding)
@@ -131,7 +135,8 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     if number > 2:  # a process may still open the state of the day before
         shutil.rmtree(folder / DAYS / f"{number - 2:05d}" / "transform", ignore_errors=True)
-        (folder / DAYS / f"{number - 2:05d}" / PENDING).unlink(missing_ok=True)
+        for state in (PENDING, COUNTS):
+            (folder / DAYS / f"{number - 2:05d}" / state).unlink(missing_ok=True)
     return Dataset(folder)
 
 

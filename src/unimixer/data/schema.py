@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from unimixer.data.count_settings import Count
 from unimixer.data.file_settings import Files
 from unimixer.data.label_settings import Label
 from unimixer.data.split_settings import ColumnSplit, QuantileSplit, Split
@@ -185,6 +186,7 @@ class Schema(Settings):
     """Column of sample weights."""
     split: Split = QuantileSplit()
     histories: tuple[History, ...] = ()
+    counts: tuple[Count, ...] = ()
     features: tuple[Feature, ...]
 
     @model_validator(mode="after")
@@ -193,6 +195,7 @@ class Schema(Settings):
             ("feature", [f.name for f in self.features]),
             ("label", [label.name for label in self.labels]),
             ("history", [h.name for h in self.histories]),
+            ("count", [count.name for count in self.counts]),
         ):
             twice = {n for n in names if names.count(n) > 1}
             if twice:
@@ -210,6 +213,7 @@ class Schema(Settings):
                 )
         if self.histories and (self.keys.user is None or self.keys.item is None):
             raise ValueError("histories need keys.user and keys.item")
+        self._check_counts()
         outcomes = {label.column for label in self.labels}
         for feature in self.features:
             if (
@@ -231,14 +235,31 @@ class Schema(Settings):
                 f"labels {sampled[0]!r} and {sampled[1]!r} both have negative_sampling_rate: rows are sampled by one "
                 "label; leave it with the rarest"
             )
-        events = {history.event: history.name for history in self.histories}
+        events = {history.event: f"history {history.name!r}" for history in self.histories}
+        events |= {count.event: f"count {count.name!r}" for count in self.counts}
         soft = next((label.name for label in self.labels if label.soft and label.name in events), None)
         if soft is not None:
             raise ValueError(
-                f"history {events[soft]!r}: event {soft!r} is a soft label, and a probability is not an event; "
+                f"{events[soft]}: event {soft!r} is a soft label, and a probability is not an event; "
                 "name a label or a column of 0 and 1"
             )
         return self
+
+    def _check_counts(self) -> None:
+        """Refuse counts that no feature reads, that read each other, or whose rows have no day."""
+        names, read = {count.name for count in self.counts}, {feature.column for feature in self.features}
+        for count in self.counts:
+            if count.name not in read:
+                raise ValueError(
+                    f"count {count.name!r} is read by no feature; declare one, such as {{name: {count.name}, "
+                    "kind: numeric, domain: context, transform: bucketise}, or remove the count"
+                )
+            if names & {*count.by, count.event}:
+                raise ValueError(f"count {count.name!r} reads another count; it can read columns of the log alone")
+            if count.until == "day" and self.keys.time is None:
+                raise ValueError(
+                    f"count {count.name!r}: until: day needs keys.time, because rows without it have no day"
+                )
 
     def needed_columns(self, *, outcomes: bool) -> list[str]:
         """Return the columns that a log must have; ``outcomes`` adds those that only training and evaluation read."""
@@ -248,13 +269,17 @@ class Schema(Settings):
             events = [history.event for history in self.histories if history.event is not None]
             names += [self.weight, *sources.values(), *(label.probability for label in self.labels)]
             names += [self.split.column] if isinstance(self.split, ColumnSplit) else []
+            events += [count.event for count in self.counts if count.event is not None]
             names += [sources.get(event, event) for event in events]
+        # a log from which a dataset is made gets its counts there; later rows bring them along
+        made = {count.name for count in self.counts} if outcomes else set()
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
-        return [name for name in dict.fromkeys(names) if name is not None]
+        return [name for name in dict.fromkeys(names) if name is not None and name not in made]
 
     def optional_columns(self) -> list[str]:
         """Return the columns that may be in the log or in a table of users or items."""
         names = [f.column for f in self.features] + [h.snapshot for h in self.histories if h.snapshot is not None]
+        names += [column for count in self.counts for column in count.by]
         return list(dict.fromkeys(names))
 
     @property

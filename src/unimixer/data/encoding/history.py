@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.count_settings import Count
 from unimixer.data.encoding.arrays import Chained, Ragged, window_positions
 from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
@@ -199,27 +200,28 @@ class HistoryIndex:
         return Chained([self.times.values, *(segment.times.values for segment in self.later)])
 
 
-def event_label(history: History, schema: Schema) -> Label | None:
-    """Return the label that the event of a history names, or None if it names a column."""
-    return next((label for label in schema.labels if label.name == history.event), None)
+def event_label(reader: History | Count, schema: Schema) -> Label | None:
+    """Return the label that the event of a history or a count names, or None if it names a column."""
+    return next((label for label in schema.labels if label.name == reader.event), None)
 
 
-def event_column(history: History, schema: Schema) -> str | None:
-    """Return the column of the log that tells whether the event of a history happened."""
-    label = event_label(history, schema)
-    return history.event if label is None else label.column
+def event_column(reader: History | Count, schema: Schema) -> str | None:
+    """Return the column of the log that tells whether the event of a history or a count happened."""
+    label = event_label(reader, schema)
+    return reader.event if label is None else label.column
 
 
-def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
-    """Select the impressions that enter a history: event column 1, or label true; empty is not an event.
+def happened(reader: History | Count, schema: Schema, chunk: Chunk) -> NDArray[np.bool_]:
+    """Select the impressions that enter a history or a count: event column 1, or label true; empty is not an event.
 
     Raises:
         UnimixerError: the column is graded, and the event does not name the label with its threshold.
     """
-    name, label = event_column(history, schema), event_label(history, schema)
+    name, label = event_column(reader, schema), event_label(reader, schema)
+    words = f"{'history' if isinstance(reader, History) else 'count'} {reader.name!r}"
     if name is None:
         return np.ones(chunk.frame.height, dtype=np.bool_)
-    numbers = values.as_number(chunk, name, way_out=f"an event of history {history.name!r} is 0 or 1, or empty")
+    numbers = values.as_number(chunk, name, way_out=f"an event of {words} is 0 or 1, or empty")
     if label is not None and label.threshold is not None:
         reached: NDArray[np.bool_] = numbers >= label.threshold  # false for NaN
         return reached
@@ -229,8 +231,7 @@ def happened(history: History, schema: Schema, chunk: Chunk) -> NDArray[np.bool_
         values.column(chunk, name),
         pl.Series(np.isnan(numbers) | (numbers == 0) | (numbers == 1)),
         "is not 0 or 1",
-        f"let event of history {history.name!r} name "
-        + (f"the label {labels[0]!r}" if labels else "a label with a threshold"),
+        f"let event of {words} name " + (f"the label {labels[0]!r}" if labels else "a label with a threshold"),
     )
     entered: NDArray[np.bool_] = numbers == 1
     return entered

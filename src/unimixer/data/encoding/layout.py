@@ -97,7 +97,9 @@ def resolve(tables: RawTables) -> Schema:
     needed = [keys.user, keys.item, keys.time, schema.weight]
     needed += [schema.split.column] if isinstance(schema.split, ColumnSplit) else []
     needed += [label.column for label in schema.labels] + [label.probability for label in schema.labels]
-    for name in filter(None, [*needed, *(event_column(h, schema) for h in schema.histories)]):
+    needed += [event_column(history, schema) for history in schema.histories]
+    needed += [event_column(count, schema) for count in schema.counts]
+    for name in filter(None, needed):
         values.column(first, name)
     for history in schema.histories:
         label = event_label(history, schema)

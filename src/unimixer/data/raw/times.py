@@ -66,8 +66,17 @@ def as_time(chunk: Chunk, keys: Keys, first_row: int | None = None) -> IntArray:
 
 def dates_of(millis: IntArray, zone_name: str) -> list[date]:
     """Return the different days, in a zone, of some times."""
+    return _dates(millis, zone_name).unique().to_list()
+
+
+def day_numbers(millis: IntArray, zone_name: str) -> IntArray:
+    """Return for every time the number of its day in a zone, counted from 1970-01-01."""
+    return _dates(millis, zone_name).cast(pl.Int64).to_numpy()
+
+
+def _dates(millis: IntArray, zone_name: str) -> pl.Series:
     moments = pl.from_epoch(pl.Series(millis), time_unit="ms").dt.replace_time_zone("UTC")
-    return moments.dt.convert_time_zone(zone_name).dt.date().unique().to_list()
+    return moments.dt.convert_time_zone(zone_name).dt.date()
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

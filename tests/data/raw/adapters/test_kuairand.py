@@ -195,6 +195,14 @@ def test_rare_values_are_cut_at_two_unless_told_otherwise(cut: Path) -> None:
     assert cuts(min_count=5) == {5}
 
 
+def test_counts_are_added_when_asked_for(cut: Path) -> None:
+    assert not open_raw("kuairand-pure", cut).schema.counts
+    schema = open_raw("kuairand-pure", cut, counts="true").schema
+    assert {count.name for count in schema.counts} <= {feature.name for feature in schema.features}
+    assert {count.until for count in schema.counts if "user_id" in count.by} == {"day"}
+    assert len(schema.counts) == 15
+
+
 def test_labels_are_chosen_by_name_as_text_or_list(cut: Path) -> None:
     assert open_raw("kuairand-pure", cut).schema.label_names == ("is_click", "long_view")
     assert open_raw("kuairand-pure", cut, labels="is_like, is_click").schema.label_names == ("is_like", "is_click")

@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 from pydantic import PositiveInt
 
+from unimixer.data.count_settings import Count
 from unimixer.data.label_settings import Label
 from unimixer.data.raw.adapters.base import Names, calendar, categorical, locate, parse_options, past
 from unimixer.data.raw.folders import find_file, find_files, natural
@@ -52,6 +53,8 @@ HISTORIES = {
     "long_viewed": ("long_view", "long_watch_seq"),
 }
 """Name: column of the log that must be 1, list column of the snapshot."""
+COUNTED = {"seen": None, "click_rate": "is_click", "long_view_rate": "long_view"}
+"""Counts: name, and the column of the log whose rate it is."""
 MAX_LATE = 0.01
 """Largest share of users whose snapshot reaches into the log; more means that the two do not belong together."""
 
@@ -70,6 +73,8 @@ class Options(Settings):
     """Values seen fewer times in the training part become out-of-vocabulary, field by field."""
     max_length: PositiveInt = 50
     """Longest history."""
+    counts: bool = False
+    """Add how often the video, its author and the user were seen before, and their rates of clicks and long views."""
 
 
 def load(source: str, raw: Path | None, **options: Any) -> RawTables:
@@ -164,13 +169,30 @@ def _schema(source: str, chosen: Options, last_day: date, *, has_snapshot: bool)
         History(name=name, event=event, snapshot=snapshot if has_snapshot else None, max_length=chosen.max_length)
         for name, (event, snapshot) in HISTORIES.items()
     )
+    counts = _counts() if chosen.counts else ()
     return Schema(
         name=source,
         keys=KEYS,
         labels=tuple(Label(name=label) for label in chosen.labels),
         split=DateSplit(validation=validation, test=test),
         histories=histories,
-        features=_features(chosen),
+        counts=counts,
+        features=(*_features(chosen), *(_bucketised(count.name, "context", 32) for count in counts)),
+    )
+
+
+def _counts() -> tuple[Count, ...]:
+    """Numbers and rates of the video up to the impression, and of the user up to the day.
+
+    Up to the impression, rates of users would rank worse: who has just clicked has fewer clicks left.
+    """
+    items = (("video", ("video_id",)), ("video_in_tab", ("video_id", "tab")), ("author", ("author_id",)))
+    users = (("user", ("user_id",)), ("user_in_tab", ("user_id", "tab")))
+    return tuple(
+        Count(name=f"{name}_{what}", by=by, event=event, until=until, prior=None if event is None else prior)
+        for groups, until, prior in ((items, "impression", 10.0), (users, "day", 3.0))
+        for name, by in groups
+        for what, event in COUNTED.items()
     )
 
 
