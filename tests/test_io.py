@@ -13,7 +13,18 @@ import pytest
 from unimixer.bundles.manifest import read_manifest
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
-from unimixer.io import atomic_file, atomic_folder, disk_errors, link_or_copy, read_errors, read_json, write_text
+from unimixer.io import (
+    DATASET,
+    atomic_file,
+    atomic_folder,
+    check_kind,
+    disk_errors,
+    link_or_copy,
+    near_file,
+    read_errors,
+    read_json,
+    write_text,
+)
 from unimixer.serving.stores.sqlite import SQLiteStore
 from unimixer.settings import load_yaml
 from unimixer.training.run import RunFolder
@@ -173,6 +184,16 @@ def test_damaged_json_is_one_sentence_with_the_file_and_the_way_out(content: str
     path.unlink()
     with pytest.raises(UnimixerError, match=r"a\.json: no such file; make it again$"):
         read_json(path, way_out="make it again")
+
+
+def test_a_path_that_is_missing_names_the_most_alike_one_beside_it(toy_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(UnimixerError, match=r"recipe\.yml: no such file; did you mean 'recipe\.yaml'\?$"):
+        load_yaml(tmp_path / "recipe.yml")
+    typo = toy_folder.with_name(toy_folder.name + "s")
+    with pytest.raises(UnimixerError, match=rf"\(no manifest\.json\); did you mean '{toy_folder.name}'\?$"):
+        check_kind(typo, DATASET, marker="manifest.json", make="unimixer data prepare")
+    assert near_file(tmp_path / "else" / "recipe.yml") == near_file(tmp_path / "0") == ""
 
 
 def test_what_is_given_in_the_place_of_something_else_is_called_by_its_name(

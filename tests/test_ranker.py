@@ -189,7 +189,7 @@ def test_field_tokens_that_a_mixer_cannot_cut_are_named_and_may_be_wider(spec: F
 
 
 def test_a_budget_that_cannot_be_met_is_named(spec: FeatureSpec) -> None:
-    with pytest.raises(UnimixerError, match="params=10 cannot be met within 2%; the nearest count"):
+    with pytest.raises(UnimixerError, match="params=10 cannot be met within 2%; the smallest count"):
         width_for_budget(spec, dense_params=10, num_tokens=4, embedding_dim=8)
     with pytest.raises(UnimixerError, match="give width or dense_params, not both"):
         width_for_budget(spec, dense_params=10_000, width=3)

@@ -100,10 +100,11 @@ def check_positive(**values: float) -> None:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise UnimixerError(f"{name}={value!r} is not one of {', '.join(choices)}{_did_you_mean(value, choices)}")
+        raise UnimixerError(f"{name}={value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
-def _did_you_mean(value: str, choices: Sequence[str]) -> str:
+def did_you_mean(value: str, choices: Sequence[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest choice, or nothing where none is near."""
     close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from unimixer.errors import UnimixerError, io_failure
+from unimixer.errors import UnimixerError, did_you_mean, io_failure
 
 RUN, DATASET, BUNDLE, DELTA = "a run folder", "a prepared dataset", "a bundle", "a delta of a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep", "search.yaml": "a search"}
+_COMPARED = 1000
+"""Names of a folder that are compared with a missing one at most."""
 _BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE, "follows": DELTA}
 
 
@@ -57,13 +59,21 @@ def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UnimixerError(f"{path}: no such file") from None
+        raise UnimixerError(f"{path}: no such file{near_file(path)}") from None
     except PermissionError as error:
         raise UnimixerError(
             f"{error.filename or path}: cannot read: permission denied; give this user the right to read it"
         ) from None
     except OSError as error:
         raise UnimixerError(f"{error.filename or path}: cannot read: {error.strerror or error}") from error
+
+
+def near_file(path: Path) -> str:
+    """Return ``"; did you mean 'x'?"`` for the name beside a missing file that is most like its name, else nothing."""
+    with suppress(OSError):
+        names = [other.name for other in path.parent.iterdir()]
+        return did_you_mean(path.name, names) if len(names) <= _COMPARED else ""
+    return ""
 
 
 @contextmanager
@@ -151,7 +161,8 @@ def check_kind(path: Path, kind: str, *, marker: str, make: str) -> None:
     if actual is not None and actual != kind:
         raise UnimixerError(f"{path} is {actual}, not {kind}; make one with: {make}")
     if not marked:
-        raise UnimixerError(f"{path} is not {kind} (no {marker}); make one with: {make}")
+        near = "" if path.exists() else near_file(path)
+        raise UnimixerError(f"{path} is not {kind} (no {marker}){near or f'; make one with: {make}'}")
 
 
 def read_json(path: Path, *keys: str, way_out: str = "restore the file from a copy") -> dict[str, Any]:

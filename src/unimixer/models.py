@@ -99,7 +99,13 @@ def _budget(params: int | str | None, width: float | None) -> int | None:
 
 
 def width_for_budget(
-    spec: FeatureSpec, *, dense_params: int, tolerance: float = 0.02, advise: bool = True, **arguments: Any
+    spec: FeatureSpec,
+    *,
+    dense_params: int,
+    tolerance: float = 0.02,
+    advise: bool = True,
+    what: str = "params",
+    **arguments: Any,
 ) -> float:
     """Find the width at which ``Ranker(spec, width=..., **arguments)`` has ``dense_params`` dense parameters.
 
@@ -108,6 +114,7 @@ def width_for_budget(
         dense_params: the budget.
         tolerance: largest relative miss.
         advise: look for a change of the arguments if the budget cannot be met, which takes longer.
+        what: name of the budget, for the message.
         arguments: of the ranker.
 
     Raises:
@@ -124,7 +131,7 @@ def width_for_budget(
             return count_dense(Ranker(small, **arguments))
 
     options = changeable(arguments) if advise else {}
-    return meet_budget(count, arguments, dense_params, tolerance=tolerance, changeable=options)
+    return meet_budget(count, arguments, dense_params, tolerance=tolerance, what=what, changeable=options)
 
 
 def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:

@@ -217,7 +217,7 @@ def test_options_reach_the_fitted_backbone() -> None:
 
 def test_a_budget_out_of_reach_names_the_nearest_count() -> None:
     with pytest.raises(
-        UnimixerError, match=r"'rankmixer' with num_tokens=64: params=10 cannot be met .* nearest count is 25,216"
+        UnimixerError, match=r"'rankmixer' with num_tokens=64: params=10 cannot be met .* smallest count is 25,216"
     ):
         fit_budget("rankmixer", params=10, num_tokens=64)
     with pytest.raises(UnimixerError, match="params=150 cannot be met within 2%; the nearest counts are 100 and 200"):

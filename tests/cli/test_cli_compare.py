@@ -103,6 +103,11 @@ def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: P
         (("compare", "none.yaml", "--out", "o"), "none.yaml: no such file"),
         (("compare", "--data", "x", "--models", "mpl", "--params", "1M", "--out", "o"), "unknown backbone 'mpl'"),
         (("compare", "--data", "x", "--models", "mlp", "--params", "1M", "--out", "o"), "x is not a prepared dataset"),
+        (("compare", "o"), "or the folder of one that was begun (o is not)"),
+        (
+            ("compare", "--data", "x", "--models", "mlp", "--params", "20X", "--out", "o"),
+            "params.0='20X': input should be a whole number, such as 800000, 800K or 1.5M",
+        ),
         (("compare", "o", "--report-only"), "o is not a study (no study.yaml)"),
         (("ablate", "--data", "x", "--params", "1M"), "an ablation needs --data DATASET and --out FOLDER"),
         (("ablate", "--data", "x", "--out", "o", "--groups", "rang"), "unknown group 'rang'; did you mean 'rank'?"),

@@ -26,6 +26,8 @@ def test_runs_prints_mean_and_spread_over_seeds(cli: Cli, recipe: Path, monkeypa
     assert table[1].startswith("| --- | --- | ---: |")
     assert len(table) == 4
     assert cli("runs", "--markdown", "--json").json["rows"][0] == row
+    Path("none").mkdir()
+    assert "note: no run below none is finished; runs are made by: unimixer train" in cli("runs", "none").err
     shutil.move("runs", "elsewhere")
     monkeypatch.setenv("UNIMIXER_RUNS", "elsewhere")
     assert cli("runs", "--json").json["rows"][0] == row

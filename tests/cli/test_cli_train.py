@@ -45,7 +45,9 @@ def test_train_finds_a_dataset_by_its_name(
 def test_an_existing_run_is_refused_and_a_finished_one_resumes_at_once(cli: Cli, recipe: Path) -> None:
     first = cli("train", recipe, "--run", "a", "--json").json
     assert cli("train", recipe, "--run", "a").error.endswith("continue it with: unimixer train --resume a")
-    assert cli("train", "--resume", "a", "--json").json == first
+    resumed = cli("train", "--resume", "a", "--json")
+    assert resumed.json == first
+    assert "note: a is finished, so nothing is left to train" in resumed.err
 
 
 def test_resume_takes_no_changes(cli: Cli, recipe: Path) -> None:

@@ -11,6 +11,8 @@ from small import LITE, small_study, small_values
 from unimixer.errors import UnimixerError
 from unimixer.experiments.models import Variant, parse_variant, split_models
 from unimixer.experiments.plan import Plan, Study, Sweep, load_study, read_plan, write_plan
+from unimixer.experiments.plan_file import PlanFile, check_folder
+from unimixer.experiments.tuning.plan import Search
 from unimixer.settings import parse
 
 
@@ -157,6 +159,19 @@ def test_another_plan_in_the_same_folder_is_refused_by_its_first_difference(
     with pytest.raises(UnimixerError) as caught:
         write_plan(tmp_path, small_study("toy", **{"data": [{"path": "toy", "hash": "a"}], **changes}))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Study, Sweep, Search])
+def test_a_file_and_a_folder_of_something_else_take_no_plan(kind: type[PlanFile], tmp_path: Path) -> None:
+    check_folder(tmp_path, kind)
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UnimixerError, match=r"file is a file, and a \w+ needs a folder of its own; choose another --out"
+    ):
+        check_folder(tmp_path / "file", kind)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UnimixerError, match="is a run folder, and a"):
+        check_folder(tmp_path, kind)
 
 
 def test_what_is_judged_is_part_of_the_plan() -> None:

@@ -42,7 +42,7 @@ def test_an_existing_folder_is_refused_with_the_command_that_continues_it(toy_da
         run_in(tmp_path / "run", toy_dataset)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
-    with pytest.raises(UnimixerError, match="mine exists"):
+    with pytest.raises(UnimixerError, match=r"mine exists; choose another --run$"):
         run_in(tmp_path / "mine", toy_dataset)
     assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
 

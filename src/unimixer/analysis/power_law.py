@@ -217,7 +217,7 @@ def _problem(x: Array, log_y: Array, form: str, bounds: IrreducibleError) -> Pro
 
 def _check(x: Array, y: Array, form: str, bounds: IrreducibleError, different: int) -> None:
     if not (x > 0).all() or not np.isfinite(x).all():
-        raise UnimixerError("sizes must be finite and greater than 0: a law of powers has no size 0")
+        raise UnimixerError("sizes must be finite and greater than 0: the fit takes their logarithm")
     if not (y > 0).all() or not np.isfinite(y).all():
         raise UnimixerError(f"the {form} must be finite and greater than 0 in every run: the fit takes its logarithm")
     if different < needed_sizes(form, bounds):

@@ -85,7 +85,7 @@ def _option_number(option: str, text: str) -> float:
 def check_size(column: str, value: float, where: str, units: Mapping[str, str]) -> None:
     """Raise if a number of parameters or FLOPs is implausible."""
     if not value > 0:
-        raise UnimixerError(f"{where}: {column}={value:g} must be greater than 0; a law of powers has no size 0")
+        raise UnimixerError(f"{where}: {column}={value:g} must be greater than 0; correct the row, or remove it")
     if column not in SMALLEST:
         return
     if value < SMALLEST[column]:

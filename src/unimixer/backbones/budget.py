@@ -90,8 +90,9 @@ def solve_width(
         smaller = max((n for n in seen.values() if n < params), default=None)
         larger = min((n for n in seen.values() if n > params), default=None)
         nearest = tuple(n for n in (smaller, larger) if n is not None)
-        reach = f"{'counts are' if len(nearest) > 1 else 'count is'} {' and '.join(f'{n:,}' for n in nearest)}"
-        raise BudgetError(f"{what}={params:,} cannot be met within {tolerance:.0%}; the nearest {reach}", nearest)
+        kind = "nearest counts are" if len(nearest) > 1 else "smallest count is" if larger else "largest count is"
+        reach = " and ".join(f"{n:,}" for n in nearest)
+        raise BudgetError(f"{what}={params:,} cannot be met within {tolerance:.0%}; the {kind} {reach}", nearest)
     return best()
 
 
@@ -135,6 +136,10 @@ def meet_budget(
                 continue
             advice += f", or {name}={value}, which reaches {reached:,}"
             break
+        else:
+            smaller = [f"{name}={value}" for name, value in changeable.items() if value > 1]
+            if smaller and min(error.nearest) > budget:
+                advice += f", or lower {' or '.join(smaller)}"
         raise BudgetError(f"{error}; {advice}", error.nearest) from None
 
 

@@ -182,8 +182,8 @@ def inter_residuals(num_blocks: int, every: int | None) -> tuple[int | None, ...
         return (None,) * num_blocks
     if every < 2:
         raise UnimixerError(
-            f"inter_residual_every={every} must be at least 2, for a block has the output of the one before it anyway; "
-            "None switches inter-residuals off"
+            f"inter_residual_every={every} must be at least 2, because a block reads the output of the one before "
+            "it anyway; None switches inter-residuals off"
         )
     return tuple(
         index - every if index >= every and index % every == 0 and index < num_blocks - 1 else None

@@ -23,37 +23,40 @@ from unimixer.errors import INTERRUPTED, TEMPORARY_FAILURE, StoppedError, Unimix
 
 VERBS = {
     "demo": "Make a synthetic world, train UniMixing-Lite, RankMixer and an MLP on it, and draw the results.",
+    "data": "Datasets: download a public log, infer a schema, prepare a log, extend and describe a dataset.",
+    "config": "Recipes: list the packaged ones, print one with every key and where its value is from.",
     "models": "Print the backbones with the patterns that they mix by, or the options of one.",
     "train": "Train a recipe on a prepared dataset, or continue an interrupted run.",
     "evaluate": "Measure the best weights of a run on a split of its dataset, or on a file of labelled raw rows.",
-    "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
-    "move.",
-    "consolidate": "Consolidate the weights of an interrupted run on several processes, for evaluate and predict.",
-    "export": "Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out "
-    "requests.",
-    "bundle": "Bring a bundle up to date by a delta.",
+    "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
+    "runs": "Print finished runs: mean and spread over seeds of every recipe.",
     "inspect": "Inspect a run: how far its learned matrices moved, which fields interact, effective ranks, attention.",
     "importance": "Measure which features matter to a run or a bundle: the loss of AUC when a feature comes from other "
     "rows.",
     "embeddings": "Write the vectors of an embedding table with their ids, or print the nearest neighbours of an id.",
-    "predict": "Score raw rows of users and items seen or unseen, in their order, streamed.",
+    "convert": "Write the recipe of another model that starts with the scores of a finished run, and say how far they "
+    "move.",
+    "consolidate": "Consolidate the weights of an interrupted run on several processes, for evaluate and predict.",
+    "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
+    "a study.",
+    "ablate": "Train a model and its ablations at equal budgets, and report the effect of each change.",
+    "tune": "Search for better settings of a recipe on validation; or continue a search.",
+    "scale": "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report.",
+    "replay-days": "Predict every appended day by the models of the day before, then train on it.",
+    "export": "Write a run as a bundle for serving: graph, weights, schema, vocabularies, checksums, held-out "
+    "requests.",
+    "bundle": "Bring a bundle up to date by a delta.",
+    "store": "Build and print the feature store of a server.",
     "serve": "Serve a bundle over HTTP: POST /v1/rank, the open inference protocol under /v2, GET /docs.",
     "replay": "Compute the answers of a prediction log again and list the differences by row and feature; exit code 1 "
     "if any.",
-    "replay-days": "Predict every appended day by the models of the day before, then train on it.",
-    "runs": "Print finished runs: mean and spread over seeds of every recipe.",
-    "compare": "Train models at equal budgets with several seeds and report significant differences; or continue "
-    "a study.",
-    "tune": "Search for better settings of a recipe on validation; or continue a search.",
-    "ablate": "Train a model and its ablations at equal budgets, and report the effect of each change.",
-    "doctor": "Show the versions, the hardware and the installed extras of this machine.",
-    "data": "Prepare raw impression logs.",
-    "config": "Look at recipes.",
-    "scale": "Scaling laws: count costs, sweep over sizes, fit exponents, choose a size, report.",
     "abtest": "Online experiments: plan, assign, load events, read results, simulate.",
-    "store": "Build and print the feature store of a server.",
+    "doctor": "Show the versions, the hardware and the installed extras of this machine.",
 }
-"""The first sentence of every verb's help. The file of a verb, with all its imports, is loaded when it is called."""
+"""The first sentence of every verb's help, in the order of a first project.
+
+The file of a verb, with all its imports, is loaded when it is called.
+"""
 
 
 class LazyGroup(TyperGroup):

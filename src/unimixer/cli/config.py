@@ -15,7 +15,9 @@ from unimixer.training.run import RunFolder
 KINDS = {"recipe": "", "study": "studies"}
 """Folder of the packaged files by their kind."""
 
-app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app = typer.Typer(
+    help="Recipes: list the packaged ones, print one with every key and where its value is from.", no_args_is_help=True
+)
 
 
 @app.command("list")

@@ -23,7 +23,10 @@ from unimixer.errors import UnimixerError
 from unimixer.io import write_text
 from unimixer.settings import override, read_changes
 
-app = typer.Typer(help="Prepare raw impression logs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Datasets: download a public log, infer a schema, prepare a log, extend and describe a dataset.",
+    no_args_is_help=True,
+)
 
 
 @app.command("init")

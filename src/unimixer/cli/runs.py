@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unimixer.cli.output import Json, emit, markdown, table
+from unimixer.progress import note
 from unimixer.training.run import runs_folder
 from unimixer.training.summary import summarise_runs
 
@@ -33,7 +34,10 @@ def runs(
 
     Examples: unimixer runs · unimixer runs runs/kuairand-* --markdown
     """
-    summaries = summarise_runs(folders or [runs_folder()])
+    folders = folders or [runs_folder()]
+    summaries = summarise_runs(folders)
+    if not summaries:
+        note(f"no run below {', '.join(map(str, folders))} is finished; runs are made by: unimixer train")
     if as_markdown and not as_json:
         print(markdown(COLUMNS, _rows(summaries), left=2))
     else:

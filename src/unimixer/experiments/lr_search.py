@@ -158,7 +158,9 @@ def power_between(first: tuple[float, float], second: tuple[float, float]) -> fl
     (width, rate), (wider, other) = first, second
     check_positive(width=width, rate=rate, wider=wider, other=other)
     if width == wider:
-        raise UnimixerError(f"two sizes of one width, {width:g}, say nothing about how rates follow it")
+        raise UnimixerError(
+            f"both sizes have the width {width:g}, so how rates follow the width is unknown; choose other sizes"
+        )
     return min(max(-math.log(other / rate) / math.log(wider / width), 0.0), 1.0)
 
 

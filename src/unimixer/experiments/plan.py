@@ -16,7 +16,7 @@ from unimixer.errors import UnimixerError, first_difference, unknown
 from unimixer.experiments.datasets import DatasetRef, WrittenDataset, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
 from unimixer.experiments.models import Variant, WrittenVariant, label_of
-from unimixer.experiments.plan_file import PlanFile, is_begun, read_plan
+from unimixer.experiments.plan_file import PlanFile, check_folder, is_begun, read_plan
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
 from unimixer.settings import dump_yaml, find_settings, load_yaml, parse
@@ -158,6 +158,7 @@ class Plan(PlanFile):
             UnimixerError: if the folder was begun with other settings; the message names the first difference.
         """
         kind = type(self)
+        check_folder(folder, kind)
         return read_plan(folder, kind).joined(self, folder) if is_begun(folder, kind) else self
 
     def joined(self, later: Self, folder: Path) -> Self:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from unimixer.errors import UnimixerError
+from unimixer.io import kind_of
 from unimixer.settings import Settings, load_yaml, parse
 
 
@@ -25,6 +26,13 @@ AnyPlan = TypeVar("AnyPlan", bound=PlanFile)
 def is_begun(folder: Path, kind: type[PlanFile]) -> bool:
     """Return whether a folder holds an experiment of this kind."""
     return (folder / kind.file).exists()
+
+
+def check_folder(folder: Path, kind: type[PlanFile]) -> None:
+    """Raise if an experiment cannot begin in a folder, because it is a file or holds a run, a dataset or the like."""
+    found = kind_of(folder)
+    if found is not None and not is_begun(folder, kind):
+        raise UnimixerError(f"{folder} is {found}, and a {kind.noun} needs a folder of its own; choose another --out")
 
 
 def read_plan(folder: Path, kind: type[AnyPlan]) -> AnyPlan:

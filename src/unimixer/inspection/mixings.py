@@ -92,7 +92,7 @@ class MixingReport:
         moved = (
             f"{self.moved:.{0 if self.moved >= 0.1 else 2}%} of the weights between blocks moved"
             if self.moved is not None
-            else "the start is unknown, so nobody can say how far the matrix moved"
+            else "the start is unknown, so how far the matrix moved is unknown too"
         )
         if between.row_entropy is None:
             return f"layer {layer}: {moved}; the matrix has weights below zero or rows that do not sum to one"

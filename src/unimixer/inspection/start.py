@@ -49,7 +49,7 @@ def measure_movement(run: RunFolder) -> list[Movement]:
         return []
     start, note = starting_model(run)
     if start is None:
-        raise UnimixerError(f"{run.folder}: {note}; without the start nobody can say how far a matrix moved")
+        raise UnimixerError(f"{run.folder}: {note}; how far a matrix moved is known only with its start")
     before = learned_mixings(start.backbone)
     return [
         Movement(layer.place, first.between(layer.temperature), layer.between(layer.temperature))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from unimixer.errors import UnimixerError
-from unimixer.io import kind_of
+from unimixer.io import kind_of, near_file
 
 KeyPath = tuple[str | int, ...]
 """Keys and list positions from the top to a value."""
@@ -62,7 +62,7 @@ def load_yaml(path: Path) -> Document:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise UnimixerError(f"{path}: no such file") from None
+        raise UnimixerError(f"{path}: no such file{near_file(path)}") from None
     except IsADirectoryError:
         kind = kind_of(path) or "a folder"
         raise UnimixerError(f"{path}: is {kind}, expected a YAML file") from None
@@ -171,7 +171,9 @@ class _Reader:
     def _value(self, node: yaml.Node, key_path: KeyPath) -> Any:
         self._values += 1
         if self._values > MOST_VALUES:
-            raise UnimixerError(f"{self._at(node)}: aliases make more than {MOST_VALUES:,} values of this file")
+            raise UnimixerError(
+                f"{self._at(node)}: aliases make more than {MOST_VALUES:,} values of this file; use fewer"
+            )
         if any(node is other for other in self._open):
             raise UnimixerError(f"{self._at(node)}: an alias refers to a value that contains it")
         kind = node.tag.removeprefix(_TAG)

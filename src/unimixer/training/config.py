@@ -24,7 +24,15 @@ from unimixer.settings import Change, Document, Settings, find_settings, load_ya
 from unimixer.training.averaging_config import AveragingConfig
 from unimixer.training.loss_weighting import LossWeightingConfig
 
-Count = Annotated[PositiveInt, BeforeValidator(read_count)]
+
+def _count(value: object) -> object:
+    count = read_count(value)
+    if isinstance(count, str) and not count.isdigit():
+        raise ValueError("input should be a whole number, such as 800000, 800K or 1.5M")
+    return count
+
+
+Count = Annotated[PositiveInt, BeforeValidator(_count)]
 
 
 class ModelConfig(Settings):

@@ -48,7 +48,8 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
     model = recipe.model
     if model.dense_params is not None:
         arguments = model.model_dump(exclude={"dense_params"})
-        size = width_for_budget(with_tasks(spec, tuple(tasks)), dense_params=model.dense_params, **arguments)
+        shapes, budget = with_tasks(spec, tuple(tasks)), model.dense_params
+        size = width_for_budget(shapes, dense_params=budget, what="model.dense_params", **arguments)
         model = model.model_copy(update={"width": size, "dense_params": None})
     resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
     monitor(resolved)

@@ -27,6 +27,7 @@ from unimixer.io import (
     check_kind,
     disk_errors,
     file_lock,
+    kind_of,
     lacking,
     link_or_copy,
     read_errors,
@@ -77,10 +78,8 @@ class RunFolder:
         """
         if folder is not None:
             if folder.exists():
-                raise UnimixerError(
-                    f"{folder} exists; choose another --run, "
-                    f"or continue it with: unimixer train --resume {shlex.quote(str(folder))}"
-                )
+                resume = f", or continue it with: unimixer train --resume {shlex.quote(str(folder))}"
+                raise UnimixerError(f"{folder} exists; choose another --run{resume if kind_of(folder) == RUN else ''}")
             return cls._write(folder, recipe, dataset, warm_start, fill)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         base = runs_folder() / recipe.name / f"{stamp}-seed{recipe.training.seed}"

@@ -11,7 +11,7 @@ from unimixer.data.schema import SPLITS
 from unimixer.data.stream import check_steps
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
-from unimixer.progress import say
+from unimixer.progress import note, say
 from unimixer.training.config import Recipe, TemperatureConfig
 from unimixer.training.consolidate import consolidate_best
 from unimixer.training.continuation import Continuation, rows_to_train
@@ -145,6 +145,8 @@ def resume(
     """
     run = RunFolder(folder)
     if run.result is not None:
+        if not quiet:
+            note(f"{run.folder} is finished, so nothing is left to train")
         return run
     if launched():
         check_versions()

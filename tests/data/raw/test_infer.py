@@ -162,6 +162,23 @@ def test_a_file_without_a_label_is_an_error(tmp_path: Path) -> None:
         infer_schema(path)
 
 
+def test_a_label_of_two_other_values_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    pl.DataFrame({"user": [1, 2, 3], "sex": ["m", "f", "m"], "clicked?": ["yes", "no", "no"]}).write_csv(path)
+    with pytest.raises(UnimixerError, match=r"'clicked\?' holds 'no' and 'yes': write its outcome as 1"):
+        infer_schema(path)
+
+
+def test_numbers_with_a_decimal_comma_are_no_lists(tmp_path: Path) -> None:
+    prices, tags = ["27,30", "8,19", "0,5", "-30,27"], ["1,2", "2,1,3", "1,3", "3,2,1"]
+    log = pl.DataFrame({"click": [0, 1] * 50, "price": prices * 25, "tags": tags * 25})
+    log.write_csv(tmp_path / "log.csv", separator=";")
+    text, _, features = inferred(tmp_path / "log.csv")
+    assert "price" not in features
+    assert "CHECK: looks like numbers with a decimal comma; write a point instead, and kind: numeric" in text
+    assert features["tags"].separator == ","
+
+
 def test_a_folder_is_read_by_its_first_file(tmp_path: Path) -> None:
     (tmp_path / "impressions").mkdir()
     shop().write_csv(tmp_path / "impressions" / "part-0.csv")
@@ -237,7 +254,7 @@ def test_a_time_of_no_known_form_is_no_feature_and_no_key_and_the_reason_is_said
     text, schema, features = inferred(with_column(tmp_path / "log.csv", odd, "event_time"))
     assert schema.keys.time is None
     assert "event_time" not in features
-    assert "# time:  # the name of 'event_time' fits, the values do not: no form of a time that is known" in text
+    assert "# time: COLUMN  # the name of 'event_time' fits, the values do not: no form of a time that is known" in text
     one = with_column(tmp_path / "one.csv", pa.array(["7"] * 200), "member")
     text = infer_schema(one)
     assert "  user: user_id" in text

@@ -82,9 +82,7 @@ def test_lists_are_what_a_loop_makes_of_them(rows: list[list[int | None] | None]
 
 def test_a_sequence_of_another_type_is_named() -> None:
     error = message(lists.as_lists, chunk("1|2"), sequence())
-    assert error == (
-        "log.csv: sequence 'x' reads column 'x' of type String; give it a separator for text, or dataset lists"
-    )
+    assert error == ("log.csv: sequence 'x' reads column 'x' of type String; give it a separator, or write lists")
     assert "expected lists of plain values" in message(lists.as_lists, chunk([[1]]), sequence())
 
 

@@ -134,6 +134,8 @@ def test_items_that_stand_twice_are_refused(client: Client) -> None:
 def test_limits_of_the_body_and_of_candidates(client: Client, shared: Served) -> None:
     many = client.rank(items=list(range(101)))
     assert (many.status, many.error) == (422, "items: 101 candidates, expected 1 to 100; send several requests")
+    none = client.rank(items=[])
+    assert (none.status, none.error) == (422, "items: 0 candidates, expected 1 to 100")
     large = client.ask("POST", "/v1/rank", b"x" * 10_000_000)
     assert (large.status, large.error) == (
         413,

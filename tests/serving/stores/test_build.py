@@ -105,6 +105,13 @@ def test_other_raw_data_is_refused_unless_it_is_meant(
     assert "the raw data differs from that of" in capsys.readouterr().err
 
 
+def test_a_path_that_is_neither_a_run_nor_a_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UnimixerError, match="nothing is neither a run folder nor a prepared dataset; name one, as made by"
+    ):
+        build_store(tmp_path / "nothing", str(tmp_path / "a.sqlite"))
+
+
 def test_a_store_without_a_place_or_a_fingerprint_says_so(
     own: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,8 +122,8 @@ def _columns(rewards: Any, propensities: Any, targets: Any) -> tuple[Values, Val
     missing = int(np.isnan(propensity).sum())
     if missing:
         raise UnimixerError(
-            f"{missing:,} of {len(propensity):,} rows have no propensity; only a policy that explores, and logs with "
-            "which probability, can be judged off-policy"
+            f"{missing:,} of {len(propensity):,} rows have no propensity; an estimate needs, for every logged action, "
+            "the probability with which the policy chose it"
         )
     wrong = int(((propensity <= 0) | (propensity > 1)).sum())
     if wrong:

@@ -84,8 +84,8 @@ def read_experiment(
     if until > clock:
         day = datetime.fromtimestamp(until / 1e6, tz=UTC).date()
         raise UnimixerError(
-            f"as of {day}: the day lies in the future, and nobody knows what units do until then; name an earlier day, "
-            "or none to read all events until now"
+            f"as of {day}: the day lies in the future; name an earlier day, or leave the day out to read all events "
+            "until now"
         )
     with events.snapshot() as database, UnitTable(database, experiment, until) as table:
         checks = check_all(table, clock)

@@ -155,7 +155,7 @@ def check_slices(hidden_dim: int, num_experts: int) -> None:
     check_positive(hidden_dim=hidden_dim, num_experts=num_experts)
     if hidden_dim < num_experts:
         raise UnimixerError(
-            f"hidden_dim={hidden_dim} must be at least num_experts={num_experts}, for it is shared by all experts; "
+            f"hidden_dim={hidden_dim} must be at least num_experts={num_experts}, because all experts share it; "
             "take fewer experts or a wider layer"
         )
 

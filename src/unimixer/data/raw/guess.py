@@ -54,6 +54,17 @@ def guess_labels(columns: Sequence[Column], keys: Sequence[str]) -> list[Column]
     return list({c.name: c for c in labels or [c for c in free if c.is_binary]}.values())
 
 
+def missing_label(columns: Sequence[Column]) -> str:
+    """Say what a label needs, and which column of two other values, such as yes and no, could become one."""
+    need = "none holds 0 and 1, or true and false, without gaps, and none is a rating by its name and values"
+    pairs = [c for c in columns if c.kind in ("integer", "number", "text") and c.unique == 2 and not c.is_binary]
+    if not pairs:
+        return f"{need}; add one, such as 'click'"
+    best = max(pairs, key=lambda c: re.search(OUTCOME_NAMES, c.name, re.IGNORECASE) is not None)
+    low, high = (repr(value) for value in best.values.unique().sort())
+    return f"{need}; {best.name!r} holds {low} and {high}: write its outcome as 1 and the other value as 0"
+
+
 def is_rating(column: Column) -> bool:
     """Return whether a column holds ratings."""
     named = re.search(RATING_NAMES, column.name, re.IGNORECASE) is not None

@@ -24,6 +24,7 @@ from unimixer.data.raw.guess import (
     guess_keys,
     guess_labels,
     is_rating,
+    missing_label,
 )
 from unimixer.data.raw.profile import Column, Sample, printable, take_sample
 from unimixer.data.schema import Schema
@@ -68,7 +69,7 @@ def infer_schema(path: Path, **options: Any) -> str:
     keys = guess_keys(columns)
     labels = guess_labels(columns, [key.column.name for key in keys.values() if key.column])
     if not labels:
-        raise UnimixerError(f"{sample.file}: no column can be a label (0 and 1, or a rating); add one, such as 'click'")
+        raise UnimixerError(f"{sample.file}: no column can be a label: {missing_label(columns)}")
     tables = {
         role: take_sample(log_files(place, f"{role}s"), files.model_copy(update={"header": None}))
         for role, place in zip(("user", "item"), entities, strict=True)
@@ -106,7 +107,9 @@ def _keys_text(keys: dict[str, Key]) -> list[str]:
     for role in ("user", "item", "time"):
         column = keys[role].column
         if column is None:
-            lines.append(f"  # {role}:  # {keys[role].reason}")
+            lines.append(
+                f"  # {role}: COLUMN  # {keys[role].reason}; if there is one, write its name and remove the first #"
+            )
             continue
         others = f"; another candidate: {', '.join(map(_quoted, keys[role].others))}" if keys[role].others else ""
         lines.append(f"  {role}: {_quoted(column.name)}  # {column.evidence()}{others}")
@@ -244,7 +247,9 @@ def _no_information(column: Column, *, entity: bool = False) -> str | None:
     if column.is_row_number and not (entity and column.kind == "integer"):
         return "a different value in every row"
     if column.kind == "text" and column.is_vector:
-        return "a vector as text is not read; dataset lists in Parquet"
+        return "a vector as text is not read; write lists in Parquet"
+    if column.kind == "text" and column.values.str.contains(r"^-?\d+,\d{1,2}$").all():
+        return "CHECK: looks like numbers with a decimal comma; write a point instead, and kind: numeric"
     return None
 
 

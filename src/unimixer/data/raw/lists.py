@@ -67,7 +67,7 @@ def _raw_lists(chunk: Chunk, feature: Feature) -> pl.Series:
         )
     empty = texts.is_null() | (texts.str.strip_chars() == "")
     if not (empty if written is None else empty | written.is_not_null()).all():
-        raise UnimixerError(f"{where}; give it a separator for text, or dataset lists")
+        raise UnimixerError(f"{where}; give it a separator, or write lists")
     return written if written is not None else pl.Series([[]], dtype=pl.List(pl.String)).new_from_index(0, len(texts))
 
 

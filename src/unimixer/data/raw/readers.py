@@ -14,6 +14,7 @@ from unimixer.data.raw.folders import is_parquet, partition_of
 from unimixer.data.raw.parquet_files import ParquetFile
 from unimixer.data.raw.tables import WHOLE, Chunk, Placed
 from unimixer.errors import UnimixerError, nearest
+from unimixer.io import near_file
 
 
 def read_chunks(paths: Sequence[Path], **options: Any) -> Iterator[Chunk]:
@@ -102,8 +103,7 @@ def open_table(path: Path, files: Files) -> CsvFile | ParquetFile:
         UnimixerError: there is no such file, or it is empty, or not of its kind.
     """
     if not path.exists():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UnimixerError(f"{path}: no such file{nearest(path.name, there) if len(there) < 20 else ''}")
+        raise UnimixerError(f"{path}: no such file{near_file(path)}")
     if path.is_dir():
         raise UnimixerError(f"{path}: is a folder, expected a file")
     if path.stat().st_size == 0:

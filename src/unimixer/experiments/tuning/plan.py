@@ -9,7 +9,7 @@ from pydantic import Field
 
 from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.errors import UnimixerError, first_difference
-from unimixer.experiments.plan_file import PlanFile, is_begun, read_plan
+from unimixer.experiments.plan_file import PlanFile, check_folder, is_begun, read_plan
 from unimixer.experiments.tuning.space import Space, check_space, read_space
 from unimixer.io import write_text
 from unimixer.metrics import lower_is_better
@@ -39,6 +39,7 @@ class Search(PlanFile):
 
     def in_folder(self, folder: Path) -> Search:
         """Return this plan; raise if the folder was begun with another one."""
+        check_folder(folder, Search)
         if is_begun(folder, Search):
             before = read_plan(folder, Search)
             pairs = {

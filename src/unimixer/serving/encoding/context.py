@@ -83,7 +83,7 @@ class ContextEncoder:
             elif name in context:
                 shared[name] = context[name]
             else:
-                raise UnimixerError(f"context: column {name!r} is missing; send it, with null if the value is unknown")
+                raise missing_column(name)
         if not own:
             ids, dense, lists = self._shared(shared, stamp, now, time)
             repeats = np.zeros(rows, dtype=np.int64)
@@ -134,6 +134,13 @@ class ContextEncoder:
         if self.time is None or stamp is not None:
             return [] if stamp is None else [stamp]
         return [pl.Series(self.time, [datetime.fromtimestamp(now / 1000, tz=UTC)], dtype=pl.Datetime("ms", "UTC"))]
+
+
+def missing_column(name: str) -> UnimixerError:
+    """Make the error for a column of the impression that neither the context nor the items have."""
+    return UnimixerError(
+        f"context: column {name!r} is missing; send it, with null if the value is unknown, or send it with every item"
+    )
 
 
 def _merged(name: str, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unimixer.errors import UnimixerError, nearest, unknown
+from unimixer.serving.encoding.context import missing_column
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.stores.records import MAX_KEY, check_key, check_value
 
@@ -65,7 +66,7 @@ class CallReader:
         items, own = self._items_of(body.get("items"))
         for name in self._others_require:
             if name not in context and not all(name in columns for columns in own or ({},)):
-                raise UnimixerError(f"context: column {name!r} is missing; send it, with null if the value is unknown")
+                raise missing_column(name)
         if self._others:
             user_columns, context = self._without(user_columns, "user"), self._without(context, "context")
             own = own and [self._without(columns, "items") for columns in own]
@@ -94,10 +95,7 @@ class CallReader:
             raise UnimixerError(
                 f"items: expected a list of keys or objects, found {'nothing' if items is None else _type(items)}"
             )
-        if not 1 <= len(items) <= self.max_candidates:
-            raise UnimixerError(
-                f"items: {len(items):,} candidates, expected 1 to {self.max_candidates:,}; send several requests"
-            )
+        check_candidates("items", len(items), self.max_candidates)
         plain = self.item_key is not None and set(map(type, items)) == {str}
         if plain and max(map(len, items)) <= MAX_KEY and "".join(items).isascii():
             return items, None
@@ -126,6 +124,13 @@ class CallReader:
         if name not in self.tasks:
             raise unknown("task", str(name), self.tasks)
         return self.tasks.index(name)
+
+
+def check_candidates(field: str, number: int, most: int) -> None:
+    """Raise if a request has no candidates, or more than ``most``."""
+    if not 1 <= number <= most:
+        way_out = "; send several requests" if number else ""
+        raise UnimixerError(f"{field}: {number:,} candidates, expected 1 to {most:,}{way_out}")
 
 
 def _known(names: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -15,6 +15,7 @@ from unimixer.bundles.graph import CANDIDATES, USER, Input, signature
 from unimixer.errors import UnimixerError, nearest
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request as Ranking
+from unimixer.serving.encoding.parse_request import check_candidates
 from unimixer.serving.engine import Engine, Scorer
 from unimixer.serving.errors import HTTPError, read_json
 from unimixer.serving.http.common import check_key, deadline, read_body, reply
@@ -139,8 +140,7 @@ def _ranking(arrays: dict[str, NDArray[Any]], bundle: Scorer, max_candidates: in
         if counts
         else max((len(a) - 1 for n, a in arrays.items() if n.endswith(".sequence_offsets")), default=1)
     )
-    if not 1 <= rows <= max_candidates:
-        raise UnimixerError(f"inputs: {rows:,} candidates, expected 1 to {max_candidates:,}; send several requests")
+    check_candidates("inputs", rows, max_candidates)
     sides = {}
     for side, n in ((USER, 1), (CANDIDATES, rows)):
         groups = [g for g in bundle.transform.spec_groups if (g in layout.user_groups) == (side == USER)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from unimixer.data.dataset import open_dataset
+from unimixer.data.dataset import dataset_path, open_dataset
 from unimixer.data.encoding.entities import FIRST_ROW, EntityLog, match
 from unimixer.data.encoding.history import happened
 from unimixer.data.raw import values
@@ -20,7 +20,7 @@ from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.times import as_time
 from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
-from unimixer.io import atomic_file
+from unimixer.io import DATASET, RUN, atomic_file
 from unimixer.progress import progress_bar, say
 from unimixer.serving.stores import open_store, sqlite_file
 from unimixer.serving.stores.base import ANY_EVENT, Event, FeatureStore, Kind, is_redis, longest_histories
@@ -131,6 +131,8 @@ def raw_tables(prepared: Path, raw: Path | None, source: str | None, *, other_da
 def _recorded(prepared: Path) -> tuple[Schema, dict[str, Any]]:
     """Return the schema of a run or of prepared data, and the recorded origin of its raw data."""
     if not (prepared / "config.yaml").exists():
+        if not (dataset_path(str(prepared)) / "manifest.json").exists():
+            raise UnimixerError(f"{prepared} is neither {RUN} nor {DATASET}; name one, as made by: unimixer train")
         store = open_dataset(str(prepared))
         return store.transform.schema, store.origin
     run = RunFolder(prepared)

@@ -22,7 +22,7 @@ DAMAGED = "the file is damaged; build the store again"
 _REASONS = {
     sqlite3.SQLITE_BUSY: "another process is writing to it or has locked it",
     sqlite3.SQLITE_CORRUPT: DAMAGED,
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database, or is damaged",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database, or is damaged; make one with: unimixer store build",
     sqlite3.SQLITE_FULL: "the disk is full; nothing was written",
     sqlite3.SQLITE_READONLY: "the file is read-only",
 }

@@ -242,7 +242,7 @@ def test_a_backup_beside_the_log_is_not_read_and_said(cut: Path, capsys: pytest.
 
 def test_two_folders_of_the_data_set_are_not_chosen_from(cut: Path) -> None:
     shutil.copytree(cut, cut.parent / "copy")
-    with pytest.raises(UnimixerError, match=r"copy and .*cut both hold KuaiRand logs; name one of them as 'raw'"):
+    with pytest.raises(UnimixerError, match=r"copy and .*cut both hold KuaiRand logs; name one of them with --raw"):
         open_raw("kuairand-pure", cut.parent)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
-from unimixer.errors import UnimixerError, unknown
+from unimixer.errors import unknown
 
 ADAPTERS = {
     name: f"unimixer.data.raw.adapters.{function}"
@@ -65,6 +65,6 @@ def open_raw(source: str, raw: Path | None = None, *, schema: Schema | None = No
         own = importlib.import_module("unimixer.data.raw.adapters.own")
         return own.load(raw, schema=schema or Path(source), **options)  # type: ignore[no-any-return]
     else:
-        raise UnimixerError(f"{unknown('data set', source, ADAPTERS)}; or give a schema file that ends with .yaml")
+        raise unknown("data set or schema file (.yaml)", source, ADAPTERS)
     tables: RawTables = load(raw, **options)
     return tables if schema is None else replace(tables, schema=schema)

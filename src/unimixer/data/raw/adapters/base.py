@@ -44,13 +44,13 @@ def locate(raw: Path | None, pattern: str | Sequence[str], what: str, *, source:
         UnimixerError: there is none; it lists what was looked for.
     """
     if raw is None:
-        raise UnimixerError(f"{source} is read from a folder with {what}, but none was given; name it as 'raw'")
+        raise UnimixerError(f"{source} is read from a folder with {what}, but none was given; name it with --raw")
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     for depth in ("", "*/", "*/*/"):
         for one in patterns:
             folders = sorted({path.parent for path in raw.glob(depth + one)})
             if len(folders) > 1:
-                raise UnimixerError(f"{folders[0]} and {folders[1]} both hold {what}; name one of them as 'raw'")
+                raise UnimixerError(f"{folders[0]} and {folders[1]} both hold {what}; name one of them with --raw")
             if folders:
                 return folders[0]
     find_files(raw, patterns, what)  # says what is missing

@@ -70,13 +70,13 @@ def load(raw: Path | None, **options: Any) -> RawTables:
 
 def _find(raw: Path | None, file: str) -> Path:
     if raw is None:
-        raise UnimixerError(f"{SOURCE} is read from a folder with {file}, but none was given; name it as 'raw'")
+        raise UnimixerError(f"{SOURCE} is read from a folder with {file}, but none was given; name it with --raw")
     paths = sorted({path for depth in ("", "*/", "*/*/") for path in raw.glob(depth + file)})
     if not paths:
         there = ", ".join(sorted(path.name for path in raw.iterdir())) if raw.is_dir() else "no folder"
         raise UnimixerError(f"{raw}: no log of the policy; looked for {file}, found {there or 'an empty folder'}")
     if len(paths) > 1:
-        raise UnimixerError(f"{paths[0]} and {paths[1]} are both there; name the folder of one of them as 'raw'")
+        raise UnimixerError(f"{paths[0]} and {paths[1]} are both there; name the folder of one of them with --raw")
     return paths[0]
 
 

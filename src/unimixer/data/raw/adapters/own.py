@@ -33,7 +33,7 @@ def load(raw: Path | None, *, schema: Path | Schema, **options: Any) -> RawTable
     meaning = schema if isinstance(schema, Schema) else load_schema(schema)
     files = with_options(meaning.files, name, options)
     if raw is None:
-        raise UnimixerError(f"{name} describes own files, but none was given; name the file or folder as 'raw'")
+        raise UnimixerError(f"{name} describes own files, but none was given; name the file or folder with --raw")
     impressions, users, items = find_tables(raw)
     optional = meaning.optional_columns()
     reading: dict[str, Any] = {"columns": meaning.needed_columns(outcomes=True), "optional": optional, "files": files}

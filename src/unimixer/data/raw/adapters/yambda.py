@@ -71,7 +71,7 @@ def load(source: str, raw: Path | None, **options: Any) -> RawTables:
     places = [f"{chosen.events[0]}.parquet", f"flat/{size}/{chosen.events[0]}.parquet"]
     folder = locate(raw, places, what, source=source)
     if folder.parent.name == "flat" and folder.name != size:
-        raise UnimixerError(f"{folder} holds another size than {source}; name the folder of {size} as 'raw'")
+        raise UnimixerError(f"{folder} holds another size than {source}; name the folder of {size} with --raw")
     logs = {name: find_file(folder, f"{name}.parquet", what) for name in chosen.events}
     mappings = {name: _mapping(folder, name) for name in ("artist", "album")}
     items = _items({name: path for name, path in mappings.items() if path is not None})
