@@ -40,7 +40,9 @@ def test_a_file_of_the_same_name_comes_first(monkeypatch: pytest.MonkeyPatch, tm
 def test_an_unknown_name_lists_the_near_ones_of_its_kind() -> None:
     with pytest.raises(UnimixerError, match=r"^unknown recipe 'kuairand-dcn'; did you mean 'kuairand-dcnv2'\?$"):
         find_settings("kuairand-dcn")
-    with pytest.raises(UnimixerError, match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe"):
+    with pytest.raises(
+        UnimixerError, match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe"
+    ):
         find_settings("zzz", "studies")
     assert find_settings("kuairand-dcnv2.yaml") == Path("kuairand-dcnv2.yaml")  # a path is no name
 
