@@ -74,7 +74,7 @@ def test_a_key_that_lost_digits_in_a_float_is_refused(dtype: Any, bits: int) -> 
     assert error.startswith("log.csv, row 42: x=-")
     assert error.endswith(
         f"is a key of 2^{bits} or more in {dtype.__name__}, which has lost its last digits; "
-        "dataset keys as integers or as text"
+        "write keys as integers or as text"
     )
 
 

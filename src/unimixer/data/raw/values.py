@@ -71,7 +71,7 @@ def key_column(chunk: Chunk, name: str) -> pl.Series:
 
 def check_exact(chunk: Chunk, series: pl.Series) -> None:
     """Raise for a key that lost its last digits in a float, also where the float was written as text."""
-    way_out = "dataset keys as integers or as text"
+    way_out = "write keys as integers or as text"
     if series.dtype == pl.String and series.str.contains("+", literal=True).any():  # quickly told from most keys
         lost = series.str.contains(r"^\s*-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+\s*$").fill_null(False)
         require(chunk, series, ~lost, "is a key written as a float, which has lost its last digits", way_out)
