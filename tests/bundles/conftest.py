@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 from toy import SCHEMA, toy_tables
@@ -23,12 +24,21 @@ def _one_table_of_operators() -> Iterator[None]:
 
 
 FEW = ("user_id", "age", "interests", "item_id", "price", "tab")
+WITH_HISTORIES = ("user_id", "age", "item_id", "category", "price", "clicked_items", "clicked_categories", "tab")
 
 
 @pytest.fixture(scope="session")
 def few_features(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The small world with six features: a graph of it is half as long; tests must not change it."""
-    folder = tmp_path_factory.mktemp("few") / "features"
-    features = [feature for feature in SCHEMA["features"] if feature["name"] in FEW]
-    prepare(toy_tables(features=features, histories=[]), folder)
-    return Dataset(folder)
+    return _world(tmp_path_factory, FEW, histories=[])
+
+
+@pytest.fixture(scope="session")
+def few_with_histories(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The small world with eight features, two of them histories; tests must not change it."""
+    return _world(tmp_path_factory, WITH_HISTORIES)
+
+
+def _world(factory: pytest.TempPathFactory, names: tuple[str, ...], **schema: Any) -> Dataset:
+    features = [feature for feature in SCHEMA["features"] if feature["name"] in names]
+    return prepare(toy_tables(features=features, **schema), factory.mktemp("few") / "features")

@@ -94,9 +94,9 @@ CASES = [
 
 @pytest.mark.parametrize(("few", "options"), CASES)
 def test_every_model_runs_as_onnx_and_as_an_archive(
-    toy_dataset: Dataset, few_features: Dataset, tmp_path: Path, few: bool, options: dict[str, Any]
+    few_with_histories: Dataset, few_features: Dataset, tmp_path: Path, few: bool, options: dict[str, Any]
 ) -> None:
-    dataset = few_features if few else toy_dataset
+    dataset = few_features if few else few_with_histories
     ranker = build(dataset.transform.spec, **options)
     layout, requests = toy_requests(dataset)
     graph = RequestRanker(ranker, layout)

@@ -81,8 +81,10 @@ class _Process:
 
     def __init__(self, module: str, threads: int, log: Path | None, *, imports_main: bool) -> None:
         # not fork: a copy of running thread pools (torch, polars) can hang. The server imports and computes nothing,
-        # so its copies start at once, without thread pools
-        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        # so its copies start at once, without thread pools. What needs the script of this process starts its workers
+        # once, and Ctrl-C ends it without a wait for the imports of a server
+        served = sys.platform == "linux" and not imports_main
+        context = multiprocessing.get_context("forkserver" if served else "spawn")
         context.set_forkserver_preload([module, *PRELOAD])
         self._reports, reports = context.Pipe(duplex=False)
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
