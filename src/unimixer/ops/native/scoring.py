@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -38,23 +38,24 @@ class Form(IntEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step; fields that its kind does not read are 0, and rows that are absent are -1.
+    """One step; fields that its kind does not read are left alone, and rows that are absent are -1.
 
-    ====== ==============================================================================================
-    IDS     ``to``, ``out`` numbers of row ``stride + id`` of table ``source``, by column ``first`` of the ids
-    LIST    the same as a mean over list ``times``, by column ``first`` of its ``width`` columns
-    NUMBER  column ``first`` of the numbers by ``weight``: ``out`` factors, biases, and numbers of a missing one
-    VECTOR  ``out`` columns of numbers from ``first`` on, 0 where one is missing
-    MISSING overwrites ``to`` by ``weight`` where column ``first`` of the numbers is missing
-    PRODUCT activation ``form`` of ``weight`` times ``first`` plus ``bias``, of ``in_`` rows that are ``stride``
-            rows apart and ``width`` rows wide, ``times`` times; ``source`` 1: the bias is the user's
-    NORM    of ``first`` plus ``source`` in order ``width``; ``times`` tokens of ``in_`` rows; epsilon at ``stride``,
-            ``form`` 1: centered
-    ADD     ``first`` plus the number at ``weight`` times ``source`` in order ``width``, ``out`` rows
-    REPEAT  ``out`` numbers of the user's from ``first`` on
-    MEAN    over ``times`` tokens of ``out`` rows
-    GIVE    ``out`` rows from ``first`` on are the result
-    ====== ==============================================================================================
+    - IDS: write the ``out`` numbers of row ``stride + id`` of table ``source`` to row ``to`` and those behind it; the
+      id is in column ``first``.
+    - LIST: write the mean of such rows over list ``times``; the ids are in column ``first`` of its ``width`` columns.
+    - NUMBER: embed column ``first`` of the numbers by the factors, biases and numbers of a missing one at ``weight``,
+      ``out`` of each.
+    - VECTOR: copy ``out`` columns of numbers from ``first`` on, 0 where one is missing.
+    - MISSING: overwrite ``to`` by the ``out`` numbers at ``weight`` where column ``first`` of the numbers is missing.
+    - PRODUCT: multiply ``in_`` rows from ``first`` on by the weight and add the bias, which is the user's where
+      ``source`` is 1, then apply activation ``form``. Rows of a product are ``width`` rows wide and ``stride`` rows
+      apart. This is done ``times`` times, for the rows behind.
+    - NORM: normalize ``first`` plus ``source``, taken in order ``width``, for ``times`` tokens of ``in_`` rows; epsilon
+      is at ``stride``, and ``form`` 1 centers.
+    - ADD: write ``first`` plus the number at ``weight`` times ``source``, taken in order ``width``; ``out`` rows.
+    - REPEAT: write ``out`` numbers of the user's result from ``first`` on, for every candidate.
+    - MEAN: average ``times`` tokens of ``out`` rows.
+    - GIVE: the result is ``out`` rows from ``first`` on.
     """
 
     kind: int
@@ -96,9 +97,6 @@ class Step:
             case _:
                 found = {"to": self.out}
         return {name: count for name, count in found.items() if getattr(self, name) >= 0}
-
-
-NAMES = tuple(field.name for field in fields(Step))
 
 
 class Call(ctypes.Structure):
