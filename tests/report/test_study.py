@@ -55,7 +55,7 @@ def test_every_table_has_all_columns_and_every_model(text: str) -> None:
 
 def test_every_metric_says_which_models_are_better_and_worse_than_the_base(text: str) -> None:
     first = next(line for line in text.splitlines() if line.startswith("- AUC of click: "))
-    assert "; worse than rankmixer: mlp (−" in first
+    assert "; worse than rankmixer: mlp (" in first
     assert first.startswith("- AUC of click: better than rankmixer: ")
     assert "; inconclusive against rankmixer: " in first
 
