@@ -40,7 +40,7 @@ def load(name: str) -> ModuleType:
 def test_error_sentences_are_one_line_and_ask_nothing() -> None:
     """A value is shown in braces; a sentence has no full stop, since its parts are set apart by colon and semicolon."""
     by_file = load("errors").sentences(ROOT / "src" / "unimixer")
-    assert "{path}: no such file" in by_file["settings/document.py"]
+    assert "{path}: no such file{near_file(path)}" in by_file["settings/document.py"]
     assert "{name}={value} must be greater than 0" in by_file["errors.py"]
     sentences = [text for found in by_file.values() for text in found]
     assert len(sentences) > 700

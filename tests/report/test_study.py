@@ -53,6 +53,13 @@ def test_every_table_has_all_columns_and_every_model(text: str) -> None:
     assert "p corrected for 9 comparisons" in text
 
 
+def test_every_metric_says_which_models_are_better_and_worse_than_the_base(text: str) -> None:
+    first = next(line for line in text.splitlines() if line.startswith("- AUC of click: "))
+    assert "; worse than rankmixer: mlp (" in first
+    assert first.startswith("- AUC of click: better than rankmixer: ")
+    assert "; inconclusive against rankmixer: " in first
+
+
 def test_nothing_is_bold_and_failures_are_shown(text: str) -> None:
     assert "**" not in text
     assert "2 of 38 rows:" in text

@@ -124,11 +124,11 @@ def conclusions(comparison: ComparisonReport, group: ComparisonGroup) -> list[st
 def conclusion(table: Table, base: str) -> str:
     """Write which models are better than the base, which are worse, and which the data cannot decide."""
     parts = []
-    for word, preposition in ((BETTER, "of "), (WORSE, ""), (INCONCLUSIVE, "from ")):
+    for word, preposition in ((BETTER, "than"), (WORSE, "than"), (INCONCLUSIVE, "against")):
         lines = [line for line in table.lines if line.conclusion == word]
         names = [f"{line.chosen.variant} ({signed(line.compared.estimate)})" for line in lines if line.compared]
         if names:
-            parts.append(f"{word} {preposition}{base}: {', '.join(names)}")
+            parts.append(f"{word} {preposition} {base}: {', '.join(names)}")
     decided = (BETTER, WORSE, INCONCLUSIVE, BASE)
     others = [f"{line.chosen.variant}: {line.conclusion}" for line in table.lines if line.conclusion not in decided]
     return "; ".join(parts + others) or "nothing to compare"

@@ -124,9 +124,7 @@ class Trainer:
     def _pretrained(self) -> list[PretrainedTable]:
         """Start tables from the vectors that the recipe names."""
         if self.recipe.pretrained and self.processes.distributed:
-            raise UnimixerError(
-                "pretrained: tables that several processes share cannot start from vectors; train with one process"
-            )
+            raise UnimixerError("pretrained: tables that processes share cannot start from vectors; train with one")
         tables = read_pretrained(self.recipe, self.dataset.transform, self.model)
         start_tables(tables, self.model)
         if tables:
