@@ -108,6 +108,7 @@ def peer_training(checkout: str, model: str, data: str, samples: int, batch: int
 
     name, zoo = {"rankmixer": ("RankMixer", "RankMixer"), "unimixer-lite": ("UniMixerLite", "UniMixer_lite")}[model]
     (folder / "config").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "peer").mkdir(parents=True, exist_ok=True)  # the peer writes there and makes no folder
     columns = json.loads((Path(data) / "columns.json").read_text(encoding="utf-8"))
     features = [{"name": column, "active": True, "dtype": "str", "type": "categorical"} for column in columns]
     history = {"name": "history", "active": True, "dtype": "str", "type": "sequence", "splitter": "^", "max_len": 50}
