@@ -71,10 +71,12 @@ class Bundle:
         self.transform = Transform.load(folder / "transform")
         self.inputs: tuple[Input, ...] = signature(self.spec, self.layout)
         self._limits = id_limits(self.spec, self.layout)
-        self._runner: Runner
-        found = self._kernels(str(steps), folder / file, threads, tolerance) if steps is not None and kernels else None
-        self.scored_by = self.format if found is None else "kernels"
-        self._runner = found or open_runner(self.format, folder / file, self.inputs, threads)
+        # the graph is opened where kernels score too: a damaged one is refused, and it may have to score after all
+        graph_runner: Runner = open_runner(self.format, folder / file, self.inputs, threads)
+        self._runner = graph_runner
+        if steps is not None and kernels and self.format == "onnx":
+            self._runner = self._kernels(str(steps), folder / file, threads, tolerance) or graph_runner
+        self.scored_by = self.format if self._runner is graph_runner else "kernels"
         if proof:
             self._prove(tolerance)
 
