@@ -44,7 +44,12 @@ class OwnProcess:
             streams.append(Connection(writer, readable=False))
         self.stdout, self.stderr = ends
         self._process = _context.Process(target=_do, args=(work, arguments, dict(env or os.environ), *streams))
-        self._process.start()
+        # the first start makes the server, which signals to stop must not end; a copy lets them in again
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self._process.pid
         for stream in streams:
             stream.close()

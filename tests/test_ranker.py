@@ -205,7 +205,7 @@ def test_a_small_budget_is_met_or_what_the_error_says_meets_it(spec: FeatureSpec
             take, _, change = str(error).partition("; take ")[2].partition(", or ")
             nearest = [int(count) for count in take.split(" or ")]
             budgets = [(n, width_for_budget(spec, dense_params=n, **arguments), arguments) for n in nearest]
-            if change:
+            if "which reaches" in change:
                 changed, _, reached = change.partition(", which reaches ")
                 given = {**arguments, changed.partition("=")[0]: int(changed.partition("=")[2])}
                 size = width_for_budget(spec, dense_params=budget, **given)

@@ -85,6 +85,6 @@ def test_results_go_beside_the_suite_by_default() -> None:
     scripts = {
         name
         for name in names
-        if name.startswith(("gpu-", "serving-", "mixers", "distillation", "abtest", "asos", "peers"))
+        if name.startswith(("gpu-", "serving-", "mixers", "distillation", "abtest", "asos", "peers", "long-histories"))
     }  # of other commands
     assert names - scripts <= set(NAMES)

@@ -30,7 +30,7 @@ def test_deltas_are_taken_under_load_and_taken_back(bundles: tuple[Path, Path], 
                 apply_delta(made, tmp_path / delta, tmp_path / "twice")
             link(current, made)
             assert served.admin("reload").json["model_version"] == versions[-1]
-            load.wait_for(lambda: load.answers[-1][1] == versions[-1])
+            load.wait_for(lambda: bool(load.answers) and load.answers[-1][1] == versions[-1])
         link(current, before)
         assert served.admin("reload").json["model_version"] == versions[0]
         load.wait_for(lambda: load.answers[-1][1] == versions[0])

@@ -112,21 +112,23 @@ class Log:
 def standard_error(log: Log) -> Iterator[None]:
     """Convert the output of Python code to standard error to lines of the log, and close the log at the end.
 
-    Warnings, records of ``logging`` and exceptions of threads get one line each. The line of an exception has its type
+    Warnings, records of ``logging`` and exceptions of threads get one line each, and no other handler of ``logging``
+    writes them beside, such as one that a library has made. The line of an exception has its type
     and the lines that raised it, without its text, which may contain data of a user. If a line of the log could not be
     written, standard error stays redirected: the last output of a program must neither fail nor block.
     """
     before = sys.stderr, threading.excepthook, sys.unraisablehook
-    handler, root = _Records(log), logging.getLogger()
+    root = logging.getLogger()
+    handlers = list(root.handlers)
     sys.stderr = _Lines(log)
     threading.excepthook = lambda failure: log("failure", **error_facts(failure.exc_value))
     sys.unraisablehook = lambda failure: log("failure", **error_facts(failure.exc_value))
     logging.captureWarnings(True)
-    root.addHandler(handler)
+    root.handlers = [_Records(log)]
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        root.handlers = handlers
         logging.captureWarnings(False)
         stream, threading.excepthook, sys.unraisablehook = before
         if log.close():
