@@ -116,12 +116,15 @@ def test_stop_reaches_running_tasks_and_the_end_ends_all(tmp_path: Path) -> None
 def test_a_signal_to_stop_leaves_the_server_of_processes_which_knows_new_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server = forkserver.ForkServer()  # that of this process may have been made by another library
+    for name in ("ensure_running", "connect_to_new_process", "set_forkserver_preload"):
+        monkeypatch.setattr(forkserver, name, getattr(server, name))
     for value in ("first", "second"):
         monkeypatch.setenv("UNIMIXER_TEST", value)
         with executor(tmp_path) as pool:
             pool.submit("one", ("variable", "UNIMIXER_TEST"))
             assert next_reply(pool).value == value
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)  # type: ignore[attr-defined]
+        os.kill(server._forkserver_pid, signal.SIGTERM)  # type: ignore[attr-defined]
 
 
 def test_an_error_of_the_work_is_raised(tmp_path: Path) -> None:
