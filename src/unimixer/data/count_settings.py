@@ -13,7 +13,7 @@ class Count(Settings):
     """A column of the log that counts earlier impressions: those with the same values in some columns.
 
     With ``prior`` the column is a rate, (n + prior m) / (N + prior): n of N such impressions had the event, and m is
-    the rate of all earlier impressions of the log.
+    the rate of all earlier impressions of the log in which no value of ``by`` is missing.
     """
 
     name: str

@@ -27,7 +27,7 @@ COUNTS = (
     Count(name="seen", by=("user_id",)),
     Count(name="clicked_in_tab", by=("user_id", "tab"), event="is_click"),
     Count(name="long_in_tab", by=("tab",), event="long_view", until="day"),
-    Count(name="click_rate", by=("category",), event="is_click", prior=2.0),
+    Count(name="click_rate", by=("category", "tab"), event="is_click", prior=2.0),
 )
 
 
@@ -72,8 +72,10 @@ def test_the_columns_of_a_log_hold_the_counts(chunk_rows: int) -> None:
     assert max(frame["clicked_in_tab"]) > 1
     assert frame.drop("seen", "clicked_in_tab", "long_in_tab", "click_rate").equals(log)
     with_items = log.join(items, on="item_id", how="left", maintain_order="left")
-    clicked, seen = (np.array(looped(with_items, ("category",), event)) for event in (clicks, all_))
-    mean = np.array([clicks[times < t].mean() if (times < t).any() else 0 for t in times])
+    clicked, seen = (np.array(looped(with_items, ("category", "tab"), event)) for event in (clicks, all_))
+    known = (log["tab"] != "").to_numpy()
+    past = [clicks[known & (times < t)] if named else np.zeros(0) for t, named in zip(times, known, strict=True)]
+    mean = np.array([rows.mean() if len(rows) else 0 for rows in past])
     assert frame["click_rate"].to_numpy() == pytest.approx((clicked + 2 * mean) / (seen + 2), abs=1e-6)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,17 @@ class Totals:
     events: NDArray[np.int64] = field(default_factory=_no_numbers)
     seen: NDArray[np.int64] = field(default_factory=_no_numbers)
 
+    def grown(self, groups: KeyIndex) -> Totals:
+        """Return the same numbers for an index that has grown, 0 for its new groups."""
+        new = np.zeros(len(groups) - len(self.events), dtype=np.int64)
+        return Totals(groups, np.concatenate([self.events, new]), np.concatenate([self.seen, new]))
+
+    def after(self, groups: NDArray[np.int32], events: NDArray[np.bool_]) -> Totals:
+        """Return the totals after some more impressions."""
+        size = len(self.groups)
+        seen, happenings = np.bincount(groups, minlength=size), np.bincount(groups[events], minlength=size)
+        return Totals(self.groups, self.events + happenings, self.seen + seen)
+
 
 def earlier(
     groups: NDArray[np.int32], times: NDArray[np.int64], counted: NDArray[np.bool_], before: NDArray[np.int64]
@@ -49,8 +60,11 @@ def earlier(
     Args:
         groups: of every impression; 0 is an impression without a group, whose count is 0.
         times: of every impression, in any unit: with days, the impressions of the same day do not count.
-        counted: whether an impression counts.
+        counted: whether an impression counts, once or in several columns.
         before: for every group its count from before the first of these impressions.
+
+    Shape:
+        - groups, times: ``(n,)``; counted, output: ``(n,)`` or ``(n, k)``; before: ``(G,)`` or ``(G, k)``
 
     Example:
         >>> groups, times = np.array([2, 2, 3, 2], dtype=np.int32), np.array([5, 9, 6, 9])
@@ -59,21 +73,24 @@ def earlier(
     """
     order = np.lexsort((times, groups))
     sorted_groups, sorted_times = groups[order], times[order]
-    sums: NDArray[np.int64] = np.cumsum(counted[order]) - counted[order]
+    sums: NDArray[np.int64] = np.cumsum(counted[order], axis=0) - counted[order]
     new_group = np.diff(sorted_groups, prepend=-1) != 0
     new_time = new_group | (np.diff(sorted_times, prepend=0) != 0)
-    places = np.arange(len(order))
-    numbers = np.empty(len(order), dtype=np.int64)
-    first_of_group, first_of_time = (np.maximum.accumulate(np.where(new, places, 0)) for new in (new_group, new_time))
+    rows = np.arange(len(order))
+    first_of_group, first_of_time = (np.maximum.accumulate(np.where(new, rows, 0)) for new in (new_group, new_time))
+    numbers = np.empty_like(sums)
     numbers[order] = sums[first_of_time] - sums[first_of_group]
-    return np.where(groups < FIRST_ROW, 0, numbers + before[groups])
+    numbers += before[groups]
+    numbers[groups < FIRST_ROW] = 0
+    return numbers
 
 
 def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) -> tuple[RawTables, dict[str, Totals]]:
     """Add the columns of ``schema.counts`` to a log, by one more pass over it.
 
     Args:
-        tables: the raw data. Memory grows with the log: 17 bytes a row and count, and the texts of the groups.
+        tables: the raw data. Memory grows with the log: 8 bytes a row, 5 a row and count, 4 a row and choice of ``by``,
+            and the texts of the groups.
         before: what the days before this log have counted.
 
     Returns:
@@ -85,75 +102,68 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
     schema = tables.schema
     if not schema.counts:
         return tables, {}
-    counters = {count.name: _Counter(count, before[count.name] if before else Totals()) for count in schema.counts}
+    totals = before or {}
     lookups = {name: _lookup(tables, name) for count in schema.counts for name in count.by}
-    times: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    # counts by the same columns have the same groups
+    indexes = {count.by: KeyIndex(totals.get(count.name, Totals()).groups.keys) for count in schema.counts}
+    groups = {by: [np.zeros(0, dtype=np.int32)] for by in indexes}
+    events = {count.name: [np.zeros(0, dtype=np.bool_)] for count in schema.counts}
+    times = [np.zeros(0, dtype=np.int64)]
     with progress_bar("counting earlier impressions", tables.num_rows) as advance:
         for placed in tables.pieces():
-            assert placed.chunk is not None
-            times.append(as_time(placed.chunk, schema.keys, placed.first_row))
-            for counter in counters.values():
-                counter.read(placed.chunk, schema, lookups)
+            chunk = placed.chunk
+            assert chunk is not None
+            _check_names(schema.counts, chunk)
+            times.append(as_time(chunk, schema.keys, placed.first_row))
+            texts = {name: lookup(chunk) for name, lookup in lookups.items()}
+            for by, index in indexes.items():
+                keys = _joined([texts[name] for name in by])
+                index.add(keys)
+                groups[by].append(index.lookup(keys))
+            for count in schema.counts:
+                events[count.name].append(happened(count, schema, chunk))
             advance(placed.rows)
     moments = {"impression": np.concatenate(times)}
     if any(count.until == "day" for count in schema.counts):
         moments["day"] = day_numbers(moments["impression"], schema.keys.timezone)
-    columns, totals = {}, {}
-    for name, counter in counters.items():
-        columns[name], totals[name] = counter.finish(moments[counter.count.until])
+    joined = {by: np.concatenate(parts) for by, parts in groups.items()}
+    columns, ends = {}, {}
+    for count in schema.counts:
+        happenings, index = np.concatenate(events.pop(count.name)), indexes[count.by]
+        start = totals.get(count.name, Totals()).grown(index)
+        columns[count.name] = _column(count, joined[count.by], moments[count.until], happenings, start)
+        ends[count.name] = start.after(joined[count.by], happenings)
     reader = partial(_with_columns, tables, columns)
-    return replace(tables, impressions=partial(_chunks, reader), reader=reader), totals
+    return replace(tables, impressions=partial(_chunks, reader), reader=reader), ends
+
+
+def _check_names(counts: Sequence[Count], chunk: Chunk) -> None:
+    for count in counts:
+        if count.name in chunk.columns:
+            raise UnimixerError(
+                f"{chunk.source}: count {count.name!r} has the name of a column of the log; give the count another name"
+            )
+
+
+def _column(
+    count: Count, groups: NDArray[np.int32], times: NDArray[np.int64], events: NDArray[np.bool_], start: Totals
+) -> NDArray[np.float32] | NDArray[np.int32]:
+    """Return the numbers of a count, or its rates."""
+    if count.prior is None:
+        return earlier(groups, times, events, start.events).astype(np.int32)
+    counted = np.stack([events, np.ones_like(events)], axis=1)
+    numbers = np.stack([start.events, start.seen], axis=1)
+    happened_before, seen_before = earlier(groups, times, counted, numbers).T
+    # one group of all impressions that have one
+    whole, special = np.minimum(groups, FIRST_ROW), np.zeros((FIRST_ROW, 2), dtype=np.int64)
+    all_events, all_seen = earlier(whole, times, counted, np.concatenate([special, [numbers[FIRST_ROW:].sum(0)]])).T
+    mean = all_events / np.maximum(all_seen, 1)
+    rates = (happened_before + count.prior * mean) / (seen_before + count.prior)
+    return rates.astype(np.float32)  # type: ignore[no-any-return]
 
 
 Lookup = Callable[[Chunk], pl.Series]
 """Gives the text of a column for every row of the log."""
-
-
-class _Counter:
-    """Collects the groups and events of one count, and works the column out at the end."""
-
-    def __init__(self, count: Count, before: Totals) -> None:
-        self.count, self.before, self.index = count, before, KeyIndex(before.groups.keys)
-        self.groups: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
-        self.events: list[NDArray[np.bool_]] = [np.zeros(0, dtype=np.bool_)]
-
-    def read(self, chunk: Chunk, schema: Schema, lookups: Mapping[str, Lookup]) -> None:
-        name = self.count.name
-        if name in chunk.columns:
-            raise UnimixerError(
-                f"{chunk.source}: count {name!r} has the name of a column of the log; give the count another name"
-            )
-        texts = _joined([lookups[column](chunk) for column in self.count.by])
-        self.index.add(texts)
-        self.groups.append(self.index.lookup(texts))
-        self.events.append(happened(self.count, schema, chunk))
-
-    def finish(self, times: NDArray[np.int64]) -> tuple[NDArray[np.float32] | NDArray[np.int32], Totals]:
-        """Return the column, and what is counted at its end."""
-        groups, events = np.concatenate(self.groups), np.concatenate(self.events)
-        everything = np.ones(len(events), dtype=np.bool_)
-
-        def numbers(
-            counted: NDArray[np.bool_], before: NDArray[np.int64]
-        ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-            start = np.zeros(len(self.index), dtype=np.int64)
-            start[: len(before)] = before
-            return earlier(groups, times, counted, start), start + np.bincount(groups[counted], minlength=len(start))
-
-        happened_before, happened_in_all = numbers(events, self.before.events)
-        seen_before, seen_in_all = numbers(everything, self.before.seen)
-        totals = Totals(self.index, happened_in_all, seen_in_all)
-        if self.count.prior is None:
-            return happened_before.astype(np.int32), totals
-        one = np.full(len(times), FIRST_ROW, dtype=np.int32)
-        all_events, all_seen = (
-            earlier(one, times, counted, np.array([0, 0, before.sum()]))
-            for counted, before in ((events, self.before.events), (everything, self.before.seen))
-        )
-        rate = all_events / np.maximum(all_seen, 1)
-        return ((happened_before + self.count.prior * rate) / (seen_before + self.count.prior)).astype(
-            np.float32
-        ), totals
 
 
 def _joined(parts: list[pl.Series]) -> pl.Series:
