@@ -3,8 +3,8 @@
     python -m benchmarks.kuairand_days --raw FOLDER --out studies/days --seeds 3
 
 The log is cut into its days. The first two are prepared, every other one is appended, and ``unimixer replay-days``
-goes through them with both recipes. Killed, it goes on with the same command. Three
-seeds take about an hour on one core.
+goes through them with both recipes. Killed, it goes on with the same command. Three seeds take about half an hour on
+one core.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def cut(raw: Path, folder: Path) -> list[Path]:
     first = days[FIRST_DAYS - 1]
     folders = []
     for day in days[FIRST_DAYS - 1 :]:
-        place = folder / str(day)
-        place.mkdir(parents=True, exist_ok=True)
+        day_folder = folder / str(day)
+        day_folder.mkdir(parents=True, exist_ok=True)
         part = log.filter(pl.col("day") <= first if day == first else pl.col("day") == day)
-        part.drop("day").write_csv(place / f"log_standard_{day}_pure.csv")
+        part.drop("day").write_csv(day_folder / f"log_standard_{day}_pure.csv")
         names = ["user_features_pure.csv", "video_features_basic_pure.csv"]
         for path in (*(next(raw.rglob(name)) for name in names), *raw.rglob("user_sequences_until_*.parquet")):
             if day == first or path.suffix == ".csv":  # what users watched before the log is known on the first day
-                shutil.copy(path, place / path.name)
-        folders.append(place)
+                shutil.copy(path, day_folder / path.name)
+        folders.append(day_folder)
     return folders
 
 

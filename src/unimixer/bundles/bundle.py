@@ -106,13 +106,13 @@ class Bundle:
 
     def _kernels(self, steps: str, graph: Path, threads: int | None, tolerance: float) -> Runner | None:
         """Open the kernels, unless the held-out requests do not get the scores of the trained model from them here."""
-        found = open_kernels(self.folder / steps, graph, self.inputs, self._limits, threads)
-        if found is None:
+        kernels = open_kernels(self.folder / steps, graph, self.inputs, self._limits, threads)
+        if kernels is None:
             return None
-        self._runner = found
+        self._runner = kernels
         difference = self.parity()
         if difference <= tolerance:
-            return found
+            return kernels
         say(
             f"{self.folder}: by the C kernels of this machine a probability of its held-out requests moves by "
             f"{difference:.2g}, more than {tolerance:g}; onnxruntime scores instead"

@@ -53,7 +53,7 @@ class KernelRunner:
             (at, one.width is None) for at, one in enumerate(inputs) if str(one.rows).startswith(CANDIDATES)
         )
         sides = {side: _side(side, inputs, limits) for side in (USER, CANDIDATES)}
-        self._lists = {side: tuple(found.lists) for side, found in sides.items()}
+        self._lists = {side: tuple(own.lists) for side, own in sides.items()}
         self._tables = [np.ascontiguousarray(table) for table in tables]
         self._table_pointers = scoring.pointers(self._tables)
         self._rows = check_steps(steps, self._tables, sides[USER], sides[CANDIDATES])

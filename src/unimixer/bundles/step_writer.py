@@ -32,7 +32,7 @@ class Numbers:
 
 
 def _kept(parts: list[NDArray[np.generic]], numbers: NDArray[np.generic]) -> int:
-    """Add numbers to an array; returns their place."""
+    """Add numbers to an array; returns the index of the first."""
     at = sum(part.size for part in parts)
     parts.append(np.ascontiguousarray(numbers).reshape(-1))
     return at
@@ -62,11 +62,11 @@ class Writer:
         self.steps.append(step)
 
     def constant(self, numbers: Tensor) -> int:
-        """Keep constants; returns their place."""
+        """Keep constants; returns the index of the first."""
         return _kept(self.numbers.constants, numbers.detach().float().numpy())  # type: ignore[arg-type]
 
     def order(self, rows: Sequence[int]) -> int:
-        """Keep an order of rows; returns its place."""
+        """Keep an order of rows; returns the index of its first."""
         return _kept(self.numbers.orders, np.array(rows, dtype=np.int64))  # type: ignore[arg-type]
 
     def product(
@@ -86,7 +86,7 @@ class Writer:
             first: row.
             weight: ``(out, in)``, or ``(times, out, in)`` for as many products one behind the other. Of a SwiGLU all
                 of "up" comes first.
-            bias: of all outputs, or the place of a bias in the result of the user's steps.
+            bias: of all outputs, or the index of a bias in the result of the user's steps.
             to: row of the result (default: new rows).
             form: activation.
             stride: rows between neighboring rows of a product.
@@ -94,7 +94,7 @@ class Writer:
         """
         times, outputs, depth = weight.shape if weight.dim() == 3 else (1, *weight.shape)
         out = outputs // 2 if form == Form.SWIGLU else outputs
-        place = -1 if bias is None else bias if isinstance(bias, int) else self.constant(bias)
+        bias_at = -1 if bias is None else bias if isinstance(bias, int) else self.constant(bias)
         to = self.take(times * out * width) if to is None else to
         self.add(
             Step(
@@ -104,7 +104,7 @@ class Writer:
                 in_=depth,
                 out=out,
                 weight=_kept(self.numbers.weights, weight.detach().float().numpy()),  # type: ignore[arg-type]
-                bias=place,
+                bias=bias_at,
                 stride=stride,
                 width=width,
                 times=times,
@@ -142,11 +142,11 @@ class Writer:
             for result in names.values():
                 first.setdefault(result, at)
                 last[result] = at
-        place: dict[int, int] = {}
+        new_start: dict[int, int] = {}
         for result in sorted(first, key=first.__getitem__):
             taken = sorted(
-                (place[other], place[other] + self.sizes[other])
-                for other in place
+                (new_start[other], new_start[other] + self.sizes[other])
+                for other in new_start
                 if last[other] >= first[result]  # whoever reads it in the step that makes the new one still needs it
             )
             at = 0
@@ -154,9 +154,9 @@ class Writer:
                 if start - at >= self.sizes[result]:
                     break
                 at = max(at, stop)
-            place[result] = at
+            new_start[result] = at
         return tuple(
-            replace(step, **{name: getattr(step, name) - result + place[result] for name, result in names.items()})
+            replace(step, **{name: getattr(step, name) - result + new_start[result] for name, result in names.items()})
             for step, names in zip(self.steps, used, strict=True)
         )
 

@@ -159,13 +159,15 @@ def _fields(
         width = widths[name]
         if name in ids:
             column, of = ids[name]
-            place = {"source": tables.index(width), "stride": embedding.tables.first_row(of.table)}
-            write.add(Step(Kind.IDS, to=to, first=column, out=width, **place))
+            table_row = {"source": tables.index(width), "stride": embedding.tables.first_row(of.table)}
+            write.add(Step(Kind.IDS, to=to, first=column, out=width, **table_row))
         elif name in pooled:
             group, column, listed = pooled[name]
-            place = {"source": tables.index(width), "stride": embedding.tables.first_row(listed.table)}
+            table_row = {"source": tables.index(width), "stride": embedding.tables.first_row(listed.table)}
             size = len(encoder.groups[group])
-            write.add(Step(Kind.LIST, to=to, first=column, out=width, width=size, times=lists.index(group), **place))
+            write.add(
+                Step(Kind.LIST, to=to, first=column, out=width, width=size, times=lists.index(group), **table_row)
+            )
         elif name in encoder.scalars:
             assert encoder.numeric is not None
             row, numeric = encoder.scalars.index(name), encoder.numeric

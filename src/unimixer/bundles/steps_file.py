@@ -29,21 +29,21 @@ FORMAT = 1
 
 def write_steps(graph: RequestRanker, onnx: Path, path: Path) -> bool:
     """Write a ranker as steps; returns False, and writes nothing, if it has no such form."""
-    found = steps_of(graph)
-    if found is None:
+    steps = steps_of(graph)
+    if steps is None:
         return False
-    for width in found.tables:
+    for width in steps.tables:
         weight, table = graph.ranker.embedding.tables.of_width(width).weight, _table(onnx, width)
         if table is None or not np.array_equal(table.view(np.int32), weight.detach().numpy().view(np.int32)):
             return False
     tensors: dict[str, NDArray[np.generic]] = {
-        "user": np.array([astuple(step) for step in found.user], dtype=np.int64),
-        "candidates": np.array([astuple(step) for step in found.candidates], dtype=np.int64),
-        "weights": found.weights,
-        "constants": found.constants,
-        "orders": found.orders,
+        "user": np.array([astuple(step) for step in steps.user], dtype=np.int64),
+        "candidates": np.array([astuple(step) for step in steps.candidates], dtype=np.int64),
+        "weights": steps.weights,
+        "constants": steps.constants,
+        "orders": steps.orders,
     }
-    save_file(tensors, path, metadata={"steps": json.dumps({"format": FORMAT, "tables": found.tables})})
+    save_file(tensors, path, metadata={"steps": json.dumps({"format": FORMAT, "tables": steps.tables})})
     return True
 
 

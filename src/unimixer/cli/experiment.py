@@ -88,9 +88,9 @@ def folder_of(kind: type[PlanFile], source: Path | None, out: Path | None) -> Pa
 
     folder = source if source is not None and is_begun(source, kind) else out
     if folder is None:
-        found = f" ({source} is not)" if source is not None else ""
+        refused = f" ({source} is not)" if source is not None else ""
         raise UnimixerError(
-            f"a {kind.noun} needs a folder: give --out FOLDER, or the folder of one that was begun{found}"
+            f"a {kind.noun} needs a folder: give --out FOLDER, or the folder of one that was begun{refused}"
         )
     if source == folder and out is not None and out.resolve() != folder.resolve():
         raise UnimixerError(f"{source} is a {kind.noun} that goes on in its own folder; leave out --out {out}")

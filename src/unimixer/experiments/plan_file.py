@@ -30,9 +30,9 @@ def is_begun(folder: Path, kind: type[PlanFile]) -> bool:
 
 def check_folder(folder: Path, kind: type[PlanFile]) -> None:
     """Raise if an experiment cannot begin in a folder, because it is a file or holds a run, a dataset or the like."""
-    found = kind_of(folder)
-    if found is not None and not is_begun(folder, kind):
-        raise UnimixerError(f"{folder} is {found}, and a {kind.noun} needs a folder of its own; choose another --out")
+    actual = kind_of(folder)
+    if actual is not None and not is_begun(folder, kind):
+        raise UnimixerError(f"{folder} is {actual}, and a {kind.noun} needs a folder of its own; choose another --out")
 
 
 def read_plan(folder: Path, kind: type[AnyPlan]) -> AnyPlan:

@@ -85,7 +85,8 @@ class _Process:
         # once, and Ctrl-C ends it without a wait for the imports of a server
         served = sys.platform == "linux" and not imports_main
         context = multiprocessing.get_context("forkserver" if served else "spawn")
-        context.set_forkserver_preload([module, *PRELOAD])
+        if served:
+            context.set_forkserver_preload([module, *PRELOAD])
         self._reports, reports = context.Pipe(duplex=False)
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         self._pool = ProcessPoolExecutor(1, context, _begin, (reports, log, variables))

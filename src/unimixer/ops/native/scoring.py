@@ -83,20 +83,19 @@ class Step:
         added = int(orders[self.width : self.width + whole].max(initial=-1)) + 1 if ordered else whole
         match self.kind:
             case Kind.PRODUCT:
-                sizes = (self.times * n * self.stride - self.stride + self.width for n in (self.in_, self.out))
-                found = dict(zip(("first", "to"), sizes, strict=True))
-                return found if self.in_ else {"to": found["to"]}
+                first, to = (self.times * n * self.stride - self.stride + self.width for n in (self.in_, self.out))
+                sizes = {"first": first, "to": to} if self.in_ else {"to": to}
             case Kind.NORM:
-                found = {"first": whole, "to": whole, "source": added}
+                sizes = {"first": whole, "to": whole, "source": added}
             case Kind.ADD:
-                found = {"first": self.out, "to": self.out, "source": added}
+                sizes = {"first": self.out, "to": self.out, "source": added}
             case Kind.MEAN:
-                found = {"first": self.times * self.out, "to": self.out}
+                sizes = {"first": self.times * self.out, "to": self.out}
             case Kind.GIVE:
-                found = {"first": self.out}
+                sizes = {"first": self.out}
             case _:
-                found = {"to": self.out}
-        return {name: count for name, count in found.items() if getattr(self, name) >= 0}
+                sizes = {"to": self.out}
+        return {name: count for name, count in sizes.items() if getattr(self, name) >= 0}
 
 
 class Call(ctypes.Structure):
@@ -112,10 +111,10 @@ class Call(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the kernels, built if need be; None where they cannot be built."""
-    found = native.library(SOURCE)
-    if found is not None:
-        found.lanes.restype = found.group_rows.restype = c_int64
-    return found
+    kernels = native.library(SOURCE)
+    if kernels is not None:
+        kernels.lanes.restype = kernels.group_rows.restype = c_int64
+    return kernels
 
 
 def packed(weight_NOK: Floats, form: int, rows: int) -> Floats:
