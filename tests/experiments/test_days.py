@@ -129,6 +129,21 @@ def test_a_second_call_keeps_what_is_there(
         replay_days(other, Dataset(world / "data"), world / "out")
 
 
+def test_a_folder_of_other_recipes_other_data_or_other_files_is_refused(
+    world: Path, replayed: list[Replayed], tmp_path: Path
+) -> None:
+    data, out = Dataset(world / "data"), world / "out"
+    with pytest.raises(UnimixerError, match="out holds the replay of recipe 'tiny' too, and its tables would be lost"):
+        replay_days({"other": tiny_recipe(world / "data", "name=other")}, data, out)
+    other = extend(prepare(day_tables(*range(5)), tmp_path / "data").folder, day_tables(5))
+    with pytest.raises(UnimixerError, match="is a replay of other data: its first days have content"):
+        replay_days({"tiny": tiny_recipe(other.folder)}, other, out)
+    for folder, kind in ((world / "six-days", "a dataset"), (tmp_path, "not empty")):
+        with pytest.raises(UnimixerError, match=f"is {kind} and no replay of days; choose another --out"):
+            replay_days({"tiny": tiny_recipe(world / "data")}, data, folder)
+        assert not (folder / "replay.json").exists()
+
+
 def test_a_second_call_after_more_days_scores_them_as_one_call_would(world: Path, tmp_path: Path) -> None:
     """New days bring users and events that the transform of the first run does not have."""
     folder = Path(shutil.copytree(world / "six-days", tmp_path / "data"))

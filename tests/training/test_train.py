@@ -117,6 +117,7 @@ def test_a_label_of_one_class_stops_its_task_and_no_other(tmp_path: Path) -> Non
         ("model.backbone=unimixer-light", r"unknown model 'unimixer-light'; did you mean 'unimixer-lite'\?"),
         ("model.options.rang=3", r"unknown option of backbone 'unimixer-lite': 'rang'; did you mean 'rank'\?"),
         ("model.embedding_dims.nothing=3", r"unknown table .*'nothing'; known: category"),
+        ("distributed.tables.nothing=row_wise", r"unknown table of distributed\.tables 'nothing'; known: category"),
         ("model.dense_params=5K", "give width or dense_params, not both"),
     ],
 )
@@ -154,7 +155,9 @@ def test_a_warm_start_from_a_run_without_best_weights_says_how_to_get_them(toy_f
         train(tiny_recipe(toy_folder), folder=tmp_path / "run", start_from=source, quiet=True)
 
 
-def test_a_monitor_over_users_is_refused_where_the_schema_has_none(tmp_path: Path) -> None:
+def test_a_monitor_over_users_is_refused_where_the_schema_has_none_and_an_encoder_without_histories_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     schema: dict[str, Any] = {
         "keys": {"item": "item_id", "time": "time_ms"},
         "histories": [],
@@ -167,8 +170,17 @@ def test_a_monitor_over_users_is_refused_where_the_schema_has_none(tmp_path: Pat
         train(
             tiny_recipe(dataset.folder, "training.monitor=is_click.uauc", *overrides), folder=tmp_path / "r", quiet=True
         )
-    run = train(tiny_recipe(dataset.folder, *overrides), folder=tmp_path / "run", quiet=True)
+    with pytest.raises(UnimixerError, match=r"metrics: ndcg@5 is measured in the lists of users, .* leave it out"):
+        train(tiny_recipe(dataset.folder, "metrics=[ece,ndcg@5]", *overrides), folder=tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()
+    encoder = "model.sequence_encoder=target_attention"
+    run = train(tiny_recipe(dataset.folder, encoder, *overrides), folder=tmp_path / "run")
     assert (run.result or {})["test"]["is_click"]["uauc"] is None
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: model.sequence_encoder=target_attention has no effect: the vector E has no history or list that is "
+        "compared with the candidate"
+    ]
 
 
 def unfinished(dataset: Path, folder: Path) -> RunFolder:

@@ -17,7 +17,7 @@ from unimixer.data.encoding.cut import cut, known_rows
 from unimixer.data.encoding.layout import is_id
 from unimixer.data.schema import OOV_ID
 from unimixer.errors import UnimixerError
-from unimixer.io import atomic_file, atomic_folder, write_text
+from unimixer.io import atomic_file, atomic_folder, kind_of, read_json, write_text
 from unimixer.metrics import MetricAccumulator
 from unimixer.progress import say
 from unimixer.training.config import Recipe
@@ -34,7 +34,7 @@ STRATEGIES = {
     FROZEN: "never updated",
 }
 """Ways to have a model for the next day, and their meaning."""
-ROWS = "rows.json"
+ROWS, MARKER = "rows.json", "replay.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def replay_days(
     replayed: list[Replayed] = []
     for recipe in recipes.values():
         _check_classes(dataset, tuple(resolve(recipe, dataset.transform.spec).tasks))
+    _begin(recipes, dataset, out)
     for name, recipe in recipes.items():
         for seed in range(seeds):
             training = recipe.training.model_copy(update={"seed": seed})
@@ -92,6 +93,27 @@ def replay_days(
     ]
     write_text(out / ROWS, json.dumps({"dataset": dataset.hash, "rows": facts}, indent=1) + "\n")
     return replayed
+
+
+def _begin(recipes: Mapping[str, Recipe], dataset: Dataset, out: Path) -> None:
+    """Raise unless ``out`` is free, or holds a replay of these first days and of no other recipes."""
+    first, begun = dataset.days[0]["hash"], list[str]()
+    if (out / MARKER).is_file():
+        facts = read_json(out / MARKER, "first", "recipes", way_out="choose another --out")
+        begun = list(facts["recipes"])
+        if facts["first"] != first:
+            raise UnimixerError(
+                f"{out} is a replay of other data: its first days have content {facts['first']}, and those of "
+                f"{dataset.folder} have {first}; choose another --out"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UnimixerError(f"{out} is {kind_of(out) or 'not empty'} and no replay of days; choose another --out")
+    if left_out := [name for name in begun if name not in recipes]:
+        raise UnimixerError(
+            f"{out} holds the replay of recipe {left_out[0]!r} too, and its tables would be lost; name all of its "
+            "recipes, or choose another --out"
+        )
+    write_text(out / MARKER, json.dumps({"first": first, "recipes": list(recipes)}, indent=1) + "\n")
 
 
 def _check_classes(dataset: Dataset, tasks: tuple[str, ...]) -> None:

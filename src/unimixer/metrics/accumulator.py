@@ -22,7 +22,7 @@ from unimixer.metrics.columns import (
 )
 from unimixer.metrics.conditional import conditional_rows
 from unimixer.metrics.lists import list_hit_rate, list_mrr, list_ndcg, sorted_lists
-from unimixer.metrics.names import LISTWISE, Metric, metric_names, read_metric
+from unimixer.metrics.names import LISTWISE, Metric, metric_names, metrics_of_lists, read_metric
 from unimixer.metrics.probability import (
     excess_log_losses,
     label_entropy,
@@ -124,7 +124,7 @@ class MetricAccumulator:
         self.chain = dict(chain or {})
         if not set(self.truths) <= set(self.tasks):
             raise UnimixerError(f"truths={truths!r} must be some of the tasks {self.tasks}")
-        of_lists = [name for name in self.metrics if read_metric(name).kind in LISTWISE]
+        of_lists = metrics_of_lists(self.metrics)
         if of_lists and not (with_users or with_requests):
             raise UnimixerError(f"metric {of_lists[0]} is one of lists; give the users or the requests of the rows")
         self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self._columns}

@@ -54,3 +54,8 @@ def read_metric(text: str) -> Metric:
 def metric_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return the one spelling of every metric, each once."""
     return tuple(dict.fromkeys(read_metric(name).name for name in names))
+
+
+def metrics_of_lists(names: Sequence[str]) -> list[str]:
+    """Return the metrics that are measured in the list of a request or a user."""
+    return [name for name in names if read_metric(name).kind in LISTWISE]

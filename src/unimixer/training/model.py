@@ -133,9 +133,23 @@ def validate_recipe(recipe: Recipe, spec: FeatureSpec) -> Ranker:
         )
     model = hollow_ranker(recipe, spec)
     check_managed(recipe, spec)
+    for table in recipe.distributed.tables:
+        if table not in spec.tables:
+            raise unknown("table of distributed.tables", table, spec.tables)
     set_activation_checkpointing(model, recipe)
     dense_groups(model, recipe.optimizer)
     return model
+
+
+def settings_without_effect(recipe: Recipe, model: Ranker) -> list[str]:
+    """Say which setting of a recipe does nothing on its data, so that packaged recipes train on any data."""
+    encoder = recipe.model.sequence_encoder
+    if encoder == "mean" or model.embedding.encoder_of:
+        return []
+    return [
+        f"note: model.sequence_encoder={encoder} has no effect: the vector E has no history or list that is compared "
+        "with the candidate"
+    ]
 
 
 def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:

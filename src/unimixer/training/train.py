@@ -11,6 +11,7 @@ from unimixer.data.schema import SPLITS
 from unimixer.data.stream import check_steps
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
+from unimixer.metrics.names import metrics_of_lists
 from unimixer.progress import note, say
 from unimixer.training.config import Recipe, TemperatureConfig
 from unimixer.training.consolidate import consolidate_best
@@ -19,7 +20,7 @@ from unimixer.training.distributed.checks import check_same_config, check_versio
 from unimixer.training.distributed.strategy import ShardedStrategy
 from unimixer.training.evaluation import check_chain, check_tasks
 from unimixer.training.loop import Trainer
-from unimixer.training.model import monitor, resolve, validate_recipe
+from unimixer.training.model import monitor, resolve, settings_without_effect, validate_recipe
 from unimixer.training.observer import UNOBSERVED, Observer
 from unimixer.training.pretrained import read_pretrained
 from unimixer.training.process_group import ProcessGroup, join_processes, launched
@@ -76,6 +77,7 @@ def train(
     if source is not None:
         recipe = with_field_order_of(source, recipe, dataset.transform)
     model = validate_recipe(recipe, spec)
+    lines += settings_without_effect(recipe, model)
     read_pretrained(recipe, dataset.transform, model)  # refuses a file that does not fit
     check_trackers(recipe)
     if source is not None:
@@ -86,7 +88,7 @@ def train(
             dataset.since(start.since)
             fill = start.write
         start.state(model)
-        facts, lines = start.facts(), start.lines()
+        facts, lines = start.facts(), [*lines, *start.lines()]
         del start
     with join_processes(recipe.distributed.timeout) as processes:
         check_same_config(processes, recipe, dataset, folder=folder, warm_start=origin)
@@ -194,6 +196,10 @@ def _check_monitor(recipe: Recipe, dataset: Dataset) -> None:
         raise UnimixerError(
             f"training.monitor={task}.{metric} needs the true probability, and no soft label of the schema reads it; "
             f"monitor {task}.log_loss"
+        )
+    if dataset.transform.schema.keys.user is None and (of_lists := metrics_of_lists(recipe.metrics)):
+        raise UnimixerError(
+            f"metrics: {of_lists[0]} is measured in the lists of users, and the schema names no keys.user; leave it out"
         )
     if metric in ("uauc", "gauc") and dataset.transform.schema.keys.user is None:
         raise UnimixerError(
