@@ -11,8 +11,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
+from unimixer.data.count_settings import Count
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.schema import Schema
+from unimixer.data.schema import Feature, Schema
 from unimixer.settings import parse
 
 ZONE = "Asia/Shanghai"
@@ -155,3 +156,18 @@ def _items(rng: np.random.Generator) -> pl.DataFrame:
             "picture": [None if i % 9 == 8 else rng.normal(size=4).round(3).tolist() for i in numbers],
         }
     )
+
+
+COUNTS = (
+    Count(name="seen", by=("user_id",)),
+    Count(name="clicked_in_tab", by=("user_id", "tab"), event="is_click"),
+    Count(name="long_in_tab", by=("tab",), event="long_view", until="day"),
+    Count(name="click_rate", by=("category", "tab"), event="is_click", prior=2.0),
+)
+
+
+def counting(*counts: Count, **changes: Any) -> dict[str, Any]:
+    """The counts, and the features of the small world with one more for each of them."""
+    chosen = counts or COUNTS
+    new = tuple(Feature(name=count.name, kind="numeric", domain="context") for count in chosen)
+    return {"counts": chosen, "features": (*toy_schema().features, *new), **changes}

@@ -21,7 +21,7 @@ from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
 from unimixer.environment import states_kept
 from unimixer.metrics import MetricAccumulator, TaskMetrics, metric_names
-from unimixer.predictor import Predictor, chunks_of
+from unimixer.predictor import Predictor
 from unimixer.progress import progress_bar
 from unimixer.settings import parse
 from unimixer.training.convert import ScoreChange, hardened_ranker, score_change
@@ -109,7 +109,7 @@ def evaluate_rows(
     users = _Groups(schema.keys.user)
     sources = list(dict.fromkeys(label.column for label in (*labels, *([sampled] if negative and sampled else []))))
     with progress_bar("scoring", None) as advance:
-        for chunk in chunks_of(rows, schema, also=sources, separator=separator):
+        for chunk in predictor.chunks(rows, also=sources, separator=separator):
             logits = predictor.logits(chunk)
             classes = np.stack([values.as_label(chunk, label) for label in labels], axis=1)
             weights = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ import torch
 from scipy.special import expit
 
 from unimixer.data.coverage import Coverage, UnknownValuesWarning
+from unimixer.data.encoding.later_counts import outcome_columns, with_counts
 from unimixer.data.raw.adapters.own import with_options
 from unimixer.data.raw.folders import PARQUET_SUFFIXES, log_files
 from unimixer.data.raw.frames import frame_of
 from unimixer.data.raw.readers import read_chunks
-from unimixer.data.raw.tables import Chunk
+from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.raw.values import column
 from unimixer.data.schema import Schema
 from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError
 from unimixer.io import atomic_file
 from unimixer.metrics import conditional_logits, conditional_name
-from unimixer.progress import progress_bar
+from unimixer.progress import progress_bar, say
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
 
@@ -54,7 +56,7 @@ class Predictor:
         self.model = load_ranker(folder, device=self.device)
         self.tasks, self.chain = tuple(folder.recipe.tasks), folder.recipe.model.chain
         self.coverage = Coverage(self.transform.spec, folder.environment["data"].get("coverage"))
-        self._warned, self._warn_at = set[str](), FEW_ROWS
+        self._warned, self._told, self._warn_at = set[str](), set[str](), FEW_ROWS
         self._autocast = folder.recipe.training.precision == "bfloat16"
 
     def logits(self, chunk: Chunk) -> torch.Tensor:
@@ -69,6 +71,20 @@ class Predictor:
                 parts.append(self.model(batch).float().cpu())
         return torch.cat(parts)
 
+    def chunks(
+        self, rows: Any, *, also: Sequence[str] = (), separator: str | None = None, or_empty: bool = False
+    ) -> Iterator[Chunk]:
+        """Split rows into chunks, see :func:`chunks_of`, and add the counts of earlier impressions that they lack."""
+        schema = self.transform.schema
+        read = partial(chunks_of, rows, schema, also=also, separator=separator, or_empty=or_empty)
+        return with_counts(RawTables(schema, read), self.transform.log_end, self._tell) if schema.counts else read()
+
+    def _tell(self, text: str) -> None:
+        """Say a line once."""
+        if text not in self._told:
+            self._told.add(text)
+            say(text)
+
     def predict(self, rows: Any) -> pl.DataFrame:
         """Compute probabilities, one column a task, in the order of the rows.
 
@@ -81,7 +97,7 @@ class Predictor:
             rows: a polars or pandas frame, an Arrow table or record batch, a mapping of columns, a sequence of
                 mappings, the path of a file or folder, or a chunk of a reader.
         """
-        scores = pl.concat([self.scores(chunk) for chunk in chunks_of(rows, self.transform.schema, or_empty=True)])
+        scores = pl.concat([self.scores(chunk) for chunk in self.chunks(rows, or_empty=True)])
         self.warn()
         return scores
 
@@ -149,7 +165,9 @@ def read_rows(
     files = with_options(schema.files, str(path), {} if separator is None else {"separator": separator})
     columns = list(dict.fromkeys([*schema.needed_columns(outcomes=False), *also]))
     paths = log_files(path, "rows")
-    return read_chunks(paths, columns=columns, optional=schema.optional_columns(), files=files, or_empty=or_empty)
+    optional = [*schema.optional_columns(), *(outcome_columns(schema) if schema.counts else ())]
+    optional = list(dict.fromkeys(optional))
+    return read_chunks(paths, columns=columns, optional=optional, files=files, or_empty=or_empty)
 
 
 def write_predictions(

@@ -138,7 +138,7 @@ def test_a_folder_of_other_recipes_other_data_or_other_files_is_refused(
     other = extend(prepare(day_tables(*range(5)), tmp_path / "data").folder, day_tables(5))
     with pytest.raises(UnimixerError, match="is a replay of other data: its first days have content"):
         replay_days({"tiny": tiny_recipe(other.folder)}, other, out)
-    for folder, kind in ((world / "six-days", "a dataset"), (tmp_path, "not empty")):
+    for folder, kind in ((world / "six-days", "a prepared dataset"), (tmp_path, "not empty")):
         with pytest.raises(UnimixerError, match=f"is {kind} and no replay of days; choose another --out"):
             replay_days({"tiny": tiny_recipe(world / "data")}, data, folder)
         assert not (folder / "replay.json").exists()

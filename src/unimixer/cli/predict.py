@@ -11,7 +11,7 @@ import typer
 
 from unimixer.cli.output import Device, Json, Run, Separator, emit, takes
 from unimixer.errors import UnimixerError
-from unimixer.predictor import Predictor, check_kept, is_csv, read_rows, write_predictions
+from unimixer.predictor import Predictor, check_kept, is_csv, write_predictions
 from unimixer.progress import say
 
 
@@ -47,13 +47,7 @@ def predict(options: PredictOptions) -> None:
     predictor = Predictor(options.run, device=options.device)
     started = time.perf_counter()
     check_kept(options.keep or (), [f"{name}{options.suffix}" for name in predictor.columns])
-    chunks = read_rows(
-        predictor.transform.schema,
-        options.input_file,
-        also=options.keep or (),
-        separator=options.separator,
-        or_empty=True,
-    )
+    chunks = predictor.chunks(options.input_file, also=options.keep or (), separator=options.separator, or_empty=True)
     rows = write_predictions(predictor, chunks, options.output, options.keep or (), suffix=options.suffix)
     seconds = time.perf_counter() - started
     for remark in predictor.coverage.remarks():

@@ -15,10 +15,11 @@ import numpy as np
 
 from unimixer.data import write_dataset
 from unimixer.data.dataset import DAYS, Dataset, SplitSummary, add_up, current_splits, day_hash
-from unimixer.data.encoding.counts import FILE as COUNTS
-from unimixer.data.encoding.counts import add_counts, load_totals, save_totals
+from unimixer.data.encoding.counts import NEVER, add_counts
 from unimixer.data.encoding.fit import ReadStatistics
 from unimixer.data.encoding.grow import grow, table_or_empty
+from unimixer.data.encoding.later_counts import FILE as COUNTS
+from unimixer.data.encoding.later_counts import load_log_end
 from unimixer.data.encoding.pending import FILE as PENDING
 from unimixer.data.encoding.pending import load_pending, save_pending
 from unimixer.data.encoding.splits import Sample, Splitter
@@ -105,7 +106,10 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     (extent,) = LogReader(tables).run(ReadDays(schema))
     days = _with_span(dataset)
     first, last = _check_days(folder, days, extent.days)
-    tables, totals = add_counts(tables, load_totals(dataset.state_folder, schema))
+    before = old.log_end
+    if schema.counts and before is None:  # data of earlier versions keep the numbers beside the transform
+        before = load_log_end(dataset.state_folder, schema, NEVER)
+    tables, log_end = add_counts(tables, before)
     reader = LogReader(tables)
     splitter = _splitter(extent, hold_out, f"{folder}: {_named(first, last)}")
     statistics = Statistics.of_tables(schema, tables)
@@ -117,9 +121,8 @@ def _extend(dataset: Dataset, tables: RawTables, origin: dict[str, Any], hold_ou
     _remove_leftovers(folder / DAYS, number)
     with atomic_folder(folder / name, overwrite=True) as new:
         tables_now = grown.transform.spec.tables
-        grown.transform.save(new / "transform", before=dataset.transform_folder)
+        grown.transform.with_log_end(log_end).save(new / "transform", before=dataset.transform_folder)
         save_pending(new, grown.pending)
-        save_totals(new, totals)
         del grown
         encoding = Encode(new.absolute(), splitter, statistics.rows, write_dataset.PART_ROWS)
         splits = encode(reader, encoding)

@@ -13,7 +13,7 @@ from typing import Any
 
 from unimixer.data import write_dataset
 from unimixer.data.dataset import Dataset, SplitSummary
-from unimixer.data.encoding.counts import add_counts, save_totals
+from unimixer.data.encoding.counts import add_counts
 from unimixer.data.encoding.fit import fit
 from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.pending import save_pending
@@ -58,13 +58,12 @@ def prepare(
     if overwrite:
         _check_replaceable(out)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        tables, totals = add_counts(tables)
+        tables, log_end = add_counts(tables)
         schema = resolve(tables)
         with _log_reader(tables, workers, ray, folder.absolute() / WORK) as reader:
             fitted = fit(schema, reader)
-            fitted.transform.save(folder / "transform")
+            fitted.transform.with_log_end(log_end).save(folder / "transform")
             save_pending(folder, fitted.pending)
-            save_totals(folder, totals)
             matches = [asdict(match) for match in fitted.matches]
             encoding = Encode(folder.absolute(), fitted.splitter, fitted.rows, write_dataset.PART_ROWS)
             del fitted  # the workers read what was saved; only then is the memory of the first pass free

@@ -271,8 +271,7 @@ class Schema(Settings):
             names += [self.split.column] if isinstance(self.split, ColumnSplit) else []
             events += [count.event for count in self.counts if count.event is not None]
             names += [sources.get(event, event) for event in events]
-        # a log from which a dataset is made gets its counts there; later rows bring them along
-        made = {count.name for count in self.counts} if outcomes else set()
+        made = {count.name for count in self.counts}  # later rows may bring them
         names += [feature.column for feature in self.features if feature.origin == "impressions"]
         return [name for name in dict.fromkeys(names) if name is not None and name not in made]
 

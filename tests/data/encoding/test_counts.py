@@ -10,32 +10,19 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import DAY, START, day_tables, tables_of, toy_frames, toy_schema, toy_tables
+from toy import COUNTS, DAY, START, counting, day_tables, tables_of, toy_frames, toy_schema, toy_tables
 
 from unimixer.data.count_settings import Count
 from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.counts import add_counts, earlier
+from unimixer.data.encoding.later_counts import SortedKeys
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.extend import extend
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.schema import SPLITS, Feature, Schema
+from unimixer.data.schema import SPLITS, Schema
 from unimixer.errors import UnimixerError
 from unimixer.settings import parse
-
-COUNTS = (
-    Count(name="seen", by=("user_id",)),
-    Count(name="clicked_in_tab", by=("user_id", "tab"), event="is_click"),
-    Count(name="long_in_tab", by=("tab",), event="long_view", until="day"),
-    Count(name="click_rate", by=("category", "tab"), event="is_click", prior=2.0),
-)
-
-
-def counting(*counts: Count, **changes: Any) -> dict[str, Any]:
-    """The counts, and the features of the small world with one more for each of them."""
-    chosen = counts or COUNTS
-    new = tuple(Feature(name=count.name, kind="numeric", domain="context") for count in chosen)
-    return {"counts": chosen, "features": (*toy_schema().features, *new), **changes}
 
 
 def looped(log: pl.DataFrame, by: tuple[str, ...], event: np.ndarray[Any, Any], unit: int = 1) -> list[int]:
@@ -77,6 +64,15 @@ def test_the_columns_of_a_log_hold_the_counts(chunk_rows: int) -> None:
     past = [clicks[known & (times < t)] if named else np.zeros(0) for t, named in zip(times, known, strict=True)]
     mean = np.array([rows.mean() if len(rows) else 0 for rows in past])
     assert frame["click_rate"].to_numpy() == pytest.approx((clicked + 2 * mean) / (seen + 2), abs=1e-6)
+
+
+def test_sorted_keys_find_what_a_loop_finds() -> None:
+    known = ["b", "", "ä", "a", "B", "ab", "a" * 20, "\U0001f600", "zz", "\uffff", "a\0"]
+    asked = [None, *known[::-1], "aa", "zzz", "c", " ", "a" * 19, None]
+    found = SortedKeys(pl.Series(known)).find(pl.Series(asked))
+    assert found.tolist() == [known.index(key) if key in known else -1 for key in asked]
+    nothing = SortedKeys(pl.Series([], dtype=pl.String))
+    assert nothing.find(pl.Series(["a", None])).tolist() == [-1, -1]
 
 
 def numbers(dataset: Dataset) -> list[list[float]]:

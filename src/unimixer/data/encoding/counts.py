@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from unimixer.data.count_settings import Count
-from unimixer.data.encoding.arrays import read_arrays, write_arrays
 from unimixer.data.encoding.entities import FIRST_ROW, KeyIndex
 from unimixer.data.encoding.history import happened
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import WHOLE, Chunk, Placed, RawTables
 from unimixer.data.raw.times import as_time, day_numbers
-from unimixer.data.schema import Schema
 from unimixer.errors import UnimixerError
 from unimixer.progress import progress_bar
-
-FILE = "counts.arrow"
 
 
 def _no_numbers() -> NDArray[np.int64]:
@@ -48,6 +43,22 @@ class Totals:
         size = len(self.groups)
         seen, happenings = np.bincount(groups, minlength=size), np.bincount(groups[events], minlength=size)
         return Totals(self.groups, self.events + happenings, self.seen + seen)
+
+
+NEVER = np.iinfo(np.int64).min
+"""The last time of a log that has no rows."""
+
+
+@dataclass(frozen=True)
+class LogEnd:
+    """What a log has counted at its end, and what later rows need to find their groups."""
+
+    totals: Mapping[str, Totals] = field(default_factory=dict)
+    """By count."""
+    texts: Mapping[str, tuple[str, pl.DataFrame]] = field(default_factory=dict)
+    """By column of ``by`` that stands in the users or items: their key column, and the columns ``key`` and ``text``."""
+    last: int = NEVER
+    """Time of the last impression, in ms."""
 
 
 def earlier(
@@ -85,7 +96,7 @@ def earlier(
     return numbers
 
 
-def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) -> tuple[RawTables, dict[str, Totals]]:
+def add_counts(tables: RawTables, before: LogEnd | None = None) -> tuple[RawTables, LogEnd | None]:
     """Add the columns of ``schema.counts`` to a log, by one more pass over it.
 
     Args:
@@ -94,16 +105,23 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
         before: what the days before this log have counted.
 
     Returns:
-        the tables with the new columns, and what is counted at their end.
+        the tables with the new columns, and what is counted at their end; None without counts.
 
     Raises:
         UnimixerError: the log has a column with the name of a count, or not the columns that a count reads.
     """
     schema = tables.schema
     if not schema.counts:
-        return tables, {}
-    totals = before or {}
-    lookups = {name: _lookup(tables, name) for count in schema.counts for name in count.by}
+        return tables, None
+    start_of_log = before or LogEnd()
+    totals, texts_of_tables = start_of_log.totals, _texts_of_tables(tables, start_of_log)
+    lookups: dict[str, Lookup] = {
+        name: partial(_of_log_or_table, name, *texts_of_tables[name])
+        if name in texts_of_tables
+        else partial(_of_log, name)
+        for count in schema.counts
+        for name in count.by
+    }
     # counts by the same columns have the same groups
     indexes = {count.by: KeyIndex(totals.get(count.name, Totals()).groups.keys) for count in schema.counts}
     groups = {by: [np.zeros(0, dtype=np.int32)] for by in indexes}
@@ -117,7 +135,7 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
             times.append(as_time(chunk, schema.keys, placed.first_row))
             texts = {name: lookup(chunk) for name, lookup in lookups.items()}
             for by, index in indexes.items():
-                keys = _joined([texts[name] for name in by])
+                keys = joined_texts([texts[name] for name in by])
                 index.add(keys)
                 groups[by].append(index.lookup(keys))
             for count in schema.counts:
@@ -131,10 +149,11 @@ def add_counts(tables: RawTables, before: Mapping[str, Totals] | None = None) ->
     for count in schema.counts:
         happenings, index = np.concatenate(events.pop(count.name)), indexes[count.by]
         start = totals.get(count.name, Totals()).grown(index)
-        columns[count.name] = _column(count, joined[count.by], moments[count.until], happenings, start)
+        columns[count.name] = counted_column(count, joined[count.by], moments[count.until], happenings, start)
         ends[count.name] = start.after(joined[count.by], happenings)
     reader = partial(_with_columns, tables, columns)
-    return replace(tables, impressions=partial(_chunks, reader), reader=reader), ends
+    end = LogEnd(ends, texts_of_tables, int(moments["impression"].max(initial=start_of_log.last)))
+    return replace(tables, impressions=partial(_chunks, reader), reader=reader), end
 
 
 def _check_names(counts: Sequence[Count], chunk: Chunk) -> None:
@@ -145,7 +164,7 @@ def _check_names(counts: Sequence[Count], chunk: Chunk) -> None:
             )
 
 
-def _column(
+def counted_column(
     count: Count, groups: NDArray[np.int32], times: NDArray[np.int64], events: NDArray[np.bool_], start: Totals
 ) -> NDArray[np.float32] | NDArray[np.int32]:
     """Return the numbers of a count, or its rates."""
@@ -166,7 +185,7 @@ Lookup = Callable[[Chunk], pl.Series]
 """Gives the text of a column for every row of the log."""
 
 
-def _joined(parts: list[pl.Series]) -> pl.Series:
+def joined_texts(parts: Sequence[pl.Series]) -> pl.Series:
     """Return one text for the values of every row, and none where a value is missing."""
     if len(parts) == 1:
         return parts[0]
@@ -175,16 +194,20 @@ def _joined(parts: list[pl.Series]) -> pl.Series:
     return frame.select(pl.when(known).then(pl.struct(pl.all()).struct.json_encode())).to_series()
 
 
-def _lookup(tables: RawTables, name: str) -> Lookup:
-    """Return how the texts of a column are found: in the log, or by the keys of the log in a table."""
-    keys = tables.schema.keys
-    for table, key in ((tables.users, keys.user), (tables.items, keys.item)):
-        if table is not None and key is not None and name != key and name in table.frame.columns:
-            pair = pl.DataFrame(
-                {"key": values.key_column(table, key), "text": values.key_column(table, name)}
-            ).drop_nulls("key")
-            return partial(_of_log_or_table, name, key, pair)
-    return partial(_of_log, name)
+def _texts_of_tables(tables: RawTables, before: LogEnd) -> dict[str, tuple[str, pl.DataFrame]]:
+    """Return the texts of the columns of ``by`` that stand in a table; keys that it lacks keep their earlier text."""
+    keys, found = tables.schema.keys, dict(before.texts)
+    for name in dict.fromkeys(name for count in tables.schema.counts for name in count.by):
+        for table, key in ((tables.users, keys.user), (tables.items, keys.item)):
+            if table is not None and key is not None and name != key and name in table.frame.columns:
+                columns = {"key": values.key_column(table, key), "text": values.key_column(table, name)}
+                pair = pl.DataFrame(columns).drop_nulls("key")
+                if name in before.texts:
+                    old = before.texts[name][1].join(pair, on="key", how="anti", maintain_order="left")
+                    pair = pl.concat([old, pair])
+                found[name] = key, pair
+                break
+    return found
 
 
 def _of_log(name: str, chunk: Chunk) -> pl.Series:
@@ -212,35 +235,3 @@ def _chunks(reader: Callable[[range], Iterator[Placed]]) -> Iterator[Chunk]:
     for placed in reader(WHOLE):
         assert placed.chunk is not None
         yield placed.chunk
-
-
-# ---- files ----------------------------------------------------------------------------------------------------------
-
-
-def save_totals(folder: Path, totals: Mapping[str, Totals]) -> None:
-    """Write what is counted at the end of a log, so that later days go on from there."""
-    if totals:
-        names = [name for name, total in totals.items() for _ in range(total.groups.keys.len())]
-        texts = pl.concat([total.groups.keys for total in totals.values()])
-        columns = {"count": pl.Series(names, dtype=pl.String), "group": texts}
-        arrow = {name: column.to_arrow().cast("large_string") for name, column in columns.items()}
-        numbers = {
-            part: np.concatenate([getattr(total, part)[FIRST_ROW:] for total in totals.values()])
-            for part in ("events", "seen")
-        }
-        write_arrays(folder / FILE, {**arrow, **numbers})
-
-
-def load_totals(folder: Path, schema: Schema) -> dict[str, Totals]:
-    """Read what :func:`save_totals` wrote."""
-    if not schema.counts:
-        return {}
-    columns: dict[str, Any] = read_arrays(folder / FILE)
-    frame = pl.DataFrame({name: pl.Series(name, columns[name]) for name in ("count", "group", "events", "seen")})
-    totals = {}
-    for count in schema.counts:
-        part = frame.filter(pl.col("count") == count.name)
-        special = np.zeros(FIRST_ROW, dtype=np.int64)
-        events, seen = (np.concatenate([special, part.get_column(name).to_numpy()]) for name in ("events", "seen"))
-        totals[count.name] = Totals(KeyIndex(part.get_column("group").cast(pl.String)), events, seen)
-    return totals

@@ -33,7 +33,7 @@ def cut(transform: Transform, tables: Mapping[str, int]) -> Transform:
         for name, rows in tables.items()
         for vocabulary in (transform.vocabularies[name],)
     }
-    cut_ = replace(transform, vocabularies=vocabularies)
+    cut_ = replace(transform, vocabularies=vocabularies, read_log_end=None)  # the earlier day counted less
 
     def entities(table: EntityTable, features: Sequence[Feature], shown: Sequence[Feature]) -> EntityTable:
         ids, history_ids = _known(cut_, table.ids, features), _known(cut_, table.history_ids, shown)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from unimixer.data.encoding.arrays import Array, Ragged, checksum, read_arrays, window_positions, write_arrays
+from unimixer.data.encoding.counts import LogEnd
 from unimixer.data.encoding.entities import MISSING_ROW, EntityTable
 from unimixer.data.encoding.history import AFTER_THE_LOG, HistoryIndex
+from unimixer.data.encoding.later_counts import load_log_end, save_log_end
 from unimixer.data.encoding.layout import feature_spec, features_of, history_features, is_dense, is_id
 from unimixer.data.encoding.numeric import NumericFit
 from unimixer.data.encoding.rows import Rows
+from unimixer.data.encoding.transform_files import file_name, history_file, read_history, read_texts
 from unimixer.data.encoding.vocabulary import Vocabulary, texts_of
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists, as_vectors, flat_texts
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import as_time
-from unimixer.data.schema import Feature, History, Origin, Schema
+from unimixer.data.schema import Feature, Origin, Schema
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.spec import FeatureSpec
@@ -35,7 +36,6 @@ from unimixer.io import link_file
 from unimixer.settings import parse
 
 FORMAT = 1
-LONGEST_NAME = 160
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Transform:
     histories: dict[str, HistoryIndex] = field(default_factory=dict)
     shadowed_columns: frozenset[str] = frozenset()
     """Columns that the log has although features read them from an entity table; the log's are left alone."""
+    read_log_end: Callable[[], LogEnd] | None = None
+    """Gives what the log has counted at its end, where the schema has counts and that is known."""
 
     # ---- layout ---------------------------------------------------------------------------------------------------
 
@@ -73,6 +75,15 @@ class Transform:
     def spec_groups(self) -> tuple[str, ...]:
         """Names of the sequence groups in the order of the schema."""
         return tuple(self.spec.groups)
+
+    @cached_property
+    def log_end(self) -> LogEnd | None:
+        """What the log has counted at its end."""
+        return None if self.read_log_end is None else self.read_log_end()
+
+    def with_log_end(self, end: LogEnd | None) -> Transform:
+        """Return the transform with what the log has counted at its end."""
+        return replace(self, read_log_end=None if end is None else lambda: end)
 
     # ---- raw to encoded -------------------------------------------------------------------------------------------
 
@@ -231,12 +242,13 @@ class Transform:
         tables: dict[str, Any] = {"users.arrow": self.users.columns(), "items.arrow": self.items.columns()}
         for name, vocabulary in self.vocabularies.items():
             texts = vocabulary.texts.to_arrow()
-            tables[_file("vocabulary", name)] = {"text": texts.cast("large_string")}
+            tables[file_name("vocabulary", name)] = {"text": texts.cast("large_string")}
         for name, history in self.histories.items():
-            tables |= {_history_file(name, number): columns for number, columns in enumerate(history.columns())}
+            tables |= {history_file(name, number): columns for number, columns in enumerate(history.columns())}
         for name, columns in tables.items():
             if before is None or not name.startswith("history") or not link_file(before / name, folder / name):
                 write_arrays(folder / name, columns)
+        names = [*tables, *(save_log_end(folder, self.log_end) if self.log_end is not None else ())]
         meta = {
             "format": FORMAT,
             "schema": self.schema.model_dump(mode="json", exclude_none=True),
@@ -244,8 +256,10 @@ class Transform:
             "forms": {name: v.form for name, v in self.vocabularies.items()},
             "numerics": {name: vars(fit) for name, fit in self.numerics.items()},
             "doubled": sorted(self.shadowed_columns),
-            "checksums": {name: checksum(folder / name) for name in tables},
+            "checksums": {name: checksum(folder / name) for name in names},
         }
+        if self.log_end is not None:
+            meta["counted_until"] = self.log_end.last
         if any(history.later for history in self.histories.values()):
             meta["segments"] = {name: len(history.later) for name, history in self.histories.items()}
         (folder / "transform.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
@@ -275,11 +289,11 @@ class Transform:
         schema = parse(Schema, meta["schema"], where=str(path))
         forms = meta.get("forms", {})  # older files have none
         segments = meta.get("segments", {})
-        users = EntityTable.from_columns(read_arrays(folder / "users.arrow"))
+        users, last = EntityTable.from_columns(read_arrays(folder / "users.arrow")), meta.get("counted_until")
         return cls(
             schema=schema,
             vocabularies={
-                name: Vocabulary(_texts(folder / _file("vocabulary", name)), buckets, forms.get(name, "text"))
+                name: Vocabulary(read_texts(folder / file_name("vocabulary", name)), buckets, forms.get(name, "text"))
                 for name, buckets in meta["hash_buckets"].items()
             },
             numerics={
@@ -287,33 +301,12 @@ class Transform:
             },
             users=users,
             items=EntityTable.from_columns(read_arrays(folder / "items.arrow")),
-            histories={h.name: _history(folder, h, segments.get(h.name, 0), len(users)) for h in schema.histories},
+            histories={h.name: read_history(folder, h, segments.get(h.name, 0), len(users)) for h in schema.histories},
             shadowed_columns=frozenset(meta["doubled"]),
+            read_log_end=None if last is None else partial(load_log_end, folder, schema, last),
         )
 
 
 def _tensor(array: Array) -> torch.Tensor:
     """Make a tensor on the array's memory, or on a copy if that memory belongs to a file or a data frame."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _file(kind: str, name: str) -> str:
-    """Return a valid file name for a name of any characters and any length."""
-    safe = quote(name, safe=" ")
-    if len(safe) > LONGEST_NAME:
-        safe = f"{safe[:LONGEST_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return f"{kind}.{safe}.arrow"
-
-
-def _texts(path: Path) -> pl.Series:
-    return pl.Series("text", cast(pa.Array, read_arrays(path)["text"]), dtype=pl.String)
-
-
-def _history_file(name: str, number: int) -> str:
-    """Return the file of the events of a history that day ``number`` has brought; 0 is the data as first prepared."""
-    return _file(f"history-{number:05d}" if number else "history", name)
-
-
-def _history(folder: Path, history: History, later: int, num_users: int) -> HistoryIndex:
-    columns = [read_arrays(folder / _history_file(history.name, number)) for number in range(later + 1)]
-    return HistoryIndex.from_columns(columns, history.max_length, num_users)
