@@ -12,7 +12,7 @@ import pytest
 import quick  # noqa: F401
 import torch
 from tiny import tiny_recipe
-from toy import toy_tables
+from toy import counting, day_tables, toy_tables
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
@@ -66,6 +66,14 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_dataset(toy_folder: Path) -> Dataset:
     """The small world, prepared and freshly opened."""
     return Dataset(toy_folder)
+
+
+@pytest.fixture(scope="session")
+def counting_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A model of four days whose features count earlier impressions, beside its data; tests must not change it."""
+    folder = tmp_path_factory.mktemp("counting")
+    prepare(day_tables(*range(4), **counting()), folder / "data")
+    return train(tiny_recipe(folder / "data", "training.max_steps=2"), folder=folder / "run", quiet=True)
 
 
 @pytest.fixture(scope="session")

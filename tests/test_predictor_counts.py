@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tiny import tiny_recipe
 from toy import COUNTS, DAY, START, counting, day_tables, tables_of
 
 from unimixer.api import Run
@@ -17,22 +16,19 @@ from unimixer.data.dataset import Dataset
 from unimixer.data.encoding.counts import add_counts
 from unimixer.data.encoding.later_counts import LaterCounts
 from unimixer.data.extend import extend
-from unimixer.data.prepare import prepare
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.predictor import Predictor
-from unimixer.training.train import train
+from unimixer.training.run import RunFolder
 
 NAMES = [count.name for count in COUNTS]
 OUTCOMES = ["is_click", "watch_s"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A model of four days whose features count earlier impressions."""
-    folder = tmp_path_factory.mktemp("counting")
-    prepare(day_tables(*range(4), **counting()), folder / "data")
-    return Run(train(tiny_recipe(folder / "data", "training.max_steps=2"), folder=folder / "run", quiet=True).folder)
+@pytest.fixture
+def run(counting_run: RunFolder) -> Run:
+    """The model, opened."""
+    return Run(counting_run.folder)
 
 
 def day(*numbers: int) -> pl.DataFrame:

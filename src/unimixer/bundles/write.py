@@ -50,6 +50,8 @@ from unimixer.training.run import RunFolder, dataset_of
 
 LAYOUTS = ("triton",)
 HELD_OUT_REQUESTS, HELD_OUT_CANDIDATES = 8, 64
+MOST_GROUPS = 20_000_000
+"""Largest number of groups, over all counts, whose numbers a bundle carries."""
 LARGEST = 2_000
 """Candidates of the largest request that an export is checked with."""
 
@@ -134,7 +136,7 @@ class _Writer:
 
     def __init__(self, run: RunFolder, options: ExportOptions, dataset: Path | None) -> None:
         self.run, self.options = run, options
-        self.transform, self.tasks = run.transform, tuple(run.recipe.tasks)
+        self.transform, self.tasks = _with_few_groups(run.transform), tuple(run.recipe.tasks)
         self.trained = load_ranker(run)
         self.ranker = self.trained if options.harden is None else hardened_ranker(self.trained, options.harden, run)
         self.layout = request_layout(self.transform.schema)
@@ -274,6 +276,19 @@ def without_entities(transform: Transform) -> Transform:
         items=two_rows(transform.items),
         histories={name: HistoryIndex(*events, history.max_length) for name, history in transform.histories.items()},
     )
+
+
+def _with_few_groups(transform: Transform) -> Transform:
+    """Leave the counts at the end of the log out of a bundle where they are too many."""
+    end = transform.log_end
+    groups = 0 if end is None else sum(len(total.groups) - FIRST_ROW for total in end.totals.values())
+    if groups <= MOST_GROUPS:
+        return transform
+    say(
+        f"note: the counts have {groups:,} groups and a bundle carries at most {MOST_GROUPS:,}, so it is written "
+        "without them; requests bring their counts along"
+    )
+    return transform.with_log_end(None)
 
 
 def vocabulary_hash(transform: Transform) -> str:

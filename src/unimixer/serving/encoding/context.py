@@ -16,7 +16,7 @@ from unimixer.data.encoding.history import AFTER_THE_LOG
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import as_time
-from unimixer.errors import UnimixerError
+from unimixer.serving.encoding.counts import NO_KEYS, Keys, RequestCounts, any_has, merged, missing_column
 from unimixer.serving.encoding.lru import LRUCache
 from unimixer.serving.encoding.row_cache import Lists
 from unimixer.serving.stores.records import series_of
@@ -51,10 +51,14 @@ class ContextEncoder:
         self.transform = transform
         self.time = transform.schema.keys.time
         features = transform.features("impressions")
-        self.columns = frozenset(f.column for f in features)
+        read = frozenset(f.column for f in features)
+        self.counts = RequestCounts.of(transform)
+        counted = frozenset() if self.counts is None else self.counts.names
+        self._plain, self._counted = sorted(read - counted - {self.time or ""}), sorted(counted)
+        self.columns = read - counted | (frozenset() if self.counts is None else self.counts.required)
         """Columns that every call must send, except the time."""
-        self._plain = sorted(self.columns - {self.time or ""})
-        self.known = self.columns | ({self.time} if self.time else frozenset())
+        asked = frozenset() if self.counts is None else self.counts.asked
+        self.known = self.columns | read | asked | ({self.time} if self.time else frozenset())
         self.widths = {f.name: f.max_length for f in features if f.kind == "sequence"}
         by_hour = all(f.transform in ("hour", "weekday") for f in features if f.column == self.time)
         self._span = QUARTER_MS if by_hour else 1
@@ -68,29 +72,38 @@ class ContextEncoder:
         return self._cache.num_bytes
 
     def read(
-        self, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]] | None, rows: int, now: int
+        self,
+        context: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]] | None,
+        rows: int,
+        now: int,
+        keys: Keys = NO_KEYS,
     ) -> Context:
-        """Encode the context of ``rows`` items. A missing time is ``now``.
+        """Encode the context of ``rows`` items. A missing time is ``now``; counts that nobody sends are looked up.
 
         Raises:
             UnimixerError: a column is missing, or a value does not fit its column.
         """
         stamp, time = self.time_of(context, now)
         own, shared = {}, {}
-        for name in self._plain:
-            if items is not None and any(name in item for item in items):
-                own[name] = _merged(name, context, items)
+        sent = [name for name in self._counted if name in context or any_has(items, name)]
+        for name in (*self._plain, *sent):
+            if items is not None and any_has(items, name):
+                own[name] = merged(name, context, items)
             elif name in context:
                 shared[name] = context[name]
             else:
                 raise missing_column(name)
-        if not own:
+        found: list[pl.Series] = []
+        if self.counts is not None and len(sent) < len(self._counted):
+            found = self.counts.find(sent, context, items, rows, keys)
+        if not own and not found:
             ids, dense, lists = self._shared(shared, stamp, now, time)
             repeats = np.zeros(rows, dtype=np.int64)
             return Context(ids, dense, {name: column.take(repeats) for name, column in lists.items()}, time)
         columns = [series_of(name, values, "items") for name, values in own.items()]
         columns += [series_of(name, [value], "context").new_from_index(0, rows) for name, value in shared.items()]
-        columns += [column.new_from_index(0, rows) for column in self._time_column(stamp, now)]
+        columns += [column.new_from_index(0, rows) for column in self._time_column(stamp, now)] + found
         return Context(*self._encode(columns, "items"), time)
 
     def time_of(self, context: Mapping[str, Any], now: int) -> tuple[pl.Series | None, int]:
@@ -134,20 +147,3 @@ class ContextEncoder:
         if self.time is None or stamp is not None:
             return [] if stamp is None else [stamp]
         return [pl.Series(self.time, [datetime.fromtimestamp(now / 1000, tz=UTC)], dtype=pl.Datetime("ms", "UTC"))]
-
-
-def missing_column(name: str) -> UnimixerError:
-    """Make the error for a column of the impression that neither the context nor the items have."""
-    return UnimixerError(
-        f"context: column {name!r} is missing; send it, with null if the value is unknown, or send it with every item"
-    )
-
-
-def _merged(name: str, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return each item's own value of a column, or the value of the context for items without one."""
-    values = []
-    for number, item in enumerate(items):
-        if name not in item and name not in context:
-            raise UnimixerError(f"items, row {number + 1}: column {name!r} is missing; send it with every item")
-        values.append(item[name] if name in item else context[name])
-    return values

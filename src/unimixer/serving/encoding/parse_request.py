@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unimixer.errors import UnimixerError, nearest, unknown
-from unimixer.serving.encoding.context import missing_column
+from unimixer.serving.encoding.counts import missing_column
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
 from unimixer.serving.stores.records import MAX_KEY, check_key, check_value
 
@@ -26,7 +26,7 @@ class CallReader:
         self.tasks, self.max_candidates = tasks, max_candidates
         self.user_key, self.item_key = encoder.users.key, encoder.items.key
         self._user = encoder.users.read | ({self.user_key} if self.user_key else frozenset())
-        self._own = encoder.items.read | encoder.context.columns - {encoder.context.time or ""}
+        self._own = encoder.items.read | encoder.context.known - {encoder.context.time or ""}
         self._item = self._own | ({self.item_key} if self.item_key else frozenset())
         self._context = encoder.context.known
         self.required = encoder.context.columns - {encoder.context.time or ""}

@@ -14,6 +14,7 @@ from unimixer.data.encoding.transform import Transform
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
 from unimixer.serving.encoding.context import Context, ContextEncoder
+from unimixer.serving.encoding.counts import Keys
 from unimixer.serving.encoding.entity import EntityEncoder
 from unimixer.serving.encoding.row_cache import Encoded
 from unimixer.serving.encoding.stored import StoredRows
@@ -112,7 +113,8 @@ class RequestEncoder:
             UnimixerError: an item stands twice, a column of the context is missing, or a value does not fit.
             StoreUnavailableError: while the store cannot be reached.
         """
-        context = self.context.read(call.context, call.item_columns, len(call.items), call.now)
+        keys = Keys(call.user, call.items, call.user_columns)
+        context = self.context.read(call.context, call.item_columns, len(call.items), call.now, keys)
         user = self.stored.user_key(call.user)
         found = self.stored.of(user, call.items, context.time)
         own, rows = found.user.rows.take(np.zeros(1, dtype=np.int64)), found.rows
