@@ -84,14 +84,16 @@ class LaterCounts:
                 )
         lacking = [count for count in self.counts if count.name not in chunk.frame.columns]
         texts = {name: self.text(name, chunk) for count in lacking for name in count.by}
-        new = []
-        for count in lacking:
-            keys = joined_texts([texts[name] for name in count.by])
-            found = self._groups[count.by].find(keys)
-            groups = np.where(found >= 0, found + FIRST_ROW, UNKNOWN_ROW)
-            groups[keys.is_null().to_numpy()] = MISSING_ROW
-            new.append(pl.Series(count.name, self._values[count.name][groups]))
+        groups = {by: self._groups_of(by, texts) for by in dict.fromkeys(count.by for count in lacking)}
+        new = [pl.Series(count.name, self._values[count.name][groups[count.by]]) for count in lacking]
         return replace(chunk, frame=chunk.frame.with_columns(new))
+
+    def _groups_of(self, by: tuple[str, ...], texts: Mapping[str, pl.Series]) -> NDArray[np.int32]:
+        keys = joined_texts([texts[name] for name in by])
+        found = self._groups[by].find(keys)
+        groups = np.where(found >= 0, found + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
+        groups[keys.is_null().to_numpy()] = MISSING_ROW
+        return groups
 
     def text(self, name: str, chunk: Chunk) -> pl.Series:
         """Return the text of a column for every row: its own, or that of its user or item."""

@@ -50,8 +50,10 @@ class RequestCounts:
     @classmethod
     def of(cls, transform: Transform) -> RequestCounts | None:
         """Open the counts of a transform; None where it has none, or does not keep the end of the log."""
-        end = transform.log_end
-        return None if end is None else cls(transform, LaterCounts(transform.schema.counts, end))
+        if transform.read_log_end is None:
+            return None
+        # read here and not kept: the lookup holds all that requests need
+        return cls(transform, LaterCounts(transform.schema.counts, transform.read_log_end()))
 
     def find(
         self,
