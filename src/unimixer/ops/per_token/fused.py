@@ -25,6 +25,10 @@ GROUP = 2**19
 """Numbers that a group of tokens has between its layers, 2 MB in float32; a group is at least one token. On a Xeon with
 2 MB of second-level cache half and twice as much take up to 5% longer."""
 
+NARROW, UNITS = 128, 160
+"""At tokens up to 128 wide MKL 2024.2 multiplies by up to 160 units at 150 GFLOP/s and by more at 90, on a Xeon with
+AVX-512; wider tokens gain nothing by pieces."""
+
 Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 Gradients = tuple[Tensor | None, ...]
 
@@ -42,7 +46,7 @@ def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None) -> Tenso
     x_TDB = rows(x_BTD)
     out_TDB = x_BTD.new_empty(x_TDB.shape[0], down.shape[-1], x_TDB.shape[-1])
     for group in groups(up, x_TDB.shape[-1]):
-        wide = torch.bmm(up[group].mT, x_TDB[group])
+        wide = _first_layer(up[group], x_TDB[group])
         hidden = _activation(wide, _part(up_bias, group), down.shape[1])
         if keep is not None:
             keep.append(wide)
@@ -51,6 +55,19 @@ def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None) -> Tenso
         else:
             torch.baddbmm(down_bias[group].unsqueeze(-1), down[group].mT, hidden, out=out_TDB[group])
     return out_TDB.permute(2, 0, 1)
+
+
+def _first_layer(up_TDU: Tensor, x_TDB: Tensor) -> Tensor:
+    """The products of the first layer, so many units at a time that MKL does not copy narrow tokens into a buffer."""
+    (_, width, units), batch = up_TDU.shape, x_TDB.shape[-1]
+    if width > NARROW or units <= UNITS:
+        return torch.bmm(up_TDU.mT, x_TDB)
+    wide_TUB = x_TDB.new_empty(len(up_TDU), units, batch)
+    step = -(-units // -(-units // UNITS))
+    for start in range(0, units, step):
+        part = slice(start, start + step)
+        torch.bmm(up_TDU[..., part].mT, x_TDB, out=wide_TUB[:, part])
+    return wide_TUB
 
 
 def _part(tensor: Tensor | None, group: slice) -> Tensor | None:
