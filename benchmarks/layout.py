@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    layout.FRESH_BYTES = 0  # both layouts at every size, to see where each is the faster
     rows = []
     for name, options in STACKS:
         torch.manual_seed(0)

@@ -127,7 +127,13 @@ class Ranker(Transient):
         self.backbone_arguments, self.backbone = arguments, build_backbone(chosen.backbone, **arguments)
         own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
         try:
-            self.tokenizer = build_tokenizer(tokenizer, self.embedding.slices, num_tokens=own, token_dim=token_dim)
+            self.tokenizer = build_tokenizer(
+                tokenizer,
+                self.embedding.slices,
+                num_tokens=own,
+                token_dim=token_dim,
+                batch_last=self.backbone.batch_last and not appended,
+            )
         except UnimixerError as error:
             note = f" ({appended} of num_tokens={num_tokens} are those of sequences)" if appended else ""
             raise UnimixerError(f"{error}{note}") from None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unimixer import ops
 from unimixer.backbones import build_backbone
+from unimixer.blocks.readout import MeanPooling
 from unimixer.ops import layout
 from unimixer.ops.norm import fused as norm
 from unimixer.ops.per_token import fused as ffn
@@ -22,8 +23,10 @@ def double(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-def tokens_of(width: int) -> Tensor:
-    return ops.batch_last(torch.randn(BATCH, 3, width, dtype=torch.float64)).requires_grad_()
+def tokens_of(width: int, fast: Callable[..., Tensor]) -> Tensor:
+    """Tokens as the twin takes them: the first layer of a stack takes contiguous ones."""
+    tokens = torch.randn(BATCH, 3, width, dtype=torch.float64)
+    return (tokens if fast is ops.per_token_linear_last else ops.batch_last(tokens)).requires_grad_()
 
 
 def ffn_weights(*, gated: bool, bias: bool) -> list[Tensor | None]:
@@ -42,6 +45,10 @@ def layer_norm_reference_without_bias(x: Tensor, weight: Tensor) -> Tensor:
 FFNS = [
     pytest.param(ops.per_token_ffn, ops.per_token_ffn_reference, lambda g=g, b=b: ffn_weights(gated=g, bias=b), id=name)
     for name, g, b in (("swiglu", True, True), ("gelu", False, True), ("swiglu-plain", True, False))
+]
+FFNS += [
+    pytest.param(ops.per_token_linear_last, ops.per_token_linear, lambda b=b: [double(3, 4, 4), b], id=name)
+    for name, b in (("linear", double(3, 4)), ("linear-plain", None))
 ]
 NORMS = [
     pytest.param(ops.rms_norm, ops.rms_norm_reference, lambda: [double(4)], id="rms"),
@@ -65,7 +72,7 @@ def _grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("_grouped")
 @pytest.mark.parametrize("gradient_last", [True, False])
 def test_twin_equals_reference(fast: Fast, reference: Fast, weights: Weights, gradient_last: bool) -> None:
-    x, given = tokens_of(4), weights()
+    x, given = tokens_of(4, fast), weights()
     ours, theirs = fast(x, *given), reference(x, *given)
     assert ours.grad_fn is not None
     assert "Function" in ours.grad_fn.name()  # the twin ran
@@ -83,7 +90,7 @@ def test_twin_equals_reference(fast: Fast, reference: Fast, weights: Weights, gr
 
 @TWINS
 def test_gradients_of_first_and_second_order(fast: Fast, reference: Fast, weights: Weights) -> None:
-    x, given = tokens_of(4), weights()
+    x, given = tokens_of(4, fast), weights()
     inputs = [x, *(weight for weight in given if weight is not None)]
 
     def restored(*tensors: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ def test_gradients_of_first_and_second_order(fast: Fast, reference: Fast, weight
 
 @TWINS
 def test_without_gradients_the_twin_gives_the_same(fast: Fast, reference: Fast, weights: Weights) -> None:
-    x, given = tokens_of(4), weights()
+    x, given = tokens_of(4, fast), weights()
     with torch.inference_mode():
         torch.testing.assert_close(fast(x, *given), reference(x, *given))
 
@@ -128,6 +135,14 @@ def test_layouts_change_no_number_and_turn_gradients_round() -> None:
     assert gradient.is_contiguous()
 
 
+def test_a_first_layer_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, given = tokens_of(4, ops.per_token_ffn), ffn_weights(gated=True, bias=True)
+    whole = ops.per_token_ffn(x, *given)
+    monkeypatch.setattr(ffn, "UNITS", 3)  # the last piece is smaller
+    torch.testing.assert_close(ops.per_token_ffn(x, *given), whole)
+    torch.testing.assert_close(whole, ops.per_token_ffn_reference(x, *given))
+
+
 def test_small_batches_autocast_and_compilers_keep_the_plain_form() -> None:
     x = torch.randn(BATCH, 3, 4)
     assert ops.batch_last(x[:2]) is not None
@@ -145,6 +160,7 @@ def test_small_batches_autocast_and_compilers_keep_the_plain_form() -> None:
         ("unimixer", {"ffn": "gelu", "norm": "layer"}),
         ("unimixer-lite", {"residual": "siamese"}),
         ("unimixer", {"residual": "pre", "local": "shared"}),
+        ("rankmixer", {}),
         ("rankmixer", {"ffn": "swiglu"}),
         ("rankmixer", {"ffn": "topk-moe"}),
     ],
@@ -155,20 +171,33 @@ def test_a_stack_gives_the_same_in_both_layouts(
     backbone = build_backbone(name, num_tokens=4, token_dim=16, **options).double()
     x, cotangent = torch.randn(2, BATCH, 4, 16, dtype=torch.float64)
     results = []
-    monkeypatch.setattr(layout, "FRESH_BYTES", 0)
     for smallest in (layout.SMALLEST_BATCH, BATCH + 1):
         monkeypatch.setattr(layout, "SMALLEST_BATCH", smallest)
         entering = x.clone().requires_grad_()
         output = backbone(entering)
-        assert output.is_contiguous()
         results.append([output, *torch.autograd.grad(output, [entering, *backbone.parameters()], cotangent)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_a_stack_that_gains_by_large_activations_alone_keeps_small_ones_as_they_are() -> None:
-    x = torch.zeros(BATCH, 4, 16)
-    widest = -(-layout.FRESH_BYTES // (4 * BATCH))
-    assert layout.batch_last(x, widest - 1) is x
-    assert layout.is_batch_last(layout.batch_last(x, widest))
-    assert layout.is_batch_last(layout.batch_last(x))
+def test_the_mean_of_batch_last_tokens_and_its_gradient_need_no_transposition() -> None:
+    x = torch.randn(BATCH, 3, 4, dtype=torch.float64)
+    tokens = ops.batch_last(x).requires_grad_()
+    pooled = MeanPooling()(tokens)
+    torch.testing.assert_close(pooled, x.mean(1))
+    cotangent = torch.randn(BATCH, 4, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(pooled, tokens, cotangent)
+    assert layout.is_batch_last(gradient)
+    torch.testing.assert_close(gradient, cotangent.unsqueeze(1).expand(-1, 3, -1) / 3)
+
+
+@pytest.mark.parametrize("name", ["unimixer-lite", "rankmixer"])
+def test_hooks_hear_of_layers_that_otherwise_are_one_operation_with_their_norm(name: str) -> None:
+    backbone = build_backbone(name, num_tokens=4, token_dim=16)
+    x, heard = torch.randn(BATCH, 4, 16), []
+    together = backbone(x)
+    parts = [part for stack in (backbone.stack.sublayers, backbone.stack.norms) for part in stack]
+    for part in parts:
+        part.register_forward_hook(lambda module, inputs, output: heard.append(module))
+    torch.testing.assert_close(backbone(x), together)
+    assert set(heard) == set(parts)

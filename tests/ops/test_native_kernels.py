@@ -38,18 +38,45 @@ def summed_layer(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor) -> Tens
     return ops.layer_norm(x, weight, bias, added=added)
 
 
+def normed_ffn(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    return ops.normed_ffn(x, up, up_bias, down, bias, ops.Norm(weight, None, 1e-6, False))
+
+
+def mixed_rms(x: Tensor, heads: Tensor | None, weight: Tensor) -> Tensor:
+    return ops.mixed_norm(x, heads, ops.Norm(weight, None, 1e-6, False))
+
+
+def mixed_layer(x: Tensor, heads: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    return ops.mixed_norm(x, heads, ops.Norm(weight, bias, 1e-5, True))
+
+
 def tokens() -> Tensor:
-    return ops.batch_last(2 * torch.randn(BATCH, 3, 5)).requires_grad_()
+    """Five of them, of width ten: four and a rest in the kernels of mixings."""
+    return ops.batch_last(2 * torch.randn(BATCH, 5, 10)).requires_grad_()
 
 
+SWIGLU = 5, 10, 14
 CASES = [
-    pytest.param(ops.per_token_ffn, lambda: [single(3, 5, 14), single(3, 14), single(3, 7, 5), single(3, 5)], id="swi"),
-    pytest.param(ops.per_token_ffn, lambda: [single(3, 5, 7), single(3, 7), single(3, 7, 5), single(3, 5)], id="gelu"),
-    pytest.param(ops.per_token_ffn, lambda: [single(3, 5, 14), None, single(3, 7, 5), None], id="swiglu-plain"),
-    pytest.param(ops.rms_norm, lambda: [single(5)], id="rms"),
-    pytest.param(ops.layer_norm, lambda: [single(5), single(5)], id="layer"),
-    pytest.param(summed_rms, lambda: [tokens(), single(5)], id="rms-of-sum"),
-    pytest.param(summed_layer, lambda: [tokens(), single(5), single(5)], id="layer-of-sum"),
+    pytest.param(
+        ops.per_token_ffn, lambda: [single(*SWIGLU), single(5, 14), single(5, 7, 10), single(5, 10)], id="swi"
+    ),
+    pytest.param(
+        ops.per_token_ffn, lambda: [single(5, 10, 7), single(5, 7), single(5, 7, 10), single(5, 10)], id="gelu"
+    ),
+    pytest.param(ops.per_token_ffn, lambda: [single(*SWIGLU), None, single(5, 7, 10), None], id="swiglu-plain"),
+    pytest.param(ops.rms_norm, lambda: [single(10)], id="rms"),
+    pytest.param(ops.layer_norm, lambda: [single(10), single(10)], id="layer"),
+    pytest.param(summed_rms, lambda: [tokens(), single(10)], id="rms-of-sum"),
+    pytest.param(summed_layer, lambda: [tokens(), single(10), single(10)], id="layer-of-sum"),
+    pytest.param(
+        normed_ffn,
+        lambda: [single(*SWIGLU), single(5, 14), single(5, 7, 10), single(5, 10), single(10)],
+        id="normed-ffn",
+    ),
+    pytest.param(mixed_rms, lambda: [single(2, 5, 5), single(10)], id="heads-rms"),
+    pytest.param(mixed_layer, lambda: [single(5, 5, 5), single(10), single(10)], id="heads-layer"),
+    pytest.param(mixed_rms, lambda: [None, single(10)], id="rule-rms"),
+    pytest.param(mixed_layer, lambda: [None, single(10), single(10)], id="rule-layer"),
 ]
 
 
@@ -61,7 +88,7 @@ def test_outputs_and_gradients_are_those_of_the_reference_in_float64(
     if not built:
         monkeypatch.setattr(native, "library", lambda: None)
     inputs = [tokens(), *others()]
-    cotangent = torch.randn(BATCH, 3, 5)
+    cotangent = torch.randn(BATCH, 5, 10)
     ours = layer(*inputs)
     given = [one for one in inputs if one is not None]
     gradients = torch.autograd.grad(ours, given, cotangent)
@@ -76,10 +103,11 @@ def test_outputs_and_gradients_are_those_of_the_reference_in_float64(
 
 @needs_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
-    inputs = [tokens(), single(3, 5, 14), single(3, 14), single(3, 7, 5), single(3, 5), single(5)]
+    inputs = [tokens(), single(5, 10, 14), single(5, 14), single(5, 7, 10), single(5, 10), single(10), single(2, 5, 5)]
 
     def results() -> list[Tensor]:
         hidden = ops.rms_norm(inputs[0], inputs[5], added=ops.per_token_ffn(*inputs[:5]))
+        hidden = mixed_rms(hidden, inputs[6], inputs[5])
         return [hidden, *torch.autograd.grad(hidden.square().sum(), inputs)]
 
     alone = results()

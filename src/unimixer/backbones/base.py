@@ -76,6 +76,8 @@ class Backbone(Transient):
     intermediates: list[Tensor] | None = None
     bypass_dim: int = 0
     """Features that go past the pooling to the towers; ``forward`` then gives the pair ``(output, features)``."""
+    batch_last: ClassVar[bool] = False
+    """Whether it gains by tokens whose samples are next to each other in memory, see ``ops.batch_last``."""
     sequence_dim: int | None = None
     """Width C of the events that blocks attend to; without it ``forward`` takes tokens alone."""
 

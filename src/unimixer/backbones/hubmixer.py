@@ -59,7 +59,7 @@ class HubMixer(MixerBackbone):
     """
 
     Options: ClassVar[Any] = HubMixerOptions
-    widest = 0  # products over the width of a token gain nothing by batch-last tokens
+    batch_last = False  # products over the width of a token gain nothing by batch-last tokens
 
     def build_mixing(self, options: HubMixerOptions) -> Mixing:
         """Build the mixing of one block."""

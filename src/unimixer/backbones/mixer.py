@@ -53,8 +53,7 @@ class MixerBackbone(StackBackbone):
     default_tokenizer: ClassVar[Literal["chunk", "semantic", "field"]] = "chunk"
     Options: ClassVar[Any] = StreamOptions
     stack: nn.Module
-    widest: int | None = None
-    """Numbers of a sample in the widest activation; None where batch-last tokens always pay, see ``ops.batch_last``."""
+    batch_last: ClassVar[bool] = True
 
     def build(self, options: Any) -> None:
         """Build the residual stream."""
@@ -83,10 +82,11 @@ class MixerBackbone(StackBackbone):
         """Run the stack."""
         self.check_tokens(tokens)
         self.check_events(events, event_mask)
-        output: Tensor = self.stack(ops.batch_last(self.enter(tokens), self.widest), events, event_mask)
-        output = ops.batch_first(output)
+        entering = self.enter(tokens)
+        output: Tensor = self.stack(ops.batch_last(entering) if self.batch_last else entering, events, event_mask)
         if self.dots is None:
             return output
+        output = ops.batch_first(output)
         products = torch.cat([self.dots(tokens), self.dots(output)], dim=1)
         return output, products * self.token_dim**-0.5
 

@@ -48,7 +48,6 @@ class RankMixer(MixerBackbone):
     def build(self, options: Any) -> None:
         """Build the residual stream."""
         check_divisible("token_dim", self.token_dim, by="num_tokens", divisor=self.num_tokens)
-        self.widest = self.num_tokens * options.hidden(self.token_dim) * (2 if options.ffn == "swiglu" else 1)
         super().build(options)
 
     def build_block(self, options: Any) -> Block:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unimixer.blocks.norms import build_norm, norm_of_sum
+from unimixer.blocks.norms import build_norm, norm_of_layer, norm_of_sum
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.mixing import TokenMixing
 
@@ -80,7 +80,7 @@ class MixRevert(nn.Module):
             pre: Tensor = y + self.token_ffn(self.token_norm(y))
             return pre
         y = norm_of_sum(self.mixed_norm, x, self.reverting(self.mixed_ffn(self.mixing(x))))
-        post: Tensor = norm_of_sum(self.token_norm, y, self.token_ffn(y))
+        post: Tensor = norm_of_layer(self.token_norm, y, self.token_ffn)
         return post
 
     def _inner(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class MixRevert(nn.Module):
             mixed = mixed + self.mixed_ffn(self.mixed_norm(mixed))
             pre: Tensor = x + self.token_ffn(self.token_norm(self.reverting(mixed)))
             return pre
-        mixed = norm_of_sum(self.mixed_norm, mixed, self.mixed_ffn(mixed))
+        mixed = norm_of_layer(self.mixed_norm, mixed, self.mixed_ffn)
         post: Tensor = norm_of_sum(self.token_norm, x, self.token_ffn(self.reverting(mixed)))
         return post
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from unimixer import ops
 from unimixer.errors import check_choice
@@ -37,6 +39,10 @@ class RMSNorm(nn.RMSNorm):
         """Normalise the last axis of x, or of a sum."""
         return ops.rms_norm(x, self.weight, self.eps or 0.0, added)
 
+    def arguments(self) -> ops.Norm:
+        """Its numbers, for an operation that ends with this norm."""
+        return ops.Norm(self.weight, None, self.eps or 0.0, centred=False)
+
 
 class LayerNorm(nn.LayerNorm):
     """:class:`torch.nn.LayerNorm` that leaves batch-last tokens as they lie in memory.
@@ -53,6 +59,10 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Normalise the last axis of x, or of a sum."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps, added)
+
+    def arguments(self) -> ops.Norm:
+        """Its numbers, for an operation that ends with this norm."""
+        return ops.Norm(self.weight, self.bias, self.eps, centred=True)
 
 
 NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
@@ -75,3 +85,28 @@ def norm_of_sum(norm: nn.Module, x: Tensor, added: Tensor) -> Tensor:
     """
     output: Tensor = norm(x, added) if isinstance(norm, RMSNorm | LayerNorm) else norm(x + added)
     return output
+
+
+def norm_of_layer(norm: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
+    """Normalize ``x + layer(x)``, as one operation of batch-last tokens where the layer has a ``normed_sum``.
+
+    A layer or norm with a forward hook is called by itself, so that the hook hears of it, and so is every one under a
+    mode that watches operations, such as a counter of FLOPs, which does not see what one operation does inside.
+
+    Example:
+        >>> import torch
+        >>> norm_of_layer(RMSNorm(2), torch.tensor([1.5, 2.0]), nn.Identity()).detach()
+        tensor([0.8485, 1.1314])
+    """
+    together = isinstance(norm, RMSNorm | LayerNorm) and hasattr(layer, "normed_sum")
+    if not together or ops.plain(x) or not ops.is_batch_last(x) or _watched(layer, norm):
+        return norm_of_sum(norm, x, layer(x))
+    first: Any = layer
+    last: Any = norm
+    output: Tensor = first.normed_sum(x, last.arguments())
+    return output
+
+
+def _watched(*modules: nn.Module) -> bool:
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return hooked or not isinstance(_get_current_dispatch_mode(), FakeTensorMode | None)

@@ -27,6 +27,7 @@ class PerTokenLinear(nn.Module):
         in_dim: width of the tokens.
         out_dim: width of the output.
         bias: whether there is a bias b.
+        batch_last: lay the result out as :func:`unimixer.ops.batch_last` does, for layers that gain by it.
 
     Shape:
         - tokens: ``(B, T, in)``; output: ``(B, T, out)``
@@ -36,8 +37,11 @@ class PerTokenLinear(nn.Module):
         torch.Size([2, 4, 3])
     """
 
-    def __init__(self, num_tokens: int, in_dim: int, out_dim: int, *, bias: bool = True) -> None:
+    def __init__(
+        self, num_tokens: int, in_dim: int, out_dim: int, *, bias: bool = True, batch_last: bool = False
+    ) -> None:
         super().__init__()
+        self.batch_last = batch_last
         check_positive(num_tokens=num_tokens, in_dim=in_dim, out_dim=out_dim)
         self.weight = _slices(num_tokens, in_dim, out_dim, fan_in=in_dim)
         self.bias = _slices(num_tokens, out_dim, fan_in=in_dim) if bias else None
@@ -45,7 +49,8 @@ class PerTokenLinear(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply every token's map."""
         check_shape("tokens", tokens, (None, *self.weight.shape[:2]))
-        return ops.per_token_linear(tokens, self.weight, self.bias)
+        linear = ops.per_token_linear_last if self.batch_last else ops.per_token_linear
+        return linear(tokens, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
@@ -86,6 +91,12 @@ class PerTokenFFN(nn.Module):
         check_shape("tokens", tokens, (None, *self.up.weight.shape[:2]))
         return ops.per_token_ffn(tokens, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
 
+    def normed_sum(self, tokens: Tensor, norm: ops.Norm) -> Tensor:
+        """The norm of the tokens plus :meth:`forward` of them."""
+        check_shape("tokens", tokens, (None, *self.up.weight.shape[:2]))
+        weights = self.up.weight, self.up.bias, self.down.weight, self.down.bias
+        return ops.normed_ffn(tokens, *weights, norm)
+
 
 class PerTokenSwiGLU(nn.Module):
     r"""Apply a gated layer with weights per token.
@@ -124,3 +135,9 @@ class PerTokenSwiGLU(nn.Module):
         """Apply every token's gated layer."""
         check_shape("tokens", tokens, (None, *self.up_gate.weight.shape[:2]))
         return ops.per_token_ffn(tokens, self.up_gate.weight, self.up_gate.bias, self.down.weight, self.down.bias)
+
+    def normed_sum(self, tokens: Tensor, norm: ops.Norm) -> Tensor:
+        """The norm of the tokens plus :meth:`forward` of them."""
+        check_shape("tokens", tokens, (None, *self.up_gate.weight.shape[:2]))
+        weights = self.up_gate.weight, self.up_gate.bias, self.down.weight, self.down.bias
+        return ops.normed_ffn(tokens, *weights, norm)

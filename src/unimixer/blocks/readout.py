@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unimixer import ops
 from unimixer.blocks.cross_layer import CrossLayer
 from unimixer.blocks.task_experts import PerTask, TaskExperts, hidden_layers
 from unimixer.errors import check_choice
@@ -19,7 +20,9 @@ class MeanPooling(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Average."""
-        return tokens.mean(1)
+        if ops.plain(tokens) or not ops.is_batch_last(tokens):
+            return tokens.mean(1)
+        return ops.batch_first(tokens.permute(1, 2, 0).mean(0).T)  # whole rows, and so are their gradients
 
 
 class AttentionPooling(nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from unimixer.blocks.cross_attention import EventAttention
-from unimixer.blocks.norms import RMSNorm, norm_of_sum
+from unimixer.blocks.norms import RMSNorm, norm_of_layer, norm_of_sum
 from unimixer.blocks.recompute import Recomputing
 from unimixer.errors import unknown
 
@@ -70,7 +70,7 @@ class UniMixerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, events: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Mix, normalise, transform."""
-        hidden = norm_of_sum(self.norm, tokens, self.mixing(tokens))
+        hidden = norm_of_layer(self.norm, tokens, self.mixing)
         if self.attention is not None and self.attention_norm is not None:
             hidden = norm_of_sum(self.attention_norm, hidden, self.attention(hidden, events, mask))
         output: Tensor = self.ffn(hidden)
@@ -125,7 +125,7 @@ class PostNorm(_Sublayers):
         if isinstance(sublayer, EventAttention):
             events = sublayer.refine(events)
             return norm_of_sum(norm, tokens, sublayer(tokens, events, mask)), events
-        return norm_of_sum(norm, tokens, sublayer(tokens)), events
+        return norm_of_layer(norm, tokens, sublayer), events
 
 
 class BareMixing(PostNorm):

@@ -29,21 +29,27 @@ class ChunkTokenizer(nn.Module):
     """
 
     def __init__(
-        self, slices: Sequence[FieldSlice], *, num_tokens: int, token_dim: int, generator: torch.Generator | None = None
+        self,
+        slices: Sequence[FieldSlice],
+        *,
+        num_tokens: int,
+        token_dim: int,
+        generator: torch.Generator | None = None,
+        batch_last: bool = False,
     ) -> None:
         super().__init__()
         check_positive(num_tokens=num_tokens, token_dim=token_dim)
         width = sum(field.width for field in slices)
         self.num_tokens, self.piece_dim = num_tokens, -(-width // num_tokens)
         self.padding = self.piece_dim * num_tokens - width
-        self.linear = PerTokenLinear(num_tokens, self.piece_dim, token_dim)
+        self.linear = PerTokenLinear(num_tokens, self.piece_dim, token_dim, batch_last=batch_last)
         self.order: Tensor | None
         self.register_buffer("order", None if generator is None else _shuffled(slices, generator))
 
     def forward(self, embedded: Tensor) -> Tensor:
         if self.order is not None:
             embedded = embedded[:, self.order]
-        padded = F.pad(embedded, (0, self.padding))
+        padded = F.pad(embedded, (0, self.padding)) if self.padding else embedded
         tokens: Tensor = self.linear(padded.reshape(-1, self.num_tokens, self.piece_dim))
         return tokens
 
@@ -147,14 +153,17 @@ def build_tokenizer(
     num_tokens: int,
     token_dim: int,
     generator: torch.Generator | None = None,
+    batch_last: bool = False,
 ) -> nn.Module:
-    """Make a tokenizer by name; ``generator`` draws the order of the ``random`` one."""
+    """Make a tokenizer by name; ``generator`` draws the order of the ``random`` one.
+
+    With ``batch_last`` one that cuts E into slices lays tokens out for a backbone that wants them so.
+    """
     check_choice("tokenizer", name, TOKENIZERS)
     if name == "semantic":
         return SemanticTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim)
     if name == "field":
         return FieldTokenizer(slices, token_dim=token_dim)
-    if name == "random":
-        generator = generator or torch.Generator().manual_seed(0)
-        return ChunkTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim, generator=generator)
-    return ChunkTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim)
+    drawn = generator or torch.Generator().manual_seed(0)
+    order = drawn if name == "random" else None
+    return ChunkTokenizer(slices, num_tokens=num_tokens, token_dim=token_dim, generator=order, batch_last=batch_last)

@@ -55,6 +55,11 @@ class TokenMixing(Unified):
         """Mix flattened tokens."""
         return ops.token_mixing(x_BL.reshape(-1, self.num_tokens, self.token_dim), self.num_heads).flatten(1)
 
+    def normed_sum(self, tokens: Tensor, norm: ops.Norm) -> Tensor:
+        """The norm of the tokens plus :meth:`forward` of them, with as many heads as tokens."""
+        check_shape("tokens", tokens, (None, self.num_heads, self.token_dim))
+        return ops.mixed_norm(tokens, None, norm)
+
     def inverse(self) -> TokenMixing:
         """The mixing that puts every number back: ``mixing.inverse()(mixing(x)) == x``."""
         return TokenMixing(self.num_heads, self.length // self.num_heads, self.num_tokens)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unimixer import ops
-from unimixer.errors import UnimixerError, check_choice, check_divisible
+from unimixer.errors import UnimixerError, check_choice, check_divisible, check_shape
 from unimixer.mixing.constraint import GENERATED, Constraint
 from unimixer.mixing.fixed_patterns import FixedGlobal, SparseGlobal, nearest_permutation
 from unimixer.mixing.generated import generated, generated_parameters
@@ -286,3 +286,8 @@ class HeadUniMixing(Discretizable):
         sources = torch.stack([nearest_permutation(matrix) for matrix in heads], dim=1)
         order = (sources * num_heads + torch.arange(num_heads, device=sources.device)).flatten()
         return Unified(IdentityLocal(num_tokens * num_heads, self.block_size // num_heads), Permutation(order))
+
+    def normed_sum(self, tokens: Tensor, norm: ops.Norm) -> Tensor:
+        """The norm of the tokens plus :meth:`forward` of them."""
+        check_shape("tokens", tokens, (None, self.num_blocks_mixed, self.block_size))
+        return ops.mixed_norm(tokens, self.global_.weights().to(tokens.dtype), norm)

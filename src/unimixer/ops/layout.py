@@ -16,25 +16,16 @@ from torch import Tensor
 SMALLEST_BATCH = 64
 """Smaller batches stay as they are: rows would be too short to pay for two transpositions."""
 
-FRESH_BYTES = 2**25
-"""Tensors over 32 MB are returned to the system by the C library and come back as zeroed pages at every use."""
-
 
 def plain(x: Tensor) -> bool:
     """Whether only plain operations may touch x: compiled or exported, under autocast, or not on a CPU."""
     return torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
 
 
-def batch_last(x: Tensor, widest: int | None = None) -> Tensor:
+def batch_last(x: Tensor) -> Tensor:
     """The same tensor with its samples next to each other in memory, where eager kernels on a CPU gain by it.
 
     Its gradient comes back contiguous.
-
-    Args:
-        x: tokens.
-        widest: numbers of a sample in the widest activation of a stack whose mixing does not gain by the layout
-            itself: without fresh pages to save RankMixer is up to twice as slow in it, with them up to 1.8 times as
-            fast; learned mixing gains or loses nothing at any size (``benchmarks/layout.py``).
 
     Shape:
         - x: ``(B, ...)``; output: the shape of x
@@ -46,8 +37,6 @@ def batch_last(x: Tensor, widest: int | None = None) -> Tensor:
         (32, 8, 1)
     """
     if plain(x) or x.shape[0] < SMALLEST_BATCH or is_batch_last(x):
-        return x
-    if widest is not None and x.shape[0] * widest * x.element_size() < FRESH_BYTES:
         return x
     laid: Tensor = _Layout.apply(x, True)  # type: ignore[no-untyped-call]
     return laid
@@ -78,6 +67,8 @@ def rows(x_BTD: Tensor) -> Tensor:
 
 def laid_out(x: Tensor, last: bool) -> Tensor:
     """A copy in one of the layouts, unless it lies so already; torch is fast at transposing two axes, not three."""
+    if last and x.stride(0) == 1:  # whole rows, such as the gradient of a mean, the same for all tokens
+        return x if is_batch_last(x) else x.movedim(0, -1).contiguous().movedim(-1, 0)
     if last:
         return x if is_batch_last(x) else x.flatten(1).T.contiguous().view(*x.shape[1:], -1).movedim(-1, 0)
     return x.movedim(0, -1).flatten(0, -2).T.contiguous().view(x.shape)

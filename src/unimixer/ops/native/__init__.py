@@ -1,4 +1,4 @@
-"""Short operations between the products of a stack as C kernels, one pass over memory each; see ``kernels.c``.
+"""Short operations between the products of a stack as C kernels, one pass over memory each; see the C files here.
 
 The machine's own C compiler builds them at first use, in about a second, for this processor; the library is kept in the
 user's cache folder. Where there is no compiler, off Linux, or with ``UNIMIXER_NATIVE=0``, :func:`library` is None and
@@ -18,37 +18,42 @@ import tempfile
 from ctypes import c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(sorted(path for path in Path(__file__).parent.glob("*.[ch]") if path.stem != "scoring"))
+"""Files of the kernels of training; ``scoring.c`` is a library of its own."""
+STRIP = 64
+"""Samples of a strip, see ``strip.h``."""
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 
 
 @cache
-def library(source: Path = SOURCE) -> ctypes.CDLL | None:
-    """Return the kernels of a source file, built if need be; None where they cannot be built."""
+def library(sources: tuple[Path, ...] = SOURCES) -> ctypes.CDLL | None:
+    """Return the kernels of some source files, built if need be; None where they cannot be built."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if sys.platform != "linux" or compiler is None or os.environ.get("UNIMIXER_NATIVE", "1") == "0":
         return None
-    key = hashlib.sha256(source.read_bytes() + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
+    content = b"".join(source.read_bytes() for source in sources)
+    key = hashlib.sha256(content + _processor() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache") / "unimixer"
     for folder in (home, Path(tempfile.gettempdir()) / f"unimixer-{os.getuid()}"):
         try:
-            return ctypes.CDLL(str(_built(compiler, source, folder / f"{source.stem}-{key}.so")))
+            return ctypes.CDLL(str(_built(compiler, sources, folder / f"kernels-{key}.so")))
         except (OSError, subprocess.SubprocessError):  # a folder that cannot be written or run from; a failing compiler
             continue
     return None
 
 
-def _built(compiler: str, source: Path, path: Path) -> Path:
+def _built(compiler: str, sources: tuple[Path, ...], path: Path) -> Path:
     """Build the library at a path, unless it is there; of several processes the last one to finish replaces it."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, *FLAGS, str(source), "-o", str(part), "-lm"]
+        command = [compiler, *FLAGS, *(str(path) for path in sources if path.suffix == ".c"), "-o", str(part), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         part.replace(path)
     if {path.stat().st_uid, path.parent.stat().st_uid} != {os.getuid()}:
@@ -60,6 +65,15 @@ def _processor() -> bytes:
     """Return what the processor can do, so that a folder shared by machines holds a library for each kind."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})).encode()
+
+
+class Norm(NamedTuple):
+    """A norm over the width of a token: layer normalization if ``centred``, else by the root mean square."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centred: bool
 
 
 def fits(*tensors: Tensor | None) -> bool:
@@ -110,6 +124,31 @@ def norm_backward(
     to_x, to_weight, to_bias = torch.empty_like(x), x.new_empty(tokens, width), x.new_empty(tokens, width)
     _call("norm_backward", grad, x, added, weight, mean, scale, to_x, to_weight, to_bias, tokens, width, batch)
     return to_x, to_weight.sum(0), to_bias.sum(0)
+
+
+def mixed_norm(
+    x: Tensor, heads: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """:func:`norm` of x and what the matrices of its heads, or without them the rule of TokenMixer, mix of it."""
+    tokens, width, batch = x.shape
+    out, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
+    mean = torch.empty_like(scale) if centred else None
+    num_heads = tokens if heads is None else len(heads)
+    _call("mixed_norm", x, heads, weight, bias, out, mean, scale, tokens, width, batch, num_heads, eps)
+    return out, mean, scale
+
+
+def mixed_norm_backward(
+    grad: Tensor, x: Tensor, heads: Tensor | None, weight: Tensor, mean: Tensor | None, scale: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Return the gradients of x, of the matrices, of the weight and of the bias."""
+    tokens, width, batch = x.shape
+    strips, num_heads = -(-batch // STRIP), tokens if heads is None else len(heads)
+    to_x, to_weight, to_bias = torch.empty_like(x), x.new_empty(strips, width), x.new_empty(strips, width)
+    to_heads = None if heads is None else x.new_empty(strips, *heads.shape)
+    made = to_x, to_heads, to_weight, to_bias
+    _call("mixed_norm_backward", grad, x, heads, weight, mean, scale, *made, tokens, width, batch, num_heads)
+    return to_x, None if to_heads is None else to_heads.sum(0), to_weight.sum(0), to_bias.sum(0)
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:

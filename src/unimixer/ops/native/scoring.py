@@ -111,7 +111,7 @@ class Call(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the kernels, built if need be; None where they cannot be built."""
-    kernels = native.library(SOURCE)
+    kernels = native.library((SOURCE,))
     if kernels is not None:
         kernels.lanes.restype = kernels.group_rows.restype = c_int64
     return kernels

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from unimixer.ops.layout import is_batch_last, plain
+from unimixer.ops.native import Norm
 from unimixer.ops.norm.fused import NormFunction
 from unimixer.ops.norm.reference import layer_norm_reference, rms_norm_reference
 
-__all__ = ["layer_norm", "layer_norm_reference", "rms_norm", "rms_norm_reference"]
+__all__ = ["Norm", "fits", "layer_norm", "layer_norm_reference", "norm_of_sum", "rms_norm", "rms_norm_reference"]
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, added: Tensor | None = None) -> Tensor:
@@ -22,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, added: 
         >>> rms_norm(torch.tensor([3.0, 4.0]), eps=0.0)
         tensor([0.8485, 1.1314])
     """
-    if weight is not None and _fits(x, added, weight):
+    if weight is not None and fits(x, added, weight):
         return _apply(x, added, weight, None, eps, False)
     return rms_norm_reference(x, weight, eps, added)
 
@@ -42,12 +43,20 @@ def layer_norm(
         >>> layer_norm(torch.tensor([3.0, 5.0]), eps=0.0)
         tensor([-1.,  1.])
     """
-    if weight is not None and _fits(x, added, weight):
+    if weight is not None and fits(x, added, weight):
         return _apply(x, added, weight, bias, eps, True)
     return layer_norm_reference(x, weight, bias, eps, added)
 
 
-def _fits(x: Tensor, added: Tensor | None, weight: Tensor) -> bool:
+def norm_of_sum(x: Tensor, added: Tensor, norm: Norm) -> Tensor:
+    """Normalize ``x + added`` by either norm."""
+    if norm.centred:
+        return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
+    return rms_norm(x, norm.weight, norm.eps, added)
+
+
+def fits(x: Tensor, added: Tensor | None, weight: Tensor) -> bool:
+    """Whether the fused form takes these tokens: eager, batch-last, of the dtype of the weight."""
     same = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
     same = same and (added is None or (added.dtype == x.dtype and added.shape == x.shape))
     return not plain(x) and x.dim() == 3 and same and is_batch_last(x)

@@ -81,9 +81,10 @@ def backward(
     return to_x.permute(2, 0, 1), to_weight, grad_TDB.sum((0, 2))
 
 
-def _reference(
+def reference(
     x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, *, eps: float, centred: bool
 ) -> Tensor:
+    """The definition of both norms of a sum."""
     if centred:
         return layer_norm_reference(x, weight, bias, eps, added)
     return rms_norm_reference(x, weight, eps, added)
@@ -99,7 +100,7 @@ class NormFunction(torch.autograd.Function):
         """Normalise the width."""
         output, mean, scale = forward(x, added, weight, bias, eps, centred)
         ctx.save_for_backward(x, added, weight, bias, mean, scale)
-        ctx.reference = partial(_reference, eps=eps, centred=centred)
+        ctx.reference = partial(reference, eps=eps, centred=centred)
         return output
 
     @staticmethod
