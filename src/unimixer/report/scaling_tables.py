@@ -170,10 +170,8 @@ def conclusions(analysis: Analysis) -> list[str]:
     for ratio in analysis.ratios:
         if ratio.conclusion in (AHEAD, BEHIND):
             words = f"{ratio.conclusion} of" if ratio.conclusion == AHEAD else ratio.conclusion
-            lines.append(
-                f"{ratio.model} is {words} {ratio.other} at equal {PLAIN[analysis.x]}: {ratio.ratio:.3f} times its {noun} "
-                f"(p {p_value(ratio.holm)} after Holm)"
-            )
+            factor = f"{ratio.ratio:.3f} times its {noun} (p {p_value(ratio.holm)} after Holm)"
+            lines.append(f"{ratio.model} is {words} {ratio.other} at equal {PLAIN[analysis.x]}: {factor}")
     if analysis.pairs and len(decided) < len(analysis.pairs):
         rest = len(analysis.pairs) - len(decided)
         pairs = f"pair{'s' if len(analysis.pairs) > 1 else ''}"
