@@ -90,8 +90,8 @@ def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:
         return None
     knots = np.concatenate([one.x, two.x, [low, high]])
     sizes = np.log(np.unique(knots.clip(low, high)))
-    seeds: list[int | None] = sorted(_seeds(one) & _seeds(two))
-    logs = np.array([_curve(one, seed, sizes) - _curve(two, seed, sizes) for seed in seeds or [None]])
+    seeds = sorted(_seeds(one) & _seeds(two))
+    logs = np.array([_curve(one, seed, sizes) - _curve(two, seed, sizes) for seed in (seeds or (None,))])
     by_seed = integrate.trapezoid(logs, sizes, axis=1) / (sizes[-1] - sizes[0])
     estimate = by_seed.mean()
     at_smallest, *_, at_largest = np.exp(logs.mean(axis=0)).tolist()
