@@ -10,6 +10,7 @@ import numpy as np
 
 from unimixer.analysis.bootstrap import LEVEL, REPLICATES, BootstrapOptions, interval
 from unimixer.analysis.curve_fit import Array
+from unimixer.analysis.equal_size import SizeRatio, compare_at_equal_size
 from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
 from unimixer.analysis.points import Points
 from unimixer.analysis.power_law import Law, fit_law, needed_sizes
@@ -77,6 +78,7 @@ class Analysis:
         laws: by model, those that can be fitted.
         left_out: by model without a law, the reason.
         pairs: differences of exponents.
+        ratios: models compared at equal size.
         predicted: predictions at other sizes.
         replicates: draws of the bootstrap.
     """
@@ -88,6 +90,7 @@ class Analysis:
     laws: dict[str, Law]
     left_out: dict[str, str]
     pairs: list[Pair]
+    ratios: list[SizeRatio]
     predicted: list[Predicted]
     replicates: int
     notes: tuple[str, ...] = field(default=())
@@ -167,6 +170,7 @@ def analyze(
         laws=laws,
         left_out=left_out,
         pairs=compare_exponents(laws),
+        ratios=compare_at_equal_size({one.model: one for one in series}, form),
         predicted=_predicted(laws, at),
         replicates=replicates,
         notes=points.notes,

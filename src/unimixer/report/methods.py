@@ -115,6 +115,12 @@ def scaling_method(analysis: Analysis, *, joint: bool) -> list[tuple[str, str]]:
             "pair gets a word only if its corrected p is below 0.05. “Not told apart” is no proof of equality.",
         ),
         (
+            "Equal size",
+            "The logarithm of the error (or gain) of a seed is drawn over the logarithm of the size by straight lines "
+            "between its runs. The ratio of two models is the mean of their difference over the sizes that both cover; "
+            "its interval is Student's over the seeds, paired. It holds other seeds, not other test rows.",
+        ),
+        (
             "Prediction",
             "The interval of the law holds its mean; that of one run adds the noise of a size and a seed. "
             f"Both hold only if the law goes on as it was. A prediction beyond {FAR:g} times the largest size has a "

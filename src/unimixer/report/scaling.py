@@ -24,6 +24,7 @@ from unimixer.report.scaling_tables import (
     law_table,
     pair_table,
     prediction_table,
+    ratio_table,
 )
 from unimixer.report.tables import bullets
 
@@ -102,6 +103,9 @@ def _parts(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], pictures
         if analysis.pairs:
             yield "Exponents compared:"
             yield pair_table(analysis).markdown()
+        if analysis.ratios:
+            yield "Compared at equal size:"
+            yield ratio_table(analysis).markdown()
         yield "Predicted:"
         yield prediction_table(analysis).markdown()
         if analysis.warnings:

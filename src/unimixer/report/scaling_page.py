@@ -21,6 +21,7 @@ from unimixer.report.scaling_tables import (
     law_table,
     pair_table,
     prediction_table,
+    ratio_table,
     size,
 )
 
@@ -76,6 +77,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "equation": equation(analysis),
         "laws": law_table(analysis),
         "pairs": pair_table(analysis),
+        "ratios": ratio_table(analysis),
         "predicted": prediction_table(analysis),
     }
 

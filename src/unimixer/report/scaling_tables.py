@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unimixer.analysis.bootstrap import LEVEL
+from unimixer.analysis.equal_size import AHEAD, BEHIND, SizeRatio
 from unimixer.analysis.formatting import MINUS, NONE, compact, p_value
 from unimixer.analysis.joint_law import JointLaw
 from unimixer.analysis.power_law import GAIN, Law
@@ -19,7 +20,7 @@ from unimixer.report.tables import Badge, TextTable
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")
 PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
-_OUTCOMES = {STEEPER: "better", FLATTER: "worse"}
+_OUTCOMES = {STEEPER: "better", FLATTER: "worse", AHEAD: "better", BEHIND: "worse"}
 SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms"}
 
 
@@ -102,6 +103,13 @@ def pair_table(analysis: Analysis) -> TextTable:
     return TextTable(columns, [_pair_cells(pair) for pair in analysis.pairs], text=(0, 5))
 
 
+def ratio_table(analysis: Analysis) -> TextTable:
+    """Write every two models compared at equal size: the error or gain of the first over that of the second."""
+    columns = ("models", f"equal {PLAIN[analysis.x]}", "ratio", INTERVAL, "at smallest", "at largest", "p", "p, Holm")
+    rows = [_ratio_cells(ratio, analysis.x) for ratio in analysis.ratios]
+    return TextTable((*columns, "seeds", "conclusion"), rows, text=(0, 1, 9))
+
+
 def prediction_table(analysis: Analysis) -> TextTable:
     """Write the predictions at other sizes."""
     columns = ("model", NAMES[analysis.x], "times the largest", analysis.words, f"{INTERVAL} of the law", "of one run")
@@ -155,9 +163,15 @@ def conclusions(analysis: Analysis) -> list[str]:
                 else f"{law.span**-law.b:.0%} of the error above the floor is left"
             )
         )
+    noun = "gain" if analysis.form == GAIN else "error"
     decided = [pair for pair in analysis.pairs if pair.conclusion in (STEEPER, FLATTER)]
     for pair in decided:
         lines.append(f"{pair.model} is {pair.conclusion} than {pair.other} (p {p_value(pair.holm)} after Holm)")
+    for ratio in analysis.ratios:
+        if ratio.conclusion in (AHEAD, BEHIND):
+            words = f"{ratio.conclusion} of" if ratio.conclusion == AHEAD else ratio.conclusion
+            factor = f"{ratio.ratio:.3f} times its {noun} (p {p_value(ratio.holm)} after Holm)"
+            lines.append(f"{ratio.model} is {words} {ratio.other} at equal {PLAIN[analysis.x]}: {factor}")
     if analysis.pairs and len(decided) < len(analysis.pairs):
         rest = len(analysis.pairs) - len(decided)
         pairs = f"pair{'s' if len(analysis.pairs) > 1 else ''}"
@@ -175,6 +189,7 @@ def analysis_values(analysis: Analysis) -> dict[str, Any]:
         "laws": {model: _law_values(law, REPORTED_IN[analysis.x]) for model, law in analysis.laws.items()},
         "left_out": analysis.left_out,
         "pairs": [{**asdict(pair), "verdict": pair.conclusion} for pair in analysis.pairs],
+        "ratios": [{**asdict(ratio), "verdict": ratio.conclusion} for ratio in analysis.ratios],
         "predicted": [{**asdict(one), "far": one.far} for one in analysis.predicted],
         "warnings": analysis.warnings,
     }
@@ -224,6 +239,22 @@ def _pair_cells(pair: Pair) -> list[str]:
         p_value(pair.p),
         p_value(pair.holm),
         Badge(pair.conclusion if pair.p is not None else "no interval", _OUTCOMES.get(pair.conclusion, "")),
+    ]
+
+
+def _ratio_cells(ratio: SizeRatio, x: str) -> list[str]:
+    ends = None if ratio.low is None or ratio.high is None else (ratio.low, ratio.high)
+    return [
+        f"{ratio.model} / {ratio.other}",
+        f"{size(ratio.smallest, x)} to {size(ratio.largest, x)}",
+        f"{ratio.ratio:.3f}",
+        between(ends),
+        f"{ratio.at_smallest:.3f}",
+        f"{ratio.at_largest:.3f}",
+        p_value(ratio.p),
+        p_value(ratio.holm),
+        f"{ratio.seeds or NONE}",
+        Badge(ratio.conclusion if ratio.p is not None else "no interval", _OUTCOMES.get(ratio.conclusion, "")),
     ]
 
 

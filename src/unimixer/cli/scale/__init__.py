@@ -148,11 +148,19 @@ def report(options: ReportOptions) -> None:
 
 
 def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
-    from unimixer.report.scaling_tables import equation, joint_table, law_table, pair_table, prediction_table
+    from unimixer.report.scaling_tables import (
+        equation,
+        joint_table,
+        law_table,
+        pair_table,
+        prediction_table,
+        ratio_table,
+    )
 
     tables = [
         (equation(fitted), law_table(fitted)),
         ("exponents compared", pair_table(fitted)),
+        ("compared at equal size", ratio_table(fitted)),
         ("predicted", prediction_table(fitted)),
         ("error = c + a N^-b + d D^-e", joint_table(joint)),
     ]
