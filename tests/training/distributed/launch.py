@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,30 +40,43 @@ def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.C
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=SECONDS)
 
 
-def run_jobs(processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, restarts: int = 0) -> list[list[Any]]:
-    """What came of every job, by rank."""
+def run_jobs(
+    processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, restarts: int = 0, agent: bool = False
+) -> list[list[Any]]:
+    """What came of every job, by rank.
+
+    Without ``agent``, processes are copies of one that has imported everything; those of torchrun import it again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "jobs.json"
     path.write_text(json.dumps(list(jobs)), encoding="utf-8")
-    if restarts:
+    if agent:
         done = torchrun(processes, WORKER, str(path), str(folder), restarts=restarts)
         assert done.returncode == 0, done.stdout + done.stderr
     else:
-        _launch(processes, path, folder)
+        for restart in range(restarts + 1):
+            errors = _launch(processes, path, folder, restart)
+            if not errors:
+                break
+        assert not errors, errors
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
 
 
-def _launch(processes: int, path: Path, folder: Path) -> None:
-    """Do without torchrun, whose agent and processes would import everything again."""
+def _launch(processes: int, path: Path, folder: Path, restart: int) -> str:
+    """Start all ranks; return what the first that fails has to say, after the others were killed."""
     place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place["TORCHELASTIC_RESTART_COUNT"] = str(restart)
+    end = time.monotonic() + SECONDS
     with ExitStack() as started:
         ranks = []
         for rank in range(processes):
             variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
             ranks.append(started.enter_context(OwnProcess(worker.work, path, folder, env=variables)))
-        for rank in ranks:
-            out, err = rank.communicate(timeout=SECONDS)
-            assert rank.returncode == 0, out + err
+        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            assert time.monotonic() < end, f"no end after {SECONDS} s"
+            time.sleep(0.02)
+        failed = next((rank for rank in ranks if rank.poll()), None)
+        return "" if failed is None else f"exit code {failed.returncode}: " + "".join(failed.communicate())
 
 
 def free_port() -> int:
