@@ -5,19 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import worker
-from own_process import OwnProcess
+from own_process import environment, launch
 from safetensors.torch import load_file
 
 from unimixer.settings import dump_yaml
@@ -26,11 +23,6 @@ from unimixer.training.run import RunFolder
 WORKER = worker.__file__
 SECONDS = 280
 """No launch may take longer; one that hangs fails."""
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
 
 
 def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
@@ -55,34 +47,11 @@ def run_jobs(
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         for restart in range(restarts + 1):
-            errors = _launch(processes, path, folder, restart)
+            errors = launch(processes, worker.work, path, folder, seconds=SECONDS, restart=restart)
             if not errors:
                 break
         assert not errors, errors
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
-
-
-def _launch(processes: int, path: Path, folder: Path, restart: int) -> str:
-    """Start all ranks; return what the first that fails has to say, after the others were killed."""
-    place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    place["TORCHELASTIC_RESTART_COUNT"] = str(restart)
-    end = time.monotonic() + SECONDS
-    with ExitStack() as started:
-        ranks = []
-        for rank in range(processes):
-            variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
-            ranks.append(started.enter_context(OwnProcess(worker.work, path, folder, env=variables)))
-        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
-            assert time.monotonic() < end, f"no end after {SECONDS} s"
-            time.sleep(0.02)
-        failed = next((rank for rank in ranks if rank.poll()), None)
-        return "" if failed is None else f"exit code {failed.returncode}: " + "".join(failed.communicate())
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def shared(factory: pytest.TempPathFactory, name: str, *builds: Callable[[Path], None]) -> Path:
