@@ -16,6 +16,7 @@ from toy import counting, day_tables, toy_tables
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
+from unimixer.environment import cores
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 from unimixer.workers import local
@@ -34,6 +35,11 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(local.PRELOAD)
 # a property that needs more examples than these says so
 hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
 hypothesis.settings.load_profile("few")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A process more than cores: some tests wait for servers, signals and locks."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

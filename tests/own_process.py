@@ -10,9 +10,12 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -93,12 +96,46 @@ class OwnProcess:
         self.close()
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Variables of a process on one thread, without those of a launch around this one."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def launch(processes: int, work: Callable[..., Any], *arguments: Any, seconds: float = 280, restart: int = 0) -> str:
+    """Do what torchrun does, without its imports: start all ranks, and kill the others when one fails.
+
+    Returns:
+        what the failed rank has to say; nothing if none fails.
+    """
+    place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place["TORCHELASTIC_RESTART_COUNT"] = str(restart)
+    end = time.monotonic() + seconds
+    with ExitStack() as started:
+        ranks = []
+        for rank in range(processes):
+            variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
+            ranks.append(started.enter_context(OwnProcess(work, *arguments, env=variables)))
+        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            assert time.monotonic() < end, f"no end after {seconds} s"
+            time.sleep(0.02)
+        failed = next((rank for rank in ranks if rank.poll()), None)
+        return "" if failed is None else f"exit code {failed.returncode}: " + "".join(failed.communicate())
+
+
 def unimixer(*words: object, **more: Any) -> OwnProcess:
     """``python -m unimixer`` with these words."""
-    return OwnProcess(_unimixer, [str(word) for word in words], **more)
+    return OwnProcess(run_program, [str(word) for word in words], **more)
 
 
-def _unimixer(words: list[str]) -> None:
+def run_program(words: list[str]) -> None:
+    """``python -m unimixer`` in this process."""
     from unimixer.cli import main
 
     sys.argv = ["unimixer", *words]

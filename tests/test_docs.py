@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cli_runner import runner
 from needs import needs_torchrec
+from own_process import launch, run_program
 
 from unimixer.cli import main
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r"unimixer ([^|&;<>$]*)")
 """A line that calls the program and needs nothing else of a shell."""
+RANKS = re.compile(r"torchrun --standalone --nproc-per-node=(\d) -m -- unimixer ([^|&;<>$]*)")
 LARGE = re.compile(r"\brows=[\d_]{5,}")
 FEW = "rows=4000"
 PAGES = (
@@ -77,10 +79,12 @@ def test_page_runs_as_written(
             exec(compile(text, page, "exec"), names)
             continue
         for line in re.findall(r"^\$ (.*)", text, re.MULTILINE):
-            # the program runs in this process: a process of its own would import everything again
+            # here, and ranks in copies of one process: a process of its own would import everything again
             if called := PROGRAM.fullmatch(line):
                 done = program(*called[1].split())
                 assert done.code == 0, f"{page}: {line}\n{done.out}\n{done.err}"
+            elif ranks := RANKS.fullmatch(line):
+                assert not launch(int(ranks[1]), run_program, ranks[2].split()), f"{page}: {line}"
             else:
                 shell = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, timeout=240)
                 assert shell.returncode == 0, f"{page}: {line}\n{shell.stdout}\n{shell.stderr}"

@@ -5,18 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import worker
-from own_process import OwnProcess
+from own_process import environment, launch
 from safetensors.torch import load_file
 
 from unimixer.settings import dump_yaml
@@ -27,11 +25,6 @@ SECONDS = 280
 """No launch may take longer; one that hangs fails."""
 
 
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
-
-
 def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a script and its arguments on some processes."""
     options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
@@ -39,36 +32,26 @@ def torchrun(processes: int, *arguments: str, restarts: int = 0) -> subprocess.C
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=SECONDS)
 
 
-def run_jobs(processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, restarts: int = 0) -> list[list[Any]]:
-    """What came of every job, by rank."""
+def run_jobs(
+    processes: int, jobs: Sequence[dict[str, Any]], folder: Path, *, restarts: int = 0, agent: bool = False
+) -> list[list[Any]]:
+    """What came of every job, by rank.
+
+    Without ``agent``, processes are copies of one that has imported everything; those of torchrun import it again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "jobs.json"
     path.write_text(json.dumps(list(jobs)), encoding="utf-8")
-    if restarts:
+    if agent:
         done = torchrun(processes, WORKER, str(path), str(folder), restarts=restarts)
         assert done.returncode == 0, done.stdout + done.stderr
     else:
-        _launch(processes, path, folder)
+        for restart in range(restarts + 1):
+            errors = launch(processes, worker.work, path, folder, seconds=SECONDS, restart=restart)
+            if not errors:
+                break
+        assert not errors, errors
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
-
-
-def _launch(processes: int, path: Path, folder: Path) -> None:
-    """Do without torchrun, whose agent and processes would import everything again."""
-    place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    with ExitStack() as started:
-        ranks = []
-        for rank in range(processes):
-            variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
-            ranks.append(started.enter_context(OwnProcess(worker.work, path, folder, env=variables)))
-        for rank in ranks:
-            out, err = rank.communicate(timeout=SECONDS)
-            assert rank.returncode == 0, out + err
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def shared(factory: pytest.TempPathFactory, name: str, *builds: Callable[[Path], None]) -> Path:

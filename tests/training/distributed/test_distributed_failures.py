@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import environment, free_port
 from needs import needs_torchrec
-from own_process import OwnProcess, unimixer
+from own_process import OwnProcess, environment, free_port, unimixer
 from tiny import tiny_values
 
 from unimixer.errors import MissingExtraError, UnimixerError

@@ -315,7 +315,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     acts = {"number": signal.SIGKILL, "rank": 1, "step": 6}
     overrides = (*SCENARIOS["adam"], "training.checkpoint_interval=2")
     jobs = [job(world, "adam", 2, *overrides, **acts) | {"folder": str(tmp_path / "run")}]
-    ranks = run_jobs(2, jobs, tmp_path / "launch", restarts=2)
+    ranks = run_jobs(2, jobs, tmp_path / "launch", restarts=2, agent=True)
     assert ranks == [[{"done": str(tmp_path / "run")}]] * 2
     run = RunFolder(tmp_path / "run")
     steps = [line["step"] for line in run.history() if line["kind"] == "train"]
