@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,18 @@ METRICS = [
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory: pytest.TempPathFactory) -> Reading:
     plan = experiment(segments=["country"], metrics=METRICS, description="The mixer against <the> control & more.")
-    events = database(tmp_path_factory.mktemp("e") / "e.sqlite", plan, *simulate(plan, rates={"mixer": 0.25}))
-    return read_experiment(plan, events, as_of=plan.end_us)
+    rows = simulate(plan, rates={"mixer": 0.25})
+    with closing(database(tmp_path_factory.mktemp("e") / "e.sqlite", plan, *rows)) as events:
+        return read_experiment(plan, events, as_of=plan.end_us)
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Reading:
     plan = experiment()
     exposures, outcomes = simulate(plan, units=600)
-    events = database(
-        tmp_path_factory.mktemp("e") / "e.sqlite", plan, [row for row in exposures if row.arm == "mixer"], outcomes
-    )
-    return read_experiment(plan, events, as_of=plan.end_us)
+    one_arm = [row for row in exposures if row.arm == "mixer"]
+    with closing(database(tmp_path_factory.mktemp("e") / "e.sqlite", plan, one_arm, outcomes)) as events:
+        return read_experiment(plan, events, as_of=plan.end_us)
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,10 @@ def simulate(
     return exposures, outcomes
 
 
+OPENED: list[Events] = []
+"""Databases that tests opened; a fixture closes them."""
+
+
 def database(
     path: Path | str,
     plan: Experiment,
@@ -90,8 +94,9 @@ def database(
     outcomes: list[Outcome],
     covariates: list[Covariate] = [],  # noqa: B006
 ) -> Events:
-    """Write events into a new database."""
+    """Write events into a new database; the end of the test closes it."""
     events = Events(path if isinstance(path, str) else f"sqlite:///{path}")
+    OPENED.append(events)
     events.register(plan, now=plan.start_us - DAY_US)
     events.add_exposures(exposures)
     events.add_outcomes(outcomes)

@@ -193,6 +193,7 @@ def test_an_experiment_without_exposures_waits(tmp_path: Path) -> None:
     assert reading.verdict.decision == "do not ship"  # it is over
     events = Events(f"sqlite:///{tmp_path / 'e.sqlite'}")
     early = read_experiment(base, events, as_of=base.start_us + DAY_US)
+    events.close()
     assert early.verdict.decision == "keep running"
     assert "no unit was exposed" in early.verdict.reasons[0]
 
