@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,10 @@ def our_training(model: str, data: str, samples: int, batch: int, folder: Path) 
         | {"eval_interval": 10**9},
     }
     recipe = resolve(parse(Recipe, values, where="benchmark"), open_dataset(data).transform.spec)
-    run = train(recipe, folder=folder / "run", quiet=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = train(
+        recipe, folder=Path(tempfile.mkdtemp(dir=folder)) / "run", quiet=True
+    )  # a round has a folder of its own
     assert run.result is not None
     return {"rate": run.result["samples_per_second"], "parameters": run.result["dense_parameters"]}
 

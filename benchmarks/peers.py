@@ -17,6 +17,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -93,9 +94,9 @@ def commit_of(checkout: Path) -> str:
     return done.stdout.strip() if inside and not done.returncode else "unknown"
 
 
-def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """All comparisons with one peer."""
-    peer, rows = str(checkout.resolve()), []
+def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """All comparisons with one peer, each as soon as it is measured."""
+    peer = str(checkout.resolve())
     if (checkout / "model_zoo" / "UniMixer.py").is_file():
         for model in arguments.models:
             for dim, expansion in SIZES:
@@ -103,22 +104,22 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> lis
                 case = f"{model} blocks, T=16 D={dim} expansion={expansion} batch={arguments.batch}"
                 pair = (["blocks", peer, *tail], ["blocks", "ours", *tail])
                 ratios = turns(arguments.python, arguments.rounds, "share", *pair)
-                rows.append({"peer": checkout.name, "case": case, "measure": "share of sgemm", **ratios})
+                yield {"peer": checkout.name, "case": case, "measure": "share of sgemm", **ratios}
     elif (checkout / "fuxictr").is_dir():
         if arguments.raw is None or arguments.dataset is None:
             raise UnimixerError(f"{checkout}: training needs --raw, the KuaiRand-Pure sample, and --dataset, prepared")
         write_tables(arguments.raw, folder / "tables", arguments.samples)
         for model in arguments.models:
-            tail = [arguments.samples, 512, arguments.threads]
+            tail = [arguments.samples, arguments.training_batch, arguments.threads]
+            case = f"{model}, KuaiRand-Pure, batch={arguments.training_batch}"
             pair = (
                 ["training", peer, model, folder / "tables", *tail, folder / f"peer-{model}"],
                 ["training", "ours", model, arguments.dataset.resolve(), *tail, folder / f"ours-{model}"],
             )
             ratios = turns(arguments.python, arguments.rounds, "rate", *pair)
-            rows.append({"peer": checkout.name, "case": f"{model}, KuaiRand-Pure", "measure": "samples/s", **ratios})
+            yield {"peer": checkout.name, "case": case, "measure": "samples/s", **ratios}
     else:
         raise UnimixerError(f"{checkout} is none of the peers: it has neither model_zoo/UniMixer.py nor fuxictr/")
-    return rows
 
 
 def save(rows: list[dict[str, Any]]) -> None:
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="folder of the KuaiRand-Pure sample")
     parser.add_argument("--dataset", type=Path, help="the same sample, prepared")
     parser.add_argument("--batch", type=int, default=2048, help="of blocks")
+    parser.add_argument("--training-batch", type=int, default=512, help="of a training run")
     parser.add_argument("--samples", type=int, default=40_960, help="of a training run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -149,8 +151,9 @@ def main() -> None:
         for checkout in arguments.checkouts:
             commits = {"threads": arguments.threads, "peer_commit": commit_of(checkout), **facts}
             folder = Path(temporary) / checkout.name
-            rows += [{**row, **commits} for row in compared(checkout, arguments, folder)]
-    save(rows)
+            for row in compared(checkout, arguments, folder):
+                rows.append({**row, **commits})
+                save(rows)
     heads = ["peer", "case", "measure", "peer value", "ours value", "ratio", "low", "high"]
     cells = [[row[key] if isinstance(row[key], str) else f"{row[key]:,.3g}" for key in heads] for row in rows]
     print(f"{facts['machine']}, {arguments.threads} threads, torch {facts['torch']}, {facts['date']}\n")
