@@ -40,10 +40,10 @@ def test_the_same_comparison_on_one_machine_is_replaced(monkeypatch: pytest.Monk
 
 def test_a_folder_that_is_no_peer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnimixerError, match=r"none of the peers: it has neither model_zoo/UniMixer\.py nor fuxictr/"):
-        peers.compared(tmp_path, argparse.Namespace(), tmp_path)
+        next(peers.compared(tmp_path, argparse.Namespace(), tmp_path))
     (tmp_path / "fuxictr").mkdir()
     with pytest.raises(UnimixerError, match="training needs --raw"):
-        peers.compared(tmp_path, argparse.Namespace(raw=None, dataset=None), tmp_path)
+        next(peers.compared(tmp_path, argparse.Namespace(raw=None, dataset=None), tmp_path))
 
 
 def test_our_worker_gives_one_line_of_numbers() -> None:

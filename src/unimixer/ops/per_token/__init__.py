@@ -77,8 +77,8 @@ def per_token_linear_last(x_BTD: Tensor, weight_TDO: Tensor, bias_TO: Tensor | N
         >>> per_token_linear_last(torch.ones(128, 2, 4), torch.ones(2, 4, 3)).stride()
         (1, 384, 128)
     """
-    small = x_BTD.shape[0] < SMALLEST_BATCH or not x_BTD.is_contiguous()
-    if small or plain(x_BTD) or x_BTD.dtype != weight_TDO.dtype:
+    # first whether it is traced: a comparison of its batch would be a bound of the trace
+    if plain(x_BTD) or x_BTD.shape[0] < SMALLEST_BATCH or not x_BTD.is_contiguous() or x_BTD.dtype != weight_TDO.dtype:
         return per_token_linear(x_BTD, weight_TDO, bias_TO)
     output: Tensor = LinearFunction.apply(x_BTD, weight_TDO, bias_TO)  # type: ignore[no-untyped-call]
     return output
