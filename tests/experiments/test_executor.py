@@ -42,6 +42,8 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
     jobs = [long.job(0, Rates(1e-3, 1e-3)), short.job(0, Rates(1e-3, 1e-3))]
     checkpoints = tmp_path / "runs" / jobs[0].key / "checkpoints"
 
+    others = set(multiprocessing.active_children())  # of tests before this one
+
     class Killer:
         """Kills the process that trains, when it has written a checkpoint."""
 
@@ -53,7 +55,7 @@ def test_a_killed_child_costs_its_row_alone_which_goes_on_where_it_stood(toy_fol
         def running(self, *_: Any) -> None:
             if not self.killed and any(checkpoints.glob("step-*")):
                 self.killed = True
-                (worker,) = multiprocessing.active_children()
+                (worker,) = set(multiprocessing.active_children()) - others
                 worker.kill()
 
     outcome = run_jobs(jobs, tmp_path, view=Killer())
