@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimixer.analysis.comparison import ONE_SEED, conclusion
-from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm
+from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm_where_known
 from unimixer.analysis.weighted_metrics import Counts, LabelledRows, Values
 from unimixer.progress import progress_bar
 
@@ -71,11 +71,11 @@ def judge(
                     compared = drawn.difference(model, base, metric)
                     found.append(Judgement(model, base, task, metric, compared, None, ONE_SEED))
                     advance(1)
-    tested = [number for number, one in enumerate(found) if one.compared.p is not None]
-    for number, p in zip(tested, holm([found[n].compared.p or 0.0 for n in tested]), strict=True):
-        one = found[number]
-        found[number] = replace(one, holm=p, conclusion=conclusion(one.compared, p, one.metric))
-    return found
+    corrected = holm_where_known([one.compared.p for one in found])
+    return [
+        one if p is None else replace(one, holm=p, conclusion=conclusion(one.compared, p, one.metric))
+        for one, p in zip(found, corrected, strict=True)
+    ]
 
 
 class _Draws:

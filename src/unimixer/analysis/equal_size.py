@@ -12,7 +12,7 @@ from scipy import integrate, stats
 from unimixer.analysis.bootstrap import LEVEL
 from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.series import Series
-from unimixer.analysis.significance import holm
+from unimixer.analysis.significance import holm_where_known
 from unimixer.analysis.units import GAIN
 
 AHEAD, BEHIND, UNDECIDED = "ahead", "behind", "level"
@@ -77,11 +77,8 @@ def compare_at_equal_size(series: Mapping[str, Series], form: str) -> list[SizeR
         form: ``gain`` or ``error``.
     """
     pairs = [pair for one, two in combinations(series.values(), 2) if (pair := _ratio(one, two, form)) is not None]
-    tested = [index for index, pair in enumerate(pairs) if pair.p is not None]
-    corrected = holm([p for index in tested if (p := pairs[index].p) is not None])
-    for index, value in zip(tested, corrected, strict=True):
-        pairs[index] = replace(pairs[index], holm=value)
-    return pairs
+    corrected = holm_where_known([pair.p for pair in pairs])
+    return [replace(pair, holm=value) for pair, value in zip(pairs, corrected, strict=True)]
 
 
 def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:

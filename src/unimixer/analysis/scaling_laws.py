@@ -15,7 +15,7 @@ from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
 from unimixer.analysis.points import Points
 from unimixer.analysis.power_law import Law, fit_law, needed_sizes
 from unimixer.analysis.series import SAME_ROWS, Reading, Series, build_series, words_of
-from unimixer.analysis.significance import holm
+from unimixer.analysis.significance import holm_where_known
 from unimixer.analysis.units import ERROR
 from unimixer.errors import UnimixerError, check_positive
 
@@ -231,11 +231,8 @@ def compare_exponents(laws: Mapping[str, Law]) -> list[Pair]:
     give large p. The smallest p that ``R`` draws can show is :math:`2 / (R + 1)`.
     """
     pairs = [_pair(one, laws[one], two, laws[two]) for one, two in combinations(laws, 2)]
-    tested = [index for index, pair in enumerate(pairs) if pair.p is not None]
-    corrected = holm([p for index in tested if (p := pairs[index].p) is not None])
-    for index, value in zip(tested, corrected, strict=True):
-        pairs[index] = replace(pairs[index], holm=value)
-    return pairs
+    corrected = holm_where_known([pair.p for pair in pairs])
+    return [replace(pair, holm=value) for pair, value in zip(pairs, corrected, strict=True)]
 
 
 def p_value(draws: Array) -> float:

@@ -207,6 +207,17 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def holm_where_known(values: Sequence[float | None]) -> list[float | None]:
+    """Correct the p-values that there are by :func:`holm`; comparisons without one do not count.
+
+    Example:
+        >>> holm_where_known([0.01, None, 0.03])
+        [0.02, None, 0.03]
+    """
+    corrected = iter(holm([value for value in values if value is not None]))
+    return [None if value is None else next(corrected) for value in values]
+
+
 def _variance(values: NDArray[np.float64]) -> float:
     """Compute the variance with one degree of freedom less, without the draws that have one class only."""
     known = values[~np.isnan(values)]
