@@ -16,7 +16,7 @@ from unimixer.data.encoding.history import AFTER_THE_LOG
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import as_time
-from unimixer.serving.encoding.counts import NO_KEYS, Keys, RequestCounts, any_has, merged, missing_column
+from unimixer.serving.encoding.counts import NO_KEYS, Keys, RequestCounts, columns_of, merged, missing_column
 from unimixer.serving.encoding.lru import LRUCache
 from unimixer.serving.encoding.row_cache import Lists
 from unimixer.serving.stores.records import series_of
@@ -86,24 +86,25 @@ class ContextEncoder:
         """
         stamp, time = self.time_of(context, now)
         own, shared = {}, {}
-        sent = [name for name in self._counted if name in context or any_has(items, name)]
+        brought = columns_of(items)
+        sent = [name for name in self._counted if name in context or name in brought]
         for name in (*self._plain, *sent):
-            if items is not None and any_has(items, name):
+            if items is not None and name in brought:
                 own[name] = merged(name, context, items)
             elif name in context:
                 shared[name] = context[name]
             else:
                 raise missing_column(name)
-        found: list[pl.Series] = []
+        looked_up: list[pl.Series] = []
         if self.counts is not None and len(sent) < len(self._counted):
-            found = self.counts.find(sent, context, items, rows, keys)
-        if not own and not found:
+            looked_up = self.counts.find(sent, context, items, rows, keys)
+        if not own and not looked_up:
             ids, dense, lists = self._shared(shared, stamp, now, time)
             repeats = np.zeros(rows, dtype=np.int64)
             return Context(ids, dense, {name: column.take(repeats) for name, column in lists.items()}, time)
         columns = [series_of(name, values, "items") for name, values in own.items()]
         columns += [series_of(name, [value], "context").new_from_index(0, rows) for name, value in shared.items()]
-        columns += [column.new_from_index(0, rows) for column in self._time_column(stamp, now)] + found
+        columns += [column.new_from_index(0, rows) for column in self._time_column(stamp, now)] + looked_up
         return Context(*self._encode(columns, "items"), time)
 
     def time_of(self, context: Mapping[str, Any], now: int) -> tuple[pl.Series | None, int]:

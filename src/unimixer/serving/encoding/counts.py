@@ -74,9 +74,9 @@ class RequestCounts:
             self._item: canonical(list(keys.items)) if keys.items else [None] * rows,
         }
         own += [pl.Series(name, values, dtype=pl.String) for name, values in texts.items() if name is not None]
-        frame = pl.DataFrame(own)
+        frame, brought = pl.DataFrame(own), columns_of(items)
         for name in sorted(self.asked):
-            column = self._column(name, context, items, rows, keys, frame)
+            column = self._column(name, context, items if name in brought else None, rows, keys, frame)
             if column is not None:
                 frame = frame.with_columns(column)
         filled = self._later.fill(Chunk(frame, "items")).frame
@@ -91,15 +91,17 @@ class RequestCounts:
         keys: Keys,
         frame: pl.DataFrame,
     ) -> pl.Series | None:
-        """Return a column by which counts are looked up; None where the user or the item has it."""
-        if items is not None and any_has(items, name):
+        """Return a column by which counts are looked up; None where the user or the item has it.
+
+        Without ``items`` no item brings the column.
+        """
+        if items is not None:
             if name in self.required:
                 return series_of(name, merged(name, context, items), "items")
-            brought = key_column(
-                Chunk(pl.DataFrame([series_of(name, [i.get(name) for i in items], "items")]), "items"), name
-            )
+            sent = pl.DataFrame([series_of(name, [item.get(name) for item in items], "items")])
             has = pl.Series([name in item for item in items])
-            return brought.zip_with(has, self._later.text(name, Chunk(frame, "items"))).alias(name)
+            known = self._later.text(name, Chunk(frame, "items"))
+            return key_column(Chunk(sent, "items"), name).zip_with(has, known).alias(name)
         for columns, where in ((context, "context"), (keys.user_columns, "user")):
             if name in columns:
                 return series_of(name, [columns[name]], where).new_from_index(0, rows)
@@ -108,9 +110,9 @@ class RequestCounts:
         return None
 
 
-def any_has(items: Sequence[Mapping[str, Any]] | None, name: str) -> bool:
-    """Return whether any item brings a column."""
-    return items is not None and any(name in item for item in items)
+def columns_of(items: Sequence[Mapping[str, Any]] | None) -> frozenset[str]:
+    """Return the columns that any item brings."""
+    return frozenset[str]().union(*(items or ()))
 
 
 def missing_column(name: str) -> UnimixerError:
