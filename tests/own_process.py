@@ -114,13 +114,13 @@ def launch(processes: int, work: Callable[..., Any], *arguments: Any, seconds: f
     Returns:
         what the failed rank has to say; nothing if none fails.
     """
-    place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    place["TORCHELASTIC_RESTART_COUNT"] = str(restart)
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group["TORCHELASTIC_RESTART_COUNT"] = str(restart)
     end = time.monotonic() + seconds
     with ExitStack() as started:
         ranks = []
         for rank in range(processes):
-            variables = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank))
+            variables = environment(**group, RANK=str(rank), LOCAL_RANK=str(rank))
             ranks.append(started.enter_context(OwnProcess(work, *arguments, env=variables)))
         while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
             assert time.monotonic() < end, f"no end after {seconds} s"

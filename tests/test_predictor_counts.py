@@ -46,15 +46,15 @@ def test_rows_with_outcomes_have_the_counts_and_scores_of_an_appended_day(
     appended = dense[np.argsort(times, kind="stable"), -len(COUNTS) :]
     log, predictor = day(4, 5), Predictor(run.folder)
     (chunk,) = predictor.chunks(log)
-    given = chunk.frame.select(NAMES)
-    assert given.cast(pl.Float32).to_numpy().tolist() == appended.tolist()
+    predicted = chunk.frame.select(NAMES)
+    assert predicted.cast(pl.Float32).to_numpy().tolist() == appended.tolist()
     assert len(set(appended[:, 3].tolist())) > 20
     scores = predictor.predict(log)
     assert capsys.readouterr().err.splitlines() == [
         "note: 4 counts of earlier impressions, such as 'seen', are computed from the log up to 2022-05-04 and the "
         "earlier rows"
     ]
-    assert scores.equals(predictor.predict(pl.concat([log.drop(OUTCOMES), given], how="horizontal")))
+    assert scores.equals(predictor.predict(pl.concat([log.drop(OUTCOMES), predicted], how="horizontal")))
     log.write_parquet(tmp_path / "log.parquet")
     assert scores.equals(predictor.predict(tmp_path / "log.parquet"))
     assert run.evaluate(rows=log)["is_click"].num_rows == log.height

@@ -83,6 +83,6 @@ class _MixedNorm(torch.autograd.Function):
         x, heads, weight, bias, mean, scale = ctx.saved_tensors
         if torch.is_grad_enabled() or _follows(x):
             return *by_reference(ctx.reference, (x, heads, weight, bias), grad), None, None
-        found = native.mixed_norm_backward(rows(grad), rows(x), heads, weight, mean, scale)
-        to_x, to_heads, to_weight, to_bias = found
+        gradients = native.mixed_norm_backward(rows(grad), rows(x), heads, weight, mean, scale)
+        to_x, to_heads, to_weight, to_bias = gradients
         return to_x.permute(2, 0, 1), to_heads, to_weight, None if bias is None else to_bias, None, None

@@ -69,8 +69,8 @@ def test_the_columns_of_a_log_hold_the_counts(chunk_rows: int) -> None:
 def test_sorted_keys_find_what_a_loop_finds() -> None:
     known = ["b", "", "ä", "a", "B", "ab", "a" * 20, "\U0001f600", "zz", "\uffff", "a\0"]
     asked = [None, *known[::-1], "aa", "zzz", "c", " ", "a" * 19, None]
-    found = SortedKeys(pl.Series(known)).find(pl.Series(asked))
-    assert found.tolist() == [known.index(key) if key in known else -1 for key in asked]
+    places = SortedKeys(pl.Series(known)).find(pl.Series(asked))
+    assert places.tolist() == [known.index(key) if key in known else -1 for key in asked]
     nothing = SortedKeys(pl.Series([], dtype=pl.String))
     assert nothing.find(pl.Series(["a", None])).tolist() == [-1, -1]
 

@@ -90,8 +90,8 @@ class LaterCounts:
 
     def _groups_of(self, by: tuple[str, ...], texts: Mapping[str, pl.Series]) -> NDArray[np.int32]:
         keys = joined_texts([texts[name] for name in by])
-        found = self._groups[by].find(keys)
-        groups = np.where(found >= 0, found + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
+        places = self._groups[by].find(keys)
+        groups = np.where(places >= 0, places + FIRST_ROW, UNKNOWN_ROW).astype(np.int32)
         groups[keys.is_null().to_numpy()] = MISSING_ROW
         return groups
 
@@ -100,8 +100,8 @@ class LaterCounts:
         if name in chunk.frame.columns:
             return values.key_column(chunk, name)
         key, known, texts = self._texts[name]
-        found = known.find(values.key_column(chunk, key))
-        return texts.gather(pl.Series(found).replace(-1, None))
+        places = known.find(values.key_column(chunk, key))
+        return texts.gather(pl.Series(places).replace(-1, None))
 
 
 def _values(count: Count, total: Totals) -> NDArray[Any]:
@@ -142,11 +142,11 @@ def with_counts(tables: RawTables, end: LogEnd | None, tell: Callable[[str], Non
         )
     outcomes = outcome_columns(schema, lacking)
     absent = next((name for name in outcomes if name not in first.frame.columns), None)
-    own = "and the earlier rows" if absent is None else f"alone, because the rows have no column {absent!r}"
-    told = f"note: {len(lacking)} counts of earlier impressions, such as {shown.name!r}, are computed"
-    if schema.keys.time is not None:
-        told += f" from the log up to {dates_of(np.array([end.last]), schema.keys.timezone)[0]}"
-    tell(f"{told} {own}" if schema.keys.time is not None else f"{told} from the log {own}")
+    dated = schema.keys.time is not None
+    until = f" up to {dates_of(np.array([end.last]), schema.keys.timezone)[0]}" if dated else ""
+    rows = "and the earlier rows" if absent is None else f"alone, because the rows have no column {absent!r}"
+    counts = f"{len(lacking)} counts of earlier impressions, such as {shown.name!r}"
+    tell(f"note: {counts}, are computed from the log{until} {rows}")
     if absent is None:
         tables = add_counts(replace(tables, schema=schema.model_copy(update={"counts": lacking})), end)[0]
     later = LaterCounts(lacking, end)
