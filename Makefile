@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # most modules of the packages are never imported; Python compiles one when it first is
 INSTALL := $(BIN)/pip install --quiet --no-compile
+# and keeps the result, also where an image of a container asks it not to: each of many processes would compile torch anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: venv venv-distributed demo test slowest coverage lint check format docs wheel clean
 
