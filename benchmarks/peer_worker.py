@@ -3,8 +3,8 @@
 It needs torch, and for a training run what the peer's code imports. A peer is imported from its checkout as it is.
 The last line of its output is JSON: samples/s, parameters, and for blocks the share of sgemm.
 
-python peer_worker.py blocks CHECKOUT|ours MODEL DIM EXPANSION BATCH THREADS
-python peer_worker.py training CHECKOUT|ours MODEL DATA SAMPLES BATCH THREADS FOLDER
+python peer_worker.py blocks CHECKOUT|ours MODEL DIM EXPANSION BATCH PRECISION THREADS
+python peer_worker.py training CHECKOUT|ours MODEL DATA SAMPLES BATCH PRECISION THREADS FOLDER
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ def seconds(run: Callable[[], object], repeats: int = 7) -> float:
     return median(times)
 
 
-def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str) -> dict[str, float]:
-    """Forward and backward of two blocks, SwiGLU inside ours and the peer's own FFN inside the peer's."""
+def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str, precision: str) -> dict[str, float]:
+    """Forward and backward of two blocks, SwiGLU inside ours and the peer's own FFN inside the peer's.
+
+    bfloat16 is torch's autocast, for both programs alike.
+    """
     width, factor, rows = int(dim), int(expansion), int(batch)
     stack: Any
     if checkout == "ours":
@@ -66,7 +69,8 @@ def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str) -> d
 
     def step() -> None:
         stack.zero_grad()
-        output = stack(tokens)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            output = stack(tokens)
         (output[0] if isinstance(output, tuple) else output).square().mean().backward()
 
     before = product_rate()
@@ -75,14 +79,16 @@ def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str) -> d
     return {"rate": rate, "parameters": parameters, "share": 6 * parameters * rate / product}
 
 
-def training(checkout: str, model: str, data: str, samples: str, batch: str, folder: str) -> dict[str, float]:
-    """Training on the first samples of the KuaiRand sample, validation not in the time."""
+def training(
+    checkout: str, model: str, data: str, samples: str, batch: str, precision: str, folder: str
+) -> dict[str, float]:
+    """Training on the first samples of the KuaiRand sample, without validation; the peer knows float32 alone."""
     if checkout == "ours":
-        return our_training(model, data, int(samples), int(batch), Path(folder))
+        return our_training(model, data, int(samples), int(batch), precision, Path(folder))
     return peer_training(checkout, model, data, int(samples), int(batch), Path(folder))
 
 
-def our_training(model: str, data: str, samples: int, batch: int, folder: Path) -> dict[str, float]:
+def our_training(model: str, data: str, samples: int, batch: int, precision: str, folder: Path) -> dict[str, float]:
     from unimixer.data.dataset import open_dataset
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
@@ -95,7 +101,7 @@ def our_training(model: str, data: str, samples: int, batch: int, folder: Path) 
         "model": {"backbone": model, "dense_params": "800K"},
         "tasks": {"is_click": 1.0},
         "training": {"batch_size": batch, "max_steps": samples // batch, "threads": torch.get_num_threads()}
-        | {"eval_interval": 10**9},
+        | {"eval_interval": 10**9, "precision": precision},
     }
     recipe = resolve(parse(Recipe, values, where="benchmark"), open_dataset(data).transform.spec)
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,9 +181,9 @@ def main() -> None:
         torch.set_num_threads(int(threads))
         result = blocks(*rest)
     else:
-        checkout, model, data, samples, batch, threads, folder = arguments
+        checkout, model, data, samples, batch, precision, threads, folder = arguments
         torch.set_num_threads(int(threads))
-        result = training(checkout, model, data, samples, batch, folder)
+        result = training(checkout, model, data, samples, batch, precision, folder)
     print(json.dumps(result))
 
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +34,8 @@ from unimixer.io import write_text
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 MODELS = ("unimixer-lite", "rankmixer")
+PRECISIONS = ("float32", "bfloat16")
+"""Of our training, beside the peer's float32; blocks of both programs run under the same autocast."""
 SIZES = ((64, 4), (256, 2))
 """Widths of tokens and expansions."""
 CATEGORIES = ["user_id", "video_id", "user_active_degree", "is_lowactive_period", "is_live_streamer", "is_video_author"]
@@ -98,20 +101,19 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> Ite
     """All comparisons with one peer, each as soon as it is measured."""
     peer = str(checkout.resolve())
     if (checkout / "model_zoo" / "UniMixer.py").is_file():
-        for model in arguments.models:
-            for dim, expansion in SIZES:
-                tail = [model, dim, expansion, arguments.batch, arguments.threads]
-                case = f"{model} blocks, T=16 D={dim} expansion={expansion} batch={arguments.batch}"
-                pair = (["blocks", peer, *tail], ["blocks", "ours", *tail])
-                ratios = turns(arguments.python, arguments.rounds, "share", *pair)
-                yield {"peer": checkout.name, "case": case, "measure": "share of sgemm", **ratios}
+        for model, precision, (dim, expansion) in product(arguments.models, arguments.precisions, SIZES):
+            tail = [model, dim, expansion, arguments.batch, precision, arguments.threads]
+            case = f"{model} blocks, T=16 D={dim} expansion={expansion} batch={arguments.batch}{suffix(precision)}"
+            pair = (["blocks", peer, *tail], ["blocks", "ours", *tail])
+            ratios = turns(arguments.python, arguments.rounds, "share", *pair)
+            yield {"peer": checkout.name, "case": case, "measure": "share of sgemm", **ratios}
     elif (checkout / "fuxictr").is_dir():
         if arguments.raw is None or arguments.dataset is None:
             raise UnimixerError(f"{checkout}: training needs --raw, the KuaiRand-Pure sample, and --dataset, prepared")
         write_tables(arguments.raw, folder / "tables", arguments.samples)
-        for model in arguments.models:
-            tail = [arguments.samples, arguments.training_batch, arguments.threads]
-            case = f"{model}, KuaiRand-Pure, batch={arguments.training_batch}"
+        for model, precision in product(arguments.models, arguments.precisions):
+            tail = [arguments.samples, arguments.training_batch, precision, arguments.threads]
+            case = f"{model}, KuaiRand-Pure, batch={arguments.training_batch}{suffix(precision)}"
             pair = (
                 ["training", peer, model, folder / "tables", *tail, folder / f"peer-{model}"],
                 ["training", "ours", model, arguments.dataset.resolve(), *tail, folder / f"ours-{model}"],
@@ -120,6 +122,11 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> Ite
             yield {"peer": checkout.name, "case": case, "measure": "samples/s", **ratios}
     else:
         raise UnimixerError(f"{checkout} is none of the peers: it has neither model_zoo/UniMixer.py nor fuxictr/")
+
+
+def suffix(precision: str) -> str:
+    """What a case says of its precision."""
+    return "" if precision == "float32" else f" {precision}"
 
 
 def save(rows: list[dict[str, Any]]) -> None:
@@ -142,6 +149,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048, help="of blocks")
     parser.add_argument("--training-batch", type=int, default=512, help="of a training run")
     parser.add_argument("--samples", type=int, default=40_960, help="of a training run")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ from torch import Tensor
 from unimixer import ops
 from unimixer.backbones import build_backbone
 from unimixer.blocks.readout import MeanPooling
-from unimixer.ops import layout
+from unimixer.ops import layout, native
 from unimixer.ops.norm import fused as norm
 from unimixer.ops.per_token import fused as ffn
 
@@ -64,7 +64,7 @@ Fast, Weights = Callable[..., Tensor], Callable[[], list[Tensor | None]]
 @pytest.fixture(params=[1, 2, 3], ids=lambda size: f"groups-of-{size}")
 def _grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of one token, of two and a rest of one, and of all three."""
-    monkeypatch.setattr(ffn, "GROUP", request.param * BATCH * 10)
+    monkeypatch.setattr(ffn, "GROUP", request.param * BATCH * 10 * 8)
     monkeypatch.setattr(norm, "GROUP", request.param * BATCH * 4)
 
 
@@ -108,6 +108,63 @@ def test_without_gradients_the_twin_gives_the_same(fast: Fast, reference: Fast, 
         torch.testing.assert_close(fast(x, *given), reference(x, *given))
 
 
+def bfloat16(tensor: Tensor | None) -> Tensor | None:
+    """A leaf in float32 whose numbers bfloat16 holds."""
+    return None if tensor is None else tensor.detach().bfloat16().float().requires_grad_()
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize(("fast", "reference", "weights"), FFNS)
+def test_under_autocast_products_are_bfloat16_and_the_rest_is_float32(
+    fast: Fast, reference: Fast, weights: Weights, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernels:
+        monkeypatch.setattr(native, "library", lambda: None)
+    leaves = [bfloat16(tensor) for tensor in (tokens_of(4, fast), *weights())]
+    cotangent, inputs = torch.randn(BATCH, 3, 4), [leaf for leaf in leaves if leaf is not None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = fast(*leaves)
+        with torch.no_grad():
+            assert torch.equal(fast(*leaves), ours)
+    theirs = reference(*leaves)
+    assert ours.dtype == torch.float32
+    assert "Function" in ours.grad_fn.name()  # the twin ran
+    assert 0 < relative(ours, theirs) < 0.01  # bfloat16 has a relative precision of 1 / 256
+    for got, expected in zip(
+        torch.autograd.grad(ours, inputs, cotangent), torch.autograd.grad(theirs, inputs, cotangent), strict=True
+    ):
+        assert got.dtype == torch.float32
+        assert relative(got, expected) < 0.01
+
+
+def test_the_norm_of_a_layer_under_autocast_is_the_float32_one_of_its_bfloat16_products() -> None:
+    x, weight = bfloat16(ops.batch_last(torch.randn(BATCH, 3, 4))), torch.ones(4, requires_grad=True)
+    weights = [bfloat16(tensor) for tensor in ffn_weights(gated=True, bias=True)]
+    norm_arguments = ops.Norm(weight, None, 1e-6, False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        together = ops.normed_ffn(x, *weights, norm_arguments)
+        apart = ops.rms_norm(x, weight, 1e-6, ops.per_token_ffn(x, *weights))
+    torch.testing.assert_close(together, apart)
+    cotangent, inputs = torch.randn(BATCH, 3, 4), [x, weight, *weights]
+    for got, expected in zip(
+        torch.autograd.grad(together, inputs, cotangent), torch.autograd.grad(apart, inputs, cotangent), strict=True
+    ):
+        assert relative(got, expected) < 0.01
+
+
+def test_numbers_become_bfloat16_as_torch_rounds_them() -> None:
+    if native.library() is None:
+        pytest.skip("no C compiler builds the kernels here")
+    wide = torch.tensor([1.0, 1.00390625, -2.71828, 3e38, float("inf"), float("nan"), 1e-40]).view(1, 1, -1).bfloat16()
+    gate = torch.full_like(wide, 100.0)  # its sigmoid is 1, so that the product is 100 times the number
+    hidden = native.activate(torch.cat([wide, gate], 1), None, 1)
+    torch.testing.assert_close(hidden, (wide.float() * 100).bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_unimixing_and_token_mixing_of_batch_last_tokens_need_no_copy_and_give_the_same() -> None:
     x = torch.randn(BATCH, 4, 8)
     last = ops.batch_last(x)
@@ -143,12 +200,13 @@ def test_a_first_layer_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(whole, ops.per_token_ffn_reference(x, *given))
 
 
-def test_small_batches_autocast_and_compilers_keep_the_plain_form() -> None:
+def test_small_batches_halved_tokens_and_compilers_keep_the_plain_form() -> None:
     x = torch.randn(BATCH, 3, 4)
     assert ops.batch_last(x[:2]) is not None
     assert not layout.is_batch_last(ops.batch_last(x[:2]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not layout.is_batch_last(ops.batch_last(x))
+        assert layout.is_batch_last(ops.batch_last(x))
+        assert not layout.is_batch_last(ops.batch_last(x.bfloat16()))
     compiled = torch.compile(ops.batch_last, backend="eager", fullgraph=True)
     assert not layout.is_batch_last(compiled(x))
 

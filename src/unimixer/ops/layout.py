@@ -18,8 +18,15 @@ SMALLEST_BATCH = 64
 
 
 def plain(x: Tensor) -> bool:
-    """Whether only plain operations may touch x: compiled or exported, under autocast, or not on a CPU."""
-    return torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    """Whether only plain operations may touch x: compiled or exported, not on a CPU, or halved by autocast."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return True
+    return torch.is_autocast_enabled("cpu") and x.dtype != torch.float32
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the products of x with weights: that of autocast on a CPU, else that of x."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def batch_last(x: Tensor) -> Tensor:

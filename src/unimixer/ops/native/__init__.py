@@ -76,32 +76,42 @@ class Norm(NamedTuple):
     centred: bool
 
 
-def fits(*tensors: Tensor | None) -> bool:
-    """Whether the kernels can work on these tensors: contiguous, float32, in memory of a CPU.
+NUMBERS = (torch.float32, torch.bfloat16)
+"""What activations are read from and written to; they are computed in float32."""
+
+
+def fits(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether the kernels can work on these tensors: contiguous, of one of the dtypes, in memory of a CPU.
 
     Subclasses, such as the fake tensors of a trace or those cut over processes, have no numbers at an address.
     """
-    return library() is not None and all(map(_is_plain, (tensor for tensor in tensors if tensor is not None)))
+    if library() is None:
+        return False
+    present = [tensor for tensor in tensors if tensor is not None]
+    return len({tensor.dtype for tensor in present}) <= 1 and all(
+        _is_plain(tensor) and tensor.dtype in dtypes for tensor in present
+    )
 
 
 def _is_plain(tensor: Tensor) -> bool:
     owns_memory = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
-    return owns_memory and tensor.dtype == torch.float32 and tensor.is_contiguous()
+    return owns_memory and tensor.is_contiguous()
 
 
 def activate(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
     """Add the bias and apply SwiGLU or GELU: ``(T, U, B)`` to ``(T, width, B)``."""
     tokens, gated, batch = wide.shape[0], wide.shape[1] != width, wide.shape[2]
     hidden = wide.new_empty(tokens, width, batch)
-    _call("activate", wide, bias, hidden, tokens, width, batch, gated)
+    _call(f"activate{_suffix(wide)}", wide, bias, hidden, tokens, width, batch, gated)
     return hidden
 
 
 def activate_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden activations once more, the gradient of ``wide``, and that of the bias, ``(T, U)``."""
     (tokens, width, batch), gated = grad.shape, wide.shape[1] != grad.shape[1]
-    hidden, to_wide, to_bias = torch.empty_like(grad), torch.empty_like(wide), wide.new_empty(wide.shape[:2])
-    _call("activate_backward", wide, bias, grad, hidden, to_wide, to_bias, tokens, width, batch, gated)
+    hidden, to_wide = torch.empty_like(grad), torch.empty_like(wide)
+    to_bias = wide.new_empty(wide.shape[:2], dtype=torch.float32)
+    _call(f"activate_backward{_suffix(wide)}", wide, bias, grad, hidden, to_wide, to_bias, tokens, width, batch, gated)
     return hidden, to_wide, to_bias
 
 
@@ -149,6 +159,11 @@ def mixed_norm_backward(
     made = to_x, to_heads, to_weight, to_bias
     _call("mixed_norm_backward", grad, x, heads, weight, mean, scale, *made, tokens, width, batch, num_heads)
     return to_x, None if to_heads is None else to_heads.sum(0), to_weight.sum(0), to_bias.sum(0)
+
+
+def _suffix(numbers: Tensor) -> str:
+    """The end of the name of a kernel that reads and writes bfloat16."""
+    return "_bf16" if numbers.dtype == torch.bfloat16 else ""
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:

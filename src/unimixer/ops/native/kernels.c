@@ -7,75 +7,21 @@
 #include <string.h>
 
 #include "activations.h"
+#include "bfloat16.h"
 
 #define LANES 128 /* samples that a norm takes through all features of a token at a time, so that they stay in cache */
 
-/* hidden = activation(wide + bias): SwiGLU of wide (T, 2 H, B), up first, or GELU of wide (T, H, B). */
-void activate(const float *wide, const float *bias, float *hidden, long tokens, long width, long batch, long gated,
-              int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (long row = 0; row < tokens * width; row++) {
-        float *out = hidden + row * batch, unused;
-        if (gated) {
-            long up_row = row / width * 2 * width + row % width, gate_row = up_row + width;
-            const float *up = wide + up_row * batch, *gate = wide + gate_row * batch;
-            float up_bias = bias ? bias[up_row] : 0, gate_bias = bias ? bias[gate_row] : 0;
-#pragma omp simd
-            for (long i = 0; i < batch; i++) {
-                float g = gate[i] + gate_bias;
-                out[i] = (up[i] + up_bias) * g * sigmoid(g);
-            }
-        } else {
-            const float *in = wide + row * batch;
-            float own = bias ? bias[row] : 0;
-#pragma omp simd private(unused)
-            for (long i = 0; i < batch; i++) {
-                float x = in[i] + own;
-                out[i] = x * normal(x, &unused);
-            }
-        }
-    }
-}
+#define NUMBER float
+#define READ(x) (x)
+#define WRITE(x) (x)
+#define NAMED(name) name
+#include "activate.h"
 
-/* The hidden activations once more, the gradient before them, and its sums over the batch. */
-void activate_backward(const float *wide, const float *bias, const float *grad, float *hidden, float *to_wide,
-                       float *to_bias, long tokens, long width, long batch, long gated, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (long row = 0; row < tokens * width; row++) {
-        const float *from = grad + row * batch;
-        float *out = hidden + row * batch;
-        if (gated) {
-            long up_row = row / width * 2 * width + row % width, gate_row = up_row + width;
-            const float *up = wide + up_row * batch, *gate = wide + gate_row * batch;
-            float *to_up = to_wide + up_row * batch, *to_gate = to_wide + gate_row * batch;
-            float up_bias = bias ? bias[up_row] : 0, gate_bias = bias ? bias[gate_row] : 0;
-            float up_sum = 0, gate_sum = 0;
-#pragma omp simd reduction(+ : up_sum, gate_sum)
-            for (long i = 0; i < batch; i++) {
-                float u = up[i] + up_bias, g = gate[i] + gate_bias, open = sigmoid(g), swish = g * open;
-                float a = from[i] * swish, b = from[i] * u * (open + swish * (1.0f - open));
-                out[i] = u * swish;
-                to_up[i] = a;
-                to_gate[i] = b;
-                up_sum += a;
-                gate_sum += b;
-            }
-            to_bias[up_row] = up_sum;
-            to_bias[gate_row] = gate_sum;
-        } else {
-            const float *in = wide + row * batch;
-            float *to_in = to_wide + row * batch, own = bias ? bias[row] : 0, sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (long i = 0; i < batch; i++) {
-                float density, x = in[i] + own, share = normal(x, &density), a = from[i] * (share + x * density);
-                out[i] = x * share;
-                to_in[i] = a;
-                sum += a;
-            }
-            to_bias[row] = sum;
-        }
-    }
-}
+#define NUMBER bfloat16
+#define READ(x) widened(x)
+#define WRITE(x) narrowed(x)
+#define NAMED(name) name##_bf16
+#include "activate.h"
 
 static const float ZEROS[LANES];
 

@@ -50,6 +50,7 @@ def layer_norm(
 
 def norm_of_sum(x: Tensor, added: Tensor, norm: Norm) -> Tensor:
     """Normalize ``x + added`` by either norm."""
+    added = added.to(x.dtype)  # autocast halves it
     if norm.centred:
         return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
     return rms_norm(x, norm.weight, norm.eps, added)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unimixer.ops.layout import SMALLEST_BATCH, is_batch_last, plain
+from unimixer.ops.layout import SMALLEST_BATCH, is_batch_last, plain, product_dtype
 from unimixer.ops.norm import Norm, fits, norm_of_sum
 from unimixer.ops.per_token.fused import LinearFunction, NormedFFNFunction, PerTokenFFNFunction, forward
 from unimixer.ops.per_token.reference import per_token_ffn_reference, per_token_linear, swiglu
@@ -43,7 +43,9 @@ def per_token_ffn(
     if plain(x_BTD) or not is_batch_last(x_BTD) or x_BTD.dtype != up_TDU.dtype:
         return per_token_ffn_reference(x_BTD, *weights)
     if not torch.is_grad_enabled():
-        return forward(x_BTD, weights, None)
+        dtype = product_dtype(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            return forward(x_BTD, weights, None, dtype)
     output: Tensor = PerTokenFFNFunction.apply(x_BTD, *weights)  # type: ignore[no-untyped-call]
     return output
 

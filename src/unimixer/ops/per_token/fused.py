@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimixer.ops import native
-from unimixer.ops.layout import by_reference, rows
+from unimixer.ops.layout import by_reference, laid_out, product_dtype, rows
 from unimixer.ops.norm import fused as fused_norm
 from unimixer.ops.per_token.reference import per_token_ffn_reference, per_token_linear
 
-GROUP = 2**19
-"""Numbers that a group of tokens has between its layers, 2 MB in float32; a group is at least one token. On a Xeon with
-2 MB of second-level cache half and twice as much take up to 5% longer."""
+GROUP = 2**21
+"""Bytes that a group of tokens has between its layers; a group is at least one token. On a Xeon with 2 MB of
+second-level cache half and twice as much take up to 5% longer."""
 
 NARROW, UNITS = 128, 160
 """At tokens up to 128 wide MKL 2024.2 is faster by up to 160 units than by more, on a Xeon with AVX-512;
@@ -36,31 +36,29 @@ Gradients = tuple[Tensor | None, ...]
 def groups(up_TDU: Tensor, batch: int) -> Iterator[slice]:
     """The tokens of every group."""
     tokens, _, width = up_TDU.shape
-    size = max(1, GROUP // (width * batch))
+    size = max(1, GROUP // (width * batch * up_TDU.element_size()))
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
-def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None) -> Tensor:
-    """Both layers; the result is batch-last, and what backward needs is added to ``keep``."""
+def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None, dtype: torch.dtype) -> Tensor:
+    """Both layers, with products in a dtype; the result is batch-last, and what backward needs is added to ``keep``."""
     up, up_bias, down, down_bias = weights
+    up, down = up.to(dtype), down.to(dtype)
     x_TDB = rows(x_BTD)
     out_TDB = x_BTD.new_empty(x_TDB.shape[0], down.shape[-1], x_TDB.shape[-1])
     for group in groups(up, x_TDB.shape[-1]):
-        wide = _first_layer(up[group], x_TDB[group])
+        wide = _first_layer(up[group], x_TDB[group].to(dtype))
         hidden = _activation(wide, _part(up_bias, group), down.shape[1])
         if keep is not None:
             keep.append(wide)
-        if down_bias is None:
-            torch.bmm(down[group].mT, hidden, out=out_TDB[group])
-        else:
-            torch.baddbmm(down_bias[group].unsqueeze(-1), down[group].mT, hidden, out=out_TDB[group])
+        _product(down[group].mT, hidden, out_TDB[group], _part(down_bias, group))
     return out_TDB.permute(2, 0, 1)
 
 
 def _first_layer(up_TDU: Tensor, x_TDB: Tensor) -> Tensor:
     """The products of the first layer, so many units at a time that MKL does not copy narrow tokens into a buffer."""
     (_, width, units), batch = up_TDU.shape, x_TDB.shape[-1]
-    if width > NARROW or units <= UNITS:
+    if width > NARROW or units <= UNITS or up_TDU.dtype == torch.bfloat16:
         return torch.bmm(up_TDU.mT, x_TDB)
     wide_TUB = x_TDB.new_empty(len(up_TDU), units, batch)
     step = -(-units // -(-units // UNITS))
@@ -70,14 +68,28 @@ def _first_layer(up_TDU: Tensor, x_TDB: Tensor) -> Tensor:
     return wide_TUB
 
 
+def _product(left: Tensor, right: Tensor, out: Tensor, bias_TD: Tensor | None = None) -> None:
+    """Write a batched product, plus a bias, to tensors that may have a wider dtype than its factors."""
+    if left.dtype != out.dtype:
+        out.copy_(torch.bmm(left, right))
+        if bias_TD is not None:
+            out.add_(bias_TD.unsqueeze(-1))
+    elif bias_TD is None:
+        torch.bmm(left, right, out=out)
+    else:
+        torch.baddbmm(bias_TD.unsqueeze(-1), left, right, out=out)
+
+
 def _part(tensor: Tensor | None, group: slice) -> Tensor | None:
     return None if tensor is None else tensor[group]
 
 
 def _activation(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
     """The hidden activations of the products without their bias."""
-    if native.fits(wide, bias):
+    if native.fits(bias) and native.fits(wide, dtypes=native.NUMBERS):
         return native.activate(wide, bias, width)
+    if wide.dtype == torch.bfloat16:
+        return _activation(wide.float(), bias, width).to(wide.dtype)
     biased = wide if bias is None else wide + bias.unsqueeze(-1)
     if wide.shape[1] == width:
         return F.gelu(biased)
@@ -86,8 +98,11 @@ def _activation(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
 
 def _activation_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The hidden activations once more, and the gradients of ``wide`` and of the bias; ``grad`` is used up."""
-    if native.fits(wide, bias, grad):
+    if native.fits(bias) and native.fits(wide, grad, dtypes=native.NUMBERS):
         return native.activate_backward(wide, bias, grad)
+    if wide.dtype == torch.bfloat16:
+        hidden, grad_wide, grad_bias = _activation_backward(wide.float(), bias, grad.float())
+        return hidden.to(wide.dtype), grad_wide.to(wide.dtype), grad_bias
     width = grad.shape[1]
     biased = wide if bias is None else wide + bias.unsqueeze(-1)
     if wide.shape[1] == width:
@@ -106,47 +121,60 @@ class LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The product of every token."""
-        ctx.save_for_backward(x_BTD, weight, bias)
-        x_TDB = x_BTD.permute(1, 2, 0)
-        if bias is None:
-            return torch.bmm(weight.mT, x_TDB).permute(2, 0, 1)
-        return torch.baddbmm(bias.unsqueeze(-1), weight.mT, x_TDB).permute(2, 0, 1)
+        dtype = product_dtype(x_BTD)
+        # MKL takes the strides of contiguous tokens as they are; bfloat16 tokens are a copy in any case
+        x_TDB = x_BTD.permute(1, 2, 0) if dtype == x_BTD.dtype else rows(x_BTD.to(dtype))
+        ctx.save_for_backward(x_BTD, weight, bias, x_TDB)
+        with torch.autocast("cpu", enabled=False):
+            out_TDB = x_BTD.new_empty(weight.shape[0], weight.shape[2], x_BTD.shape[0])
+            _product(weight.to(dtype).mT, x_TDB, out_TDB, bias)
+        return out_TDB.permute(2, 0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_BTO: Tensor) -> tuple[Tensor | None, ...]:
-        """All gradients; that of x a token at a time, since a batched product writes no columns of a matrix."""
-        x_BTD, weight, bias = ctx.saved_tensors
+        """All gradients."""
+        x_BTD, weight, bias, x_TDB = ctx.saved_tensors
         if torch.is_grad_enabled():
             return tuple(by_reference(per_token_linear, (x_BTD, weight, bias), grad_BTO))
         grad = rows(grad_BTO)
-        to_weight = torch.bmm(x_BTD.permute(1, 2, 0), grad.mT)
+        to_bias = None if bias is None else grad.sum(-1)
+        grad, to_weight = grad.to(x_TDB.dtype), torch.empty_like(weight)
+        _product(x_TDB, grad.mT, to_weight)
+        if grad.dtype != weight.dtype:
+            to_x_TDB = torch.bmm(weight.to(grad.dtype), grad)
+            return laid_out(to_x_TDB.permute(2, 0, 1), False).to(x_BTD.dtype), to_weight, to_bias
         to_x = torch.empty_like(x_BTD)
-        for token in range(len(weight)):
+        for token in range(len(weight)):  # a batched product writes no columns of a matrix
             torch.mm(grad[token].T, weight[token].T, out=to_x[:, token])
-        return to_x, to_weight, None if bias is None else grad.sum(-1)
+        return to_x, to_weight, to_bias
 
 
-def backward(grad_BTD: Tensor, x_BTD: Tensor, weights: Weights, kept: Sequence[Tensor], onto: bool) -> Gradients:
+def backward(
+    grad_BTD: Tensor, x_BTD: Tensor, weights: Weights, kept: Sequence[Tensor], dtype: torch.dtype, onto: bool
+) -> Gradients:
     """The gradients of x and the weights, a group of tokens at a time; ``onto`` adds that of x to ``grad_BTD``."""
     up, up_bias, down, down_bias = weights
     x, grad = rows(x_BTD), rows(grad_BTD)
     to_x = grad if onto else x.new_empty(x.shape)
     to_up, to_down = torch.empty_like(up), torch.empty_like(down)
     to_up_bias = None if up_bias is None else torch.empty_like(up_bias)
-    to_down_bias = None if down_bias is None else torch.empty_like(down_bias)
+    to_down_bias = None if down_bias is None else grad.sum(-1)
+    up, down = up.to(dtype), down.to(dtype)
     for group, wide in zip(groups(up, x.shape[-1]), kept, strict=True):
-        above = torch.bmm(down[group], grad[group])
-        hidden, grad_wide, grad_bias = _activation_backward(wide, _part(up_bias, group), above)
-        torch.bmm(hidden, grad[group].mT, out=to_down[group])
-        torch.bmm(x[group], grad_wide.mT, out=to_up[group])
+        from_above = grad[group].to(dtype)
+        hidden, grad_wide, grad_bias = _activation_backward(
+            wide, _part(up_bias, group), torch.bmm(down[group], from_above)
+        )
+        _product(hidden, from_above.mT, to_down[group])
+        _product(x[group].to(dtype), grad_wide.mT, to_up[group])
         if to_up_bias is not None:
             to_up_bias[group] = grad_bias
-        if to_down_bias is not None:
-            torch.sum(grad[group], -1, out=to_down_bias[group])
-        if onto:
+        if not onto:
+            _product(up[group], grad_wide, to_x[group])
+        elif dtype == to_x.dtype:
             to_x[group].baddbmm_(up[group], grad_wide)
         else:
-            torch.bmm(up[group], grad_wide, out=to_x[group])
+            to_x[group].add_(torch.bmm(up[group], grad_wide))
     return to_x.permute(2, 0, 1), to_up, to_up_bias, to_down, to_down_bias
 
 
@@ -160,7 +188,9 @@ class PerTokenFFNFunction(torch.autograd.Function):
         """Both layers."""
         weights = up, up_bias, down, down_bias
         keep: list[Tensor] = []
-        output = forward(x_BTD, weights, keep)
+        ctx.dtype = product_dtype(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            output = forward(x_BTD, weights, keep, ctx.dtype)
         ctx.save_for_backward(x_BTD, *weights, *keep)
         return output
 
@@ -171,7 +201,7 @@ class PerTokenFFNFunction(torch.autograd.Function):
         weights = up, up_bias, down, down_bias
         if torch.is_grad_enabled():
             return tuple(by_reference(per_token_ffn_reference, (x_BTD, *weights), grad_BTD))
-        return backward(grad_BTD, x_BTD, weights, kept, onto=False)
+        return backward(grad_BTD, x_BTD, weights, kept, ctx.dtype, onto=False)
 
 
 class NormedFFNFunction(torch.autograd.Function):
@@ -194,7 +224,9 @@ class NormedFFNFunction(torch.autograd.Function):
         weights = up, up_bias, down, down_bias
         ctx.reference = partial(_normed_reference, eps=eps, centred=centred)
         keep: list[Tensor] = []
-        added = forward(x_BTD, weights, keep)
+        ctx.dtype = product_dtype(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            added = forward(x_BTD, weights, keep, ctx.dtype)
         output, mean, scale = fused_norm.forward(x_BTD, added, weight, bias, eps, centred)
         ctx.save_for_backward(x_BTD, *weights, weight, bias, added, mean, scale, *keep)
         return output
@@ -208,7 +240,7 @@ class NormedFFNFunction(torch.autograd.Function):
             return *by_reference(ctx.reference, (x_BTD, *weights, weight, bias), grad_BTD), None, None
         added, mean, scale, *wides = kept
         grad, to_weight, to_bias = fused_norm.backward(grad_BTD, x_BTD, added, weight, mean, scale)
-        to_ffn = backward(grad, x_BTD, weights, wides, onto=True)
+        to_ffn = backward(grad, x_BTD, weights, wides, ctx.dtype, onto=True)
         return *to_ffn, to_weight, None if bias is None else to_bias, None, None
 
 
