@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import assert_equal_tensors, facts_of, logged, tiny_recipe
+from torch import Tensor
 
+from unimixer import environment
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
+from unimixer.training import model as training_model
 from unimixer.training import tracker
 from unimixer.training.loop import Trainer
 from unimixer.training.model import load_ranker
@@ -224,6 +227,38 @@ def test_bfloat16_trains_and_evaluates(toy_folder: Path, tmp_path: Path) -> None
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
     low, full = (facts_of(run)["validation"]["is_click"]["log_loss"] for run in runs)
     assert low == pytest.approx(full, abs=0.02)
+
+
+@pytest.mark.parametrize(("pays", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_automatic_precision_is_chosen_once_and_kept(
+    pays: bool, chosen: str, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(training_model, "bfloat16_pays", lambda device: asked.append(device) or pays)
+    recipe = tiny_recipe(toy_folder, "training.precision=auto", "training.max_steps=2")
+    run = train(recipe, folder=tmp_path / "run", quiet=True)
+    assert asked == [torch.device("cpu")]
+    assert run.recipe.training.precision == chosen
+    by_name = tiny_recipe(toy_folder, f"training.precision={chosen}", "training.max_steps=2")
+    named = train(by_name, folder=tmp_path / "named", quiet=True)
+    assert [line["loss"] for line in lines(run, "train")] == [line["loss"] for line in lines(named, "train")]
+
+
+@pytest.mark.parametrize(("float32", "bfloat16", "pays"), [(1.0, 0.5, True), (1.0, 0.7, False), (1.0, 20.0, False)])
+def test_bfloat16_pays_if_its_products_take_two_thirds_of_the_time(
+    float32: float, bfloat16: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, product = [0.0], torch.bmm
+
+    def bmm(left: Tensor, right: Tensor) -> Tensor:
+        now[0] += float32 if left.dtype == torch.float32 else bfloat16
+        return product(left, right)
+
+    monkeypatch.setattr(environment.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(environment.torch, "bmm", bmm)
+    environment.bfloat16_pays.cache_clear()
+    assert environment.bfloat16_pays(torch.device("cpu")) is pays
+    environment.bfloat16_pays.cache_clear()
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ MODEL_KEYS = (
         "optimizer.warmup_steps",
         "optimizer.decay",
     ),
-    *("optimizer.clip_norm", "averaging.kind", "averaging.decay", "averaging.start", "training.aux_loss_weight"),
+    *("optimizer.clip_norm", "averaging.kind", "averaging.decay", "averaging.start"),
+    *("training.aux_loss_weight", "training.precision"),
     *("loss_weighting.kind", "loss_weighting.alpha", "loss_weighting.lr"),
 )
 """Recipe keys that may differ between the models of an experiment; all others are the same for every model."""

@@ -167,7 +167,9 @@ class TrainingConfig(Settings):
     """Weight of the loss on each set of intermediate tokens, in backbones that have them."""
     new_rows: Literal["drawn", "mean"] = "drawn"
     """How rows of new ids begin in a run that continues another: drawn anew, or the mean of the rows that it keeps."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the products; weights, sums and norms are float32. ``auto`` measures once whether bfloat16 pays on the device,
+    and the run keeps the answer."""
     compile: bool = False
     """Compile the dense part with torch.compile."""
     activation_checkpointing: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unimixer.blocks import chain_links, recompute_activations
+from unimixer.environment import bfloat16_pays
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import conditional_name
@@ -34,7 +35,7 @@ def hollow_ranker(recipe: Recipe, spec: FeatureSpec) -> Ranker:
 
 
 def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
-    """Turn a budget into a size and name the tasks, so that a run folder says exactly what it trained."""
+    """Turn a budget into a size, name the tasks and choose the precision: a run folder says exactly what it trained."""
     for task in recipe.tasks:
         if task not in spec.labels:
             raise unknown("task", task, spec.labels)
@@ -51,7 +52,11 @@ def resolve(recipe: Recipe, spec: FeatureSpec) -> Recipe:
         shapes, budget = with_tasks(spec, tuple(tasks)), model.dense_params
         size = width_for_budget(shapes, dense_params=budget, what="model.dense_params", **arguments)
         model = model.model_copy(update={"width": size, "dense_params": None})
-    resolved = recipe.model_copy(update={"tasks": tasks, "model": model})
+    training = recipe.training
+    if training.precision == "auto":
+        chosen = "bfloat16" if bfloat16_pays(pick_device(training.device)) else "float32"
+        training = training.model_copy(update={"precision": chosen})
+    resolved = recipe.model_copy(update={"tasks": tasks, "model": model, "training": training})
     monitor(resolved)
     _check_loss_weighting(resolved)
     return resolved
