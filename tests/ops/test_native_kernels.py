@@ -11,7 +11,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unimixer import ops
+from unimixer.features.embedding import merge_rows
 from unimixer.ops import layout, native
+from unimixer.training.optimizers import RowSparseAdam
 
 BATCH = 2 * layout.SMALLEST_BATCH + 3  # a whole run of lanes and a rest
 needs_kernels = pytest.mark.skipif(native.library() is None, reason="no C compiler builds the kernels here")
@@ -161,3 +163,52 @@ def test_tensors_without_memory_of_their_own_are_left_to_torch() -> None:
     assert not native.fits(real.to("meta"))
     assert not native.fits(real.double())
     assert not native.fits(real.mT)
+
+
+@needs_kernels
+@pytest.mark.parametrize("num_rows", [1, 2, 2048, 2049, 5_000_000, 2**32, 2**32 + 1])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_merged_gradients_of_rows_are_those_of_torch_bit_for_bit(
+    num_rows: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.cat([torch.randint(num_rows, (300,)), torch.tensor([num_rows - 1, 0, num_rows - 1])])
+    source, gradients = torch.randint(40, (303,)), torch.randn(40, 5)
+    assert native.merges(rows, source, gradients, num_rows) is (num_rows <= 2**32)
+    torch.set_num_threads(threads)
+    try:
+        ours = merge_rows(rows, source, gradients, num_rows)
+    finally:
+        torch.set_num_threads(1)
+    monkeypatch.setattr(native, "library", lambda: None)
+    theirs = merge_rows(rows, source, gradients, num_rows)
+    assert torch.equal(ours.indices(), theirs.indices())
+    assert torch.equal(ours.values(), theirs.values())
+
+
+@needs_kernels
+def test_an_empty_batch_meets_no_rows() -> None:
+    nothing = torch.empty(0, dtype=torch.long)
+    assert merge_rows(nothing, nothing, torch.empty(0, 4), 9)._nnz() == 0
+
+
+@pytest.mark.parametrize("built", [pytest.param(True, marks=needs_kernels), False])
+def test_adam_moves_the_rows_of_a_step_and_no_others(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not built:
+        monkeypatch.setattr(native, "library", lambda: None)
+    start = torch.randn(50, 6)
+    weights = [torch.nn.Parameter(start.to(dtype)) for dtype in (torch.float32, torch.float64)]
+    optimizers = [RowSparseAdam([weight], lr=0.05) for weight in weights]
+    for step in range(4):
+        rows, gradient = torch.randperm(49)[:20].sort().values + (step > 1), torch.randn(20, 6)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            values = gradient.to(weight.dtype)
+            weight.grad = torch.sparse_coo_tensor(rows.unsqueeze(0), values, weight.shape, check_invariants=True)
+            optimizer.step()
+    ours, theirs = weights
+    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-6)
+    for state in ("exp_avg", "exp_avg_sq"):
+        states = [optimizer.state[weight][state] for weight, optimizer in zip(weights, optimizers, strict=True)]
+        torch.testing.assert_close(states[0].double(), states[1], rtol=1e-5, atol=1e-7)
+    met = torch.zeros(50, dtype=torch.bool)
+    met[optimizers[0].state[ours]["exp_avg_sq"].sum(1) > 0] = True
+    assert torch.equal(ours[~met], start[~met])

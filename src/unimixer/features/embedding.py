@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from unimixer.errors import UnimixerError, check_positive, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.sequence import owners
+from unimixer.ops import native
 
 
 def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
@@ -35,12 +36,15 @@ def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -
         >>> merged.indices().tolist(), merged.values().tolist()
         ([[2, 7]], [[1.0], [11.0]])
     """
+    shape = (num_rows, gradients.shape[1])
+    if native.merges(rows, source, gradients, num_rows):
+        met, merged = native.merge_rows(rows, source, gradients, num_rows)
+        return torch.sparse_coo_tensor(met.unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
     keys = rows.int() if num_rows <= torch.iinfo(torch.int32).max else rows  # narrow keys sort faster
     ordered, order = torch.sort(keys, stable=True)
     met, counts = torch.unique_consecutive(ordered, return_counts=True)
     offsets = F.pad(counts.cumsum(0), (1, 0))
     merged = F.embedding_bag(source.index_select(0, order), gradients, offsets, mode="sum", include_last_offset=True)
-    shape = (num_rows, gradients.shape[1])
     return torch.sparse_coo_tensor(met.long().unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
 
 

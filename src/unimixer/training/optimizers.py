@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimixer.errors import UnimixerError
 from unimixer.features.embedding import merge_rows
 from unimixer.mixing import Constrained
+from unimixer.ops import native
 from unimixer.ranker import Ranker, dense_parameters, table_parameters
 from unimixer.training.config import OptimizerConfig
 from unimixer.training.muon import Muon, matrix_parameters
@@ -162,14 +163,18 @@ class RowSparseAdam(RowSparse):
             self.begin(weight)
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
+        scale = (1 - beta2**step) ** 0.5
+        rate, eps = group["lr"] * scale / (1 - beta1**step), group["eps"] * scale
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        if native.fits(weight, *moments, gradient) and native.fits(rows, dtypes=(torch.int64,)):
+            native.adam_rows(weight, moments, rows, gradient, (beta1, beta2), rate, eps)
+            return
         first = state["exp_avg"].index_select(0, rows).lerp_(gradient, 1 - beta1)
         second = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
         second.addcmul_(gradient, gradient, value=1 - beta2)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
-        scale = (1 - beta2**step) ** 0.5
-        denominator = second.sqrt_().add_(group["eps"] * scale)
-        weight.index_add_(0, rows, first.div_(denominator), alpha=-group["lr"] * scale / (1 - beta1**step))
+        weight.index_add_(0, rows, first.div_(second.sqrt_().add_(eps)), alpha=-rate)
 
 
 class RowWiseAdagrad(RowSparse):

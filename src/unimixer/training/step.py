@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimixer.blocks import after_step, forget_counts, pop_penalties
+from unimixer.blocks import Auxiliary, after_step, forget_counts, pop_penalties
 from unimixer.blocks.recompute import compiled
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
-from unimixer.mixing import cached_constraints, set_temperature
+from unimixer.mixing import Constrained, cached_constraints, set_temperature
 from unimixer.ranker import Ranker
 from unimixer.training.averaging import Averaging
 from unimixer.training.config import Recipe
@@ -75,6 +75,8 @@ class TrainStep:
         self.total_steps, self.checkpoints = total_steps, checkpoints
         self.earlier_steps = 0
         self.device = next(model.parameters()).device
+        # what changes from step to step besides weights, so that a step does not walk through the whole model for it
+        self.adapting = nn.ModuleList(part for part in model.modules() if isinstance(part, Auxiliary | Constrained))
         self.optimizers = build_optimizers(model, recipe.optimizer)
         self.eviction = Eviction.of(model, recipe, self.optimizers["sparse"], self.processes)
         if self.eviction is not None:
@@ -103,7 +105,7 @@ class TrainStep:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        set_temperature(self.model, temperature(config.temperature, step, self.total_steps))
+        set_temperature(self.adapting, temperature(config.temperature, step, self.total_steps))
         weight, rows = self.processes.sums([sum(map(weight_of, batches)), sum(map(len, batches))])
         total_weight, total_rows = max(weight, 1e-12), int(rows)
         if self.processes.distributed:  # a step draws the same numbers whatever came before it, also after a restart
@@ -115,7 +117,7 @@ class TrainStep:
         if self.averaging is not None:
             self.averaging.observe(step)
         outcomes = []
-        with self.model.embedding.tables.once(prepared, self.earlier_steps + step), cached_constraints(self.model):
+        with self.model.embedding.tables.once(prepared, self.earlier_steps + step), cached_constraints(self.adapting):
             for batch, share in zip(prepared, shares, strict=True):
                 with self.dense.exchange(batch is prepared[-1]):
                     outcomes.append(self._gradients(batch, total_weight, share, step))
@@ -124,7 +126,7 @@ class TrainStep:
             self.dense.clip(config.optimizer.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        after_step(self.model, self.processes.total if self.processes.size > 1 else None)
+        after_step(self.adapting, self.processes.total if self.processes.size > 1 else None)
         if len(outcomes) == 1:
             return Outcome(*outcomes[0], total_rows)
         losses, logits, labels = zip(*outcomes, strict=True)
@@ -157,7 +159,7 @@ class TrainStep:
         weights = self._weights(batch)
         loss = self._task_loss(logits, targets, weights, total_weight)
         if not share:
-            forget_counts(self.model)
+            forget_counts(self.adapting)
         total = loss + self._extra_loss(weights, targets, total_weight, share)
         self._check_finite(total, batch, step)
         if self.weighting is not None:
@@ -205,7 +207,7 @@ class TrainStep:
 
     def _extra_loss(self, weights: Tensor | None, targets: Tensor, total_weight: float, share: float) -> Tensor | float:
         """Compute the auxiliary losses of intermediate tokens, and the penalties by the batch's share of rows."""
-        penalty = pop_penalties(self.model)
+        penalty = pop_penalties(self.adapting)
         extra: Tensor | float = 0.0 if penalty is None else share * penalty
         for logits in self.model.pop_auxiliary_logits():
             loss = self._task_loss(logits.float(), targets, weights, total_weight)

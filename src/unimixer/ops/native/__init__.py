@@ -161,16 +161,47 @@ def mixed_norm_backward(
     return to_x, None if to_heads is None else to_heads.sum(0), to_weight.sum(0), to_bias.sum(0)
 
 
+def merges(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> bool:
+    """Whether :func:`merge_rows` takes these: rows of a table and places in the batch that have 32 bits."""
+    small = num_rows <= 2**32 and len(rows) <= 2**32
+    return small and fits(gradients) and fits(rows, source, dtypes=(torch.int64,))
+
+
+def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return the rows met, ``(U,)``, ascending, and the sums of their lines of ``gradients``, ``(U, width)``."""
+    met, merged = torch.empty_like(rows), gradients.new_empty(len(rows), gradients.shape[1])
+    found = _call("merge_rows", rows, source, gradients, met, merged, len(rows), gradients.shape[1], num_rows)
+    if found < 0:
+        raise MemoryError
+    return met[:found], merged[:found]
+
+
+def adam_rows(
+    weight: Tensor,
+    moments: tuple[Tensor, Tensor],
+    rows: Tensor,
+    gradient: Tensor,
+    betas: tuple[float, float],
+    rate: float,
+    eps: float,
+) -> None:
+    """Move some rows of a weight and of its moments by Adam, with a rate and eps that hold the step's corrections."""
+    _call("adam_rows", weight, *moments, rows, gradient, *gradient.shape, *betas, rate, eps)
+
+
 def _suffix(numbers: Tensor) -> str:
     """The end of the name of a kernel that reads and writes bfloat16."""
     return "_bf16" if numbers.dtype == torch.bfloat16 else ""
 
 
-def _call(name: str, *arguments: Tensor | float | None) -> None:
-    """Call a kernel on this process's threads."""
+def _call(name: str, *arguments: Tensor | float | None) -> int:
+    """Call a kernel on this process's threads; return what it returns, if it does."""
     kernels = library()
     assert kernels is not None
-    getattr(kernels, name)(*map(_passed, arguments), c_int(torch.get_num_threads()))
+    kernel = getattr(kernels, name)
+    kernel.restype = c_long
+    result: int = kernel(*map(_passed, arguments), c_int(torch.get_num_threads()))
+    return result
 
 
 def _passed(value: Tensor | float | None) -> c_void_p | c_float | c_long:
