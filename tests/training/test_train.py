@@ -18,7 +18,7 @@ from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.mixing import MatrixMixing
 from unimixer.training.loop import Trainer
-from unimixer.training.model import load_ranker, resolve
+from unimixer.training.model import load_ranker, resolve, settings_without_effect, validate_recipe
 from unimixer.training.run import RunFolder
 from unimixer.training.train import WARM_UP, resume, train
 
@@ -181,6 +181,44 @@ def test_a_monitor_over_users_is_refused_where_the_schema_has_none_and_an_encode
         "note: model.sequence_encoder=target_attention has no effect: the vector E has no history or list that is "
         "compared with the candidate"
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.sequence_tokens=3", "it is for model.sequences=tokens"),
+        ("optimizer.weight_decay=0.1", "it is for optimizer.dense=adamw and muon"),
+        ("temperature.start=2.0", "a constant schedule has temperature.end"),
+        ("temperature.end=0.5", "backbone 'mlp' has no learned mixing"),
+        ("training.aux_loss_weight=0.2", "backbone 'mlp' has no losses on intermediate tokens"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_named(override: str, reason: str, toy_folder: Path) -> None:
+    spec = Dataset(toy_folder).transform.spec
+    recipe = resolve(tiny_recipe(toy_folder, "model.backbone=mlp", "model.options={}", override), spec)
+    model = validate_recipe(recipe, spec)
+    assert settings_without_effect(recipe, model) == [f"note: {override} has no effect: {reason}"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.sequences=tokens", "model.sequence_tokens=1"),
+        ("optimizer.weight_decay=0.1", "optimizer.dense=adamw"),
+        ("temperature.start=2.0", "temperature.schedule=linear"),
+        ("temperature.end=0.5",),
+        (
+            "training.aux_loss_weight=0.2",
+            "model.backbone=tokenmixer-large",
+            "model.options={num_blocks: 4}",
+            "model.tokenizer=chunk",
+        ),
+    ],
+)
+def test_a_setting_that_does_something_is_not_named(overrides: tuple[str, ...], toy_folder: Path) -> None:
+    spec = Dataset(toy_folder).transform.spec
+    recipe = resolve(tiny_recipe(toy_folder, *overrides), spec)
+    assert settings_without_effect(recipe, validate_recipe(recipe, spec)) == []
 
 
 def unfinished(dataset: Path, folder: Path) -> RunFolder:

@@ -14,6 +14,7 @@ from unimixer.environment import bfloat16_pays
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
 from unimixer.metrics import conditional_name
+from unimixer.mixing import Constrained
 from unimixer.models import width_for_budget
 from unimixer.ranker import Ranker
 from unimixer.training.config import ModelConfig, Recipe
@@ -147,14 +148,31 @@ def validate_recipe(recipe: Recipe, spec: FeatureSpec) -> Ranker:
 
 
 def settings_without_effect(recipe: Recipe, model: Ranker) -> list[str]:
-    """Say which setting of a recipe does nothing on its data, so that packaged recipes train on any data."""
-    encoder = recipe.model.sequence_encoder
-    if encoder == "mean" or model.embedding.encoder_of:
-        return []
-    return [
-        f"note: model.sequence_encoder={encoder} has no effect: the vector E has no history or list that is compared "
-        "with the candidate"
-    ]
+    """Say which settings of a recipe do nothing in its model or on its data.
+
+    They are no mistakes: a packaged recipe trains on any data, and one recipe serves several backbones.
+    """
+    backbone = f"backbone {recipe.model.backbone!r}"
+    learned = any(isinstance(part, Constrained) for part in model.modules())
+    reasons = {
+        "model.sequence_encoder": not model.embedding.encoder_of
+        and "the vector E has no history or list that is compared with the candidate",
+        "model.sequence_tokens": recipe.model.sequences != "tokens" and "it is for model.sequences=tokens",
+        "optimizer.weight_decay": recipe.optimizer.dense not in ("adamw", "muon")
+        and "it is for optimizer.dense=adamw and muon",
+        "temperature.start": recipe.temperature.schedule == "constant" and "a constant schedule has temperature.end",
+        "temperature.end": not learned and f"{backbone} has no learned mixing",
+        "training.aux_loss_weight": not model.backbone.num_auxiliary
+        and f"{backbone} has no losses on intermediate tokens",
+    }
+    lines = []
+    for key, why in reasons.items():
+        section, _, name = key.partition(".")
+        settings = getattr(recipe, section)
+        value = getattr(settings, name)
+        if why and value != type(settings).model_fields[name].default:
+            lines.append(f"note: {key}={value} has no effect: {why}")
+    return lines
 
 
 def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:
