@@ -86,7 +86,7 @@ def bfloat16_pays(device: torch.device) -> bool:
     asked and not measured.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     weights, tokens = torch.ones(8, 128, 64), torch.ones(8, 64, 512)
     best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
     for _ in range(10):

@@ -117,16 +117,16 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize(("dtype", "kernels"), [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float16, True)])
 @pytest.mark.parametrize(("fast", "reference", "weights"), FFNS)
-def test_under_autocast_products_are_bfloat16_and_the_rest_is_float32(
-    fast: Fast, reference: Fast, weights: Weights, kernels: bool, monkeypatch: pytest.MonkeyPatch
+def test_under_autocast_products_are_halved_and_the_rest_is_float32(
+    fast: Fast, reference: Fast, weights: Weights, dtype: torch.dtype, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not kernels:
         monkeypatch.setattr(native, "library", lambda: None)
     leaves = [bfloat16(tensor) for tensor in (tokens_of(4, fast), *weights())]
     cotangent, inputs = torch.randn(BATCH, 3, 4), [leaf for leaf in leaves if leaf is not None]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         ours = fast(*leaves)
         with torch.no_grad():
             assert torch.equal(fast(*leaves), ours)

@@ -29,6 +29,8 @@ NARROW, UNITS = 128, 160
 """At tokens up to 128 wide MKL 2024.2 is faster by up to 160 units than by more, on a Xeon with AVX-512;
 wider tokens gain nothing by pieces."""
 
+HALVES = (torch.bfloat16, torch.float16)
+
 Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 Gradients = tuple[Tensor | None, ...]
 
@@ -58,7 +60,7 @@ def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None, dtype: t
 def _first_layer(up_TDU: Tensor, x_TDB: Tensor) -> Tensor:
     """The products of the first layer, so many units at a time that MKL does not copy narrow tokens into a buffer."""
     (_, width, units), batch = up_TDU.shape, x_TDB.shape[-1]
-    if width > NARROW or units <= UNITS or up_TDU.dtype == torch.bfloat16:
+    if width > NARROW or units <= UNITS or up_TDU.dtype in HALVES:
         return torch.bmm(up_TDU.mT, x_TDB)
     wide_TUB = x_TDB.new_empty(len(up_TDU), units, batch)
     step = -(-units // -(-units // UNITS))
@@ -88,7 +90,7 @@ def _activation(wide: Tensor, bias: Tensor | None, width: int) -> Tensor:
     """The hidden activations of the products without their bias."""
     if native.fits(bias) and native.fits(wide, dtypes=native.NUMBERS):
         return native.activate(wide, bias, width)
-    if wide.dtype == torch.bfloat16:
+    if wide.dtype in HALVES:
         return _activation(wide.float(), bias, width).to(wide.dtype)
     biased = wide if bias is None else wide + bias.unsqueeze(-1)
     if wide.shape[1] == width:
@@ -100,7 +102,7 @@ def _activation_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tup
     """The hidden activations once more, and the gradients of ``wide`` and of the bias; ``grad`` is used up."""
     if native.fits(bias) and native.fits(wide, grad, dtypes=native.NUMBERS):
         return native.activate_backward(wide, bias, grad)
-    if wide.dtype == torch.bfloat16:
+    if wide.dtype in HALVES:
         hidden, grad_wide, grad_bias = _activation_backward(wide.float(), bias, grad.float())
         return hidden.to(wide.dtype), grad_wide.to(wide.dtype), grad_bias
     width = grad.shape[1]
