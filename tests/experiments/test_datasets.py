@@ -42,6 +42,9 @@ def test_every_study_file_names_data_that_can_be_read_and_models_that_exist(path
     elif path.stem == "kuairand-recipe":
         assert study.base == "base"
         assert {"target attention", "Muon", "RankMixer"} <= labels
+    elif path.stem == "kuairand-winners":
+        assert study.base == "target attention"
+        assert {"target attention, SWA", "target attention, EMA 0.99"} <= labels
     elif path.stem == "precision":
         assert study.base == "unimixer-lite"
         assert {"unimixer-lite, bfloat16", "rankmixer, bfloat16"} <= labels
