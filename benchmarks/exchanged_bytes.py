@@ -4,8 +4,8 @@
 
 Two processes train a synthetic world in a network of their own, in which nothing else talks (`unshare`, util-linux, and
 `ip`, iproute2), and the counter of its loopback is read before and after some steps. What the recipe says: a rank asks
-for half of its vectors elsewhere, in float32, forward and backward, with an id of 8 bytes each; a gradient of the dense
-parameters travels twice, by halves.
+for half of its distinct rows elsewhere, in float32, forward and backward, with an id of 8 bytes each; a gradient of the
+dense parameters travels twice, by halves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from distributed import RECIPE, child_train, make_dataset, table, torchrun
 
 INSIDE = "UNIMIXER_OWN_NETWORK"
 FIRST, LAST = 8, 24
-COLUMNS = ["rows a process", "lookups a row", "dense parameters", "MB a step, counted", "MB a step, computed", "ratio"]
+COLUMNS = [
+    "rows a process",
+    "lookups a row",
+    "distinct of them",
+    "dense parameters",
+    "MB a step, counted",
+    "MB a step, computed",
+    "ratio",
+]
 
 
 def loopback() -> int:
@@ -40,9 +48,11 @@ def child(values: dict[str, Any], run: Path) -> None:
     """One rank: train, count bytes and lookups of some steps."""
     from unimixer.ranker import count_dense
     from unimixer.training import step as module
+    from unimixer.training.distributed.layout import distinct_rows
 
     seen: dict[int, int] = {}
     lookups: list[int] = []
+    distinct: list[int] = []
     dense = 0
     plain = module.TrainStep.__call__
 
@@ -56,12 +66,15 @@ def child(values: dict[str, Any], run: Path) -> None:
             lookups.append(
                 sum(b.sparse_ids.numel() + sum(v.numel() for v in b.sequence_values.values()) for b in group)
             )
+            columns = self.model.embedding.tables.layout.columns.values()
+            distinct.append(sum(len(met) for c in columns for met in distinct_rows(c, group)[0].values()))
         dense = count_dense(self.model)
         return plain(self, group, number)
 
     module.TrainStep.__call__ = counted  # type: ignore[method-assign]
     child_train(values, run)
-    said = {"bytes": seen[LAST] - seen[FIRST], "dense": dense, "lookups": sum(lookups) / len(lookups)}
+    said = {"bytes": seen[LAST] - seen[FIRST], "dense": dense}
+    said |= {"lookups": sum(lookups) / len(lookups), "distinct": sum(distinct) / len(distinct)}
     os.write(1, (json.dumps(said) + "\n").encode())
 
 
@@ -75,9 +88,16 @@ def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
         lines = torchrun(2, "child", json.dumps(values), str(folder / f"run-{size}"), script=__file__).splitlines()
         said = [json.loads(line) for line in lines]
         counted = said[0]["bytes"] / (LAST - FIRST)
-        both = sum(rank["lookups"] for rank in said)
-        computed = both / 2 * (2 * width * 4 + 8) + 2 * said[0]["dense"] * 4
-        row = [size, f"{both / 2 / size:.0f}", f"{said[0]['dense']:,}", f"{counted / 1e6:.2f}", f"{computed / 1e6:.2f}"]
+        both, met = (sum(rank[name] for rank in said) for name in ("lookups", "distinct"))
+        computed = met / 2 * (2 * width * 4 + 8) + 2 * said[0]["dense"] * 4
+        row = [
+            size,
+            f"{both / 2 / size:.0f}",
+            f"{met / both:.0%}",
+            f"{said[0]['dense']:,}",
+            f"{counted / 1e6:.2f}",
+            f"{computed / 1e6:.2f}",
+        ]
         measured.append([*row, f"{counted / computed:.2f}"])
     table(COLUMNS, measured)
 

@@ -34,17 +34,17 @@ def build_collections(layout: TableLayout, recipe: Recipe, processes: ProcessGro
     set_gradient_division(False)  # the loss is divided by the weight of the whole batch already
     whole = nn.ModuleDict()
     for width, columns in layout.columns.items():
-        used = {name: [c.key for c in columns if c.table == name] for name in layout.rows}
+        read = {column.table for column in columns}
         configs = [
             EmbeddingConfig(
                 name=layout.aliases[name],
                 num_embeddings=layout.rows[name],
                 embedding_dim=width,
-                feature_names=keys,
+                feature_names=[layout.aliases[name]],
                 init_fn=_skip_initialization,
             )
-            for name, keys in used.items()
-            if keys
+            for name in layout.rows
+            if name in read
         ]
         whole[str(width)] = EmbeddingCollection(tables=configs, device=torch.device("meta"))
     sharder = EmbeddingCollectionSharder(fused_params=fused_parameters(recipe.optimizer, layout.device))

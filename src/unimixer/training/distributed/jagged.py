@@ -13,7 +13,7 @@ from unimixer.errors import MissingExtraError, UnimixerError, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.check_ids import out_of_range
 from unimixer.features.spec import FeatureSpec, SequenceField
-from unimixer.training.distributed.layout import Column, jagged
+from unimixer.training.distributed.layout import Column
 from unimixer.training.process_group import quietly
 
 if TYPE_CHECKING:
@@ -30,15 +30,19 @@ def to_jagged(batch: Batch, spec: FeatureSpec) -> KeyedJaggedTensor:
     Raises:
         MissingExtraError: without TorchRec.
     """
-    columns = [Column(f.name, f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
+    columns = [Column(f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
     for group, fields in spec.groups.items():
-        columns += [Column(f.name, f.name, f.table, number, group) for number, f in enumerate(fields)]
+        columns += [Column(f.name, f.table, number, group) for number, f in enumerate(fields)]
     try:
         with quietly():
-            joined: KeyedJaggedTensor = jagged(columns, [batch])
+            from torchrec import KeyedJaggedTensor
     except ImportError:
         raise MissingExtraError("a KeyedJaggedTensor", "distributed") from None
-    return joined
+    return KeyedJaggedTensor(
+        keys=[column.field for column in columns],
+        values=torch.cat([column.ids(batch).long() for column in columns]),
+        lengths=torch.cat([column.lengths(batch) for column in columns]),
+    )
 
 
 def from_jagged(

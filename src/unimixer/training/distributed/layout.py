@@ -31,8 +31,6 @@ class Column:
     """A field, its table, and the column of its ids in a batch."""
 
     field: str
-    key: str
-    """The field's name in TorchRec, whose names must be valid names of modules."""
     table: str
     number: int
     group: str | None
@@ -60,7 +58,7 @@ class TableLayout:
     rows: Mapping[str, int]
     width: Mapping[str, int]
     aliases: Mapping[str, str]
-    """TorchRec's name of every table."""
+    """TorchRec's name of every table, and of its only key: names there must be valid names of modules."""
     columns: Mapping[int, Sequence[Column]]
     """The fields that look up rows, by the width of their tables."""
     rule: str
@@ -76,8 +74,8 @@ class TableLayout:
             (f.name, f.table, column, group) for group, fields in spec.groups.items() for column, f in enumerate(fields)
         ]
         columns: dict[int, list[Column]] = {}
-        for number, (name, table, column, group) in enumerate([*ids, *lists]):
-            columns.setdefault(tables.width[table], []).append(Column(name, f"field_{number}", table, column, group))
+        for name, table, column, group in (*ids, *lists):
+            columns.setdefault(tables.width[table], []).append(Column(name, table, column, group))
         return cls(tables.num_embeddings, tables.width, aliases, dict(sorted(columns.items())), rule, device)
 
     def split(self, vectors: Mapping[str, Tensor], batches: Sequence[Batch]) -> dict[str, list[Tensor]]:
@@ -86,15 +84,20 @@ class TableLayout:
         return {c.field: list(torch.split(vectors[c.field], [len(c.ids(b)) for b in batches])) for c in columns}
 
 
-def jagged(columns: Sequence[Column], batches: Sequence[Batch]) -> Any:
-    """Join the ids of some fields over several batches into TorchRec's jagged tensor."""
-    from torchrec import KeyedJaggedTensor
+def distinct_rows(columns: Sequence[Column], batches: Sequence[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Find the rows of every table that some batches read, each once, and where among them those of a field are.
 
-    return KeyedJaggedTensor(
-        keys=[column.key for column in columns],
-        values=torch.cat([column.ids(batch).long() for column in columns for batch in batches]),
-        lengths=torch.cat([column.lengths(batch) for column in columns for batch in batches]),
-    )
+    Shape:
+        - rows by table: ``(U,)``, ascending; places by field: ``(V,)``, of all batches one after the other
+    """
+    rows: dict[str, Tensor] = {}
+    places: dict[str, Tensor] = {}
+    for table in dict.fromkeys(column.table for column in columns):
+        fields = [column.field for column in columns if column.table == table]
+        read = [torch.cat([c.ids(batch) for batch in batches]).long() for c in columns if c.table == table]
+        rows[table], inverse = torch.unique(torch.cat(read), return_inverse=True)
+        places |= dict(zip(fields, inverse.split([len(ids) for ids in read]), strict=True))
+    return rows, places
 
 
 # ---- the plan ----

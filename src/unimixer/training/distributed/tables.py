@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unimixer.features.batch import Batch
 from unimixer.features.embedding import EmbeddingTables
@@ -18,7 +19,7 @@ from unimixer.ranker import PACKED, Ranker
 from unimixer.training.config import Recipe
 from unimixer.training.consolidate import first_packed_rows
 from unimixer.training.distributed.embedding_kernels import build_collections, build_optimizer
-from unimixer.training.distributed.layout import TableLayout, jagged
+from unimixer.training.distributed.layout import TableLayout, distinct_rows
 from unimixer.training.process_group import ProcessGroup, quietly
 
 DRAWN_ROWS = 65_536
@@ -76,12 +77,22 @@ class ShardedTables(nn.Module):
         return {name: parts[0] for name, parts in self.layout.split(self.look_up([batch]), [batch]).items()}
 
     def look_up(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Look up several batches, one after the other; return vectors by field, with their graph."""
+        """Look up several batches, one after the other; return vectors by field, with their graph.
+
+        A row that the batches read many times is asked for once, and its gradients are summed before they are sent.
+        """
+        from torchrec import KeyedJaggedTensor
+
         vectors: dict[str, Tensor] = {}
-        rows = [self._managed[0](batch) for batch in batches]
+        owned = [self._managed[0](batch) for batch in batches]
         for width, columns in self.layout.columns.items():
-            looked_up = self.collections[str(width)](jagged(columns, rows)).wait()
-            vectors |= {column.field: looked_up[column.key].values() for column in columns}
+            rows, places = distinct_rows(columns, owned)
+            keys, counts = [self.layout.aliases[table] for table in rows], [len(met) for met in rows.values()]
+            values = torch.cat(list(rows.values()))
+            lengths = torch.tensor(counts, device=values.device)
+            looked_up = self.collections[str(width)](KeyedJaggedTensor(keys, values, lengths=lengths)).wait()
+            by_table = dict(zip(rows, (looked_up[key].values() for key in keys), strict=True))
+            vectors |= {c.field: F.embedding(places[c.field], by_table[c.table]) for c in columns}
         return vectors
 
     @contextmanager
