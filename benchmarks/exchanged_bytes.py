@@ -1,6 +1,7 @@
 """Bytes that two processes exchange a step, as the kernel counts them, beside those that follow from the recipe.
 
     python benchmarks/exchanged_bytes.py
+    python benchmarks/exchanged_bytes.py --dataset datasets/kuairand-pure  # only the share of distinct rows
 
 Two processes train a synthetic world in a network of their own, in which nothing else talks (`unshare`, util-linux, and
 `ip`, iproute2), and the counter of its loopback is read before and after some steps. What the recipe says: a rank asks
@@ -11,6 +12,7 @@ dense parameters travels twice, by halves.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -102,14 +104,41 @@ def measure(folder: Path, rows: int, batch_sizes: list[int]) -> None:
     table(COLUMNS, measured)
 
 
+def share(folder: Path, batch_sizes: list[int]) -> None:
+    """Print the share of distinct rows among the lookups of a batch."""
+    from unimixer.data.dataset import open_dataset
+    from unimixer.data.loader import Loader
+    from unimixer.training.distributed.layout import Column, distinct_rows
+
+    dataset = open_dataset(folder)
+    spec = dataset.transform.spec
+    columns = [Column(f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
+    columns += [
+        Column(f.name, f.table, n, group) for group, fields in spec.groups.items() for n, f in enumerate(fields)
+    ]
+    rows = []
+    for size in batch_sizes:
+        batches = itertools.islice(Loader(dataset, "train", batch_size=size, shuffle=True), 20)
+        counts = [
+            (sum(len(c.ids(batch)) for c in columns), sum(map(len, distinct_rows(columns, [batch])[0].values())))
+            for batch in batches
+        ]
+        lookups, met = (sum(column) for column in zip(*counts, strict=True))
+        rows.append([size, f"{lookups / len(counts) / size:.0f}", f"{met / lookups:.0%}"])
+    table(COLUMNS[:3], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=150_000)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--dataset", type=Path)
     parser.add_argument("child", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(json.loads(arguments.child[1]), Path(arguments.child[2]))
+    elif arguments.dataset is not None:
+        share(arguments.dataset, arguments.batch_sizes)
     elif INSIDE not in os.environ:
         if not (shutil.which("unshare") and shutil.which("ip")):
             raise SystemExit("needs unshare (util-linux) and ip (iproute2), so that nothing else is counted")

@@ -41,7 +41,8 @@ def test_an_unknown_name_lists_the_near_ones_of_its_kind() -> None:
     with pytest.raises(UnimixerError, match=r"^unknown recipe 'kuairand-dcn'; did you mean 'kuairand-dcnv2'\?$"):
         find_settings("kuairand-dcn")
     with pytest.raises(
-        UnimixerError, match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe, kuairand-winners"
+        UnimixerError,
+        match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe, kuairand-winners",
     ):
         find_settings("zzz", "studies")
     assert find_settings("kuairand-dcnv2.yaml") == Path("kuairand-dcnv2.yaml")  # a path is no name
