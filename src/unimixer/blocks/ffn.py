@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -133,7 +134,8 @@ def _class(name: str, options: Mapping[str, Any] | None) -> FFN:
     return FFNS[name]
 
 
-def _known(cls: FFN) -> dict[str, Any]:
+@cache
+def _known(cls: FFN) -> Mapping[str, Any]:
     """Return the options of an FFN with their defaults."""
     parameters = inspect.signature(getattr(cls, "Options", cls)).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
