@@ -135,7 +135,8 @@ class Backbone(Transient):
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
         """Return the constructor's keyword arguments by name."""
-        return dict(_parameters(cls.Options or cls))
+        constructor: Any = cls.Options or cls
+        return dict(_parameters(constructor))
 
 
 @cache
