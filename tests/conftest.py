@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -22,7 +24,7 @@ from unimixer.training.train import train
 from unimixer.workers import local
 
 torch.set_num_threads(1)
-gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
+gc.set_threshold(100_000)  # a trace makes millions of objects that live until it ends
 # torch's compiler reads these when it is imported: no processes of its own, and no optimizing of what calls kernels
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
@@ -52,6 +54,19 @@ def pytest_collection_finish() -> None:
     """Leave modules and tests, a million objects that live until the end, out of every later collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_table_of_operators() -> Iterator[None]:
+    """Conversions to ONNX only read this table, and making it is an eighth of one."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # without the packages nothing is converted
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,10 @@ MIXTURES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("name", ["rankmixer", "unimixer", "unimixer-lite"])
 @pytest.mark.parametrize(("ffn", "options"), MIXTURES)
 def test_a_budget_is_met_within_two_percent(name: str, ffn: str, options: dict[str, Any]) -> None:
-    for num_tokens in (8, 16, 20, 32):
-        for params in (300_000, 1_000_000, 5_000_000):
-            backbone = fit_budget(name, params=params, num_tokens=num_tokens, ffn=ffn, ffn_options=options)
-            assert count_parameters(backbone) == pytest.approx(params, rel=0.02)
-            assert any(isinstance(module, ReLUMoE | TopKMoE) for module in backbone.modules())
+    for num_tokens, params in ((8, 5_000_000), (16, 300_000), (20, 1_000_000), (32, 300_000)):
+        backbone = fit_budget(name, params=params, num_tokens=num_tokens, ffn=ffn, ffn_options=options)
+        assert count_parameters(backbone) == pytest.approx(params, rel=0.02)
+        assert any(isinstance(module, ReLUMoE | TopKMoE) for module in backbone.modules())
     narrow = fit_budget(name, params=500_000, num_tokens=16, token_dim=16, ffn=ffn, ffn_options=options)
     assert count_parameters(narrow) == pytest.approx(500_000, rel=0.02)
     assert narrow.token_dim == 16

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_backbones import EVERY, pooled, shallow, small, tokens
+from test_backbones import EVERY, EVERY_TRACED, pooled, shallow, small, tokens
 from torch import Tensor, nn
 
 from unimixer.backbones import Backbone
@@ -17,7 +17,7 @@ def loss_of(backbone: Backbone, head: nn.Module, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(head(pooled(backbone, x)).float(), labels)
 
 
-@EVERY
+@EVERY_TRACED
 def test_one_compilation_of_forward_and_backward_serves_all_steps_of_a_training(
     name: str, options: dict[str, Any]
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
@@ -11,17 +9,6 @@ from toy import SCHEMA, toy_tables
 
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_table_of_operators() -> Iterator[None]:
-    """Conversions to ONNX only read this table, and making it is an eighth of one."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-        yield
-
 
 FEW = ("user_id", "age", "interests", "item_id", "price", "tab")
 WITH_HISTORIES = ("user_id", "age", "item_id", "category", "price", "clicked_items", "clicked_categories", "tab")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -134,7 +135,14 @@ class Backbone(Transient):
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
         """Return the constructor's keyword arguments by name."""
-        return dict(inspect.signature(cls.Options or cls).parameters)
+        constructor: Any = cls.Options or cls
+        return dict(_parameters(constructor))
+
+
+@cache
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor; a search for a width asks for them at every model that it counts."""
+    return inspect.signature(cls).parameters
 
 
 @dataclass(frozen=True, kw_only=True)

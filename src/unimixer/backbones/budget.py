@@ -200,9 +200,14 @@ def fit_budget(
         shape: dict[str, Any] = {"num_tokens": num_tokens, "token_dim": token_dim, **changes}
         return width_arguments(name, width, **shape, **options)
 
+    counts: dict[str, int] = {}  # by the arguments: many widths round to the same sizes
+
     def count(width: float, **changes: int) -> int:
-        with torch.device("meta"):
-            return count_parameters(build_backbone(name, **arguments(width, **changes)))
+        built = arguments(width, **changes)
+        if (key := repr(built)) not in counts:
+            with torch.device("meta"):
+                counts[key] = count_parameters(build_backbone(name, **built))
+        return counts[key]
 
     changeable = {"num_tokens": num_tokens} | ({} if token_dim is None else {"token_dim": token_dim})
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -83,7 +84,8 @@ def ffn_matrices(name: str, options: Mapping[str, Any] | None = None) -> int:
         >>> ffn_matrices("swiglu"), ffn_matrices("relu-moe", {"expert": "gelu"})
         (3, 2)
     """
-    inside = _known(_class(name, options)).get("expert")
+    _class(name, options)
+    inside = _known(name).get("expert")
     kind = name if inside is None else str((options or {}).get("expert", inside))
     check_choice("expert", kind, tuple(EXPERTS))
     return 1 + EXPERTS[kind]
@@ -120,20 +122,23 @@ def sensible_ffn(name: str, num_tokens: int, token_dim: int, options: Mapping[st
 
 
 def _num_experts(name: str, options: Mapping[str, Any] | None) -> int | None:
-    experts = _known(_class(name, options)).get("num_experts")
+    _class(name, options)
+    experts = _known(name).get("num_experts")
     return None if experts is None else int((options or {}).get("num_experts", experts))
 
 
 def _class(name: str, options: Mapping[str, Any] | None) -> FFN:
     check_choice("ffn", name, tuple(FFNS))
-    known = _known(FFNS[name])
+    known = _known(name)
     for option in options or {}:
         if option not in known:
             raise unknown(f"option of ffn {name!r}:", option, known)
     return FFNS[name]
 
 
-def _known(cls: FFN) -> dict[str, Any]:
+@cache
+def _known(name: str) -> Mapping[str, Any]:
     """Return the options of an FFN with their defaults."""
+    cls = FFNS[name]
     parameters = inspect.signature(getattr(cls, "Options", cls)).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
