@@ -19,7 +19,7 @@ from unimixer.abtest.records import Exposure
 from unimixer.errors import UnimixerError
 from unimixer.serving.arms import Experiments
 from unimixer.serving.engine import Engine, Open
-from unimixer.serving.http.app import early_refusals, make_app, plain_routes
+from unimixer.serving.http.app import crowded_routes, make_app, plain_routes
 from unimixer.serving.http.connections import Connection, Limits, files_for
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.log import Log, standard_error
@@ -86,7 +86,7 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
         app = make_app(engine, prediction_log, exposures, events)
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            gate = RequestMiddleware(app, metrics, log, plain_routes(app), early_refusals(engine))
+            gate = RequestMiddleware(app, metrics, log, plain_routes(app), crowded_routes(app, engine))
             runner.run(_run(settings, gate, engine, listener, log))
 
 
