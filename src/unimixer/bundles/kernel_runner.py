@@ -72,11 +72,9 @@ class KernelRunner:
         logits, probabilities = (np.empty((count, self._outputs[CANDIDATES]), dtype=np.float32) for _ in range(2))
         parts = max(1, min(self._threads, count // LEAST))
         ends = [count * part // parts for part in range(parts + 1)]
-        first, *others = ((CANDIDATES, tensors, logits, probabilities, shared, *part) for part in pairwise(ends))
-        running = [self._helpers.start(self._call, *other) for other in others]
-        self._call(*first)
-        for part in running:
-            part.result()
+        self._helpers.map(
+            lambda rows: self._call(CANDIDATES, tensors, logits, probabilities, shared, *rows), list(pairwise(ends))
+        )
         return logits, probabilities
 
     def _call(

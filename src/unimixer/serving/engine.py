@@ -269,9 +269,8 @@ class Engine:
         if parts < 2:
             return bundle.score(request)
         ends = [len(request) * number // parts for number in range(parts + 1)]
-        first, *others = (request.part(start, stop) for start, stop in pairwise(ends))
-        running = [self._helpers.start(bundle.score, part) for part in others]
-        return np.concatenate([bundle.score(first), *(future.result() for future in running)])
+        split = [request.part(start, stop) for start, stop in pairwise(ends)]
+        return np.concatenate(self._helpers.map(bundle.score, split))
 
     async def check_ready(self) -> None:
         """Look whether requests can be answered now; who asks meanwhile gets the same answer.

@@ -81,6 +81,8 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
             open_things.callback(events.close)
         engine = Engine(settings, store, open_bundle, metrics, Experiments(settings.experiments, events))
         open_things.callback(engine.close)
+        if prediction_log is not None:
+            prediction_log.sink.give_way = engine.requests.give_way
         metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
         metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
         app = make_app(engine, prediction_log, exposures, events)

@@ -14,6 +14,8 @@ from unimixer.serving.errors import HTTPError
 from unimixer.serving.metrics import Metrics
 
 Result = TypeVar("Result")
+LONGEST_WAY_S = 0.005
+"""Longest time for which work that can wait gives way to jobs: under load there is no moment without one."""
 
 
 class BoundedThreadPool:
@@ -100,6 +102,12 @@ class BoundedThreadPool:
         if future.cancel():
             raise self._late("nothing was written", "rows")
         return await done
+
+    def give_way(self) -> None:
+        """Wait until no job is in flight, for a few milliseconds at most. Call this before work that can wait."""
+        end = time.monotonic() + LONGEST_WAY_S
+        while self._in_flight and time.monotonic() < end:
+            time.sleep(0.001)
 
     def close(self) -> None:
         """Cancel the waiting jobs and wait for the running ones."""

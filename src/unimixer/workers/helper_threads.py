@@ -7,11 +7,12 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 _LIBC = ctypes.PyDLL(None) if sys.platform == "linux" else None
 
@@ -19,8 +20,9 @@ _LIBC = ctypes.PyDLL(None) if sys.platform == "linux" else None
 class HelperThreads:
     """Run parts of a piece of work in threads of their own, while the caller runs its own part.
 
-    A thread that is woken often starts on the processor of the thread that woke it, and waits there for milliseconds
-    until the caller's part has ended or the kernel moves it. So Linux is told to start a helper on another processor.
+    Linux often starts a thread that is woken on the processor of the thread that woke it. There it waits for
+    milliseconds, until the other one's part has ended or the kernel moves it, while another processor is idle. So a
+    caller stays on its processor as long as helpers run, and they stay off it.
 
     Args:
         count: number of threads.
@@ -31,48 +33,60 @@ class HelperThreads:
         self._helpers = [_Helper(f"{name}-{number}") for number in range(count)]
         self._free = deque(self._helpers)
 
-    def start(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Start work in a thread that has none; where all have some, run it here and now."""
-        try:
-            helper = self._free.pop()
-        except IndexError:
-            return _ran(work, *arguments)
-        future = helper.start(work, *arguments)
-        future.add_done_callback(lambda _: self._free.append(helper))
-        return future
+    def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """Run the first part here, and the others in threads that have none, or here where all have some."""
+        if len(parts) < 2:
+            return [work(part) for part in parts]
+        first, *others = parts
+        with _kept_on_its_processor() as elsewhere:
+            running = [self._start(elsewhere, work, part) for part in others]
+            return [work(first), *(work(part) if future is None else future.result() for part, future in running)]
 
     def close(self) -> None:
         """Wait for what runs."""
         for helper in self._helpers:
             helper.pool.shutdown()
 
+    def _start(
+        self, processors: set[int], work: Callable[[Part], Result], part: Part
+    ) -> tuple[Part, Future[Result] | None]:
+        try:
+            helper = self._free.pop()
+        except IndexError:
+            return part, None
+        helper.run_on(processors)
+        future = helper.pool.submit(work, part)
+        future.add_done_callback(lambda _: self._free.append(helper))
+        return part, future
+
 
 class _Helper:
-    """One thread, and the processor on which it does not run."""
+    """One thread, and the processors on which it runs."""
 
     def __init__(self, name: str) -> None:
         self.pool = ThreadPoolExecutor(1, name)
-        self._thread, self._avoided = 0, -1
+        self._thread, self._processors = 0, set[int]()
 
-    def start(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        if _LIBC is not None:
-            self._thread = self._thread or self.pool.submit(threading.get_native_id).result()
-            self._avoid(_LIBC.sched_getcpu())
-        return self.pool.submit(work, *arguments)
-
-    def _avoid(self, processor: int) -> None:
-        if processor == self._avoided:
+    def run_on(self, processors: set[int]) -> None:
+        if not processors or processors == self._processors:
             return
+        self._thread = self._thread or self.pool.submit(threading.get_native_id).result()
         with suppress(OSError):  # a processor was taken away meanwhile; the thread runs where it may
-            allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(self._thread, allowed - {processor} or allowed)
-        self._avoided = processor
+            os.sched_setaffinity(self._thread, processors)
+        self._processors = processors
 
 
-def _ran(work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    future = Future[Result]()
+@contextmanager
+def _kept_on_its_processor() -> Iterator[set[int]]:
+    """Keep this thread on the processor that it runs on, and tell the others; none where a system does not tell."""
+    if _LIBC is None:
+        yield set()
+        return
+    allowed, processor = os.sched_getaffinity(0), _LIBC.sched_getcpu()
+    with suppress(OSError):
+        os.sched_setaffinity(0, {processor})
     try:
-        future.set_result(work(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
+        yield allowed - {processor} or allowed
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, allowed)
