@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import threading
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -19,6 +21,8 @@ MAX_PATH = 16 << 10
 """Largest number of bytes of a path with its query."""
 MAX_HEAD = 32 << 10
 """Largest number of bytes of a path and all headers."""
+REST_S = 0.002
+"""Seconds that the loop rests between two rounds of refusals; see :meth:`Connection._rest`."""
 OTHER_FILES = 128
 """Open files that are reserved for libraries, the feature store and the prediction log."""
 
@@ -36,6 +40,8 @@ class Limits:
     log: Log
     refusal: Callable[[bytes], list[bytes] | None] = lambda _: None
     """Refuses a whole request, given as it came: the parts of the answer, without the headers of every answer."""
+    resting: threading.Event = field(default_factory=threading.Event)
+    """Set while the loop is about to rest."""
 
 
 class Connection(HttpToolsProtocol):
@@ -108,7 +114,22 @@ class Connection(HttpToolsProtocol):
         self._came()
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._rest()
         return True
+
+    def _rest(self) -> None:
+        """Let the loop sleep for a moment after this round, so that a crowd is refused in groups.
+
+        Whenever the loop wakes, it takes the interpreter and a processor from the threads that score. All answers wait
+        at least for the jobs before them in a full server, so a moment more is little.
+        """
+        if not self.limits.resting.is_set():
+            self.limits.resting.set()
+            self.loop.call_soon(self._sleep)
+
+    def _sleep(self) -> None:
+        time.sleep(REST_S)
+        self.limits.resting.clear()
 
     def pause_writing(self) -> None:
         """Start the timer of a client that does not read."""
