@@ -7,7 +7,7 @@ Both servers run at once and are asked by turns, so that noise of the machine me
   steady      --rate a second, with the prediction log on: p50 and p99 from the moment at which a request was due
   overload    four times the saturated rate for longer than the queue holds: answers a second, time of /health/live
 The last run of each is with a clock around its stages, which makes the picture. The client shares the cores with the
-servers and takes about 0.2 ms of a request. Everything is bounded: about 100 seconds a side with the defaults.
+servers; its processor time is printed, too. Everything is bounded: about 100 seconds a side with the defaults.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ MEASURES = {
     "overload: /health/live p99 ms": "live_99",
     "overload: p99 ms of a refusal": "refused_99",
     "overload: p99 ms of an answer": "answer_99",
+    "overload: processor ms a refusal": "refusal_ms",
+    "saturated: client's processor ms a request": "client_ms",
+    "overload: client's processor ms a request": "client_over_ms",
 }
 
 
@@ -80,13 +83,15 @@ class Side:
         used = server.cpu - before
         steady = server.ask(self.bodies, seconds=asked.seconds, rate=asked.rate, connections=64, warm=25)
         _check(steady, {"200", "429"})
-        rate = OVERLOAD * full["accepted_per_s"]
+        rate, before = OVERLOAD * full["accepted_per_s"], server.cpu
         over = server.ask(self.bodies, seconds=asked.seconds, rate=rate, connections=256, probe=0.01)
         _check(over, {"200", "429"})
+        answer_ms = used / full["answers"] * 1e3
+        answered, refused = (over["statuses"].get(status, 0) for status in ("200", "429"))
         self.rounds.append(
             {
                 "accepted_per_s": full["accepted_per_s"],
-                "cpu_ms": used / full["answers"] * 1e3,
+                "cpu_ms": answer_ms,
                 "steady_share": steady["statuses"]["200"] / steady["answers"],
                 "steady_50": steady["due_50"],
                 "steady_99": steady["due_99"],
@@ -95,7 +100,10 @@ class Side:
                 "live_99": over["live_99"],
                 "refused_99": over["refused_99"],
                 "answer_99": over["due_99"],
+                # what the server takes beyond its answers, each counted as one of the saturated load
+                "refusal_ms": ((server.cpu - before) * 1e3 - answered * answer_ms) / max(1, refused),
                 "client_ms": full["client_cpu_ms"],
+                "client_over_ms": over["client_cpu_ms"],
             }
         )
         print(self.name, json.dumps({key: round(value, 3) for key, value in self.rounds[-1].items()}), flush=True)
@@ -134,7 +142,7 @@ def table(sides: list[Side]) -> str:
     lines.append("| --- |" + " ---: |" * (len(sides) + (len(sides) == 2)))
     for text, key in MEASURES.items():
         values = [side.median(key) for side in sides]
-        cells = [f"{value:.2f}" for value in values]
+        cells = [f"{value:.3g}" if value < 1 else f"{value:.2f}" for value in values]
         cells += [f"{values[1] / values[0]:.2f}"] if len(values) == 2 else []
         lines.append(f"| {text} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -144,7 +152,7 @@ def save(path: Path, sides: list[Side], arguments: argparse.Namespace) -> None:
     """Rows by model and commit; a rerun replaces its own."""
     keys = ["backbone", "params", "candidates", "machine", "cores", "commit", "date", "rounds"]
     keys += MEASURES.values()
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = list(csv.DictReader(path.open())) if path.exists() else []  # of earlier versions lack some measures
     for side in sides:
         row: dict[str, Any] = {name: getattr(arguments, name) for name in ("backbone", "params", "candidates")}
         row |= {"machine": _machine(), "cores": os.cpu_count(), "commit": side.commit, "rounds": len(side.rounds)}
@@ -225,7 +233,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
             print(name, json.dumps({stage: round(value, 3) for stage, value in took.items()}))
         draw(arguments.picture, stages, arguments)
     save(arguments.results, sides, arguments)
-    print(f"client: {sides[-1].median('client_ms'):.2f} ms of a core a request\n{table(sides)}")
+    print(table(sides))
 
 
 if __name__ == "__main__":

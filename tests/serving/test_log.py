@@ -120,6 +120,36 @@ def test_lost_lines_are_counted_and_the_next_line_that_gets_through_tells_how_ma
     assert sum(lost) == 4
 
 
+def test_of_lines_that_are_written_together_those_that_are_cut_are_lost_and_the_others_are_not() -> None:
+    lost, written, disk_fills = list[int](), bytearray(), iter([True])
+    log = Log(io.StringIO(), lost=lost.append)
+
+    def put(data: bytes) -> int:
+        """Take all until the disk is full, in the middle of the second line."""
+        if data.startswith(b"cond"):
+            raise OSError("no space left on device")
+        taken = data[: data.index(b"cond")] if next(disk_fills, False) else data
+        written.extend(taken)
+        return len(taken)
+
+    log._put = put
+    log._write([b"first\n", b"second\n", b"third\n"])
+    assert (bytes(written), sum(lost)) == (b"first\nse", 2)
+    log._write([b"fourth\n"])
+    assert log.close()
+    first, cut, told, fourth = bytes(written).splitlines()
+    assert (first, cut, json.loads(told)["lines"], fourth) == (b"first", b"se", 2, b"fourth")
+
+
+def test_a_line_of_facts_that_plain_json_has_no_form_for_is_written() -> None:
+    stream = io.StringIO()
+    log = Log(stream)
+    log("request", number=1 << 80, text="\ud800", other={1, 2}.__class__)
+    wait_for(lambda: stream.getvalue().endswith("\n"))
+    assert json.loads(stream.getvalue())["number"] == 1 << 80
+    assert log.close()
+
+
 def test_lines_that_wait_have_a_bound_and_nobody_waits_for_a_stream_that_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

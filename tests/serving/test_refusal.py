@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pydantic_core
@@ -13,7 +14,6 @@ from unimixer.serving.errors import HTTPError, read_json
 SAME = [
     b'{"a": 1, "b": [1.5, -0.0, 1e22, 5e-324, true, null, "\xc3\xa9\\u00e9\\ud834\\udd1e"]}',
     b'{"a": 9223372036854775807, "b": -9223372036854775807}',
-    b'{"a": 1, "a": 2}',
     b'{"a": "' + b"9" * 40 + b'"}',
     b"{}",
     b"",
@@ -51,3 +51,37 @@ def test_bodies_are_read_as_by_the_careful_reader(body: bytes) -> None:
 def test_an_integer_beyond_64_bits_is_refused_and_not_read_as_a_float(number: int) -> None:
     with pytest.raises(UnimixerError, match="a: the integer does not fit 64 bits; send large keys as text"):
         read_json(b'{"a": %d}' % number)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"user": 1, "items": [1], "user": 2}', "user"),
+        (b'{"user": 1, "context": {"tab": 1, "tab": 2}}', "tab"),
+        (b'{"items": [{"item_id": 1}, {"item_id": 2, "tab": 1, "tab": 1}]}', "tab"),
+        (b'{"us\\u0065r": 1, "user": 2}', "user"),
+        (b'{"a": [[{"b": {"c": 1, "c": 1}}]]}', "c"),
+    ],
+)
+def test_a_field_that_occurs_twice_is_refused_wherever_it_stands(body: bytes, name: str) -> None:
+    with pytest.raises(HTTPError, match=f"the field '{name}' occurs twice in one object; send it once") as refused:
+        read_json(body)
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"user": "a:b", "items": [":", "::"], "context": {"tab": 1}},
+        {"a": {"a": {"a": [{"a": 1}, {"a": 1}]}}},
+        {"": 1, ":": {":": ":"}, "lists": [[1], [[2]], []]},
+    ],
+)
+def test_colons_in_texts_and_equal_fields_of_several_objects_are_no_mistake(value: dict[str, Any]) -> None:
+    assert read_json(json.dumps(value).encode()) == value
+
+
+def test_a_body_that_is_nested_deeper_than_python_reads_is_refused() -> None:
+    with pytest.raises(HTTPError) as refused:
+        read_json(b'{"a":' * 1_020 + b"1" + b"}" * 1_020)
+    assert refused.value.status == 400

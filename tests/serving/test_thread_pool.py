@@ -84,3 +84,29 @@ def test_no_more_wait_than_find_an_answer_in_time(monkeypatch: pytest.MonkeyPatc
     asyncio.run(slow())
     assert pool.limit == 20  # 0.02 s each: in 0.2 s two threads do so many
     pool.close()
+
+
+def test_work_that_can_wait_gives_way_to_a_job_until_it_ends_and_not_for_ever(
+    pool: BoundedThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        release.wait(30)
+
+    async def run() -> None:
+        running = asyncio.create_task(pool.run(job, time.monotonic() + 30))
+        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(pool.give_way)
+        assert pool.in_flight == 1  # it went on beside the job
+        monkeypatch.setattr("unimixer.serving.thread_pool.LONGEST_WAY_S", 30.0)
+        waiting = asyncio.create_task(asyncio.to_thread(pool.give_way))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        release.set()
+        await running
+        pool.give_way()  # nothing runs
+        waiting.cancel()
+
+    asyncio.run(run())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import addressof, byref, c_int64, c_void_p
 from dataclasses import astuple, replace
 from itertools import pairwise
@@ -18,6 +17,7 @@ from unimixer.bundles.step_checks import Side, check_steps
 from unimixer.bundles.steps import Steps
 from unimixer.ops.native import scoring
 from unimixer.ops.native.scoring import Call, Floats, Kind, Step, Whole
+from unimixer.workers.helper_threads import HelperThreads
 
 LEAST = 64
 """Fewest candidates that are worth a thread of their own."""
@@ -61,7 +61,7 @@ class KernelRunner:
         self._numbers, self._steps = _packed(steps, kernels.group_rows())
         self._orders, self._memory = steps.orders, threading.local()
         self._threads = threads or torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads - 1, "scorer") if self._threads > 1 else None
+        self._helpers = HelperThreads(self._threads - 1, "scorer")
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Floats, Floats]:
         """Run the steps of the user, then those of the candidates."""
@@ -72,11 +72,9 @@ class KernelRunner:
         logits, probabilities = (np.empty((count, self._outputs[CANDIDATES]), dtype=np.float32) for _ in range(2))
         parts = max(1, min(self._threads, count // LEAST))
         ends = [count * part // parts for part in range(parts + 1)]
-        first, *others = ((CANDIDATES, tensors, logits, probabilities, shared, *part) for part in pairwise(ends))
-        running = [] if self._pool is None else [self._pool.submit(self._call, *other) for other in others]
-        self._call(*first)
-        for part in running:
-            part.result()
+        self._helpers.map(
+            lambda rows: self._call(CANDIDATES, tensors, logits, probabilities, shared, *rows), list(pairwise(ends))
+        )
         return logits, probabilities
 
     def _call(

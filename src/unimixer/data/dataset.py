@@ -106,7 +106,7 @@ class Dataset:
             self._summaries = {name: SplitSummary(**self.manifest["splits"][name]) for name in SPLITS}
             parts = [(part["file"], part["bytes"]) for s in self._summaries.values() for part in s.parts]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UnimixerError(f"{path}: damaged ({error!r}); prepare the data again") from None
+            raise UnimixerError(f"{path}: damaged ({error!r:.100}); prepare the data again") from None
         self._verified: set[str] = set()
         for name, expected in parts:
             file = self.folder / name

@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +29,7 @@ from unimixer.serving.metrics import Metrics
 from unimixer.serving.settings import ServeSettings
 from unimixer.serving.stores.base import FeatureStore
 from unimixer.serving.thread_pool import BoundedThreadPool
+from unimixer.workers.helper_threads import HelperThreads
 
 WARM_UP = (1, 2, 100, 500)
 """Candidates of the requests that are scored before a bundle is in service."""
@@ -153,7 +153,7 @@ class Engine:
         self.requests = BoundedThreadPool(
             "requests", metrics, threads=settings.concurrency, queue=queue, timeout=timeout
         )
-        self._helpers = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="helpers")
+        self._helpers = HelperThreads(settings.concurrency, "helpers")
         self.updates = BoundedThreadPool("updates", metrics, threads=1, queue=queue, timeout=timeout)
         metrics.watch("in_flight", "Requests that are scored or wait", lambda: self.requests.in_flight)
         metrics.watch("updates_in_flight", "Changes that are written or wait", lambda: self.updates.in_flight)
@@ -269,9 +269,8 @@ class Engine:
         if parts < 2:
             return bundle.score(request)
         ends = [len(request) * number // parts for number in range(parts + 1)]
-        first, *others = (request.part(start, stop) for start, stop in pairwise(ends))
-        running = [self._helpers.submit(bundle.score, part) for part in others]
-        return np.concatenate([bundle.score(first), *(future.result() for future in running)])
+        split = [request.part(start, stop) for start, stop in pairwise(ends)]
+        return np.concatenate(self._helpers.map(bundle.score, split))
 
     async def check_ready(self) -> None:
         """Look whether requests can be answered now; who asks meanwhile gets the same answer.
@@ -301,5 +300,5 @@ class Engine:
         self.requests.close()
         self.shadow.close()
         self.outcomes.close()
-        self._helpers.shutdown()
+        self._helpers.close()
         self.updates.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -44,7 +45,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        HTTPError: it is none; NaN and Infinity are no JSON.
+        HTTPError: it is none, or a field occurs twice in an object; NaN and Infinity are no JSON.
     """
     long = _LONG.search(body) is not None
     try:
@@ -56,7 +57,32 @@ def read_json(body: bytes) -> dict[str, Any]:
         raise HTTPError(422, f"the body is a JSON {type(found).__name__}, expected an object")
     if long:
         _check_integers(found, "")
+    try:
+        if body.count(b":") != _num_fields(found):  # as where all fields differ and no text has a colon
+            json.loads(body, object_pairs_hook=_different)
+    except RecursionError:
+        raise HTTPError(
+            400, "the body is nested too deeply; an object of columns has single values and lists"
+        ) from None
     return found
+
+
+def _num_fields(value: dict[str, Any] | list[Any]) -> int:
+    """Count the fields of an object and of all objects in it."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    own = len(value) if isinstance(value, dict) else 0
+    if {dict, list}.isdisjoint(map(type, inner)):
+        return own
+    return own + sum(_num_fields(one) for one in inner if isinstance(one, dict | list))
+
+
+def _different(fields: list[tuple[str, Any]]) -> None:
+    """Refuse an object that has a field twice: readers of JSON take the last one in silence."""
+    names = set[str]()
+    for name, _ in fields:
+        if name in names:
+            raise HTTPError(422, f"the field {name[:100]!r} occurs twice in one object; send it once")
+        names.add(name)
 
 
 def _careful(body: bytes) -> Any:

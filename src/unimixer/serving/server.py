@@ -19,7 +19,7 @@ from unimixer.abtest.records import Exposure
 from unimixer.errors import UnimixerError
 from unimixer.serving.arms import Experiments
 from unimixer.serving.engine import Engine, Open
-from unimixer.serving.http.app import early_refusals, make_app, plain_routes
+from unimixer.serving.http.app import crowded_routes, make_app, plain_routes
 from unimixer.serving.http.connections import Connection, Limits, files_for
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.log import Log, standard_error
@@ -81,12 +81,14 @@ def _serve(settings: ServeSettings, open_bundle: Open, metrics: Metrics, log: Lo
             open_things.callback(events.close)
         engine = Engine(settings, store, open_bundle, metrics, Experiments(settings.experiments, events))
         open_things.callback(engine.close)
+        if prediction_log is not None:
+            prediction_log.sink.give_way = engine.requests.give_way
         metrics.watch("cached_users", "Encoded users that are kept", lambda: _cached(engine, 0))
         metrics.watch("cached_items", "Encoded items that are kept", lambda: _cached(engine, 1))
         app = make_app(engine, prediction_log, exposures, events)
         app.router.lifespan_context = _nothing
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            gate = RequestMiddleware(app, metrics, log, plain_routes(app), early_refusals(engine))
+            gate = RequestMiddleware(app, metrics, log, plain_routes(app), crowded_routes(app, engine))
             runner.run(_run(settings, gate, engine, listener, log))
 
 

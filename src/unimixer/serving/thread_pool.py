@@ -14,6 +14,8 @@ from unimixer.serving.errors import HTTPError
 from unimixer.serving.metrics import Metrics
 
 Result = TypeVar("Result")
+LONGEST_WAY_S = 0.005
+"""Longest time for which work that can wait gives way to jobs: under load there is no moment without one."""
 
 
 class BoundedThreadPool:
@@ -29,7 +31,7 @@ class BoundedThreadPool:
 
     def __init__(self, name: str, metrics: Metrics, *, threads: int, queue: int, timeout: float) -> None:
         self.name, self.metrics, self.threads, self.timeout = name, metrics, threads, timeout
-        self._capacity = threads + queue
+        self._capacity, self._refused = threads + queue, metrics.refused.labels("queue")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._in_flight, self._mean_s, self._count_lock = 0, 0.01, threading.Lock()
 
@@ -48,11 +50,14 @@ class BoundedThreadPool:
         """The largest number of jobs in flight: the capacity, or fewer if the current pace would miss the timeout."""
         return min(self._capacity, max(self.threads, int(self.timeout * self.threads / self._mean_s)))
 
-    def refusal(self) -> HTTPError | None:
-        """Return the refusal (429) of a request if too many jobs wait, and count it; None if there is room."""
-        if self._in_flight < self.limit:
-            return None
-        self.metrics.refused.labels("queue").inc()
+    @property
+    def full(self) -> bool:
+        """Whether too many jobs wait for another one."""
+        return self._in_flight >= self.limit
+
+    def refusal(self) -> HTTPError:
+        """Count and return the refusal (429) of a job that finds the pool full."""
+        self._refused.inc()
         wait = math.ceil(self._in_flight * self._mean_s / self.threads)
         reason = f"{self._in_flight} {self.name} are in flight, at most {self.limit} are allowed; try again later"
         return HTTPError(429, reason, retry_after=max(1, wait))
@@ -63,8 +68,8 @@ class BoundedThreadPool:
         Raises:
             HTTPError: too many jobs wait (429).
         """
-        if (error := self.refusal()) is not None:
-            raise error
+        if self.full:
+            raise self.refusal()
 
     async def run(self, work: Callable[[], Result], deadline: float) -> Result:
         """Run a job in a thread, unless its deadline passes while it waits.
@@ -97,6 +102,12 @@ class BoundedThreadPool:
         if future.cancel():
             raise self._late("nothing was written", "rows")
         return await done
+
+    def give_way(self) -> None:
+        """Wait until no job is in flight, for a few milliseconds at most. Call this before work that can wait."""
+        end = time.monotonic() + LONGEST_WAY_S
+        while self._in_flight and time.monotonic() < end:
+            time.sleep(0.001)
 
     def close(self) -> None:
         """Cancel the waiting jobs and wait for the running ones."""

@@ -17,7 +17,7 @@ from served import CONTEXT
 
 from unimixer.features.request import Request
 from unimixer.serving.engine import Engine
-from unimixer.serving.http.app import early_refusals, make_app, plain_routes
+from unimixer.serving.http.app import crowded_routes, make_app, plain_routes
 from unimixer.serving.http.middleware import RequestMiddleware
 from unimixer.serving.metrics import Metrics
 from unimixer.serving.prediction_log.record import PredictionRecord
@@ -44,8 +44,8 @@ class Asked:
         self.kept, self.kept_at_start = MemoryLog(), 0
         app = make_app(engine, self.kept)  # type: ignore[arg-type]
         routes = plain_routes(app) if plain else {}
-        refusals = early_refusals(engine)
-        self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes, refusals)  # type: ignore[arg-type]
+        crowded = crowded_routes(app, engine)
+        self.gate = RequestMiddleware(app, engine.metrics, lambda *_, **facts: None, routes, crowded)  # type: ignore[arg-type]
 
     def ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         sent: list[Any] = []
@@ -107,27 +107,71 @@ def test_the_short_way_answers_as_the_framework_does(engine: Engine, method: str
     assert short == long
 
 
-def test_a_full_server_refuses_by_the_head_as_by_the_framework(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    scope = {"method": "POST", "path": "/v1/rank", "headers": [(b"x-request-id", b"asked")]}
+BODY = json.dumps(RANK).encode()
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+
+
+def in_one_piece(*headers: bytes, line: bytes = b"POST /v1/rank HTTP/1.1", body: bytes = BODY) -> bytes:
+    return line + b"\r\nHost: x\r\nX-Request-ID: asked\r\n" + b"".join(headers) + b"\r\n" + body
+
+
+def test_a_full_server_refuses_unread_what_the_framework_refuses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = Asked(engine, plain=True)
-    assert asked.gate.refusal(scope) is None
-    assert asked.gate.refusal(scope | {"method": "GET"}) is None
+    assert asked.gate.refusal(in_one_piece(LENGTH)) is None
     monkeypatch.setattr(engine.requests, "_in_flight", 1000)
-    status, headers, answer = asked.ask("POST", "/v1/rank", json.dumps(RANK).encode())
-    found = asked.gate.refusal(scope)
+    status, headers, answer = asked.ask("POST", "/v1/rank", BODY)
+    found = asked.gate.refusal(in_one_piece(LENGTH))
     assert found is not None
-    error, body = found
-    assert (status, answer) == (error.status, json.loads(body)) == (429, {"error": str(error), "request_id": "asked"})
-    assert headers["retry-after"] == str(error.retry_after)
+    line, head, body = found
+    assert line == b"HTTP/1.1 429 Too Many Requests\r\n"
+    assert (status, answer) == (429, json.loads(body))
+    read = dict(field.decode().split(": ") for field in head.split(b"\r\n") if field)
+    assert read == headers
     text = engine.metrics.text().decode()
     assert 'unimixer_requests_total{route="/v1/rank",status="429"} 2.0' in text
     assert 'unimixer_refused_total{reason="queue"} 2.0' in text
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"POST /v1/rank HTTP/1.1\r\n",
+        b"POST /v1/rank HTTP/1.1\r\n\r\n",
+        in_one_piece(LENGTH, line=b"GET /v1/rank HTTP/1.1"),
+        in_one_piece(LENGTH, line=b"POST /v1/rank?x=1 HTTP/1.1"),
+        in_one_piece(LENGTH, line=b"POST /v1/rank HTTP/1.0"),
+        in_one_piece(LENGTH, body=BODY[:-1]),
+        in_one_piece(LENGTH, body=BODY + b"GET /health/live HTTP/1.1\r\n\r\n"),
+        in_one_piece(LENGTH, LENGTH),
+        in_one_piece(b"Content-Length: +%d\r\n" % len(BODY)),
+        in_one_piece(b"Content-Length : %d\r\n" % len(BODY)),
+        in_one_piece(b"Content-Length: " + b"0" * 30 + b"%d\r\n" % len(BODY)),
+        in_one_piece(b"Content-Length: " + b"9" * 4_000 + b"\r\n"),
+        in_one_piece(LENGTH, b"Transfer-Encoding: chunked\r\n"),
+        in_one_piece(LENGTH, b"Connection: close\r\n"),
+        in_one_piece(LENGTH, b"Expect: 100-continue\r\n"),
+        in_one_piece(LENGTH, b"Upgrade: h2c\r\n"),
+        in_one_piece(LENGTH, b"Folded: a\r\n b\r\n"),
+        in_one_piece(LENGTH, b"Bare: a\nTransfer-Encoding: chunked\r\n"),
+        in_one_piece(LENGTH, b"Null: \0\r\n"),
+        in_one_piece(LENGTH, b"Long: " + b"x" * 5_000 + b"\r\n"),
+    ],
+)
+def test_a_request_that_only_a_parser_understands_is_not_refused_unread(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(engine.requests, "_in_flight", 1000)
+    assert Asked(engine, plain=True).gate.refusal(data) is None
+
+
 def test_where_callers_have_a_key_it_is_checked_before_the_room(engine: Engine) -> None:
-    assert list(early_refusals(engine)) == [("POST", "/v1/rank")]
+    app = make_app(engine, None)
+    assert list(crowded_routes(app, engine)) == [b"POST /v1/rank HTTP/1.1"]
     engine.settings = engine.settings.model_copy(update={"api_key": SecretStr("key")})
-    assert early_refusals(engine) == {}
+    assert crowded_routes(app, engine) == {}
 
 
 def test_idle_threads_take_parts_of_a_request_in_its_order(

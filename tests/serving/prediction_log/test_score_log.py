@@ -13,7 +13,7 @@ from answer_cases import answer
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.encoding.request import RankCall
-from unimixer.serving.prediction_log.parquet import AT_ONCE
+from unimixer.serving.prediction_log.record import AT_ONCE
 from unimixer.serving.prediction_log.writer import PART_ROWS, PredictionLog, open_sink, read_log
 
 
@@ -36,6 +36,17 @@ def until(fact: Callable[[], bool]) -> None:
     while not fact():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_write_gives_way_before_every_piece_of_its_answers(place: str) -> None:
+    log, ways = PredictionLog(open_sink(place), flush=60, max_rows=100), []
+    log.sink.give_way = lambda: ways.append(log.waiting)
+    for number in range(2 * AT_ONCE + 1):
+        log.add(answer(number))
+    log.close()
+    assert len(ways) >= 3
+    assert set(ways) == {2 * AT_ONCE + 1}  # all wait until all are written
+    assert len(list(read_log(place))) == 2 * AT_ONCE + 1
 
 
 def test_an_answer_comes_back_as_it_was(place: str) -> None:

@@ -21,13 +21,14 @@ from unimixer.serving.errors import HTTPError, refusal
 from unimixer.serving.http import admin, outcomes
 from unimixer.serving.http import open_inference as protocol
 from unimixer.serving.http.common import refused, reply
-from unimixer.serving.http.middleware import FAILED, App, Message, Receive, Refuse, Send
+from unimixer.serving.http.middleware import FAILED, App, Crowded, Message, Receive, Send
 from unimixer.serving.http.openapi import METRICS, Live, RankRequest, RankResponse, Ready, answers, body, schemas
 from unimixer.serving.http.ranking import Ranker
 from unimixer.serving.prediction_log.record import PredictionRecord
 from unimixer.serving.prediction_log.writer import PredictionLog
 
 TITLE = "unimixer ranking server"
+RANK = "/v1/rank"
 
 
 def make_app(
@@ -112,7 +113,7 @@ def _health(app: FastAPI, engine: Engine) -> None:
 
 def _rank(app: FastAPI, ranker: Ranker) -> None:
     @app.post(
-        "/v1/rank",
+        RANK,
         tags=["ranking"],
         openapi_extra=body(RankRequest),
         responses=answers(RankResponse, 400, 401, 408, 413, 422, 429, 503),
@@ -143,13 +144,12 @@ class PlainRoute:
         await answer(scope, receive, send)
 
 
-def early_refusals(engine: Engine) -> dict[tuple[str, str], Refuse]:
-    """What refuses requests by their head alone, by method and path; where callers have a key, it is checked first."""
-
-    def full() -> HTTPError | None:
-        return engine.requests.refusal() if engine.ready else None
-
-    return {} if engine.settings.api_key is not None else {("POST", "/v1/rank"): full}
+def crowded_routes(app: FastAPI, engine: Engine) -> dict[bytes, Crowded]:
+    """The routes that are refused unread while they are full, by request line; where callers have a key, none is."""
+    if engine.settings.api_key is not None:
+        return {}
+    route = next(route for route in app.routes if isinstance(route, APIRoute) and route.path == RANK)
+    return {f"POST {RANK} HTTP/1.1".encode(): Crowded("POST", route, engine.requests)}
 
 
 def plain_routes(app: FastAPI) -> dict[tuple[str, str], App]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import threading
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from unimixer.serving.errors import HTTPError
 from unimixer.serving.log import Log
 from unimixer.serving.metrics import Metrics
 
@@ -20,6 +21,8 @@ MAX_PATH = 16 << 10
 """Largest number of bytes of a path with its query."""
 MAX_HEAD = 32 << 10
 """Largest number of bytes of a path and all headers."""
+REST_S = 0.002
+"""Seconds that the loop rests between two rounds of refusals; see :meth:`Connection._rest`."""
 OTHER_FILES = 128
 """Open files that are reserved for libraries, the feature store and the prediction log."""
 
@@ -35,8 +38,10 @@ class Limits:
     """Seconds for a head from its first byte on, and for the rest of a body after an early answer."""
     metrics: Metrics
     log: Log
-    refusal: Callable[[Any], tuple[HTTPError, bytes] | None] = lambda _: None
-    """Refuses a request by its head alone: the error, and the body of the answer."""
+    refusal: Callable[[bytes], list[bytes] | None] = lambda _: None
+    """Refuses a whole request, given as it came: the parts of the answer, without the headers of every answer."""
+    resting: threading.Event = field(default_factory=threading.Event)
+    """Set while the loop is about to rest."""
 
 
 class Connection(HttpToolsProtocol):
@@ -75,7 +80,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse a chunk of data, and apply the limits of bytes and time to an incomplete head."""
-        if self._refused:
+        if self._refused or self._refuse_unread(data):
             return
         began, timeout, idle = self._in_head, self.limits.timeout, not (self._in_head or self._in_body)
         self._raw, self._begun, self._between = self._raw + len(data), 0, self._between + len(data)
@@ -91,6 +96,40 @@ class Connection(HttpToolsProtocol):
                 )
         elif self._due is None and self.timeout_keep_alive_task is None and self._is_idle():
             self._expect(self.limits.idle, self._hang_up)  # blank lines, or the rest of an unread body
+
+    def _refuse_unread(self, data: bytes) -> bool:
+        """Answer a request that came in one piece without parsing it, if a crowd is to be refused.
+
+        A refusal takes time from the answers, so it takes the shortest way: no parser, no task, no application.
+        """
+        if self._in_head or self._in_body or not self._is_idle():
+            return False
+        answer = self.limits.refusal(data)
+        if answer is None:
+            return False
+        status, *rest = answer
+        headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        self.transport.write(b"".join([status, *headers, *rest]))
+        self.server_state.total_requests += 1
+        self._came()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._rest()
+        return True
+
+    def _rest(self) -> None:
+        """Let the loop sleep for a moment after this round, so that a crowd is refused in groups.
+
+        Whenever the loop wakes, it takes the interpreter and a processor from the threads that score. All answers wait
+        at least for the jobs before them in a full server, so a moment more is little.
+        """
+        if not self.limits.resting.is_set():
+            self.limits.resting.set()
+            self.loop.call_soon(self._sleep)
+
+    def _sleep(self) -> None:
+        time.sleep(REST_S)
+        self.limits.resting.clear()
 
     def pause_writing(self) -> None:
         """Start the timer of a client that does not read."""
@@ -128,26 +167,6 @@ class Connection(HttpToolsProtocol):
             self._in_head, self._in_body, self._between = False, True, 0
             self._came()
             super().on_headers_complete()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Answer a request that is refused by its head alone here and now; begin any other one."""
-        # a pipeline begins its next request where one ends: refused at once, they would end in each other
-        plain = cycle.keep_alive and not cycle.waiting_for_100_continue and not self.pipeline
-        refused = self.limits.refusal(cycle.scope) if plain else None
-        if refused is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        error, body = refused
-        head = [b"%b: %b" % header for header in cycle.default_headers]
-        head += [
-            b"content-type: application/json",
-            b"content-length: %d" % len(body),
-            b"retry-after: %d" % (error.retry_after or 1),
-            b"x-request-id: " + cycle.scope["state"]["request_id"].encode(),
-        ]
-        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join([*head, b"", body]))
-        cycle.response_started = cycle.response_complete = True
-        cycle.on_response()
 
     def on_body(self, body: bytes) -> None:
         """See :class:`HttpToolsProtocol`."""

@@ -6,27 +6,42 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Counter, Histogram
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from unimixer.serving.errors import HTTPError
 from unimixer.serving.http.common import dump
 from unimixer.serving.log import Log, error_facts
 from unimixer.serving.metrics import Metrics
+from unimixer.serving.thread_pool import BoundedThreadPool
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-Refuse = Callable[[], HTTPError | None]
-
+_HEADERS = re.compile(rb"(?:[A-Za-z0-9-]+:[ -~]*\r\n)*")
+_HEADER = re.compile(rb"\n([A-Za-z0-9-]+):([ -~]*)\r")
+_PARSED = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrade"))
+"""Headers that change what a request is, or what follows it."""
+MAX_PLAIN_HEAD = 4 << 10
+"""Largest number of bytes of a head that is understood without a parser."""
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 FAILED = "the server failed on this request; its log says where"
 QUIET = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
 """Routes that are asked every few seconds; they are counted and not logged."""
+
+
+@dataclass(frozen=True)
+class Crowded:
+    """A route whose requests are refused unread while the pool that answers them is full."""
+
+    method: str
+    route: Any
+    pool: BoundedThreadPool
 
 
 class RequestMiddleware:
@@ -37,7 +52,7 @@ class RequestMiddleware:
         metrics: counters.
         log: where lines go.
         routes: applications by method and path that are called in its place.
-        refusals: by method and path, what refuses a request before anything of it is read.
+        crowded: routes that are refused unread while they are full, by request line.
     """
 
     def __init__(
@@ -46,9 +61,9 @@ class RequestMiddleware:
         metrics: Metrics,
         log: Log,
         routes: Mapping[tuple[str, str], App],
-        refusals: Mapping[tuple[str, str], Refuse] | None = None,
+        crowded: Mapping[bytes, Crowded] | None = None,
     ) -> None:
-        self.app, self.metrics, self.log, self.routes, self.refusals = app, metrics, log, routes, refusals or {}
+        self.app, self.metrics, self.log, self.routes, self.crowded = app, metrics, log, routes, crowded or {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -58,7 +73,7 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(scope)
+        state["request_id"] = request_id = _request_id(scope["headers"])
         state["arrived"] = time.monotonic()
         status, ended = 0, False
 
@@ -84,25 +99,29 @@ class RequestMiddleware:
             if not ended:  # cut off
                 self._note(scope, status, time.perf_counter() - started)
 
-    def refusal(self, scope: Message) -> tuple[HTTPError, bytes] | None:
-        """Refuse a request without the application and without a task of its own; None if it may go on.
+    def refusal(self, data: bytes) -> list[bytes] | None:
+        """Refuse a request that came in one piece; None if it may go on, or if it takes a parser to understand it.
 
-        A crowd costs the time that answers need, so its refusals take the shortest way.
+        Args:
+            data: the request, with its body.
 
         Returns:
-            The refusal and the body of its answer, which are counted and logged.
+            The status line of the answer, and all after the headers that every answer has. It is counted and logged.
         """
-        refuse = self.refusals.get((scope["method"], scope["path"]))
-        error = None if refuse is None else refuse()
-        if error is None:
+        crowded = self.crowded.get(data[: data.find(b"\r\n")])
+        if crowded is None or not crowded.pool.full or (headers := plain_headers(data)) is None:
             return None
         started = time.perf_counter()
-        state = scope.setdefault("state", {})
-        state["request_id"] = _request_id(scope)
-        scope["route"] = getattr(self.routes[scope["method"], scope["path"]], "route", None)
-        body = dump({"error": str(error), "request_id": state["request_id"]})
+        error, request_id = crowded.pool.refusal(), _request_id(headers)
+        body = dump({"error": str(error), "request_id": request_id})
+        scope = {"method": crowded.method, "route": crowded.route, "state": {"request_id": request_id}}
         self._note(scope, error.status, time.perf_counter() - started)
-        return error, body
+        return [
+            STATUS_LINE[error.status],
+            b"content-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\nx-request-id: %b\r\n\r\n"
+            % (len(body), error.retry_after or 1, request_id.encode()),
+            body,
+        ]
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:
         """Count a request and log it."""
@@ -136,9 +155,23 @@ async def _respond(send: Send, status: int, body: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
-def _request_id(scope: Message) -> str:
+def plain_headers(data: bytes) -> list[tuple[bytes, bytes]] | None:
+    """The headers of a request that came in one piece with its body; None unless they are sure to mean just that."""
+    end = data.find(b"\r\n\r\n", 0, MAX_PLAIN_HEAD) + 2
+    if end < 2 or _HEADERS.fullmatch(data, data.index(b"\r\n") + 2, end) is None:
+        return None
+    headers = [(name.lower(), value.strip()) for name, value in _HEADER.findall(data, 0, end)]
+    names = [name for name, _ in headers]
+    if names.count(b"content-length") != 1 or not _PARSED.isdisjoint(names):
+        return None
+    length = headers[names.index(b"content-length")][1]
+    plain = length.isdigit() and len(length) < 10
+    return headers if plain and len(data) - end - 2 == int(length) else None
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The caller's id where it is a plain one: it goes into headers and logs."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return bytes(value).decode()
     return uuid.uuid4().hex

@@ -38,9 +38,6 @@ SCHEMA = pa.schema(
 )
 """``call`` is JSON: the context, the columns that the call brought, and its time; ``scores`` has a list a task."""
 
-AT_ONCE = 8
-"""Answers that are converted at once."""
-
 
 class ParquetSink(LogSink[PredictionRecord]):
     """A part a write, which appears whole, under its name, after it reached the disk.
@@ -58,11 +55,13 @@ class ParquetSink(LogSink[PredictionRecord]):
     def write(self, entries: Sequence[Entry[PredictionRecord]]) -> None:
         """See :meth:`LogSink.write`."""
         try:
-            table = _table(str(self.writer), entries)
+            batches = [_batch(str(self.writer), piece) for piece in self.pieces(entries)]
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise UnfitError(f"{self.name}: an answer does not fit the columns ({type(error).__name__})") from None
+        self.give_way()
         with atomic_file(self.folder / self._part()) as temporary:
             # without dictionaries and statistics a part takes half of the time to write, and fewer bytes
+            table = pa.Table.from_batches(batches, SCHEMA)
             parquet.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
 
     def _part(self) -> str:
@@ -83,12 +82,6 @@ def read_parts(place: Path) -> Iterator[dict[str, Any]]:
                     yield {**row, "call": json.loads(row["call"])}
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UnimixerError(f"{part}: not a part of a prediction log ({' '.join(str(error).split())})") from None
-
-
-def _table(writer: str, entries: Sequence[Entry[PredictionRecord]]) -> pa.Table:
-    """Entries as a table, a few at a time: other threads run no Python while one column is made."""
-    some = [entries[start : start + AT_ONCE] for start in range(0, len(entries), AT_ONCE)]
-    return pa.Table.from_batches([_batch(writer, part) for part in some], SCHEMA)
 
 
 def _batch(writer: str, entries: Sequence[Entry[PredictionRecord]]) -> pa.RecordBatch:

@@ -65,7 +65,7 @@ class PostgresSink(LogSink[PredictionRecord]):
     def write(self, entries: Sequence[Entry[PredictionRecord]]) -> None:
         """See :meth:`LogSink.write`."""
         try:
-            rows = {entry.number: row_bytes(self.writer, entry) for entry in entries}
+            rows = {e.number: row_bytes(self.writer, e) for piece in self.pieces(entries) for e in piece}
         except (ValueError, TypeError, struct.error) as error:
             raise UnfitError(f"{self.name}: an answer does not fit the columns ({type(error).__name__})") from None
         with self._talking() as connection, watched(connection), connection.transaction():

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from unimixer.errors import UnimixerError
 from unimixer.serving.encoding.request import RankCall
+
+AT_ONCE = 8
+"""Answers that are converted at once."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ class LogSink(ABC, Generic[Row]):
 
     def __init__(self) -> None:
         self.writer = uuid.uuid4()
+        self.give_way: Callable[[], object] = int
+        """Waits while requests need the processors; see :meth:`pieces`."""
+
+    def pieces(self, entries: Sequence[Entry[Row]]) -> Iterator[Sequence[Entry[Row]]]:
+        """Yield a few entries at a time, at moments without a request: to convert them takes a processor for a while.
+
+        Other threads run no Python while one piece is converted.
+        """
+        for start in range(0, len(entries), AT_ONCE):
+            self.give_way()
+            yield entries[start : start + AT_ONCE]
 
     @abstractmethod
     def write(self, entries: Sequence[Entry[Row]]) -> None:
