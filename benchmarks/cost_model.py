@@ -24,7 +24,8 @@ def model(batch: int, fields: int, width: int, dense: float, form: str) -> None:
     """Milliseconds of a step on many GPUs: a MODEL from counted bytes and link speeds, not a measurement.
 
     Vectors: every looked-up vector, as if all were distinct, travels once forward and once backward between ranks, in
-    float32; of W ranks, W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's own network card.
+    float32; of W ranks, W - 1 in W vectors are elsewhere, inside the machine of 8 over NVLink, beyond it over the GPU's
+    own network card.
     Dense parameters alike on all GPUs: a ring sends 2 (W - 1) / W of the bytes of their gradients, while backward runs.
     Cut: the weights travel to all in forward and again in backward, the gradients to where they are held, each
     (W - 1) / W of their bytes, while the part of the computation runs that they belong to.
