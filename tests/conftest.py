@@ -24,7 +24,7 @@ from unimixer.training.train import train
 from unimixer.workers import local
 
 torch.set_num_threads(1)
-gc.set_threshold(100_000)  # a trace makes millions of objects that live until it ends
+gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
 # torch's compiler reads these when it is imported: no processes of its own, and no optimizing of what calls kernels
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")

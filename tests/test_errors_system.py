@@ -32,6 +32,11 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def _numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, NUMBERS)
+
+
 def _sqlite(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE t (x)")
@@ -44,14 +49,13 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "pyarrow": lambda path: parquet.write_table(pa.table({"x": NUMBERS}), path),
     "polars parquet": lambda path: pl.DataFrame({"x": NUMBERS}).write_parquet(path),
     "polars csv": lambda path: pl.DataFrame({"x": NUMBERS}).write_csv(path),
-    "numpy": lambda path: np.save(path.open("wb"), NUMBERS),
+    "numpy": _numpy,
     "torch": lambda path: torch.save(torch.tensor(NUMBERS), path),
     "sqlite": _sqlite,
 }
 
 
 @pytest.mark.parametrize("library", WRITERS)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the file that numpy leaves open
 def test_a_full_disk_is_one_sentence_with_the_path_whichever_library_writes(
     library: str, tmp_path: Path, small_files: None
 ) -> None:

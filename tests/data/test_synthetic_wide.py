@@ -57,21 +57,24 @@ def digest(tensors: list[Tensor]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("difficulty", "entities", "log", "mean"),
+    ("difficulty", "entities", "log", "means"),
     [
-        ("easy", "d80937bbb05e2d43", "99ef169af02282b5", 0.3086127),
-        ("hard", "5fe29ca1c5e90f34", "961157e28099e1ae", 0.3102460),
+        ("easy", "032b99812060b493", "99ef169af02282b5", (33.19914, 350.62382, 47.79569, 21.01385, 0.3086127)),
+        ("hard", "82620737b8eddd57", "961157e28099e1ae", (31.11739, 333.58293, 39.997, 19.33689, 0.3102460)),
     ],
 )
 def test_a_world_without_wide_settings_is_that_of_earlier_versions(
-    difficulty: str, entities: str, log: str, mean: float
+    difficulty: str, entities: str, log: str, means: tuple[float, ...]
 ) -> None:
     made = World(WorldConfig(num_rows=20_000, num_users=400, num_items=200, seed=5, difficulty=difficulty))
-    assert digest([*made.users().values(), *made.items().values(), *made.snapshots()]) == entities
+    tensors = [*made.users().values(), *made.items().values(), *made.snapshots()]
+    real = [tensor for tensor in tensors if tensor.is_floating_point()]  # processors differ in the last digit
+    assert digest([tensor for tensor in tensors if not tensor.is_floating_point()]) == entities
     blocks = list(made.impressions())
     drawn = [name for name in blocks[0] if not name.endswith("probability")]
     assert digest([block[name] for block in blocks for name in drawn]) == log
-    assert torch.cat([block["click_probability"] for block in blocks]).double().mean().item() == pytest.approx(mean)
+    real.append(torch.cat([block["click_probability"] for block in blocks]))
+    assert [tensor.double().nanmean().item() for tensor in real] == pytest.approx(means)
 
 
 def test_the_fields_are_shared_out_over_the_domains_and_cut_into_groups_in_their_order() -> None:

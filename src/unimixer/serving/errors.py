@@ -41,6 +41,12 @@ def refusal(error: UnimixerError) -> HTTPError:
     return HTTPError(422, " ".join(str(error).split()))
 
 
+def json_kind(value: Any) -> str:
+    """Name the kind of a value of JSON, for a message."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")
+
+
 def read_json(body: bytes) -> dict[str, Any]:
     """A JSON object.
 
@@ -54,7 +60,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         found = _careful(body)
     if not isinstance(found, dict):
-        raise HTTPError(422, f"the body is a JSON {type(found).__name__}, expected an object")
+        raise HTTPError(422, f"the body is {json_kind(found)}, expected an object")
     if long:
         _check_integers(found, "")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from unimixer.errors import UnimixerError, nearest, unknown
 from unimixer.serving.encoding.counts import missing_column
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
+from unimixer.serving.errors import json_kind
 from unimixer.serving.stores.records import MAX_KEY, check_key, check_value
 
 FIELDS = ("user", "context", "items", "rank_by")
@@ -61,7 +62,7 @@ class CallReader:
         user, user_columns = self._user_of(body.get("user"))
         context = body.get("context", {})
         if not isinstance(context, dict):
-            raise UnimixerError(f"context: expected an object of columns, found {_type(context)}")
+            raise UnimixerError(f"context: expected an object of columns, found {json_kind(context)}")
         _columns(context, self._context, "context")
         items, own = self._items_of(body.get("items"))
         for name in self._others_require:
@@ -93,7 +94,7 @@ class CallReader:
     def _items_of(self, items: Any) -> tuple[list[str | int | None], list[dict[str, Any]] | None]:
         if not isinstance(items, list):
             raise UnimixerError(
-                f"items: expected a list of keys or objects, found {'nothing' if items is None else _type(items)}"
+                f"items: expected a list of keys or objects, found {'nothing' if items is None else json_kind(items)}"
             )
         check_candidates("items", len(items), self.max_candidates)
         plain = self.item_key is not None and set(map(type, items)) == {str}
@@ -143,8 +144,3 @@ def _columns(row: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     _known(row, known, where)
     for name, value in row.items():
         check_value(value, f"{where}.{name}")
-
-
-def _type(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), "null")

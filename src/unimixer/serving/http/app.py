@@ -46,7 +46,7 @@ def make_app(
         events: where outcomes are written.
     """
     # its page brings its own script: a server often stands where no content network can be reached
-    app = FastAPIOffline(redoc_url=None, title=TITLE, version=version("unimixer"))
+    app = FastAPIOffline(redoc_url=None, title=TITLE, version=version("unimixer"), redirect_slashes=False)
     _refusals(app)
     _health(app, engine)
     _rank(app, Ranker(engine, prediction_log, exposures))
