@@ -108,14 +108,10 @@ def share(folder: Path, batch_sizes: list[int]) -> None:
     """Print the share of distinct rows among the lookups of a batch."""
     from unimixer.data.dataset import open_dataset
     from unimixer.data.loader import Loader
-    from unimixer.training.distributed.layout import Column, distinct_rows
+    from unimixer.training.distributed.layout import columns_of, distinct_rows
 
     dataset = open_dataset(folder)
-    spec = dataset.transform.spec
-    columns = [Column(f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
-    columns += [
-        Column(f.name, f.table, n, group) for group, fields in spec.groups.items() for n, f in enumerate(fields)
-    ]
+    columns = columns_of(dataset.transform.spec)
     rows = []
     for size in batch_sizes:
         batches = itertools.islice(Loader(dataset, "train", batch_size=size, shuffle=True), 20)

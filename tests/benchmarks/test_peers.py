@@ -48,6 +48,6 @@ def test_a_folder_that_is_no_peer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_our_worker_gives_one_line_of_numbers(precision: str) -> None:
-    found = peers.measured(sys.executable, "blocks", "ours", "rankmixer", 16, 1, 64, precision, 1)
-    assert found["parameters"] == 2 * (16 * (3 * 16 * 16 + 2 * 16 + 16) + 2 * 2 * 16)
-    assert found["rate"] > 0
+    numbers = peers.measured(sys.executable, "blocks", "ours", "rankmixer", 16, 1, 64, precision, 1)
+    assert numbers["parameters"] == 2 * (16 * (3 * 16 * 16 + 2 * 16 + 16) + 2 * 2 * 16)
+    assert numbers["rate"] > 0

@@ -212,3 +212,16 @@ def test_adam_moves_the_rows_of_a_step_and_no_others(built: bool, monkeypatch: p
     met = torch.zeros(50, dtype=torch.bool)
     met[optimizers[0].state[ours]["exp_avg_sq"].sum(1) > 0] = True
     assert torch.equal(ours[~met], start[~met])
+
+
+@needs_kernels
+def test_whole_numbers_of_an_optimizer_are_taken_as_real_ones() -> None:
+    moved = []
+    for betas, eps in (((0, 0.5), 1), ((0.0, 0.5), 1.0)):
+        weight = torch.nn.Parameter(torch.ones(3, 2))
+        optimizer = RowSparseAdam([weight], lr=1, betas=betas, eps=eps)
+        weight.grad = torch.sparse_coo_tensor([[1]], torch.tensor([[1.0, -2]]), (3, 2), check_invariants=True)
+        optimizer.step()
+        moved.append(weight.detach())
+    assert torch.equal(*moved)
+    assert not torch.equal(moved[0][1], torch.ones(2))

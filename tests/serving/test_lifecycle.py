@@ -204,24 +204,26 @@ def test_a_crowd_is_refused_instead_of_queued_without_end(bundles: tuple[Path, P
 
 def test_a_full_server_refuses_before_it_reads_a_body(bundles: tuple[Path, Path], features: Path) -> None:
     with Served(bundles[0], features, "--concurrency", "1", "--queue", "0", "--timeout", "20") as served:
-        load, found, later = Load(served, clients=3), b"", b""
+        load, refusal, later = Load(served, clients=3), b"", b""
         head = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
         for _ in range(50):
             with socket.create_connection(("127.0.0.1", served.port), timeout=0.2) as raw:
                 raw.sendall(head)  # and nothing of the body
                 try:
-                    found = raw.recv(65_536)
+                    refusal = raw.recv(65_536)
                 except TimeoutError:
                     continue
                 raw.settimeout(20)
-                while not found.endswith(b"}"):  # head and body of the answer may come apart
-                    found += raw.recv(65_536)
+                while not refusal.endswith(b"}"):  # head and body of the answer may come apart
+                    more = raw.recv(65_536)
+                    assert more
+                    refusal += more
                 raw.sendall(b"x" * 900_000 + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
                 later = raw.recv(65_536)
                 break
         load.stop()
-        assert found.startswith(b"HTTP/1.1 429 ")
-        assert b"\r\ncontent-type: application/json\r\n" in found
+        assert refusal.startswith(b"HTTP/1.1 429 ")
+        assert b"\r\ncontent-type: application/json\r\n" in refusal
         assert later.startswith(b"HTTP/1.1 200 ")  # the connection serves on, behind the body
         assert served.rank().status == 200
 

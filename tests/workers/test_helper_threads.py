@@ -22,10 +22,10 @@ def test_parts_run_at_once_in_threads_of_their_own_and_results_keep_their_order(
         begun.wait(30)  # ends only if all three run
         return number, threading.get_native_id()
 
-    found = helpers.map(part, [0, 1, 2])
-    assert [number for number, _ in found] == [0, 1, 2]
-    assert found[0][1] == threading.get_native_id()
-    assert len({thread for _, thread in found}) == 3
+    results = helpers.map(part, [0, 1, 2])
+    assert [number for number, _ in results] == [0, 1, 2]
+    assert results[0][1] == threading.get_native_id()
+    assert len({thread for _, thread in results}) == 3
     helpers.close()
 
 
@@ -51,16 +51,16 @@ def test_a_failure_is_the_callers_and_a_thread_that_failed_helps_again() -> None
 def test_a_helper_stays_off_the_processor_that_its_caller_stays_on(
     here: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[bool, set[int]]] = []
+    moves: list[tuple[bool, set[int]]] = []
     monkeypatch.setattr(helper_threads, "_LIBC", SimpleNamespace(sched_getcpu=lambda: 7))
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: here)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, mask: told.append((thread == 0, mask)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, mask: moves.append((thread == 0, mask)))
     helpers = HelperThreads(1, "test")
     for _ in range(2):
         helpers.map(str, [1, 2])
     helpers.close()
     kept, back, helper = (True, {7}), (True, here), (False, here - {7} or here)
-    assert told == [kept, helper, back, kept, back]  # the helper is told once: the caller has not moved
+    assert moves == [kept, helper, back, kept, back]  # the helper is moved once: the caller has not moved
 
 
 @LINUX

@@ -84,8 +84,7 @@ def ffn_matrices(name: str, options: Mapping[str, Any] | None = None) -> int:
         >>> ffn_matrices("swiglu"), ffn_matrices("relu-moe", {"expert": "gelu"})
         (3, 2)
     """
-    _class(name, options)
-    inside = _known(name).get("expert")
+    inside = _checked(name, options).get("expert")
     kind = name if inside is None else str((options or {}).get("expert", inside))
     check_choice("expert", kind, tuple(EXPERTS))
     return 1 + EXPERTS[kind]
@@ -122,18 +121,23 @@ def sensible_ffn(name: str, num_tokens: int, token_dim: int, options: Mapping[st
 
 
 def _num_experts(name: str, options: Mapping[str, Any] | None) -> int | None:
-    _class(name, options)
-    experts = _known(name).get("num_experts")
+    experts = _checked(name, options).get("num_experts")
     return None if experts is None else int((options or {}).get("num_experts", experts))
 
 
 def _class(name: str, options: Mapping[str, Any] | None) -> FFN:
+    _checked(name, options)
+    return FFNS[name]
+
+
+def _checked(name: str, options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Check the name of an FFN and of the options given; return all its options with their defaults."""
     check_choice("ffn", name, tuple(FFNS))
     known = _known(name)
     for option in options or {}:
         if option not in known:
             raise unknown(f"option of ffn {name!r}:", option, known)
-    return FFNS[name]
+    return known
 
 
 @cache

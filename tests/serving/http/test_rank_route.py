@@ -122,9 +122,9 @@ def test_a_full_server_refuses_unread_what_the_framework_refuses(
     assert asked.gate.refusal(in_one_piece(LENGTH)) is None
     monkeypatch.setattr(engine.requests, "_in_flight", 1000)
     status, headers, answer = asked.ask("POST", "/v1/rank", BODY)
-    found = asked.gate.refusal(in_one_piece(LENGTH))
-    assert found is not None
-    line, head, body = found
+    refusal = asked.gate.refusal(in_one_piece(LENGTH))
+    assert refusal is not None
+    line, head, body = refusal
     assert line == b"HTTP/1.1 429 Too Many Requests\r\n"
     assert (status, answer) == (429, json.loads(body))
     read = dict(field.decode().split(": ") for field in head.split(b"\r\n") if field)

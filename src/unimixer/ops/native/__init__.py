@@ -122,7 +122,7 @@ def norm(
     tokens, width, batch = x.shape
     out, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
     mean = torch.empty_like(scale) if centred else None
-    _call("norm", x, added, weight, bias, out, mean, scale, tokens, width, batch, eps)
+    _call("norm", x, added, weight, bias, out, mean, scale, tokens, width, batch, float(eps))
     return out, mean, scale
 
 
@@ -144,7 +144,7 @@ def mixed_norm(
     out, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
     mean = torch.empty_like(scale) if centred else None
     num_heads = tokens if heads is None else len(heads)
-    _call("mixed_norm", x, heads, weight, bias, out, mean, scale, tokens, width, batch, num_heads, eps)
+    _call("mixed_norm", x, heads, weight, bias, out, mean, scale, tokens, width, batch, num_heads, float(eps))
     return out, mean, scale
 
 
@@ -170,10 +170,10 @@ def merges(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> bo
 def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Return the rows met, ``(U,)``, ascending, and the sums of their lines of ``gradients``, ``(U, width)``."""
     met, merged = torch.empty_like(rows), gradients.new_empty(len(rows), gradients.shape[1])
-    found = _call("merge_rows", rows, source, gradients, met, merged, len(rows), gradients.shape[1], num_rows)
-    if found < 0:
+    num_met = _call("merge_rows", rows, source, gradients, met, merged, len(rows), gradients.shape[1], num_rows)
+    if num_met < 0:
         raise MemoryError
-    return met[:found], merged[:found]
+    return met[:num_met], merged[:num_met]
 
 
 def adam_rows(
@@ -186,7 +186,7 @@ def adam_rows(
     eps: float,
 ) -> None:
     """Move some rows of a weight and of its moments by Adam, with a rate and eps that hold the step's corrections."""
-    _call("adam_rows", weight, *moments, rows, gradient, *gradient.shape, *betas, rate, eps)
+    _call("adam_rows", weight, *moments, rows, gradient, *gradient.shape, *map(float, (*betas, rate, eps)))
 
 
 def _suffix(numbers: Tensor) -> str:

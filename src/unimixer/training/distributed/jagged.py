@@ -13,7 +13,7 @@ from unimixer.errors import MissingExtraError, UnimixerError, unknown
 from unimixer.features.batch import Batch
 from unimixer.features.check_ids import out_of_range
 from unimixer.features.spec import FeatureSpec, SequenceField
-from unimixer.training.distributed.layout import Column
+from unimixer.training.distributed.layout import columns_of
 from unimixer.training.process_group import quietly
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def to_jagged(batch: Batch, spec: FeatureSpec) -> KeyedJaggedTensor:
     Raises:
         MissingExtraError: without TorchRec.
     """
-    columns = [Column(f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
-    for group, fields in spec.groups.items():
-        columns += [Column(f.name, f.table, number, group) for number, f in enumerate(fields)]
+    columns = columns_of(spec)
     try:
         with quietly():
             from torchrec import KeyedJaggedTensor

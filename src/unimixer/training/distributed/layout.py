@@ -51,6 +51,13 @@ class Column:
         return batch.sequence_offsets[self.group].diff()
 
 
+def columns_of(spec: FeatureSpec) -> list[Column]:
+    """List the id fields, then the sequence fields."""
+    ids = [Column(f.name, f.table, number, None) for number, f in enumerate(spec.ids)]
+    groups = spec.groups.items()
+    return ids + [Column(f.name, f.table, number, group) for group, fs in groups for number, f in enumerate(fs)]
+
+
 @dataclass(frozen=True)
 class TableLayout:
     """The shapes and fields of sharded tables."""
@@ -69,13 +76,9 @@ class TableLayout:
     def of(cls, tables: EmbeddingTables, spec: FeatureSpec, rule: str, device: torch.device) -> TableLayout:
         """Lay out the tables of a single process."""
         aliases = {name: f"table_{number}" for number, name in enumerate(tables.num_embeddings)}
-        ids = [(f.name, f.table, column, None) for column, f in enumerate(spec.ids)]
-        lists = [
-            (f.name, f.table, column, group) for group, fields in spec.groups.items() for column, f in enumerate(fields)
-        ]
         columns: dict[int, list[Column]] = {}
-        for name, table, column, group in (*ids, *lists):
-            columns.setdefault(tables.width[table], []).append(Column(name, table, column, group))
+        for column in columns_of(spec):
+            columns.setdefault(tables.width[column.table], []).append(column)
         return cls(tables.num_embeddings, tables.width, aliases, dict(sorted(columns.items())), rule, device)
 
     def split(self, vectors: Mapping[str, Tensor], batches: Sequence[Batch]) -> dict[str, list[Tensor]]:
@@ -92,11 +95,14 @@ def distinct_rows(columns: Sequence[Column], batches: Sequence[Batch]) -> tuple[
     """
     rows: dict[str, Tensor] = {}
     places: dict[str, Tensor] = {}
-    for table in dict.fromkeys(column.table for column in columns):
-        fields = [column.field for column in columns if column.table == table]
-        read = [torch.cat([c.ids(batch) for batch in batches]).long() for c in columns if c.table == table]
+    by_table: dict[str, list[Column]] = {}
+    for column in columns:
+        by_table.setdefault(column.table, []).append(column)
+    for table, own in by_table.items():
+        read = [torch.cat([column.ids(batch) for batch in batches]).long() for column in own]
         rows[table], inverse = torch.unique(torch.cat(read), return_inverse=True)
-        places |= dict(zip(fields, inverse.split([len(ids) for ids in read]), strict=True))
+        of_fields = inverse.split([len(ids) for ids in read])
+        places |= {column.field: part for column, part in zip(own, of_fields, strict=True)}
     return rows, places
 
 
