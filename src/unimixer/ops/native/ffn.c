@@ -1,0 +1,205 @@
+/* A per-token FFN of batch-last tokens and its gradients, with products of its own: a strip of samples goes through both
+ * layers of a token while its hidden activations are in cache, and with a norm also through residual and norm.
+ *
+ * Tensors are contiguous: x (T, D, B), up (T, D, U), down (T, H, D) with U = H (GELU) or U = 2 H (SwiGLU, up first).
+ * ``wide``, what enters the activation, may be kept for backward, strip by strip, (T, strips, U, 64). Forward shares out
+ * strips over threads and backward tokens, whose weights' gradients a thread sums in the order of the batch. */
+
+#include "activations.h"
+#include "strip.h"
+
+#define ROWS 6 /* of a tile of sums that is kept in registers */
+#ifdef __AVX512F__
+#define COLUMNS 4 /* lanes; 24 of 32 registers hold sums */
+#else
+#define COLUMNS 1 /* a lane is two registers of AVX2 and four of NEON */
+#endif
+
+/* to += a b for a tile: a[r, k] stands at r * row + k * step, b and to have ``parts`` lanes a row. */
+INLINE void tile(const float *a, long row, long step, const lane *b, lane *to, long depth, long parts, int rows,
+                 int columns) {
+    lane sums[ROWS][COLUMNS];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int p = 0; p < columns; p++) sums[r][p] = to[r * parts + p];
+    for (long k = 0; k < depth; k++)
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            float own = a[r * row + k * step];
+#pragma GCC unroll 4
+            for (int p = 0; p < columns; p++) sums[r][p] += own * b[k * parts + p];
+        }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int p = 0; p < columns; p++) to[r * parts + p] = sums[r][p];
+}
+
+INLINE void tiles(const float *a, long row, long step, const lane *b, lane *to, long rows, long depth, long parts,
+                  int columns) {
+    for (; rows >= ROWS; rows -= ROWS, a += ROWS * row, to += ROWS * parts)
+        tile(a, row, step, b, to, depth, parts, ROWS, columns);
+    switch (rows) {
+    case 1: tile(a, row, step, b, to, depth, parts, 1, columns); break;
+    case 2: tile(a, row, step, b, to, depth, parts, 2, columns); break;
+    case 3: tile(a, row, step, b, to, depth, parts, 3, columns); break;
+    case 4: tile(a, row, step, b, to, depth, parts, 4, columns); break;
+    case 5: tile(a, row, step, b, to, depth, parts, 5, columns); break;
+    }
+}
+
+/* to (rows, parts) += a (rows, depth) b (depth, parts), a by its steps in memory. */
+static void multiply(const float *a, long row, long step, const lane *b, lane *to, long rows, long depth, long parts) {
+    long p = 0;
+    for (; p + COLUMNS <= parts; p += COLUMNS) tiles(a, row, step, b + p, to + p, rows, depth, parts, COLUMNS);
+#if COLUMNS == 4
+    switch (parts - p) {
+    case 1: tiles(a, row, step, b + p, to + p, rows, depth, parts, 1); break;
+    case 2: tiles(a, row, step, b + p, to + p, rows, depth, parts, 2); break;
+    case 3: tiles(a, row, step, b + p, to + p, rows, depth, parts, 3); break;
+    }
+#endif
+}
+
+/* A strip by samples, (64, columns): rows are padded to whole lanes with what stands there already. */
+static void transpose(const lane *from, lane *to, long width, long parts) {
+    const float *numbers = (const float *)from;
+    float *turned = (float *)to;
+    for (long d = 0; d < width; d++)
+        for (long i = 0; i < STRIP; i++) turned[i * parts * LANES + d] = numbers[d * STRIP + i];
+}
+
+static void activate_strip(const float *wide, float *hidden, long width, long gated) {
+    const float *gate = wide + width * STRIP;
+    if (gated) {
+#pragma omp simd
+        for (long i = 0; i < width * STRIP; i++) hidden[i] = wide[i] * gate[i] * sigmoid(gate[i]);
+    } else {
+        float unused;
+#pragma omp simd private(unused)
+        for (long i = 0; i < width * STRIP; i++) hidden[i] = wide[i] * normal(wide[i], &unused);
+    }
+}
+
+/* hidden: the gradient of the hidden activations becomes themselves. */
+static void activate_strip_backward(const float *wide, float *hidden, float *to_wide, long width, long gated) {
+    const float *gate = wide + width * STRIP;
+    float *to_gate = to_wide + width * STRIP;
+    if (gated) {
+#pragma omp simd
+        for (long i = 0; i < width * STRIP; i++) {
+            float open = sigmoid(gate[i]), swish = gate[i] * open, above = hidden[i], up = wide[i];
+            hidden[i] = up * swish;
+            to_wide[i] = above * swish;
+            to_gate[i] = above * up * (open + swish * (1.0f - open));
+        }
+    } else {
+#pragma omp simd
+        for (long i = 0; i < width * STRIP; i++) {
+            float density, x = wide[i], share = normal(x, &density), above = hidden[i];
+            hidden[i] = x * share;
+            to_wide[i] = above * (share + x * density);
+        }
+    }
+}
+
+static void fill(lane *to, const float *numbers, long rows) {
+    for (long row = 0; row < rows; row++)
+        for (int p = 0; p < PARTS; p++) to[row * PARTS + p] = (lane){0} + (numbers ? numbers[row] : 0);
+}
+
+static void add_totals(const lane *from, float *to, long rows) {
+    for (long row = 0; row < rows; row++, from += PARTS) to[row] += total_of(from[0] + from[1] + from[2] + from[3]);
+}
+
+/* out = FFN(x), or norm(x + FFN(x)) w + b where w is given; then ``sums`` keeps what is normalized. */
+void ffn(const float *x, const float *up, const float *up_bias, const float *down, const float *down_bias,
+         const float *w, const float *b, float *wide, float *sums, float *out, float *mean, float *scale, long tokens,
+         long width, long hidden, long batch, long gated, float eps, int threads) {
+    long strips = (batch + STRIP - 1) / STRIP, units = hidden * (1 + gated);
+#pragma omp parallel num_threads(threads)
+    {
+        lane *in = buffer(width), *sum = buffer(width), *between = buffer(hidden);
+        lane *unkept = wide ? NULL : buffer(units);
+#pragma omp for collapse(2)
+        for (long t = 0; t < tokens; t++)
+            for (long strip = 0; strip < strips; strip++) {
+                long start = strip * STRIP, lanes = batch - start < STRIP ? batch - start : STRIP;
+                long place = t * width * batch + start;
+                lane *entering = wide ? (lane *)(wide + (t * strips + strip) * units * STRIP) : unkept;
+                gather(x + place, in, width, batch, lanes);
+                fill(entering, up_bias ? up_bias + t * units : NULL, units);
+                multiply(up + t * width * units, 1, units, in, entering, units, width, PARTS);
+                activate_strip((float *)entering, (float *)between, hidden, gated);
+                fill(sum, down_bias ? down_bias + t * width : NULL, width);
+                for (long i = 0; w && i < width * PARTS; i++) sum[i] += in[i];
+                multiply(down + t * hidden * width, 1, width, between, sum, width, hidden, PARTS);
+                if (w) {
+                    scatter(sum, sums + place, width, batch, lanes);
+                    normalize(sum, w, b, mean ? mean + t * batch + start : NULL, scale + t * batch + start, width, eps,
+                              lanes);
+                }
+                scatter(sum, out + place, width, batch, lanes);
+            }
+        free(in), free(sum), free(between), free(unkept);
+    }
+}
+
+/* Gradients of ffn; those of w and b come for every token alone. */
+void ffn_backward(const float *grad, const float *x, const float *up, const float *down, const float *w,
+                  const float *wide, const float *sums, const float *mean, const float *scale, float *to_x,
+                  float *to_up, float *to_up_bias, float *to_down, float *to_down_bias, float *to_w, float *to_b,
+                  long tokens, long width, long hidden, long batch, long gated, int threads) {
+    long strips = (batch + STRIP - 1) / STRIP, units = hidden * (1 + gated), parts = (width + LANES - 1) / LANES;
+#pragma omp parallel num_threads(threads)
+    {
+        lane *in = buffer(width), *above = buffer(width), *from = buffer(width), *between = buffer(hidden);
+        lane *to_wide = buffer(units), *by_w = buffer(width), *by_b = by_w + width;
+        lane *samples = aligned_alloc(sizeof(lane), STRIP * parts * sizeof(lane));
+        lane *by_up = aligned_alloc(sizeof(lane), (units + hidden) * parts * sizeof(lane));
+        lane *by_down = by_up + units * parts;
+        memset(samples, 0, STRIP * parts * sizeof(lane));
+#pragma omp for
+        for (long t = 0; t < tokens; t++) {
+            memset(by_up, 0, (units + hidden) * parts * sizeof(lane));
+            memset(by_w, 0, 2 * width * sizeof(lane));
+            memset(to_up_bias + t * units, 0, units * sizeof(float));
+            memset(to_down_bias + t * width, 0, width * sizeof(float));
+            for (long strip = 0; strip < strips; strip++) {
+                long start = strip * STRIP, lanes = batch - start < STRIP ? batch - start : STRIP;
+                long place = t * width * batch + start, own = t * batch + start;
+                const lane *entering = (const lane *)(wide + (t * strips + strip) * units * STRIP);
+                gather(grad + place, w ? from : above, width, batch, lanes);
+                if (w) {
+                    gather(sums + place, above, width, batch, lanes);
+                    normalize_backward(above, from, w, mean ? mean + own : NULL, scale + own, by_w, by_b, width, batch,
+                                       lanes);
+                }
+                add_totals(above, to_down_bias + t * width, width);
+                fill(between, NULL, hidden);
+                multiply(down + t * hidden * width, width, 1, above, between, hidden, width, PARTS);
+                activate_strip_backward((const float *)entering, (float *)between, (float *)to_wide, hidden, gated);
+                add_totals(to_wide, to_up_bias + t * units, units);
+                transpose(above, samples, width, parts);
+                multiply((const float *)between, STRIP, 1, samples, by_down, hidden, STRIP, parts);
+                gather(x + place, in, width, batch, lanes);
+                transpose(in, samples, width, parts);
+                multiply((const float *)to_wide, STRIP, 1, samples, by_up, units, STRIP, parts);
+                if (!w) fill(above, NULL, width);
+                multiply(up + t * width * units, units, 1, to_wide, above, width, units, PARTS);
+                scatter(above, to_x + place, width, batch, lanes);
+            }
+            const float *up_sums = (const float *)by_up, *down_sums = (const float *)by_down;
+            for (long d = 0; d < width; d++)
+                for (long u = 0; u < units; u++) to_up[(t * width + d) * units + u] = up_sums[u * parts * LANES + d];
+            for (long h = 0; h < hidden; h++)
+                memcpy(to_down + (t * hidden + h) * width, down_sums + h * parts * LANES, width * sizeof(float));
+            for (long d = 0; w && d < width; d++) {
+                to_w[t * width + d] = total_of(by_w[d]);
+                to_b[t * width + d] = total_of(by_b[d]);
+            }
+        }
+        free(in), free(above), free(from), free(between), free(to_wide), free(by_w), free(samples), free(by_up);
+    }
+}
