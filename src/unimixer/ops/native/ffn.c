@@ -15,6 +15,8 @@
 #define COLUMNS 1 /* a lane is two registers of AVX2 and four of NEON */
 #endif
 
+#define UNITS 96 /* hidden units at a time, whose strips stay in cache from one product to the next */
+
 /* to += a b for a tile: a[r, k] stands at r * row + k * step, b and to have ``parts`` lanes a row. */
 INLINE void tile(const float *a, long row, long step, const lane *b, lane *to, long depth, long parts, int rows,
                  int columns) {
@@ -70,23 +72,21 @@ static void transpose(const lane *from, lane *to, long width, long parts) {
         for (long i = 0; i < STRIP; i++) turned[i * parts * LANES + d] = numbers[d * STRIP + i];
 }
 
-static void activate_strip(const float *wide, float *hidden, long width, long gated) {
-    const float *gate = wide + width * STRIP;
-    if (gated) {
+/* hidden = activation(wide); gate is NULL for GELU. */
+static void activate_strip(const float *wide, const float *gate, float *hidden, long width) {
+    if (gate) {
 #pragma omp simd
         for (long i = 0; i < width * STRIP; i++) hidden[i] = wide[i] * gate[i] * sigmoid(gate[i]);
     } else {
-        float unused;
-#pragma omp simd private(unused)
-        for (long i = 0; i < width * STRIP; i++) hidden[i] = wide[i] * normal(wide[i], &unused);
+#pragma omp simd
+        for (long i = 0; i < width * STRIP; i++) hidden[i] = gelu(wide[i]);
     }
 }
 
-/* hidden: the gradient of the hidden activations becomes themselves. */
-static void activate_strip_backward(const float *wide, float *hidden, float *to_wide, long width, long gated) {
-    const float *gate = wide + width * STRIP;
-    float *to_gate = to_wide + width * STRIP;
-    if (gated) {
+/* The gradients of wide and gate; in ``hidden`` the gradient of the hidden activations becomes these themselves. */
+static void activate_strip_backward(const float *wide, const float *gate, float *hidden, float *to_wide, float *to_gate,
+                                    long width) {
+    if (gate) {
 #pragma omp simd
         for (long i = 0; i < width * STRIP; i++) {
             float open = sigmoid(gate[i]), swish = gate[i] * open, above = hidden[i], up = wide[i];
@@ -97,9 +97,9 @@ static void activate_strip_backward(const float *wide, float *hidden, float *to_
     } else {
 #pragma omp simd
         for (long i = 0; i < width * STRIP; i++) {
-            float density, x = wide[i], share = normal(x, &density), above = hidden[i];
-            hidden[i] = x * share;
-            to_wide[i] = above * (share + x * density);
+            float value;
+            to_wide[i] = hidden[i] * gelu_slope(wide[i], &value);
+            hidden[i] = value;
         }
     }
 }
@@ -109,9 +109,16 @@ static void fill(lane *to, const float *numbers, long rows) {
         for (int p = 0; p < PARTS; p++) to[row * PARTS + p] = (lane){0} + (numbers ? numbers[row] : 0);
 }
 
-static void add_totals(const lane *from, float *to, long rows) {
-    for (long row = 0; row < rows; row++, from += PARTS) to[row] += total_of(from[0] + from[1] + from[2] + from[3]);
+/* Sums over samples, a lane a row; total_of ends them. */
+static void add_parts(const lane *from, lane *to, long rows) {
+    for (long row = 0; row < rows; row++, from += PARTS) to[row] += (from[0] + from[1]) + (from[2] + from[3]);
 }
+
+static void totals(const lane *from, float *to, long rows) {
+    for (long row = 0; row < rows; row++) to[row] = total_of(from[row]);
+}
+
+static lane *zeros(long lanes) { return memset(aligned_alloc(sizeof(lane), lanes * sizeof(lane)), 0, lanes * sizeof(lane)); }
 
 /* out = FFN(x), or norm(x + FFN(x)) w + b where w is given; then ``sums`` keeps what is normalized. */
 void ffn(const float *x, const float *up, const float *up_bias, const float *down, const float *down_bias,
@@ -120,8 +127,7 @@ void ffn(const float *x, const float *up, const float *up_bias, const float *dow
     long strips = (batch + STRIP - 1) / STRIP, units = hidden * (1 + gated);
 #pragma omp parallel num_threads(threads)
     {
-        lane *in = buffer(width), *sum = buffer(width), *between = buffer(hidden);
-        lane *unkept = wide ? NULL : buffer(units);
+        lane *in = buffer(width), *sum = buffer(width), *between = buffer(UNITS), *unkept = wide ? NULL : buffer(units);
 #pragma omp for collapse(2)
         for (long t = 0; t < tokens; t++)
             for (long strip = 0; strip < strips; strip++) {
@@ -130,11 +136,17 @@ void ffn(const float *x, const float *up, const float *up_bias, const float *dow
                 lane *entering = wide ? (lane *)(wide + (t * strips + strip) * units * STRIP) : unkept;
                 gather(x + place, in, width, batch, lanes);
                 fill(entering, up_bias ? up_bias + t * units : NULL, units);
-                multiply(up + t * width * units, 1, units, in, entering, units, width, PARTS);
-                activate_strip((float *)entering, (float *)between, hidden, gated);
                 fill(sum, down_bias ? down_bias + t * width : NULL, width);
                 for (long i = 0; w && i < width * PARTS; i++) sum[i] += in[i];
-                multiply(down + t * hidden * width, 1, width, between, sum, width, hidden, PARTS);
+                for (long h = 0; h < hidden; h += UNITS) {
+                    long some = hidden - h < UNITS ? hidden - h : UNITS;
+                    lane *open = entering + h * PARTS, *gate = gated ? open + hidden * PARTS : NULL;
+                    const float *layer = up + t * width * units + h;
+                    multiply(layer, 1, units, in, open, some, width, PARTS);
+                    if (gate) multiply(layer + hidden, 1, units, in, gate, some, width, PARTS);
+                    activate_strip((float *)open, (float *)gate, (float *)between, some);
+                    multiply(down + (t * hidden + h) * width, 1, width, between, sum, width, some, PARTS);
+                }
                 if (w) {
                     scatter(sum, sums + place, width, batch, lanes);
                     normalize(sum, w, b, mean ? mean + t * batch + start : NULL, scale + t * batch + start, width, eps,
@@ -152,54 +164,64 @@ void ffn_backward(const float *grad, const float *x, const float *up, const floa
                   float *to_up, float *to_up_bias, float *to_down, float *to_down_bias, float *to_w, float *to_b,
                   long tokens, long width, long hidden, long batch, long gated, int threads) {
     long strips = (batch + STRIP - 1) / STRIP, units = hidden * (1 + gated), parts = (width + LANES - 1) / LANES;
+    long sizes = (units + hidden) * parts + units + 3 * width; /* of all sums over samples */
 #pragma omp parallel num_threads(threads)
     {
-        lane *in = buffer(width), *above = buffer(width), *from = buffer(width), *between = buffer(hidden);
-        lane *to_wide = buffer(units), *by_w = buffer(width), *by_b = by_w + width;
-        lane *samples = aligned_alloc(sizeof(lane), STRIP * parts * sizeof(lane));
-        lane *by_up = aligned_alloc(sizeof(lane), (units + hidden) * parts * sizeof(lane));
-        lane *by_down = by_up + units * parts;
-        memset(samples, 0, STRIP * parts * sizeof(lane));
+        lane *in = buffer(width), *above = buffer(width), *sum = buffer(width), *between = buffer(UNITS);
+        lane *to_open = buffer(UNITS), *to_gate = buffer(UNITS), *by_up = zeros(sizes);
+        lane *by_down = by_up + units * parts, *by_bias = by_down + hidden * parts, *by_down_bias = by_bias + units;
+        lane *by_w = by_down_bias + width, *by_b = by_w + width;
+        lane *x_samples = zeros(STRIP * parts), *samples = zeros(STRIP * parts);
 #pragma omp for
         for (long t = 0; t < tokens; t++) {
-            memset(by_up, 0, (units + hidden) * parts * sizeof(lane));
-            memset(by_w, 0, 2 * width * sizeof(lane));
-            memset(to_up_bias + t * units, 0, units * sizeof(float));
-            memset(to_down_bias + t * width, 0, width * sizeof(float));
+            memset(by_up, 0, sizes * sizeof(lane));
             for (long strip = 0; strip < strips; strip++) {
                 long start = strip * STRIP, lanes = batch - start < STRIP ? batch - start : STRIP;
                 long place = t * width * batch + start, own = t * batch + start;
-                const lane *entering = (const lane *)(wide + (t * strips + strip) * units * STRIP);
-                gather(grad + place, w ? from : above, width, batch, lanes);
+                gather(x + place, in, width, batch, lanes);
+                transpose(in, x_samples, width, parts);
+                gather(grad + place, w ? in : above, width, batch, lanes);
                 if (w) {
                     gather(sums + place, above, width, batch, lanes);
-                    normalize_backward(above, from, w, mean ? mean + own : NULL, scale + own, by_w, by_b, width, batch,
+                    normalize_backward(above, in, w, mean ? mean + own : NULL, scale + own, by_w, by_b, width, batch,
                                        lanes);
-                }
-                add_totals(above, to_down_bias + t * width, width);
-                fill(between, NULL, hidden);
-                multiply(down + t * hidden * width, width, 1, above, between, hidden, width, PARTS);
-                activate_strip_backward((const float *)entering, (float *)between, (float *)to_wide, hidden, gated);
-                add_totals(to_wide, to_up_bias + t * units, units);
+                    memcpy(sum, above, width * PARTS * sizeof(lane));
+                } else
+                    fill(sum, NULL, width);
                 transpose(above, samples, width, parts);
-                multiply((const float *)between, STRIP, 1, samples, by_down, hidden, STRIP, parts);
-                gather(x + place, in, width, batch, lanes);
-                transpose(in, samples, width, parts);
-                multiply((const float *)to_wide, STRIP, 1, samples, by_up, units, STRIP, parts);
-                if (!w) fill(above, NULL, width);
-                multiply(up + t * width * units, units, 1, to_wide, above, width, units, PARTS);
-                scatter(above, to_x + place, width, batch, lanes);
+                add_parts(above, by_down_bias, width);
+                for (long h = 0; h < hidden; h += UNITS) {
+                    long some = hidden - h < UNITS ? hidden - h : UNITS;
+                    const float *layer = up + t * width * units + h;
+                    const float *open = wide + ((t * strips + strip) * units + h) * STRIP;
+                    fill(between, NULL, some);
+                    multiply(down + (t * hidden + h) * width, width, 1, above, between, some, width, PARTS);
+                    activate_strip_backward(open, gated ? open + hidden * STRIP : NULL, (float *)between,
+                                            (float *)to_open, (float *)to_gate, some);
+                    multiply((float *)between, STRIP, 1, samples, by_down + h * parts, some, STRIP, parts);
+                    for (long part = 0; part <= gated; part++) {
+                        lane *to = part ? to_gate : to_open;
+                        add_parts(to, by_bias + part * hidden + h, some);
+                        multiply((float *)to, STRIP, 1, x_samples, by_up + (part * hidden + h) * parts, some, STRIP,
+                                 parts);
+                        multiply(layer + part * hidden, units, 1, to, sum, width, some, PARTS);
+                    }
+                }
+                scatter(sum, to_x + place, width, batch, lanes);
             }
             const float *up_sums = (const float *)by_up, *down_sums = (const float *)by_down;
-            for (long d = 0; d < width; d++)
-                for (long u = 0; u < units; u++) to_up[(t * width + d) * units + u] = up_sums[u * parts * LANES + d];
+            for (long u = 0; u < units; u += LANES) /* so many lines of memory are read side by side */
+                for (long d = 0; d < width; d++)
+                    for (long i = u; i < units && i < u + LANES; i++)
+                        to_up[(t * width + d) * units + i] = up_sums[i * parts * LANES + d];
             for (long h = 0; h < hidden; h++)
                 memcpy(to_down + (t * hidden + h) * width, down_sums + h * parts * LANES, width * sizeof(float));
-            for (long d = 0; w && d < width; d++) {
-                to_w[t * width + d] = total_of(by_w[d]);
-                to_b[t * width + d] = total_of(by_b[d]);
-            }
+            totals(by_bias, to_up_bias + t * units, units);
+            totals(by_down_bias, to_down_bias + t * width, width);
+            totals(by_w, to_w + t * width, width);
+            totals(by_b, to_b + t * width, width);
         }
-        free(in), free(above), free(from), free(between), free(to_wide), free(by_w), free(samples), free(by_up);
+        free(in), free(above), free(sum), free(between), free(to_open), free(to_gate), free(by_up);
+        free(x_samples), free(samples);
     }
 }

@@ -38,7 +38,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def in_kernel(x_BTD: Tensor, weights: Weights, dtype: torch.dtype, norm: tuple[Tensor | None, ...] = ()) -> bool:
-    """Whether the kernel does all of it: in float32, for no more threads than tokens, and where no mode counts products."""
+    """Whether the kernel does it all: float32, no more threads than tokens, and no mode that counts products."""
     few = x_BTD.shape[2] <= WIDEST and torch.get_num_threads() <= x_BTD.shape[1]
     unwatched = _get_current_dispatch_mode() is None
     return few and unwatched and dtype == torch.float32 and native.fits(rows(x_BTD), *weights, *norm)
