@@ -118,20 +118,20 @@ def activate_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[
 
 def ffn(
     x: Tensor, weights: tuple[Tensor, Tensor | None, Tensor, Tensor | None], norm: Norm | None, keeps: bool = True
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+) -> tuple[Tensor, list[Tensor | None]]:
     """Return the FFN of every token, normalized with its residual if there is a norm, and what backward needs."""
     (tokens, width, batch), (up, up_bias, down, down_bias) = x.shape, weights
     hidden, units = down.shape[1], up.shape[2]
     wide = x.new_empty(tokens, -(-batch // STRIP), units, STRIP) if keeps else None
-    out, norm_weights, eps = torch.empty_like(x), (None, None), 0.0
+    out, w, b, eps = torch.empty_like(x), None, None, 0.0
     sums = mean = scale = None
     if norm is not None:
-        norm_weights, eps = (norm.weight, norm.bias), float(norm.eps)
+        w, b, eps = norm.weight, norm.bias, float(norm.eps)
         sums, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
         mean = torch.empty_like(scale) if norm.centred else None
     made, sizes = (wide, sums, out, mean, scale), (tokens, width, hidden, batch, units != hidden)
-    _call("ffn", x, up, up_bias, down, down_bias, *norm_weights, *made, *sizes, eps)
-    return out, (wide, sums, mean, scale)
+    _call("ffn", x, up, up_bias, down, down_bias, w, b, *made, *sizes, eps)
+    return out, [wide, sums, mean, scale]
 
 
 def ffn_backward(

@@ -55,9 +55,9 @@ def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None, dtype: t
     """Both layers, with products in a dtype; the result is batch-last, and what backward needs is added to ``keep``."""
     x_TDB = rows(x_BTD)
     if in_kernel(x_BTD, weights, dtype):
-        out_TDB, kept = native.ffn(x_TDB, weights, None, keeps=keep is not None)
-        if keep is not None:
-            keep += kept[:1]
+        out_TDB, (wide, *_) = native.ffn(x_TDB, weights, None, keeps=keep is not None)
+        if keep is not None and wide is not None:
+            keep.append(wide)
         return out_TDB.permute(2, 0, 1)
     up, up_bias, down, down_bias = weights
     up, down = up.to(dtype), down.to(dtype)
@@ -244,8 +244,8 @@ class NormedFFNFunction(torch.autograd.Function):
         ctx.dtype = product_dtype(x_BTD)
         ctx.kernel = in_kernel(x_BTD, weights, ctx.dtype, (weight, bias))
         if ctx.kernel:
-            out_TDB, kept = native.ffn(rows(x_BTD), weights, native.Norm(weight, bias, eps, centred))
-            ctx.save_for_backward(x_BTD, *weights, weight, bias, *kept)
+            out_TDB, made = native.ffn(rows(x_BTD), weights, native.Norm(weight, bias, eps, centred))
+            ctx.save_for_backward(x_BTD, *weights, weight, bias, *made)
             return out_TDB.permute(2, 0, 1)
         keep: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
