@@ -2,25 +2,32 @@
  * layers of a token while its hidden activations are in cache, and with a norm also through residual and norm.
  *
  * Tensors are contiguous: x (T, D, B), up (T, D, U), down (T, H, D) with U = H (GELU) or U = 2 H (SwiGLU, up first).
- * ``wide``, what enters the activation, may be kept for backward, strip by strip, (T, strips, U, 64). Forward shares out
- * strips over threads and backward tokens, whose weights' gradients a thread sums in the order of the batch. */
+ * ``wide``, what enters the activation, may be kept for backward, strip by strip, (T, strips, U, 64), from an address
+ * that 64 divides, as those of torch are. Forward shares out strips over threads and backward tokens, whose weights'
+ * gradients a thread sums in the order of the batch. */
 
 #include "activations.h"
 #include "strip.h"
 
-#define ROWS 6 /* of a tile of sums that is kept in registers */
 #ifdef __AVX512F__
-#define COLUMNS 4 /* lanes; 24 of 32 registers hold sums */
+#define NUMBERS 16 /* of a register of this processor */
+#define COLUMNS 4  /* registers of a row of a tile, whose sums stay there */
+#elif defined __AVX__
+#define NUMBERS 8
+#define COLUMNS 2
 #else
-#define COLUMNS 1 /* a lane is two registers of AVX2 and four of NEON */
+#define NUMBERS 4
+#define COLUMNS 2
 #endif
-
+#define ROWS 6
 #define UNITS 96 /* hidden units at a time, whose strips stay in cache from one product to the next */
 
-/* to += a b for a tile: a[r, k] stands at r * row + k * step, b and to have ``parts`` lanes a row. */
-INLINE void tile(const float *a, long row, long step, const lane *b, lane *to, long depth, long parts, int rows,
+typedef float vector __attribute__((vector_size(4 * NUMBERS), may_alias));
+
+/* to += a b for a tile: a[r, k] stands at r * row + k * step, b and to have ``parts`` vectors a row. */
+INLINE void tile(const float *a, long row, long step, const vector *b, vector *to, long depth, long parts, int rows,
                  int columns) {
-    lane sums[ROWS][COLUMNS];
+    vector sums[ROWS][COLUMNS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -38,7 +45,7 @@ INLINE void tile(const float *a, long row, long step, const lane *b, lane *to, l
         for (int p = 0; p < columns; p++) to[r * parts + p] = sums[r][p];
 }
 
-INLINE void tiles(const float *a, long row, long step, const lane *b, lane *to, long rows, long depth, long parts,
+INLINE void tiles(const float *a, long row, long step, const vector *b, vector *to, long rows, long depth, long parts,
                   int columns) {
     for (; rows >= ROWS; rows -= ROWS, a += ROWS * row, to += ROWS * parts)
         tile(a, row, step, b, to, depth, parts, ROWS, columns);
@@ -51,17 +58,20 @@ INLINE void tiles(const float *a, long row, long step, const lane *b, lane *to, 
     }
 }
 
-/* to (rows, parts) += a (rows, depth) b (depth, parts), a by its steps in memory. */
-static void multiply(const float *a, long row, long step, const lane *b, lane *to, long rows, long depth, long parts) {
-    long p = 0;
+/* to (rows, lanes) += a (rows, depth) b (depth, lanes), a by its steps in memory. */
+static void multiply(const float *a, long row, long step, const lane *right, lane *sums, long rows, long depth,
+                     long lanes) {
+    const vector *b = (const vector *)right;
+    vector *to = (vector *)sums;
+    long p = 0, parts = lanes * (LANES / NUMBERS);
     for (; p + COLUMNS <= parts; p += COLUMNS) tiles(a, row, step, b + p, to + p, rows, depth, parts, COLUMNS);
-#if COLUMNS == 4
-    switch (parts - p) {
+    switch (parts - p) { /* without AVX-512 there is no rest */
     case 1: tiles(a, row, step, b + p, to + p, rows, depth, parts, 1); break;
+#if COLUMNS > 2
     case 2: tiles(a, row, step, b + p, to + p, rows, depth, parts, 2); break;
     case 3: tiles(a, row, step, b + p, to + p, rows, depth, parts, 3); break;
-    }
 #endif
+    }
 }
 
 /* A strip by samples, (64, columns): rows are padded to whole lanes with what stands there already. */
