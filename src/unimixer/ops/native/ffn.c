@@ -1,5 +1,5 @@
-/* A per-token FFN of batch-last tokens and its gradients, with products of its own: a strip of samples goes through both
- * layers of a token while its hidden activations are in cache, and with a norm also through residual and norm.
+/* A per-token FFN of batch-last tokens and its gradients, with products of its own: a strip of samples goes through
+ * both layers of a token while its hidden activations are in cache, and with a norm also through residual and norm.
  *
  * Tensors are contiguous: x (T, D, B), up (T, D, U), down (T, H, D) with U = H (GELU) or U = 2 H (SwiGLU, up first).
  * ``wide``, what enters the activation, may be kept for backward, strip by strip, (T, strips, U, 64), from an address
@@ -128,7 +128,9 @@ static void totals(const lane *from, float *to, long rows) {
     for (long row = 0; row < rows; row++) to[row] = total_of(from[row]);
 }
 
-static lane *zeros(long lanes) { return memset(aligned_alloc(sizeof(lane), lanes * sizeof(lane)), 0, lanes * sizeof(lane)); }
+static lane *zeros(long lanes) {
+    return memset(aligned_alloc(sizeof(lane), lanes * sizeof(lane)), 0, lanes * sizeof(lane));
+}
 
 /* out = FFN(x), or norm(x + FFN(x)) w + b where w is given; then ``sums`` keeps what is normalized. */
 void ffn(const float *x, const float *up, const float *up_bias, const float *down, const float *down_bias,
