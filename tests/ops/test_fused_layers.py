@@ -192,14 +192,6 @@ def test_layouts_change_no_number_and_turn_gradients_round() -> None:
     assert gradient.is_contiguous()
 
 
-def test_a_first_layer_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, given = tokens_of(4, ops.per_token_ffn), ffn_weights(gated=True, bias=True)
-    whole = ops.per_token_ffn(x, *given)
-    monkeypatch.setattr(ffn, "UNITS", 3)  # the last piece is smaller
-    torch.testing.assert_close(ops.per_token_ffn(x, *given), whole)
-    torch.testing.assert_close(whole, ops.per_token_ffn_reference(x, *given))
-
-
 def test_small_batches_halved_tokens_and_compilers_keep_the_plain_form() -> None:
     x = torch.randn(BATCH, 3, 4)
     assert ops.batch_last(x[:2]) is not None

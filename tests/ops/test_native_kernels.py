@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from unimixer import ops
 from unimixer.features.embedding import merge_rows
 from unimixer.ops import layout, native
+from unimixer.ops.per_token import fused as ffn
 from unimixer.training.optimizers import RowSparseAdam
 
 BATCH = 2 * layout.SMALLEST_BATCH + 3  # a whole run of lanes and a rest
@@ -101,6 +103,68 @@ def test_outputs_and_gradients_are_those_of_the_reference_in_float64(
     for got, right in zip([ours, *gradients], [theirs, *expected], strict=True):
         size = right.abs().max().item()
         torch.testing.assert_close(got.double(), right, rtol=0, atol=3e-6 * max(1.0, size))
+
+
+@needs_kernels
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("width", "hidden"), [(1, 1), (16, 6), (33, 49), (70, 100)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_ffn_of_any_width_is_the_reference_in_float64(
+    width: int, hidden: int, gated: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widths with rests of tiles and lanes, hidden units with rests of the units that go through a strip together."""
+    units = hidden * (1 + gated)
+    inputs = [ops.batch_last(torch.randn(BATCH, 2, width)), torch.randn(2, width, units) / width**0.5]
+    inputs += [torch.randn(2, units), torch.randn(2, hidden, width) / hidden**0.5, torch.randn(2, width)]
+    inputs = [*inputs, torch.rand(width) + 0.5, torch.randn(width)]
+    kept = [place for place in range(7) if biased or place not in (2, 4, 6)]
+    cotangent, results = torch.randn(BATCH, 2, width), []
+    for dtype in (torch.float32, torch.float64):
+        given = {place: inputs[place].to(dtype).requires_grad_() for place in kept}
+        x, *weights, weight, bias = (given.get(place) for place in range(7))
+        assert x is not None
+        assert weight is not None
+        assert ffn.in_kernel(x, tuple(weights), dtype, (weight, bias)) is (dtype == torch.float32)
+        plain = ops.per_token_ffn(x, *weights)
+        normed = ops.normed_ffn(x, *weights, ops.Norm(weight, bias, 1e-2, True))
+        outputs = [plain, normed]
+        gradients = torch.autograd.grad(outputs, list(given.values()), [cotangent.to(dtype)] * 2)
+        with torch.no_grad():
+            assert torch.equal(ops.per_token_ffn(x, *weights), plain)
+        results.append([*outputs, *gradients])
+    for got, right in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), right, rtol=0, atol=3e-6 * max(1.0, right.abs().max().item()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("gated", [False, True])
+def test_activations_and_their_slopes_are_exact_to_the_precision_of_float32(gated: bool) -> None:
+    x = torch.linspace(-12, 12, 40_001).view(1, 1, -1)
+    wide = torch.cat([torch.ones_like(x), x], 1) if gated else x
+    right = x.double().requires_grad_()
+    activated = torch.nn.functional.silu(right) if gated else torch.nn.functional.gelu(right)
+    (slope,) = torch.autograd.grad(activated.sum(), right)
+    hidden, to_wide, _ = native.activate_backward(wide, None, torch.ones_like(x))
+    assert torch.equal(native.activate(wide, None, 1), hidden)
+    bound = 2e-7 * x.abs().clamp(min=1)
+    assert ((hidden - activated).abs() <= bound).all()
+    assert ((to_wide[:, -1:] - slope).abs() <= bound).all()
+
+
+@needs_kernels
+def test_where_products_are_counted_or_threads_outnumber_tokens_torch_multiplies() -> None:
+    inputs = [tokens(), single(5, 10, 7), None, single(5, 7, 10), None]
+    with FlopCounterMode(display=False) as counter:
+        ops.per_token_ffn(*inputs)
+    assert counter.get_total_flops() == 2 * 2 * BATCH * 5 * 10 * 7
+    alone = ops.per_token_ffn(*inputs)
+    torch.set_num_threads(6)
+    try:
+        assert not ffn.in_kernel(inputs[0], inputs[1:], torch.float32)
+        together = ops.per_token_ffn(*inputs)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(together, alone)
 
 
 @needs_kernels

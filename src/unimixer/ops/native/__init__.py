@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,36 @@ def activate_backward(wide: Tensor, bias: Tensor | None, grad: Tensor) -> tuple[
     to_bias = wide.new_empty(wide.shape[:2], dtype=torch.float32)
     _call(f"activate_backward{_suffix(wide)}", wide, bias, grad, hidden, to_wide, to_bias, tokens, width, batch, gated)
     return hidden, to_wide, to_bias
+
+
+def ffn(
+    x: Tensor, weights: tuple[Tensor, Tensor | None, Tensor, Tensor | None], norm: Norm | None, keeps: bool = True
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return the FFN of every token, normalized with its residual if there is a norm, and what backward needs."""
+    (tokens, width, batch), (up, up_bias, down, down_bias) = x.shape, weights
+    hidden, units = down.shape[1], up.shape[2]
+    wide = x.new_empty(tokens, -(-batch // STRIP), units, STRIP) if keeps else None
+    out, w, b, eps = torch.empty_like(x), None, None, 0.0
+    sums = mean = scale = None
+    if norm is not None:
+        w, b, eps = norm.weight, norm.bias, float(norm.eps)
+        sums, scale = torch.empty_like(x), x.new_empty(tokens, 1, batch)
+        mean = torch.empty_like(scale) if norm.centred else None
+    made, sizes = (wide, sums, out, mean, scale), (tokens, width, hidden, batch, units != hidden)
+    _call("ffn", x, up, up_bias, down, down_bias, w, b, *made, *sizes, eps)
+    return out, [wide, sums, mean, scale]
+
+
+def ffn_backward(
+    grad: Tensor, x: Tensor, up: Tensor, down: Tensor, norm_weight: Tensor | None, kept: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Return the gradients of x, the weights and biases of both layers, and the norm's weight and bias."""
+    (tokens, width, batch), (hidden, units) = x.shape, (down.shape[1], up.shape[2])
+    made = [torch.empty_like(x), torch.empty_like(up), x.new_empty(tokens, units), torch.empty_like(down)]
+    made += [x.new_empty(tokens, width) for _ in range(3)]
+    sizes = tokens, width, hidden, batch, units != hidden
+    _call("ffn_backward", grad, x, up, down, norm_weight, *kept, *made, *sizes)
+    return *made[:5], made[5].sum(0), made[6].sum(0)
 
 
 def norm(

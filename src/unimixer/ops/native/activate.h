@@ -8,7 +8,6 @@ void NAMED(activate)(const NUMBER *wide, const float *bias, NUMBER *hidden, long
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < tokens * width; row++) {
         NUMBER *out = hidden + row * batch;
-        float unused;
         if (gated) {
             long up_row = row / width * 2 * width + row % width, gate_row = up_row + width;
             const NUMBER *up = wide + up_row * batch, *gate = wide + gate_row * batch;
@@ -21,11 +20,8 @@ void NAMED(activate)(const NUMBER *wide, const float *bias, NUMBER *hidden, long
         } else {
             const NUMBER *in = wide + row * batch;
             float own = bias ? bias[row] : 0;
-#pragma omp simd private(unused)
-            for (long i = 0; i < batch; i++) {
-                float x = READ(in[i]) + own;
-                out[i] = WRITE(x * normal(x, &unused));
-            }
+#pragma omp simd
+            for (long i = 0; i < batch; i++) out[i] = WRITE(gelu(READ(in[i]) + own));
         }
     }
 }
@@ -61,9 +57,8 @@ void NAMED(activate_backward)(const NUMBER *wide, const float *bias, const NUMBE
             float own = bias ? bias[row] : 0, sum = 0;
 #pragma omp simd reduction(+ : sum)
             for (long i = 0; i < batch; i++) {
-                float density, x = READ(in[i]) + own, share = normal(x, &density);
-                float a = READ(from[i]) * (share + x * density);
-                out[i] = WRITE(x * share);
+                float value, a = READ(from[i]) * gelu_slope(READ(in[i]) + own, &value);
+                out[i] = WRITE(value);
                 to_in[i] = WRITE(a);
                 sum += a;
             }

@@ -1,9 +1,11 @@
-"""Two layers with own weights for every token, a few tokens at a time, so that what lies between them stays in cache.
+"""Two layers with own weights for every token, so that what lies between them stays in cache.
 
 The reference writes every intermediate result of all tokens to fresh memory, tens of megabytes each, and reads it back
-for the next operation; the pages of memory alone cost as much as the products. Here one group of tokens at a time goes
-through both layers. What backward needs is kept in pieces of the size of a group, which the allocator uses again from
-step to step, and hidden activations are not kept at all: backward works them out again from what entered the gate.
+for the next operation; the pages of memory alone cost as much as the products. In float32 a C kernel takes a strip of
+samples of one token through both layers. Where there is none, and in other types, one group of tokens at a time goes
+through the products of torch; what backward needs is then kept in pieces of the size of a group, which the allocator
+uses again from step to step. Hidden activations are not kept at all: backward works them out again from what entered
+the gate.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from unimixer.ops import native
 from unimixer.ops.layout import by_reference, laid_out, product_dtype, rows
@@ -25,14 +28,20 @@ GROUP = 2**21
 """Bytes that a group of tokens has between its layers; a group is at least one token. On a Xeon with 2 MB of
 second-level cache half and twice as much take up to 5% longer."""
 
-NARROW, UNITS = 128, 160
-"""At tokens up to 128 wide MKL 2024.2 is faster by up to 160 units than by more, on a Xeon with AVX-512;
-wider tokens gain nothing by pieces."""
+WIDEST = 256
+"""Width of tokens up to which the kernel takes them: the weights of a wider one leave the second-level cache."""
 
 HALVES = (torch.bfloat16, torch.float16)
 
 Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 Gradients = tuple[Tensor | None, ...]
+
+
+def in_kernel(x_BTD: Tensor, weights: Weights, dtype: torch.dtype, norm: tuple[Tensor | None, ...] = ()) -> bool:
+    """Whether the kernel does it all: float32, no more threads than tokens, and no mode that counts products."""
+    few = x_BTD.shape[2] <= WIDEST and torch.get_num_threads() <= x_BTD.shape[1]
+    unwatched = _get_current_dispatch_mode() is None
+    return few and unwatched and dtype == torch.float32 and native.fits(rows(x_BTD), *weights, *norm)
 
 
 def groups(up_TDU: Tensor, batch: int) -> Iterator[slice]:
@@ -44,30 +53,22 @@ def groups(up_TDU: Tensor, batch: int) -> Iterator[slice]:
 
 def forward(x_BTD: Tensor, weights: Weights, keep: list[Tensor] | None, dtype: torch.dtype) -> Tensor:
     """Both layers, with products in a dtype; the result is batch-last, and what backward needs is added to ``keep``."""
+    x_TDB = rows(x_BTD)
+    if in_kernel(x_BTD, weights, dtype):
+        out_TDB, (wide, *_) = native.ffn(x_TDB, weights, None, keeps=keep is not None)
+        if keep is not None and wide is not None:
+            keep.append(wide)
+        return out_TDB.permute(2, 0, 1)
     up, up_bias, down, down_bias = weights
     up, down = up.to(dtype), down.to(dtype)
-    x_TDB = rows(x_BTD)
     out_TDB = x_BTD.new_empty(x_TDB.shape[0], down.shape[-1], x_TDB.shape[-1])
     for group in groups(up, x_TDB.shape[-1]):
-        wide = _first_layer(up[group], x_TDB[group].to(dtype))
+        wide = torch.bmm(up[group].mT, x_TDB[group].to(dtype))
         hidden = _activation(wide, _part(up_bias, group), down.shape[1])
         if keep is not None:
             keep.append(wide)
         _product(down[group].mT, hidden, out_TDB[group], _part(down_bias, group))
     return out_TDB.permute(2, 0, 1)
-
-
-def _first_layer(up_TDU: Tensor, x_TDB: Tensor) -> Tensor:
-    """The products of the first layer, so many units at a time that MKL does not copy narrow tokens into a buffer."""
-    (_, width, units), batch = up_TDU.shape, x_TDB.shape[-1]
-    if width > NARROW or units <= UNITS or up_TDU.dtype in HALVES:
-        return torch.bmm(up_TDU.mT, x_TDB)
-    wide_TUB = x_TDB.new_empty(len(up_TDU), units, batch)
-    step = -(-units // -(-units // UNITS))
-    for start in range(0, units, step):
-        part = slice(start, start + step)
-        torch.bmm(up_TDU[..., part].mT, x_TDB, out=wide_TUB[:, part])
-    return wide_TUB
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor, bias_TD: Tensor | None = None) -> None:
@@ -180,6 +181,18 @@ def backward(
     return to_x.permute(2, 0, 1), to_up, to_up_bias, to_down, to_down_bias
 
 
+def _kernel_backward(
+    grad_BTD: Tensor, x_BTD: Tensor, weights: Weights, norm_weight: Tensor | None, kept: Sequence[Tensor | None]
+) -> Gradients:
+    """All gradients by the kernel, those of a norm last; None for a bias that there is not."""
+    up, up_bias, down, down_bias = weights
+    to_x, to_up, to_up_bias, to_down, to_down_bias, *to_norm = native.ffn_backward(
+        rows(grad_BTD), rows(x_BTD), up, down, norm_weight, kept
+    )
+    biases = None if up_bias is None else to_up_bias, None if down_bias is None else to_down_bias
+    return to_x.permute(2, 0, 1), to_up, biases[0], to_down, biases[1], *to_norm
+
+
 class PerTokenFFNFunction(torch.autograd.Function):
     """Forward and backward of both layers."""
 
@@ -191,6 +204,7 @@ class PerTokenFFNFunction(torch.autograd.Function):
         weights = up, up_bias, down, down_bias
         keep: list[Tensor] = []
         ctx.dtype = product_dtype(x_BTD)
+        ctx.kernel = in_kernel(x_BTD, weights, ctx.dtype)
         with torch.autocast("cpu", enabled=False):
             output = forward(x_BTD, weights, keep, ctx.dtype)
         ctx.save_for_backward(x_BTD, *weights, *keep)
@@ -203,6 +217,8 @@ class PerTokenFFNFunction(torch.autograd.Function):
         weights = up, up_bias, down, down_bias
         if torch.is_grad_enabled():
             return tuple(by_reference(per_token_ffn_reference, (x_BTD, *weights), grad_BTD))
+        if ctx.kernel:
+            return _kernel_backward(grad_BTD, x_BTD, weights, None, (*kept, None, None, None))[:5]
         return backward(grad_BTD, x_BTD, weights, kept, ctx.dtype, onto=False)
 
 
@@ -225,8 +241,13 @@ class NormedFFNFunction(torch.autograd.Function):
         """Both layers, then the norm of the sum."""
         weights = up, up_bias, down, down_bias
         ctx.reference = partial(_normed_reference, eps=eps, centred=centred)
-        keep: list[Tensor] = []
         ctx.dtype = product_dtype(x_BTD)
+        ctx.kernel = in_kernel(x_BTD, weights, ctx.dtype, (weight, bias))
+        if ctx.kernel:
+            out_TDB, made = native.ffn(rows(x_BTD), weights, native.Norm(weight, bias, eps, centred))
+            ctx.save_for_backward(x_BTD, *weights, weight, bias, *made)
+            return out_TDB.permute(2, 0, 1)
+        keep: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
             added = forward(x_BTD, weights, keep, ctx.dtype)
         output, mean, scale = fused_norm.forward(x_BTD, added, weight, bias, eps, centred)
@@ -240,6 +261,9 @@ class NormedFFNFunction(torch.autograd.Function):
         weights = up, up_bias, down, down_bias
         if torch.is_grad_enabled():
             return *by_reference(ctx.reference, (x_BTD, *weights, weight, bias), grad_BTD), None, None
+        if ctx.kernel:
+            *to_ffn, to_weight, to_bias = _kernel_backward(grad_BTD, x_BTD, weights, weight, kept)
+            return *to_ffn, to_weight, None if bias is None else to_bias, None, None
         added, mean, scale, *wides = kept
         grad, to_weight, to_bias = fused_norm.backward(grad_BTD, x_BTD, added, weight, mean, scale)
         to_ffn = backward(grad, x_BTD, weights, wides, ctx.dtype, onto=True)
