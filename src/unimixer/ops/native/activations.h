@@ -7,22 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float exponential(float x) { /* relative error 2e-7; 0 and infinity are out of reach */
-    x = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;
-    float n = rintf(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
+static inline float clamped(float x, float low, float high) { return x > high ? high : x < low ? low : x; }
+
+#define FLOAT float
+#define BITS uint32_t
+#define CLAMPED clamped
+#include "exponential.h"
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
