@@ -98,16 +98,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False, kind: str | None = None) -> Iterator[Path]:
     """Make a temporary folder that becomes ``path`` on success and is removed on failure.
 
     Files and folders inside get the modes of new ones, which the umask gives, whichever library wrote them.
+
+    Args:
+        path: the folder.
+        overwrite: replace an existing folder.
+        kind: kind of a folder that may be replaced, see :func:`kind_of`, so that a mistyped path deletes no other data
+            (default: any).
 
     Raises:
         UnimixerError: if ``path`` exists and must not be replaced.
     """
     with disk_errors(path):
-        _check_free(path, overwrite)
+        _check_free(path, overwrite, kind)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
@@ -115,17 +121,36 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             flush_folder(temporary)
-            _check_free(path, overwrite)
+            _check_free(path, overwrite, kind)
             replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def _check_free(path: Path, overwrite: bool, kind: str | None) -> None:
     if path.exists() and not path.is_dir():
         raise UnimixerError(f"{path} is a file, expected a folder or a new name")
     if path.exists() and not overwrite:
         raise UnimixerError(f"{path} exists; choose another folder, or pass --overwrite to replace it")
+    if path.exists() and kind is not None and any(path.iterdir()) and (actual := kind_of(path)) != kind:
+        raise UnimixerError(
+            f"{path} exists and is {actual or 'a folder with other files'}, not {kind}, so it is not replaced; "
+            "choose another folder"
+        )
+
+
+def check_foreign(folder: Path, own: str | None = None) -> None:
+    """Raise if files are to be written into a folder that is a run, a dataset or the like, and not of the own kind."""
+    if folder.is_dir() and (kind := kind_of(folder)) not in (None, own):
+        raise UnimixerError(f"{folder} is {kind}, which gets no other files; choose another --out")
+
+
+def check_not_read(output: Path, *inputs: Path) -> None:
+    """Raise if a result would replace what it is made from, or lie in a folder that is read."""
+    for path in inputs:
+        if output.resolve().is_relative_to(path.resolve()):
+            where = "is" if output.resolve() == path.resolve() else f"lies in {path}, which is"
+            raise UnimixerError(f"{output} {where} what the result is made from; choose another name")
 
 
 def write_text(path: Path, text: str) -> None:

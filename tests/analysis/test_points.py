@@ -68,6 +68,8 @@ BAD = {
     "size 0": (HEAD + "a,0,,0.002\n", {}, "params=0 must be greater than 0"),
     "no model": (HEAD + ",1e6,,0.002\n", {}, "line 2: no model; every row needs a name in the column model"),
     "no column": ("model,parms,metric\na,1,2\n", {}, "points.csv: no column 'params'; did you mean 'parms'?"),
+    "a column twice": ("model,params,metric,params\na,1e6,0.1,2\n", {}, "points.csv: column 'params' appears twice;"),
+    "a column in two forms": ("model,params,metric,Params\na,1e6,0.1,2\n", {}, "column 'params' appears twice; remove"),
     "a former column": (
         "model,params,metric,store\na,1e6,0.1,x\n",
         {},

@@ -14,10 +14,11 @@ import pytest
 from export_cases import exported
 from onnx import numpy_helper
 from tiny import tiny_recipe
-from toy import tables_of, toy_frames, toy_schema
+from toy import counting, day_tables, tables_of, toy_frames, toy_schema
 
 from unimixer.bundles import ExportOptions, apply_delta, export_delta, open_bundle
 from unimixer.bundles.delta import write_delta
+from unimixer.data.extend import extend
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.training.model import load_ranker
@@ -101,6 +102,20 @@ def test_every_form_of_a_bundle_comes_out_as_it_was(
     write_delta(base(form), tmp_path / "whole", tmp_path / "delta")
     apply_delta(base(form), tmp_path / "delta", tmp_path / "made")
     assert contents(tmp_path / "made") == contents(tmp_path / "whole")
+
+
+def test_the_counts_at_the_end_of_the_next_day_are_in_the_delta(counting_run: RunFolder, tmp_path: Path) -> None:
+    data = shutil.copytree(counting_run.folder.parent / "data", tmp_path / "data")
+    exported(counting_run.folder, tmp_path / "base", FORMS["onnx"])
+    extend(data, day_tables(4, 5, **counting()))
+    run = train(tiny_recipe(data, "training.max_steps=2"), folder=tmp_path / "run", continued=counting_run.folder)
+    exported(run.folder, tmp_path / "whole", FORMS["onnx"])
+    export_delta(run.folder, tmp_path / "base", tmp_path / "delta", FORMS["onnx"])
+    apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "made")
+    made = contents(tmp_path / "made")
+    assert made == contents(tmp_path / "whole")
+    assert made["transform/counts.arrow"] != contents(tmp_path / "base")["transform/counts.arrow"]
+    assert made["transform/counts.arrow"] == (run.folder / "transform/counts.arrow").read_bytes()
 
 
 def test_the_vector_of_every_id_follows_its_id(

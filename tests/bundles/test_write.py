@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_what_is_there_stays_unless_asked(toy_run: RunFolder, tmp_path: Path) ->
     assert open_bundle(tmp_path / "bundle").version == first.version
     second = exported(toy_run.folder, tmp_path / "bundle", ExportOptions(**SMALL), overwrite=True)
     assert open_bundle(tmp_path / "bundle").version == second.version != first.version
+
+
+def test_only_a_bundle_is_replaced_by_one(toy_run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"splits": {}}))
+    with pytest.raises(UnimixerError, match="is a prepared dataset, not a bundle, so it is not replaced; choose"):
+        export_run(toy_run.folder, tmp_path, overwrite=True)
+    assert (tmp_path / "manifest.json").is_file()
 
 
 def test_a_missing_package_is_named_before_any_work(

@@ -123,6 +123,11 @@ def test_a_model_without_learned_mixing_still_has_ranks_and_attention(cli: Cli, 
     assert {rank["kind"] for rank in values["effective_rank"]} == {"tokens", "mixing", "FFN", "norm"}
 
 
+def test_a_dataset_gets_no_files_of_an_inspection(cli: Cli, toy_run: RunFolder, toy_folder: Path) -> None:
+    error = cli("inspect", toy_run.folder, "--out", toy_folder).error
+    assert error == f"{toy_folder} is a prepared dataset, which gets no other files; choose another --out"
+
+
 def test_the_default_folder_is_inside_the_run(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(toy_run.folder, tmp_path / "run")
     assert cli("inspect", "run", "--rows", "10").code == 0

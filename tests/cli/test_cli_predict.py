@@ -62,6 +62,18 @@ def test_predict_that_fails_leaves_no_file(cli: Cli, toy_run: RunFolder, rows: P
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_predict_never_writes_over_its_rows_or_its_run(
+    cli: Cli, toy_run: RunFolder, rows: Path, tmp_path: Path
+) -> None:
+    day = tmp_path / "day"
+    day.mkdir()
+    (day / "rows.parquet").write_bytes(rows.read_bytes())
+    arguments = ("predict", toy_run.folder, "--overwrite", "--output", "day/rows.parquet", "--input")
+    assert "day/rows.parquet is what the result is made from" in cli(*arguments, "day/rows.parquet").error
+    assert "day/rows.parquet lies in day, which is what the result is made from" in cli(*arguments, "day").error
+    assert (day / "rows.parquet").read_bytes() == rows.read_bytes()
+
+
 def test_predict_reads_a_folder_of_partitions_in_its_order(cli: Cli, toy_run: RunFolder, tmp_path: Path) -> None:
     for day in range(12):
         (tmp_path / "new" / f"day={day}").mkdir(parents=True)

@@ -215,7 +215,7 @@ def test_a_dataset_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> N
 
 def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UnimixerError, match="exists and is not a prepared dataset, so it is not replaced"):
+    with pytest.raises(UnimixerError, match="is a folder with other files, not a prepared dataset, so it is not"):
         prepared(tmp_path, toy_tables(300), overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 

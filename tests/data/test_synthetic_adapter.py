@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -88,3 +89,19 @@ def test_a_folder_and_a_bad_option_are_refused() -> None:
         load(Path("logs"))
     with pytest.raises(UnimixerError, match="did you mean 'hard'"):
         load(difficulty="hrd")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": 4}, "synthetic: groups=4 needs a wide world; give fields too"),
+        ({"num_groups": 4}, "synthetic: num_groups=4 needs a wide world; give fields too"),
+        ({"fields": 8, "groups": 3}, "synthetic: groups=3 must be 2 or more and divide fields=8, "),
+        ({"rows": 0}, "synthetic: rows=0 must be greater than 0"),
+        ({"rows": 5, "num_rows": 6}, "synthetic: rows and num_rows are one option; give one of them"),
+    ],
+)
+def test_a_mistake_names_an_option_as_it_was_written(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnimixerError) as caught:
+        load(**options)
+    assert str(caught.value).startswith(message)

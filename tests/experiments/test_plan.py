@@ -169,6 +169,8 @@ def test_a_file_and_a_folder_of_something_else_take_no_plan(kind: type[PlanFile]
         UnimixerError, match=r"file is a file, and a \w+ needs a folder of its own; choose another --out"
     ):
         check_folder(tmp_path / "file", kind)
+    with pytest.raises(UnimixerError, match=r"is not empty \(it holds 'file'\), and a"):
+        check_folder(tmp_path, kind)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UnimixerError, match="is a run folder, and a"):
         check_folder(tmp_path, kind)

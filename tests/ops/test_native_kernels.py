@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ctypes import c_long
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unimixer import ops
 from unimixer.features.embedding import merge_rows
 from unimixer.ops import layout, native
+from unimixer.ops.native import scoring
 from unimixer.ops.per_token import fused as ffn
 from unimixer.training.optimizers import RowSparseAdam
 
@@ -289,3 +291,15 @@ def test_whole_numbers_of_an_optimizer_are_taken_as_real_ones() -> None:
         moved.append(weight.detach())
     assert torch.equal(*moved)
     assert not torch.equal(moved[0][1], torch.ones(2))
+
+
+@needs_kernels
+def test_a_kernel_without_a_result_has_no_type_of_one() -> None:
+    ops.rms_norm(tokens(), torch.ones(10))
+    merge_rows(torch.tensor([2, 0, 2]), torch.arange(3), torch.ones(3, 4), 3)
+    kernels, scorer = native.library(), scoring.library()
+    assert kernels is not None
+    assert scorer is not None
+    assert kernels.norm.restype is None
+    assert kernels.merge_rows.restype is c_long
+    assert scorer.run_steps.restype is None

@@ -90,6 +90,7 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path)
     path.write_text("name: a\ndataset: s\ntraining: {epochs: 2}\n")
     for change, message in [
         ("training.seeed=1", "override training.seeed=1: unknown key 'training.seeed'; did you mean 'seed'?"),
+        ("trainng.seed=1", "override trainng.seed=1: unknown key 'trainng'; did you mean 'training'?"),
         ("training.epochs=many", "override training.epochs=many: training.epochs='many': input should be a valid int"),
         (
             "learning_rate=0.1",

@@ -221,6 +221,23 @@ def test_a_setting_that_does_something_is_not_named(overrides: tuple[str, ...], 
     assert settings_without_effect(recipe, validate_recipe(recipe, spec)) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("training.max_steps=1000", "the training part has 10 steps in 1 epoch; raise training.epochs to train longer"),
+        ("training.eval_interval=1000", "training has 2 steps and is measured at its end only"),
+        ("training.batch_size=5000", "the training part has {rows:,} rows, which are one batch"),
+    ],
+)
+def test_a_number_beyond_the_data_or_the_training_is_named(
+    override: str, reason: str, toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(toy_folder, "training.max_steps=2", "training.eval_interval=null", override)
+    train(recipe, folder=tmp_path / "run")
+    why = reason.format(rows=Dataset(toy_folder).summary("train").rows)
+    assert f"note: {override} has no effect: {why}" in capsys.readouterr().err.splitlines()
+
+
 def unfinished(dataset: Path, folder: Path) -> RunFolder:
     opened = Dataset(dataset)
     return RunFolder.create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,11 @@ def check_points(
     units: Mapping[str, str] | None = None,
 ) -> Points:
     """Check the points of a table in memory; messages count lines as in a CSV file, whose first line is the header."""
-    frame = frame.rename({name: name.strip().lower() for name in frame.columns})
+    # polars gives the second column of a name in CSV another one
+    names = [re.sub(r"_duplicated_\d+$", "", name).strip().lower() for name in frame.columns]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UnimixerError(f"{source}: column {twice!r} appears twice; remove one of them")
+    frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
     for name in NEEDED:
         if name not in frame.columns:
             raise UnimixerError(f"{source}: no column {name!r}{nearest(name, frame.columns)}")

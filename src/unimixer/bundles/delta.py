@@ -15,7 +15,7 @@ from unimixer.bundles.file_changes import apply_changes, changes
 from unimixer.bundles.manifest import file_of, read_manifest, save_manifest, write_manifest
 from unimixer.bundles.write import DEFAULTS, ExportOptions, export_run
 from unimixer.errors import UnimixerError
-from unimixer.io import DELTA, atomic_folder
+from unimixer.io import BUNDLE, DELTA, atomic_folder
 
 CHANGES = "changes.safetensors"
 
@@ -50,7 +50,7 @@ def export_delta(
     _check_out(target, base)
     _check_form(base, options)
     with (
-        atomic_folder(target, overwrite=overwrite) as folder,
+        atomic_folder(target, overwrite=overwrite, kind=DELTA) as folder,
         TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as place,
     ):
         bundle = export_run(run, Path(place) / "bundle", options, dataset=dataset)
@@ -116,7 +116,7 @@ def apply_delta(base: Path | str, delta: Path | str, out: Path | str, *, overwri
         )
     _check_out(out, base, delta.resolve())
     result = change["result"]
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=BUNDLE) as folder:
         for name, entry in result["files"].items():
             target = file_of(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)

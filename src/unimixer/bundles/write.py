@@ -42,7 +42,7 @@ from unimixer.environment import states_kept
 from unimixer.errors import UnimixerError, check_choice, check_positive
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request, RequestLayout
-from unimixer.io import atomic_folder
+from unimixer.io import BUNDLE, atomic_folder
 from unimixer.progress import say, stage
 from unimixer.training.convert import hardened_ranker
 from unimixer.training.model import load_ranker
@@ -126,7 +126,7 @@ def export_run(
     """
     options.check()
     source, target = RunFolder(run), Path(out)
-    with atomic_folder(target, overwrite=overwrite) as folder:
+    with atomic_folder(target, overwrite=overwrite, kind=BUNDLE) as folder:
         _Writer(source, options, dataset).write(folder)
     return open_bundle(target)
 

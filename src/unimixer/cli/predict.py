@@ -11,6 +11,7 @@ import typer
 
 from unimixer.cli.output import Device, Json, Run, Separator, emit, takes
 from unimixer.errors import UnimixerError
+from unimixer.io import check_not_read
 from unimixer.predictor import Predictor, check_kept, is_csv, write_predictions
 from unimixer.progress import say
 
@@ -43,6 +44,7 @@ def predict(options: PredictOptions) -> None:
     """
     if options.output.exists() and not options.overwrite:
         raise UnimixerError(f"{options.output} exists; choose another --output, or pass --overwrite")
+    check_not_read(options.output, options.input_file, options.run)
     is_csv(options.output)  # refuse a name of no known kind before any work
     predictor = Predictor(options.run, device=options.device)
     started = time.perf_counter()

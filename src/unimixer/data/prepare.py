@@ -22,7 +22,7 @@ from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
 from unimixer.data.write_dataset import Encode, encode, write_manifest
 from unimixer.errors import UnimixerError, check_positive
-from unimixer.io import atomic_folder
+from unimixer.io import DATASET, atomic_folder
 from unimixer.workers.ray import executor_on
 
 WORK = ".work"
@@ -55,9 +55,7 @@ def prepare(
     """
     out = Path(out)
     check_positive(workers=workers)
-    if overwrite:
-        _check_replaceable(out)
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, kind=DATASET) as folder:
         tables, log_end = add_counts(tables)
         schema = resolve(tables)
         with _log_reader(tables, workers, ray, folder.absolute() / WORK) as reader:
@@ -92,12 +90,6 @@ def _log_reader(tables: RawTables, workers: int, ray: str | None, folder: Path) 
                 f"use --workers {executor.free} or fewer"
             )
         yield LogReader(tables, executor, folder)
-
-
-def _check_replaceable(out: Path) -> None:
-    """Refuse to overwrite a folder that is not a dataset, so a mistyped path cannot delete other data."""
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise UnimixerError(f"{out} exists and is not a prepared dataset, so it is not replaced; choose another folder")
 
 
 def check_labels(schema: Schema, summary: SplitSummary, split: str) -> None:

@@ -29,9 +29,13 @@ def is_begun(folder: Path, kind: type[PlanFile]) -> bool:
 
 
 def check_folder(folder: Path, kind: type[PlanFile]) -> None:
-    """Raise if an experiment cannot begin in a folder, because it is a file or holds a run, a dataset or the like."""
-    actual = kind_of(folder)
-    if actual is not None and not is_begun(folder, kind):
+    """Raise if an experiment cannot begin in a folder, because it is a file or has files of something else."""
+    if is_begun(folder, kind) or not folder.exists():
+        return
+    if (actual := kind_of(folder)) is None:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        actual = f"not empty (it holds {names[0]!r})" if names else None
+    if actual is not None:
         raise UnimixerError(f"{folder} is {actual}, and a {kind.noun} needs a folder of its own; choose another --out")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from unimixer.errors import UnimixerError
 from unimixer.inspection.inspect import Inspection
 from unimixer.inspection.matrices import Sharpness, max_pooled
-from unimixer.io import atomic_file, write_text
+from unimixer.io import atomic_file, check_foreign, write_text
 from unimixer.report.html import render
 from unimixer.report.tables import TextTable
 
@@ -66,6 +66,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UnimixerError(f"{folder} is a file, expected a folder or a new name; choose another --out")
+    check_foreign(folder)
     existing = next((folder / name for name in FILES if (folder / name).exists()), None)
     if existing is not None and not overwrite:
         raise UnimixerError(f"{existing} exists; choose another --out, or pass --overwrite to replace it")

@@ -69,20 +69,24 @@ def override(values: Mapping[str, Any], changes: Sequence[str | Change]) -> Docu
     origins = dict(values.origins) if isinstance(values, Document) else {}
     for change in read:
         key_path = tuple(change.key.split("."))
-        _set(result, key_path, change)
+        new = _set(result, key_path, change)
         origins = {at: origin for at, origin in origins.items() if at[: len(key_path)] != key_path}
+        origins |= dict.fromkeys([key_path[:depth] for depth in new], change.origin)
         origins[key_path] = change.origin
     return Document(result, origins)
 
 
-def _set(values: dict[str, Any], key_path: tuple[str, ...], change: Change) -> None:
-    inner = values
+def _set(values: dict[str, Any], key_path: tuple[str, ...], change: Change) -> list[int]:
+    """Set a value; return the depths at which its mappings are new."""
+    inner, new = values, []
     for depth, parent in enumerate(key_path[:-1], start=1):
         if inner.get(parent) is None:
             inner[parent] = {}
+            new.append(depth)
         inner = inner[parent]
         if not isinstance(inner, dict):
             above = ".".join(key_path[:depth])
             whole = f"; write the whole list: {above}=[...]" if isinstance(inner, list) else ""
             raise UnimixerError(f"{change.origin}: {above!r} has no keys below it{whole}")
     inner[key_path[-1]] = copied(change.value)
+    return new

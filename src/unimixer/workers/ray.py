@@ -209,7 +209,9 @@ def _join(cluster: Cluster, *, cores: int, gpus: int) -> Iterator[Any]:
             ray.init(num_cpus=cores, num_gpus=gpus or None, **quiet)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except Exception as error:  # Ray raises an Exception itself where its processes do not start in time
+    # besides ConnectionError, RuntimeError, ValueError and RayError, ray.init raises a plain Exception where its
+    # processes do not start in time; its message is the reason in each case
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if address == LOCAL:
             raise UnimixerError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -192,6 +193,52 @@ def test_what_is_no_http_is_answered_in_the_one_shape_and_told_as_json(narrow: S
     client.close()
     narrow.wait_until(lambda: narrow.logged("connection refused")[-1]["reason"] == "syntax")
     assert narrow.other == []
+
+
+CHUNKED = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+BROKEN = {
+    "a size that is no number": CHUNKED + b"zz\r\n",
+    "a second size that is no number": CHUNKED + b"3\r\n{  \r\n-1\r\n",
+    "a size beyond 64 bits": CHUNKED + b"f" * 18 + b"\r\n",
+    "no end of a chunk": CHUNKED + b"3\r\n{  x\r\n",
+    "an encoding without chunks": b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n2\r\n{}\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", BROKEN.values(), ids=BROKEN)
+def test_a_malformed_body_is_answered_once_and_logged(request_: bytes, narrow: Served) -> None:
+    before, lines = narrow.metrics(), len(narrow.logged("connection refused"))
+    with opened(narrow) as raw:
+        raw.sendall(request_)
+        status, sentence = answer_of(raw)
+    assert (status, sentence[:43]) == (400, "the body of the request breaks the rules of")
+    assert narrow.wait_for("connection refused", lines + 1)["reason"] == "syntax"
+    refused = narrow.logged("connection refused")[-1]["request_id"]
+    narrow.wait_until(lambda: refused in [line["request_id"] for line in narrow.logged("request")])
+    after = narrow.metrics()
+    counts = {k: v - before.get(k, 0) for k, v in after.items() if k.startswith("unimixer_requests_total")}
+    assert {k: v for k, v in counts.items() if v and "metrics" not in k} == {
+        'unimixer_requests_total{route="/v1/rank",status="400"}': 1
+    }
+
+
+@pytest.mark.parametrize("tail", [b"\x00\x01\r\n\r\n", CHUNKED + b"zz\r\n"], ids=["no request", "a malformed body"])
+@pytest.mark.parametrize("before", [1, 2])
+def test_requests_before_a_malformed_one_are_answered_first(before: int, tail: bytes, narrow: Served) -> None:
+    with opened(narrow) as raw:
+        raw.sendall(before * b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" + tail)
+        data = b""
+        while part := raw.recv(65_536):
+            data += part
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", data) == [b"200"] * before + [b"400"]
+
+
+def test_a_request_that_is_answered_already_gets_no_second_answer(narrow: Served) -> None:
+    with opened(narrow) as raw:
+        raw.sendall(CHUNKED.replace(b"/v1/rank", b"/nowhere"))
+        assert raw.recv(65_536).startswith(b"HTTP/1.1 404 ")
+        raw.sendall(b"zz\r\n")
+        assert raw.recv(65_536) == b""
 
 
 def test_hundreds_of_silent_connections_keep_nobody_waiting(bundles: tuple[Path, Path], toy_features: Path) -> None:

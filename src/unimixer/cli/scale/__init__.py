@@ -132,10 +132,13 @@ def report(options: ReportOptions) -> None:
 
     Examples: unimixer scale report FOLDER · unimixer scale report points.csv --form error --out FOLDER
     """
+    from unimixer.io import check_foreign
     from unimixer.report.scaling import AnalysisOptions, write_report
 
     path, (points, reading) = options.points, options.read()
     analysis = AnalysisOptions(reading, options.predicted_sizes(), options.replicates, options.seed)
+    if options.out is not None and options.out.resolve() != path.resolve():
+        check_foreign(options.out)
     say_what_is_not_drawn(f"unimixer scale report {shlex.quote(str(path))}")
     files = write_report(
         points,

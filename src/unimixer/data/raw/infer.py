@@ -244,6 +244,11 @@ def _no_information(column: Column, *, entity: bool = False) -> str | None:
     """Return why the values of a column carry no information, or None."""
     if not len(column.values) or (column.unique == 1 and not column.missing):
         return "one value only"
+    if column.stray_text is not None:
+        return (
+            f"CHECK: numbers but for texts such as {printable(column.stray_text)!r}; where they mean a missing value, "
+            "list them in 'missing' with kind: numeric"
+        )
     if column.is_row_number and not (entity and column.kind == "integer"):
         return "a different value in every row"
     if column.kind == "text" and column.is_vector:

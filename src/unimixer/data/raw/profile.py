@@ -20,7 +20,8 @@ from unimixer.data.time_format import TimeForm, time_form
 from unimixer.errors import UnimixerError
 
 Kind = Literal["integer", "number", "text", "boolean", "time", "list", "other"]
-NULL_TEXTS = ("NULL", "null", "NaN", "nan", "None", "none", "NA", "N/A", "\\N")
+NULL_TEXTS = ("NULL", "null", "NaN", "nan", "None", "none", "NA", "N/A", "n/a", "\\N")
+FRACTION = r"^[-+]?\d*\.\d+([eE][-+]?\d+)?$"
 SEPARATORS = ("|", ";", ",", " ")
 
 
@@ -57,6 +58,16 @@ class Column:
     def is_row_number(self) -> bool:
         """Whether every row has its own value."""
         return self.kind in ("integer", "text") and self.unique == len(self.values) >= 20
+
+    @property
+    def stray_text(self) -> str | None:
+        """The first text that is no number where nearly all values are numbers with a point, else None."""
+        if self.kind != "text" or not len(self.values):
+            return None
+        if self.values.str.contains(FRACTION).mean() < 0.9:  # type: ignore[operator]
+            return None
+        others = self.values.filter(self.values.str.strip_chars().cast(pl.Float64, strict=False).is_null())
+        return str(others[0])[:24] if len(others) else None
 
     @cached_property
     def time(self) -> TimeForm | None:

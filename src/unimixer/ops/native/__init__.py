@@ -19,13 +19,15 @@ from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 SOURCES = tuple(sorted(path for path in Path(__file__).parent.glob("*.[ch]") if path.stem != "scoring"))
 """Files of the kernels of training; ``scoring.c`` is a library of its own."""
+SIGMOID = Path(__file__).with_name("sigmoid.h")
+"""The one file that both libraries include."""
 STRIP = 64
 """Samples of a strip, see ``strip.h``."""
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
@@ -201,7 +203,8 @@ def merges(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> bo
 def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Return the rows met, ``(U,)``, ascending, and the sums of their lines of ``gradients``, ``(U, width)``."""
     met, merged = torch.empty_like(rows), gradients.new_empty(len(rows), gradients.shape[1])
-    num_met = _call("merge_rows", rows, source, gradients, met, merged, len(rows), gradients.shape[1], num_rows)
+    sizes = len(rows), gradients.shape[1], num_rows
+    num_met = _call("merge_rows", rows, source, gradients, met, merged, *sizes, result=c_long)
     if num_met < 0:
         raise MemoryError
     return met[:num_met], merged[:num_met]
@@ -225,14 +228,13 @@ def _suffix(numbers: Tensor) -> str:
     return "_bf16" if numbers.dtype == torch.bfloat16 else ""
 
 
-def _call(name: str, *arguments: Tensor | float | None) -> int:
-    """Call a kernel on this process's threads; return what it returns, if it does."""
+def _call(name: str, *arguments: Tensor | float | None, result: type[c_long] | None = None) -> Any:
+    """Call a kernel on this process's threads; return its result, which is of a given type or none."""
     kernels = library()
     assert kernels is not None
     kernel = getattr(kernels, name)
-    kernel.restype = c_long
-    result: int = kernel(*map(_passed, arguments), c_int(torch.get_num_threads()))
-    return result
+    kernel.restype = result
+    return kernel(*map(_passed, arguments), c_int(torch.get_num_threads()))
 
 
 def _passed(value: Tensor | float | None) -> c_void_p | c_float | c_long:

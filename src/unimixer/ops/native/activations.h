@@ -7,28 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
-/* 2^x for x from -126 to 127, with a relative error of 2e-7: a polynomial within a half of the nearest whole number. */
-static inline float power(float x) {
-    float shifted = x + 12582912.0f, r = x - (shifted - 12582912.0f); /* the sum has no bits behind the point */
-    float p = 1.32765e-3f;
-    p = p * r + 9.67555e-3f;
-    p = p * r + 5.550713e-2f;
-    p = p * r + 2.402212e-1f;
-    p = p * r + 6.9314694e-1f;
-    p = p * r + 1.0000001f;
-    uint32_t whole, bits;
-    memcpy(&whole, &shifted, sizeof whole);
-    memcpy(&bits, &p, sizeof bits);
-    bits += whole << 23; /* added to the exponent */
-    memcpy(&p, &bits, sizeof p);
-    return p;
-}
+static inline float clamped(float x, float low, float high) { return x > high ? high : x < low ? low : x; }
 
-static inline float sigmoid(float x) {
-    float exponent = -1.44269504f * x;
-    exponent = exponent > 126.0f ? 126.0f : exponent < -126.0f ? -126.0f : exponent;
-    return 1.0f / (1.0f + power(exponent));
-}
+#define FLOAT float
+#define BITS uint32_t
+#define CLAMPED clamped
+#include "sigmoid.h"
 
 /* The normal distribution function at -size, from a polynomial for its binary logarithm. This one and that of
  * gelu_slope have the least largest absolute error up to 8, where the function is 6e-16. */

@@ -27,6 +27,7 @@ static const float ZEROS[LANES];
 
 typedef float Vector __attribute__((vector_size(4 * FLOATS), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * FLOATS), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * FLOATS), aligned(4)));
 
 typedef struct { /* scoring.py says what each kind of step reads; -1 where rows are absent */
     int64_t kind, to, first, in, out, weight, bias, stride, width, times, source, form;
@@ -62,26 +63,17 @@ static inline Vector clamped(Vector x, float low, float high) {
 }
 #endif
 
-static inline Vector exponential(Vector x) { /* relative error 2e-7; 0 and infinity are out of reach */
-    x = clamped(x, -87.0f, 88.0f);
-    Vector shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* rounds to a whole number */
-    Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Vector p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return (Vector)((Whole)p + ((Whole)shifted << 23));
-}
+#define FLOAT Vector
+#define BITS Words
+#define CLAMPED clamped
+#include "sigmoid.h"
 
 static inline Vector scale(Vector x) {
     for (int i = 0; i < FLOATS; i++) x[i] = 1.0f / sqrtf(x[i]);
     return x;
 }
 
-static inline Vector silu(Vector x) { return x / (1.0f + exponential(-x)); }
+static inline Vector silu(Vector x) { return x * sigmoid(x); }
 
 /* x Phi(x) with Phi(x) = 1/2 + x P(x^2), P fitted to the normal distribution function where |x| < 5.2, and Phi constant
  * beyond; the error is 2e-7 of max(1, |x|). No division and no exponential. */

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unimixer.ops import native
 
-SOURCE = Path(__file__).with_name("scoring.c")
+SOURCES = (Path(__file__).with_name("scoring.c"), native.SIGMOID)
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
 
@@ -111,9 +111,10 @@ class Call(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the kernels, built if need be; None where they cannot be built."""
-    kernels = native.library((SOURCE,))
+    kernels = native.library(SOURCES)
     if kernels is not None:
         kernels.lanes.restype = kernels.group_rows.restype = c_int64
+        kernels.run_steps.restype = None
     return kernels
 
 

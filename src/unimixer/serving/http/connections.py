@@ -58,6 +58,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._in_body, self._refused = False, False, False
         self._parsed = self._raw = self._begun = 0  # bytes of the current head; heads begun in this chunk
         self._between = 0  # bytes since the last part of the body: chunk extensions, trailers
+        self._last: bytes | None = None  # to write before the end, once the answers in progress are complete
         self._due: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -186,9 +187,13 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Start the timers for the rest of an unread body, and for a client that does not read the answer."""
+        complete = not self.pipeline  # no request waits for its turn
         super().on_response_complete()
         if self.transport.is_closing():
             self._abort_later()
+        elif self._last is not None:
+            if complete:
+                self._end(self._last)
         elif self.cycle.response_complete and self.cycle.more_body:
             self._expect(self.limits.timeout, self._hang_up)
 
@@ -198,7 +203,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse data that is not HTTP."""
-        self._refuse(400, "syntax", "this is not an HTTP/1.1 request")
+        body = "the body of the request breaks the rules of HTTP/1.1, such as those of the size and end of a chunk"
+        self._refuse(400, "syntax", body if self._in_body else "this is not an HTTP/1.1 request")
 
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore the offer of another protocol, and answer over HTTP/1.1."""
@@ -225,17 +231,35 @@ class Connection(HttpToolsProtocol):
             self._due = None
 
     def _refuse(self, status: int, reason: str, sentence: str) -> None:
+        """Answer what breaks a rule, after all answers that are in progress, and close the connection."""
         if self._refused:
             return
-        self._refused, request_id = True, uuid.uuid4().hex
+        self._refused, request_id, counted = True, uuid.uuid4().hex, False
+        busy, answered = not self._is_idle(), self._in_body and self.cycle.response_started
+        if self._in_body and not answered:  # the refusal is the answer of this request
+            busy = bool(self.pipeline)  # it waits for its turn, as the newest one
+            if busy:
+                self.pipeline.popleft()
+            else:
+                request_id, counted = self.cycle.scope["state"].setdefault("request_id", request_id), True
+                self.cycle.disconnected = True  # the application sees the end of the connection
+                self.cycle.message_event.set()
         self.limits.metrics.connections_refused.labels(reason).inc()
         self.limits.log("connection refused", reason=reason, status=status, request_id=request_id)
-        self.limits.metrics.requests.labels("none", str(status)).inc()
-        if self._is_idle():  # otherwise the refusal would be part of another answer
-            body = json.dumps({"error": sentence, "request_id": request_id}).encode()
-            head = [*(["retry-after: 1"] if status == 503 else []), "connection: close", f"x-request-id: {request_id}",
-                    "content-type: application/json", f"content-length: {len(body)}", "", ""]  # fmt: skip
-            self.transport.write(STATUS_LINE[status] + "\r\n".join(head).encode() + body)
+        if not counted:  # by the application
+            self.limits.metrics.requests.labels("none", str(status)).inc()
+        body = json.dumps({"error": sentence, "request_id": request_id}).encode()
+        head = [*(["retry-after: 1"] if status == 503 else []), "connection: close", f"x-request-id: {request_id}",
+                "content-type: application/json", f"content-length: {len(body)}", "", ""]  # fmt: skip
+        last = b"" if answered else STATUS_LINE[status] + "\r\n".join(head).encode() + body
+        if busy:
+            self._came()
+            self._last = last
+        else:
+            self._end(last)
+
+    def _end(self, last: bytes) -> None:
+        self.transport.write(last)
         self._hang_up()
 
     def _is_idle(self) -> bool:

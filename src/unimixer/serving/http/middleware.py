@@ -73,7 +73,7 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(scope["headers"])
+        request_id = state.setdefault("request_id", _request_id(scope["headers"]))
         state["arrived"] = time.monotonic()
         status, ended = 0, False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import partial
@@ -66,16 +67,24 @@ def load(
     if raw is not None:
         raise UnimixerError(f"synthetic: {raw} was given, but the world is drawn and not read; leave the folder out")
     names = {field.name for field in fields(WorldConfig)}
-    known = {name.removeprefix("num_"): name for name in names} | {name: name for name in names}
+    short = {name.removeprefix("num_"): name for name in names}
+    known = short | {name: name for name in names}
     for name in options:
         if name not in known:
             raise UnimixerError(
                 f"synthetic: unknown option {name!r}{nearest(name, [*known, 'device', 'soft_labels', 'stream'])}"
             )
+        if name != known[name] in options:
+            raise UnimixerError(f"synthetic: {name} and {known[name]} are one option; give one of them")
     for name, value in {"soft_labels": soft_labels, "stream": stream}.items():
         if not isinstance(value, bool):
             raise UnimixerError(f"synthetic: {name}={value!r} must be true or false")
-    config = WorldConfig(**{known[name]: value for name, value in options.items()})
+    try:
+        config = WorldConfig(**{known[name]: value for name, value in options.items()})
+    except UnimixerError as error:
+        words = {full: name for name, full in short.items() if full not in options}
+        message = re.sub(r"\bnum_\w+", lambda word: words.get(word[0], word[0]), str(error))
+        raise UnimixerError(f"synthetic: {message}") from None
     if stream and (config.num_fields is None or config.total_drift):
         raise UnimixerError(
             "synthetic: stream=true needs a wide world without drift; give fields=64, say, and no drift"
