@@ -78,7 +78,7 @@ def override(values: Mapping[str, Any], changes: Sequence[str | Change]) -> Docu
 
 def _set(values: dict[str, Any], key_path: tuple[str, ...], change: Change) -> list[int]:
     """Set a value; return the depths at which its mappings are new."""
-    inner, new = values, []
+    inner, new = values, list[int]()
     for depth, parent in enumerate(key_path[:-1], start=1):
         if inner.get(parent) is None:
             inner[parent] = {}

@@ -178,7 +178,9 @@ def test_numbers_with_a_decimal_comma_are_no_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stray", "read"), [("n/a", True), ("unknown", False), ("12,5", False)])
 def test_numbers_but_for_a_few_texts_are_named(stray: str, read: bool, tmp_path: Path) -> None:
     prices = [f"{number + 0.25}" for number in range(99)]
-    pl.DataFrame({"click": [0, 1] * 50, "price": [*prices, stray]}).write_csv(tmp_path / "log.csv")
+    pl.DataFrame({"click": [0, 1] * 50, "tab": ["a", "b", "b", "a"] * 25, "price": [*prices, stray]}).write_csv(
+        tmp_path / "log.csv"
+    )
     text, _, features = inferred(tmp_path / "log.csv")
     named = f"CHECK: numbers but for texts such as {stray!r}; where they mean a missing value, list them in 'missing'"
     assert (named not in text) == read == ("price" in features)

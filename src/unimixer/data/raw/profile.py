@@ -64,7 +64,7 @@ class Column:
         """The first text that is no number where nearly all values are numbers with a point, else None."""
         if self.kind != "text" or not len(self.values):
             return None
-        if self.values.str.contains(FRACTION).mean() < 0.9:  # type: ignore[operator]
+        if self.values.str.contains(FRACTION).sum() < 0.9 * len(self.values):
             return None
         others = self.values.filter(self.values.str.strip_chars().cast(pl.Float64, strict=False).is_null())
         return str(others[0])[:24] if len(others) else None
