@@ -28,6 +28,7 @@ static inline lane *buffer(long rows) { return aligned_alloc(sizeof(lane), rows 
 static inline void gather(const float *from, lane *to, long rows, long batch, long lanes) {
     for (long row = 0; row < rows; row++, from += batch, to += PARTS)
         if (lanes == STRIP) {
+            /* the next strip's row, which no processor guesses from rows that lie apart */
             for (int p = 1; p <= PARTS; p++) __builtin_prefetch(from + STRIP + LANES * p - 1);
             memcpy(to, from, STRIP * sizeof(float));
         } else {

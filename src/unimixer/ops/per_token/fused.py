@@ -262,8 +262,8 @@ class NormedFFNFunction(torch.autograd.Function):
         if torch.is_grad_enabled():
             return *by_reference(ctx.reference, (x_BTD, *weights, weight, bias), grad_BTD), None, None
         if ctx.kernel:
-            *to_ffn, to_weight, to_bias = _kernel_backward(grad_BTD, x_BTD, weights, weight, kept)
-            return *to_ffn, to_weight, None if bias is None else to_bias, None, None
+            gradients = _kernel_backward(grad_BTD, x_BTD, weights, weight, kept)
+            return *gradients[:6], None if bias is None else gradients[6], None, None
         added, mean, scale, *wides = kept
         grad, to_weight, to_bias = fused_norm.backward(grad_BTD, x_BTD, added, weight, mean, scale)
         to_ffn = backward(grad, x_BTD, weights, wides, ctx.dtype, onto=True)
