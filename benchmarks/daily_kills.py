@@ -34,7 +34,7 @@ def calendar(place: Path, days: int) -> list[int]:
     while not codes or codes[-1] == -signal.SIGKILL:
         last = FIRST + timedelta(days=days)
         command = ["bash", str(SCRIPT), str(place), str(last)]
-        codes.append(subprocess.run(command, env=ENVIRONMENT, start_new_session=True).returncode)
+        codes.append(subprocess.run(command, env=ENVIRONMENT, process_group=0).returncode)
     return codes
 
 
@@ -48,10 +48,10 @@ def state(place: Path) -> dict[str, str]:
     return facts
 
 
-def compare(folder: Path, *, rows: int, users: int, items: int, days: int) -> int:
-    """Run both calendars and compare them; returns the number of kills."""
+def compare(folder: Path, *, rows: int, users: int, items: int, days: int, unimixer: str = "") -> int:
+    """Run both calendars, with a command for the program, and compare them; returns the number of kills."""
     whole, broken = folder / "whole", folder / "killed"
-    begin(whole, rows=rows, users=users, items=items)
+    begin(whole, rows=rows, users=users, items=items, unimixer=unimixer)
     shutil.copytree(whole, broken, symlinks=True)
     (broken / "kills").mkdir()
     with (broken / "settings.sh").open("a") as file:

@@ -46,7 +46,7 @@ class OwnProcess:
             ends.append(os.fdopen(reader, encoding="utf-8", errors="replace"))
             streams.append(Connection(writer, readable=False))
         self.stdout, self.stderr = ends
-        self._process = _context.Process(target=_do, args=(work, arguments, dict(env or os.environ), *streams))
+        self._process = _context.Process(target=do, args=(work, arguments, dict(env or os.environ), *streams))
         # the first start makes the server, which signals to stop must not end; a copy lets them in again
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         try:
@@ -152,7 +152,8 @@ def _script(code: str, words: list[str]) -> None:
     exec(code, {"__name__": "__main__"})
 
 
-def _do(work: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str], *streams: Connection) -> None:
+def do(work: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str], *streams: Connection) -> None:
+    """Do the work in this process, with these variables and streams."""
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
         stream.close()

@@ -21,8 +21,8 @@ from unimixer.cli import main
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROGRAM = re.compile(r"unimixer ([^|&;<>$]*)")
-"""A line that calls the program and needs nothing else of a shell."""
+PROGRAM = re.compile(r"unimixer ([^|&;<>$]*?)(?: > ([\w.]+))?")
+"""A line that calls the program and needs nothing else of a shell but a file for the output."""
 RANKS = re.compile(r"torchrun --standalone --nproc-per-node=(\d) -m -- unimixer ([^|&;<>$]*)")
 LARGE = re.compile(r"\brows=[\d_]{5,}")
 FEW = "rows=4000"
@@ -83,6 +83,8 @@ def test_page_runs_as_written(
             if called := PROGRAM.fullmatch(line):
                 done = program(*called[1].split())
                 assert done.code == 0, f"{page}: {line}\n{done.out}\n{done.err}"
+                if called[2]:
+                    Path(called[2]).write_text(done.out, encoding="utf-8")
             elif ranks := RANKS.fullmatch(line):
                 assert not launch(int(ranks[1]), run_program, ranks[2].split()), f"{page}: {line}"
             else:

@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
             installed[name] = version(name)
         except PackageNotFoundError:
             installed[name] = "not installed"
-    return installed
+    return installed | {"torch": str(torch.__version__)}  # not every build's metadata tells which build it is
 
 
 def torchrec_command(release: str = torch.__version__) -> str:

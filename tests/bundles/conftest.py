@@ -10,13 +10,13 @@ from toy import SCHEMA, toy_tables
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 
-FEW = ("user_id", "age", "interests", "item_id", "price", "tab")
+FEW = ("user_id", "item_id", "price", "tab")
 WITH_HISTORIES = ("user_id", "age", "item_id", "category", "price", "clicked_items", "clicked_categories", "tab")
 
 
 @pytest.fixture(scope="session")
 def few_features(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The small world with six features: a graph of it is half as long; tests must not change it."""
+    """The small world with four features: a graph of it is half as long; tests must not change it."""
     return _world(tmp_path_factory, FEW, histories=[])
 
 

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,26 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from export_cases import exported
+from export_cases import exported, toy_requests
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from tiny import tiny_recipe
 from toy import toy_frames
 
 from unimixer.bundles import ExportOptions, export_run, open_bundle
 from unimixer.bundles.kernel_runner import KernelRunner
 from unimixer.bundles.manifest import NAME, version_of, write_manifest
 from unimixer.bundles.steps_file import STEPS
+from unimixer.data.dataset import Dataset
 from unimixer.data.raw.tables import Chunk
 from unimixer.errors import UnimixerError
 from unimixer.features.batch import Batch
 from unimixer.features.request import Request
 from unimixer.ops.native import scoring
 from unimixer.predictor import Predictor
-from unimixer.training.model import compiler
+from unimixer.training.model import compiler, load_ranker
 from unimixer.training.run import RunFolder
+from unimixer.training.train import train
 
 Change = Callable[[dict[str, Any]], None]
 LOG = toy_frames()[0]
@@ -47,14 +51,28 @@ COMPILED = pytest.param(
 
 
 @pytest.fixture(scope="session")
-def folders(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def runs(toy_run: RunFolder, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
+    """The run of each format, trained when first asked for; a compiled graph has target attention as well."""
+
+    @cache
+    def of(form: str) -> RunFolder:
+        if form != "aoti":
+            return toy_run
+        recipe = tiny_recipe(toy_folder, "model.sequence_encoder=target_attention", "training.max_steps=2")
+        return train(recipe, folder=tmp_path_factory.mktemp("attention") / "run", quiet=True)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def folders(runs: Callable[[str], RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A bundle of each format, written when first asked for; tests must not change it."""
     place = tmp_path_factory.mktemp("bundles")
 
     def of(form: str) -> Path:
         if not (place / form).exists():
             write = export_run if form == "aoti" else exported
-            write(toy_run.folder, place / form, ExportOptions(format=form, largest=50))
+            write(runs(form).folder, place / form, ExportOptions(format=form, largest=50))
         return place / form
 
     return of
@@ -75,17 +93,28 @@ def rows_of(user: str, items: list[str]) -> pl.DataFrame:
 
 @pytest.mark.parametrize("form", ["onnx", "pt2", COMPILED])
 def test_a_bundle_scores_raw_rows_as_the_predictor_does(
-    folders: Callable[[str], Path], toy_run: RunFolder, form: str
+    folders: Callable[[str], Path], runs: Callable[[str], RunFolder], form: str
 ) -> None:
-    opened, predictor = open_bundle(folders(form), threads=1), Predictor(toy_run.folder, device="cpu")
-    items = [f"i{i}" for i in range(30)]
+    opened, run = open_bundle(folders(form), threads=1), runs(form)
+    predictor, items = Predictor(run.folder, device="cpu"), [f"i{i}" for i in range(30)]
     for user, shown in (("u3", items), ("u0", items[:1]), ("nobody", ["i1", "nothing"]), ("u5", items * 40)):
         rows = rows_of(user, shown)
-        request = Request.of(toy_run.transform.raw_batch(Chunk(rows, "rows")), opened.layout)
+        request = Request.of(run.transform.raw_batch(Chunk(rows, "rows")), opened.layout)
         scores, expected = opened.score(request), predictor.scores(Chunk(rows, "rows")).to_numpy()
         assert scores.shape == (len(shown), 2)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(scores, 1 / (1 + np.exp(-opened.logits(request))), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2", COMPILED])
+def test_a_bundle_scores_requests_without_history_or_values_as_the_model_does(
+    folders: Callable[[str], Path], runs: Callable[[str], RunFolder], toy_dataset: Dataset, form: str
+) -> None:
+    opened, model = open_bundle(folders(form), threads=1), load_ranker(runs(form))
+    for request in toy_requests(toy_dataset)[1]:
+        with torch.no_grad():
+            expected = model(request.batch()).sigmoid()
+        np.testing.assert_allclose(opened.score(request), expected, rtol=0, atol=1e-5)
 
 
 @needs_kernels

@@ -28,7 +28,6 @@ from unimixer.data.dataset import Dataset
 from unimixer.errors import MissingExtraError, UnimixerError
 from unimixer.features.request import Request
 from unimixer.ranker import Ranker
-from unimixer.training.model import compiler
 
 
 def worst(runner: Runner, graph: RequestRanker, ranker: Ranker, requests: list[Request]) -> float:
@@ -107,17 +106,6 @@ def test_every_model_runs_as_onnx_and_as_an_archive(
         runner = open_runner(form, tmp_path / FILES[form], graph.inputs, 1)
         assert worst(runner, graph, ranker, requests) < 1e-5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt2"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(compiler() is None, reason="no C++ compiler: AOTInductor cannot run")
-def test_a_compiled_graph_gives_the_same_scores(toy_dataset: Dataset, tmp_path: Path) -> None:
-    ranker = build(toy_dataset.transform.spec, sequence_encoder="target_attention", options=ONE)
-    layout, requests = toy_requests(toy_dataset)
-    graph = RequestRanker(ranker, layout)
-    write_aoti(graph, trace(graph), tmp_path / "model.aoti.pt2")
-    runner = open_runner("aoti", tmp_path / "model.aoti.pt2", graph.inputs, 1)
-    assert worst(runner, graph, ranker, requests) < 1e-5
 
 
 def test_without_a_compiler_one_sentence_says_so(toy_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

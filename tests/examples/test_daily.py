@@ -6,12 +6,15 @@ import fcntl
 import json
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import program_copies
 import pytest
+from own_process import OwnProcess, environment
 
 from benchmarks import killing
 from benchmarks.daily_kills import SCRIPT, calendar, compare
@@ -225,4 +228,11 @@ def test_a_value_outside_its_bounds_or_missing_is_refused(tmp_path: Path, measur
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 def test_a_real_day_that_is_killed_at_every_step_ends_in_the_same_bits(tmp_path: Path) -> None:
-    assert compare(tmp_path, rows=1_000, users=300, items=100, days=1) == 2 * COMMANDS
+    address = tmp_path / "program"
+    command = f"{sys.executable} -S {program_copies.__file__} {address}"
+    with OwnProcess(program_copies.serve, str(address), env=environment()) as server:
+        while not address.exists():
+            assert server.poll() is None, server.communicate()
+            time.sleep(0.02)
+        kills = compare(tmp_path, rows=1_000, users=300, items=100, days=1, unimixer=command)
+    assert kills == 2 * COMMANDS

@@ -5,8 +5,8 @@ results or speed. Prints, for each, registers a thread, bytes spilled, and bytes
 """
 
 import re
-import subprocess
-import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import triton
@@ -17,6 +17,8 @@ from triton.compiler import ASTSource
 from unimixer.ops.sinkhorn import triton_kernel
 from unimixer.ops.sinkhorn.triton import tiles
 
+knobs.nvidia.dump_ptxas_log = True
+knobs.compilation.disable_line_info = True
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that one program may take, by capability."""
 
@@ -25,33 +27,22 @@ def build(program: Any, arch: int, types: dict[str, str], fixed: dict[str, Any],
     names = [parameter.name for parameter in program.params]
     signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
     constants = {(place,): fixed[name] for place, name in enumerate(names) if name in fixed}
-    built = triton.compile(
-        ASTSource(fn=program, signature=signature, constexprs=constants),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": warps, "enable_fp_fusion": False},
-    )
+    with redirect_stdout(StringIO()) as said:  # what the assembler says
+        built = triton.compile(
+            ASTSource(fn=program, signature=signature, constexprs=constants),
+            target=GPUTarget("cuda", arch, 32),
+            options={"num_warps": warps, "enable_fp_fusion": False},
+        )
     assert built.metadata.shared <= SHARED_MEMORY[arch], (program.__name__, fixed)
     sums = re.findall(r"shfl\.sync\.bfly\.b32\s+(%\w+),", built.asm["ptx"])
     fused = " ".join(re.findall(r"fma\.rn\.f32 ([^;]*);", built.asm["ptx"]))
     assert sums
     assert not set(sums) & set(re.findall(r"%\w+", fused))  # else threads of a warp disagree about a sum
-    registers, spilled = assembled(built.asm["ptx"], arch)
+    found = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", said.getvalue(), re.DOTALL)
+    assert found, said.getvalue()
     sizes = " ".join(f"{name}={value}" for name, value in fixed.items())
-    used = f"{registers} registers, {spilled} spilled, {built.metadata.shared} shared"
+    used = f"{found[2]} registers, {found[1]} spilled, {built.metadata.shared} shared"
     print(f"sm_{arch} {program.__name__} {sizes}: {used}")
-
-
-def assembled(ptx: str, arch: int) -> tuple[str, str]:
-    """Registers a thread and bytes spilled, as the assembler says."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        name = f"sm_{arch}a" if arch == 90 else f"sm_{arch}"
-        command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
-    found = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", said, re.DOTALL)
-    assert found, said
-    return found[2], found[1]
 
 
 if __name__ == "__main__":

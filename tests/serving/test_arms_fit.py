@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from unimixer.serving.stores.sqlite import SQLiteStore
 
 
 @pytest.fixture
-def opened(toy_bundle: EagerBundle, features: Path) -> Any:
+def opened(toy_bundle: EagerBundle, features: Path) -> Iterator[Any]:
+    store = SQLiteStore(features)
+
     def one(folder: str, tasks: tuple[str, ...] = toy_bundle.tasks, **changes: Any) -> Opened:
-        encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, SQLiteStore(features))
+        encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
         reader = CallReader(encoder, tasks, max_candidates=100)
         return Opened(Path(folder), toy_bundle.transform.schema.model_copy(update=changes), tasks, reader)
 
-    return one
+    yield one
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -45,11 +46,12 @@ def replay(options: ReplayOptions) -> None:
     """
     if (options.run is None) == (options.bundle is None):
         raise UnimixerError("compare with one model: give either --run or --bundle")
-    store = open_store(options.store)
-    scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
-    version = options.version or (scorer.version if options.bundle is not None else None)
-    result = replay_log(options.log, store, scorer, version=version, tolerance=options.tolerance, listed=options.listed)
-    store.close()
+    with closing(open_store(options.store)) as store:
+        scorer = open_bundle(options.bundle) if options.bundle is not None else EagerScorer(options.run or Path())
+        version = options.version or (scorer.version if options.bundle is not None else None)
+        result = replay_log(
+            options.log, store, scorer, version=version, tolerance=options.tolerance, listed=options.listed
+        )
 
     def show() -> None:
         counts = (

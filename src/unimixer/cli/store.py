@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -74,17 +75,16 @@ def show(
 
     Example: unimixer store show features.sqlite --item 42
     """
-    store = open_store(address)
-    facts: dict[str, object] = {**store.counts()}
-    for kind, key in (("user", user), ("item", item)):
-        if key is None:
-            continue
-        text = canonical([key])[0] or ""
-        record = store.users(text) if kind == "user" else store.items([text]).get(text)
-        if record is None:
-            raise UnimixerError(f"{store.name}: there is no {kind} {text!r}; give a key that the store holds")
-        facts[kind] = {"revision": record.revision, **record.values}
-    store.close()
+    with closing(open_store(address)) as store:
+        facts: dict[str, object] = {**store.counts()}
+        for kind, key in (("user", user), ("item", item)):
+            if key is None:
+                continue
+            text = canonical([key])[0] or ""
+            record = store.users(text) if kind == "user" else store.items([text]).get(text)
+            if record is None:
+                raise UnimixerError(f"{store.name}: there is no {kind} {text!r}; give a key that the store holds")
+            facts[kind] = {"revision": record.revision, **record.values}
 
     def lines() -> None:
         for name, value in facts.items():

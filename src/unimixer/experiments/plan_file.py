@@ -9,6 +9,9 @@ from unimixer.errors import UnimixerError
 from unimixer.io import kind_of
 from unimixer.settings import Settings, load_yaml, parse
 
+SPEEDS = "speeds.json"
+"""File of measured speeds, which stands in the folder before the plan does."""
+
 
 class PlanFile(Settings):
     """Base of the plans that a folder keeps."""
@@ -33,7 +36,7 @@ def check_folder(folder: Path, kind: type[PlanFile]) -> None:
     if is_begun(folder, kind) or not folder.exists():
         return
     if (actual := kind_of(folder)) is None:
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        names = sorted(path.name for path in folder.iterdir() if path.name != SPEEDS and not path.name.startswith("."))
         actual = f"not empty (it holds {names[0]!r})" if names else None
     if actual is not None:
         raise UnimixerError(f"{folder} is {actual}, and a {kind.noun} needs a folder of its own; choose another --out")

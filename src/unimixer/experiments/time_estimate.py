@@ -13,6 +13,7 @@ import numpy as np
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case
 from unimixer.experiments.executor import Machine, measure, recipe_values
+from unimixer.experiments.plan_file import SPEEDS
 from unimixer.experiments.size_series import SizeSeries
 from unimixer.experiments.sizes import budget_words
 from unimixer.experiments.worker import failure
@@ -20,7 +21,6 @@ from unimixer.io import read_json, write_text
 from unimixer.progress import progress_bar
 from unimixer.workers.executor import Reply
 
-SPEEDS = "speeds.json"
 MEASURED = 3
 """Number of sizes of a model whose speed is measured; the speeds of the others are interpolated."""
 EVALUATIONS = 4

@@ -269,4 +269,5 @@ def test_real_impressions_get_the_scores_of_prediction(tmp_path: Path) -> None:
         request = encoder.encode(asked).request
         for scored in (bundle.score(request), exported.score(request)):
             worst = max(worst, float(np.abs(scored - expected).max()))
+    store.close()
     assert worst < 1e-5

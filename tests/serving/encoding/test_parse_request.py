@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ BODY: dict[str, Any] = {
 
 
 @pytest.fixture
-def reader(toy_bundle: EagerBundle, features: Path) -> CallReader:
-    encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, SQLiteStore(features))
+def reader(toy_bundle: EagerBundle, features: Path) -> Iterator[CallReader]:
+    store = SQLiteStore(features)
+    encoder = RequestEncoder(toy_bundle.transform, toy_bundle.layout, store)
     found = CallReader(encoder, toy_bundle.tasks, max_candidates=100)
     columns = found.columns
     shared = {
@@ -32,7 +34,8 @@ def reader(toy_bundle: EagerBundle, features: Path) -> CallReader:
         "context": columns["context"] | {"weather", "country"},
     }
     found.share(shared, found.required | {"weather"})
-    return found
+    yield found
+    store.close()
 
 
 def test_columns_that_only_other_bundles_read_are_taken_and_left_out(reader: CallReader) -> None:

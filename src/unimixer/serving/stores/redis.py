@@ -124,6 +124,14 @@ class RedisStore(FeatureStore):
                 f"{scheme}://...: not an address of Redis; use redis://[:PASSWORD@]host:port/db, with the special "
                 "characters of the password percent-encoded, such as %40"
             ) from None
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        """Register the scripts; raise if the store has another form."""
         with self._talking():
             self._write_rows = self.client.register_script(_CHECK + _WRITE)
             self._append_events = self.client.register_script(_CHECK + _APPEND)

@@ -65,8 +65,12 @@ class SQLiteStore(FeatureStore):
         self._local, self._lock = threading.local(), threading.Lock()
         self._open: list[sqlite3.Connection] = []
         self._checked: int | None = None
-        with self._reading():
-            pass
+        try:
+            with self._reading():
+                pass
+        except BaseException:
+            self.close()
+            raise
 
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> UserView:
         """See :meth:`FeatureStore.view`."""

@@ -73,7 +73,7 @@ def check_same_config(processes: ProcessGroup, recipe: Recipe, dataset: Dataset,
     if not processes.distributed:
         return
     own = flat({"recipe": recipe.model_dump(mode="json", exclude={"dataset"}), **more})
-    own |= flat({"version": versions() | installed_versions(), "data": dataset.hash})
+    own |= flat({"version": installed_versions() | versions(), "data": dataset.hash})
     for name in LOCAL:
         own.pop(f"recipe.{name}", None)
     configs = processes.gather(own)
