@@ -1,6 +1,6 @@
-# Two commands on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`. Each brings what it needs.
+# Two commands on a fresh machine with Python 3.11 to 3.13: `make demo` and `make test`. Each brings what it needs.
 # the first that runs: a launcher of a version manager may be there without its interpreter
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c "" 2> /dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2> /dev/null && echo $$p && break; done)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # most modules of the packages are never imported; Python compiles one when it first is

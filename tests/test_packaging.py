@@ -34,6 +34,17 @@ def test_versions_and_dates_of_a_release_agree() -> None:
     assert heading.groups() == (PROJECT["version"], str(citation["date-released"]))
 
 
+def test_every_place_names_the_same_versions_of_python() -> None:
+    known = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text]
+    minors = [int(version.partition(".")[2]) for version in known]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert PROJECT["requires-python"] == f">={known[0]},<3.{minors[-1] + 1}"
+    for page in ("README.md", "Makefile"):
+        assert f"Python {known[0]} to {known[-1]}" in (ROOT / page).read_text(), page
+    assert re.findall(r"python(3\.\d+) ", (ROOT / "Makefile").read_text()) == known
+    assert f'target-version = "py{known[0].replace(".", "")}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_the_readme_fits_on_two_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
