@@ -171,6 +171,10 @@ def test_a_file_and_a_folder_of_something_else_take_no_plan(kind: type[PlanFile]
         check_folder(tmp_path / "file", kind)
     with pytest.raises(UnimixerError, match=r"is not empty \(it holds 'file'\), and a"):
         check_folder(tmp_path, kind)
+    (tmp_path / "begun").mkdir()  # an experiment that was refused after its speeds were measured
+    for name in ("speeds.json", "workers.log", ".hidden"):
+        (tmp_path / "begun" / name).touch()
+    check_folder(tmp_path / "begun", kind)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UnimixerError, match="is a run folder, and a"):
         check_folder(tmp_path, kind)

@@ -16,6 +16,7 @@ from typing import Any
 from unimixer.environment import cpu_model
 from unimixer.experiments.cases import Job, unique
 from unimixer.experiments.drive import TICK, drive
+from unimixer.experiments.plan_file import LOG
 from unimixer.experiments.progress_view import Silent, View
 from unimixer.experiments.results import FAILED, OK, Row, read_row, write_row
 from unimixer.experiments.worker import failure, handle, remove_weights
@@ -113,7 +114,7 @@ def run_jobs(
         remove_leftovers(folder)
         engine = _Engine(folder, machine, schedule or Schedule(), view or Silent(), keep_runs=keep_runs)
         engine.add(jobs)
-        drive(engine, machine.executor(folder / "workers.log"))
+        drive(engine, machine.executor(folder / LOG))
         return engine.outcome
 
 

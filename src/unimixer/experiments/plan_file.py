@@ -9,8 +9,8 @@ from unimixer.errors import UnimixerError
 from unimixer.io import kind_of
 from unimixer.settings import Settings, load_yaml, parse
 
-SPEEDS = "speeds.json"
-"""File of measured speeds, which stands in the folder before the plan does."""
+SPEEDS, LOG = "speeds.json", "workers.log"
+"""Files of the measured speeds and of the worker processes, which stand in the folder before the plan does."""
 
 
 class PlanFile(Settings):
@@ -36,7 +36,8 @@ def check_folder(folder: Path, kind: type[PlanFile]) -> None:
     if is_begun(folder, kind) or not folder.exists():
         return
     if (actual := kind_of(folder)) is None:
-        names = sorted(path.name for path in folder.iterdir() if path.name != SPEEDS and not path.name.startswith("."))
+        others = (path.name for path in folder.iterdir() if path.name not in (SPEEDS, LOG))
+        names = sorted(name for name in others if not name.startswith("."))
         actual = f"not empty (it holds {names[0]!r})" if names else None
     if actual is not None:
         raise UnimixerError(f"{folder} is {actual}, and a {kind.noun} needs a folder of its own; choose another --out")

@@ -13,7 +13,7 @@ import numpy as np
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case
 from unimixer.experiments.executor import Machine, measure, recipe_values
-from unimixer.experiments.plan_file import SPEEDS
+from unimixer.experiments.plan_file import LOG, SPEEDS
 from unimixer.experiments.size_series import SizeSeries
 from unimixer.experiments.sizes import budget_words
 from unimixer.experiments.worker import failure
@@ -146,7 +146,7 @@ def measure_speeds(cases: Sequence[Case], folder: Path, machine: Machine) -> dic
             advance(1)
 
         recipes = {key: recipe_values(case.any_job(), machine) for key, case in waiting.items()}
-        measure(recipes, machine, folder / "workers.log", keep)
+        measure(recipes, machine, folder / LOG, keep)
     write_text(path, json.dumps(speeds, indent=1) + "\n")
     return speeds
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimixer.experiments.drive import drive
 from unimixer.experiments.executor import Machine, study_lock
+from unimixer.experiments.plan_file import LOG
 from unimixer.experiments.progress_view import position
 from unimixer.experiments.tuning.plan import OpenSearch, write_search
 from unimixer.experiments.tuning.space import has_effect, own_value
@@ -66,7 +67,7 @@ def run_search(
         mend_journal(folder)
         write_search(search)
         engine = _Engine(search, trials, machine, quiet=quiet)
-        drive(engine, machine.executor(folder / "workers.log", handle))
+        drive(engine, machine.executor(folder / LOG, handle))
         rows = read_trials(folder)
         best = best_trial(search, rows)
         if best is not None:
