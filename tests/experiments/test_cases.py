@@ -107,16 +107,15 @@ def test_a_width_is_the_same_for_every_model_and_a_rate_of_mixings_is_part_of_a_
 
 def test_another_dataset_makes_other_keys_and_two_of_one_name_are_told_apart(toy_folder: Path, tmp_path: Path) -> None:
     prepare(toy_tables(seed=1), tmp_path / "other")
-    study = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"]).opened(
-        tmp_path
-    )
+    asked = small_study(toy_folder, data=[str(toy_folder), str(tmp_path / "other")], models=["rankmixer"])
+    study = asked.opened(tmp_path / "study")
     first, second = study.data
     assert first.name == "toy"
     assert second.name == f"toy-{second.hash[:4]}"
     keys = [one.cases[0].job(0, Rates(1e-3, 1e-3)).key for one in build_series(study)[0]]
     assert keys[0].rpartition("-")[2] != keys[1].rpartition("-")[2]
     with pytest.raises(UnimixerError, match="the study began with aaaa"):
-        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened(tmp_path)
+        small_study(toy_folder, data=[{"path": str(toy_folder), "hash": "aaaa"}]).opened(tmp_path / "study")
 
 
 def test_a_warm_up_doubles_samples(toy_folder: Path) -> None:

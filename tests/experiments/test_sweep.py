@@ -154,7 +154,7 @@ def test_a_size_that_cannot_be_built_is_refused_or_left_out(toy_folder: Path, tm
 
 
 def test_a_failed_run_of_the_search_stands_aside_and_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
-    series = one_series(toy_folder, tmp_path, models=["rankmixer"])
+    series = one_series(toy_folder, tmp_path / "sweep", models=["rankmixer"])
     jobs = series.search()
     found = [
         {**job.columns(), "status": "ok", "validation_is_click_auc": value}
@@ -167,7 +167,7 @@ def test_a_failed_run_of_the_search_stands_aside_and_is_tried_again(toy_folder: 
     assert following[0].recipe.optimizer.dense_lr == 2e-3  # the better of two
     write_row(tmp_path, found[0])
     write_row(tmp_path, {**jobs[2].columns(), "status": "failed", "error": "killed"})
-    fresh = one_series(toy_folder, tmp_path, models=["rankmixer"])
+    fresh = one_series(toy_folder, tmp_path / "sweep", models=["rankmixer"])
     assert fresh.missing(tmp_path) == [2 + 2, 2]
     assert fresh.transfer is None
 

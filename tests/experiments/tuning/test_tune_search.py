@@ -47,7 +47,7 @@ def test_the_best_recipe_trains_to_the_value_of_its_trial(toy_folder: Path, tmp_
     assert run.result is not None
     assert run.result["validation"]["is_click"]["auc"] == best.value
     # trial 0 is the recipe as it is
-    plain = small_search(toy_folder, tmp_path).recipe
+    plain = small_search(toy_folder, tmp_path / "another").recipe
     assert (train(plain, folder=tmp_path / "plain", quiet=True).result or {})["validation"]["is_click"]["auc"] == (
         rows[0].value
     )
