@@ -106,8 +106,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False, kind: str | None = Non
     Args:
         path: the folder.
         overwrite: replace an existing folder.
-        kind: kind of a folder that may be replaced, see :func:`kind_of`, so that a mistyped path deletes no other data
-            (default: any).
+        kind: the only kind of folder (:func:`kind_of`) that is replaced; a mistyped path deletes no other data.
 
     Raises:
         UnimixerError: if ``path`` exists and must not be replaced.

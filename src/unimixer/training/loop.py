@@ -33,7 +33,7 @@ from unimixer.training.evaluation import (
     soft_columns,
     task_columns,
 )
-from unimixer.training.model import build_ranker, monitor, pick_device, with_tasks
+from unimixer.training.model import build_ranker, monitor, numbers_without_effect, pick_device, with_tasks
 from unimixer.training.observer import UNOBSERVED, Observer
 from unimixer.training.pretrained import PretrainedTable, freeze_rows, read_pretrained, start_tables
 from unimixer.training.run import LOG, RunFolder
@@ -160,14 +160,13 @@ class Trainer:
         processes.on_rank_zero(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
         rows = min(total, self.loader.num_rows * self.recipe.training.epochs)
-        first = self.state.step
-        chain = check_chain(self.dataset, self.recipe.model.chain)
-        for line in (*(table.line() for table in self.pretrained), *chain, *self._numbers_without_effect()):
+        notes = [table.line() for table in self.pretrained] + check_chain(self.dataset, self.recipe.model.chain)
+        for line in notes + numbers_without_effect(self.recipe.training, self.total_steps, self.loader.num_rows):
             say(line)
-        say(f"training step {first + 1:,} to {self.total_steps:,}" if first < self.total_steps else "measuring")
+        first, last = self.state.step + 1, self.total_steps
+        say(f"training step {first:,} to {last:,}" if first <= last else "measuring")
         with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
-            steps = {"total_steps": self.total_steps, "next_step": first + 1}
-            self.tracker = Tracker(self.run, advance, **steps, silent=not processes.is_rank_zero)
+            self.tracker = Tracker(self.run, advance, total_steps=last, next_step=first, silent=not processes.is_rank_zero)
             try:
                 self._train(advance, stopped, rows)
                 return self._finish(stopped)
@@ -177,21 +176,6 @@ class Trainer:
                 raise DiskError(f"{error}; {how} with: {self._continue}") from error
             finally:
                 self.tracker.close()
-
-    def _numbers_without_effect(self) -> list[str]:
-        """Say which numbers of the recipe are larger than the training part or the training."""
-        config, steps = self.recipe.training, self.total_steps
-        length = f"{steps:,} step{'s' if steps > 1 else ''}"
-        epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
-        reasons = {
-            "max_steps": (config.max_steps or 0) > steps
-            and f"the training part has {length} in {epochs}; raise training.epochs to train longer",
-            "eval_interval": (config.eval_interval or 0) > steps
-            and f"training has {length} and is measured at its end only",
-            "batch_size": config.batch_size > self.loader.num_rows
-            and f"the training part has {self.loader.num_rows:,} rows, which are one batch",
-        }
-        return [f"note: training.{k}={getattr(config, k)} has no effect: {why}" for k, why in reasons.items() if why]
 
     def _train(self, advance: Bar, stopped: StopRequest, rows: int) -> None:
         config, state = self.recipe.training, self.state

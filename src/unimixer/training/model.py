@@ -17,7 +17,7 @@ from unimixer.metrics import conditional_name
 from unimixer.mixing import Constrained
 from unimixer.models import width_for_budget
 from unimixer.ranker import Ranker
-from unimixer.training.config import ModelConfig, Recipe
+from unimixer.training.config import ModelConfig, Recipe, TrainingConfig
 from unimixer.training.eviction import check_managed
 from unimixer.training.optimizers import dense_groups
 from unimixer.training.run import RunFolder
@@ -173,6 +173,20 @@ def settings_without_effect(recipe: Recipe, model: Ranker) -> list[str]:
         if why and value != type(settings).model_fields[name].default:
             lines.append(f"note: {key}={value} has no effect: {why}")
     return lines
+
+
+def numbers_without_effect(config: TrainingConfig, steps: int, rows: int) -> list[str]:
+    """Say which numbers are larger than the training part, of so many rows, or the training, of so many steps."""
+    length = f"{steps:,} step{'s' if steps > 1 else ''}"
+    epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
+    reasons = {
+        "max_steps": (config.max_steps or 0) > steps
+        and f"the training part has {length} in {epochs}; raise training.epochs to train longer",
+        "eval_interval": (config.eval_interval or 0) > steps
+        and f"training has {length} and is measured at its end only",
+        "batch_size": config.batch_size > rows and f"the training part has {rows:,} rows, which are one batch",
+    }
+    return [f"note: training.{k}={getattr(config, k)} has no effect: {why}" for k, why in reasons.items() if why]
 
 
 def set_activation_checkpointing(model: Ranker, recipe: Recipe) -> None:

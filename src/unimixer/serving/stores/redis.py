@@ -125,20 +125,15 @@ class RedisStore(FeatureStore):
                 "characters of the password percent-encoded, such as %40"
             ) from None
         try:
-            self._check()
+            with self._talking():
+                scripts = (_CHECK + _WRITE, _CHECK + _APPEND, _EXPECT)
+                self._write_rows, self._append_events, self._expect = map(self.client.register_script, scripts)
+                version = self.client.hget(self._at("meta"), "format")
+            if version not in (None, str(FORMAT)):
+                raise wrong_format(self.name, str(version))
         except BaseException:
             self.close()
             raise
-
-    def _check(self) -> None:
-        """Register the scripts; raise if the store has another form."""
-        with self._talking():
-            self._write_rows = self.client.register_script(_CHECK + _WRITE)
-            self._append_events = self.client.register_script(_CHECK + _APPEND)
-            self._expect = self.client.register_script(_EXPECT)
-            version = self.client.hget(self._at("meta"), "format")
-        if version not in (None, str(FORMAT)):
-            raise wrong_format(self.name, str(version))
 
     def view(self, user: str | None, windows: Mapping[str, int], before: int) -> UserView:
         """See :meth:`FeatureStore.view`, in one round trip."""
