@@ -153,9 +153,8 @@ class Trainer:
         if checkpoint is not None:
             self.state = TrainState(**self.checkpointer.load_checkpoint(checkpoint))
         elif self.run.warm_start_facts.get("since") is not None:
-            raise UnimixerError(
-                f"{self.checkpoints} is empty, and the run began from a checkpoint there; train it again"
-            )
+            text = f"{self.checkpoints} is empty, and the run began from a checkpoint there; train it again"
+            raise UnimixerError(text)
         self.step.earlier_steps = self.state.earlier_steps
         processes.on_rank_zero(lambda: self.run.forget_after(self.state.step))
         total = self.total_steps * self.recipe.training.batch_size * self.recipe.training.gradient_accumulation_steps
@@ -166,7 +165,8 @@ class Trainer:
         first, last = self.state.step + 1, self.total_steps
         say(f"training step {first:,} to {last:,}" if first <= last else "measuring")
         with stop_signals() as stopped, progress_bar("training", rows, done=self.state.samples) as advance:
-            self.tracker = Tracker(self.run, advance, total_steps=last, next_step=first, silent=not processes.is_rank_zero)
+            silent = not processes.is_rank_zero
+            self.tracker = Tracker(self.run, advance, total_steps=last, next_step=first, silent=silent)
             try:
                 self._train(advance, stopped, rows)
                 return self._finish(stopped)
