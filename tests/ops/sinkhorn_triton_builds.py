@@ -38,10 +38,10 @@ def build(program: Any, arch: int, types: dict[str, str], fixed: dict[str, Any],
     fused = " ".join(re.findall(r"fma\.rn\.f32 ([^;]*);", built.asm["ptx"]))
     assert sums
     assert not set(sums) & set(re.findall(r"%\w+", fused))  # else threads of a warp disagree about a sum
-    found = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", said.getvalue(), re.DOTALL)
-    assert found, said.getvalue()
+    usage = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", said.getvalue(), re.DOTALL)
+    assert usage, said.getvalue()
     sizes = " ".join(f"{name}={value}" for name, value in fixed.items())
-    used = f"{found[2]} registers, {found[1]} spilled, {built.metadata.shared} shared"
+    used = f"{usage[2]} registers, {usage[1]} spilled, {built.metadata.shared} shared"
     print(f"sm_{arch} {program.__name__} {sizes}: {used}")
 
 

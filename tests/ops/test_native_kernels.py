@@ -122,15 +122,15 @@ def test_an_ffn_of_any_width_is_the_reference_in_float64(
     kept = [place for place in range(7) if biased or place not in (2, 4, 6)]
     cotangent, results = torch.randn(BATCH, 2, width), []
     for dtype in (torch.float32, torch.float64):
-        given = {place: inputs[place].to(dtype).requires_grad_() for place in kept}
-        x, *weights, weight, bias = (given.get(place) for place in range(7))
+        leaves = {place: inputs[place].to(dtype).requires_grad_() for place in kept}
+        x, *weights, weight, bias = (leaves.get(place) for place in range(7))
         assert x is not None
         assert weight is not None
         assert ffn.in_kernel(x, tuple(weights), dtype, (weight, bias)) is (dtype == torch.float32)
         plain = ops.per_token_ffn(x, *weights)
         normed = ops.normed_ffn(x, *weights, ops.Norm(weight, bias, 1e-2, True))
         outputs = [plain, normed]
-        gradients = torch.autograd.grad(outputs, list(given.values()), [cotangent.to(dtype)] * 2)
+        gradients = torch.autograd.grad(outputs, list(leaves.values()), [cotangent.to(dtype)] * 2)
         with torch.no_grad():
             assert torch.equal(ops.per_token_ffn(x, *weights), plain)
         results.append([*outputs, *gradients])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from unimixer import ops
 from unimixer.errors import check_choice
@@ -99,7 +97,7 @@ def norm_of_layer(norm: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
         tensor([0.8485, 1.1314])
     """
     together = isinstance(norm, RMSNorm | LayerNorm) and hasattr(layer, "normed_sum")
-    if not together or ops.plain(x) or not ops.is_batch_last(x) or _watched(layer, norm):
+    if not together or ops.plain(x) or not ops.is_batch_last(x) or _hooked(layer, norm) or ops.operations_watched():
         return norm_of_sum(norm, x, layer(x))
     first: Any = layer
     last: Any = norm
@@ -107,6 +105,5 @@ def norm_of_layer(norm: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
     return output
 
 
-def _watched(*modules: nn.Module) -> bool:
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    return hooked or not isinstance(_get_current_dispatch_mode(), FakeTensorMode | None)
+def _hooked(*modules: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)

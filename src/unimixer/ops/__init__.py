@@ -2,7 +2,7 @@
 
 from unimixer.ops.constraints import cap_range, cayley, unit_rows
 from unimixer.ops.generated import kronecker_multiply, permutation_sum
-from unimixer.ops.layout import batch_first, batch_last, is_batch_last, plain
+from unimixer.ops.layout import batch_first, batch_last, is_batch_last, operations_watched, plain
 from unimixer.ops.mixed_norm import mixed_norm
 from unimixer.ops.norm import Norm, layer_norm, layer_norm_reference, rms_norm, rms_norm_reference
 from unimixer.ops.per_token import (
@@ -33,6 +33,7 @@ __all__ = [
     "layer_norm_reference",
     "mixed_norm",
     "normed_ffn",
+    "operations_watched",
     "per_token_ffn",
     "per_token_ffn_reference",
     "per_token_linear",

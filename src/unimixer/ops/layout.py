@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SMALLEST_BATCH = 64
 """Smaller batches stay as they are: rows would be too short to pay for two transpositions."""
@@ -22,6 +24,11 @@ def plain(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return True
     return torch.is_autocast_enabled("cpu") and x.dtype != torch.float32
+
+
+def operations_watched() -> bool:
+    """Whether a mode of torch, such as one that counts FLOPs, looks at every operation; a kernel would hide its own."""
+    return not isinstance(_get_current_dispatch_mode(), FakeTensorMode | None)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -88,9 +88,9 @@ def test_a_running_server_answers_from_the_store_that_was_put_in_place_and_from_
             expected = content(build(tmp_path / "expected.sqlite", 100.0 * (number + 1)))
             assert content(features)[:3] == expected[:3], replaced
             for _ in range(4):  # more than there are threads
-                found = ask(served)
-                assert found.status == 200, found.body
-                assert found.json["scores"]["is_click"] == pytest.approx(
+                answer = ask(served)
+                assert answer.status == 200, answer.body
+                assert answer.json["scores"]["is_click"] == pytest.approx(
                     scores(bundles[0], tmp_path / "expected.sqlite", tmp_path), abs=1e-6
                 ), replaced
             change(served, number)  # it writes to the new file

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from unimixer.ops import native
-from unimixer.ops.layout import by_reference, laid_out, product_dtype, rows
+from unimixer.ops.layout import by_reference, laid_out, operations_watched, product_dtype, rows
 from unimixer.ops.norm import fused as fused_norm
 from unimixer.ops.per_token.reference import per_token_ffn_reference, per_token_linear
 
@@ -40,8 +39,9 @@ Gradients = tuple[Tensor | None, ...]
 def in_kernel(x_BTD: Tensor, weights: Weights, dtype: torch.dtype, norm: tuple[Tensor | None, ...] = ()) -> bool:
     """Whether the kernel does it all: float32, no more threads than tokens, and no mode that counts products."""
     few = x_BTD.shape[2] <= WIDEST and torch.get_num_threads() <= x_BTD.shape[1]
-    unwatched = _get_current_dispatch_mode() is None
-    return few and unwatched and dtype == torch.float32 and native.fits(rows(x_BTD), *weights, *norm)
+    if not few or dtype != torch.float32 or operations_watched():
+        return False
+    return native.fits(rows(x_BTD), *weights, *norm)
 
 
 def groups(up_TDU: Tensor, batch: int) -> Iterator[slice]:
