@@ -61,7 +61,7 @@ def test_a_sweep_from_dry_run_to_advice(cli: Cli, toy_folder: Path) -> None:
     done = cli("scale", "run", *asked, "--candidates", 50, "--json")
     assert done.code == 0
     assert done.json["failed"] == {}
-    assert set(done.json["rates"]) == {"lite"}
+    assert set(done.json["rates"]) == {"lite on toy"}
     again = cli("scale", "run", "sweep", "--jobs", 1, "--candidates", 0, "--json").json
     assert (again["computed"], again["existing"]) == (0, done.json["computed"])
 

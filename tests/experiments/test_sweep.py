@@ -197,6 +197,23 @@ def test_a_search_at_two_sizes_gives_the_power(toy_folder: Path, tmp_path: Path)
     assert len(following) == 3
 
 
+def test_a_search_at_every_size_follows_no_rule(toy_folder: Path, tmp_path: Path) -> None:
+    sweep = small_sweep(toy_folder, models=["rankmixer"], lr_search="every")
+    small, large = size_experiment(sweep, tmp_path).transfers
+    metrics = {small: (0.6, 0.7, 0.6), large: (0.5, 0.6, 0.7)}  # best at 2e-3, then at the end of the grid
+    for series, values in metrics.items():
+        assert series.rates() is None
+        for job, value in zip(series.search(), values, strict=True):
+            following = series.after({**job.columns(), "status": "ok", "validation_is_click_auc": value})
+        assert [job.case for job in following] == series.cases * 2
+    found = [series.rates() for series in (small, large)]
+    assert [rates and rates[0].dense for rates in found] == [2e-3, 4e-3]
+    assert [series.transfer and series.transfer.at_edge for series in (small, large)] == [False, True]
+    assert [series.place for series in (small, large)] == [
+        f"rankmixer at {size} parameters on {toy_folder.name}" for size in ("6K", "24K")
+    ]
+
+
 def test_one_rate_is_not_searched(toy_folder: Path, tmp_path: Path) -> None:
     series = one_series(toy_folder, tmp_path, models=[LITE], dense_lr=[2e-3])
     assert series.search() == []
@@ -232,6 +249,8 @@ def test_the_experiment_trains_the_grid_at_every_size(toy_folder: Path, tmp_path
         ({"sparse_lr": [1e-3, 2e-3]}, "one rate for the embedding tables"),
         ({"dial": "height"}, "dial"),
         ({"params": [6_000], "lr_search": "two"}, "a search at two sizes needs two sizes"),
+        ({"dense_lr": [1e-3], "lr_search": "every"}, "a search at every size needs rates to choose from"),
+        ({"lr_power": 1.0, "lr_search": "every"}, "lr_power 1 belongs to a search at the smallest size"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(changes: dict[str, object], message: str, toy_folder: Path) -> None:

@@ -283,7 +283,8 @@ def case_name(label: str, budget: Budget) -> str:
 
 def _rate(rate: float) -> str:
     """Write a rate for a key: ``1e-3`` instead of ``0.001``."""
-    return f"{rate:e}".replace(".000000", "").replace("e-0", "e-") if rate < 0.01 else f"{rate:g}"
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if rate < 0.01 else f"{rate:g}"
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:

@@ -240,7 +240,8 @@ def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
     grid = plan.grid(mixing=cases[0].searches_mixing, embedding=cases[0].options.get(EMBEDDING_LR))
     search: dict[str, Any] = {"seeds": plan.seeds, "grid": grid, "monitor": plan.monitor}
     if isinstance(plan, Sweep):
-        return [TransferSeries(cases, power=plan.lr_power, base_sizes=plan.base_sizes, **search)]
+        sizes = [[case] for case in cases] if plan.lr_search == "every" else [cases]
+        return [TransferSeries(some, power=plan.lr_power, base_sizes=plan.base_sizes, **search) for some in sizes]
     return [GridSeries([case], **search) for case in cases]
 
 

@@ -7,8 +7,9 @@ budget, :math:`\eta_0` the best rate at the smallest size :math:`w_0`, and p fol
   of a layer's output the same at any width (p = 1, arXiv:2203.03466). The latter holds for hidden matrices, but neither
   for norms, biases and embeddings nor for towers, and all of these share one rate here.
 - ``two``: p is the slope between the best rates at two sizes, in logarithms, kept between 0 and 1.
+- ``every``: no rule; every size is searched.
 
-Depth changes no rate. Embedding tables do not grow with the model, so their rate is the same at every size.
+Depth changes no rate of the rule. Embedding tables do not grow with the model, so their rate is the same at every size.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ class Sweep(Plan):
     """Learning rates to choose from at the smallest size; a single one is not searched."""
     dial: Literal["width", "depth", "both"] = "width"
     """What grows with the size."""
-    lr_search: Literal["smallest", "two"] = "smallest"
+    lr_search: Literal["smallest", "two", "every"] = "smallest"
     """Sizes at which rates are searched, see :mod:`unimixer.experiments.lr_search`."""
     lr_power: NonNegativeFloat = POWER
     """p, for a search at the smallest size."""
@@ -247,6 +247,10 @@ class Sweep(Plan):
             raise UnimixerError("a sweep has one rate for the embedding tables: give one --sparse-lr")
         if len(self.mixing_lr) > 1:
             raise UnimixerError("a sweep has one rate for learned mixings: give one mixing_lr")
+        if self.lr_search == "every" and len(self.dense_lr) == 1:
+            raise UnimixerError("a search at every size needs rates to choose from; give --lr-grid several")
+        if self.lr_search != "smallest" and self.lr_power != POWER and len(self.dense_lr) > 1:
+            raise UnimixerError(f"lr_power {self.lr_power:g} belongs to a search at the smallest size; leave it out")
         object.__setattr__(self, "params", tuple(sorted(self.params)))
         if not self.anchors:
             two = self.lr_search == "two" and len(self.dense_lr) > 1
@@ -256,17 +260,22 @@ class Sweep(Plan):
     @property
     def base_sizes(self) -> tuple[int, ...]:
         """Sizes at which rates are searched; none if there is one rate."""
-        return self.anchors if len(self.dense_lr) > 1 else ()
+        if len(self.dense_lr) == 1:
+            return ()
+        return self.params if self.lr_search == "every" else self.anchors
 
     @property
     def search_words(self) -> str:
         """The search for learning rates in words."""
         if not self.base_sizes:
             return ""
+        tried = f"rates: {len(self.dense_lr)} tried with the first seed at "
+        if self.lr_search == "every":
+            return f"{tried}every size"
         where, power = "the smallest size", f"{self.lr_power:g}"
         if len(self.base_sizes) > 1:
             where, power = "two sizes, which give p", "p"
-        tried = f"rates: {len(self.dense_lr)} tried with the first seed at {where}"
+        tried += where
         return f"{tried}; then lr = base (width / base width)^-{power}"
 
     def opened(self, folder: Path) -> Self:

@@ -57,6 +57,12 @@ class SizeSeries:
         """Label of the model."""
         return self.cases[0].variant
 
+    @property
+    def place(self) -> str:
+        """The model, and the dataset, with the size if there is one, in words."""
+        first = self.cases[0]
+        return f"{first.name if len(self.cases) == 1 else self.name} on {first.dataset.name}"
+
     def rates(self) -> list[Rates] | None:
         """Return the rates of every case, or None before the search is complete or if all of it failed."""
         raise NotImplementedError

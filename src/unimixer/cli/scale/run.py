@@ -97,7 +97,8 @@ class RunOptions(SweepOptions):
         float | None, typer.Option("--lr-power", min=0.0, help="p of the rule lr = base (width / base)^-p.")
     ] = None
     lr_search: Annotated[
-        str | None, typer.Option("--lr-search", help="smallest: p is given. two: p follows from two sizes.")
+        str | None,
+        typer.Option("--lr-search", help="smallest: p is given. two: p follows from two sizes. every: no rule."),
     ] = None
     candidates: Annotated[
         int, typer.Option("--candidates", min=0, help="Rows of a request whose latency is measured in the end; 0: no.")
@@ -145,7 +146,7 @@ def run(options: RunOptions) -> None:
     if options.candidates:
         latency = request_latencies(experiment.series, folder, candidates=options.candidates, threads=options.threads)
         experiment.write_points(latency)
-    rules = {one.name: one.transfer for one in experiment.transfers}
+    rules = {one.place: one.transfer for one in experiment.transfers}
     points = str(folder / POINTS)
     written = {"points": points, "rates": {name: vars(rule) if rule else None for name, rule in rules.items()}}
     lines = [line for name, rule in rules.items() for line in _remarks(name, rule)]
