@@ -7,72 +7,10 @@
  * gradients a thread sums in the order of the batch. */
 
 #include "activations.h"
-#include "strip.h"
+#include "products.h"
 
-#ifdef __AVX512F__
-#define NUMBERS 16 /* of a register of this processor */
-#define COLUMNS 4  /* registers of a row of a tile, whose sums stay there */
-#elif defined __AVX__
-#define NUMBERS 8
-#define COLUMNS 2
-#else
-#define NUMBERS 4
-#define COLUMNS 2
-#endif
-#define ROWS 6
 #define UNITS 96 /* hidden units at a time, whose strips stay in cache from one product to the next */
 
-typedef float vector __attribute__((vector_size(4 * NUMBERS), may_alias));
-
-/* to += a b for a tile: a[r, k] stands at r * row + k * step, b and to have ``parts`` vectors a row. */
-INLINE void tile(const float *a, long row, long step, const vector *b, vector *to, long depth, long parts, int rows,
-                 int columns) {
-    vector sums[ROWS][COLUMNS];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int p = 0; p < columns; p++) sums[r][p] = to[r * parts + p];
-    for (long k = 0; k < depth; k++)
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            float own = a[r * row + k * step];
-#pragma GCC unroll 4
-            for (int p = 0; p < columns; p++) sums[r][p] += own * b[k * parts + p];
-        }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int p = 0; p < columns; p++) to[r * parts + p] = sums[r][p];
-}
-
-INLINE void tiles(const float *a, long row, long step, const vector *b, vector *to, long rows, long depth, long parts,
-                  int columns) {
-    for (; rows >= ROWS; rows -= ROWS, a += ROWS * row, to += ROWS * parts)
-        tile(a, row, step, b, to, depth, parts, ROWS, columns);
-    switch (rows) {
-    case 1: tile(a, row, step, b, to, depth, parts, 1, columns); break;
-    case 2: tile(a, row, step, b, to, depth, parts, 2, columns); break;
-    case 3: tile(a, row, step, b, to, depth, parts, 3, columns); break;
-    case 4: tile(a, row, step, b, to, depth, parts, 4, columns); break;
-    case 5: tile(a, row, step, b, to, depth, parts, 5, columns); break;
-    }
-}
-
-/* to (rows, lanes) += a (rows, depth) b (depth, lanes), a by its steps in memory. */
-static void multiply(const float *a, long row, long step, const lane *right, lane *sums, long rows, long depth,
-                     long lanes) {
-    const vector *b = (const vector *)right;
-    vector *to = (vector *)sums;
-    long p = 0, parts = lanes * (LANES / NUMBERS);
-    for (; p + COLUMNS <= parts; p += COLUMNS) tiles(a, row, step, b + p, to + p, rows, depth, parts, COLUMNS);
-    switch (parts - p) { /* without AVX-512 there is no rest */
-    case 1: tiles(a, row, step, b + p, to + p, rows, depth, parts, 1); break;
-#if COLUMNS > 2
-    case 2: tiles(a, row, step, b + p, to + p, rows, depth, parts, 2); break;
-    case 3: tiles(a, row, step, b + p, to + p, rows, depth, parts, 3); break;
-#endif
-    }
-}
 
 /* A strip by samples, (64, columns): rows are padded to whole lanes with what stands there already. */
 static void transpose(const lane *from, lane *to, long width, long parts) {
@@ -154,10 +92,10 @@ void ffn(const float *x, const float *up, const float *up_bias, const float *dow
                     long some = hidden - h < UNITS ? hidden - h : UNITS;
                     lane *open = entering + h * PARTS, *gate = gated ? open + hidden * PARTS : NULL;
                     const float *layer = up + t * width * units + h;
-                    multiply(layer, 1, units, in, open, some, width, PARTS);
-                    if (gate) multiply(layer + hidden, 1, units, in, gate, some, width, PARTS);
+                    multiply(layer, 1, units, in, PARTS, open, PARTS, some, width, PARTS);
+                    if (gate) multiply(layer + hidden, 1, units, in, PARTS, gate, PARTS, some, width, PARTS);
                     activate_strip((float *)open, (float *)gate, (float *)between, some);
-                    multiply(down + (t * hidden + h) * width, 1, width, between, sum, width, some, PARTS);
+                    multiply(down + (t * hidden + h) * width, 1, width, between, PARTS, sum, PARTS, width, some, PARTS);
                 }
                 if (w) {
                     scatter(sum, sums + place, width, batch, lanes);
@@ -207,16 +145,16 @@ void ffn_backward(const float *grad, const float *x, const float *up, const floa
                     const float *layer = up + t * width * units + h;
                     const float *open = wide + ((t * strips + strip) * units + h) * STRIP;
                     fill(between, NULL, some);
-                    multiply(down + (t * hidden + h) * width, width, 1, above, between, some, width, PARTS);
+                    multiply(down + (t * hidden + h) * width, width, 1, above, PARTS, between, PARTS, some, width, PARTS);
                     activate_strip_backward(open, gated ? open + hidden * STRIP : NULL, (float *)between,
                                             (float *)to_open, (float *)to_gate, some);
-                    multiply((float *)between, STRIP, 1, samples, by_down + h * parts, some, STRIP, parts);
+                    multiply((float *)between, STRIP, 1, samples, parts, by_down + h * parts, parts, some, STRIP, parts);
                     for (long part = 0; part <= gated; part++) {
                         lane *to = part ? to_gate : to_open;
                         add_parts(to, by_bias + part * hidden + h, some);
-                        multiply((float *)to, STRIP, 1, x_samples, by_up + (part * hidden + h) * parts, some, STRIP,
-                                 parts);
-                        multiply(layer + part * hidden, units, 1, to, sum, width, some, PARTS);
+                        multiply((float *)to, STRIP, 1, x_samples, parts, by_up + (part * hidden + h) * parts, parts, some,
+                                 STRIP, parts);
+                        multiply(layer + part * hidden, units, 1, to, PARTS, sum, PARTS, width, some, PARTS);
                     }
                 }
                 scatter(sum, to_x + place, width, batch, lanes);

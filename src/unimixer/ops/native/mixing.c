@@ -4,29 +4,9 @@
  * rule of TokenMixer. Strips are shared out over threads. Each writes its own part of the gradients of weights, which
  * the caller adds up, so that no sum depends on the number of threads. */
 
-#include "strip.h"
+#include "products.h"
 
 #define BLOCK 4 /* tokens whose sums are kept in registers */
-
-INLINE void weighed(const float *w, long by_output, long by_input, const lane *from,
-                                                          lane *to, long t, int count, long tokens, long step) {
-    lane sums[BLOCK][PARTS];
-#pragma GCC unroll 4
-    for (int k = 0; k < count; k++)
-#pragma GCC unroll 4
-        for (int p = 0; p < PARTS; p++) sums[k][p] = from[(t + k) * step + p];
-    for (long u = 0; u < tokens; u++)
-#pragma GCC unroll 4
-        for (int k = 0; k < count; k++) {
-            float own = w[(t + k) * by_output + u * by_input];
-#pragma GCC unroll 4
-            for (int p = 0; p < PARTS; p++) sums[k][p] += own * from[u * step + p];
-        }
-#pragma GCC unroll 4
-    for (int k = 0; k < count; k++)
-#pragma GCC unroll 4
-        for (int p = 0; p < PARTS; p++) to[(t + k) * step + p] = sums[k][p];
-}
 
 /* to = x + mixing(x), or with the transposed mixing; ``from`` and ``to`` hold (T, D) rows of a strip. */
 static void mix(const float *heads, int transposed, const lane *from, lane *to, long tokens, long width, long num_heads) {
@@ -39,44 +19,49 @@ static void mix(const float *heads, int transposed, const lane *from, lane *to, 
                         from[t * step + h * head * PARTS + i] + from[h * step + t * head * PARTS + i];
         return;
     }
-    long by_output = transposed ? 1 : tokens, by_input = transposed ? tokens : 1;
-    for (long h = 0; h < num_heads; h++) {
-        const float *w = heads + h * tokens * tokens;
-        for (long i = h * head; i < (h + 1) * head; i++) {
-            long t = 0;
-            for (; t + BLOCK <= tokens; t += BLOCK)
-                weighed(w, by_output, by_input, from + i * PARTS, to + i * PARTS, t, BLOCK, tokens, step);
-            for (; t < tokens; t++)
-                weighed(w, by_output, by_input, from + i * PARTS, to + i * PARTS, t, 1, tokens, step);
-        }
-    }
+    memcpy(to, from, tokens * step * sizeof(lane));
+    for (long h = 0; h < num_heads; h++)
+        multiply(heads + h * tokens * tokens, transposed ? 1 : tokens, transposed ? tokens : 1, from + h * head * PARTS,
+                 step, to + h * head * PARTS, step, tokens, tokens, head * PARTS);
 }
 
-INLINE void products(const lane *grad, const lane *x, float *to, int rows,
-                                                           int columns, long head, long tokens, long step) {
-    lane sums[BLOCK][BLOCK] = {0};
-    for (long i = 0; i < head * PARTS; i++)
+/* to[k, u] = the sum over all numbers of a head of grad[k] x[u]. */
+INLINE void products(const vector *grad, const vector *x, float *to, int rows, int columns, long head, long tokens,
+                     long step) {
+    vector sums[BLOCK][COLUMNS] = {0};
+    for (long i = 0; i < head; i++)
 #pragma GCC unroll 4
         for (int k = 0; k < rows; k++)
 #pragma GCC unroll 4
             for (int u = 0; u < columns; u++) sums[k][u] += grad[k * step + i] * x[u * step + i];
     for (int k = 0; k < rows; k++)
-        for (int u = 0; u < columns; u++) to[k * tokens + u] = total_of(sums[k][u]);
+        for (int u = 0; u < columns; u++) {
+            float sum = 0;
+            for (int i = 0; i < NUMBERS; i++) sum += sums[k][u][i];
+            to[k * tokens + u] = sum;
+        }
 }
 
 /* The gradient of the matrices, (H, T, T). */
 static void outer(const lane *grad, const lane *x, float *to, long tokens, long width, long num_heads) {
-    long head = width / num_heads, step = width * PARTS, whole = tokens / BLOCK * BLOCK;
-    for (long h = 0; h < num_heads; h++)
-        for (long t = 0; t < tokens; t += t < whole ? BLOCK : 1)
-            for (long u = 0; u < tokens; u += t < whole && u < whole ? BLOCK : 1) {
-                const lane *left = grad + t * step + h * head * PARTS, *right = x + u * step + h * head * PARTS;
-                float *out = to + (h * tokens + t) * tokens + u;
-                if (t < whole && u < whole)
-                    products(left, right, out, BLOCK, BLOCK, head, tokens, step);
+    long head = width / num_heads * SHARES, step = width * SHARES;
+    for (long h = 0; h < num_heads; h++, to += tokens * tokens)
+        for (long t = 0; t < tokens;) {
+            int rows = tokens - t < BLOCK ? 1 : BLOCK;
+            const vector *left = (const vector *)grad + t * step + h * head;
+            for (long u = 0; u < tokens;) {
+                int columns = rows == 1 || tokens - u < COLUMNS ? 1 : COLUMNS;
+                const vector *right = (const vector *)x + u * step + h * head;
+                if (columns > 1)
+                    products(left, right, to + t * tokens + u, BLOCK, COLUMNS, head, tokens, step);
+                else if (rows > 1)
+                    products(left, right, to + t * tokens + u, BLOCK, 1, head, tokens, step);
                 else
-                    products(left, right, out, t < whole ? BLOCK : 1, 1, head, tokens, step);
+                    products(left, right, to + t * tokens + u, 1, 1, head, tokens, step);
+                u += columns;
             }
+            t += rows;
+        }
 }
 
 /* out = norm(x + mixing(x)) w + b; b may be NULL, mean is so for RMS normalization, heads for the rule. */
