@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
-from ctypes import c_long
+from ctypes import CDLL, c_long
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,30 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("built", [pytest.param(True, marks=needs_kernels), False])
+@pytest.fixture(scope="module", params=["this processor", "x86-64-v3", "x86-64", "none"])
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CDLL | None:
+    """The kernels for registers of any width, and none."""
+    if request.param == "none":
+        return None
+    if native.library() is None:
+        pytest.skip("no C compiler builds the kernels here")
+    if request.param == "this processor":
+        return native.library()
+    if platform.machine() != "x86_64":
+        pytest.skip("the narrow registers are those of another processor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "FLAGS", ("-O1", f"-march={request.param}", "-fopenmp", "-shared", "-fPIC"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("kernels")))
+        narrow = native.library.__wrapped__()
+    assert narrow is not None
+    return narrow
+
+
 @pytest.mark.parametrize(("layer", "others"), CASES)
 def test_outputs_and_gradients_are_those_of_the_reference_in_float64(
-    layer: Layer, others: Callable[[], list[Tensor | None]], built: bool, monkeypatch: pytest.MonkeyPatch
+    layer: Layer, others: Callable[[], list[Tensor | None]], kernels: CDLL | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not built:
-        monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda: kernels)
     inputs = [tokens(), *others()]
     cotangent = torch.randn(BATCH, 5, 10)
     ours = layer(*inputs)
