@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimixer import ops
-from unimixer.features.embedding import merge_rows
+from unimixer.features.embedding import PackedEmbedding, merge_rows
 from unimixer.ops import layout, native
 from unimixer.ops.native import scoring
 from unimixer.ops.per_token import fused as ffn
@@ -257,7 +257,7 @@ def test_merged_gradients_of_rows_are_those_of_torch_bit_for_bit(
 ) -> None:
     rows = torch.cat([torch.randint(num_rows, (300,)), torch.tensor([num_rows - 1, 0, num_rows - 1])])
     source, gradients = torch.randint(40, (303,)), torch.randn(40, 5)
-    assert native.merges(rows, source, gradients, num_rows) is (num_rows <= 2**32)
+    assert native.merges([rows, source], [gradients], num_rows) is (num_rows <= 2**32)
     torch.set_num_threads(threads)
     try:
         ours = merge_rows(rows, source, gradients, num_rows)
@@ -267,6 +267,28 @@ def test_merged_gradients_of_rows_are_those_of_torch_bit_for_bit(
     theirs = merge_rows(rows, source, gradients, num_rows)
     assert torch.equal(ours.indices(), theirs.indices())
     assert torch.equal(ours.values(), theirs.values())
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("fields", "lengths"), [(3, [0, 70, 0, 300, 1]), (0, [3, 2]), (2, [0, 0]), (1, [])])
+def test_gradients_of_lookups_are_those_of_torch_bit_for_bit(
+    threads: int, fields: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, results = PackedEmbedding({"a": 50, "b": 9}, 5), []
+    rows, bags = torch.randint(59, (90, fields)), torch.randint(59, (sum(lengths),))
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    cotangents = torch.randn(90, fields, 5), torch.randn(len(lengths), 5)
+    for built in (True, False):
+        if not built:
+            monkeypatch.setattr(native, "library", lambda: None)
+        torch.set_num_threads(threads if built else 1)
+        try:
+            outputs = tables.lookup(rows, bags, offsets)
+            results.append(torch.autograd.grad(outputs, tables.weight, cotangents)[0])
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(*results)
 
 
 @needs_kernels

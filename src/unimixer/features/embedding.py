@@ -37,15 +37,18 @@ def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -
         ([[2, 7]], [[1.0], [11.0]])
     """
     shape = (num_rows, gradients.shape[1])
-    if native.merges(rows, source, gradients, num_rows):
-        met, merged = native.merge_rows(rows, source, gradients, num_rows)
-        return torch.sparse_coo_tensor(met.unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
+    if native.merges([rows, source], [gradients], num_rows):
+        return _coalesced(*native.merge_rows(rows, source, gradients, num_rows), shape)
     keys = rows.int() if num_rows <= torch.iinfo(torch.int32).max else rows  # narrow keys sort faster
     ordered, order = torch.sort(keys, stable=True)
     met, counts = torch.unique_consecutive(ordered, return_counts=True)
     offsets = F.pad(counts.cumsum(0), (1, 0))
     merged = F.embedding_bag(source.index_select(0, order), gradients, offsets, mode="sum", include_last_offset=True)
-    return torch.sparse_coo_tensor(met.long().unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
+    return _coalesced(met.long(), merged, shape)
+
+
+def _coalesced(rows: Tensor, merged: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), merged, shape, is_coalesced=True, check_invariants=False)
 
 
 class _Lookup(torch.autograd.Function):
@@ -65,13 +68,18 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, of_rows: Tensor, of_means: Tensor) -> tuple[Tensor | None, ...]:
         rows, bags, offsets = ctx.saved_tensors
         shares = of_means / offsets.diff().clamp(min=1).unsqueeze(1)
-        single = torch.arange(rows.numel(), device=rows.device)
-        gradient = merge_rows(
-            torch.cat([rows.flatten(), bags]),
-            torch.cat([single, owners(offsets, bags.shape[0]) + rows.numel()]),
-            torch.cat([of_rows.flatten(0, -2), shares]),
-            ctx.num_rows,
-        )
+        lookups, of_lookups = rows.flatten(), of_rows.flatten(0, -2)
+        if native.merges([lookups, bags, offsets], [of_lookups, shares], ctx.num_rows):
+            merged = native.merge_lookups(lookups, bags, offsets, of_lookups, shares, ctx.num_rows)
+            gradient = _coalesced(*merged, (ctx.num_rows, shares.shape[1]))
+        else:
+            single = torch.arange(lookups.numel(), device=rows.device)
+            gradient = merge_rows(
+                torch.cat([lookups, bags]),
+                torch.cat([single, owners(offsets, bags.shape[0]) + lookups.numel()]),
+                torch.cat([of_lookups, shares]),
+                ctx.num_rows,
+            )
         return gradient if ctx.sparse else gradient.to_dense(), None, None, None, None
 
 

@@ -194,17 +194,29 @@ def mixed_norm_backward(
     return to_x, None if to_heads is None else to_heads.sum(0), to_weight.sum(0), to_bias.sum(0)
 
 
-def merges(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> bool:
-    """Whether :func:`merge_rows` takes these: rows of a table and places in the batch that have 32 bits."""
-    small = num_rows <= 2**32 and len(rows) <= 2**32
-    return small and fits(gradients) and fits(rows, source, dtypes=(torch.int64,))
+def merges(indices: Sequence[Tensor], gradients: Sequence[Tensor], num_rows: int) -> bool:
+    """Whether :func:`merge_rows` and :func:`merge_lookups` take these: rows of a table and lines that have 32 bits."""
+    small = num_rows <= 2**32 and sum(map(len, gradients)) <= 2**32
+    return small and fits(*gradients) and fits(*indices, dtypes=(torch.int64,))
 
 
 def merge_rows(rows: Tensor, source: Tensor, gradients: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Return the rows met, ``(U,)``, ascending, and the sums of their lines of ``gradients``, ``(U, width)``."""
-    met, merged = torch.empty_like(rows), gradients.new_empty(len(rows), gradients.shape[1])
     sizes = len(rows), gradients.shape[1], num_rows
-    num_met = _call("merge_rows", rows, source, gradients, met, merged, *sizes, result=c_long)
+    return _merged("merge_rows", (rows, source, gradients), len(rows), sizes)
+
+
+def merge_lookups(
+    rows: Tensor, bags: Tensor, offsets: Tensor, of_rows: Tensor, of_bags: Tensor, num_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Return the same for single rows, each with a line of ``of_rows``, and bags, each with a line of ``of_bags``."""
+    sizes = len(rows), len(of_bags), of_rows.shape[1], num_rows
+    return _merged("merge_lookups", (rows, bags, offsets, of_rows, of_bags), len(rows) + len(bags), sizes)
+
+
+def _merged(name: str, given: Sequence[Tensor], count: int, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    met, merged = given[0].new_empty(count), given[-1].new_empty(count, sizes[-2])
+    num_met = _call(name, *given, met, merged, *sizes, result=c_long)
     if num_met < 0:
         raise MemoryError
     return met[:num_met], merged[:num_met]

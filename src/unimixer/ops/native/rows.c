@@ -36,41 +36,70 @@ static uint64_t *radix_sort(uint64_t *numbers, uint64_t *other, long *counts, lo
     return numbers;
 }
 
-/* met: the rows among ``rows`` in ascending order, each once; merged: for each the sum of its lines of ``gradients``,
- * those of ``source``, in the order of the batch. Rows and places in the batch have 32 bits. Returns the number of rows
- * met, or -1 without memory. */
-long merge_rows(const int64_t *rows, const int64_t *source, const float *gradients, int64_t *met, float *merged,
-                long count, long width, long limit, int threads) {
-    uint64_t *space = malloc((2 * count + 1) * sizeof *space);
-    int64_t *starts = malloc((count + 1) * sizeof *starts);
-    long *counts = malloc(threads * VALUES * sizeof *counts);
-    if (!space || !starts || !counts) {
-        free(space), free(starts), free(counts);
-        return -1;
-    }
-#pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < count; i++) space[i] = (uint64_t)rows[i] << 32 | (uint64_t)i;
+/* Numbers to sort and their copy, and counts of the sort; NULL without memory. */
+static uint64_t *sort_space(long count, int threads) {
+    return malloc((2 * count + 1) * sizeof(uint64_t) + (threads * VALUES + count + 1) * sizeof(long));
+}
+
+/* The rows in the upper halves of ``space``, in ascending order, each once, and for each the sum of its lines, which the
+ * lower halves count: ``split`` lines of ``first``, then those of ``second``. Equal rows keep their order. Returns the
+ * number of rows met, and frees the space. */
+static long merge(uint64_t *space, long count, long limit, const float *first, const float *second, long split,
+                  int64_t *met, float *merged, long width, int threads) {
+    long *counts = (long *)(space + 2 * count + 1), *starts = counts + threads * VALUES, found = 0;
     const uint64_t *sorted = radix_sort(space, space + count, counts, count, limit, threads);
-    long found = 0;
     for (long i = 0; i < count; i++)
         if (i == 0 || sorted[i] >> 32 != sorted[i - 1] >> 32) {
             met[found] = sorted[i] >> 32;
             starts[found++] = i;
         }
     starts[found] = count;
+#define LINE(i) ((uint32_t)sorted[i] < split ? first + (uint32_t)sorted[i] * width : second + ((uint32_t)sorted[i] - split) * width)
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 64) /* some rows are met far more often than others */
     for (long row = 0; row < found; row++) {
         float *sum = merged + row * width;
-        memcpy(sum, gradients + source[(uint32_t)sorted[starts[row]]] * width, width * sizeof *sum);
+        memcpy(sum, LINE(starts[row]), width * sizeof *sum);
         for (long i = starts[row] + 1; i < starts[row + 1]; i++) {
-            const float *line = gradients + source[(uint32_t)sorted[i]] * width;
-            if (i + AHEAD < count) __builtin_prefetch(gradients + source[(uint32_t)sorted[i + AHEAD]] * width);
+            const float *line = LINE(i);
+            if (i + AHEAD < count) __builtin_prefetch(LINE(i + AHEAD));
 #pragma omp simd
             for (long d = 0; d < width; d++) sum[d] += line[d];
         }
     }
-    free(space), free(starts), free(counts);
+    free(space);
     return found;
+}
+
+/* met: the rows among ``rows`` in ascending order, each once; merged: for each the sum of its lines of ``gradients``,
+ * those of ``source``, in the order of the batch. Rows and lines have 32 bits. Returns the number of rows met, or -1
+ * without memory. */
+long merge_rows(const int64_t *rows, const int64_t *source, const float *gradients, int64_t *met, float *merged,
+                long count, long width, long limit, int threads) {
+    uint64_t *space = sort_space(count, threads);
+    if (!space) return -1;
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < count; i++) space[i] = (uint64_t)rows[i] << 32 | (uint64_t)source[i];
+    return merge(space, count, limit, gradients, gradients, 1L << 32, met, merged, width, threads);
+}
+
+/* The same for the lookups of a batch: row i gets line i of ``of_rows``, and the rows of bag k line k of ``of_bags``;
+ * bag k has the rows from ends[k] to ends[k + 1]. */
+long merge_lookups(const int64_t *rows, const int64_t *bag_rows, const int64_t *ends, const float *of_rows,
+                   const float *of_bags, int64_t *met, float *merged, long singles, long bags, long width, long limit,
+                   int threads) {
+    long count = singles + ends[bags];
+    uint64_t *space = sort_space(count, threads);
+    if (!space) return -1;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for nowait
+        for (long i = 0; i < singles; i++) space[i] = (uint64_t)rows[i] << 32 | (uint64_t)i;
+#pragma omp for
+        for (long k = 0; k < bags; k++)
+            for (long i = ends[k]; i < ends[k + 1]; i++)
+                space[singles + i] = (uint64_t)bag_rows[i] << 32 | (uint64_t)(singles + k);
+    }
+    return merge(space, count, limit, of_rows, of_bags, singles, met, merged, width, threads);
 }
 
 /* Adam on some rows: first and second are the moments of all rows, rate and eps hold the corrections of the step. */
