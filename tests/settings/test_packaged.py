@@ -51,6 +51,8 @@ def test_an_unknown_name_lists_the_near_ones_of_its_kind() -> None:
 def test_the_list_names_recipes_and_studies(capsys: pytest.CaptureFixture[str]) -> None:
     cli = runner(main, capsys)
     packaged = cli("config", "list", "--json").json["packaged"]
-    assert {"name": "mixers", "kind": "study", "file": str(packaged_files("studies")["mixers"])} in packaged
+    files = {**packaged_files(), **packaged_files("studies")}
+    assert {entry["name"]: entry["file"] for entry in packaged} == {name: str(path) for name, path in files.items()}
+    assert all(entry["subject"] for entry in packaged)
     assert [entry["name"] for entry in packaged if entry["kind"] == "recipe"] == sorted(packaged_files())
     assert "DCNv2 on KuaiRand-Pure" in cli("config", "list").out

@@ -31,7 +31,9 @@ def list_packaged(as_json: Json = False) -> None:
         path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rpartition(": ")[0] for *_, path in files
     ]
     rows = [(name, kind, subject) for (kind, name, _), subject in zip(files, subjects, strict=True)]
-    values = {"packaged": [{"name": name, "kind": kind, "file": str(path)} for kind, name, path in files]}
+    named = zip(rows, files, strict=True)
+    keys = ("name", "kind", "subject", "file")
+    values = {"packaged": [dict(zip(keys, (*row, str(path)), strict=True)) for row, (*_, path) in named]}
     emit(values, as_json, lambda: table(None, ["name", "kind", "subject"], rows, left=3))
 
 
