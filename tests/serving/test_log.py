@@ -186,7 +186,8 @@ def test_whatever_python_code_writes_to_standard_error_is_a_json_line(capsys: py
         warnings.simplefilter("always")
         print("plain", "text\nof two lines", file=sys.stderr)
         warnings.warn("take care", RuntimeWarning, stacklevel=1)
-        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")  # the refusal has its own line
+        logging.getLogger("uvicorn.error").warning("Exceeded request limit.")
         try:
             fail()
         except KeyError:
@@ -207,7 +208,7 @@ def test_whatever_python_code_writes_to_standard_error_is_a_json_line(capsys: py
     ]
     assert [line["text"] for line in lines[:2]] == ["plain text", "of two lines"]
     assert "RuntimeWarning: take care" in lines[2]["text"]
-    assert (lines[3]["name"], lines[3]["text"]) == ("uvicorn.error", "Invalid HTTP request received.")
+    assert (lines[3]["name"], lines[3]["text"]) == ("uvicorn.error", "Exceeded request limit.")
     assert (lines[4]["error"], lines[5]["error"]) == ("KeyError", "KeyError")
     assert lines[5]["at_lines"][-1].endswith("fail")
     assert "secret" not in text

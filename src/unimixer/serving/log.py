@@ -23,6 +23,8 @@ MAX_LINES = 10_000
 """Largest number of lines that wait to be written; more are dropped and counted."""
 MAX_TEXT = 4_000
 """Largest number of characters of a text from a library."""
+TOLD = "Invalid HTTP request received."
+"""What uvicorn says of a connection that the server has refused, with a line of its own."""
 PAUSE_S = 0.05
 """Seconds between the first waiting line and its write, so that a busy server writes many lines per wake-up."""
 AT_ONCE = 100
@@ -161,6 +163,8 @@ class _Records(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == TOLD:
+            return
         facts = error_facts(record.exc_info[1]) if record.exc_info else {}
         text = " ".join(record.getMessage().split())[:MAX_TEXT]
         self._log("library", name=record.name, level=record.levelname.lower(), text=text, **facts)

@@ -193,6 +193,7 @@ def test_what_is_no_http_is_answered_in_the_one_shape_and_told_as_json(narrow: S
     client.close()
     narrow.wait_until(lambda: narrow.logged("connection refused")[-1]["reason"] == "syntax")
     assert narrow.other == []
+    assert narrow.logged("library") == []  # one line is enough
 
 
 CHUNKED = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
