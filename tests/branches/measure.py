@@ -1,8 +1,8 @@
 """Run the tests part by part and print the branches of the library that no test takes.
 
-``python tests/branches/measure.py [TESTS...]``: a part is a folder of ``tests``, or the files beside the folders. A
-part that passed is kept in ``.branches`` until the library, its tests or the helpers of all tests change, so a stopped
-run goes on where it was.
+``python tests/branches/measure.py [FOLDERS...]``: a part is a folder of ``tests`` that is named, else some folders
+whose tests take minutes together; ``tests`` itself stands for the files beside the folders. A part that passed is kept
+in ``.branches`` until the library, its tests or the helpers of all tests change, so a stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import places
 
 TESTS = places.ROOT / "tests"
 KEPT = places.ROOT / ".branches"
+TOGETHER = (("data",), ("bundles", "serving"), ("experiments", "training"), ("benchmarks", "cli", "examples"))
+"""Folders of a part each; all others are one more part. A start of the tests takes seconds, so parts are few."""
 
 
 def main(names: Sequence[str]) -> None:
@@ -29,26 +31,28 @@ def main(names: Sequence[str]) -> None:
             "branches are measured with Python 3.12 or later (before, tracing slows torch down), not "
             f"{sys.version_info.major}.{sys.version_info.minor}: make clean && make coverage PYTHON=python3.13"
         )
-    parts = _parts()
-    chosen = [_name(Path(name).resolve()) for name in names] or list(parts)
-    if unknown := [name for name in chosen if name not in parts]:
-        raise SystemExit(f"{unknown[0]} is no part of the tests; the parts are {', '.join(parts)}")
-    failed = [name for name in chosen if not _measure(name, parts[name])]
-    _report([KEPT / name for name in chosen])
+    files = _files()
+    asked = [_name(Path(name).resolve()) for name in names]
+    if unknown := [name for name in asked if name not in files]:
+        raise SystemExit(f"{unknown[0]} is no folder of tests; the folders are {', '.join(files)}")
+    others = [name for name in files if not any(name in part for part in TOGETHER)]
+    parts = {name: [name] for name in asked} or {"-".join(part): list(part) for part in TOGETHER} | {"others": others}
+    failed = [name for name, part in parts.items() if not _measure(name, [file for one in part for file in files[one]])]
+    _report([KEPT / name for name in parts])
     if failed:
         raise SystemExit(f"tests did not pass and run again the next time: {', '.join(failed)}")
 
 
 def _name(folder: Path) -> str:
-    """Return the name of the part in a folder."""
-    return folder.relative_to(places.ROOT).parts[-1] if folder.is_relative_to(TESTS) else str(folder)
+    return folder.name if folder.parent in (TESTS, places.ROOT) else str(folder)
 
 
-def _parts() -> dict[str, list[Path]]:
-    parts = defaultdict(list)
+def _files() -> dict[str, list[Path]]:
+    """Map the folders of tests to their files; the files beside the folders belong to ``tests``."""
+    files = defaultdict(list)
     for path in sorted(TESTS.rglob("test_*.py")):
-        parts[path.relative_to(places.ROOT).parts[:2][-1] if path.parent != TESTS else TESTS.name].append(path)
-    return dict(sorted(parts.items()))
+        files[path.relative_to(places.ROOT).parts[:2][-1] if path.parent != TESTS else TESTS.name].append(path)
+    return dict(sorted(files.items()))
 
 
 def _measure(name: str, files: Sequence[Path]) -> bool:
