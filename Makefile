@@ -43,12 +43,10 @@ test: venv-distributed
 slowest: venv-distributed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations=30 --durations-min=0.5 $(TESTS)
 
-# branches of the library that tests take, in the processes that they start as well; the last line is the total
+# branches of the library that tests take, in the processes that they start as well, in about the time of the tests; parts
+# that passed are kept, so a stopped run goes on. The last line is the total. Python 3.12 or later
 coverage: venv-distributed
-	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist worksteal $(TESTS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/python tests/branches/measure.py $(TESTS)
 
 lint: venv-distributed
 	$(BIN)/ruff format --check .
@@ -70,4 +68,4 @@ wheel: venv
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv demo site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv demo site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .branches

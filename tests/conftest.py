@@ -25,6 +25,7 @@ from unimixer.workers import local
 
 torch.set_num_threads(1)
 gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
+gc.disable()  # what imports and collection make lives until the end
 # torch's compiler reads these when it is imported: no processes of its own, and no optimizing of what calls kernels
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
@@ -54,6 +55,7 @@ def pytest_collection_finish() -> None:
     """Leave modules and tests, a million objects that live until the end, out of every later collection of garbage."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

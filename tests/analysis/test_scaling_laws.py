@@ -135,6 +135,7 @@ def test_what_cannot_be_is_refused_with_the_way_out() -> None:
         (frame, {"reading": Reading(form="gain", base_auc=0.9)}, r"is not above the base 0\.9"),
         (frame, {"reading": Reading(best_auc=0.7)}, r"floor=0\.3 must lie below every error"),
         (frame, {"reading": Reading(best_auc=78.0)}, "best_auc=78 is no AUC"),
+        (frame, {"reading": Reading(irreducible_error=(0.3, 0.2))}, "floor=0.3,0.2: expected 0 <= LOW <= HIGH"),
         (frame, {"replicates": 10}, "replicates=10: percentiles of 95% intervals need at least 100"),
         (frame, {"x": "parameters"}, "x='parameters' is not one of params, flops, latency_ms"),
         (
@@ -152,6 +153,8 @@ def test_what_cannot_be_is_refused_with_the_way_out() -> None:
             analyze(points(values), **arguments)
     with pytest.raises(UnimixerError, match=r"in every model the error rises .* say --metric-is auc"):
         analyze(points(errors, metric="error"))
+    with pytest.raises(UnimixerError, match=r"points\.csv holds errors: fit --form error"):
+        analyze(points(errors.with_columns(metric=1 - pl.col("metric")), metric="error"), reading=Reading(form="gain"))
     falling = errors.with_columns(metric=0.5 - pl.col("metric") / 2)
     with pytest.raises(UnimixerError, match=r"in every model the gain falls .* say --metric-is error"):
         analyze(points(falling))

@@ -157,6 +157,16 @@ def test_steps_that_read_or_write_elsewhere_are_refused(toy_dataset: Dataset) ->
         assert runner._rows == rows  # a field that this kind of step does not read
 
 
+def test_steps_without_a_result_are_refused(toy_dataset: Dataset) -> None:
+    graph = graph_of(toy_dataset, "pre")
+    steps = steps_of(graph)
+    assert steps is not None
+    with pytest.raises(ValueError, match="the last step alone gives the result"):
+        runner_of(graph, replace(steps, candidates=steps.candidates[:-1]))
+    with pytest.raises(ValueError, match="no steps"):
+        runner_of(graph, replace(steps, candidates=steps.candidates[:0]))
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the narrow vectors are those of another processor")
 @pytest.mark.parametrize("flags", [("-march=x86-64",), ("-march=x86-64-v3",)], ids=["sse", "avx2"])
 def test_kernels_for_narrower_vectors(

@@ -92,3 +92,12 @@ def test_a_plan_without_a_past_is_refused(cli: Cli, place: Path, arguments: tupl
     done = cli("abtest", "plan", "spec.yaml", *arguments)
     assert done.code == 2
     assert message in done.error
+
+
+def test_a_plan_without_metrics_and_a_load_without_files_are_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(dump_yaml(experiment(metrics=[], segments=[])))
+    planned = cli("abtest", "plan", "spec.yaml", "--mean", "0.1", "--std", "0.3", "--effect", "0.02")
+    assert planned.error == "spec.yaml: the experiment has no metrics to plan; add metrics"
+    loaded = cli("abtest", "load", "--database", "sqlite:///events.sqlite")
+    assert loaded.error == "nothing to load; name files with --outcomes, --exposures or --covariates"
+    assert not (tmp_path / "events.sqlite").exists()

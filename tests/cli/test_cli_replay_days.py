@@ -65,6 +65,8 @@ def test_a_stream_of_days_from_logs_to_a_table(cli: Cli, tmp_path: Path) -> None
 
     seeded = cli("replay-days", recipe, "--data", "data", "--out", "replay", "--set", "training.seed=1")
     assert seeded.error == "replay-days trains with the seeds 0, 1, ... of --seeds; take training.seed out of --set"
+    alike = cli("replay-days", recipe, recipe, "--data", "data", "--out", "replay")
+    assert alike.error == "two recipes have one name; give each its own 'name'"
     done = cli("replay-days", recipe, "--data", "data", "--out", "replay", "--set", "training.max_steps=2")
     assert done.code == 0, done.err
     assert "daily" in done.out

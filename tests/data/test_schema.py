@@ -80,6 +80,16 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "history 'clicks': event 'is_click' is a soft label, and a probability is not an event",
     ),
     ({"keys": {"user": "user_id"}}, "histories need keys.user and keys.item"),
+    (
+        {
+            "keys": {"user": "user_id", "item": "item_id"},
+            "histories": [],
+            "split": {"by": "random"},
+            "features": [{"name": "shown", "kind": "numeric", "domain": "context"}],
+            "counts": [{"name": "shown", "by": ["item_id"], "until": "day"}],
+        },
+        "count 'shown': until: day needs keys.time, because rows without it have no day",
+    ),
     ({"split": {"by": "random", "validation": 1.5}}, "split.validation=1.5: input should be less than 1"),
 ]
 

@@ -70,6 +70,17 @@ def test_a_lenient_study_leaves_out_what_cannot_be_built_and_says_why(toy_folder
     assert "rank=2 is too small to start from a permutation" in left_out["too low at 12K parameters"]
 
 
+def test_a_lenient_study_of_models_that_cannot_be_built_is_refused(toy_folder: Path, tmp_path: Path) -> None:
+    low = "unimixer-lite:matrices=blocks:rank=2:label=low"
+    after = {"backbone": "unimixer-lite", "label": "after", "options": {"num_blocks": 4}, "size_of": "low"}
+    plan = small_study(toy_folder, models=[low, after, "rankmixer"], lenient=True).opened(tmp_path / "some")
+    series, left_out = build_series(plan)
+    assert [one.name for one in series] == ["rankmixer"]
+    assert left_out["after at 12K parameters"] == "'low', whose width it gets, cannot be built"
+    with pytest.raises(UnimixerError, match=r"^no model can be built: .*rank=2 is too small"):
+        build_series(small_study(toy_folder, models=[low], lenient=True).opened(tmp_path / "none"))
+
+
 def test_a_model_with_the_dial_of_another_grows_with_its_depth(toy_folder: Path) -> None:
     deep = {"backbone": "rankmixer", "label": "deep", "options": {"num_blocks": 4}, "size_of": "rankmixer"}
     deeper, base = small_cases(toy_folder, models=[deep, "rankmixer"])

@@ -250,3 +250,12 @@ def test_weights_are_numbers_from_0_on() -> None:
     accumulator = MetricAccumulator(("click",), with_users=False, weighted=True)
     with pytest.raises(UnimixerError, match=r"weights, row 1: -1\.0 is not a weight"):
         accumulator.update([[0.0], [1.0]], [[0], [1]], weights=[1.0, -1.0])
+    with pytest.raises(UnimixerError, match="weights are <U1, expected numbers"):
+        accumulator.update([[0.0], [1.0]], [[0], [1]], weights=["1", "2"])
+
+
+def test_rows_that_all_weigh_nothing_have_no_metric() -> None:
+    accumulator = MetricAccumulator(("click",), with_users=False, weighted=True)
+    accumulator.update([[0.0], [1.0]], [[0], [1]], weights=[0.0, 0.0])
+    with pytest.raises(UnimixerError, match="weights are 0 in all rows; give a positive weight to some"):
+        accumulator.compute()

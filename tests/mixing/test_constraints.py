@@ -25,6 +25,7 @@ from unimixer.mixing import (
     freeze,
     set_temperature,
 )
+from unimixer.mixing.constraint import Constraint
 from unimixer.mixing.generated import drawn_permutations
 from unimixer.ops import sinkhorn_reference
 
@@ -254,6 +255,11 @@ REFUSED: list[tuple[type[Any], dict[str, Any], str]] = [
 def test_what_does_not_go_together_is_refused(kind: type[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UnimixerError, match=re.escape(message)):
         kind(64, 4, **{**RULE, **options})
+
+
+def test_a_gate_without_a_permutation_is_refused() -> None:
+    with pytest.raises(UnimixerError, match="a gate needs the permutation of its blocks; pass around, such as"):
+        Constrained(Constraint(gate=0.1))
 
 
 def test_a_kronecker_product_needs_a_power_of_two() -> None:

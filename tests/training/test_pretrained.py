@@ -79,6 +79,15 @@ def test_vectors_replace_the_rows_of_a_warm_start(toy_folder: Path, toy_run: Run
         ("item_id: {path: twice.parquet, key: item, value: v}", "is there twice"),
         ("item_id: {path: objects.npy, key: ids.npy}", "objects.npy: .*; write an array of numbers or texts"),
         ("item_id: {path: texts.npy, key: ids.npy}", "texts.npy holds <U1, expected numbers"),
+        (
+            "item_id: {path: ragged.parquet, key: item, value: v}",
+            "vectors of column 'v' differ in width or are missing",
+        ),
+        ("item_id: {path: items.parquet, key: item, value: item}", "column 'item' has type String, expected lists of"),
+        (
+            "item_id: {path: texts.npy, key: two.npy}",
+            r"texts.npy has shape \(1, 1\) and two.npy \(2,\): one id a vector",
+        ),
         ("item_id: {path: none.parquet, key: item, value: v}", "no such file"),
         ("item_id: {path: items.parquet, key: itm, value: v}", "'itm'"),
     ],
@@ -93,6 +102,8 @@ def test_a_file_that_does_not_fit_is_refused_before_the_run(
     np.save("objects.npy", np.array([["a", 1.0]], dtype=object))
     np.save("texts.npy", np.array([["a"]]))
     np.save("ids.npy", np.array([7]))
+    np.save("two.npy", np.array([7, 8]))
+    pl.concat([given.head(1), vectors_of(toy_folder, width=6).tail(1)]).write_parquet("ragged.parquet")
     pl.concat([given, given]).write_parquet("twice.parquet")
     with pytest.raises(UnimixerError, match=message):
         trained(toy_folder, tmp_path / "run", f"{{{change}}}")

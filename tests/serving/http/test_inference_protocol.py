@@ -69,6 +69,15 @@ def _tensors(facts: Any, request: Any) -> list[dict[str, Any]]:
             {"inputs": [{"name": "user.sparse_ids", "datatype": "INT32", "shape": [1, 1], "data": [1, 2]}]},
             "user.sparse_ids: the data has 2 values, but the shape [1, 1] needs 1",
         ),
+        (
+            {
+                "inputs": [
+                    {"name": "candidates.dense_features", "datatype": "FP32", "shape": [1, 5], "data": ["1.5"] * 5}
+                ]
+            },
+            "candidates.dense_features: expected finite numbers, or null for an unknown one",
+        ),
+        ({"id": 7, "inputs": []}, "id: expected text"),
         ({"input": []}, "the body: unknown field 'input'; did you mean 'inputs'?"),
         ({"inputs": [], "outputs": [{"name": "logits"}]}, "outputs: unknown output 'logits'"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from served import API_KEY, CONTEXT, Served
 
+from unimixer.cli import main
 from unimixer.errors import UnimixerError
 from unimixer.serving.settings import read_key
 
@@ -103,6 +104,17 @@ def test_a_server_that_everyone_may_ask_from_elsewhere_warns(
     assert "there is no API key; set UNIMIXER_API_KEY" in line["text"]
     assert keyed.logged("warning") == []
     assert shared.logged("warning") == []  # without a key, for this machine alone
+
+
+def test_one_key_for_scores_and_for_the_administration_is_refused(
+    bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("UNIMIXER_API_KEY", "UNIMIXER_ADMIN_KEY"):
+        monkeypatch.setenv(name, API_KEY)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(bundles[0]), "--port", "0", "--store", "none"])
+    assert ended.value.code == 2
+    assert "the admin key is the API key; give whoever asks for scores another key" in capsys.readouterr().err
 
 
 def test_a_key_that_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

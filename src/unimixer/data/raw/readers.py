@@ -49,7 +49,7 @@ def read_pieces(
     Args:
         paths: files with the same columns; rows are numbered within each.
         shard: the pieces to read.
-        columns: columns to read, in this order, which every file must have (default: all of the first file).
+        columns: columns to read, in this order, each once, which every file must have (default: all of the first file).
         optional: columns to read after those, where the first file has them.
         files: how CSV files are read.
         or_empty: where there is no row in any file, hand over a chunk without rows instead of raising.
@@ -121,7 +121,7 @@ def _kept(
     """Return the columns to read of a file."""
     there = [name for name in dict.fromkeys((*table.names, *partition)) if name]
     wanted = set(optional)
-    kept = there if columns is None else list(columns)
+    kept = there if columns is None else list(dict.fromkeys(columns))
     kept = kept + [name for name in there if name in wanted and name not in kept]
     for name in kept:
         if name not in there:
