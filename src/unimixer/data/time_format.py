@@ -77,13 +77,12 @@ def check_form(form: str) -> None:
 
 @cache
 def is_zone(name: str) -> bool:
-    """Return whether a text names a time zone, for Python and for polars."""
+    """Return whether a text names a time zone; the first use of polars would start threads, which no fork survives."""
     try:
         ZoneInfo(name)
-        pl.Series([0]).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError, pl.exceptions.PolarsError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
-    return True
+    return name != "localtime"
 
 
 def check_zone(name: str) -> None:
