@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unimixer.backbones import BACKBONES, build_backbone
+from unimixer.backbones.budget import width_arguments
 from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.blocks import TaskTowers, Transient, build_pooling, build_task_experts, chain_links, joint_logits
 from unimixer.errors import UnimixerError, check_choice, check_positive, unknown
@@ -267,10 +268,7 @@ def _backbone_arguments(
     if token_dim is not None:
         options.setdefault("token_dim", token_dim)
     if chosen.width is not None:
-        rest = {name: value for name, value in options.items() if name != "token_dim"}
-        dimensions = BACKBONES[chosen.backbone].dimensions
-        sizes = dimensions(chosen.width, num_tokens=num_tokens, token_dim=options.get("token_dim"), **rest)
-        options = {**sizes, **options}
+        return {**width_arguments(chosen.backbone, chosen.width, num_tokens=num_tokens, **options), **options}
     return {"num_tokens": num_tokens, **options}
 
 

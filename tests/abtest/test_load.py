@@ -100,6 +100,7 @@ def test_exposures_belong_to_the_specification_that_is_given(
         ("b,7,click,1,yesterday", "row 2.time='yesterday' is no time"),
         ("b,7,click,1,1773144000", "row 2.time=1773144000 is not between 2000 and 2200"),
         ("b,,click,1,2026-03-10", "row 2.unit: required, but not given"),
+        ("b,7,click,1e300,2026-03-10", "row 2.value: expected a number of at most 1e50 in size, found 1e+300"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(line: str, sentence: str, tmp_path: Path) -> None:
@@ -111,6 +112,27 @@ def test_a_row_that_does_not_fit_is_named(line: str, sentence: str, tmp_path: Pa
     assert sentence in str(found.value)
     assert events.counts()["outcomes"] == 0
     events.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("event_id;unit;event;time\na;7;click;2026-03-10\n", "missing column 'event_id'; did you mean 'event_id;unit"),
+        ("a\tb\n1\t2\n", "missing column 'event_id'; known: a\tb; write the file with commas"),
+        (
+            "event_id,user,event,time\na,7,click,2026-03-10\n",
+            "missing column 'unit'; known: event, event_id, time, user",
+        ),
+        ("event_id,event,time\n", "missing column 'unit'"),
+    ],
+)
+def test_a_file_without_a_needed_column_is_refused(text: str, sentence: str, events: Events, tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(text)
+    with pytest.raises(UnimixerError) as found:
+        load_file(events, "outcomes", path)
+    assert sentence in str(found.value)
+    assert events.counts()["outcomes"] == 0
 
 
 @pytest.mark.parametrize(

@@ -51,5 +51,44 @@ def test_mistakes_are_one_sentence(cli: Cli, tmp_path: Path) -> None:
         ((PAPER, *UNITS, "--at", "many"), "--at 'many' is not a number, such as 64M"),
         ((PAPER, *UNITS, "--models", "RankMixr"), "no model 'RankMixr'; did you mean 'RankMixer'?"),
         ((PAPER, *UNITS, "--x", "flops"), "no flops; fill the column, or fit over another: params"),
+        ((PAPER, *UNITS, "--models", ","), "',' names nothing; give one or more names"),
+        ((PAPER, *UNITS, "--at", ","), "--at ',' names no size; give one, such as 64M"),
+        ((PAPER, *UNITS, "--seed", "-1"), "Invalid value for '--seed': Input should be greater than or equal to 0"),
+        ((PAPER, *UNITS, "--floor", "0.2"), "--floor is of an error, and a gain has no floor; leave it out"),
+        ((PAPER, *UNITS, "--base-auc", "0.7"), "--base-auc is what a gain counts from where the file holds AUCs"),
+        ((PAPER, "--units", "flops=M"), "paper.csv: no column 'flops', for which a unit is given"),
     ):
         assert message in cli("scale", "fit", *arguments).error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rankmixer", "--width", "-8"), "width=-8 must be a number greater than 0"),
+        (("rankmixer", "--width", "nan"), "width=nan must be a number greater than 0"),
+        (("rankmixer", "--width", "inf"), "width=inf must be a number greater than 0"),
+        (("rankmixer", "--params", ","), "sizes ',': no size is named; give one or more"),
+        (("", "--params", "1M"), "'' names no model; name one or more, such as rankmixer,mlp"),
+        (("rankmixer", "rankmixer", "--params", "1M"), "model 'rankmixer' is given twice; name every model once"),
+        (("mlp", "--data", "x", "--num-tokens", "8"), "--num-tokens is of a backbone alone; with --data give --set"),
+    ],
+)
+def test_what_cannot_be_counted_is_named(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    assert message in cli("scale", "count", *arguments).error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-params", "1M,2M"), "--max-params '1M,2M': one number here"),
+        (("--max-params", "1M", "--cores", "2"), "--cores are those that serve --qps; give both, or leave --cores out"),
+        (("--latency-ms", "4", "--candidates", "9"), "--candidates is of requests that are measured for the folder"),
+    ],
+)
+def test_advice_names_options_without_effect(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    points = tmp_path / "points.csv"
+    points.write_text("model,params,metric,latency_ms\n" + "".join(f"a,{n}e5,0.0{n},{n}\n" for n in (1, 2, 4, 8)))
+    assert "at most 4 ms a request\n" in cli("scale", "advise", points, "--latency-ms", "4").out
+    assert message in cli("scale", "advise", points, *arguments).error

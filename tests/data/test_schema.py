@@ -91,6 +91,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "count 'shown': until: day needs keys.time, because rows without it have no day",
     ),
     ({"split": {"by": "random", "validation": 1.5}}, "split.validation=1.5: input should be less than 1"),
+    *(
+        ({"keys": {**SCHEMA["keys"], "timezone": name}}, f"timezone={name!r} is not a time zone, for example Asia/S")
+        for name in ("Mars/Base", "CET+1", "America", "", "../UTC", "localtime")
+    ),
+    (feature(kind="sequence", separator=""), "separator='': string should have at least 1 character"),
 ]
 
 

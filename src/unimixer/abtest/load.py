@@ -18,7 +18,7 @@ from unimixer.abtest.specification import Experiment
 from unimixer.data.raw.readers import read_chunks
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.values import check_exact
-from unimixer.errors import UnimixerError, check_choice
+from unimixer.errors import UnimixerError, check_choice, nearest
 
 KINDS: dict[str, type[Any]] = {"exposures": Exposure, "outcomes": Outcome, "covariates": Covariate}
 _IDS = {"unit", "event_id", "request_id", "item"}
@@ -91,6 +91,7 @@ def load_file(
     rows, added, ignored, times = 0, 0, dict[str, None](), [2**63, 0]
     try:
         for chunk in read_chunks([path], or_empty=True):
+            _check_columns(chunk, kind, defaults)
             ignored |= dict.fromkeys(name for name in chunk.frame.columns if name not in kind._fields)
             for batch in _batches(chunk, kind, defaults):
                 if experiment is not None and table == "exposures":
@@ -105,6 +106,15 @@ def load_file(
         raise type(error)(f"{error}{kept}") from None
     first, last = times if times[1] else (None, None)
     return Loaded(table, str(path), rows, added, first, last, tuple(ignored))
+
+
+def _check_columns(chunk: Chunk, kind: type[Any], defaults: dict[str, Any]) -> None:
+    """Raise if a column is missing that every row needs, as all are where another separator stands between them."""
+    known, there = {**kind._field_defaults, **defaults}, chunk.frame.columns
+    missing = next((name for name in kind._fields if name not in known and name not in there), None)
+    if missing is not None:
+        way_out = "; write the file with commas" if len(there) == 1 and set(there[0]) & {";", "\t", "|"} else ""
+        raise UnimixerError(f"{chunk.source}: missing column {missing!r}{nearest(missing, there)}{way_out}")
 
 
 def _batches(chunk: Chunk, kind: type[Any], defaults: dict[str, Any]) -> Iterator[list[Any]]:

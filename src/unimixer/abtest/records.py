@@ -18,6 +18,8 @@ MAX_JSON = 1 << 22
 """Largest number of bytes of positions and of a context."""
 _FIRST_US, _LAST_US = 946_684_800_000_000, 7_258_118_400_000_000
 """2000 and 2200: other numbers are times in another unit."""
+_LARGEST = 1e50
+"""Largest size of a value: sums of its squares stay numbers."""
 Row = TypeVar("Row", bound=NamedTuple)
 
 
@@ -159,6 +161,8 @@ def _no_constant(name: str) -> None:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnimixerError(f"{where}: expected a finite number, found {value!r:.40}")
+    if abs(value) > _LARGEST:
+        raise UnimixerError(f"{where}: expected a number of at most 1e50 in size, found {value!r:.40}")
     return float(value)
 
 

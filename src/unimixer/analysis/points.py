@@ -146,6 +146,9 @@ def check_points(
     kind = metric or (EXCESS if excess else AUC if "auc" in frame.columns else ERROR if form == ERROR else GAIN)
     check_choice("metric", kind, METRICS)
     units, datasets = dict(units or {}), set(_texts(frame, "dataset"))
+    absent = next((name for name in units if name not in frame.columns), None)
+    if absent is not None:
+        raise UnimixerError(f"{source}: no column {absent!r}, for which a unit is given; leave the unit out")
     points, failed = [], 0
     for number, row in enumerate(frame.iter_rows(named=True), start=2):
         if str(row.get("status") or "ok").strip().lower() != "ok":

@@ -59,7 +59,10 @@ def parse_sizes(text: str) -> list[float]:
         >>> parse_sizes("64M,1B")
         [64000000.0, 1000000000.0]
     """
-    return [_option_number("--at", part) for part in text.split(",") if part.strip()]
+    sizes = [_option_number("--at", part) for part in text.split(",") if part.strip()]
+    if not sizes:
+        raise UnimixerError(f"--at {text!r} names no size; give one, such as 64M, or leave it out")
+    return sizes
 
 
 def parse_floor(text: str) -> tuple[float, float]:

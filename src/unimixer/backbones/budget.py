@@ -160,6 +160,8 @@ def width_arguments(
         >>> width_arguments("mlp", 64, num_tokens=4)
         {'num_tokens': 4, 'token_dim': 16, 'hidden_dims': (64, 64, 64)}
     """
+    if not 0 < width < math.inf:
+        raise UnimixerError(f"width={width:g} must be a number greater than 0")
     sizes = backbone_class(name).dimensions(width, num_tokens=num_tokens, token_dim=token_dim, **options)
     return {"num_tokens": num_tokens, **sizes, **options}
 

@@ -60,7 +60,8 @@ def ablate(options: AblateOptions) -> None:
         raise UnimixerError(
             "an ablation needs --data DATASET and --out FOLDER; to go on with one: unimixer compare FOLDER"
         )
-    groups, without, recipe = split(options.groups or ""), split(options.without or ""), options.recipe()
+    groups, without = ([] if text is None else split(text) for text in (options.groups, options.without))
+    recipe = options.recipe()
     variants, left_out = ablations(
         options.model, groups=groups, start=options.start, grow=options.grow, without=without, recipe=recipe
     )

@@ -32,9 +32,9 @@ COLUMNS = ("model", "dense parameters", "click AUC", "click UAUC", "share of the
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("demo"),
-    rows: Annotated[int, typer.Option("--rows", help="Impressions of the world.")] = 200_000,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Impressions of the world.")] = 200_000,
     params: Annotated[str, typer.Option("--params", help="Dense parameters of every model.")] = "300K",
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the world and of the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the world and of the training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -175,7 +175,12 @@ def finish(folder: Path, outcome: Outcome, written: Mapping[str, Any], lines: Se
 
 def split(text: str) -> list[str]:
     """Split a list at its commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    from unimixer.errors import UnimixerError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UnimixerError(f"{text!r} names nothing; give one or more names, separated by commas")
+    return parts
 
 
 def _cell(value: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from unimixer.data.dataset import Dataset, SplitSummary
-from unimixer.data.raw.times import zone
 from unimixer.data.schema import SPLITS
 from unimixer.data.stream import is_stream
 from unimixer.features.spec import FeatureSpec
@@ -131,4 +131,4 @@ def _time(millis: int, dataset: Dataset) -> str:
     keys = dataset.transform.schema.keys
     if keys.time is None:
         return f"row {millis:,}"
-    return f"{datetime.fromtimestamp(millis / 1000, zone(keys.timezone)):%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromtimestamp(millis / 1000, ZoneInfo(keys.timezone)):%Y-%m-%d %H:%M:%S}"

@@ -17,12 +17,15 @@ from unimixer.data.encoding.counts import add_counts
 from unimixer.data.encoding.fit import fit
 from unimixer.data.encoding.layout import resolve
 from unimixer.data.encoding.pending import save_pending
+from unimixer.data.ineffective import without_effect
 from unimixer.data.raw.passes import LogReader, run_shard
 from unimixer.data.raw.tables import RawTables
 from unimixer.data.schema import Schema
 from unimixer.data.write_dataset import Encode, encode, write_manifest
 from unimixer.errors import UnimixerError, check_positive
+from unimixer.features.spec import FeatureSpec
 from unimixer.io import DATASET, atomic_folder
+from unimixer.progress import note
 from unimixer.workers.ray import executor_on
 
 WORK = ".work"
@@ -55,6 +58,8 @@ def prepare(
     """
     out = Path(out)
     check_positive(workers=workers)
+    for remark in without_effect(tables.schema):
+        note(remark)
     with atomic_folder(out, overwrite=overwrite, kind=DATASET) as folder:
         tables, log_end = add_counts(tables)
         schema = resolve(tables)
@@ -62,12 +67,13 @@ def prepare(
             fitted = fit(schema, reader)
             fitted.transform.with_log_end(log_end).save(folder / "transform")
             save_pending(folder, fitted.pending)
-            matches = [asdict(match) for match in fitted.matches]
+            matches, spec = [asdict(match) for match in fitted.matches], fitted.transform.spec
             encoding = Encode(folder.absolute(), fitted.splitter, fitted.rows, write_dataset.PART_ROWS)
             del fitted  # the workers read what was saved; only then is the memory of the first pass free
             summaries = encode(reader, encoding)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         check_labels(schema, summaries["train"], "train")
+        check_features(schema, spec, summaries["train"])
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
         facts |= tables.facts
         write_manifest(folder, summaries, facts)
@@ -101,3 +107,25 @@ def check_labels(schema: Schema, summary: SplitSummary, split: str) -> None:
                 f"label {label.name!r} is {value} in all {summary.rows:,} rows of the {split} part; "
                 "a binary label needs both classes: drop it from the schema, or change its threshold or the split"
             )
+
+
+def check_features(schema: Schema, spec: FeatureSpec, train: SplitSummary) -> None:
+    """Raise if a feature has no value in the training part; note one whose values are all unknown, or a history."""
+    groups = dict(zip(spec.groups, train.lengths, strict=True))
+    missing = dict(zip([f.name for f in (*spec.ids, *spec.dense)], train.missing, strict=True))
+    empty = [name for name, rows in missing.items() if rows == train.rows]
+    empty += [f.name for f in schema.features if f.kind == "sequence" and f.history is None and not groups[f.name]]
+    if empty:
+        raise UnimixerError(
+            f"feature {empty[0]!r} has no value in any of the {train.rows:,} rows of the train part: nothing can be "
+            "learned from it; leave it out of the schema, or correct its column"
+        )
+    for field, unknown in zip(spec.ids, train.out_of_vocabulary, strict=True):
+        if unknown and unknown + missing[field.name] == train.rows:
+            note(
+                f"feature {field.name!r}: all its values in the train part are unknown, because none occurs often "
+                "enough; lower min_count of its vocabulary, or leave it out"
+            )
+    for history in schema.histories:
+        if groups.get(history.name) == 0:
+            note(f"history {history.name!r} is empty in all {train.rows:,} rows of the train part")

@@ -12,7 +12,7 @@ from unimixer.data.count_settings import Count
 from unimixer.data.file_settings import Files
 from unimixer.data.label_settings import Label
 from unimixer.data.split_settings import ColumnSplit, QuantileSplit, Split
-from unimixer.data.time_format import check_form
+from unimixer.data.time_format import check_form, check_zone
 from unimixer.errors import nearest
 from unimixer.settings import Settings, load_yaml, parse
 
@@ -44,8 +44,9 @@ class Keys(Settings):
     """Zone in which days and hours are counted, and in which times stand that carry no zone."""
 
     @model_validator(mode="after")
-    def _form_is_understood(self) -> Keys:
+    def _time_is_understood(self) -> Keys:
         check_form(self.time_format)
+        check_zone(self.timezone)
         return self
 
 
@@ -99,7 +100,7 @@ class Feature(Settings):
     """Number of quantile buckets (``transform: bucketise``)."""
     history: str | None = None
     """Sequence of the user's past items (a name in ``histories``); ``source`` is then a column of the items."""
-    separator: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
     """Sequence column of text: what stands between two values."""
     max_length: PositiveInt = 50
     """Longest sequence that is kept."""
@@ -157,7 +158,7 @@ class History(Settings):
     """Column of the log that must be 1 for an impression to enter, or a label (default: every impression enters)."""
     snapshot: str | None = None
     """List column of the users table with item keys from before the log, oldest first."""
-    separator: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
     """Snapshot of text: what stands between two item keys."""
     max_length: PositiveInt = 50
 

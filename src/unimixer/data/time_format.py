@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 
@@ -72,6 +73,22 @@ def check_form(form: str) -> None:
     """Raise ``ValueError`` if a text is not a form of time."""
     if form not in EPOCH_UNITS and form != ISO:
         read_format(form)
+
+
+@cache
+def is_zone(name: str) -> bool:
+    """Return whether a text names a time zone; the first use of polars would start threads, which no fork survives."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return name != "localtime"
+
+
+def check_zone(name: str) -> None:
+    """Raise ``ValueError`` if a text names no time zone."""
+    if not is_zone(name):
+        raise ValueError(f"timezone={name!r} is not a time zone, for example Asia/Shanghai or UTC")
 
 
 def _minutes(zone: str) -> int:

@@ -163,7 +163,10 @@ def split_models(text: str) -> list[str]:
         >>> split_models("rankmixer,mlp:hidden_dims=[64,32]")
         ['rankmixer', 'mlp:hidden_dims=[64,32]']
     """
-    return [part for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    models = [part for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    if not models:
+        raise UnimixerError(f"{text!r} names no model; name one or more, such as rankmixer,mlp")
+    return models
 
 
 def slug(text: str) -> str:

@@ -50,7 +50,10 @@ def parse_sizes(text: str, points: int | None = None) -> list[int]:
     if ".." not in text:
         if points is not None:
             raise UnimixerError(f"--points {points} belongs to a range such as 0.25M..64M; {text!r} is a list")
-        return sorted(dict.fromkeys(_count(part, text) for part in text.split(",") if part.strip()))
+        sizes = sorted({_count(part, text) for part in text.split(",") if part.strip()})
+        if not sizes:
+            raise UnimixerError(f"sizes {text!r}: no size is named; give one or more, such as 250K,1M")
+        return sizes
     ends = [_count(part, text) for part in text.split("..")]
     if len(ends) != 2 or ends[0] >= ends[1]:
         raise UnimixerError(f"sizes {text!r}: a range goes from a smaller to a larger size, for example 0.25M..64M")

@@ -80,6 +80,15 @@ def test_a_ratio_without_a_denominator_in_the_past_is_refused() -> None:
         plan_metric(plan, plan.metrics[0], past, units_per_day=100)
 
 
+def test_a_ratio_that_is_given_by_its_mean_and_deviation_is_planned_like_a_mean() -> None:
+    ratio = experiment(metrics=[{"name": "ctr", "kind": "ratio", "event": "click", "denominator": "show"}])
+    mean = experiment(metrics=[{"name": "ctr", "kind": "mean", "event": "click"}])
+    plans = [
+        plan_metric(one, one.metrics[0], baseline(0.12, 0.4), units_per_day=5000, effect=0.02) for one in (ratio, mean)
+    ]
+    assert plans[0] == plans[1]
+
+
 def test_a_shadow_alone_is_nothing_to_plan() -> None:
     plan = experiment(metrics=MEAN, arms={"control": {}, "mixer": {"shadow": True}})
     with pytest.raises(UnimixerError, match="no arm but the control that answers"):

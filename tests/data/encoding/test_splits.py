@@ -82,7 +82,6 @@ def test_a_random_split_has_the_shares_that_were_asked_for_and_depends_on_its_se
         ),
         ({"by": "quantile"}, [], {}, "toy: the log has no rows"),
         ({**RANDOM, "validation": 0.7}, None, {}, "validation . test must leave a part for training"),
-        (DATES, None, {"time": "t", "timezone": "Mars/Base"}, "keys.timezone='Mars/Base' is not a time zone"),
     ],
 )
 def test_a_split_that_cannot_be_is_named(

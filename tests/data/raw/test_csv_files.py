@@ -61,6 +61,16 @@ def test_bytes_of_another_kind_are_named(tmp_path: Path, content: bytes, message
         read(write(tmp_path / "a.csv", content))
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_a_header_line_alone_has_no_rows_and_a_last_row_needs_no_line_end(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(f"user_id,click{end}".encode())
+    with pytest.raises(UnimixerError, match=r"log.csv: no rows, expected at least one"):
+        list(read_chunks([path]))
+    path.write_bytes(f'user_id,click\n7,"1"{end}'.encode())
+    assert [chunk.frame.rows() for chunk in read_chunks([path])] == [[("7", "1")]]
+
+
 def test_a_doubled_or_missing_name_matters_only_where_it_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ",x,y,x,\n0,1,2,3,4\n")
     assert read_table(path, columns=["y"]).frame.rows() == [("2",)]

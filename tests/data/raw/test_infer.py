@@ -158,6 +158,15 @@ def test_a_file_without_a_label_is_an_error(tmp_path: Path) -> None:
         infer_schema(path)
 
 
+def test_a_log_without_a_feature_is_an_error_that_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    pl.DataFrame({"channel": ["app"] * 4, "click": [0, 1, 0, 1], "watched": [3, 5, 9, 9]}).write_csv(path)
+    with pytest.raises(
+        UnimixerError, match=r"log.csv: no column can be a feature \(.*channel.* one value only; .*click"
+    ):
+        infer_schema(path)
+
+
 def test_a_label_of_two_other_values_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     pl.DataFrame({"user": [1, 2, 3], "sex": ["m", "f", "m"], "clicked?": ["yes", "no", "no"]}).write_csv(path)

@@ -98,7 +98,8 @@ def test_vectors_come_as_rows_and_a_missing_one_is_nan() -> None:
 
 def test_a_vector_of_another_width_is_named() -> None:
     error = message(lists.as_vectors, chunk([1.0, 2.0], [1.0]), VECTOR)
-    assert error == "log.csv, row 42: x=1 numbers is a vector of the wrong width; feature 'v' declares width=2"
+    way_out = "feature 'v' declares width=2; leave the value empty in rows without a vector"
+    assert error == f"log.csv, row 42: x=[1.0] is not a vector of 2 numbers; {way_out}"
 
 
 def test_a_vector_with_a_hole_is_named() -> None:

@@ -225,7 +225,7 @@ def test_a_call_without_time_is_now(encoder: RequestEncoder, predictor: Predicto
             r"context, row 1: time_ms=\d+ is the time 1970-01-20 in ms, but 2022-04-",
         ),
         (call(context={"position": 1e300}), r"context, row 1: position=1e\+300 is beyond 3.4e38"),
-        (call(item_columns=[{}, {"picture": [1.0]}, {}]), "is a vector of the wrong width"),
+        (call(item_columns=[{}, {"picture": [1.0]}, {}]), "is not a vector of 4 numbers"),
         (call(item_columns=[{"price": "dear"}, {}, {}]), r"items, row 1: price='dear' is not a number"),
         (call(user_columns={"age": "old"}), r"user, row 1: age='old' is not a number"),
     ],

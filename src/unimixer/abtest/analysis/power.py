@@ -177,7 +177,8 @@ def _shares(experiment: Experiment) -> dict[str, float]:
 
 
 def _mean_and_deviation(metric: Metric, past: Aggregates, correlation: float) -> tuple[float, float]:
-    denominator = DENOMINATOR if metric.kind == "ratio" else None
+    # of a ratio that is given as a number, the mean and the deviation are those of the ratio itself
+    denominator = DENOMINATOR if metric.kind == "ratio" and DENOMINATOR in past.mean_ else None
     if not past.mean(denominator) > 0:
         raise UnimixerError(
             f"metric {metric.name!r}: no unit has an outcome {metric.denominator!r} in the past; load past outcomes, "

@@ -54,7 +54,7 @@ class PointsOptions:
         str | None, typer.Option("--at", help="Sizes to predict: 64M,1B (default: four times the largest).")
     ] = None
     replicates: Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")] = 2_000
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0
     as_json: Json = False
 
     def read(self) -> tuple[Points, Reading]:
@@ -78,13 +78,31 @@ class PointsOptions:
         if self.models is not None:
             points = points.only(split(self.models))
         bounds = None if self.floor is None else parse_floor(self.floor)
-        return points, Reading(form=self.form, best_auc=self.best_auc, irreducible_error=bounds, base_auc=self.base_auc)
+        reading = Reading(form=self.form, best_auc=self.best_auc, irreducible_error=bounds, base_auc=self.base_auc)
+        self._check_effect(points.metric, reading.form_of(points))
+        return points, reading
+
+    def _check_effect(self, metric: str, form: str) -> None:
+        """Raise for an option that the form or the metric leaves without effect."""
+        from unimixer.analysis.units import AUC, EXCESS, GAIN
+        from unimixer.errors import UnimixerError
+
+        floor = "--floor" if self.floor is not None else "--best-auc" if self.best_auc is not None else None
+        if floor is not None and form == GAIN:
+            raise UnimixerError(f"{floor} is of an error, and a gain has no floor; leave it out, or fit --form error")
+        if self.best_auc is not None and metric == EXCESS:
+            raise UnimixerError("--best-auc: the excess log loss falls to 0; leave it out, or fit --metric-is auc")
+        if self.base_auc is not None and not (form == GAIN and metric == AUC):
+            raise UnimixerError(
+                "--base-auc is what a gain counts from where the file holds AUCs; leave it out, or fit --form gain "
+                "with --metric-is auc"
+            )
 
     def predicted_sizes(self) -> list[float]:
         """Return the sizes to predict."""
         from unimixer.analysis.units import parse_sizes
 
-        return parse_sizes(self.at) if self.at else []
+        return [] if self.at is None else parse_sizes(self.at)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from unimixer.cli.output import Json, emit, table, takes
 if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget
 
+CANDIDATES = 500
 MEASURED = 4
 """Number of sizes of a model whose latency is measured."""
 COLUMNS = (
@@ -31,7 +32,9 @@ class AdviseOptions:
 
     points: Annotated[Path, typer.Argument(metavar="FOLDER|POINTS", help="A sweep's folder, or a file of points.")]
     latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Longest time of a request.")] = None
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Rows of a request.")] = 500
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", min=1, help="Rows of a measured request (default: 500).")
+    ] = None
     qps: Annotated[float | None, typer.Option("--qps", help="Requests a second, all cores together.")] = None
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="That serve (default: this machine's).")] = None
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of a request.")] = 1
@@ -51,28 +54,42 @@ class AdviseOptions:
         """Return what a model may cost."""
         from unimixer.analysis.sizing import Budget
         from unimixer.environment import cores
+        from unimixer.errors import UnimixerError
         from unimixer.experiments.sizes import parse_sizes
 
+        if self.cores is not None and self.qps is None:
+            raise UnimixerError("--cores are those that serve --qps; give both, or leave --cores out")
+        sizes = [None] if self.max_params is None else parse_sizes(self.max_params)
+        if len(sizes) > 1:
+            raise UnimixerError(f"--max-params {self.max_params!r}: one number here")
         return Budget(
             latency_ms=self.latency_ms,
             qps=self.qps,
             cores=self.cores or cores(),
             threads=self.threads,
             training_hours=self.train_hours,
-            params=None if self.max_params is None else float(parse_sizes(self.max_params)[0]),
+            params=None if sizes[0] is None else float(sizes[0]),
         )
 
     def latency(self) -> dict[tuple[str, str, int], float]:
         """Measure the latency of a few sizes of every model, if the points are those of a sweep."""
+        from unimixer.errors import UnimixerError
         from unimixer.experiments import Sweep, size_experiment
         from unimixer.experiments.experiment import request_latencies
         from unimixer.experiments.plan_file import is_begun, read_plan
 
         folder = self.points
         if not is_begun(folder, Sweep):
+            if self.candidates is not None:
+                raise UnimixerError(
+                    "--candidates is of requests that are measured for the folder of a sweep; a file has latencies of "
+                    "its own: leave it out"
+                )
             return {}
         series = size_experiment(read_plan(folder, Sweep), folder).series
-        return request_latencies(series, folder, candidates=self.candidates, threads=self.threads, at_most=MEASURED)
+        return request_latencies(
+            series, folder, candidates=self.candidates or CANDIDATES, threads=self.threads, at_most=MEASURED
+        )
 
 
 @takes(AdviseOptions)
@@ -96,20 +113,23 @@ def advise(options: AdviseOptions) -> None:
         points = read_points(options.points, metric=AUC)
     reading = Reading(form=options.form, best_auc=options.best_auc, base_auc=options.base_auc)
     analysis = analyze(points, reading=reading)
-    costs = sizing.costs_of(points, options.points, options.latency())
+    measured = options.latency()
+    candidates = (options.candidates or CANDIDATES) if measured else None
+    costs = sizing.costs_of(points, options.points, measured)
     advice = sizing.advise(analysis.laws, costs, budget, base_auc=options.base_auc or 0.0, beyond=options.beyond)
     values = {
-        "candidates": options.candidates,
+        "candidates": candidates,
         "budget": asdict(budget),
         "advice": [asdict(one) for one in advice],
         "warnings": analysis.warnings,
     }
-    emit(values, options.as_json, lambda: _show(advice, budget, options.candidates, analysis.warnings))
+    emit(values, options.as_json, lambda: _show(advice, budget, candidates, analysis.warnings))
 
 
-def _show(advice: list[Advice], budget: Budget, candidates: int, warnings: list[str]) -> None:
+def _show(advice: list[Advice], budget: Budget, candidates: int | None, warnings: list[str]) -> None:
+    request = "a request" if candidates is None else f"a request of {candidates} candidates"
     limits = {
-        "latency": budget.latency_ms and f"at most {budget.latency_ms:g} ms a request of {candidates} candidates",
+        "latency": budget.latency_ms and f"at most {budget.latency_ms:g} ms {request}",
         "load": budget.qps and f"{budget.qps:g} requests a second on {budget.cores} cores at {budget.utilisation:.0%}",
         "training": budget.training_hours and f"at most {budget.training_hours:g} h of training",
         "size": budget.params and f"at most {budget.params:,.0f} parameters",

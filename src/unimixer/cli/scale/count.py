@@ -31,7 +31,9 @@ class CountOptions:
     params: Annotated[str | None, typer.Option("--params", help="Dense parameters, met within 2%: 1M.")] = None
     width: Annotated[float | None, typer.Option("--width", help="The width, instead of a number of parameters.")] = None
     data: Annotated[str | None, typer.Option("--data", help="Prepared dataset, for a whole ranker.")] = None
-    num_tokens: Annotated[int, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone.")] = 16
+    num_tokens: Annotated[
+        int | None, typer.Option("--num-tokens", min=1, help="Tokens of a backbone alone (default: 16).")
+    ] = None
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")] = 512
     settings: Common = None
     as_json: Json = False
@@ -58,14 +60,18 @@ def count(options: CountOptions) -> None:
         raise UnimixerError("give --params or --width, not both: the number of parameters chooses the width")
     if options.data is None and options.settings:
         raise UnimixerError("--set changes a recipe, which a backbone alone has not; give --data DATASET as well")
-    budget = budgets[0] if budgets else None
+    if options.data is not None and options.num_tokens is not None:
+        raise UnimixerError("--num-tokens is of a backbone alone; with --data give --set model.num_tokens=N")
+    budget, num_tokens = budgets[0] if budgets else None, options.num_tokens or 16
     counts: dict[str, dict[str, Any]] = {}
     for text in (name for one in options.models for name in split_models(one)):
         variant = parse(Variant, parse_variant(text), where="model")
         if options.data is None:
-            cost, memory = _backbone(variant, budget, options.width, options.num_tokens), None
+            cost, memory = _backbone(variant, budget, options.width, num_tokens), None
         else:
             cost, memory = _ranker(variant, budget, options, options.data)
+        if variant.label in counts:
+            raise UnimixerError(f"model {variant.label!r} is given twice; name every model once")
         counts[variant.label] = _values(cost, memory, options.batch_size)
     emit(
         {"batch_size": options.batch_size, "models": counts},
@@ -79,7 +85,7 @@ def _backbone(variant: Variant, budget: int | None, size: float | None, num_toke
     import torch
 
     from unimixer.backbones import build_backbone, fit_budget
-    from unimixer.backbones.registry import backbone_class
+    from unimixer.backbones.budget import width_arguments
     from unimixer.profiling.breakdown import count_backbone
 
     options = dict(variant.options)
@@ -87,11 +93,11 @@ def _backbone(variant: Variant, budget: int | None, size: float | None, num_toke
         if budget is not None:
             return count_backbone(fit_budget(variant.backbone, params=budget, num_tokens=num_tokens, **options))
         if size is not None:
-            cls, width = backbone_class(variant.backbone), options.pop("token_dim", None)
-            options = {**cls.dimensions(size, num_tokens=num_tokens, token_dim=width, **options), **options}
+            width = options.pop("token_dim", None)
+            options = width_arguments(variant.backbone, size, num_tokens=num_tokens, token_dim=width, **options)
         else:
             options.setdefault("token_dim", 64)
-        return count_backbone(build_backbone(variant.backbone, num_tokens=num_tokens, **options))
+        return count_backbone(build_backbone(variant.backbone, **{"num_tokens": num_tokens, **options}))
 
 
 def _ranker(variant: Variant, budget: int | None, options: CountOptions, data: str) -> tuple[Cost, Memory]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,15 +15,18 @@ from unimixer.data.encoding.history import HistoryIndex
 from unimixer.data.encoding.layout import features_of, is_id
 from unimixer.data.encoding.numeric import NumericFit
 from unimixer.data.encoding.pending import Pending, counted
-from unimixer.data.encoding.splits import Sample, Splitter
+from unimixer.data.encoding.splits import Sample, Splitter, show_time
 from unimixer.data.encoding.statistics import Statistics
 from unimixer.data.encoding.transform import Transform
 from unimixer.data.encoding.vocabulary import Vocabulary
 from unimixer.data.raw.passes import LogReader, Steps
 from unimixer.data.raw.tables import RawTables
-from unimixer.data.raw.times import as_time
+from unimixer.data.raw.times import PLAUSIBLE, as_time
 from unimixer.data.schema import OOV_ID, SPLITS, Feature, Origin, Schema
 from unimixer.data.split_settings import QuantileSplit
+from unimixer.progress import note
+
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,29 @@ def fit(schema: Schema, reader: LogReader) -> Fitted:
     splitter.check(sum(log.rows.values(), np.zeros(len(SPLITS), dtype=np.int64)).tolist(), log.span, schema)
     matches = statistics.join(log)
     transform = fit_transform(statistics)
+    _say_what_is_odd(statistics)
     return Fitted(transform, splitter, statistics.rows, matches, counted(transform.vocabularies, statistics))
+
+
+def _say_what_is_odd(statistics: Statistics) -> None:
+    """Note times that hardly are those of impressions, and separators that cut nothing."""
+    schema = statistics.schema
+    first, last = (int(time) for time in statistics.span)
+    now = int(time.time() * 1000)
+    if schema.keys.time is not None and last >= PLAUSIBLE[0]:  # a made-up clock ends before
+        if first < PLAUSIBLE[0]:
+            note(
+                f"the first time of the log is {show_time(first, schema)}, and the last {show_time(last, schema)}: "
+                "where a time such as 0 means a missing one, leave such rows out"
+            )
+        if last > now + DAY_MS:
+            note(f"the last time of the log is {show_time(last, schema)}, in the future: is it right?")
+    for feature in schema.features:
+        if feature.max_length > 1 and statistics.longest.get(feature.name) == 1:
+            note(
+                f"feature {feature.name!r}: separator {feature.separator!r} stands in no value of column "
+                f"{feature.column!r}, so that every text is one value"
+            )
 
 
 # ---- passes over the log --------------------------------------------------------------------------------------------

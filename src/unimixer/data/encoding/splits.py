@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from unimixer.data.label_settings import Label
 from unimixer.data.raw import values
 from unimixer.data.raw.tables import Chunk
-from unimixer.data.raw.times import midnight, zone
+from unimixer.data.raw.times import midnight
 from unimixer.data.schema import SPLITS, Schema
 from unimixer.data.split_settings import ColumnSplit, DateSplit, RandomSplit
 from unimixer.errors import UnimixerError
@@ -114,7 +115,7 @@ class Splitter:
         if validation >= test:
             raise UnimixerError(
                 f"split: the quantiles {split.validation} and {split.test} of time are both "
-                f"{_show(int(test), schema)}; choose others, or split by date"
+                f"{show_time(int(test), schema)}; choose others, or split by date"
             )
         return cls(validation, test, sampled=sampled)
 
@@ -147,7 +148,7 @@ class Splitter:
                         f"{schema.name}: the {name} part is empty: no row has {name!r} in column "
                         f"{schema.split.column!r}; correct the column{share}"
                     )
-                first, last = (_show(int(time), schema) for time in span)
+                first, last = (show_time(int(time), schema) for time in span)
                 raise UnimixerError(
                     f"{schema.name}: the {name} part is empty: the log goes from {first} to {last}; "
                     "change 'split' in the schema"
@@ -173,11 +174,12 @@ def _named_parts(chunk: Chunk, split: ColumnSplit, first_row: int) -> NDArray[np
     return numbers
 
 
-def _show(time: int, schema: Schema) -> str:
+def show_time(time: int, schema: Schema) -> str:
+    """Write a time of the log in its zone, or the row where the schema names no time."""
     if schema.keys.time is None:
         return f"row {time + 1:,}"
     zone_name = schema.keys.timezone
-    return f"{datetime.fromtimestamp(time / 1000, zone(zone_name)):%Y-%m-%d %H:%M} ({zone_name})"
+    return f"{datetime.fromtimestamp(time / 1000, ZoneInfo(zone_name)):%Y-%m-%d %H:%M} ({zone_name})"
 
 
 def _hashes(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

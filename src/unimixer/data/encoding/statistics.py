@@ -60,6 +60,8 @@ class Statistics:
     """Rows of every split, by piece."""
     span: tuple[float, float] = (np.inf, -np.inf)
     """First and last time."""
+    longest: dict[str, int] = field(default_factory=dict)
+    """Length of the longest list of every sequence that a separator cuts."""
     entity_numbers: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Samples of the numeric features of users and items."""
 
@@ -118,7 +120,7 @@ class Statistics:
         assert chunk is not None
         for feature in features_of(self.schema, "impressions"):
             if feature.kind == "sequence":
-                lists = as_lists(chunk, feature)
+                lists = self._lists(feature, chunk)
                 repeats = lists.list.len().to_numpy()
                 self._count_parts(
                     feature, chunk, flat_texts(lists), np.repeat(train, repeats), np.repeat(~train, repeats)
@@ -128,6 +130,14 @@ class Statistics:
                 self.sample(feature).add(numbers, rows)
             elif feature.kind == "categorical":
                 self._count_parts(feature, chunk, texts_of(feature, chunk, self.schema.keys), train, ~train)
+
+    def _lists(self, feature: Feature, chunk: Chunk) -> pl.Series:
+        """Read the lists of a sequence."""
+        lists = as_lists(chunk, feature)
+        if feature.separator is not None:
+            lengths = lists.list.len().to_numpy()
+            self.longest[feature.name] = max(self.longest.get(feature.name, 0), int(lengths.max(initial=0)))
+        return lists
 
     def _count_parts(
         self, feature: Feature, chunk: Chunk, texts: pl.Series, trained: NDArray[Any], held_out: NDArray[Any]
@@ -169,6 +179,7 @@ class Statistics:
             set().union(*(part.columns for part in parts)),
             dict(sorted(item for part in parts for item in part.rows.items())),
             (min(part.span[0] for part in parts), max(part.span[1] for part in parts)),
+            {name: max(lengths) for name, lengths in _by_name([part.longest for part in parts]).items()},
         )
 
     # ---- the log and the tables together ----------------------------------------------------------------------------
@@ -190,7 +201,7 @@ class Statistics:
             self.events[name] += [one.mapped(users, items) for one in events]
         self.counters, self.held_out = log.counters, log.held_out
         self.samples, self.columns = log.samples, log.columns
-        self.rows, self.span = log.rows, log.span
+        self.rows, self.span, self.longest = log.rows, log.span, log.longest
         self._add_entity_features()
         return matches
 
@@ -208,7 +219,7 @@ class Statistics:
                     self.entity_numbers[feature.name] = draw_sample(numbers, counts, seed=seed)
                     seed += 1
                 elif feature.kind == "sequence" and feature.history is None:
-                    lists = as_lists(chunk, feature)
+                    lists = self._lists(feature, chunk)
                     parts = (np.repeat(each, lists.list.len().to_numpy()) for each in (counts, held_out))
                     self._count_parts(feature, chunk, flat_texts(lists), *parts)
                 elif feature.kind in ("categorical", "sequence") and not self._counted_as_item(feature):

@@ -63,6 +63,8 @@ class CsvFile:
             raise UnimixerError(f"{path}: is {kind}")
         first, second = [*self.lines(2), [], []][:2]
         self.names = list(files.header) if files.header is not None else _names(path, first, files.encoding)
+        # of one column an empty line is a row
+        self._has_rows = len(self.names) == 1 or bool(second if files.header is None else first)
         if files.header is not None and _is_header(first, second, files.header):
             raise UnimixerError(
                 f"{path}: the first line is a header line ({_short(', '.join(first))}), but the names of the columns "
@@ -112,6 +114,8 @@ class CsvFile:
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Chunk]:
         """The rows."""
+        if not self._has_rows:  # the parser refuses a header line without a line end
+            return
         places = [self.names.index(name) for name in columns]
         quote = self.files.quote
         # the last column is always read: a quote that is never closed shows there

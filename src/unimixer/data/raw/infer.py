@@ -58,7 +58,7 @@ def infer_schema(path: Path, **options: Any) -> str:
         YAML that ``load_schema`` reads.
 
     Raises:
-        UnimixerError: the file cannot be read, or no column can be a label.
+        UnimixerError: the file cannot be read, or no column can be a label, or none a feature.
     """
     files = with_options(Files(), str(path), options)
     paths, *entities = find_tables(path)
@@ -75,6 +75,13 @@ def infer_schema(path: Path, **options: Any) -> str:
         for role, place in zip(("user", "item"), entities, strict=True)
         if place is not None
     }
+    features = _features_text(sample, columns, keys, labels, tables)
+    if not any(line.startswith("  - ") for line in features):
+        refused = "; ".join(line.removeprefix("  # ") for line in features[1:4])
+        raise UnimixerError(
+            f"{sample.file}: no column can be a feature ({refused}); add columns that describe the user, the item or "
+            "the impression"
+        )
     name = re.sub(r"[^0-9A-Za-z]+", "-", path.resolve().name.split(".")[0]).strip("-") or "own"
     text = "\n".join(
         (
@@ -87,7 +94,7 @@ def infer_schema(path: Path, **options: Any) -> str:
             *_labels_text(labels),
             *_split_text(keys["time"].column),
             *_histories_text(keys, labels[0]),
-            *_features_text(sample, columns, keys, labels, tables),
+            *features,
             "",
         )
     )

@@ -25,7 +25,7 @@ def as_lists(chunk: Chunk, feature: Feature) -> pl.Series:
     """Return a list of texts for every row, the last or first ``max_length`` of them; missing values are left out."""
     lists = _raw_lists(chunk, feature)
     lengths = lists.list.len().fill_null(0).to_numpy()
-    texts = as_text(lists.filter(pl.Series(lengths > 0)).explode(), feature.missing)
+    texts = as_text(lists.filter(pl.Series(lengths > 0)).explode(), feature.missing, source=chunk.source)
     grouped = (
         pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "text": texts})
         .filter(pl.col("text").is_not_null())
@@ -134,10 +134,10 @@ def as_vectors(chunk: Chunk, feature: Feature) -> NDArray[np.float32]:
     lengths = lists.list.len()
     require(
         chunk,
-        lengths,
+        series,
         lengths.is_null() | (lengths == width),
-        "numbers is a vector of the wrong width",
-        f"feature {feature.name!r} declares width={width}",
+        f"is not a vector of {width} numbers",
+        f"feature {feature.name!r} declares width={width}; leave the value empty in rows without a vector",
     )
     known = lists.is_not_null().to_numpy()
     if known.any():

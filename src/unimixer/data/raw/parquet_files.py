@@ -6,7 +6,6 @@ import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.parquet as parquet
 
 from unimixer.data.raw.csv_files import reason
 from unimixer.data.raw.tables import CHUNK_ROWS, Chunk
+from unimixer.data.time_format import is_zone
 from unimixer.errors import UnimixerError
 
 _WIDEST = 38
@@ -136,16 +136,8 @@ def _series(path: Path, field: Any, values: Any) -> pl.Series:
 
 def _readable(kind: Any) -> Any:
     """Return the equivalent type that polars knows; times keep their instant, not their zone."""
-    if pa.types.is_timestamp(kind) and kind.tz is not None and not _is_zone(kind.tz):
+    if pa.types.is_timestamp(kind) and kind.tz is not None and not is_zone(kind.tz):
         return pa.timestamp(kind.unit, "UTC")
     if pa.types.is_decimal256(kind) and kind.precision <= _WIDEST:
         return pa.decimal128(kind.precision, kind.scale)
     return kind
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True

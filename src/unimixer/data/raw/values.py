@@ -30,9 +30,19 @@ def column(chunk: Chunk, name: str) -> pl.Series:
     return chunk.frame.get_column(name)
 
 
-def as_text(series: pl.Series, missing: tuple[str, ...] = ("",)) -> pl.Series:
-    """Return canonical texts, null where missing: 3, 3.0 and "3.0" are one value, true is 1."""
-    text = _canonical(series)
+def as_text(series: pl.Series, missing: tuple[str, ...] = ("",), *, source: str = "rows") -> pl.Series:
+    """Return canonical texts, null where missing: 3, 3.0 and "3.0" are one value, true is 1.
+
+    Raises:
+        UnimixerError: the values have no text, as bytes that are no UTF-8; it names the ``source``.
+    """
+    try:
+        text = _canonical(series)
+    except pl.exceptions.PolarsError as error:
+        raise UnimixerError(
+            f"{source}: column {series.name!r} of type {series.dtype} cannot be read as text "
+            f"({str(error).splitlines()[0]}); convert the column, or leave it out of the schema"
+        ) from None
     texts, forms = _missing_texts(missing)
     gone = text.is_in(texts.to_list())
     for form in forms:
@@ -59,7 +69,7 @@ def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl
             f"{chunk.source}: column {name!r} has type {series.dtype}, expected one value a row; "
             "lists are features of kind 'sequence' or 'embedding'"
         )
-    return as_text(series, missing)
+    return as_text(series, missing, source=chunk.source)
 
 
 def key_column(chunk: Chunk, name: str) -> pl.Series:

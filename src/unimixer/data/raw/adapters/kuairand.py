@@ -18,6 +18,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 from pydantic import PositiveInt
@@ -28,7 +29,7 @@ from unimixer.data.raw.adapters.base import Names, calendar, categorical, locate
 from unimixer.data.raw.folders import find_file, find_files, natural
 from unimixer.data.raw.readers import read_chunks, read_table
 from unimixer.data.raw.tables import Chunk, RawTables
-from unimixer.data.raw.times import as_time, zone
+from unimixer.data.raw.times import as_time
 from unimixer.data.schema import Feature, History, Keys, Schema, Vocabulary
 from unimixer.data.split_settings import DateSplit
 from unimixer.errors import UnimixerError, check_choice
@@ -131,7 +132,7 @@ def _extent(logs: Sequence[Path]) -> tuple[int, int, pl.DataFrame]:
 
 
 def _day(time_ms: int) -> date:
-    return datetime.fromtimestamp(time_ms / 1000, tz=zone(KEYS.timezone)).date()
+    return datetime.fromtimestamp(time_ms / 1000, tz=ZoneInfo(KEYS.timezone)).date()
 
 
 def _with_snapshot(users: Chunk, path: Path, firsts: pl.DataFrame) -> Chunk:
