@@ -126,7 +126,6 @@ def test_a_per_token_map_is_a_convolution_with_a_group_a_token() -> None:
         torch.testing.assert_close(found.permute(2, 0, 1), per_token_linear(x, weight, given))
 
 
-ONE = {"num_blocks": 1}
 WITH = {
     "unimixer-lite": of_backbone("unimixer-lite"),
     "unimixer": of_backbone("unimixer"),
@@ -135,10 +134,10 @@ WITH = {
     "siamese": {"pooling": "flatten", "options": {"residual": "siamese-official"}},
     "bare mixing": KINDS["bare mixing"],
     "pre": {"options": {"residual": "pre", "norm": "layer", "ffn": "gelu"}},
-    "history as tokens": {**KINDS["history as tokens"], "options": ONE},
-    "random": {"tokenizer": "random", "options": ONE},
-    "fields through a layer": {**KINDS["fields through a layer"], "options": {"token_dim": 44, **ONE}},
-    "semantic": {**KINDS["semantic"], "options": ONE},
+    "history as tokens": KINDS["history as tokens"],
+    "random": {"tokenizer": "random", "options": {"num_blocks": 1}},
+    "fields through a layer": KINDS["fields through a layer"],
+    "semantic": KINDS["semantic"],
 }
 WHATEVER_THE_FEATURES = ("unimixer-lite", "unimixer", "a matrix a head", "rankmixer", "siamese", "bare mixing", "pre")
 WITHOUT = ("transformer", "experts", "cross-attention", "siamese cross-attention", "dhen", "mlp")
@@ -146,9 +145,9 @@ WITHOUT = ("transformer", "experts", "cross-attention", "siamese cross-attention
 
 @pytest.mark.parametrize("name", WITH)
 def test_streams_that_have_the_form_score_as_the_ranker(
-    few_with_histories: Dataset, few_features: Dataset, tmp_path: Path, name: str
+    toy_dataset: Dataset, few_features: Dataset, tmp_path: Path, name: str
 ) -> None:
-    dataset, options = few_features if name in WHATEVER_THE_FEATURES else few_with_histories, WITH[name]
+    dataset, options = few_features if name in WHATEVER_THE_FEATURES else toy_dataset, WITH[name]
     ranker = build(dataset.transform.spec, **options)
     layout, requests = toy_requests(dataset)
     graph = RequestRanker(ranker, layout, batch_last=True)
@@ -224,9 +223,9 @@ def test_half_precision_weights_go_into_convolutions(toy_dataset: Dataset, tmp_p
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
-def test_threads_of_a_session_rest_when_a_request_ends(few_features: Dataset, tmp_path: Path) -> None:
-    layout, requests = toy_requests(few_features)
-    graph = RequestRanker(build(few_features.transform.spec, options=ONE), layout, batch_last=True)
+def test_threads_of_a_session_rest_when_a_request_ends(toy_dataset: Dataset, tmp_path: Path) -> None:
+    layout, requests = toy_requests(toy_dataset)
+    graph = RequestRanker(build(toy_dataset.transform.spec), layout, batch_last=True)
     write_onnx(graph, trace(graph), tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", 4)
     assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"
