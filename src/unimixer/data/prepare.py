@@ -112,7 +112,7 @@ def check_labels(schema: Schema, summary: SplitSummary, split: str) -> None:
 def check_features(schema: Schema, spec: FeatureSpec, train: SplitSummary) -> None:
     """Raise if a feature has no value in the training part; note one whose values are all unknown, or a history."""
     groups = dict(zip(spec.groups, train.lengths, strict=True))
-    missing = dict(zip([f.name for f in (*spec.ids, *spec.dense)], train.missing, strict=True))
+    missing = dict(zip([*(f.name for f in spec.ids), *(f.name for f in spec.dense)], train.missing, strict=True))
     empty = [name for name, rows in missing.items() if rows == train.rows]
     empty += [f.name for f in schema.features if f.kind == "sequence" and f.history is None and not groups[f.name]]
     if empty:
