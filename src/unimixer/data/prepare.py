@@ -117,8 +117,8 @@ def check_features(schema: Schema, spec: FeatureSpec, train: SplitSummary) -> No
     empty += [f.name for f in schema.features if f.kind == "sequence" and f.history is None and not groups[f.name]]
     if empty:
         raise UnimixerError(
-            f"feature {', '.join(map(repr, empty))}: no value in any of the {train.rows:,} rows of the train part, from "
-            "which nothing can be learned; leave it out of the schema, or correct its column"
+            f"feature {', '.join(map(repr, empty))}: no value in any of the {train.rows:,} rows of the train part, so "
+            "that nothing can be learned; leave it out of the schema, or correct its column"
         )
     for field, unknown in zip(spec.ids, train.out_of_vocabulary, strict=True):
         if unknown and unknown + missing[field.name] == train.rows:
