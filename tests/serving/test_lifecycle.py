@@ -146,7 +146,7 @@ def _refuse_rows(served: Served, client: Client) -> None:
         ("items", {"rows": [{"price": 3}]}, "items, row 1: item_id is missing; every row needs its key"),
         ("items", {"rows": [{"item_id": "a"}, {"item_id": "a"}]}, "items, row 2: item_id='a' occurs twice"),
         ("items", {"rows": [{"item_id": "a", "price": "dear"}]}, "items, row 1: price='dear' is not a number"),
-        ("items", {"rows": [{"item_id": "a", "picture": [1.0]}]}, "items, row 1: picture=1 numbers is a vector"),
+        ("items", {"rows": [{"item_id": "a", "picture": [1.0]}]}, "items, row 1: picture=[1.0] is not a vector"),
         (
             "items",
             {"rows": [{"item_id": "a", "price": 1}, {"item_id": "b", "price": [1]}]},
