@@ -149,7 +149,7 @@ def test_no_rows_give_no_scores(predictor: Predictor) -> None:
             r"^new\.parquet, row \d+: .*'front' is not a number",
         ),
         (lambda rows: rows.with_columns(user_id=pl.lit([1])), r"column 'user_id' has type List"),
-        (lambda rows: rows.with_columns(picture=pl.lit([1.0])), r"^new\.parquet, row \d+: .*wrong width"),
+        (lambda rows: rows.with_columns(picture=pl.lit([1.0])), r"^new\.parquet, row \d+: .*is not a vector of"),
     ],
 )
 def test_rows_that_do_not_fit_are_one_sentence_and_leave_no_file(

@@ -34,9 +34,15 @@ def test_a_slow_case_stops_after_three_rounds() -> None:
     assert len(samples.runs["slow"]) == 3
 
 
-def test_a_ratio_is_that_of_a_pair() -> None:
-    samples = interleave({"run": lambda: time.sleep(0.02)}, {"bound": lambda: time.sleep(0.005)}, repeats=3, device=CPU)
-    assert all(0.1 < ratio < 0.6 for ratio in samples.ratios("run", "bound"))
+def test_a_ratio_is_that_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def taking(seconds: float) -> Callable[[], None]:
+        return lambda: now.__setitem__(0, now[0] + seconds)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    samples = interleave({"run": taking(0.02)}, {"bound": taking(0.005)}, repeats=3, device=CPU)
+    assert list(samples.ratios("run", "bound")) == pytest.approx([0.25] * 3)
 
 
 def test_shares_compare_rates_round_by_round() -> None:

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -224,11 +226,11 @@ def test_statements_of_a_write_end_in_time(
 @pytest.fixture
 def frozen(log_address: str, shared_database: Database) -> Iterator[PredictionLog]:
     """A log whose part of the database stands still: its machine answers, it does not."""
-    named = f"{log_address}&application_name=frozen"
-    log = PredictionLog(open_sink(named), flush=60, max_rows=10, patience=0.5)
+    name = f"frozen {uuid4().hex}"  # the connection of another test may end later than the test
+    log = PredictionLog(open_sink(f"{log_address}&application_name={quote(name)}"), flush=60, max_rows=10, patience=0.5)
     log.add(answer(0))
     log.flush()
-    ((pid,),) = shared_database.ask("SELECT pid FROM pg_stat_activity WHERE application_name = 'frozen'")
+    ((pid,),) = shared_database.ask(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{name}'")
     os.kill(pid, signal.SIGSTOP)
     yield log
     os.kill(pid, signal.SIGCONT)
