@@ -206,10 +206,10 @@ def test_a_search_at_every_size_follows_no_rule(toy_folder: Path, tmp_path: Path
         for job, value in zip(series.search(), values, strict=True):
             following = series.after({**job.columns(), "status": "ok", "validation_is_click_auc": value})
         assert [job.case for job in following] == series.cases * 2
-    found = [series.rates() for series in (small, large)]
-    assert [rates and rates[0].dense for rates in found] == [2e-3, 4e-3]
+    chosen = [series.rates() for series in (small, large)]
+    assert [rates and rates[0].dense for rates in chosen] == [2e-3, 4e-3]
     assert [series.transfer and series.transfer.at_edge for series in (small, large)] == [False, True]
-    assert [series.place for series in (small, large)] == [
+    assert [series.words for series in (small, large)] == [
         f"rankmixer at {size} parameters on {toy_folder.name}" for size in ("6K", "24K")
     ]
 

@@ -22,9 +22,8 @@ def without_effect(schema: Schema) -> list[str]:
     ]
     policies = vocabulary_features(schema)
     for feature in schema.features:
-        given = [key for key, field in Feature.model_fields.items() if getattr(feature, key) != field.default]
         for key, reason in _reasons(feature, policies).items():
-            if key in given and reason:
+            if reason and getattr(feature, key) != Feature.model_fields[key].default:
                 value = "" if key == "vocabulary" else f"={getattr(feature, key)!r}"
                 remarks.append(f"feature {feature.name!r}: {key}{value} has no effect: {reason}")
     return remarks

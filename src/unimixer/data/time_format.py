@@ -77,8 +77,8 @@ def check_form(form: str) -> None:
 
 @cache
 def is_zone(name: str) -> bool:
-    """Return whether a text names a time zone; the first use of polars would start threads, which no fork survives."""
-    try:
+    """Return whether a text names a time zone."""
+    try:  # not polars: it would start threads while modules are imported, and a process forked later would hang
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False

@@ -58,8 +58,8 @@ class SizeSeries:
         return self.cases[0].variant
 
     @property
-    def place(self) -> str:
-        """The model, and the dataset, with the size if there is one, in words."""
+    def words(self) -> str:
+        """The model with its dataset, and with its size if the series has one size, in words."""
         first = self.cases[0]
         return f"{first.name if len(self.cases) == 1 else self.name} on {first.dataset.name}"
 

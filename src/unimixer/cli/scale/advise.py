@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unimixer.analysis.sizing import Advice, Budget
 
 CANDIDATES = 500
+"""Rows of a measured request."""
 MEASURED = 4
 """Number of sizes of a model whose latency is measured."""
 COLUMNS = (

@@ -146,7 +146,7 @@ def run(options: RunOptions) -> None:
     if options.candidates:
         latency = request_latencies(experiment.series, folder, candidates=options.candidates, threads=options.threads)
         experiment.write_points(latency)
-    rules = {one.place: one.transfer for one in experiment.transfers}
+    rules = {one.words: one.transfer for one in experiment.transfers}
     points = str(folder / POINTS)
     written = {"points": points, "rates": {name: vars(rule) if rule else None for name, rule in rules.items()}}
     lines = [line for name, rule in rules.items() for line in _remarks(name, rule)]
