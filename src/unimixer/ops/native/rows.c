@@ -41,9 +41,14 @@ static uint64_t *sort_space(long count, int threads) {
     return malloc((2 * count + 1) * sizeof(uint64_t) + (threads * VALUES + count + 1) * sizeof(long));
 }
 
-/* The rows in the upper halves of ``space``, in ascending order, each once, and for each the sum of its lines, which the
- * lower halves count: ``split`` lines of ``first``, then those of ``second``. Equal rows keep their order. Returns the
- * number of rows met, and frees the space. */
+/* The line that the lower half of a number counts: ``split`` lines of ``first``, then those of ``second``. */
+static inline const float *line_of(uint64_t number, const float *first, const float *second, long split, long width) {
+    long line = (uint32_t)number;
+    return line < split ? first + line * width : second + (line - split) * width;
+}
+
+/* The rows in the upper halves of ``space``, in ascending order, each once, and for each the sum of its lines. Equal
+ * rows keep their order. Returns the number of rows met, and frees the space. */
 static long merge(uint64_t *space, long count, long limit, const float *first, const float *second, long split,
                   int64_t *met, float *merged, long width, int threads) {
     long *counts = (long *)(space + 2 * count + 1), *starts = counts + threads * VALUES, found = 0;
@@ -54,14 +59,14 @@ static long merge(uint64_t *space, long count, long limit, const float *first, c
             starts[found++] = i;
         }
     starts[found] = count;
-#define LINE(i) ((uint32_t)sorted[i] < split ? first + (uint32_t)sorted[i] * width : second + ((uint32_t)sorted[i] - split) * width)
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 64) /* some rows are met far more often than others */
     for (long row = 0; row < found; row++) {
         float *sum = merged + row * width;
-        memcpy(sum, LINE(starts[row]), width * sizeof *sum);
+        memcpy(sum, line_of(sorted[starts[row]], first, second, split, width), width * sizeof *sum);
         for (long i = starts[row] + 1; i < starts[row + 1]; i++) {
-            const float *line = LINE(i);
-            if (i + AHEAD < count) __builtin_prefetch(LINE(i + AHEAD));
+            const float *line = line_of(sorted[i], first, second, split, width);
+            if (i + AHEAD < count)
+                __builtin_prefetch(line_of(sorted[i + AHEAD], first, second, split, width));
 #pragma omp simd
             for (long d = 0; d < width; d++) sum[d] += line[d];
         }
