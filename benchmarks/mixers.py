@@ -3,7 +3,7 @@
 python benchmarks/mixers.py --out studies/mixers
 
 The script prepares the worlds, says how long the runs take, trains what the folder lacks and prints a table a world
-and a budget. Killed, it goes on with the same command. The excess log loss is the mean cross entropy against the true
+and a budget. Killed, it goes on with the same command; ``--steps 1800`` takes three times the rows of the study. The excess log loss is the mean cross entropy against the true
 probability minus the entropy of that probability, so only the error of the model is left.
 """
 
@@ -33,6 +33,8 @@ from unimixer.progress import duration
 STUDY = "mixers"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
+PLACE = ("world", "budget", "rows", "mixing")
+"""What names a recorded line."""
 CANDIDATES = 500
 COLUMNS = (
     "mixing",
@@ -63,6 +65,7 @@ def values_of(line: Line, base: float | None, milliseconds: float | None) -> dic
     row, moved = line.chosen.example, [r["moved"] for r in line.chosen.finished.values() if r.get("moved") is not None]
     difference = line.compared
     return {
+        "rows": row["samples"],
         "mixing": line.chosen.variant,
         "seeds": len(line.values),
         "excess": line.mean,
@@ -138,10 +141,18 @@ def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], fl
 
 
 def write(rows: Sequence[dict[str, Any]]) -> None:
-    """Write all rows beside the other recorded results."""
+    """Write rows among the recorded ones, in place of those of the same name."""
+
+    def place(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in PLACE)
+
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        new = {place(row) for row in rows}
+        kept = [row for row in csv.DictReader(file) if place(row) not in new]
     with atomic_file(RESULTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
+        writer.writerows(kept)
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
@@ -177,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the rule and these mixings alone")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
@@ -186,6 +198,8 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = {"seeds": arguments.seeds, "mixing_lr": arguments.mixing_lr}
     study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
+    if arguments.steps is not None:
+        study = study.model_copy(update={"recipe": {**study.recipe, "training.max_steps": arguments.steps}})
     if arguments.only:
         study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
     prepare_missing(study.data)
