@@ -3,8 +3,9 @@
 python benchmarks/mixers.py --out studies/mixers
 
 The script prepares the worlds, says how long the runs take, trains what the folder lacks and prints a table a world
-and a budget. Killed, it goes on with the same command; ``--steps 1800`` takes three times the rows of the study. The excess log loss is the mean cross entropy against the true
-probability minus the entropy of that probability, so only the error of the model is left.
+and a budget. Killed, it goes on with the same command; ``--steps 1800`` takes three times the rows of the study. The
+excess log loss is the mean cross entropy against the true probability minus the entropy of that probability, so only
+the error of the model is left in it.
 """
 
 from __future__ import annotations

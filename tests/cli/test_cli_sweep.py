@@ -55,7 +55,7 @@ def test_a_sweep_from_dry_run_to_advice(cli: Cli, toy_folder: Path) -> None:
     plan = cli("scale", "run", *asked, "--dry-run")
     assert plan.code == 0
     assert "6 of 6 rows to compute in 1 process" in plan.out
-    assert "lr = base (width / base width)^-0.5" in plan.out
+    assert "lr = base (width / base width)^-0.75" in plan.out
     assert not Path("sweep").exists()
 
     done = cli("scale", "run", *asked, "--candidates", 50, "--json")
@@ -93,9 +93,10 @@ def test_advice_from_a_file_of_points(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_rule_of_transfer_is_put_to_the_test(cli: Cli, toy_folder: Path) -> None:
     asked = ("--data", toy_folder, "--models", "rankmixer", "--sizes", "6K,24K", "--lr-grid", "1e-3,2e-3,4e-3")
-    done = cli("scale", "transfer", *asked, "--out", "rates", *SMALL)
+    done = cli("scale", "transfer", *asked, "--set", "training.monitor=is_click.log_loss", "--out", "rates", *SMALL)
     assert done.code == 0
-    for words in ("rankmixer at 5,954 (width 8.7), validation by rate: 0.001:", "loss at p=0.5", "what a rule loses"):
+    where = "rankmixer at 5,954 (width 8.7), is_click.log_loss on validation by rate: 0.001: 0."
+    for words in (where, "loss at p=0.75", "what a rule loses"):
         assert words in done.out
 
 

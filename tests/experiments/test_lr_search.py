@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unimixer.errors import UnimixerError
-from unimixer.experiments.lr_search import LRTrial, Transfer, best_rate, losses, power_between, rounded
+from unimixer.experiments.lr_search import (
+    LRTrial,
+    Rates,
+    Transfer,
+    best_rate,
+    chosen_rates,
+    losses,
+    power_between,
+    rounded,
+)
+from unimixer.experiments.results import result_columns
 
 GRID = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3]
 
@@ -29,7 +40,7 @@ def test_rates_follow_the_power_of_the_width() -> None:
     assert [rule.at(32.0), rule.at(128.0), rule.at(512.0)] == [2e-3, 1e-3, 5e-4]
     assert Transfer(2e-3, 32.0, 0.0).at(1024.0) == 2e-3
     assert Transfer(2e-3, 32.0, 1.0).at(64.0) == 1e-3
-    assert Transfer(1e-3, 30.0).at(70.0) == rounded(1e-3 * (30 / 70) ** 0.5) == 0.000655
+    assert Transfer(1e-3, 30.0).at(70.0) == rounded(1e-3 * (30 / 70) ** 0.75) == 0.00053
 
 
 @given(st.floats(0.0, 1.0), st.floats(8.0, 64.0), st.floats(1.1, 64.0), st.floats(1e-4, 1e-2))
@@ -43,6 +54,16 @@ def test_the_power_stays_between_constant_and_inverse() -> None:
     assert power_between((10.0, 1e-3), (40.0, 1e-5)) == 1.0
     with pytest.raises(UnimixerError, match="both sizes have the width 10"):
         power_between((10.0, 1e-3), (10.0, 2e-3))
+
+
+def test_a_metric_that_was_asked_for_chooses_the_rate() -> None:
+    def row(rate: float, auc: float, ndcg: float) -> dict[str, Any]:
+        metrics = {"click": {"auc": auc, "ndcg@10": ndcg}}
+        found = result_columns({"validation": metrics, "test": metrics})
+        return {"dense_lr": rate, "sparse_lr": 1e-2, "seed": 0, "status": "ok", "tasks": '["click"]', **found}
+
+    rows, grid = [row(1e-3, 0.7, 0.5), row(2e-3, 0.6, 0.9)], [Rates(1e-3, 1e-2), Rates(2e-3, 1e-2)]
+    assert [chosen_rates(rows, grid, monitor) for monitor in (None, "click.ndcg@10")] == grid
 
 
 @pytest.mark.parametrize("best", [8e-4, 1e-3, 1.7e-3, 3.1e-3, 5e-3])

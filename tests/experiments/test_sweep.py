@@ -70,7 +70,7 @@ def test_the_rate_of_a_size_follows_the_rule_from_the_best_at_the_smallest(whole
         assert (rule.rate, rule.at_edge) == best_rate(trial.metrics)
         small, large = series.cases
         assert rule.at(small.width) == pytest.approx(rule.rate, rel=1e-2)
-        assert rule.at(large.width) == pytest.approx(rule.rate * (small.width / large.width) ** 0.5, rel=1e-2)
+        assert rule.at(large.width) == pytest.approx(rule.rate * (small.width / large.width) ** 0.75, rel=1e-2)
         for job in series.jobs():
             row = json.loads(row_path(folder, job.key).read_text())
             assert row["dense_lr"] == rule.at(job.case.width)
@@ -124,7 +124,7 @@ def test_a_sweep_begun_otherwise_is_refused(whole: tuple[Path, Experiment], toy_
     for change, message in (
         ({"dense_lr": [1e-3]}, r"began with dense_lr=0.001, 0.002, 0.004, not 0.001; choose another --out"),
         ({"dial": "both"}, r"began with dial=width, not both"),
-        ({"lr_power": 1.0}, r"began with lr_power=0.5, not 1.0"),
+        ({"lr_power": 1.0}, r"began with lr_power=0.75, not 1.0"),
         ({"recipe": {"training.batch_size": 64}}, r"began with recipe training.batch_size=128, not 64"),
         ({"models": ["rankmixer:ffn=swiglu:label=rankmixer"]}, r"model 'rankmixer' was begun with other settings"),
     ):

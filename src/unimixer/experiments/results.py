@@ -22,6 +22,7 @@ from unimixer.experiments.models import EMBEDDING_LR
 from unimixer.experiments.plan import Study
 from unimixer.experiments.plan_file import read_plan
 from unimixer.io import atomic_file, read_json, write_text
+from unimixer.metrics.names import ON_DEMAND
 from unimixer.training.evaluation import EVALUATION_BATCH, task_columns, user_keys
 from unimixer.training.model import load_ranker, pick_device
 from unimixer.training.run import RunFolder
@@ -44,7 +45,7 @@ METRICS = {
     "excess_log_loss": "excess_log_loss",
     "excess_log_loss_error": "excess_log_loss_error",
 }
-"""By column of a row: name of the metric in the result of a run."""
+"""By column of a row: name of the metric in the result of a run. Metrics that were asked for keep their names."""
 
 Row = dict[str, Any]
 
@@ -87,7 +88,9 @@ def result_columns(result: Mapping[str, Any]) -> Row:
             known = {column: metrics.get(name) for column, name in METRICS.items()}
             excess = known["excess_log_loss"] is not None
             names = [column for column in known if excess or not column.startswith("excess")]
+            asked = {name: value for name, value in metrics.items() if name.partition("@")[0] in ON_DEMAND}
             row |= {f"{split}_{task}_{column}": known[column] for column in names}
+            row |= {f"{split}_{task}_{name}": value for name, value in asked.items()}
     return row | {f"best_reachable_{task}_auc": reachable.get(task) for task in result["test"]}
 
 

@@ -165,22 +165,27 @@ def transfer(options: SweepOptions) -> None:
     from unimixer.errors import UnimixerError
     from unimixer.experiments import size_experiment
     from unimixer.experiments.lr_search import losses
+    from unimixer.metrics import lower_is_better
 
     sweep, folder = options.plan()
     if len(sweep.params) < 2 or len(sweep.dense_lr) < 3:
         raise UnimixerError("the rule is tested at two sizes or more, on a grid of three rates or more")
     trials, outcome = size_experiment(sweep, folder, options.machine()).try_rates()
-    rules = losses(trials)
+    rules, metric = losses(trials), sweep.monitor or "AUC of the first task"
+    sign = -1 if lower_is_better(metric.rsplit(".", 1)[-1]) else 1  # a trial has what is larger where it is better
     grids: list[dict[str, Any]] = [
-        {"model": one.model, "parameters": one.params, "width": round(one.width, 1), "metrics": dict(one.metrics)}
+        {"model": one.model, "parameters": one.params, "width": round(one.width, 1)}
+        | {"metrics": {rate: sign * value for rate, value in sorted(one.metrics.items())}}
         for one in trials
     ]
-    values = {"folder": str(folder), "grids": grids, "rules": rules, "failed": [r["key"] for r in outcome.failed]}
+    values = {"folder": str(folder), "metric": metric, "grids": grids, "rules": rules}
+    values |= {"failed": [r["key"] for r in outcome.failed]}
 
     def show() -> None:
         for grid in grids:
-            metrics = "  ".join(f"{rate:g}: {value:.5f}" for rate, value in sorted(grid["metrics"].items()))
-            print(f"{grid['model']} at {grid['parameters']:,} (width {grid['width']:g}), validation by rate: {metrics}")
+            metrics = "  ".join(f"{rate:g}: {value:.5f}" for rate, value in grid["metrics"].items())
+            where = f"{grid['model']} at {grid['parameters']:,} (width {grid['width']:g})"
+            print(f"{where}, {metric} on validation by rate: {metrics}")
         columns = list(rules[0])
         table("what a rule loses against the best rate of a size", columns, [list(one.values()) for one in rules])
 
