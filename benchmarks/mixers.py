@@ -147,9 +147,8 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
     def place(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in PLACE)
 
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        new = {place(row) for row in rows}
-        kept = [row for row in csv.DictReader(file) if place(row) not in new]
+    new, recorded = {place(row) for row in rows}, RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    kept = [row for row in csv.DictReader(recorded.splitlines()) if place(row) not in new]
     with atomic_file(RESULTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -190,6 +189,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the rule and these mixings alone")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
+    parser.add_argument("--flops", type=int, nargs="+", help="equal FLOPs a sample (default: equal width)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
@@ -201,6 +201,8 @@ def main() -> None:
     study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
     if arguments.steps is not None:
         study = study.model_copy(update={"recipe": {**study.recipe, "training.max_steps": arguments.steps}})
+    if arguments.flops is not None:
+        study = study.model_copy(update={"widths": (), "flops": tuple(arguments.flops)})
     if arguments.only:
         study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
     prepare_missing(study.data)

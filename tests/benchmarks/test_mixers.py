@@ -1,0 +1,57 @@
+"""The table of all mixings: a tiny study from the command to the recorded rows."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import mixers
+from unimixer.errors import UnimixerError
+from unimixer.experiments.plan import load_study
+
+
+def tiny_study(folder: Path) -> Path:
+    """The packaged study with two mixings, on a world of a few rows."""
+    study = load_study(mixers.STUDY).model_dump(mode="json", exclude_defaults=True)
+    options = {**study["data"][0]["options"], "rows": 1500, "validation_rows": 200, "test_rows": 300}
+    study["data"] = [{**study["data"][0], "path": str(folder / "world"), "options": options}]
+    study["models"], study["widths"] = study["models"][:2], [16]
+    study["recipe"] |= {"training.batch_size": 256}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["mixers.py", *map(str, arguments)])
+    mixers.main()
+
+
+@pytest.mark.slow
+def test_a_study_is_trained_printed_and_recorded_by_its_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mixers, "RESULTS", tmp_path / "mixers.csv")
+    asked = ("--study", tiny_study(tmp_path), "--seeds", 2, "--jobs", 1, "--no-latency", "--record")
+    run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2)
+    printed = capsys.readouterr().out
+    assert "4 of 4 runs to train" in printed
+    assert "sparse, width 16, 300 test rows" in printed
+    # rows of another length stay, those of the same one are replaced
+    mixers.RESULTS.write_text(mixers.RESULTS.read_text(encoding="utf-8").replace(",512,", ",999,"), encoding="utf-8")
+    for _ in range(2):
+        run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2, "--report-only")
+    rows = list(csv.DictReader(mixers.RESULTS.read_text(encoding="utf-8").splitlines()))
+    labels = [model.label for model in load_study(mixers.STUDY).models[:2]]
+    assert [(row["rows"], row["mixing"]) for row in rows] == [(n, label) for n in ("999", "512") for label in labels]
+    base, lite = rows[2:]
+    assert float(lite["difference"]) == pytest.approx(float(lite["excess"]) - float(base["excess"]), abs=1e-5)
+
+
+def test_a_mixing_that_the_study_lacks_is_named() -> None:
+    with pytest.raises(UnimixerError, match="the study has no mixing 'ruel'; it has 'rule'"):
+        mixers.chosen_models(load_study(mixers.STUDY), ["ruel"])
