@@ -148,6 +148,17 @@ def test_no_rows_give_no_scores(predictor: Predictor) -> None:
             lambda rows: rows.with_columns(position=pl.lit("front")),
             r"^new\.parquet, row \d+: .*'front' is not a number",
         ),
+        *(
+            (
+                lambda rows, name=name: rows.with_columns(pl.lit(True).alias(name)),
+                rf"^new\.parquet, row \d+: {name}=True is a boolean, but the values of this column are not; write the",
+            )
+            for name in ("user_id", "time_ms", "tab", "position")
+        ),
+        (
+            lambda rows: rows.with_columns(words=pl.lit([True])),
+            r"^new\.parquet, row \d+: words=\[True\] is a boolean",
+        ),
         (lambda rows: rows.with_columns(user_id=pl.lit([1])), r"column 'user_id' has type List"),
         (lambda rows: rows.with_columns(picture=pl.lit([1.0])), r"^new\.parquet, row \d+: .*is not a vector of"),
     ],

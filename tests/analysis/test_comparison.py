@@ -16,6 +16,7 @@ from unimixer.analysis.comparison import (
     BETTER,
     INCONCLUSIVE,
     NO_SCORES,
+    NO_USERS,
     ONE_SEED,
     WORSE,
     ComparisonReport,
@@ -140,6 +141,12 @@ def test_models_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
     assert by_model["mlp"].mean is not None
     assert by_model[LITE].compared is not None
     assert by_model[LITE].compared.seeds == 1
+
+
+def test_the_rows_of_one_user_have_no_interval_which_is_the_reason_given(tmp_path: Path) -> None:
+    fake_study(tmp_path, seeds=2, users=1, rows=200)
+    comparison = compare_models(load_rows(tmp_path).to_dicts(), tmp_path, replicates=10)
+    assert set(words(the_table(comparison)).values()) == {BASE, NO_USERS}
 
 
 def test_without_kept_scores_means_are_shown_and_nothing_is_judged(tmp_path: Path) -> None:

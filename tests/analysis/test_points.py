@@ -43,6 +43,14 @@ def test_parquet_and_a_folder_hold_the_same_points(tmp_path: Path) -> None:
     assert read_points(tmp_path) == points
 
 
+def test_the_usual_words_for_a_status_are_known(tmp_path: Path) -> None:
+    words = ["ok", "Done", "finished", "completed", "success", "", "failed", "error", "crashed", "killed", "running"]
+    rows = [f"a,{size}e6,0.1,{word}" for size, word in enumerate(words, 1)]
+    points = read_points(write(tmp_path, "\n".join(["model,params,metric,status", *rows])))
+    assert [point.params for point in points.points] == [1e6, 2e6, 3e6, 4e6, 5e6, 6e6]
+    assert points.notes == ("5 runs that failed left out",)
+
+
 def test_the_metric_is_an_auc_where_a_sweep_wrote_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "model,params,metric,auc,best_auc\na,1e6,0.7,0.7,0.8\n")
     assert read_points(path).metric == "auc"
@@ -75,6 +83,12 @@ BAD = {
         {},
         "points.csv: unknown column 'store'; it is now 'dataset'",
     ),
+    "a status": (
+        "model,params,metric,status\na,1e6,0.1,fine\n",
+        {},
+        "line 2: unknown status 'fine'; a run counts with ok, done,",
+    ),
+    "no dataset": ("model,params,metric,dataset\na,1e6,0.1,x\na,2e6,0.1,\n", {}, "line 3: no dataset, but other rows"),
     "nothing": ("", {}, "points.csv is empty; expected a header with model, params, metric and rows"),
     "no rows": (HEAD, {}, "points.csv: no rows; nothing to fit"),
     "ragged": (HEAD + "a,1,2,3,4,5,6\n", {}, "points.csv: not a table that can be read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,9 @@ def test_count_by_size_and_of_defaults(cli: Cli, toy_folder: Path) -> None:
 def test_a_sweep_from_dry_run_to_advice(cli: Cli, toy_folder: Path) -> None:
     asked = ("--data", toy_folder, "--models", LITE, "--sizes", "6K,24K,96K", "--seeds", 1)
     asked = (*asked, "--lr-grid", "1e-3,4e-3,16e-3", "--out", "sweep", *SMALL)
-    plan = cli("scale", "run", *asked, "--dry-run")
+    large = cli("scale", "run", *asked, "--dry-run").error
+    assert re.search(r"candidates=500: the test part of \S+ has (\d+) rows; take \1 or fewer", large)
+    plan = cli("scale", "run", *asked, "--candidates", 50, "--dry-run")
     assert plan.code == 0
     assert "6 of 6 rows to compute in 1 process" in plan.out
     assert "lr = base (width / base width)^-0.75" in plan.out

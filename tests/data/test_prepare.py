@@ -140,6 +140,11 @@ def broken(column: str, row: int, value: Any) -> RawTables:
     return tables_of(toy_schema(), log.with_columns(pl.Series(column, values)), users, items, chunk_rows=100)
 
 
+def unweighted() -> RawTables:
+    log, users, items = toy_frames(300)
+    return tables_of(toy_schema(weight="w"), log.with_columns(w=pl.lit(0.0)), users, items)
+
+
 MISTAKES = [
     (broken("time_ms", 250, "noon"), "log.csv, row 251: time_ms='noon' is not a number; every impression needs its"),
     (broken("is_click", 150, "2"), "log.csv, row 151: is_click='2' is not 0 or 1"),
@@ -158,6 +163,7 @@ MISTAKES = [
         toy_tables(300, labels=[{"name": "long_view", "source": "watch_s", "threshold": 1e9}]),
         "label 'long_view' is 0 in all 172 rows of the train part; a binary label needs both classes",
     ),
+    (unweighted(), "weight 'w' is 0 in all 172 rows of the train part, so that nothing can be learned; correct the"),
     (
         toy_tables(300, labels=[{"name": "seen", "source": "watch_s", "threshold": 0}]),
         "label 'seen' is 1 in all 172 rows of the train part",

@@ -153,6 +153,12 @@ def test_a_size_that_cannot_be_built_is_refused_or_left_out(toy_folder: Path, tm
     assert list(experiment.left_out) == ["rankmixer at 1K parameters"]
 
 
+def test_sizes_that_give_one_model_are_refused(toy_folder: Path, tmp_path: Path) -> None:
+    message = r"rankmixer at 6\.01K parameters and rankmixer at 6K parameters are one model of [\d,]+ parameters; leave"
+    with pytest.raises(UnimixerError, match=message):
+        size_experiment(small_sweep(toy_folder, models=["rankmixer"], params=[6_000, 6_010, 24_000]), tmp_path)
+
+
 def test_a_failed_run_of_the_search_stands_aside_and_is_tried_again(toy_folder: Path, tmp_path: Path) -> None:
     series = one_series(toy_folder, tmp_path / "sweep", models=["rankmixer"])
     jobs = series.search()

@@ -38,3 +38,11 @@ def test_kept_rows_give_back_the_texts_of_their_values() -> None:
     again = frame_of(typed.to_dicts(), columns)
     for name in frame.columns:
         assert as_text(again[name]).to_list() == as_text(frame[name]).to_list()
+
+
+def test_booleans_and_other_values_are_no_column() -> None:
+    assert series_of("x", [True, None, False]).to_list() == [True, None, False]
+    with pytest.raises(
+        UnimixerError, match=r"^items, row 2: x is a boolean, but in row 1 it is none; send booleans in all"
+    ):
+        series_of("x", [1, True], "items")

@@ -30,6 +30,7 @@ from unimixer.progress import progress_bar
 BETTER, WORSE, INCONCLUSIVE, BASE = "better", "worse", "inconclusive", "base"
 ONE_SEED = "one seed: seed variation not covered"
 NO_SCORES = "no pair of seeds to compare"
+NO_USERS = "fewer than two users: no interval"
 SCORES = "scores"
 
 
@@ -234,6 +235,7 @@ def _table(
     against = next((one for one in chosen if one.variant == base), None)
     labelled = scores.rows(task)
     can = labelled is not None and metric in labelled.metrics
+    few = labelled is not None and labelled.users_of(metric) < 2
     lines = []
     for one in chosen:
         values = {seed: row.get(f"test_{task}_{metric}") for seed, row in one.finished.items()}
@@ -242,7 +244,8 @@ def _table(
             line = replace(line, conclusion=BASE)
         else:
             compared = _compare(one, against, task, metric, scores) if can and against is not None else None
-            line = replace(line, compared=compared, conclusion=NO_SCORES if compared is None else ONE_SEED)
+            without = NO_USERS if can and few else NO_SCORES
+            line = replace(line, compared=compared, conclusion=without if compared is None else ONE_SEED)
         lines.append(line)
     reachable = [row.get(f"best_reachable_{task}_auc") for one in chosen for row in one.finished.values()]
     return Table(

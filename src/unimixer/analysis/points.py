@@ -19,9 +19,11 @@ SIZES = ("params", "flops", "latency_ms")
 NEEDED = ("model", "params", "metric")
 OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "excess_log_loss", "dataset", "status")
 NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc", EXCESS)
+FINISHED = ("ok", "done", "finished", "completed", "success")
+UNFINISHED = ("failed", "error", "crashed", "killed", "running")
+"""Words of the column ``status``."""
 _CANNOT = "; correct the row or remove it"
-_MAY_LACK = ("latency_ms", "auc", "best_auc", EXCESS, "rows", "seed")
-"""Columns whose cells may be empty."""
+_MAY_LACK = ("latency_ms", "auc", "best_auc", EXCESS, "rows", "seed")  # their cells may be empty
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,11 @@ def check_points(
         raise UnimixerError(f"{source}: no column {absent!r}, for which a unit is given; leave the unit out")
     points, failed = [], 0
     for number, row in enumerate(frame.iter_rows(named=True), start=2):
-        if str(row.get("status") or "ok").strip().lower() != "ok":
+        if not _finished(row, f"{source}, line {number}"):
             failed += 1
             continue
+        if datasets and not str(row.get("dataset") or "").strip():
+            raise UnimixerError(f"{source}, line {number}: no dataset, but other rows name one; fill the cell")
         points.append(_point(row, f"{source}, line {number}", kind, units, several_datasets=len(datasets) > 1))
     if not points:
         raise UnimixerError(f"{source}: no rows{f' but {failed} that failed' if failed else ''}; nothing to fit")
@@ -180,6 +184,17 @@ def _read(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnimixerError(f"{path.name}: not a table that can be read ({reason}); expected CSV or Parquet") from None
+
+
+def _finished(row: Mapping[str, object], where: str) -> bool:
+    """Return whether the run of a row counts; a word that is not known could mean either."""
+    status = str(row.get("status") or FINISHED[0]).strip().lower() or FINISHED[0]
+    if status not in (*FINISHED, *UNFINISHED):
+        counts, left_out = ", ".join(FINISHED), ", ".join(UNFINISHED)
+        raise UnimixerError(
+            f"{where}: unknown status {status!r}; a run counts with {counts}, it does not with {left_out}"
+        )
+    return status in FINISHED
 
 
 def _point(

@@ -77,6 +77,8 @@ def prepare(
         facts = {"name": schema.name, "unimixer": version("unimixer"), "origin": origin or {}, "matches": matches}
         facts |= tables.facts
         write_manifest(folder, summaries, facts)
+        if schema.weight is not None:
+            check_weights(schema.weight, Dataset(folder))
     return Dataset(out)
 
 
@@ -107,6 +109,19 @@ def check_labels(schema: Schema, summary: SplitSummary, split: str) -> None:
                 f"label {label.name!r} is {value} in all {summary.rows:,} rows of the {split} part; "
                 "a binary label needs both classes: drop it from the schema, or change its threshold or the split"
             )
+
+
+def check_weights(name: str, dataset: Dataset) -> None:
+    """Raise if no row of the training part has a weight: every step would leave the model as it is."""
+    train = dataset.summary("train")
+    for number in range(len(train.parts)):
+        weights = dataset.part("train", number).weights
+        if weights is not None and weights.any():
+            return
+    raise UnimixerError(
+        f"weight {name!r} is 0 in all {train.rows:,} rows of the train part, so that nothing can be learned; correct "
+        "the column, or leave weight out of the schema"
+    )
 
 
 def check_features(schema: Schema, spec: FeatureSpec, train: SplitSummary) -> None:

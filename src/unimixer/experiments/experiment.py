@@ -240,9 +240,22 @@ def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
     grid = plan.grid(mixing=cases[0].searches_mixing, embedding=cases[0].options.get(EMBEDDING_LR))
     search: dict[str, Any] = {"seeds": plan.seeds, "grid": grid, "monitor": plan.monitor}
     if isinstance(plan, Sweep):
+        _check_apart(cases)
         sizes = [[case] for case in cases] if plan.lr_search == "every" else [cases]
         return [TransferSeries(some, power=plan.lr_power, base_sizes=plan.base_sizes, **search) for some in sizes]
     return [GridSeries([case], **search) for case in cases]
+
+
+def _check_apart(cases: Sequence[Case]) -> None:
+    """Raise if a model is the same at two sizes: a law cannot be fitted to points that repeat each other."""
+    seen: dict[int, Case] = {}
+    for case in cases:
+        other = seen.setdefault(case.dense_params, case)
+        if other is not case:
+            raise UnimixerError(
+                f"{case.name} and {other.name} are one model of {case.dense_params:,} parameters; leave one size "
+                "out, or take sizes that lie further apart"
+            )
 
 
 def request_latencies(

@@ -104,7 +104,7 @@ def check_both_classes(labels: Labels, what: str = "AUC", name: str = "label") -
     if labels.min() == labels.max() and labels[0] in (0, 1):
         raise UnimixerError(
             f"{what} needs both classes: {name} is {int(labels[0])} in all {len(labels):,} rows; "
-            "evaluate more rows or leave the task out"
+            "evaluate more rows, or train without the task (tasks in the recipe)"
         )
 
 

@@ -82,13 +82,18 @@ def measure_latency(case: SizedModel, *, candidates: int, threads: int = 1) -> L
     return Latency(times["eager"], times["frozen"], candidates, threads)
 
 
-def request(dataset: Dataset, candidates: int) -> Batch:
-    """Take the first rows of the test part."""
+def check_candidates(dataset: Dataset, candidates: int) -> None:
+    """Raise if a request of so many rows cannot be made of the test part."""
     rows = dataset.summary("test").rows
     if candidates > rows:
         raise UnimixerError(
-            f"candidates={candidates:,}: the test part of {dataset.folder} has {rows:,} rows; take fewer"
+            f"candidates={candidates:,}: the test part of {dataset.folder} has {rows:,} rows; take {rows:,} or fewer"
         )
+
+
+def request(dataset: Dataset, candidates: int) -> Batch:
+    """Take the first rows of the test part."""
+    check_candidates(dataset, candidates)
     return next(iter(Loader(dataset, "test", batch_size=candidates, num_workers=0).batches()))
 
 

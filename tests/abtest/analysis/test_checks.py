@@ -246,9 +246,17 @@ def test_an_end_that_comes_nearer_is_no_way_to_look_early(version: int, sound: R
 def test_a_shadow_alone_is_compared_with_nothing(reading: str, tmp_path: Path) -> None:
     plan = experiment(arms={"control": {}, "mixer": {"shadow": True}}, reading=reading)
     found = read(tmp_path, simulate(plan, units=150), plan)
-    assert found.verdict.decision == "keep running"
+    assert found.verdict.decision == "not decidable"
     assert found.verdict.reasons == ("no arm but the control 'control' answers, so nothing is compared",)
     assert "p 1.000" in found.checks[1].sentence
+
+
+def test_a_segment_that_no_context_holds_is_named(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(segments=["country", "contry"], reading="sequential")
+    sentences = {check.name: check.sentence for check in read(tmp_path, sound, plan).checks if check.passed}
+    assert sentences["segments"].startswith(
+        "no context of an exposure holds 'contry', so no effects are shown for it; "
+    )
 
 
 def test_a_covariate_that_was_never_loaded_is_named(sound: Rows, tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def test_a_reading_is_json_without_numbers_that_json_lacks(tmp_path: Path) -> No
 def test_an_experiment_without_exposures_waits(tmp_path: Path) -> None:
     base = experiment(reading="sequential")
     reading = read(tmp_path / "e.sqlite", base, [], [])
-    assert reading.verdict.decision == "do not ship"  # it is over
+    assert reading.verdict.decision == "not decidable"  # it is over
+    assert reading.verdict.reasons[-1] == "enough units: the smallest arm has 0 units, expected at least 100"
     events = Events(f"sqlite:///{tmp_path / 'e.sqlite'}")
     early = read_experiment(base, events, as_of=base.start_us + DAY_US)
     events.close()

@@ -106,6 +106,16 @@ def test_a_broken_experiment_says_why_and_nothing_else() -> None:
     assert verdict.reasons == ("bots: 5 units click all day",)
 
 
+@pytest.mark.parametrize(("finished", "decision"), [(False, "keep running"), (True, "not decidable")])
+def test_what_cannot_be_judged_is_no_reason_against_an_arm(*, finished: bool, decision: str) -> None:
+    few = Check("enough units", False, "the smallest arm has 0 units", breaks=False)
+    alone = experiment(arms={"control": {}, "mixer": {"shadow": True}}, metrics=METRICS)
+    cases = [(PLAN, (few,), []), (experiment(metrics=[]), FINE, []), (alone, FINE, []), (PLAN, FINE, [GUARDED])]
+    verdicts = [judge(plan, checks, effects, finished=finished) for plan, checks, effects in cases]
+    assert [verdict.decision for verdict in verdicts] == [decision] * 4
+    assert verdicts[-1].reasons == ("mixer: ctr has no value yet, because an arm has no 'view'",)
+
+
 def test_a_metric_without_units_old_enough_waits() -> None:
     verdict = judge(PLAN, FINE, [effect("ctr", 0.03, 0.01)], finished=False)
     assert verdict.decision == "keep running"

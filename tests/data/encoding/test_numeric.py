@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimixer.data.encoding.numeric import NumericFit
+from unimixer.data.encoding.numeric import NumericFit, check_range
+from unimixer.data.raw.tables import Chunk
 from unimixer.data.schema import Feature
 from unimixer.errors import UnimixerError
 
@@ -109,3 +111,24 @@ def test_values_of_many_sizes_are_no_codes(sample: list[float]) -> None:
         feature("standardise"), np.array(sample, dtype=np.float64)
     )
     np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=1e-6)
+
+
+def test_a_distance_that_no_number_of_32_bits_holds_is_named() -> None:
+    chunk = Chunk(pl.DataFrame({"x": [1.0, 2.0]}), "log.csv", 41)
+    check_range(chunk, "x", np.array([np.nan, 3e38]))
+    with pytest.raises(
+        UnimixerError, match=r"^log\.csv, row 42: x=2\.0 is so far from the values of the training part"
+    ):
+        check_range(chunk, "x", np.array([np.nan, -4e38]))
+
+
+@pytest.mark.parametrize("transform", ["none", "log", "standardise", "log_standardise", "bucketise"])
+def test_a_boolean_is_a_number_where_the_training_part_has_0_and_1_alone(transform: str) -> None:
+    one = feature(transform)
+    for sample in ([0.0, 1.0, 1.0, 0.0, 1.0], [1.0] * 3, [0.0] * 3):
+        assert NumericFit.fit(one, np.array(sample)).may_be_boolean(one)
+    counts = NumericFit.fit(one, np.array([0.0, 1.0, 2.0, 7.0, 30.0]))
+    for values in ([True, None], ["3", "true"]):
+        chunk = Chunk(pl.DataFrame({"x": values}), "rows")
+        with pytest.raises(UnimixerError, match=r"^rows, row [12]: x=.* is (a boolean, but|not a number)"):
+            counts.read(one, chunk)

@@ -162,12 +162,6 @@ def test_a_wrong_number_is_named_with_file_row_and_way_out() -> None:
     assert "has type List(Int64), expected numbers" in message(values.as_number, chunk([1]), "x")
 
 
-def test_a_distance_that_no_number_of_32_bits_holds_is_named() -> None:
-    values.check_range(chunk(1.0, 2.0), "x", np.array([np.nan, 3e38]))
-    error = message(values.check_range, chunk(1.0, 2.0), "x", np.array([np.nan, -4e38]))
-    assert error.startswith("log.csv, row 42: x=2.0 is so far from the values of the training part")
-
-
 # ---- labels and weights ------------------------------------------------------------
 
 

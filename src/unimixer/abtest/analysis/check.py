@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LEVEL = 0.001
 """Error level of every check, so that a sound experiment rarely fails one."""
-SPECIFICATION, SPLIT, ARMS, OUTCOMES, CLOCKS, ORDER, BOTS, BALANCED, LOOK, UNITS = (
+SPECIFICATION, SPLIT, ARMS, OUTCOMES, CLOCKS, ORDER, BOTS, BALANCED, SEGMENTS, LOOK, UNITS = (
     "specification",
     "sample ratio",
     "one arm a unit",
@@ -16,6 +16,7 @@ SPECIFICATION, SPLIT, ARMS, OUTCOMES, CLOCKS, ORDER, BOTS, BALANCED, LOOK, UNITS
     "exposure before outcome",
     "bots",
     "balance before the start",
+    "segments",
     "one look",
     "enough units",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from unimixer.abtest.analysis.check import ARMS, BALANCED, LEVEL, LOOK, SPECIFICATION, SPLIT, UNITS, Check
+from unimixer.abtest.analysis.check import ARMS, BALANCED, LEVEL, LOOK, SEGMENTS, SPECIFICATION, SPLIT, UNITS, Check
 from unimixer.abtest.analysis.event_checks import bots_check, clocks_check, order_check, outcomes_check
 from unimixer.abtest.analysis.sequential import LEAST_UNITS, split_p_value
 from unimixer.abtest.analysis.statistics import standardized_difference
@@ -35,6 +35,7 @@ def check_all(table: UnitTable, now: int) -> tuple[Check, ...]:
         order_check(table),
         bots_check(table),
         _balance(table),
+        *_segments(table),
         *_waiting(table),
     )
 
@@ -187,6 +188,17 @@ def balance_limit(control: int, treatment: int, comparisons: int) -> float:
     return max(BALANCE, chance)
 
 
+def _segments(table: UnitTable) -> Iterator[Check]:
+    """Name the segments that no unit has a value of; they decide nothing, so the check passes."""
+    named = table.experiment.segments
+    if not named or not table.units():
+        return
+    empty = [segment for segment in named if not table.segment_values(segment)]
+    without = f"no context of an exposure holds {' or '.join(map(repr, empty))}, so no effects are shown for it; "
+    way_out = "send the column in the context of the calls, or correct its name in a new experiment"
+    yield Check(SEGMENTS, True, without + way_out if empty else "contexts of exposures hold every segment")
+
+
 def _waiting(table: UnitTable) -> Iterator[Check]:
     experiment = table.experiment
     if experiment.reading == "fixed":
@@ -206,9 +218,10 @@ def _waiting(table: UnitTable) -> Iterator[Check]:
     least = min((units.get(arm, 0) for arm in experiment.weights), default=0)
     enough = least >= LEAST_UNITS
     words = f"the smallest arm has {least:,} units"
-    yield Check(
-        UNITS, enough, words if enough else f"{words}, expected at least {LEAST_UNITS}: wait for more", breaks=False
-    )
+    if not enough:
+        wait = "" if table.as_of >= experiment.end_us else ": wait for more"
+        words += f", expected at least {LEAST_UNITS}{wait}"
+    yield Check(UNITS, enough, words, breaks=False)
 
 
 def _p(value: float) -> str:

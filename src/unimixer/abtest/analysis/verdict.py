@@ -13,8 +13,9 @@ from unimixer.abtest.specification import Experiment, Metric
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, BROKEN = "ship", "do not ship", "keep running", "broken"
 NOT_DECIDABLE = "not decidable"
-"""The experiment is over, and too few units have reached the end of a metric's window."""
+"""The experiment is over, and there are too few units, or too few have reached the end of a metric's window."""
 HOLDS, HARMED, OPEN = "holds", "harmed", "undecided"
+_LONGER = "run a longer experiment, or one with more traffic; unimixer abtest plan says how long"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def judge(
     """Decide.
 
     An arm is shipped if a deciding metric improved, none got worse, and every guardrail holds. It is not shipped if a
-    metric got worse, or if the experiment is over without an improvement. It is not decidable if it is over before
-    enough units have reached the end of the window of every metric.
+    metric got worse, or if the experiment is over without an improvement. It is not decidable if it is over without
+    enough units, or before enough of them have reached the end of the window of every metric.
 
     Args:
         experiment: the specification.
@@ -64,18 +65,17 @@ def judge(
     if broken:
         steps = ("mend the cause", "start again under a new name: events of a broken experiment decide nothing")
         return Verdict(BROKEN, None, tuple(f"{check.name}: {check.sentence}" for check in broken), steps)
+    undecided = NOT_DECIDABLE if finished else KEEP_RUNNING
     if failed:
         reasons = tuple(f"{check.name}: {check.sentence}" for check in failed)
-        if finished:
-            steps = ("run a longer experiment, or one with more traffic; unimixer abtest plan says how long",)
-            return Verdict(DO_NOT_SHIP, None, reasons, steps)
-        return Verdict(KEEP_RUNNING, None, reasons, (f"read again on {experiment.end} or when the reason has passed",))
+        steps = (_LONGER if finished else f"read again on {experiment.end} or when the reason has passed",)
+        return Verdict(undecided, None, reasons, steps)
     if not experiment.metrics:
-        return Verdict(KEEP_RUNNING, None, ("the specification has no metrics",), ("add metrics in a new experiment",))
+        return Verdict(undecided, None, ("the specification has no metrics",), ("add metrics in a new experiment",))
     arms = [arm for arm in experiment.weights if arm != experiment.control]
     if not arms:
         reason = f"no arm but the control {experiment.control!r} answers, so nothing is compared"
-        return Verdict(KEEP_RUNNING, None, (reason,), ("start an experiment with an arm that answers",))
+        return Verdict(undecided, None, (reason,), ("start an experiment with an arm that answers",))
     findings = {arm: _finding(experiment, arm, effects, finished) for arm in arms}
     shipped = [arm for arm in arms if findings[arm].decision == SHIP]
     reasons = tuple(f"{arm}: {reason}" for arm in arms for reason in findings[arm].reasons)
@@ -93,7 +93,7 @@ def judge(
                 f"read again on {_day(closing)}, when the window of the last unit is over; change nothing until then",
             )
         else:
-            steps = ("run a longer experiment, or one with more traffic; unimixer abtest plan says how long",)
+            steps = (_LONGER,)
         return Verdict(NOT_DECIDABLE, None, reasons, steps)
     steps = ("keep the control", "look at the intervals: they say which effects are still possible")
     return Verdict(DO_NOT_SHIP, None, reasons, steps)
@@ -140,9 +140,13 @@ def _finding(experiment: Experiment, arm: str, effects: Sequence[Effect], finish
         for e in undecided
     ]
     for name in missing:
-        over = f"; the window of the last is over on {_day(_closing(experiment, metrics[name]))}"
+        metric = metrics[name]
+        if metric.kind == "ratio" and not horizon(metric):
+            reasons.append(f"{name} has no value yet, because an arm has no {metric.denominator!r}")
+            continue
+        over = f"; the window of the last is over on {_day(_closing(experiment, metric))}"
         reasons.append(
-            f"{name} has too few units that are old enough yet{over if finished and horizon(metrics[name]) else ''}"
+            f"{name} has too few units that are old enough yet{over if finished and horizon(metric) else ''}"
         )
     if worse or harmed:
         return _Finding(DO_NOT_SHIP, tuple(reasons), gain)

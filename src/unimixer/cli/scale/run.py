@@ -130,12 +130,16 @@ def run(options: RunOptions) -> None:
     Examples: unimixer scale run --data DATASET --models rankmixer,unimixer,unimixer-lite --sizes 0.25M..64M --seeds 3
     --out FOLDER · unimixer scale run FOLDER --dry-run · unimixer scale run FOLDER --seeds 5
     """
+    from unimixer.data.dataset import Dataset
     from unimixer.experiments import plan_experiment
     from unimixer.experiments.experiment import request_latencies
     from unimixer.experiments.results import POINTS
+    from unimixer.profiling.latency import check_candidates
 
     sweep, folder = options.plan()
     experiment = plan_experiment(sweep, folder, options.machine(), keep_speeds=not options.dry_run)
+    for dataset in experiment.plan.data:  # before hours of training, not after them
+        check_candidates(Dataset(dataset.path), options.candidates)
     values = experiment.values()
     if not options.as_json:
         show_plan(experiment, values)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from unimixer.data.raw import values
+from unimixer.data.raw.tables import Chunk
 from unimixer.data.schema import Feature
 from unimixer.errors import UnimixerError
 
@@ -36,12 +39,26 @@ class NumericFit:
         if feature.transform == "bucketise":
             levels = np.linspace(0, 1, feature.num_buckets + 1)[1:-1]
             return cls(edges=tuple(float(e) for e in np.unique(np.quantile(sample, levels))))
-        values = _log(sample) if "log" in feature.transform else sample
-        mean, std = float(values.mean()), float(values.std())
+        moved = _log(sample) if "log" in feature.transform else sample
+        mean, std = float(moved.mean()), float(moved.std())
         if feature.transform == "standardise":
             _check_apart(feature, sample, std)
         # a constant column has a spread of rounding errors, by which nothing must be divided
         return cls(mean=mean, std=std if std > 1e-12 * abs(mean) else 1.0)
+
+    def may_be_boolean(self, feature: Feature) -> bool:
+        """Return whether the values of the training part may all be 0 or 1, as far as the statistics tell."""
+        if feature.transform == "bucketise":
+            return all(0 <= edge <= 1 for edge in self.edges)
+        one = float(np.log1p(1)) if "log" in feature.transform else 1.0
+        if self.mean in (0.0, one):
+            return self.std == 1.0  # the spread of a constant
+        return math.isclose(self.std**2, self.mean * (one - self.mean), rel_tol=1e-9)
+
+    def read(self, feature: Feature, chunk: Chunk) -> NDArray[np.float64]:
+        """Read the numbers of rows, NaN where missing; a boolean is refused where the training part had none."""
+        booleans = self.may_be_boolean(feature)
+        return values.as_number(chunk, feature.column, feature.missing, booleans=booleans)
 
     def apply(self, feature: Feature, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Transform values; NaN stays NaN."""
@@ -54,9 +71,18 @@ class NumericFit:
     def bucket(self, numbers: NDArray[np.float64]) -> pl.Series:
         """Return the bucket of every number as text, null where missing."""
         # a number and the same number in 32 bits lie on one side of an edge
-        edges, values = np.asarray(self.edges, dtype=np.float32), numbers.astype(np.float32)
-        buckets = pl.Series(np.searchsorted(edges, values, side="right")).cast(pl.String)
+        edges, rounded = np.asarray(self.edges, dtype=np.float32), numbers.astype(np.float32)
+        buckets = pl.Series(np.searchsorted(edges, rounded, side="right")).cast(pl.String)
         return pl.select(pl.when(pl.Series(np.isnan(numbers))).then(None).otherwise(buckets)).to_series()
+
+
+def check_range(chunk: Chunk, name: str, numbers: NDArray[np.float64]) -> None:
+    """Raise if a transformed value does not fit into 32 bits; NaN does."""
+    beyond = np.abs(numbers) > values.LARGEST
+    if beyond.any():
+        rule = "is so far from the values of the training part that no number of 32 bits holds the distance"
+        way_out = "correct the row, or leave the value empty"
+        values.require(chunk, values.column(chunk, name), pl.Series(~beyond), rule, way_out)
 
 
 def _check_apart(feature: Feature, sample: NDArray[np.float64], std: float) -> None:

@@ -20,10 +20,10 @@ from unimixer.data.encoding.entities import MISSING_ROW, EntityTable
 from unimixer.data.encoding.history import AFTER_THE_LOG, HistoryIndex
 from unimixer.data.encoding.later_counts import load_log_end, save_log_end
 from unimixer.data.encoding.layout import feature_spec, features_of, history_features, is_dense, is_id
-from unimixer.data.encoding.numeric import NumericFit
+from unimixer.data.encoding.numeric import NumericFit, check_range
 from unimixer.data.encoding.rows import Rows
 from unimixer.data.encoding.transform_files import file_name, history_file, read_history, read_texts
-from unimixer.data.encoding.vocabulary import Vocabulary, texts_of
+from unimixer.data.encoding.vocabulary import Vocabulary, never_boolean, texts_of
 from unimixer.data.raw import values
 from unimixer.data.raw.lists import as_lists, as_vectors, flat_texts
 from unimixer.data.raw.tables import Chunk
@@ -87,10 +87,14 @@ class Transform:
 
     # ---- raw to encoded -------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _never_boolean(self) -> frozenset[str]:
+        return never_boolean(self.schema, self.vocabularies)
+
     def texts(self, feature: Feature, chunk: Chunk) -> pl.Series:
         """Return the canonical texts of an id feature."""
         if feature.transform == "bucketise":
-            return self.numerics[feature.name].bucket(values.as_number(chunk, feature.column, feature.missing))
+            return self.numerics[feature.name].bucket(self.numerics[feature.name].read(feature, chunk))
         return texts_of(feature, chunk, self.schema.keys)
 
     def id_column(self, feature: Feature, chunk: Chunk) -> NDArray[np.int32]:
@@ -101,8 +105,9 @@ class Transform:
         """Return the numbers of a dense feature, (n, width)."""
         if feature.kind == "embedding":
             return as_vectors(chunk, feature)
-        numbers = self.numerics[feature.name].apply(feature, values.as_number(chunk, feature.column, feature.missing))
-        values.check_range(chunk, feature.column, numbers)
+        fit = self.numerics[feature.name]
+        numbers = fit.apply(feature, fit.read(feature, chunk))
+        check_range(chunk, feature.column, numbers)
         return numbers.astype(np.float32)[:, None]
 
     def list_column(self, feature: Feature, chunk: Chunk) -> Ragged:
@@ -117,6 +122,8 @@ class Transform:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Ragged]]:
         """Encode the features of one raw table: ids (n, F), dense (n, W) and lists."""
         n, features = chunk.frame.height, self.features(origin)
+        for name in (f.column for f in features if f.name in self._never_boolean):
+            values.refuse_booleans(chunk, values.column(chunk, name))
         ids = [self.id_column(f, chunk) for f in features if is_id(f)]
         dense = [self.dense_columns(f, chunk) for f in features if is_dense(f)]
         lists = {f.name: self.list_column(f, chunk) for f in features if f.kind == "sequence"}

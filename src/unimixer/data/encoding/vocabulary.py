@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unimixer.data.raw.tables import Chunk
 from unimixer.data.raw.times import as_time, time_part
 from unimixer.data.raw.values import Form, canonical, canonical_text, form_of, text_column
-from unimixer.data.schema import FIRST_ID, OOV_ID, PADDING_ID, Feature, Keys
+from unimixer.data.schema import FIRST_ID, OOV_ID, PADDING_ID, Feature, Keys, Schema
 from unimixer.data.schema import Vocabulary as Policy
 
 MERGE_AT = 4_000_000
@@ -29,6 +29,19 @@ def texts_of(feature: Feature, chunk: Chunk, keys: Keys) -> pl.Series:
         times = as_time(chunk, keys.model_copy(update={"time": feature.column}))
         return time_part(times, feature.transform, keys.timezone)
     return text_column(chunk, feature.column, feature.missing)
+
+
+def never_boolean(schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> frozenset[str]:
+    """Return the names of the id features whose training values are others than 0, 1, true and false."""
+    columns: dict[str, set[str]] = {}
+    for feature in schema.features:
+        columns.setdefault(feature.table_name, set()).add(feature.column)
+    # an empty table knows nothing, and the form of a table of several columns is not that of each
+    known = {name for name, table in vocabularies.items() if table.num_buckets or len(table.texts)}
+    others = {name for name in known if vocabularies[name].form != "boolean" and len(columns.get(name, ())) == 1}
+    return frozenset(
+        feature.name for feature in schema.features if feature.table_name in others and feature.transform != "bucketise"
+    )
 
 
 class Counter:

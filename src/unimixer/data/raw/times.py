@@ -84,7 +84,7 @@ def _dates(millis: IntArray, zone_name: str) -> pl.Series:
 
 def _epoch(chunk: Chunk, name: str, unit: str) -> IntArray:
     series = column(chunk, name)
-    numbers = as_number(chunk, name, way_out=WAY_OUT, largest=np.finfo(np.float64).max)
+    numbers = as_number(chunk, name, way_out=WAY_OUT, largest=np.finfo(np.float64).max, booleans=False)
     _check_exact(chunk, series, numbers, unit)
     millis = _in_millis(series, numbers, unit)
     require(chunk, series, pl.Series(np.abs(millis) <= LAST_MS), f"is not a time in {unit}", WAY_OUT)  # false for NaN

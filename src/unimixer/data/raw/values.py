@@ -75,8 +75,17 @@ def text_column(chunk: Chunk, name: str, missing: tuple[str, ...] = ("",)) -> pl
 def key_column(chunk: Chunk, name: str) -> pl.Series:
     """Return the canonical texts of a column of keys; raise if one is not exact."""
     series = column(chunk, name)
+    refuse_booleans(chunk, series)
     check_exact(chunk, series)
     return text_column(chunk, name)
+
+
+def refuse_booleans(chunk: Chunk, series: pl.Series) -> None:
+    """Raise for a boolean, or a list of them, in a column whose values are others."""
+    if series.dtype in (pl.Boolean, pl.List(pl.Boolean)):
+        valid = series.is_null() if series.dtype == pl.Boolean else series.list.len().fill_null(0) == 0
+        way_out = "write the value itself, or leave it empty"
+        require(chunk, series, valid, "is a boolean, but the values of this column are not", way_out)
 
 
 def check_exact(chunk: Chunk, series: pl.Series) -> None:
@@ -112,13 +121,16 @@ def as_number(
     *,
     way_out: str = "correct the row, or list the text under 'missing' of the feature",
     largest: float = LARGEST,
+    booleans: bool = True,
 ) -> FloatArray:
-    """Return float64 values, NaN where missing."""
+    """Return float64 values, NaN where missing; true is 1 unless ``booleans`` are refused."""
     series = column(chunk, name)
+    if not booleans:
+        refuse_booleans(chunk, series)
     if series.dtype in TEXT_TYPES:
         text = as_text(series, missing)
         numbers = text.cast(pl.Float64, strict=False)
-        if numbers.null_count() > text.null_count():
+        if booleans and numbers.null_count() > text.null_count():
             truth = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.String)
             numbers = numbers.fill_null(truth.cast(pl.Float64))
         require(chunk, text, text.is_null() | numbers.is_not_null(), "is not a number", way_out)
@@ -142,14 +154,6 @@ def as_number(
         rule = "is infinite" if infinite else "is beyond 3.4e38, the largest number of 32 bits"
         require(chunk, series, pl.Series(~beyond), rule, "correct the row, or leave the value empty")
     return array
-
-
-def check_range(chunk: Chunk, name: str, numbers: FloatArray) -> None:
-    """Raise if a transformed value does not fit into 32 bits; NaN does."""
-    beyond = np.abs(numbers) > LARGEST
-    if beyond.any():
-        rule = "is so far from the values of the training part that no number of 32 bits holds the distance"
-        require(chunk, column(chunk, name), pl.Series(~beyond), rule, "correct the row, or leave the value empty")
 
 
 def as_label(chunk: Chunk, label: Label) -> NDArray[np.uint8 | np.float32]:

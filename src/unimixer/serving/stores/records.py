@@ -115,6 +115,14 @@ def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Se
             f"{where}, row {first[True] + 1}: {name} is a list, but in row {first[False] + 1} it is a single value; "
             "send lists in all rows, or in none"
         )
+    truths = {
+        isinstance(value, bool): row for row, value in zip(rows[::-1], values[::-1], strict=True) if value is not None
+    }
+    if len(truths) == 2:
+        raise UnimixerError(
+            f"{where}, row {truths[True] + 1}: {name} is a boolean, but in row {truths[False] + 1} it is none; "
+            "send booleans in all rows, or in none"
+        )
     raise UnimixerError(f"{where}: {name} has values that no column can hold")
 
 
@@ -122,6 +130,8 @@ def _series(name: str, values: Sequence[Any]) -> pl.Series:
     kinds = {_kind(value) for value in values} - {"null"}
     if 0 < sum(kind.startswith(_LIST) for kind in kinds) < len(kinds):
         raise TypeError("lists and single values")
+    if "boolean" in kinds and len(kinds) > 1:
+        raise TypeError("booleans and other values")
     kind = _common(kinds) if kinds else "null"
     if kind == "number" and any(type(value) is int and abs(value) > LAST_EXACT for value in values):
         kind = "text"  # a float would lose the last digits of an id
