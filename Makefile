@@ -35,7 +35,7 @@ endif
 demo: venv
 	$(BIN)/unimixer demo --out demo --overwrite
 
-# two processes of tests more than cores (tests/conftest.py); processes that tests start have one thread too
+# one process of tests more than cores (tests/conftest.py); processes that tests start have one thread too
 test: venv-distributed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 

@@ -41,8 +41,8 @@ hypothesis.settings.load_profile("few")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than cores: many tests wait for servers, signals, locks and processes of their own."""
-    return cores() + 2
+    """A process more than cores: some tests wait for servers, signals and locks."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
