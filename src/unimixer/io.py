@@ -17,8 +17,7 @@ from unimixer.errors import UnimixerError, did_you_mean, io_failure
 
 RUN, DATASET, BUNDLE, DELTA = "a run folder", "a prepared dataset", "a bundle", "a delta of a bundle"
 _MADE = {"config.yaml": RUN, "study.yaml": "a study", "sweep.yaml": "a sweep", "search.yaml": "a search"}
-_COMPARED = 1000
-"""Names of a folder that are compared with a missing one at most."""
+_COMPARED = 1000  # names of a folder that are compared with a missing one at most
 _BY_MANIFEST = {"splits": DATASET, "graph": BUNDLE, "follows": DELTA}
 
 
@@ -185,7 +184,8 @@ def check_kind(path: Path, kind: str, *, marker: str, make: str) -> None:
     if actual is not None and actual != kind:
         raise UnimixerError(f"{path} is {actual}, not {kind}; make one with: {make}")
     if not marked:
-        near = "" if path.exists() else near_file(path)
+        last = max(path.glob(f"*/{marker}"), default=None)
+        near = f"; the last one in it is {last.parent}" if last else "" if path.exists() else near_file(path)
         raise UnimixerError(f"{path} is not {kind} (no {marker}){near or f'; make one with: {make}'}")
 
 

@@ -78,7 +78,15 @@ def test_a_name_that_another_process_takes_meanwhile_is_left_to_it(
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnimixerError, match=r"is not a run folder \(no config\.yaml\)"):
+    with pytest.raises(UnimixerError, match=r"is not a run folder \(no config\.yaml\); make one with: unimixer train"):
+        RunFolder(tmp_path)
+
+
+def test_a_folder_of_runs_names_the_last_one(tmp_path: Path) -> None:
+    for name in ("20260102-seed1", "20260101-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    with pytest.raises(UnimixerError, match=r"\(no config\.yaml\); the last one in it is .*20260102-seed1$"):
         RunFolder(tmp_path)
 
 
