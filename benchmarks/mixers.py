@@ -34,8 +34,8 @@ from unimixer.progress import duration
 STUDY = "mixers"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
-PLACE = ("world", "budget", "rows", "mixing")
-"""What names a recorded line."""
+KEYS = ("world", "budget", "rows", "mixing")
+"""Columns that identify a recorded row."""
 CANDIDATES = 500
 COLUMNS = (
     "mixing",
@@ -142,13 +142,13 @@ def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], fl
 
 
 def write(rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows among the recorded ones, in place of those of the same name."""
+    """Write rows among the recorded ones, in place of those with the same keys."""
 
-    def place(row: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in PLACE)
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in KEYS)
 
-    new, recorded = {place(row) for row in rows}, RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    kept = [row for row in csv.DictReader(recorded.splitlines()) if place(row) not in new]
+    new, recorded = {key(row) for row in rows}, RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    kept = [row for row in csv.DictReader(recorded.splitlines()) if key(row) not in new]
     with atomic_file(RESULTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
