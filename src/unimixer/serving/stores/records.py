@@ -107,22 +107,17 @@ def series_of(name: str, values: Sequence[Any], where: str = "rows", numbers: Se
         pass  # the code below finds the first invalid row
     for row, value in zip(rows, values, strict=True):
         check_value(value, f"{where}, row {row + 1}: {name}")
-    first = {
-        isinstance(value, list): row for row, value in zip(rows[::-1], values[::-1], strict=True) if value is not None
-    }
-    if len(first) == 2:
-        raise UnimixerError(
-            f"{where}, row {first[True] + 1}: {name} is a list, but in row {first[False] + 1} it is a single value; "
-            "send lists in all rows, or in none"
-        )
-    truths = {
-        isinstance(value, bool): row for row, value in zip(rows[::-1], values[::-1], strict=True) if value is not None
-    }
-    if len(truths) == 2:
-        raise UnimixerError(
-            f"{where}, row {truths[True] + 1}: {name} is a boolean, but in row {truths[False] + 1} it is none; "
-            "send booleans in all rows, or in none"
-        )
+    for kind, one, other, many in (
+        (list, "a list", "a single value", "lists"),
+        (bool, "a boolean", "none", "booleans"),
+    ):
+        backwards = zip(rows[::-1], values[::-1], strict=True)
+        first = {isinstance(value, kind): row for row, value in backwards if value is not None}
+        if len(first) == 2:
+            raise UnimixerError(
+                f"{where}, row {first[True] + 1}: {name} is {one}, but in row {first[False] + 1} it is {other}; "
+                f"send {many} in all rows, or in none"
+            )
     raise UnimixerError(f"{where}: {name} has values that no column can hold")
 
 
