@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,13 @@ class Answer:
         assert "\n" not in sentence
         assert "Traceback" not in sentence
         return sentence
+
+
+def next_answer(raw: socket.socket) -> Answer:
+    """The next answer of a connection, whole: its head and its body may arrive apart."""
+    response = http.client.HTTPResponse(raw)
+    response.begin()
+    return Answer(response)
 
 
 class Client:
