@@ -35,9 +35,10 @@ endif
 demo: venv
 	$(BIN)/unimixer demo --out demo --overwrite
 
-# one process of tests more than cores (tests/conftest.py); processes that tests start have one thread too
+# one process of tests more than cores (tests/conftest.py), so threads that wait must not spin; processes that tests start
+# have one thread too
 test: venv-distributed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n auto --dist worksteal
 
 # one process, so that no other test takes time from the one that is timed
 slowest: venv-distributed

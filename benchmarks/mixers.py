@@ -41,7 +41,7 @@ COLUMNS = (
     "mixing",
     "excess log loss",
     "se",
-    "against the rule",
+    "against the base",
     "p",
     "rate of the mixing",
     "moved",
@@ -127,13 +127,13 @@ def sharpness(report: ComparisonReport) -> Iterator[tuple[str, list[str]]]:
             yield excess.group.words, cells
 
 
-def chosen_models(study: Study, labels: Sequence[str]) -> list[Any]:
+def chosen_models(study: Study, labels: Sequence[str]) -> tuple[Any, ...]:
     """The base of the study and the models with these labels."""
     models = {model.label: model for model in study.models}
     for label in labels:
         if label not in models:
-            raise UnimixerError(f"--only: the study has no mixing {label!r}; it has {', '.join(map(repr, models))}")
-    return [model for label, model in models.items() if label in (study.base, *labels)]
+            raise UnimixerError(f"the study has no mixing {label!r}; it has {', '.join(map(repr, models))}")
+    return tuple(model for label, model in models.items() if label in (study.base, *labels))
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -186,7 +186,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the rule and these mixings alone")
+    parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the base and these mixings alone")
+    parser.add_argument("--base", metavar="MIXING", help="what the others are compared with (default: the rule)")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
     parser.add_argument("--flops", type=int, nargs="+", help="equal FLOPs a sample (default: equal width)")
@@ -203,6 +204,9 @@ def main() -> None:
         study = study.model_copy(update={"recipe": {**study.recipe, "training.max_steps": arguments.steps}})
     if arguments.flops is not None:
         study = study.model_copy(update={"widths": (), "flops": tuple(arguments.flops)})
+    if arguments.base:
+        chosen_models(study, [arguments.base])
+        study = study.model_copy(update={"base": arguments.base})
     if arguments.only:
         study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
     prepare_missing(study.data)

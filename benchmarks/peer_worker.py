@@ -4,7 +4,8 @@ It needs torch, and for a training run what the peer's code imports. A peer is i
 The last line of its output is JSON: samples/s, parameters, and for blocks the share of sgemm.
 
 python peer_worker.py blocks CHECKOUT|ours MODEL DIM EXPANSION BATCH PRECISION THREADS
-python peer_worker.py training CHECKOUT|ours MODEL DATA SAMPLES BATCH PRECISION THREADS FOLDER
+python peer_worker.py training CHECKOUT MODEL DATA SAMPLES BATCH PRECISION THREADS FOLDER
+python peer_worker.py training ours MODEL DATA SAMPLES BATCH PRECISION THREADS FOLDER PARAMETERS
 """
 
 from __future__ import annotations
@@ -80,15 +81,17 @@ def blocks(checkout: str, model: str, dim: str, expansion: str, batch: str, prec
 
 
 def training(
-    checkout: str, model: str, data: str, samples: str, batch: str, precision: str, folder: str
+    checkout: str, model: str, data: str, samples: str, batch: str, precision: str, folder: str, parameters: str = ""
 ) -> dict[str, float]:
     """Training on the first samples of the KuaiRand sample, without validation; the peer knows float32 alone."""
     if checkout == "ours":
-        return our_training(model, data, int(samples), int(batch), precision, Path(folder))
+        return our_training(model, data, int(samples), int(batch), precision, Path(folder), int(parameters))
     return peer_training(checkout, model, data, int(samples), int(batch), Path(folder))
 
 
-def our_training(model: str, data: str, samples: int, batch: int, precision: str, folder: Path) -> dict[str, float]:
+def our_training(
+    model: str, data: str, samples: int, batch: int, precision: str, folder: Path, parameters: int
+) -> dict[str, float]:
     from unimixer.data.dataset import open_dataset
     from unimixer.settings import parse
     from unimixer.training.config import Recipe
@@ -98,7 +101,7 @@ def our_training(model: str, data: str, samples: int, batch: int, precision: str
     values = {
         "name": "peers",
         "dataset": data,
-        "model": {"backbone": model, "dense_params": "800K"},
+        "model": {"backbone": model, "dense_params": parameters},
         "tasks": {"is_click": 1.0},
         "training": {"batch_size": batch, "max_steps": samples // batch, "threads": torch.get_num_threads()}
         | {"eval_interval": 10**9, "precision": precision},
@@ -181,9 +184,9 @@ def main() -> None:
         torch.set_num_threads(int(threads))
         result = blocks(*rest)
     else:
-        checkout, model, data, samples, batch, precision, threads, folder = arguments
+        checkout, model, data, samples, batch, precision, threads, folder, *parameters = arguments
         torch.set_num_threads(int(threads))
-        result = training(checkout, model, data, samples, batch, precision, folder)
+        result = training(checkout, model, data, samples, batch, precision, folder, *parameters)
     print(json.dumps(result))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -22,6 +24,7 @@ from unimixer.environment import cores
 from unimixer.training.run import RunFolder
 from unimixer.training.train import train
 from unimixer.workers import local
+from unimixer.workers.ray import executor_on
 
 torch.set_num_threads(1)
 gc.set_threshold(10_000)  # a trace makes millions of objects that live until it ends
@@ -35,6 +38,14 @@ local.PRELOAD[:] = [
     *("torch.utils.tensorboard", "torchrec.distributed.embedding", "torchrec.distributed.planner"),
 ]
 multiprocessing.get_context("forkserver").set_forkserver_preload(local.PRELOAD)
+# those that prepare too; one test starts them as a user's program does, which imports its script in each
+
+
+def copies(ray: str | None, purpose: str, *, imports_main: bool) -> Any:
+    return executor_on(ray, purpose, imports_main=imports_main and ray is not None)
+
+
+importlib.import_module("unimixer.data.prepare").executor_on = copies  # type: ignore[attr-defined]
 # a property that needs more examples than these says so
 hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
 hypothesis.settings.load_profile("few")

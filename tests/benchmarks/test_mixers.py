@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import yaml
 from benchmarks import mixers
 from unimixer.errors import UnimixerError
 from unimixer.experiments.plan import load_study
+
+LITE = "Lite, default: a matrix a head"
 
 
 def tiny_study(folder: Path) -> Path:
@@ -45,6 +48,10 @@ def test_a_study_is_trained_printed_and_recorded_by_its_rows(
     mixers.RESULTS.write_text(mixers.RESULTS.read_text(encoding="utf-8").replace(",512,", ",999,"), encoding="utf-8")
     for _ in range(2):
         run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2, "--report-only")
+    capsys.readouterr()
+    run(monkeypatch, *asked[:-1], "--out", tmp_path / "study", "--steps", 2, "--report-only", "--base", LITE)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| rule"))
+    assert re.search(r"\| [+-]\d+\.\d% \|", line)  # the rule against another mixing
     rows = list(csv.DictReader(mixers.RESULTS.read_text(encoding="utf-8").splitlines()))
     labels = [model.label for model in load_study(mixers.STUDY).models[:2]]
     assert [(row["rows"], row["mixing"]) for row in rows] == [(n, label) for n in ("999", "512") for label in labels]

@@ -15,16 +15,16 @@ from unimixer.errors import UnimixerError
 
 
 def test_programs_take_turns_and_ratios_are_those_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+    calls: list[tuple[str, ...]] = []
     rates = iter([10.0, 20.0, 5.0, 20.0, 10.0, 30.0])
 
     def measured(python: str, *arguments: object) -> dict[str, Any]:
-        calls.append(str(arguments[0]))
+        calls.append(tuple(map(str, arguments)))
         return {"rate": next(rates), "parameters": 7}
 
     monkeypatch.setattr(peers, "measured", measured)
-    found = peers.turns("python", 3, "rate", ["peer"], ["ours"])
-    assert calls == ["peer", "ours"] * 3
+    found = peers.turns("python", 3, "rate", ["peer"], ["ours", peers.EQUAL])
+    assert calls == [("peer",), ("ours", "7")] * 3  # ours has the parameters of the peer
     assert (found["ratio"], found["low"], found["high"]) == (3.0, 2.0, 4.0)
     assert (found["peer value"], found["ours value"]) == (10.0, 20.0)
 

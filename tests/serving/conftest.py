@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from built_once import built_once
 from database import Database, started
 from eager import EagerBundle
 from export_cases import exported
@@ -54,9 +55,12 @@ def features(toy_features: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def bundles(toy_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two bundles of one run whose scores differ: as it is, and with hardened mixings."""
-    folder = tmp_path_factory.mktemp("bundles")
-    exported(toy_run.folder, folder / "a", ExportOptions(auc_rows=200, largest=64))
-    exported(toy_run.folder, folder / "b", ExportOptions(auc_rows=200, largest=64, harden="permutation"))
+
+    def export(folder: Path) -> None:
+        exported(toy_run.folder, folder / "a", ExportOptions(auc_rows=200, largest=64))
+        exported(toy_run.folder, folder / "b", ExportOptions(auc_rows=200, largest=64, harden="permutation"))
+
+    folder = built_once(tmp_path_factory, "bundles", export)
     return folder / "a", folder / "b"
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from unimixer.data.raw.passes import Collection, LogReader
 from unimixer.data.raw.tables import Chunk, RawTables
 from unimixer.data.write_dataset import Encode, encode, runs
 from unimixer.errors import UnimixerError
+from unimixer.workers.ray import executor_on
 
 QUANTILE = {"by": "quantile", "validation": 0.7, "test": 0.85}
 RANDOM = {"by": "random", "validation": 0.2, "test": 0.2}
@@ -68,6 +70,7 @@ def own(folder: Path, kind: str) -> RawTables:
 
 
 def test_any_number_of_processes_makes_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("unimixer.data.prepare"), "executor_on", executor_on)
     monkeypatch.setattr(write_dataset, "PART_ROWS", 100)  # parts that lie in one share and parts that several share
     for workers in (1, 2, 3):
         tables = toy_tables(1_000, chunk_rows=37, split=QUANTILE)

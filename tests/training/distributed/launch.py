@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
 import worker
 from own_process import environment, launch
 from safetensors.torch import load_file
@@ -52,22 +48,6 @@ def run_jobs(
                 break
         assert not errors, errors
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
-
-
-def shared(factory: pytest.TempPathFactory, name: str, *builds: Callable[[Path], None]) -> Path:
-    """A folder that is built once a test session, whichever worker of pytest-xdist comes first."""
-    root = factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder = root / name
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "built").exists():
-            folder.mkdir()
-            torch.set_num_threads(1)
-            for build in builds:
-                build(folder)
-            (folder / "built").touch()
-    return folder
 
 
 def change(run: Path, **distributed: Any) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from launch import change, largest_difference, losses, run_jobs, said, shared
+from built_once import built_once
+from launch import change, largest_difference, losses, run_jobs, said
 from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_values
@@ -142,7 +143,7 @@ def write(folder: Path, processes: int, jobs: Sequence[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared(tmp_path_factory, "sharded-dense", one_process, two_processes, three_processes)
+    return built_once(tmp_path_factory, "sharded-dense", one_process, two_processes, three_processes)
 
 
 def assert_same_training(one: Path, many: Path, name: str) -> None:

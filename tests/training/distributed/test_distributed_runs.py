@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch import change, largest_difference, losses, run_jobs, said, shared, torchrun
+from built_once import built_once
+from launch import change, largest_difference, losses, run_jobs, said, torchrun
 from needs import needs_torchrec
 from safetensors.torch import load_file
 from tiny import tiny_values
@@ -154,7 +155,7 @@ def three_processes(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared(tmp_path_factory, "distributed", one_process, two_processes, three_processes)
+    return built_once(tmp_path_factory, "distributed", one_process, two_processes, three_processes)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
