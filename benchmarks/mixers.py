@@ -181,6 +181,33 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
+def draw_by_rows(path: Path) -> None:
+    """Draw the recorded differences to the rule over rows, of each mixing with three lengths of a log in a world."""
+    from matplotlib.figure import Figure
+
+    with RESULTS.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["rows"]))
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for world, mixing in dict.fromkeys((row["world"], row["mixing"]) for row in rows):
+        own = [row for row in rows if (row["world"], row["mixing"]) == (world, mixing) and row["relative"]]
+        if len(own) < 3:
+            continue
+        base = [float(row["difference"]) / float(row["relative"]) / 100 for row in own]
+        ends = [[float(row[end]) / one for row, one in zip(own, base, strict=True)] for end in ("low", "high")]
+        places = [int(row["rows"]) for row in own]
+        (line,) = axis.plot(places, [100 * float(row["relative"]) for row in own], "o-", label=f"{world}: {mixing}")
+        axis.fill_between(places, *ends, color=line.get_color(), alpha=0.15)
+    if not axis.lines:
+        raise UnimixerError(f"--picture-by-rows: no mixing has three lengths of a log in {RESULTS}")
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set(xscale="log", xlabel="training rows, one pass", ylabel="excess log loss against the rule, %")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -188,17 +215,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--only", nargs="+", metavar="MIXING", help="train the base and these mixings alone")
     parser.add_argument("--base", metavar="MIXING", help="what the others are compared with (default: the rule)")
-    parser.add_argument("--mixing-lr", type=float, nargs="+", help="rates of the mixing (default: those of the study)")
+    parser.add_argument("--dense-lr", type=float, nargs="+", help="rates to choose from (default: those of the study)")
+    parser.add_argument("--mixing-lr", type=float, nargs="+", help="the same for the mixing")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
     parser.add_argument("--flops", type=int, nargs="+", help="equal FLOPs a sample (default: equal width)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report-only", action="store_true", help="print the tables of the rows that are there")
     parser.add_argument("--no-latency", action="store_true", help="do not time requests")
     parser.add_argument("--picture", type=Path, help="PNG of the differences to the rule")
+    parser.add_argument("--picture-by-rows", type=Path, help="PNG of the recorded differences to the rule over rows")
     parser.add_argument("--sharpness", action="store_true", help="print how many runs decide each difference")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
-    changes = {"seeds": arguments.seeds, "mixing_lr": arguments.mixing_lr}
+    changes = {name: getattr(arguments, name) for name in ("seeds", "dense_lr", "mixing_lr")}
     study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
     if arguments.steps is not None:
         study = study.model_copy(update={"recipe": {**study.recipe, "training.max_steps": arguments.steps}})
@@ -240,6 +269,8 @@ def main() -> None:
         draw(recorded, arguments.picture)
     if arguments.record and recorded:
         write(recorded)
+    if arguments.picture_by_rows is not None:
+        draw_by_rows(arguments.picture_by_rows)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,20 @@ def test_a_study_is_trained_printed_and_recorded_by_its_rows(
     assert float(lite["difference"]) == pytest.approx(float(lite["excess"]) - float(base["excess"]), abs=1e-5)
 
 
+def test_differences_are_drawn_over_rows_where_there_are_three_lengths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mixers, "RESULTS", tmp_path / "mixers.csv")
+    lines = ["world,mixing,rows,difference,low,high,relative", "sparse,rule,5,,,,"]
+    lines += [f"sparse,lite,{rows},-0.01,-0.02,0.01,-0.1" for rows in (10, 100)]
+    mixers.RESULTS.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UnimixerError, match="no mixing has three lengths of a log"):
+        mixers.draw_by_rows(tmp_path / "rows.png")
+    mixers.RESULTS.write_text("\n".join([*lines, lines[-1].replace("100", "1000")]), encoding="utf-8")
+    mixers.draw_by_rows(tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_mixing_that_the_study_lacks_is_named() -> None:
     with pytest.raises(UnimixerError, match="the study has no mixing 'ruel'; it has 'rule'"):
         mixers.chosen_models(load_study(mixers.STUDY), ["ruel"])
