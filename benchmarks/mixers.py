@@ -141,15 +141,24 @@ def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], fl
     return {} if skip else request_latencies(experiment.series, experiment.folder, candidates=CANDIDATES)
 
 
-def write(rows: Sequence[dict[str, Any]]) -> None:
+def points(table: Table) -> Iterator[dict[str, Any]]:
+    """The runs of a table as points of a law over rows."""
+    for line in table.lines:
+        row = line.chosen.example
+        named = {"dataset": table.group.dataset, "model": line.chosen.variant, "params": row["dense_params"]}
+        for seed, value in line.values.items():
+            yield {**named, "flops": row["flops_per_sample"], "rows": row["samples"], "seed": seed, "metric": value}
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path, keys: Sequence[str]) -> None:
     """Write rows among the recorded ones, in place of those with the same keys."""
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in KEYS)
+        return tuple(str(row[name]) for name in keys)
 
-    new, recorded = {key(row) for row in rows}, RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    new, recorded = {key(row) for row in rows}, path.read_text(encoding="utf-8") if path.exists() else ""
     kept = [row for row in csv.DictReader(recorded.splitlines()) if key(row) not in new]
-    with atomic_file(RESULTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
@@ -225,6 +234,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG of the differences to the rule")
     parser.add_argument("--picture-by-rows", type=Path, help="PNG of the recorded differences to the rule over rows")
     parser.add_argument("--sharpness", action="store_true", help="print how many runs decide each difference")
+    parser.add_argument("--points", type=Path, help="CSV for unimixer scale fit, to which the runs are added")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
     changes = {name: getattr(arguments, name) for name in ("seeds", "dense_lr", "mixing_lr")}
@@ -256,6 +266,7 @@ def main() -> None:
         print(markdown(SHARPNESS, [[words, *cells] for words, cells in sharpness(report)]))
         return
     recorded: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     for table in tables(report):
         base = next((line.mean for line in table.lines if line.chosen.variant == report.base), None)
         lines = []
@@ -264,11 +275,14 @@ def main() -> None:
             lines.append(values_of(line, base, milliseconds.get(key)))
         print(f"\n{table.group.words}, {table.rows:,} test rows\n")
         print(markdown(COLUMNS, [cells(values) for values in lines]))
+        runs += points(table)
         recorded += [{"world": table.group.dataset, "budget": table.group.budget_words, **values} for values in lines]
     if arguments.picture is not None and recorded:
         draw(recorded, arguments.picture)
     if arguments.record and recorded:
-        write(recorded)
+        write(recorded, RESULTS, KEYS)
+    if arguments.points is not None and runs:
+        write(runs, arguments.points, ("dataset", "model", "rows", "seed"))
     if arguments.picture_by_rows is not None:
         draw_by_rows(arguments.picture_by_rows)
 

@@ -50,6 +50,26 @@ def test_a_steeper_law_has_the_mean_over_the_logarithm_of_the_size() -> None:
     pair = compare(frame.with_columns(steeper.otherwise("metric").alias("metric")))[0]
     assert pair.ratio == pytest.approx(1.0)
     assert (pair.at_smallest, pair.at_largest) == pytest.approx((8**0.1, 8**-0.1))
+    assert pair.slope == pytest.approx(-0.1)
+
+
+def test_what_bends_both_curves_alike_does_not_hide_that_they_part() -> None:
+    frame = points({"a": 1.0, "b": 1.0, "c": 1.0}, dict.fromkeys("abc", SIZES), [0, 1, 2])
+    bend = (pl.col("params") / 8e5).log() ** 2 * 0.05
+    parting = {("a", 0): 0.02, ("a", 1): 0.03, ("a", 2): 0.025}
+    factor = pl.struct("model", "seed").map_elements(
+        lambda run: parting.get((run["model"], run["seed"]), 0.0), return_dtype=pl.Float64
+    )
+    law = (factor * (pl.col("params") / 8e5).log() - bend).exp()
+    first, _, third = compare(frame.with_columns(pl.col("metric") * law))
+    deviation = 0.005 / 3**0.5
+    assert first.slope == pytest.approx(0.025)
+    assert first.slope_high == pytest.approx(0.025 + 4.302653 * deviation)
+    assert first.slope_low == pytest.approx(0.025 - 4.302653 * deviation)
+    t = 0.025 / deviation
+    assert first.slope_p == pytest.approx(1 - t / (t * t + 2) ** 0.5)
+    assert first.slope_holm == pytest.approx(3 * first.slope_p)
+    assert (third.slope, third.slope_p) == (pytest.approx(0.0, abs=1e-12), 1.0)  # equal but for rounding
 
 
 def test_the_interval_is_students_over_paired_seeds_and_pairs_are_corrected_together() -> None:
@@ -79,6 +99,7 @@ def test_a_gain_is_ahead_where_it_is_larger() -> None:
 def test_runs_without_seeds_are_one_curve_without_an_interval() -> None:
     pair = compare(points({"a": 0.9, "b": 1.0}, {"a": SIZES, "b": SIZES}, [None]))[0]
     assert (pair.ratio, pair.p, pair.low, pair.seeds) == (pytest.approx(0.9), None, None, 0)
+    assert (pair.slope, pair.slope_p) == (pytest.approx(0.0, abs=1e-9), None)
 
 
 def test_models_without_a_common_size_are_not_compared() -> None:

@@ -105,6 +105,25 @@ def test_where_rows_vary_a_curve_takes_the_largest_and_the_joint_fit_all() -> No
     assert analyze_jointly(points(sweep())) == {}
 
 
+def test_over_rows_a_curve_takes_the_runs_of_the_largest_size() -> None:
+    runs = [
+        {"model": "m", "params": params, "rows": rows, "seed": seed, "metric": (params * rows**2) ** -0.2 * 1.01**seed}
+        for params in (1e6, 4e6)
+        for rows in (1e6, 4e6, 16e6)
+        for seed in (0, 1)
+    ]
+    found = check_points(pl.DataFrame(runs), form="error")
+    assert found.sizes == ["params", "rows"]
+    analysis = analyze(found, x="rows", reading=Reading(irreducible_error=(0.0, 0.0)), replicates=100)
+    assert analysis.laws["m"].b == pytest.approx(0.4)
+    assert {point.params for point in analysis.series["m"].points} == {4e6}
+    assert any("6 of 12 runs, those of 4,000,000 dense parameters" in text for text in analysis.warnings)
+    one_size = check_points(pl.DataFrame(runs[6:]), form="error")
+    assert one_size.sizes == ["rows"]
+    with pytest.raises(UnimixerError, match=r"m: 1 size, and .* are needed.*; fit over another: rows"):
+        analyze(one_size, replicates=100)
+
+
 def test_a_step_back_is_named_and_a_model_with_too_few_sizes_is_left_out() -> None:
     frame = sweep().with_columns(
         metric=pl.when((pl.col("params") == 16_000_000) & (pl.col("model") == "steep"))
@@ -137,7 +156,7 @@ def test_what_cannot_be_is_refused_with_the_way_out() -> None:
         (frame, {"reading": Reading(best_auc=78.0)}, "best_auc=78 is no AUC"),
         (frame, {"reading": Reading(irreducible_error=(0.3, 0.2))}, "floor=0.3,0.2: expected 0 <= LOW <= HIGH"),
         (frame, {"replicates": 10}, "replicates=10: percentiles of 95% intervals need at least 100"),
-        (frame, {"x": "parameters"}, "x='parameters' is not one of params, flops, latency_ms"),
+        (frame, {"x": "parameters"}, "x='parameters' is not one of params, flops, latency_ms, rows"),
         (
             errors.with_columns(metric=pl.lit(0.1) * pl.col("metric")),
             {"reading": Reading(form="error")},

@@ -16,6 +16,8 @@ from unimixer.analysis.significance import holm_where_known
 from unimixer.analysis.units import GAIN
 
 AHEAD, BEHIND, UNDECIDED = "ahead", "behind", "level"
+EXACT = 1e-12
+"""What logarithms differ by that are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class SizeRatio:
         high: upper end.
         p: two-sided, of a t-test of the logarithm over seeds.
         holm: p corrected for all pairs.
+        slope: exponent e of the ratio as a law of the size, ratio ~ size^e: above or below 0 the curves part or cross.
+        slope_low: lower end of its interval over seeds.
+        slope_high: upper end.
+        slope_p: two-sided, of a t-test of the exponent over seeds.
+        slope_holm: the same corrected for all pairs.
         form: ``gain`` or ``error``.
     """
 
@@ -51,6 +58,11 @@ class SizeRatio:
     high: float | None = None
     p: float | None = None
     holm: float | None = None
+    slope: float = 0.0
+    slope_low: float | None = None
+    slope_high: float | None = None
+    slope_p: float | None = None
+    slope_holm: float | None = None
 
     @property
     def conclusion(self) -> str:
@@ -69,16 +81,19 @@ def compare_at_equal_size(series: Mapping[str, Series], form: str) -> list[SizeR
 
     .. math:: r_s = \frac{1}{u_1 - u_0} \int_{u_0}^{u_1} \bigl(\ell_{1,s}(u) - \ell_{2,s}(u)\bigr)\, du,
 
-    and the interval is Student's over :math:`r_s`, paired by seed. It holds other seeds, not other test rows, which all
-    runs share. A model of which some run has no seed is one curve, the mean of the runs of each size, without interval.
+    and the interval is Student's over :math:`r_s`, paired by seed. The exponent of the ratio is the slope of
+    :math:`\ell_{1,s} - \ell_{2,s}` over :math:`u` by least squares, with an interval of the same kind: what bends both
+    curves alike cancels in it, and not in the difference of two fitted exponents. Each interval holds other seeds, not
+    other test rows, which all runs share. A model of which some run has no seed is one curve, the mean of the runs of
+    each size, without interval.
 
     Args:
         series: runs by model.
         form: ``gain`` or ``error``.
     """
     pairs = [pair for one, two in combinations(series.values(), 2) if (pair := _ratio(one, two, form)) is not None]
-    corrected = holm_where_known([pair.p for pair in pairs])
-    return [replace(pair, holm=value) for pair, value in zip(pairs, corrected, strict=True)]
+    corrected = (holm_where_known([pair.p for pair in pairs]), holm_where_known([pair.slope_p for pair in pairs]))
+    return [replace(pair, holm=p, slope_holm=slope) for pair, p, slope in zip(pairs, *corrected, strict=True)]
 
 
 def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:
@@ -90,7 +105,7 @@ def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:
     seeds = sorted(_seeds(one) & _seeds(two))
     logs = np.array([_curve(one, seed, sizes) - _curve(two, seed, sizes) for seed in (seeds or (None,))])
     by_seed = integrate.trapezoid(logs, sizes, axis=1) / (sizes[-1] - sizes[0])
-    estimate = by_seed.mean()
+    estimate, (slopes, _) = by_seed.mean(), np.polyfit(sizes - sizes.mean(), logs.T, 1)
     at_smallest, *_, at_largest = np.exp(logs.mean(axis=0)).tolist()
     pair = SizeRatio(
         model=one.model,
@@ -102,13 +117,24 @@ def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:
         at_largest=at_largest,
         seeds=len(seeds),
         form=form,
+        slope=float(slopes.mean()),
     )
     if len(seeds) < 2:
         return pair
-    deviation = float(by_seed.std(ddof=1)) / len(seeds) ** 0.5
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1)) * deviation
-    p = float(2 * stats.t.sf(abs(estimate) / deviation, len(seeds) - 1)) if deviation else float(estimate == 0)
-    return replace(pair, low=float(np.exp(estimate - reach)), high=float(np.exp(estimate + reach)), p=p)
+    (low, high, p), (slope_low, slope_high, slope_p) = _over_seeds(by_seed), _over_seeds(slopes)
+    ratios = {"low": float(np.exp(low)), "high": float(np.exp(high)), "p": p}
+    return replace(pair, **ratios, slope_low=slope_low, slope_high=slope_high, slope_p=slope_p)
+
+
+def _over_seeds(values: Array) -> tuple[float, float, float]:
+    """Return Student's interval of a mean over seeds, and its two-sided p."""
+    estimate, freedom = float(values.mean()), len(values) - 1
+    deviation = float(values.std(ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * deviation
+    if deviation < EXACT:
+        return estimate, estimate, float(abs(estimate) < EXACT)
+    p = float(2 * stats.t.sf(abs(estimate) / deviation, freedom))
+    return estimate - reach, estimate + reach, p
 
 
 def _seeds(series: Series) -> set[int]:

@@ -15,7 +15,10 @@ from unimixer.analysis.units import AUC, ERROR, EXCESS, FACTORS, GAIN, METRICS, 
 from unimixer.errors import UnimixerError, check_choice, nearest
 from unimixer.experiments.results import POINTS
 
-SIZES = ("params", "flops", "latency_ms")
+SIZES = ("params", "flops", "latency_ms", "rows")
+"""What errors are laws of: kinds of size, and the length of the log."""
+SAME_ROWS = 1.05
+"""Numbers of training samples within this factor count as one."""
 NEEDED = ("model", "params", "metric")
 OPTIONAL = ("flops", "seed", "rows", "latency_ms", "auc", "best_auc", "excess_log_loss", "dataset", "status")
 NUMBERS = ("params", "flops", "metric", "seed", "rows", "latency_ms", "auc", "best_auc", EXCESS)
@@ -53,7 +56,7 @@ class Point:
     best_auc: float | None = None
 
     def size(self, column: str) -> float | None:
-        """Return the parameters, the FLOPs or the latency."""
+        """Return the parameters, the FLOPs, the latency or the rows."""
         size: float | None = getattr(self, column)
         return size
 
@@ -86,8 +89,16 @@ class Points:
 
     @property
     def sizes(self) -> list[str]:
-        """Kinds of size that every run has."""
-        return [name for name in SIZES if all(point.size(name) is not None for point in self.points)]
+        """Kinds of size that every run has and that vary in a model; without such, all but the rows."""
+        known = [name for name in SIZES if all(point.size(name) is not None for point in self.points)]
+        return [name for name in known if self._varies(name)] or [name for name in known if name != "rows"]
+
+    def _varies(self, name: str) -> bool:
+        values: dict[str, list[float]] = {}
+        for point in self.points:
+            values.setdefault(point.model, []).append(point.size(name) or 0.0)
+        apart = SAME_ROWS if name == "rows" else 1.0
+        return any(max(own) > apart * min(own) for own in values.values())
 
     def only(self, models: Sequence[str]) -> Points:
         """Return the points of some models."""

@@ -12,9 +12,9 @@ from unimixer.analysis.bootstrap import LEVEL, REPLICATES, BootstrapOptions, int
 from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.equal_size import SizeRatio, compare_at_equal_size
 from unimixer.analysis.joint_law import NEEDED, JointLaw, fit_joint
-from unimixer.analysis.points import Points
+from unimixer.analysis.points import SAME_ROWS, Points
 from unimixer.analysis.power_law import Law, fit_law, needed_sizes
-from unimixer.analysis.series import SAME_ROWS, Reading, Series, build_series, words_of
+from unimixer.analysis.series import Reading, Series, build_series, words_of
 from unimixer.analysis.significance import holm_where_known
 from unimixer.analysis.units import ERROR
 from unimixer.errors import UnimixerError, check_positive
@@ -71,7 +71,7 @@ class Analysis:
     """The laws of all models over one kind of size.
 
     Args:
-        x: ``params``, ``flops`` or ``latency_ms``.
+        x: ``params``, ``flops``, ``latency_ms`` or ``rows``.
         form: ``gain`` or ``error``.
         words: name of the fitted quantity.
         series: runs by model.
@@ -130,7 +130,7 @@ def analyze(
 
     Args:
         points: the runs.
-        x: ``params``, ``flops`` or ``latency_ms``.
+        x: ``params``, ``flops``, ``latency_ms`` or ``rows``.
         reading: how the metric becomes the fitted quantity.
         at: sizes to predict (default: four times the largest).
         replicates: draws of the bootstrap.
@@ -161,7 +161,9 @@ def analyze(
         )
     if not laws:
         reasons = "; ".join(f"{model}: {why}" for model, why in left_out.items())
-        raise UnimixerError(f"{points.source}: too few points to fit anything: {reasons}; train more sizes")
+        others = [kind for kind in points.sizes if kind != x]
+        way = f"fit over another: {', '.join(others)}" if others else "train more sizes"
+        raise UnimixerError(f"{points.source}: too few points to fit anything: {reasons}; {way}")
     return Analysis(
         x=x,
         form=form,

@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 
 from unimixer.analysis.curve_fit import Array
 from unimixer.analysis.formatting import compact
-from unimixer.analysis.points import SIZES, Point, Points
+from unimixer.analysis.points import SAME_ROWS, SIZES, Point, Points
 from unimixer.analysis.power_law import FORMS, IrreducibleError
 from unimixer.analysis.units import AUC, ERROR, EXCESS, GAIN
 from unimixer.errors import UnimixerError, check_choice
 
-SAME_ROWS = 1.05
-"""Numbers of training samples within this factor count as one."""
-NAMES = {"params": "dense parameters", "flops": "FLOPs a sample", "latency_ms": "latency, ms"}
-REPORTED_IN = {"params": 1e6, "flops": 1e6, "latency_ms": 1.0}
+NAMES = {
+    "params": "dense parameters",
+    "flops": "FLOPs a sample",
+    "latency_ms": "latency, ms",
+    "rows": "training rows",
+}
+REPORTED_IN = {"params": 1e6, "flops": 1e6, "latency_ms": 1.0, "rows": 1e6}
 """Unit in which the coefficient ``a`` counts sizes."""
 
 
@@ -157,12 +160,13 @@ def build_series(points: Points, x: str, reading: Reading) -> list[Series]:
 def _series(points: Points, model: str, x: str, form: str, reading: Reading) -> Series:
     runs = [point for point in points.points if point.model == model]
     notes = []
-    rows = [point.rows for point in runs if point.rows is not None]
-    if rows and max(rows) > SAME_ROWS * min(rows):
-        most = max(rows)
-        longest = [point for point in runs if point.rows is None or point.rows * SAME_ROWS >= most]
-        notes.append(f"{len(longest)} of {len(runs)} runs, those of {most:,.0f} training rows; the joint fit takes all")
-        runs = longest
+    held = "params" if x == "rows" else "rows"  # a law over one of the two holds the other
+    values = [value for point in runs if (value := point.size(held)) is not None]
+    if values and max(values) > SAME_ROWS * min(values):
+        most = max(values)
+        largest = [point for point in runs if (point.size(held) or most) * SAME_ROWS >= most]
+        notes.append(f"{len(largest)} of {len(runs)} runs, those of {most:,.0f} {NAMES[held]}; the joint fit takes all")
+        runs = largest
     configs = list(dict.fromkeys(point.config for point in runs))
     means = {c: _mean([_size(p, x) for p in runs if p.config == c]) for c in configs}
     configs.sort(key=means.__getitem__)

@@ -25,6 +25,7 @@ from unimixer.report.scaling_tables import (
     pair_table,
     prediction_table,
     ratio_table,
+    slope_table,
 )
 from unimixer.report.tables import bullets
 
@@ -106,6 +107,8 @@ def _parts(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], pictures
         if analysis.ratios:
             yield "Compared at equal size:"
             yield ratio_table(analysis).markdown()
+            yield "Do the curves part?"
+            yield slope_table(analysis).markdown()
         yield "Predicted:"
         yield prediction_table(analysis).markdown()
         if analysis.warnings:

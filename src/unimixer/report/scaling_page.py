@@ -23,6 +23,7 @@ from unimixer.report.scaling_tables import (
     prediction_table,
     ratio_table,
     size,
+    slope_table,
 )
 
 BEYOND = 8.0
@@ -78,6 +79,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "laws": law_table(analysis),
         "pairs": pair_table(analysis),
         "ratios": ratio_table(analysis),
+        "slopes": slope_table(analysis),
         "predicted": prediction_table(analysis),
     }
 

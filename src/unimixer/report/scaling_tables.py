@@ -19,9 +19,9 @@ from unimixer.report.tables import Badge, TextTable
 
 INTERVAL = f"{LEVEL:.0%} interval"
 LAW_COLUMNS = ("model", "exponent b", INTERVAL, "a", "c", "R²", "sizes", "runs", "from", "to")
-PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
+PLAIN = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency", "rows": "training rows"}
 _OUTCOMES = {STEEPER: "better", FLATTER: "worse", AHEAD: "better", BEHIND: "worse"}
-SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms"}
+SHORT = {"params": "N", "flops": "FLOPs", "latency_ms": "ms", "rows": "D"}
 
 
 def plain(value: float, digits: int = 4) -> str:
@@ -105,9 +105,15 @@ def pair_table(analysis: Analysis) -> TextTable:
 
 def ratio_table(analysis: Analysis) -> TextTable:
     """Write every two models compared at equal size: the error or gain of the first over that of the second."""
-    columns = ("models", f"equal {PLAIN[analysis.x]}", "ratio", INTERVAL, "at smallest", "at largest", "p", "p, Holm")
+    columns = ("models", f"equal {PLAIN[analysis.x]}", "ratio", INTERVAL, "p", "p, Holm", "seeds", "conclusion")
     rows = [_ratio_cells(ratio, analysis.x) for ratio in analysis.ratios]
-    return TextTable((*columns, "seeds", "conclusion"), rows, text=(0, 1, 9))
+    return TextTable(columns, rows, text=(0, 1, 7))
+
+
+def slope_table(analysis: Analysis) -> TextTable:
+    """Write how the ratio of every two models changes with the size: its ends, and its exponent."""
+    columns = ("models", "ratio at smallest", "at largest", "exponent of the ratio", INTERVAL, "p", "p, Holm", "seeds")
+    return TextTable(columns, [_slope_cells(ratio) for ratio in analysis.ratios], text=(0,))
 
 
 def prediction_table(analysis: Analysis) -> TextTable:
@@ -249,8 +255,6 @@ def _ratio_cells(ratio: SizeRatio, x: str) -> list[str]:
         f"{size(ratio.smallest, x)} to {size(ratio.largest, x)}",
         f"{ratio.ratio:.3f}",
         between(ends),
-        f"{ratio.at_smallest:.3f}",
-        f"{ratio.at_largest:.3f}",
         p_value(ratio.p),
         p_value(ratio.holm),
         f"{ratio.seeds or NONE}",
@@ -260,3 +264,17 @@ def _ratio_cells(ratio: SizeRatio, x: str) -> list[str]:
 
 def _values(ends: tuple[float, float] | None) -> str:
     return NONE if ends is None else f"{plain(ends[0])} to {plain(ends[1])}"
+
+
+def _slope_cells(ratio: SizeRatio) -> list[str]:
+    ends = None if ratio.slope_low is None or ratio.slope_high is None else (ratio.slope_low, ratio.slope_high)
+    return [
+        f"{ratio.model} / {ratio.other}",
+        f"{ratio.at_smallest:.3f}",
+        f"{ratio.at_largest:.3f}",
+        exponent(ratio.slope),
+        between(ends),
+        p_value(ratio.slope_p),
+        p_value(ratio.slope_holm),
+        f"{ratio.seeds or NONE}",
+    ]

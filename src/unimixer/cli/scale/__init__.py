@@ -109,7 +109,7 @@ class PointsOptions:
 class FitOptions(PointsOptions):
     """Options of ``unimixer scale fit``."""
 
-    x: Annotated[str, typer.Option("--x", help="params, flops or latency_ms.")] = "params"
+    x: Annotated[str, typer.Option("--x", help="params, flops, latency_ms or rows.")] = "params"
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,14 @@ def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
         pair_table,
         prediction_table,
         ratio_table,
+        slope_table,
     )
 
     tables = [
         (equation(fitted), law_table(fitted)),
         ("exponents compared", pair_table(fitted)),
         ("compared at equal size", ratio_table(fitted)),
+        ("do the curves part?", slope_table(fitted)),
         ("predicted", prediction_table(fitted)),
         ("error = c + a N^-b + d D^-e", joint_table(joint)),
     ]
