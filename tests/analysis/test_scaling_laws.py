@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
+from unimixer.analysis.points import Points, check_points, read_points
 from unimixer.analysis.scaling_laws import analyze, analyze_jointly
 from unimixer.analysis.series import Reading
+from unimixer.analysis.simulated_points import Truth, simulate
 from unimixer.analysis.units import parse_floor, parse_sizes
 from unimixer.errors import UnimixerError
 

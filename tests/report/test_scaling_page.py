@@ -15,8 +15,9 @@ import polars as pl
 import pytest
 from browser import Browser, check_drawn_offline, check_fits, needs_browser, opened, press
 
-from unimixer.analysis.points import Points, Truth, check_points, read_points, simulate
+from unimixer.analysis.points import Points, check_points, read_points
 from unimixer.analysis.scaling_laws import Analysis, analyze
+from unimixer.analysis.simulated_points import Truth, simulate
 from unimixer.report.scaling import AnalysisOptions, write_report
 from unimixer.report.scaling_tables import law_cells
 
@@ -157,7 +158,7 @@ def test_markdown_and_pictures_say_the_same(files: list[Path], over_params: Anal
     for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (page.parent / target).read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in pictures) == sorted(
-        f"scaling-{x}.{kind}" for x in ("params", "flops", "latency_ms") for kind in ("png", "svg")
+        f"scaling-{x}.{kind}" for x in ("params", "flops", "latency_ms", "rows") for kind in ("png", "svg")
     )
     svg = next(path for path in pictures if path.name == "scaling-params.svg")
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")

@@ -122,8 +122,8 @@ def _ratio(one: Series, two: Series, form: str) -> SizeRatio | None:
     if len(seeds) < 2:
         return pair
     (low, high, p), (slope_low, slope_high, slope_p) = _over_seeds(by_seed), _over_seeds(slopes)
-    ratios = {"low": float(np.exp(low)), "high": float(np.exp(high)), "p": p}
-    return replace(pair, **ratios, slope_low=slope_low, slope_high=slope_high, slope_p=slope_p)
+    pair = replace(pair, low=float(np.exp(low)), high=float(np.exp(high)), p=p)
+    return replace(pair, slope_low=slope_low, slope_high=slope_high, slope_p=slope_p)
 
 
 def _over_seeds(values: Array) -> tuple[float, float, float]:
