@@ -237,6 +237,8 @@ def main() -> None:
     parser.add_argument("--points", type=Path, help="CSV for unimixer scale fit, to which the runs are added")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
+    if arguments.base and (arguments.record or arguments.picture):
+        parser.error("--record and --picture hold differences to the base of the study; leave --base out")
     changes = {name: getattr(arguments, name) for name in ("seeds", "dense_lr", "mixing_lr")}
     study = load_study(arguments.study, {name: value for name, value in changes.items() if value is not None})
     if arguments.steps is not None:

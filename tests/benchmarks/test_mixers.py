@@ -49,6 +49,9 @@ def test_a_study_is_trained_printed_and_recorded_by_its_rows(
     for _ in range(2):
         run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2, "--report-only")
     capsys.readouterr()
+    with pytest.raises(SystemExit):  # recorded differences are all to one base
+        run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2, "--report-only", "--base", LITE)
+    assert "leave --base out" in capsys.readouterr().err
     run(monkeypatch, *asked[:-1], "--out", tmp_path / "study", "--steps", 2, "--report-only", "--base", LITE)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| rule"))
     assert re.search(r"\| [+-]\d+\.\d% \|", line)  # the rule against another mixing
