@@ -38,8 +38,8 @@ PRECISIONS = ("float32", "bfloat16")
 """Of our training, beside the peer's float32; blocks of both programs run under the same autocast."""
 SIZES = ((64, 4), (256, 2))
 """Widths of tokens and expansions."""
-EQUAL = object()
-"""An argument of ours: the dense parameters of the peer."""
+PEER_PARAMETERS = object()
+"""Stands among the arguments of ours for the dense parameters of the peer, which are known when it has run."""
 CATEGORIES = ["user_id", "video_id", "user_active_degree", "is_lowactive_period", "is_live_streamer", "is_video_author"]
 CATEGORIES += [f"{kind}_user_num_range" for kind in ("follow", "fans", "friend")] + ["register_days_range"]
 CATEGORIES += [f"onehot_feat{number}" for number in range(18)]
@@ -83,7 +83,7 @@ def turns(python: str, rounds: int, measure: str, peer: list[object], ours: list
     pairs = []
     for _ in range(rounds):
         other = measured(python, *peer)
-        own = (other["parameters"] if argument is EQUAL else argument for argument in ours)
+        own = (other["parameters"] if argument is PEER_PARAMETERS else argument for argument in ours)
         pairs.append((other, measured(sys.executable, *own)))
     ratios = sorted(own[measure] / other[measure] for other, own in pairs)
     sides = {
@@ -122,7 +122,15 @@ def compared(checkout: Path, arguments: argparse.Namespace, folder: Path) -> Ite
             case = f"{model}, KuaiRand-Pure, batch={arguments.training_batch}{suffix(precision)}"
             pair = (
                 ["training", peer, model, folder / "tables", *tail, folder / f"peer-{model}"],
-                ["training", "ours", model, arguments.dataset.resolve(), *tail, folder / f"ours-{model}", EQUAL],
+                [
+                    "training",
+                    "ours",
+                    model,
+                    arguments.dataset.resolve(),
+                    *tail,
+                    folder / f"ours-{model}",
+                    PEER_PARAMETERS,
+                ],
             )
             ratios = turns(arguments.python, arguments.rounds, "rate", *pair)
             yield {"peer": checkout.name, "case": case, "measure": "samples/s", **ratios}

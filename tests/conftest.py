@@ -38,14 +38,14 @@ local.PRELOAD[:] = [
     *("torch.utils.tensorboard", "torchrec.distributed.embedding", "torchrec.distributed.planner"),
 ]
 multiprocessing.get_context("forkserver").set_forkserver_preload(local.PRELOAD)
-# those that prepare too; one test starts them as a user's program does, which imports its script in each
+# processes that prepare data are such copies too; test_passes.py starts some that import the script, as a user's do
 
 
-def copies(ray: str | None, purpose: str, *, imports_main: bool) -> Any:
+def executor_of_copies(ray: str | None, purpose: str, *, imports_main: bool) -> Any:
     return executor_on(ray, purpose, imports_main=imports_main and ray is not None)
 
 
-importlib.import_module("unimixer.data.prepare").executor_on = copies  # type: ignore[attr-defined]
+importlib.import_module("unimixer.data.prepare").executor_on = executor_of_copies  # type: ignore[attr-defined]
 # a property that needs more examples than these says so
 hypothesis.settings.register_profile("few", hypothesis.settings(), max_examples=40)
 hypothesis.settings.load_profile("few")

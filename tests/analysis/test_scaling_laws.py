@@ -113,9 +113,9 @@ def test_over_rows_a_curve_takes_the_runs_of_the_largest_size() -> None:
         for rows in (1e6, 4e6, 16e6)
         for seed in (0, 1)
     ]
-    found = check_points(pl.DataFrame(runs), form="error")
-    assert found.sizes == ["params", "rows"]
-    analysis = analyze(found, x="rows", reading=Reading(irreducible_error=(0.0, 0.0)), replicates=100)
+    all_runs = check_points(pl.DataFrame(runs), form="error")
+    assert all_runs.sizes == ["params", "rows"]
+    analysis = analyze(all_runs, x="rows", reading=Reading(irreducible_error=(0.0, 0.0)), replicates=100)
     assert analysis.laws["m"].b == pytest.approx(0.4)
     assert {point.params for point in analysis.series["m"].points} == {4e6}
     assert any("6 of 12 runs, those of 4,000,000 dense parameters" in text for text in analysis.warnings)

@@ -23,7 +23,7 @@ def test_programs_take_turns_and_ratios_are_those_of_pairs(monkeypatch: pytest.M
         return {"rate": next(rates), "parameters": 7}
 
     monkeypatch.setattr(peers, "measured", measured)
-    found = peers.turns("python", 3, "rate", ["peer"], ["ours", peers.EQUAL])
+    found = peers.turns("python", 3, "rate", ["peer"], ["ours", peers.PEER_PARAMETERS])
     assert calls == [("peer",), ("ours", "7")] * 3  # ours has the parameters of the peer
     assert (found["ratio"], found["low"], found["high"]) == (3.0, 2.0, 4.0)
     assert (found["peer value"], found["ours value"]) == (10.0, 20.0)
