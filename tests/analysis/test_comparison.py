@@ -34,12 +34,12 @@ LITE = "unimixer-lite, 4 blocks"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_study(tmp_path_factory.mktemp("study"), without=[("mlp", 2)], failed=[("dcnv2", 1)])
+    return fake_study(tmp_path_factory.mktemp("study"), seeds=5, without=[("mlp", 2)], failed=[("dcnv2", 1)])
 
 
 @pytest.fixture(scope="module")
 def comparison(folder: Path) -> ComparisonReport:
-    return compare_models(load_rows(folder).to_dicts(), folder, replicates=200, seeds=range(3))
+    return compare_models(load_rows(folder).to_dicts(), folder, replicates=200, seeds=range(5))
 
 
 def the_table(comparison: ComparisonReport, task: str = "click", metric: str = "auc") -> Table:
@@ -73,13 +73,13 @@ def test_the_difference_is_that_of_the_seeds_both_have(comparison: ComparisonRep
         return metrics.auc(np.load(folder / "scores" / name)[:, 0], labels)
 
     by_model = {line.chosen.variant: line for line in the_table(comparison).lines}
-    pairs = [value("dcnv2", seed) - value("rankmixer", seed) for seed in (0, 2)]
+    pairs = [value("dcnv2", seed) - value("rankmixer", seed) for seed in (0, 2, 3, 4)]
     compared = by_model["dcnv2"].compared
     assert compared is not None
     assert compared.by_seed == pytest.approx(pairs, abs=1e-12)
     assert compared.estimate == pytest.approx(np.mean(pairs), abs=1e-12)
-    assert by_model[LITE].mean == pytest.approx(np.mean([value("unimixer-lite", seed) for seed in range(3)]))
-    assert by_model[LITE].spread == pytest.approx(np.std([value("unimixer-lite", s) for s in range(3)], ddof=1))
+    assert by_model[LITE].mean == pytest.approx(np.mean([value("unimixer-lite", seed) for seed in range(5)]))
+    assert by_model[LITE].spread == pytest.approx(np.std([value("unimixer-lite", s) for s in range(5)], ddof=1))
 
 
 def test_failed_and_missing_seeds_are_named(comparison: ComparisonReport) -> None:
@@ -114,7 +114,7 @@ def test_only_rows_at_the_chosen_rate_count(comparison: ComparisonReport, folder
     for line in the_table(comparison).lines:
         assert line.chosen.rates.dense == 1e-3
         assert {row["phase"] for row in line.chosen.finished.values()} <= {"both", "final"}
-    assert len(comparison.rows) == len(list((folder / "rows").glob("*.json"))) == 4 * 5 - 1
+    assert len(comparison.rows) == len(list((folder / "rows").glob("*.json"))) == 4 * 7 - 1
 
 
 def test_an_open_search_stands_at_its_best_rate_so_far(folder: Path) -> None:

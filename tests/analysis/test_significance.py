@@ -15,7 +15,16 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from unimixer import metrics
-from unimixer.analysis.significance import Difference, UserBootstrap, difference, holm, runs_needed
+from unimixer.analysis.significance import (
+    Difference,
+    Part,
+    UserBootstrap,
+    difference,
+    half_width,
+    holm,
+    runs_needed,
+    two_sided,
+)
 from unimixer.analysis.weighted_metrics import LabelledRows
 from unimixer.errors import UnimixerError
 
@@ -185,16 +194,15 @@ def test_a_difference_by_hand() -> None:
     assert result.by_seed == (1.0, 3.0)
     assert result.users_deviation**2 == pytest.approx(4 / 3)
     assert result.seeds_deviation == pytest.approx(1.0)  # variance 2, two seeds
-    assert result.freedom == pytest.approx((7 / 3) ** 2 / ((4 / 3) ** 2 / 4 + 1.0))
-    assert result.high - result.estimate == pytest.approx(stats.t.ppf(0.975, result.freedom) * np.sqrt(7 / 3))
-    assert result.p == pytest.approx(2 * stats.t.sf(2 / np.sqrt(7 / 3), result.freedom))
+    errors = np.random.default_rng(0).standard_t((4, 1), size=(400_000, 2)) @ [np.sqrt(4 / 3), 1.0]
+    assert result.p == pytest.approx(np.mean(np.abs(errors) > 2), rel=0.02)
+    assert np.mean(np.abs(errors) < result.high - result.estimate) == pytest.approx(0.95, abs=0.002)
 
 
 def test_one_seed_has_an_interval_over_users_and_no_p() -> None:
     result = difference([0.7], [0.6], [[0.6, 0.7, 0.8]], [[0.6, 0.6, 0.6]], num_users=9)
     assert result.p is None
     assert result.seeds_deviation is None
-    assert result.freedom == 8
     assert result.high - result.low == pytest.approx(2 * 0.1 * stats.t.ppf(0.975, 8))
 
 
@@ -210,14 +218,49 @@ def test_a_model_against_itself_is_not_different() -> None:
         (1.0, 0.0, 7),  # t(6) / sqrt(7) = 0.92, t(5) / sqrt(6) = 1.05
         (-1.0, 0.0, 7),
         (10.0, 0.0, 2),  # t(1) / sqrt(2) = 8.98
-        (1.0, 0.3, 8),  # t(20.7) sqrt(0.09 + 1 / 8) = 0.965, and with seven 1.02
+        (1.0, 0.3, 9),  # p = .043, and with eight .053
         (1.0, 0.6, None),  # 1.96 * 0.6 is more than the difference
     ],
 )
 def test_the_runs_that_decide_a_difference(estimate: float, users: float, runs: int | None) -> None:
-    measured = Difference(estimate, 0, 0, 0.5, 3, (), users, 3**-0.5, 2)  # the seeds have a deviation of 1
+    measured = Difference(estimate, 0, 0, 0.5, 3, (), users, 3**-0.5)  # the seeds have a deviation of 1
     assert runs_needed(measured, num_users=10_000) == runs
-    assert runs_needed(Difference(estimate, 0, 0, None, 1, (), users, None, 2), num_users=10_000) is None
+    assert runs_needed(Difference(estimate, 0, 0, None, 1, (), users, None), num_users=10_000) is None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("share", [0.3, 1.0, 3.0])
+def test_p_is_below_a_level_at_most_as_often_as_it_says(seeds: int, share: float) -> None:
+    """Two errors that are known: other users 1, other seeds ``share``."""
+    rng, number = np.random.default_rng(seeds), 20_000
+    by_seed = share * seeds**0.5 * rng.normal(size=(number, seeds))
+    estimates, errors = rng.normal(size=number) + by_seed.mean(axis=1), by_seed.std(axis=1, ddof=1) / seeds**0.5
+    places = np.geomspace(1e-6, 1e6, 400)
+    for level in (0.05, 0.01, 0.001):
+        reach = np.interp(errors, places, [half_width(level, (1.0, 1e6), (error, seeds - 1)) for error in places])
+        found = np.mean(np.abs(estimates) > reach)
+        assert found <= level + 3 * (level / number) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reach"),
+    [
+        ((1.0, 6), (1.0, 6), 2.435 * 2**0.5),  # Fisher and Yates, Statistical Tables, VI: 45 degrees
+        ((2.0, 1), (0.5, 1), 2.5 * np.tan(np.pi * 0.475)),  # Cauchy variables add their widths
+        ((0.3, 1e9), (0.4, 1e9), 0.5 * stats.norm.isf(0.025)),
+        ((0.7, 3), (0.0, 1), 0.7 * stats.t.isf(0.025, 3)),
+        ((0.0, 9), (0.0, 2), 0.0),
+    ],
+)
+def test_intervals_of_two_errors_are_those_of_the_tables(first: Part, second: Part, reach: float) -> None:
+    assert half_width(0.05, first, second) == pytest.approx(reach, rel=1e-3) == half_width(0.05, second, first)
+    assert two_sided(reach, first, second) == pytest.approx(0.05 if reach else 1.0, rel=2e-3)
+
+
+def test_two_seeds_that_agree_by_chance_do_not_decide_beyond_what_one_degree_of_freedom_allows() -> None:
+    """25 standard errors of the users are nothing for users and seeds together: p was 4e-137."""
+    assert 1e-6 < two_sided(25.0, (1.0, 1e5), (1e-4, 1)) < 1e-5
+    assert two_sided(25.0, (1.0, 1e5), (0.0, 1)) < 1e-100
 
 
 def test_holm_of_a_textbook_example() -> None:

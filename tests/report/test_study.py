@@ -21,7 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "small"
-    fake_study(folder, params=(1_000_000, 4_000_000), failed=[("dcnv2", 1)], without=[("mlp", 2)], rows=800)
+    fake_study(folder, params=(1_000_000, 4_000_000), seeds=5, failed=[("dcnv2", 1)], without=[("mlp", 2)], rows=800)
     write_report(folder, tasks=["click"], replicates=60)
     return folder
 
@@ -46,8 +46,8 @@ def test_every_table_has_all_columns_and_every_model(text: str) -> None:
     assert text.count(f"| {' | '.join(COLUMNS)} |") == 2 * 4
     for metric in ("AUC", "UAUC", "log loss", "NE"):
         assert text.count(f"\n{metric} of click against rankmixer:\n") == 2
-    assert "| dcnv2 | 1,000,137 | 2.00M | 1e-3 · 1e-3 | 2 (seed 1 failed) |" in text
-    assert "| mlp | 4,000,137 | 8.00M | 1e-3 · 1e-3 | 2 (seed 2 missing) |" in text
+    assert "| dcnv2 | 1,000,137 | 2.00M | 1e-3 · 1e-3 | 4 (seed 1 failed) |" in text
+    assert "| mlp | 4,000,137 | 8.00M | 1e-3 · 1e-3 | 4 (seed 2 missing) |" in text
     assert re.search(r"\| rankmixer \| .* \| base \|\n", text)
     assert "the true probabilities reach 0.7800" in text
     assert "p corrected for 9 comparisons" in text
@@ -62,7 +62,7 @@ def test_every_metric_says_which_models_are_better_and_worse_than_the_base(text:
 
 def test_nothing_is_bold_and_failures_are_shown(text: str) -> None:
     assert "**" not in text
-    assert "2 of 38 rows:" in text
+    assert "2 of 54 rows:" in text
     assert r"UnimixerError: loss is nan at step 40 \| <b>lower</b> it" in text
 
 

@@ -43,10 +43,10 @@ def study_method(comparison: ComparisonReport) -> list[tuple[str, str]]:
             "The interval covers two sources of chance. Other users could have been in the test: all users are drawn "
             f"again {comparison.replicates:,} times with replacement, each with all impressions, the same draw for "
             "every model and seed, and the variance of the mean difference is taken. Other seeds could have "
-            "been drawn: the variance of the differences over seeds, divided by their number, is added. The interval "
-            "is Student's t, its degrees of freedom combined after Satterthwaite. An effect of seed and user "
-            f"together counts in both parts, so the interval is rather too wide: the stated {1 - level:.0%} cover 93 "
-            "to 99% in simulations with three seeds or more, and can cover 90% with two seeds that differ much.",
+            "been drawn: the variance of the differences over seeds, divided by their number, is the second source. "
+            "The error is the sum of two Student variables with these two standard errors (Behrens and Fisher). Two or "
+            f"three seeds that differ much have wide intervals, which cover the stated {1 - level:.0%}. An effect of "
+            "seed and user together counts in both sources, so the interval is wide rather than narrow.",
         ),
         (
             "Many comparisons",
