@@ -8,13 +8,14 @@ import pytest
 from small import LITE, small_cases, small_study
 from toy import toy_tables
 
+from unimixer.backbones.budget import solve_width, width_arguments
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
 from unimixer.experiments.experiment import build_series
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import slug
-from unimixer.experiments.sizes import ranker_flops, short, width_for_flops
+from unimixer.experiments.sizes import ranker_flops, short, size_for_flops
 from unimixer.ranker import Ranker, count_dense
 
 
@@ -51,8 +52,32 @@ def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path
     arguments = {"backbone": "rankmixer", "num_tokens": 8, "embedding_dim": 4, "width": 16.0, "sequences": sequences}
     pooled = ranker_flops(spec, **{**arguments, "sequences": "pooled"})
     assert ranker_flops(spec, **arguments) != pooled
-    size = width_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "width"})
+    size, kept = size_for_flops(spec, flops=100_000, **{k: v for k, v in arguments.items() if k != "width"})
+    assert not kept
     assert ranker_flops(spec, **{**arguments, "width": size}) == pytest.approx(100_000, rel=0.02)
+
+
+def test_where_token_widths_are_too_coarse_for_flops_the_hidden_width_meets_them(toy_folder: Path) -> None:
+    """The FLOPs of a mixing between all blocks go with the square of the token width, and that has steps of T / 2."""
+    spec = Dataset(toy_folder).transform.spec
+    options = {"matrices": "blocks", "init": "random", "expansion": 0.75}
+    arguments = {"num_tokens": 8, "embedding_dim": 4, "tower_hidden_dims": [8], "options": options}
+    flops, backbone = 160_000, "unimixer-lite"
+    with pytest.raises(UnimixerError, match="cannot be met within 2%"):
+        solve_width(lambda width: ranker_flops(spec, backbone=backbone, width=width, **arguments), flops)
+    size, kept = size_for_flops(spec, flops=flops, backbone=backbone, **arguments)
+    assert kept == {"token_dim": 32}
+    hidden = width_arguments(backbone, size, num_tokens=8, **options, **kept)["hidden_dim"]
+    assert 24 / 4 <= hidden <= 24 * 4
+    (case,) = small_cases(
+        toy_folder,
+        models=[{"backbone": backbone, "label": "coarse", "options": options}],
+        params=[],
+        flops=[flops],
+        recipe={"model.num_tokens": 8},
+    )
+    assert case.flops_per_sample == pytest.approx(flops, rel=0.02)
+    assert case.recipe.model.options["token_dim"] == 32
 
 
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:

@@ -21,7 +21,7 @@ from unimixer.experiments.datasets import DatasetRef
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import Variant, slug
 from unimixer.experiments.plan import Budget, Plan
-from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, sizes_at_width, width_for_flops
+from unimixer.experiments.sizes import budget_words, depth_option, ranker_flops, short, size_for_flops, sizes_at_width
 from unimixer.models import width_for_budget
 from unimixer.ranker import count_dense, table_parameters
 from unimixer.settings import parse
@@ -196,7 +196,9 @@ def build_case(
         options = {**sizes_at_width(variant.backbone, amount, variant.options), **variant.options}
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"options": options})})
     elif width is None and kind == "flops":
-        width = width_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
+        width, kept = size_for_flops(with_tasks(spec, tasks), flops=amount, **_arguments(recipe))
+        options = {**recipe.model.options, **kept}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"options": options})})
     elif width is None:
         width = width_for_budget(with_tasks(spec, tasks), dense_params=amount, **_arguments(recipe))
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": width})})

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unimixer.backbones import meet_budget
+from unimixer.backbones import meet_budget, solve_width
 from unimixer.backbones.base import StackBackbone
+from unimixer.backbones.budget import width_arguments
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.features.spec import FeatureSpec
@@ -32,6 +35,9 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
 TOLERANCE = 0.02
 """Largest relative miss of a budget."""
+WIDEST_TOKEN, LARGEST_LEAP = 2_048, 4
+"""Token widths that are tried for FLOPs, up to the first one that costs this many times the budget. The same factor
+bounds the hidden width against the usual one: beyond it the model is another one."""
 
 
 def parse_sizes(text: str, points: int | None = None) -> list[int]:
@@ -191,8 +197,14 @@ def ranker_flops(spec: FeatureSpec, **arguments: Any) -> int:
     return flops_a_row(ranker, inputs, method="score", hollow=hollow)
 
 
-def width_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANCE, **arguments: Any) -> float:
-    """Find the width at which a ranker has a number of forward FLOPs per sample.
+def size_for_flops(
+    spec: FeatureSpec, *, flops: int, tolerance: float = TOLERANCE, **arguments: Any
+) -> tuple[float, dict[str, int]]:
+    """Find the size at which a ranker has a number of forward FLOPs per sample.
+
+    The size is a width, from which token and hidden width follow. Where token widths move in steps that are too coarse,
+    as those of a mixing between all blocks do, a token width is kept and the hidden width alone meets the budget: the
+    token width whose hidden width is nearest to the usual one, at most four times and at least a quarter of it.
 
     Args:
         spec: shapes of the encoded data.
@@ -200,11 +212,57 @@ def width_for_flops(spec: FeatureSpec, *, flops: int, tolerance: float = TOLERAN
         tolerance: largest relative miss.
         arguments: of the ranker, without its size.
 
+    Returns:
+        The width, and the options that keep a token width, if any.
+
     Raises:
-        UnimixerError: if no width comes within ``tolerance``, with what to change.
+        UnimixerError: if no size comes within ``tolerance``, with what to change.
     """
+    own: dict[str, Any] = {**(arguments.get("options") or {})}
+    changes = changeable(arguments)
+    free = "num_tokens" in changes and arguments.get("sequences", "pooled") == "pooled"
+    name, shape = arguments["backbone"], {"num_tokens": arguments.get("num_tokens"), **own}
+
+    @cache
+    def counted(sizes: tuple[tuple[str, Any], ...]) -> int:
+        return ranker_flops(spec, **{**arguments, "options": {**own, **dict(sizes)}})
+
+    def solve(kept: Mapping[str, int]) -> float:
+        def cost(width: float) -> int:
+            if free:  # many widths round to the same sizes
+                sizes = width_arguments(name, width, **shape, **kept)
+                return counted(tuple((size, sizes[size]) for size in sizes if size not in shape))
+            return ranker_flops(spec, **{**arguments, "options": {**own, **kept}, "width": width})
+
+        return solve_width(cost, flops, tolerance=tolerance, what="flops")
 
     def count(**arguments: Any) -> int:
         return ranker_flops(spec, **arguments)
 
-    return meet_budget(count, arguments, flops, tolerance=tolerance, what="flops", changeable=changeable(arguments))
+    try:
+        return solve({}), {}
+    except UnimixerError:
+        found = []
+        for token_dim in _token_widths(name, shape) if free else ():
+            with suppress(UnimixerError):  # no model has this width, or none meets the budget
+                if counted((("token_dim", token_dim), ("hidden_dim", 1))) > flops * LARGEST_LEAP:
+                    break
+                width = solve({"token_dim": token_dim})
+                hidden = width_arguments(name, width, **shape, token_dim=token_dim)["hidden_dim"]
+                usual = sizes_at_width(name, token_dim, own)["hidden_dim"]
+                found.append((abs(math.log(hidden / usual)), width, {"token_dim": token_dim}))
+        if found and min(found)[0] <= math.log(LARGEST_LEAP):
+            return min(found, key=lambda one: one[0])[1:]
+    # nothing meets it: the error says what could be changed
+    return meet_budget(count, arguments, flops, tolerance=tolerance, what="flops", changeable=changes), {}
+
+
+def _token_widths(backbone: str, shape: Mapping[str, Any]) -> list[int]:
+    """List the token widths of a stack whose token and hidden width are both free; other models have none."""
+    known, found = backbone_class(backbone).options(), set()
+    if not {"token_dim", "hidden_dim"} <= set(known) or {"token_dim", "hidden_dim"} & set(shape):
+        return []
+    for width in range(1, WIDEST_TOKEN):
+        with suppress(UnimixerError):  # a width of which there is no model
+            found.add(int(width_arguments(backbone, width, **shape)["token_dim"]))
+    return sorted(found)
