@@ -267,6 +267,12 @@ def test_intervals_of_two_errors_are_those_of_the_tables(first: Part, second: Pa
     assert two_sided(reach, first, second) == pytest.approx(0.05 if reach else 1.0, rel=2e-3)
 
 
+def test_an_error_that_is_not_known_makes_no_p_and_no_interval() -> None:
+    for parts in (((np.nan, 4), (0.1, 2)), ((0.1, 4), (np.nan, 2))):
+        assert np.isnan(two_sided(0.3, *parts))
+        assert np.isnan(half_width(0.05, *parts))
+
+
 def test_two_seeds_that_agree_by_chance_do_not_decide_beyond_what_one_degree_of_freedom_allows() -> None:
     """25 standard errors of the users are nothing for users and seeds together: p was 4e-137."""
     assert 1e-6 < two_sided(25.0, (1.0, 1e5), (1e-4, 1)) < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,8 @@ def two_sided(estimate: float, first: Part, second: Part) -> float:
         0.05
     """
     (small, few), (large, many) = sorted((first, second))
+    if math.isnan(small + large):
+        return math.nan
     if large == 0:
         return 1.0 if estimate == 0 else 0.0
     if small == 0:
