@@ -75,7 +75,8 @@ def commit() -> str:
     """The commit that is measured; the variable names it where the tree was copied without its repository."""
     if "UNIMIXER_BENCH_COMMIT" in os.environ:
         return os.environ["UNIMIXER_BENCH_COMMIT"]
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -57,7 +57,9 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str, cwd: Path) -> str:
-    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+    # without its lock: a run that is killed in this moment would leave it, and the repository could not be committed to
+    command = ["git", "--no-optional-locks", *arguments]
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def cpu_model() -> str:
