@@ -135,6 +135,19 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         read_points(write(tmp_path, GOOD)).only(["aa"])
 
 
+def test_labels_with_commas_are_chosen_by_the_longest_name(tmp_path: Path) -> None:
+    rows = "".join(f'"{name}",1000000,2e6,0.001\n' for name in ("lite", "lite, dots", "rule"))
+    points = read_points(write(tmp_path, HEAD + rows))
+    for text, chosen in (
+        ("lite, dots,rule", ["lite, dots", "rule"]),
+        ("lite,lite,dots", ["lite", "lite, dots"]),
+        ("rule", ["rule"]),
+    ):
+        assert sorted(points.only([part.strip() for part in text.split(",")]).models) == chosen
+    with pytest.raises(UnimixerError, match="no model 'dots'"):
+        points.only(["rule", "dots"])
+
+
 def test_numbers_and_units_are_written_as_people_do() -> None:
     assert [parse_number(text) for text in ("1.5K", "2G", " 3T ", "7%", "1e3")] == [1500, 2e9, 3e12, 0.07, 1000]
     for text, message in (

@@ -99,11 +99,16 @@ class Points:
         apart = SAME_ROWS if name == "rows" else 1.0
         return any(max(own) > apart * min(own) for own in values.values())
 
-    def only(self, models: Sequence[str]) -> Points:
-        """Return the points of some models."""
-        for name in models:
-            if name not in self.models:
-                raise UnimixerError(f"{self.source}: no model {name!r}{nearest(name, self.models)}")
+    def only(self, parts: Sequence[str]) -> Points:
+        """Return the points of some models, whose names are given cut at their commas: a label may hold some."""
+        known = {tuple(part.strip() for part in name.split(",")): name for name in self.models}
+        models, rest = [], tuple(parts)
+        while rest:
+            length = next((n for n in range(len(rest), 0, -1) if rest[:n] in known), 0)
+            if not length:
+                raise UnimixerError(f"{self.source}: no model {rest[0]!r}{nearest(rest[0], self.models)}")
+            models.append(known[rest[:length]])
+            rest = rest[length:]
         return replace(self, points=tuple(point for point in self.points if point.model in models))
 
 
