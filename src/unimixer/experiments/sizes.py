@@ -221,7 +221,7 @@ def size_for_flops(
     own: dict[str, Any] = {**(arguments.get("options") or {})}
     changes = changeable(arguments)
     free = "num_tokens" in changes and arguments.get("sequences", "pooled") == "pooled"
-    name, shape = arguments["backbone"], {"num_tokens": arguments.get("num_tokens"), **own}
+    name, shape = arguments["backbone"], {"num_tokens": changes.get("num_tokens"), **own}
 
     @cache
     def counted(sizes: tuple[tuple[str, Any], ...]) -> int:
