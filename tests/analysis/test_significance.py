@@ -238,8 +238,8 @@ def test_p_is_below_a_level_at_most_as_often_as_it_says(seeds: int) -> None:
             by_seed = share * seeds**0.5 * rng.normal(size=(number, seeds))
             errors = by_seed.std(axis=1, ddof=1) / seeds**0.5
             estimates = rng.normal(size=number) + by_seed.mean(axis=1)
-            found = np.mean(np.abs(estimates) > np.interp(errors, places, reaches))
-            assert found <= level + 3 * (level / number) ** 0.5
+            false_positives = np.mean(np.abs(estimates) > np.interp(errors, places, reaches))
+            assert false_positives <= level + 3 * (level / number) ** 0.5
 
 
 def test_the_common_approximation_has_sixteen_times_as_many_small_p_as_it_says() -> None:

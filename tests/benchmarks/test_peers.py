@@ -23,10 +23,10 @@ def test_programs_take_turns_and_ratios_are_those_of_pairs(monkeypatch: pytest.M
         return {"rate": next(rates), "parameters": 7}
 
     monkeypatch.setattr(peers, "measured", measured)
-    found = peers.turns("python", 3, "rate", ["peer"], ["ours", peers.PEER_PARAMETERS])
+    ratios_of_pairs = peers.turns("python", 3, "rate", ["peer"], ["ours", peers.PEER_PARAMETERS])
     assert calls == [("peer",), ("ours", "7")] * 3  # ours has the parameters of the peer
-    assert (found["ratio"], found["low"], found["high"]) == (3.0, 2.0, 4.0)
-    assert (found["peer value"], found["ours value"]) == (10.0, 20.0)
+    assert (ratios_of_pairs["ratio"], ratios_of_pairs["low"], ratios_of_pairs["high"]) == (3.0, 2.0, 4.0)
+    assert (ratios_of_pairs["peer value"], ratios_of_pairs["ours value"]) == (10.0, 20.0)
 
 
 def test_the_same_comparison_on_one_machine_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -242,7 +242,9 @@ def size_for_flops(
     try:
         return solve({}), {}
     except UnimixerError:
-        found = []
+        fitting: list[
+            tuple[float, float, int]
+        ] = []  # how far the hidden width is from the usual one, width, token width
         for token_dim in _token_widths(name, shape) if free else ():
             with suppress(UnimixerError):  # no model has this width, or none meets the budget
                 if counted((("token_dim", token_dim), ("hidden_dim", 1))) > flops * LARGEST_LEAP:
@@ -250,19 +252,20 @@ def size_for_flops(
                 width = solve({"token_dim": token_dim})
                 hidden = width_arguments(name, width, **shape, token_dim=token_dim)["hidden_dim"]
                 usual = sizes_at_width(name, token_dim, own)["hidden_dim"]
-                found.append((abs(math.log(hidden / usual)), width, {"token_dim": token_dim}))
-        if found and min(found)[0] <= math.log(LARGEST_LEAP):
-            return min(found, key=lambda one: one[0])[1:]
+                fitting.append((abs(math.log(hidden / usual)), width, token_dim))
+        if fitting and min(fitting)[0] <= math.log(LARGEST_LEAP):
+            _, width, token_dim = min(fitting)
+            return width, {"token_dim": token_dim}
     # nothing meets it: the error says what could be changed
     return meet_budget(count, arguments, flops, tolerance=tolerance, what="flops", changeable=changes), {}
 
 
 def _token_widths(backbone: str, shape: Mapping[str, Any]) -> list[int]:
     """List the token widths of a stack whose token and hidden width are both free; other models have none."""
-    known, found = backbone_class(backbone).options(), set()
+    known, token_widths = backbone_class(backbone).options(), set()
     if not {"token_dim", "hidden_dim"} <= set(known) or {"token_dim", "hidden_dim"} & set(shape):
         return []
     for width in range(1, WIDEST_TOKEN):
         with suppress(UnimixerError):  # a width of which there is no model
-            found.add(int(width_arguments(backbone, width, **shape)["token_dim"]))
-    return sorted(found)
+            token_widths.add(int(width_arguments(backbone, width, **shape)["token_dim"]))
+    return sorted(token_widths)
