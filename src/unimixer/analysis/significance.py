@@ -124,7 +124,7 @@ def difference(
     Interval and p are those of Behrens and Fisher (Fisher, 1935): the error of :math:`\bar d` is distributed as
     :math:`e_U T_{U-1} + e_S T_{S-1}`, two independent Student variables with as many degrees of freedom as there are
     users and seeds, less one. In simulations p is below a level at most as often as the level says, for any shares of
-    the two errors; Satterthwaite's approximation has p < .01 in up to 3.5% of the cases with three seeds and 8% with
+    the two errors; Satterthwaite's approximation has p < .01 in up to 3.5% of the cases with three seeds and 7% with
     two. What differs by seed and by user at once (another seed orders some user's list differently) is in both errors,
     so the interval errs on the wide side.
 
