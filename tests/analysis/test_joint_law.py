@@ -59,3 +59,36 @@ def test_what_cannot_be_fitted_is_refused_and_a_short_range_is_said() -> None:
         PARAMS, near, 0.2 + 0.05 * (PARAMS / 1e6) ** -0.25 + 0.08 * (near / 1e6) ** -0.35, options=BootstrapOptions(20)
     )
     assert any(text.startswith("training rows span a factor of 2.0 only") for text in law.warnings)
+
+
+def test_size_that_pays_on_long_logs_alone_is_no_sum_and_its_exponents_are_told() -> None:
+    params, rows = (grid.ravel() for grid in np.meshgrid(np.geomspace(5e4, 8e5, 3), np.geomspace(1.5e5, 6e5, 3)))
+    exponents = 0.05 * np.log2(rows / 1.5e5)  # 0, 0.05 and 0.1
+    scatter = np.exp(0.005 * np.random.default_rng(0).normal(size=(3, 9)))
+    none = IrreducibleError.known(0.0)
+    coupled = 0.1 * (params / 5e4) ** -exponents * scatter
+    summed = (0.05 * (params / 5e4) ** -0.5 + 0.05 * (rows / 1.5e5) ** -0.5) * scatter
+    found = {}
+    for name, error in (("coupled", coupled), ("summed", summed)):
+        draws = BootstrapOptions(50, np.random.default_rng(1))
+        found[name] = fit_joint(
+            *(np.tile(x, 3) for x in (params, rows)), error.ravel(), irreducible_error=none, options=draws
+        )
+    told = [text for text in found["coupled"].warnings if "do not act as a sum" in text]
+    assert len(told) == 1
+    assert told[0].startswith("pairs of size and rows miss the law by ")
+    assert not any("do not act as a sum" in text for text in found["summed"].warnings)
+    for law, planted in zip(found["coupled"].by_rows.values(), (0, 0.05, 0.1), strict=True):
+        assert law.b == pytest.approx(planted, abs=0.01)
+        assert len(law.x) == 9
+
+
+def test_an_exponent_that_the_runs_do_not_bound_is_said() -> None:
+    level = np.geomspace(0.1, 0.05, 3)  # over rows; the two larger sizes are level, so any large exponent serves
+    params, rows = (grid.ravel() for grid in np.meshgrid([5e4, 2e5, 8e5], [1e5, 2e5, 4e5]))
+    error = np.repeat(level, 3) * (1 + 0.2 * (params < 1e5))
+    draws = BootstrapOptions(100, np.random.default_rng(0))
+    law = fit_joint(params, rows, error, irreducible_error=IrreducibleError.known(0.0), options=draws)
+    assert any(
+        "(b) ends at the largest that is allowed, 4: these runs do not bound it" in text for text in law.warnings
+    )

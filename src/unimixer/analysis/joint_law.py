@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from unimixer.analysis.bootstrap import BootstrapDraws, BootstrapOptions, bootstrap, interval
 from unimixer.analysis.curve_fit import Array, Problem, evaluate, fit
-from unimixer.analysis.power_law import LARGEST_EXPONENT, SMALLEST_EXPONENT, IrreducibleError
+from unimixer.analysis.power_law import (
+    BENT,
+    ERROR,
+    LARGEST_EXPONENT,
+    SMALLEST_EXPONENT,
+    IrreducibleError,
+    Law,
+    fit_law,
+)
 from unimixer.errors import UnimixerError
 
 SHORT_RANGE = 4.0
 """Factor between the smallest and the largest size, or number of rows, below which the two terms look alike."""
+LARGE_MISFIT = 0.01
+"""Share of the error that pairs of size and rows may miss the law by, however little seeds scatter."""
 NEEDED = 3
 """Number of different sizes, and of different numbers of rows, that a fit needs."""
 
 
 @dataclass(frozen=True)
 class JointLaw:
-    r"""A fitted :math:`L = c + a N^{-b} + d D^{-e}` with its intervals; see :class:`~.power_law.Law` for the fields."""
+    r"""A fitted :math:`L = c + a N^{-b} + d D^{-e}` with its intervals; see :class:`~.power_law.Law` for the fields.
+
+    ``by_rows`` has the law over the parameters alone at each number of rows with at least three sizes. A sum of two
+    terms cannot describe size that pays on long logs alone; these laws can.
+    """
 
     theta: Array
     center: tuple[float, float]
@@ -28,6 +44,7 @@ class JointLaw:
     residuals: Array
     r2: float | None
     draws: BootstrapDraws | None
+    by_rows: Mapping[float, Law] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -109,12 +126,35 @@ def fit_joint(
     center = np.log(x).mean(axis=1)
     problem = _problem(np.log(x) - center[:, None], np.log(y), bounds)
     solution = fit(problem)
-    draws = bootstrap(problem, solution, size.ravel(), options or BootstrapOptions())
+    options = options or BootstrapOptions()
+    draws = bootstrap(problem, solution, size.ravel(), options)
     variance = float(((problem.log_y - problem.log_y.mean()) ** 2).sum())
     exact = pairs.shape[1] <= problem.free or variance == 0
     r2 = None if exact else 1 - float((solution.residuals**2).sum()) / variance
-    law = JointLaw(solution.theta, (float(center[0]), float(center[1])), bounds, solution.residuals, r2, draws)
-    return JointLaw(**{**vars(law), "warnings": tuple(_warnings(law, x, y))})
+    by_rows = {}
+    for count in np.unique(x[1]):
+        at = x[1] == count
+        if len(np.unique(x[0, at])) >= NEEDED:
+            by_rows[float(count)] = fit_law(x[0, at], y[at], form=ERROR, irreducible_error=bounds, options=options)
+    law = JointLaw(solution.theta, (float(center[0]), float(center[1])), bounds, solution.residuals, r2, draws, by_rows)
+    misfit = _misfit(solution.residuals, size.ravel().astype(np.int64), pairs.shape[1] - problem.free)
+    return replace(law, warnings=tuple(_warnings(law, x, y, misfit)))
+
+
+def _misfit(residuals: Array, pair: NDArray[np.int64], freedom: int) -> tuple[float, float, float] | None:
+    """Test the pairs of size and rows for lack of fit, against the scatter of their seeds (F test).
+
+    Returns:
+        The root mean square by which pairs miss the law, that by which seeds scatter, and p; None without seeds.
+    """
+    counts = np.bincount(pair)
+    means = np.bincount(pair, residuals) / counts
+    lack, pure = float(counts @ means**2), float(((residuals - means[pair]) ** 2).sum())
+    seeds = len(residuals) - len(counts)
+    if freedom < 1 or seeds < 1 or pure <= 0:
+        return None
+    p = float(stats.f.sf(lack / freedom / (pure / seeds), freedom, seeds))
+    return float(np.sqrt(lack / len(residuals))), float(np.sqrt(pure / seeds)), p
 
 
 def _problem(x: Array, log_y: Array, bounds: IrreducibleError) -> Problem:
@@ -142,7 +182,7 @@ def _check(x: Array, y: Array, bounds: IrreducibleError, pairs: int) -> None:
         raise UnimixerError(f"floor={bounds.low:g} must lie below every error, and the smallest is {y.min():g}")
 
 
-def _warnings(law: JointLaw, x: Array, y: Array) -> list[str]:
+def _warnings(law: JointLaw, x: Array, y: Array, misfit: tuple[float, float, float] | None) -> list[str]:
     warnings = []
     for name, values in (("sizes", x[0]), ("training rows", x[1])):
         span = values.max() / values.min()
@@ -151,6 +191,17 @@ def _warnings(law: JointLaw, x: Array, y: Array) -> list[str]:
     for name, letter in (("parameters", "b"), ("rows", "e")):
         if law.intervals is not None and law.intervals[letter][0] <= 2 * SMALLEST_EXPONENT:
             warnings.append(f"the interval of the exponent of the {name} ({letter}) reaches 0")
+        if law.intervals is not None and law.intervals[letter][1] >= 0.99 * LARGEST_EXPONENT:
+            warnings.append(
+                f"the interval of the exponent of the {name} ({letter}) ends at the largest that is allowed, "
+                f"{LARGEST_EXPONENT:g}: these runs do not bound it"
+            )
+    if misfit is not None and misfit[0] > LARGE_MISFIT and misfit[2] < BENT:
+        warnings.append(
+            f"pairs of size and rows miss the law by {misfit[0]:.1%} where seeds scatter by {misfit[1]:.1%} "
+            f"(p {misfit[2]:.2g}): parameters and rows do not act as a sum here, so do not extrapolate, and take the "
+            "exponents at each number of rows"
+        )
     if law.draws is None:
         warnings.append("as many pairs as coefficients: any law fits, so there is no interval and no goodness of fit")
     if law.irreducible_error.fitted and not 1e-6 * y.min() < law.c < (1 - 1e-4) * y.min():

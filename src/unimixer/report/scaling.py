@@ -25,6 +25,7 @@ from unimixer.report.scaling_tables import (
     pair_table,
     prediction_table,
     ratio_table,
+    rows_table,
     slope_table,
 )
 from unimixer.report.tables import bullets
@@ -117,5 +118,8 @@ def _parts(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], pictures
     if joint:
         yield "## Over parameters and data"
         yield joint_table(joint).markdown()
+        if rows_table(joint).rows:
+            yield "The law over parameters at each number of training rows:"
+            yield rows_table(joint).markdown()
         if joint_warnings(joint):
             yield bullets(joint_warnings(joint))

@@ -22,6 +22,7 @@ from unimixer.report.scaling_tables import (
     pair_table,
     prediction_table,
     ratio_table,
+    rows_table,
     size,
     slope_table,
 )
@@ -46,6 +47,7 @@ def page(analyses: Sequence[Analysis], joint: Mapping[str, JointLaw], *, title: 
         facts=_facts(analyses[0]),
         analyses=[_tables(analysis) for analysis in analyses],
         joint=joint_table(joint),
+        by_rows=rows_table(joint),
         joint_warnings=joint_warnings(joint),
         method=scaling_method(analyses[0], joint=bool(joint)),
         csv=csv,

@@ -151,6 +151,17 @@ def joint_table(laws: Mapping[str, JointLaw]) -> TextTable:
     return TextTable(columns, rows)
 
 
+def rows_table(laws: Mapping[str, JointLaw]) -> TextTable:
+    """Write the exponents of the parameters at each number of rows."""
+    columns = ("model", "training rows", "b, parameters", INTERVAL, "sizes", "runs")
+    rows = [
+        [model, f"{count:,.0f}", exponent(law.b), between(law.b_interval), str(len(np.unique(law.x))), str(len(law.x))]
+        for model, joint in laws.items()
+        for count, law in joint.by_rows.items()
+    ]
+    return TextTable(columns, rows)
+
+
 def joint_warnings(laws: Mapping[str, JointLaw]) -> list[str]:
     """Return the warnings of the laws over parameters and rows, each with its model."""
     return [f"{model}: {text}" for model, law in laws.items() for text in law.warnings]
@@ -212,6 +223,10 @@ def joint_values(laws: dict[str, JointLaw]) -> dict[str, Any]:
             "c": law.c,
             "intervals": law.intervals,
             "r2": law.r2,
+            "by_rows": {
+                f"{count:.0f}": {"b": one.b, "b_interval": one.b_interval, "runs": len(one.x)}
+                for count, one in law.by_rows.items()
+            },
             "warnings": list(law.warnings),
         }
         for model, law in laws.items()

@@ -176,6 +176,7 @@ def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
         pair_table,
         prediction_table,
         ratio_table,
+        rows_table,
         slope_table,
     )
 
@@ -186,6 +187,7 @@ def _show(fitted: Analysis, joint: dict[str, JointLaw]) -> None:
         ("do the curves part?", slope_table(fitted)),
         ("predicted", prediction_table(fitted)),
         ("error = c + a N^-b + d D^-e", joint_table(joint)),
+        ("the law over parameters at each number of training rows", rows_table(joint)),
     ]
     for title, content in tables:
         if content.rows:
