@@ -72,7 +72,7 @@ class MissingExtraError(UnimixerError, ImportError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names where none is near."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -105,7 +105,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def did_you_mean(value: str, choices: Sequence[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest choice, or nothing where none is near."""
-    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

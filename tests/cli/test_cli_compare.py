@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,15 @@ def test_an_ablation_is_a_study_by_names(cli: Cli, toy_folder: Path, tmp_path: P
         (("compare", "o", "--report-only"), "o is not a study (no study.yaml)"),
         (("ablate", "--data", "x", "--params", "1M"), "an ablation needs --data DATASET and --out FOLDER"),
         (("ablate", "--data", "x", "--out", "o", "--groups", "rang"), "unknown group 'rang'; did you mean 'rank'?"),
+        (
+            ("ablate", "--data", "x", "--out", "o", "--groups", "nothing"),
+            "unknown group 'nothing'; known: basis, depth",
+        ),
+        (("ablate", "--data", "x", "--out", "o", "--groups", "rank,rank"), "names 'rank' twice; give each once"),
+        (("compare", "--data", "x", "--models", "mlp", "--widths", "16,16", "--out", "o"), "names '16' twice"),
+        (("compare", "--data", "x", "--models", "mlp", "--lr-grid", "1e-3,1e-3", "--out", "o"), "names '1e-3' twice"),
+        (("scale", "run", "--data", "x", "--models", "mlp", "--sizes", "30K,30K", "--out", "o"), "30K is named twice"),
+        (("replay-days", "r.yaml", "--data", "x", "--models", "daily,daily", "--out", "o"), "names 'daily' twice"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -118,6 +128,19 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 ) -> None:
     assert message in cli(*arguments).error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_the_data_lack_and_data_given_twice_are_no_models_left_out(
+    cli: Cli, toy_folder: Path, tmp_path: Path
+) -> None:
+    asked = ("ablate", "--data", toy_folder, "--model", "mlp", *SMALL, "--out", "study", "--without")
+    assert "unknown feature, history or domain 'item_di'; did you mean 'item_id'?" in cli(*asked, "item_di").last_error
+    copy = shutil.copytree(toy_folder, tmp_path / "copy")
+    twice = ("compare", "--data", toy_folder, "--data", copy, "--models", "mlp", *SMALL, "--out", "study")
+    assert cli(*twice).last_error.endswith(
+        f"has the content of {toy_folder}: models would be trained twice; give it once"
+    )
+    assert not (tmp_path / "study").exists()
 
 
 def test_compare_on_a_cluster_makes_the_rows_of_this_machine(

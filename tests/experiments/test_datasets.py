@@ -45,6 +45,9 @@ def test_every_study_file_names_data_that_can_be_read_and_models_that_exist(path
     elif path.stem == "kuairand-recipe":
         assert study.base == "base"
         assert {"target attention", "Muon", "RankMixer"} <= labels
+    elif path.stem == "kuairand-wide-winners":
+        assert study.base == "base"
+        assert {"Pre-Norm", "Muon", "Muon, Pre-Norm"} <= labels
     elif path.stem == "kuairand-winners":
         assert study.base == "target attention"
         assert {"target attention, SWA", "target attention, EMA 0.99"} <= labels

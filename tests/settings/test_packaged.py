@@ -42,7 +42,7 @@ def test_an_unknown_name_lists_the_near_ones_of_its_kind() -> None:
         find_settings("kuairand-dcn")
     with pytest.raises(
         UnimixerError,
-        match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe, kuairand-winners",
+        match=r"^unknown study 'zzz'; known: avazu, criteo, kuairand-pure, kuairand-recipe, kuairand-wide-winners",
     ):
         find_settings("zzz", "studies")
     assert find_settings("kuairand-dcnv2.yaml") == Path("kuairand-dcnv2.yaml")  # a path is no name

@@ -180,6 +180,9 @@ def split(text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UnimixerError(f"{text!r} names nothing; give one or more names, separated by commas")
+    twice = next((part for part in parts if parts.count(part) > 1), None)
+    if twice is not None:
+        raise UnimixerError(f"{text!r} names {twice!r} twice; give each once")
     return parts
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unimixer.cli.experiment import split
 from unimixer.cli.output import Json, emit, say_what_is_not_drawn, table, takes
 from unimixer.errors import UnimixerError, missing_packages, unknown
 
@@ -51,7 +52,7 @@ def replay_days(options: ReplayDaysOptions) -> None:
     from unimixer.settings import Change, read_changes
     from unimixer.training.config import load_recipe
 
-    strategies = [name.strip() for name in options.models.split(",")]
+    strategies = split(options.models)
     for name in strategies:
         if name not in days.STRATEGIES:
             raise unknown("model of --models", name, days.STRATEGIES)

@@ -50,6 +50,9 @@ def open_datasets(data: Sequence[DatasetRef]) -> tuple[DatasetRef, ...]:
             raise UnimixerError(
                 f"{folder} has content {dataset.hash}, the study began with {ref.hash}; choose another --out"
             )
+        same = next((other.path for other in datasets if other.hash == dataset.hash), None)
+        if same is not None:
+            raise UnimixerError(f"{folder} has the content of {same}: models would be trained twice; give it once")
         name = slug(str(dataset.manifest.get("name") or folder.name))
         if any(other.name == name for other in datasets):
             name = f"{name}-{dataset.hash[:4]}"

@@ -207,6 +207,9 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     order = [variant.label for variant in plan.models]
     for ref in plan.data:
         dataset = Dataset(ref.path)
+        for variant in plan.models:
+            for name in variant.recipe.get("model.ignored_features", ()):
+                dataset.transform.spec.select(name)  # an unknown name is a mistake, and no model that cannot be built
         cases: dict[str, list[Case]] = {}
         widths: dict[tuple[str, str, int], float] = {}
         # a model that gets the width of another one comes after it

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,9 +57,12 @@ def parse_sizes(text: str, points: int | None = None) -> list[int]:
     if ".." not in text:
         if points is not None:
             raise UnimixerError(f"--points {points} belongs to a range such as 0.25M..64M; {text!r} is a list")
-        sizes = sorted({_count(part, text) for part in text.split(",") if part.strip()})
+        sizes = sorted(_count(part, text) for part in text.split(",") if part.strip())
         if not sizes:
             raise UnimixerError(f"sizes {text!r}: no size is named; give one or more, such as 250K,1M")
+        twice = next((size for size, following in pairwise(sizes) if size == following), None)
+        if twice is not None:
+            raise UnimixerError(f"sizes {text!r}: {short(twice)} is named twice; give each once")
         return sizes
     ends = [_count(part, text) for part in text.split("..")]
     if len(ends) != 2 or ends[0] >= ends[1]:

@@ -132,9 +132,9 @@ def scaling_method(analysis: Analysis, *, joint: bool) -> list[tuple[str, str]]:
             (
                 "Parameters and data",
                 "If runs vary both, error = c + a N^-b + d D^-e over parameters N and training rows D "
-                "(arXiv:2203.15556), with the same loss and bootstrap, a size being a pair of both. An F test compares the "
-                "misses of the pairs with the scatter of their seeds. The law over parameters alone is fitted at each "
-                "number of rows, too.",
+                "(arXiv:2203.15556), with the same loss and bootstrap, a size being a pair of both. An F test "
+                "compares the misses of the pairs with the scatter of their seeds. The law over parameters alone is "
+                "fitted at each number of rows, too.",
             )
         )
     paragraphs.append(
