@@ -21,6 +21,7 @@ from typing import Any
 
 from unimixer.analysis.comparison import ComparisonReport, Line, Question, Table, compare_models
 from unimixer.analysis.significance import MOST_RUNS, runs_needed
+from unimixer.backbones import build_backbone
 from unimixer.cli.output import markdown
 from unimixer.errors import UnimixerError
 from unimixer.experiments import Machine, Study, plan_experiment
@@ -30,12 +31,16 @@ from unimixer.experiments.plan import load_study
 from unimixer.experiments.results import load_rows
 from unimixer.io import atomic_file
 from unimixer.progress import duration
+from unimixer.training.optimizers import mixing_parameters
 
 STUDY = "mixers"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
 KEYS = ("world", "budget", "rows", "mixing")
 """Columns that identify a recorded row."""
+MIXING_LR = "optimizer.mixing_lr"
+FROZEN = 1e-9
+"""A rate below it is that of a control whose matrices stay where they start."""
 CANDIDATES = 500
 COLUMNS = (
     "mixing",
@@ -77,7 +82,7 @@ def values_of(line: Line, base: float | None, milliseconds: float | None) -> dic
         "high": None if difference is None else difference.high,
         "relative": None if difference is None or not base else difference.estimate / base,
         "p": line.holm,
-        "mixing_lr": line.chosen.rates.mixing or json.loads(row["options"]).get("optimizer.mixing_lr"),
+        "mixing_lr": line.chosen.rates.mixing or json.loads(row["options"]).get(MIXING_LR),
         "moved": fmean(moved) if moved else None,
         "parameters": row.get("dense_params"),
         "flops": row.get("flops_per_sample"),
@@ -134,6 +139,20 @@ def chosen_models(study: Study, labels: Sequence[str]) -> tuple[Any, ...]:
         if label not in models:
             raise UnimixerError(f"the study has no mixing {label!r}; it has {', '.join(map(repr, models))}")
     return tuple(model for label, model in models.items() if label in (study.base, *labels))
+
+
+def at_rates(study: Study, multiples: Sequence[float]) -> Study:
+    """The base, and every mixing that is learned at multiples of its own rate, which its label then names."""
+    varied = [model for model in study.models if model.label == study.base]
+    for model in study.models:
+        own = model.recipe.get(MIXING_LR, study.mixing_lr[0] if study.mixing_lr else None)
+        size = {"num_tokens": study.recipe["model.num_tokens"], "token_dim": 64} | model.options
+        if own is None or own < FROZEN or not mixing_parameters(build_backbone(model.backbone, **size)):
+            continue
+        for rate in (float(f"{own * multiple:.2g}") for multiple in multiples):
+            changed = {"label": f"{model.label} @ {rate:g}", "recipe": {**model.recipe, MIXING_LR: rate}}
+            varied.append(model.model_copy(update=changed))
+    return study.model_copy(update={"models": tuple(varied), "mixing_lr": ()})
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -226,6 +245,13 @@ def main() -> None:
     parser.add_argument("--base", metavar="MIXING", help="what the others are compared with (default: the rule)")
     parser.add_argument("--dense-lr", type=float, nargs="+", help="rates to choose from (default: those of the study)")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="the same for the mixing")
+    parser.add_argument(
+        "--mixing-multiples",
+        type=float,
+        nargs="+",
+        metavar="FACTOR",
+        help="train every learned mixing at these multiples of its own rate instead",
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
     parser.add_argument("--flops", type=int, nargs="+", help="equal FLOPs a sample (default: equal width)")
     parser.add_argument("--jobs", type=int, default=2)
@@ -250,6 +276,8 @@ def main() -> None:
         study = study.model_copy(update={"base": arguments.base})
     if arguments.only:
         study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
+    if arguments.mixing_multiples:
+        study = at_rates(study, arguments.mixing_multiples)
     prepare_missing(study.data)
     experiment = plan_experiment(study, arguments.out, Machine(arguments.jobs, 1, None))
     print(f"{experiment.missing} of {experiment.total} runs to train, about {duration(round(experiment.seconds()))}")

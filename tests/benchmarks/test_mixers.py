@@ -76,6 +76,18 @@ def test_differences_are_drawn_over_rows_where_there_are_three_lengths(
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_learned_mixing_is_trained_at_multiples_of_its_rate() -> None:
+    study = mixers.at_rates(load_study(mixers.STUDY), [0.1, 3])
+    labels = [model.label for model in study.models]
+    assert labels[0] == study.base == "rule"
+    assert {f"{LITE} @ 0.00017", f"{LITE} @ 0.0051", "Kronecker product of 2 x 2 @ 0.03"} < set(labels)
+    for fixed in ("none", "random", "rule + FM", "HubMixer", "Lite, default, never moved"):
+        assert not any(label.startswith(fixed) for label in labels[1:])
+    rates = {model.label: model.recipe["optimizer.mixing_lr"] for model in study.models[1:]}
+    assert rates[f"{LITE} @ 0.0051"] == 0.0051
+    assert study.mixing_lr == ()
+
+
 def test_a_mixing_that_the_study_lacks_is_named() -> None:
     with pytest.raises(UnimixerError, match="the study has no mixing 'ruel'; it has 'rule'"):
         mixers.chosen_models(load_study(mixers.STUDY), ["ruel"])
