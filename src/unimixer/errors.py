@@ -72,9 +72,9 @@ class MissingExtraError(UnimixerError, ImportError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names where none is near."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    close = _most_alike(name, names)
+    if close is not None:
+        return f"; did you mean {close!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"; known: {', '.join(names[:_LISTED])}{more}" if names else ""
 
@@ -105,8 +105,18 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def did_you_mean(value: str, choices: Sequence[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest choice, or nothing where none is near."""
-    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = _most_alike(str(value), choices)
+    return "" if close is None else f"; did you mean {close!r}?"
+
+
+def _most_alike(name: str, names: Sequence[str]) -> str | None:
+    """Return the name that is most like another one; one that is farther away has to begin with the same letter."""
+    alike = [other for other in names if other[:1] == name[:1]]
+    for cutoff, candidates in ((0.6, names), (0.5, alike)):
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+        if close:
+            return close[0]
+    return None
 
 
 def check_divisible(name: str, value: int, *, by: str, divisor: int) -> None:
