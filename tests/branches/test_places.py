@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="Python measures branches from 3.12 on")
 ERRORS = places.SOURCES / "unimixer" / "errors.py"
-LINE = next(n for n, line in enumerate(ERRORS.read_text().splitlines(), start=1) if line == "    if close:")
+LINE = next(n for n, line in enumerate(ERRORS.read_text().splitlines(), start=1) if line == "    if close is not None:")
 
 
 def taken(folder: Path, ending: str) -> set[int]:
