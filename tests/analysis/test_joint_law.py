@@ -61,24 +61,24 @@ def test_what_cannot_be_fitted_is_refused_and_a_short_range_is_said() -> None:
     assert any(text.startswith("training rows span a factor of 2.0 only") for text in law.warnings)
 
 
-def test_size_that_pays_on_long_logs_alone_is_no_sum_and_its_exponents_are_told() -> None:
+def test_size_that_pays_on_long_logs_alone_has_a_warning_and_its_exponents_by_rows() -> None:
     params, rows = (grid.ravel() for grid in np.meshgrid(np.geomspace(5e4, 8e5, 3), np.geomspace(1.5e5, 6e5, 3)))
     exponents = 0.05 * np.log2(rows / 1.5e5)  # 0, 0.05 and 0.1
     scatter = np.exp(0.005 * np.random.default_rng(0).normal(size=(3, 9)))
     none = IrreducibleError.known(0.0)
     coupled = 0.1 * (params / 5e4) ** -exponents * scatter
     summed = (0.05 * (params / 5e4) ** -0.5 + 0.05 * (rows / 1.5e5) ** -0.5) * scatter
-    found = {}
+    laws = {}
     for name, error in (("coupled", coupled), ("summed", summed)):
         draws = BootstrapOptions(50, np.random.default_rng(1))
-        found[name] = fit_joint(
+        laws[name] = fit_joint(
             *(np.tile(x, 3) for x in (params, rows)), error.ravel(), irreducible_error=none, options=draws
         )
-    told = [text for text in found["coupled"].warnings if "do not act as a sum" in text]
-    assert len(told) == 1
-    assert told[0].startswith("pairs of size and rows miss the law by ")
-    assert not any("do not act as a sum" in text for text in found["summed"].warnings)
-    for law, planted in zip(found["coupled"].by_rows.values(), (0, 0.05, 0.1), strict=True):
+    misfits = [text for text in laws["coupled"].warnings if "do not act as a sum" in text]
+    assert len(misfits) == 1
+    assert misfits[0].startswith("pairs of size and rows miss the law by ")
+    assert not any("do not act as a sum" in text for text in laws["summed"].warnings)
+    for law, planted in zip(laws["coupled"].by_rows.values(), (0, 0.05, 0.1), strict=True):
         assert law.b == pytest.approx(planted, abs=0.01)
         assert len(law.x) == 9
 

@@ -246,9 +246,8 @@ def size_for_flops(
     try:
         return solve({}), {}
     except UnimixerError:
-        fitting: list[
-            tuple[float, float, int]
-        ] = []  # how far the hidden width is from the usual one, width, token width
+        # how far the hidden width is from the usual one, the width, the token width
+        fitting: list[tuple[float, float, int]] = []
         for token_dim in _token_widths(name, shape) if free else ():
             with suppress(UnimixerError):  # no model has this width, or none meets the budget
                 if counted((("token_dim", token_dim), ("hidden_dim", 1))) > flops * LARGEST_LEAP:
