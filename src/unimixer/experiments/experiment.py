@@ -202,14 +202,12 @@ def size_experiment(plan: Plan, folder: Path, machine: Machine | None = None) ->
 
 def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     """Build the models of an opened plan at all their budgets, and say which cannot be built if the plan is lenient."""
+    _check_ignored_features(plan)
     series: list[SizeSeries] = []
     left_out: dict[str, str] = {}
     order = [variant.label for variant in plan.models]
     for ref in plan.data:
         dataset = Dataset(ref.path)
-        for variant in plan.models:
-            for name in variant.recipe.get("model.ignored_features", ()):
-                dataset.transform.spec.select(name)  # an unknown name is a mistake, and no model that cannot be built
         cases: dict[str, list[Case]] = {}
         widths: dict[tuple[str, str, int], float] = {}
         # a model that gets the width of another one comes after it
@@ -236,6 +234,15 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     if not series:
         raise UnimixerError(f"no model can be built: {next(iter(left_out.values()))}")
     return series, left_out
+
+
+def _check_ignored_features(plan: Plan) -> None:
+    """Refuse a name that no dataset has: it is a mistake, and no model that cannot be built."""
+    names = {name for variant in plan.models for name in variant.recipe.get("model.ignored_features", ())}
+    specs = [Dataset(ref.path).transform.spec for ref in plan.data] if names else []
+    for name in sorted(names):
+        if not any(name in (*spec.parts, *spec.parts.values()) for spec in specs):
+            specs[0].select(name)  # raises
 
 
 def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
