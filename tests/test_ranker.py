@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from unimixer import models
 from unimixer.backbones import BACKBONES
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
@@ -213,6 +214,20 @@ def test_a_small_budget_is_met_or_what_the_error_says_meets_it(spec: FeatureSpec
                 budgets.append((budget, size, given))
         for wanted, size, given in budgets:
             assert abs(count_dense(Ranker(spec, width=size, **given)) - wanted) <= 0.02 * wanted
+
+
+def test_widths_that_round_to_the_same_sizes_are_built_once(spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Ranker] = []
+
+    def count(ranker: Ranker) -> int:
+        built.append(ranker)
+        return count_dense(ranker)
+
+    monkeypatch.setattr(models, "count_dense", count)
+    with pytest.raises(UnimixerError, match="cannot be met within 2%"):
+        width_for_budget(spec, dense_params=5_000, backbone="autoint", num_tokens=14)
+    sizes = [repr((ranker.given_arguments, ranker.backbone_arguments)) for ranker in built]
+    assert len(set(sizes)) == len(sizes) > 5
 
 
 # ---- errors -------------------------------------------------------

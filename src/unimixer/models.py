@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, overload
 
 import torch
 
 from unimixer.backbones import BACKBONES, Backbone, build_backbone, fit_budget
-from unimixer.backbones.budget import meet_budget, read_count, width_arguments
+from unimixer.backbones.budget import meet_budget, once_a_size, read_count, width_arguments
 from unimixer.backbones.registry import backbone_class, backbone_name, check_options
 from unimixer.errors import UnimixerError, unknown
 from unimixer.features.spec import FeatureSpec
@@ -130,8 +130,25 @@ def width_for_budget(
         with torch.device("meta"):
             return count_dense(Ranker(small, **arguments))
 
-    options = changeable(arguments) if advise else {}
-    return meet_budget(count, arguments, dense_params, tolerance=tolerance, what=what, changeable=options)
+    options, counted = changeable(arguments) if advise else {}, once_a_size(count, ranker_sizes(small))
+    return meet_budget(counted, arguments, dense_params, tolerance=tolerance, what=what, changeable=options)
+
+
+def ranker_sizes(spec: FeatureSpec) -> Callable[..., object]:
+    """Return a function of a ranker's arguments that is equal for two widths where they make the same ranker."""
+    given: dict[str, dict[str, Any]] = {}  # what the backbone gets besides its width, by the other arguments
+
+    def sizes(*, width: float | None = None, **arguments: Any) -> object:
+        if width is None:
+            return arguments
+        if (others := repr(arguments)) not in given:
+            with torch.device("meta"):
+                hollow = Ranker(spec, **{**arguments, "width": width, "managed_embeddings": None})
+                given[others] = hollow.given_arguments
+        name = backbone_name(arguments.get("backbone") or RankerOptions.backbone)
+        return arguments, width_arguments(name, width, **given[others])
+
+    return sizes
 
 
 def changeable(arguments: Mapping[str, Any]) -> dict[str, int]:

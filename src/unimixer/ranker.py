@@ -122,10 +122,10 @@ class Ranker(Transient):
         appended = chosen.sequence_tokens * len(groups) if chosen.sequences == "tokens" else 0
         by_field = tokenizer == "field"
         num_tokens = len(self.embedding.slices) + appended if by_field else chosen.num_tokens
-        arguments = _backbone_arguments(
-            chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None
-        )
-        self.backbone_arguments, self.backbone = arguments, build_backbone(chosen.backbone, **arguments)
+        given = _given_arguments(chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None)
+        width = {} if chosen.width is None else width_arguments(chosen.backbone, chosen.width, **given)
+        self.given_arguments, self.backbone_arguments = given, {**width, **given}
+        self.backbone = build_backbone(chosen.backbone, **self.backbone_arguments)
         own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
         try:
             self.tokenizer = build_tokenizer(
@@ -255,10 +255,8 @@ def _own_tokens(num_tokens: int, appended: int) -> int:
     return num_tokens - appended
 
 
-def _backbone_arguments(
-    chosen: RankerOptions, num_tokens: int, event_width: int, token_dim: int | None
-) -> dict[str, Any]:
-    """Keyword arguments of the backbone: its options, and for the others the sizes that follow from the width."""
+def _given_arguments(chosen: RankerOptions, num_tokens: int, event_width: int, token_dim: int | None) -> dict[str, Any]:
+    """Keyword arguments of the backbone that do not follow from its width."""
     options = dict(chosen.options or {})
     if chosen.sequences == "cross_attention":
         options["sequence_dim"] = event_width
@@ -267,8 +265,6 @@ def _backbone_arguments(
         raise UnimixerError("options: num_tokens is an argument of the Ranker itself; leave it out of the options")
     if token_dim is not None:
         options.setdefault("token_dim", token_dim)
-    if chosen.width is not None:
-        return {**width_arguments(chosen.backbone, chosen.width, num_tokens=num_tokens, **options), **options}
     return {"num_tokens": num_tokens, **options}
 
 

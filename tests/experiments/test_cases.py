@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from small import LITE, small_cases, small_study
 from toy import toy_tables
 
-from unimixer.backbones.budget import solve_width, width_arguments
+from unimixer.backbones.budget import once_a_size, solve_width
 from unimixer.data.dataset import Dataset
 from unimixer.data.prepare import prepare
 from unimixer.errors import UnimixerError
@@ -16,6 +17,7 @@ from unimixer.experiments.experiment import build_series
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import slug
 from unimixer.experiments.sizes import ranker_flops, short, size_for_flops
+from unimixer.models import ranker_sizes
 from unimixer.ranker import Ranker, count_dense
 
 
@@ -63,12 +65,9 @@ def test_where_token_widths_are_too_coarse_for_flops_the_hidden_width_meets_them
     options = {"matrices": "blocks", "init": "random", "expansion": 0.75}
     arguments = {"num_tokens": 8, "embedding_dim": 4, "tower_hidden_dims": [8], "options": options}
     flops, backbone = 160_000, "unimixer-lite"
+    count = once_a_size(partial(ranker_flops, spec), ranker_sizes(spec))
     with pytest.raises(UnimixerError, match="cannot be met within 2%"):
-        solve_width(lambda width: ranker_flops(spec, backbone=backbone, width=width, **arguments), flops)
-    size, kept = size_for_flops(spec, flops=flops, backbone=backbone, **arguments)
-    assert kept == {"token_dim": 32}
-    hidden = width_arguments(backbone, size, num_tokens=8, **options, **kept)["hidden_dim"]
-    assert 24 / 4 <= hidden <= 24 * 4
+        solve_width(lambda width: count(backbone=backbone, width=width, **arguments), flops)
     (case,) = small_cases(
         toy_folder,
         models=[{"backbone": backbone, "label": "coarse", "options": options}],
@@ -78,6 +77,7 @@ def test_where_token_widths_are_too_coarse_for_flops_the_hidden_width_meets_them
     )
     assert case.flops_per_sample == pytest.approx(flops, rel=0.02)
     assert case.recipe.model.options["token_dim"] == 32
+    assert 24 / 4 <= case.arguments["hidden_dim"] <= 24 * 4
 
 
 def test_a_budget_out_of_reach_names_model_and_budget(toy_folder: Path) -> None:

@@ -96,6 +96,30 @@ def solve_width(
     return best()
 
 
+def once_a_size(count: Callable[..., int], sizes: Callable[..., object]) -> Callable[..., int]:
+    """Count each size once: many widths round to the same sizes.
+
+    Args:
+        count: parameters, or any other cost, of a model with these arguments.
+        sizes: what of the arguments the model depends on, by its ``repr``.
+
+    Example:
+        >>> count = once_a_size(lambda width: print("counted") or round(width), round)
+        >>> count(3.9), count(4.1)
+        counted
+        (4, 4)
+    """
+    seen: dict[str, int] = {}
+
+    def counted(*place: float, **arguments: Any) -> int:
+        size = repr(sizes(*place, **arguments))
+        if size not in seen:
+            seen[size] = count(*place, **arguments)
+        return seen[size]
+
+    return counted
+
+
 def meet_budget(
     count: Callable[..., int],
     arguments: Mapping[str, Any],
@@ -202,18 +226,13 @@ def fit_budget(
         shape: dict[str, Any] = {"num_tokens": num_tokens, "token_dim": token_dim, **changes}
         return width_arguments(name, width, **shape, **options)
 
-    counts: dict[str, int] = {}  # by the arguments: many widths round to the same sizes
-
     def count(width: float, **changes: int) -> int:
-        built = arguments(width, **changes)
-        if (key := repr(built)) not in counts:
-            with torch.device("meta"):
-                counts[key] = count_parameters(build_backbone(name, **built))
-        return counts[key]
+        with torch.device("meta"):
+            return count_parameters(build_backbone(name, **arguments(width, **changes)))
 
     changeable = {"num_tokens": num_tokens} | ({} if token_dim is None else {"token_dim": token_dim})
     try:
-        width = meet_budget(count, {}, params, tolerance=tolerance, changeable=changeable)
+        width = meet_budget(once_a_size(count, arguments), {}, params, tolerance=tolerance, changeable=changeable)
     except UnimixerError as error:
         raise UnimixerError(f"backbone {name!r} with num_tokens={num_tokens}: {error}") from None
     return build_backbone(name, **arguments(width))

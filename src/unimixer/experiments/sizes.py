@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from unimixer.backbones import meet_budget, solve_width
 from unimixer.backbones.base import StackBackbone
-from unimixer.backbones.budget import width_arguments
+from unimixer.backbones.budget import once_a_size, width_arguments
 from unimixer.backbones.registry import backbone_class
 from unimixer.errors import UnimixerError, check_choice
 from unimixer.features.spec import FeatureSpec
-from unimixer.models import changeable
+from unimixer.models import changeable, ranker_sizes
 from unimixer.profiling.flops import flops_a_row
 from unimixer.ranker import Ranker
 
@@ -227,21 +227,11 @@ def size_for_flops(
     free = "num_tokens" in changes and arguments.get("sequences", "pooled") == "pooled"
     name, shape = arguments["backbone"], {"num_tokens": changes.get("num_tokens"), **own}
 
-    @cache
-    def counted(sizes: tuple[tuple[str, Any], ...]) -> int:
-        return ranker_flops(spec, **{**arguments, "options": {**own, **dict(sizes)}})
+    count = once_a_size(partial(ranker_flops, spec), ranker_sizes(small_spec(spec)))
 
     def solve(kept: Mapping[str, int]) -> float:
-        def cost(width: float) -> int:
-            if free:  # many widths round to the same sizes
-                sizes = width_arguments(name, width, **shape, **kept)
-                return counted(tuple((size, sizes[size]) for size in sizes if size not in shape))
-            return ranker_flops(spec, **{**arguments, "options": {**own, **kept}, "width": width})
-
-        return solve_width(cost, flops, tolerance=tolerance, what="flops")
-
-    def count(**arguments: Any) -> int:
-        return ranker_flops(spec, **arguments)
+        given = {**arguments, "options": {**own, **kept}}
+        return solve_width(lambda width: count(**given, width=width), flops, tolerance=tolerance, what="flops")
 
     try:
         return solve({}), {}
@@ -250,12 +240,15 @@ def size_for_flops(
         fitting: list[tuple[float, float, int]] = []
         for token_dim in _token_widths(name, shape) if free else ():
             with suppress(UnimixerError):  # no model has this width, or none meets the budget
-                if counted((("token_dim", token_dim), ("hidden_dim", 1))) > flops * LARGEST_LEAP:
+                smallest = {**own, "token_dim": token_dim, "hidden_dim": 1}
+                if count(**{**arguments, "options": smallest}) > flops * LARGEST_LEAP:
                     break
                 width = solve({"token_dim": token_dim})
                 hidden = width_arguments(name, width, **shape, token_dim=token_dim)["hidden_dim"]
                 usual = sizes_at_width(name, token_dim, own)["hidden_dim"]
                 fitting.append((abs(math.log(hidden / usual)), width, token_dim))
+                if hidden < usual:  # that of a wider token is further from it
+                    break
         if fitting and min(fitting)[0] <= math.log(LARGEST_LEAP):
             _, width, token_dim = min(fitting)
             return width, {"token_dim": token_dim}
