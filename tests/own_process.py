@@ -142,9 +142,9 @@ def run_program(words: list[str]) -> None:
     main(words)
 
 
-def script(code: str, *words: object) -> OwnProcess:
+def script(code: str, *words: object, **more: Any) -> OwnProcess:
     """``python -c`` with these words."""
-    return OwnProcess(_script, code, [str(word) for word in words])
+    return OwnProcess(_script, code, [str(word) for word in words], **more)
 
 
 def _script(code: str, words: list[str]) -> None:

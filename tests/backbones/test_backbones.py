@@ -94,6 +94,7 @@ def each(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
 
 
 EVERY, EVERY_TRACED = each(VARIANTS), each(TRACED)
+WITH_OPTIONS = each([(name, options) for name, options in TRACED if options])
 
 
 def small(name: str, **options: Any) -> Backbone:
@@ -182,8 +183,9 @@ def test_bf16_autocast_is_finite_and_near_float32(name: str, options: dict[str, 
     torch.testing.assert_close(output.float(), backbone(x).float(), atol=0.15, rtol=0.1)
 
 
-@EVERY_TRACED
+@WITH_OPTIONS
 def test_exports_with_a_dynamic_batch(name: str, options: dict[str, Any]) -> None:
+    """Backbones without options are exported inside rankers, in the tests of bundles."""
     backbone = shallow(name, **options).eval()
     batch = torch.export.Dim("batch", min=1, max=4096)
     constrained = any(isinstance(part, Constrained) for part in backbone.modules())  # of others, freeze makes a copy

@@ -46,9 +46,9 @@ def build(program: Any, arch: int, types: dict[str, str], fixed: dict[str, Any],
 
 
 if __name__ == "__main__":
-    # the older architecture has less of everything, so the newer one builds the largest tiles alone; those of a
-    # symmetric plan need fewer registers
-    for arch, symmetric, size in ((80, True, 4), (80, False, 4), (80, False, 256), (90, False, 256)):
+    # the largest tiles have to fit the older architecture, which has less of everything; those of a symmetric plan need
+    # fewer registers
+    for arch, symmetric, size in ((80, True, 4), (80, False, 256), (90, False, 4)):
         types = dict.fromkeys(("scores", "plans", "targets", "spaces"), "*fp32") | {"tolerance": "fp32"}
         fixed = tiles(size)
         warps = fixed.pop("num_warps")

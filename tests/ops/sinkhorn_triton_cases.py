@@ -36,7 +36,7 @@ def scores(*shape: int, tau: float, symmetric: bool, factor: float = 1.0) -> Ten
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("size", "tau", "batch"), [(1, 1.0, 2), (2, 0.1, 3), (3, 0.05, 3), (6, 0.05, 2), (24, 0.3, 1)])
+@pytest.mark.parametrize(("size", "tau", "batch"), [(1, 1.0, 2), (2, 0.1, 3), (3, 0.05, 3), (24, 0.3, 1)])
 def test_sinkhorn_scaling(size: int, tau: float, batch: int, symmetric: bool) -> None:
     given = scores(batch, size, size, tau=tau, symmetric=symmetric)
     plan = sinkhorn_scaling(given, symmetric, 1e-5, 200)
@@ -81,8 +81,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "autocast"), [("unimixer", False), ("unimixer-lite", False), ("unimixer-lite", True)])
 def test_a_backbone_is_the_same_with_the_kernel(name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = build_backbone(name, **MODELS[name]).to(DEVICE)
     x = normal(5, MODELS[name]["num_tokens"], MODELS[name]["token_dim"])
@@ -101,7 +100,7 @@ def test_a_backbone_is_the_same_with_the_kernel(name: str, autocast: bool, monke
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("size", [3, 16, 40])
+@pytest.mark.parametrize("size", [3, 40])
 def test_gradients_through_the_kernel_are_those_of_float64(
     size: int, symmetric: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

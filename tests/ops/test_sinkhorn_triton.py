@@ -38,7 +38,8 @@ def test_a_tensor_on_the_cpu_never_meets_the_kernel_nor_imports_it() -> None:
     )
     with own_process.script(script) as plain:
         assert plain.communicate(60)[0].split() == ["False", "False"]
-    assert run("-c", script, TRITON_INTERPRET="1").split() == ["False", "False"]
+    with own_process.script(script, env=own_process.environment(TRITON_INTERPRET="1")) as interpreting:
+        assert interpreting.communicate(60)[0].split() == ["False", "False"]
 
 
 def test_a_gpu_without_triton_or_too_old_for_it_has_the_solver_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
