@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -134,5 +135,10 @@ def exported(run: Path, out: Path, options: ExportOptions, **more: Any) -> Bundl
 
     Files are written and checked against the model every time. Tests of the trace itself call ``export_run``.
     """
-    with patch.object(write, "trace", _traced), patch.object(torch.onnx, "export", _converted):
+    with patch.object(write, "trace", _traced), converted_once():
         return export_run(run, out, options, **more)
+
+
+def converted_once() -> AbstractContextManager[Any]:
+    """Let a process convert a program to ONNX once."""
+    return patch.object(torch.onnx, "export", _converted)

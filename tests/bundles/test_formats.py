@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import KINDS, build, toy_requests
+from export_cases import KINDS, build, converted_once, toy_requests
 from onnx import numpy_helper
 
 from unimixer.backbones import BACKBONES
@@ -75,8 +75,8 @@ ALL: dict[str, dict[str, Any]] = {
         "sequences": "cross_attention",
         "options": {**KINDS["siamese cross-attention"]["options"], **ONE},
     },
-    "hyformer cross-attention": KINDS["hyformer cross-attention"],
-    "bare mixing": KINDS["bare mixing"],
+    "hyformer cross-attention": shallow(KINDS["hyformer cross-attention"]),
+    "bare mixing": {**KINDS["bare mixing"], "options": {**KINDS["bare mixing"]["options"], **ONE}},
 }
 """Kinds that differ in what makes the tokens or reads them: together, as far as one ranker has several."""
 LONG = {
@@ -120,12 +120,13 @@ def test_without_a_compiler_one_sentence_says_so(toy_dataset: Dataset, monkeypat
 def written(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RequestRanker, Ranker]:
     """A written graph with tables worth shrinking, weights inside and beside."""
     folder, dataset = tmp_path_factory.mktemp("graph"), Dataset(toy_folder)
-    ranker = build(dataset.transform.spec, sequence_encoder="target_attention", width=64)
+    ranker = build(dataset.transform.spec, sequence_encoder="target_attention", width=64, options=ONE)
     graph = RequestRanker(ranker, toy_requests(dataset)[0])
     program = trace(graph)
-    for name, external in (("inside", False), ("beside", True)):
-        (folder / name).mkdir()
-        write_onnx(graph, program, folder / name / "model.onnx", external=external)
+    with converted_once():
+        for name, external in (("inside", False), ("beside", True)):
+            (folder / name).mkdir()
+            write_onnx(graph, program, folder / name / "model.onnx", external=external)
     return folder, graph, ranker
 
 

@@ -62,9 +62,9 @@ def test_models_that_read_events_have_flops_too(sequences: str, toy_folder: Path
 def test_where_token_widths_are_too_coarse_for_flops_the_hidden_width_meets_them(toy_folder: Path) -> None:
     """The FLOPs of a mixing between all blocks go with the square of the token width, and that has steps of T / 2."""
     spec = Dataset(toy_folder).transform.spec
-    options = {"matrices": "blocks", "init": "random", "expansion": 0.75}
+    options = {"matrices": "blocks", "init": "random", "expansion": 0.75, "num_blocks": 1}
     arguments = {"num_tokens": 8, "embedding_dim": 4, "tower_hidden_dims": [8], "options": options}
-    flops, backbone = 160_000, "unimixer-lite"
+    flops, backbone = 80_000, "unimixer-lite"
     count = once_a_size(partial(ranker_flops, spec), ranker_sizes(spec))
     with pytest.raises(UnimixerError, match="cannot be met within 2%"):
         solve_width(lambda width: count(backbone=backbone, width=width, **arguments), flops)
