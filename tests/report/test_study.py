@@ -13,6 +13,7 @@ from unimixer.analysis.comparison import Question, compare_models
 from unimixer.experiments import Machine, plan_experiment
 from unimixer.experiments.results import load_rows
 from unimixer.report.study import markdown, write_report
+from unimixer.report.study_figures import _figures
 from unimixer.report.study_tables import COLUMNS, METRIC_NAMES
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -39,6 +40,26 @@ def test_a_report_is_text_a_page_and_pictures(folder: Path) -> None:
     for path in (folder / "figures").iterdir():
         head = path.read_bytes()[:200]
         assert head.startswith(PNG) if path.suffix == ".png" else b"<?xml" in head
+
+
+def test_pictures_have_room_for_long_names(folder: Path) -> None:
+    longer = "token-mixer, mixing balanced-permutation, expansion 0.75, pre-norm, dense muon, rate of tables 0.002: "
+    rows = [{**row, "variant": longer + row["variant"]} for row in load_rows(folder).to_dicts()]
+    report = compare_models(
+        rows, folder, Question(f"{longer}rankmixer", ("click",), ("auc", "log_loss")), replicates=20
+    )
+    for name, draw in _figures(report):
+        figure = draw()
+        figure.draw_without_rendering()
+        names = [text for axis in figure.axes for text in (*axis.get_yticklabels(), axis.title, axis.xaxis.label)]
+        names += [text for legend in figure.legends for text in legend.get_texts()]
+        inside, shown = figure.bbox.padded(1), [text for text in names if re.search("[a-z]", text.get_text())]
+        assert len(shown) > 4
+        for text in shown:
+            box = text.get_window_extent()
+            assert inside.contains(*box.min), (name, text)
+            assert inside.contains(*box.max), (name, text)
+        assert all(axis.get_window_extent().width > 100 for axis in figure.axes if axis.axison)
 
 
 def test_every_table_has_all_columns_and_every_model(text: str) -> None:

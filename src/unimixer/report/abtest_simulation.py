@@ -9,7 +9,7 @@ from typing import Any
 from unimixer.analysis.formatting import NONE, p_value
 from unimixer.closed_loop.result import Comparison, Result
 from unimixer.errors import MissingExtraError
-from unimixer.report.figures import PALETTE, new_figure, save_figure
+from unimixer.report.figures import PALETTE, name_rows, new_figure, row_height, save_figure, wrapped
 from unimixer.report.tables import TextTable, bullets
 
 ARM_COLUMNS = (
@@ -85,7 +85,8 @@ def draw_simulation(result: Result, path: Path) -> list[Path]:
         path: file to write, without its ending.
     """
     try:
-        figure = new_figure(11, 3.6)
+        names = _names(_with_a_control(result))
+        figure = new_figure(11, max(3.6, 0.8 + row_height(names, 0.2) * len(names)))
     except MissingExtraError:
         return []
     effects, users = figure.subplots(1, 2, width_ratios=(1, 1.1))
@@ -95,7 +96,7 @@ def draw_simulation(result: Result, path: Path) -> list[Path]:
 
 
 def _draw_effects(axis: Any, result: Result) -> None:
-    shown = [one for one in result.comparisons if one.true.control_value]
+    shown = _with_a_control(result)
     for place, one in enumerate(shown):
         scale = 100 / one.true.control_value
         if one.read is not None:
@@ -104,19 +105,25 @@ def _draw_effects(axis: Any, result: Result) -> None:
             label = "read, with its interval" if place == 0 else None
             axis.errorbar(middle, place, xerr=error, fmt="o", color=PALETTE[0], capsize=4, label=label)
         axis.plot(one.true.relative * 100, place, "x", color=PALETTE[1], zorder=5, label="true" if place == 0 else None)
-    several = len({one.true.arm for one in shown}) > 1
-    names = [f"{one.true.metric}, {one.true.arm}" if several else one.true.metric for one in shown]
-    axis.set_yticks(range(len(shown)), names)
-    axis.set_ylim(len(shown) - 0.5, -0.5)
+    name_rows(axis, _names(shown))
     axis.axvline(0, color="#94a3b8", linewidth=1)
     axis.set_xlabel("effect in % of the control")
     if shown:
         axis.legend(fontsize="small")
 
 
+def _with_a_control(result: Result) -> list[Comparison]:
+    return [one for one in result.comparisons if one.true.control_value]
+
+
+def _names(shown: list[Comparison]) -> list[str]:
+    several = len({one.true.arm for one in shown}) > 1
+    return [f"{one.true.metric}, {one.true.arm}" if several else one.true.metric for one in shown]
+
+
 def _draw_users(axis: Any, result: Result) -> None:
     for number, one in enumerate(result.simulation.arms):
-        label = f"{one.arm} ({Path(one.ranker).name}): AUC {one.auc:.4f}, click rate {one.click_rate:.3f}"
+        label = wrapped(f"{one.arm} ({Path(one.ranker).name}): AUC {one.auc:.4f}, click rate {one.click_rate:.3f}", 60)
         axis.plot(range(len(one.active)), one.active, color=PALETTE[number % len(PALETTE)], label=label)
     axis.set_xlabel("day of the experiment")
     axis.set_ylabel("users of the day, if all see the arm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,8 @@ from unimixer.io import atomic_file
 REPORT_DPI, PICTURE_DPI = 130, 110
 PALETTE = ("#2563eb", "#d97706", "#0f766e", "#be185d", "#7c3aed", "#4d7c0f", "#0891b2", "#b91c1c", "#57534e", "#a16207")
 """One color for every model, readable on light and on dark ground."""
+LINE = 0.15
+"""Inches of a line of small text."""
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -61,6 +64,28 @@ def model_colors(models: Iterable[str]) -> dict[str, str]:
     return {model: PALETTE[index % len(PALETTE)] for index, model in enumerate(dict.fromkeys(models))}
 
 
+def wrapped(name: str, width: int = 32) -> str:
+    """Break a name of a model, a field or a key into lines that leave room for what is drawn.
+
+    Example:
+        >>> print(wrapped("unimixer-lite, expansion 0.75, pre-norm, dense muon"))
+        unimixer-lite, expansion 0.75,
+        pre-norm, dense muon
+    """
+    return textwrap.fill(name, width, break_on_hyphens=False)
+
+
+def row_height(names: Iterable[str], least: float) -> float:
+    """Inches that a row with one of these names needs."""
+    return max([least, *(0.1 + LINE * (1 + wrapped(name).count("\n")) for name in names)])
+
+
+def name_rows(axis: Any, names: Sequence[str]) -> None:
+    """Name the rows of a figure, the first at the top."""
+    axis.set_yticks(range(len(names)), [wrapped(name) for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
 def set_log_ticks(axis: Any, ticks: Sequence[float], labels: Sequence[str]) -> None:
     """Make the x axis logarithmic, with these ticks only."""
     axis.set_xscale("log")
@@ -75,7 +100,10 @@ def add_legend(figure: Any, axes: Any) -> Any:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize="small")
+        names = [wrapped(name) for name in handles]
+        figure.legend(list(handles.values()), names, loc="outside right upper", fontsize="small")
+        lines = len(names) + "".join(names).count("\n")
+        figure.set_figheight(max(figure.get_figheight(), 0.5 + (LINE + 0.02) * lines))
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from unimixer.analysis.power_law import ERROR, Law
 from unimixer.analysis.scaling_laws import Analysis
 from unimixer.analysis.series import NAMES
-from unimixer.report.figures import model_colors, new_figure, save_figure
+from unimixer.report.figures import model_colors, new_figure, save_figure, wrapped
 from unimixer.report.scaling_tables import between, exponent, plain, size
 
 STEPS = 60
@@ -63,7 +63,10 @@ def _curves(analysis: Analysis) -> Any:
         if line["band"] is not None:
             left.fill_between(line["size"], *line["band"], color=color, alpha=0.13, linewidth=0)
         left.plot(
-            line["size"][:inside], line["value"][:inside], color=color, label=f"{model}: b = {exponent(law.b)}{ends}"
+            line["size"][:inside],
+            line["value"][:inside],
+            color=color,
+            label=wrapped(f"{model}: b = {exponent(law.b)}{ends}", 48),
         )
         left.plot(line["size"][inside - 1 :], line["value"][inside - 1 :], color=color, linestyle=":")
         left.plot(series.x, series.y, "o", color=color, markersize=4.5, alpha=0.75)

@@ -13,7 +13,16 @@ from unimixer.analysis.selection import is_finished
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.models import slug
 from unimixer.experiments.sizes import short
-from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure, set_log_ticks
+from unimixer.report.figures import (
+    add_legend,
+    model_colors,
+    name_rows,
+    new_figure,
+    row_height,
+    save_figure,
+    set_log_ticks,
+    wrapped,
+)
 from unimixer.report.study_tables import METRIC_NAMES, outcome, speed
 
 OUTCOME_COLORS = {"better": "#0f766e", "worse": "#c2410c"}
@@ -60,7 +69,8 @@ def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[...,
     columns = len(metrics) if len(metrics) > 1 else min(2, len(groups))
     rows = -(-len(tables) // columns) if len(metrics) == 1 else len(groups)
     most = max(len(table.lines) for table in tables)
-    size = (1.6 + 3.3 * columns, rows * (1.1 + 0.34 * most) + 0.4) if sharey else (5.4 * columns, 3.9 * rows)
+    height = row_height((line.chosen.variant for table in tables for line in table.lines), 0.34)
+    size = (1.6 + 3.3 * columns, rows * (1.1 + height * most) + 0.4) if sharey else (5.4 * columns, 3.9 * rows)
     figure = new_figure(*size)
     axes = figure.subplots(rows, columns, squeeze=False, sharey="row" if sharey else False)
     for axis in axes.flat:
@@ -70,7 +80,8 @@ def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[...,
         axis = axes[at] if len(metrics) > 1 else axes.flat[at[0]]
         axis.axis("on")
         draw(axis, table, comparison)
-        axis.set_title(f"{table.group.words}\n{METRIC_NAMES[table.metric]} of {table.task}", fontsize="small")
+        title = f"{wrapped(table.group.words, 40)}\n{METRIC_NAMES[table.metric]} of {table.task}"
+        axis.set_title(title, fontsize="small")
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize="small")
     return add_legend(figure, axes)
@@ -89,9 +100,8 @@ def _differences(axis: Any, table: Table, comparison: ComparisonReport) -> None:
         axis.plot([difference.low, difference.high], [index, index], color=color, linewidth=2)
         full = color if outcome(line) else "white"
         axis.plot(difference.estimate, index, "o", color=color, markerfacecolor=full, markersize=6)
-    axis.set_yticks(range(len(lines)), [line.chosen.variant for line in lines])
-    axis.set_ylim(len(lines) - 0.5, -0.5)
-    axis.set_xlabel(f"difference to {comparison.base}", fontsize="small")
+    name_rows(axis, [line.chosen.variant for line in lines])
+    axis.set_xlabel(wrapped(f"difference to {comparison.base}", 40), fontsize="small")
     axis.locator_params(axis="x", nbins=5)
 
 
@@ -102,8 +112,7 @@ def _seeds(axis: Any, table: Table, comparison: ComparisonReport) -> None:
         axis.plot(list(line.values.values()), [index] * len(line.values), "o", color=color, alpha=0.6, markersize=5)
         if line.mean is not None:
             axis.plot(line.mean, index, "|", color=color, markersize=15, markeredgewidth=2.5)
-    axis.set_yticks(range(len(table.lines)), [line.chosen.variant for line in table.lines])
-    axis.set_ylim(len(table.lines) - 0.5, -0.5)
+    name_rows(axis, [line.chosen.variant for line in table.lines])
     axis.set_xlabel("one dot a seed, a bar at the mean", fontsize="small")
     axis.locator_params(axis="x", nbins=5)
 
@@ -179,7 +188,8 @@ def _budgets(tables: list[Table], comparison: ComparisonReport) -> Any:
                 axis.errorbar(x, y, e, marker="o", capsize=3, color=colors[variant], label=variant)
             ticks = sorted({b for lines in points.values() for b, _ in lines})
             set_log_ticks(axis, ticks, [short(tick) for tick in ticks])
-            axis.set_title(", ".join(filter(None, (dataset, model_group, METRIC_NAMES[metric]))), fontsize="small")
+            title = ", ".join(filter(None, (dataset, model_group, METRIC_NAMES[metric])))
+            axis.set_title(wrapped(title, 40), fontsize="small")
             axis.grid(alpha=0.25)
             unit = {"params": "dense parameters", "flops": "FLOPs a sample", "width": "width"}[kind]
             _label_axes(axis, unit, f"{METRIC_NAMES[metric]} of {tables[0].task}")

@@ -15,7 +15,7 @@ from unimixer.experiments.tuning.plan import OpenSearch
 from unimixer.experiments.tuning.search import BEST, best_trial, count_words
 from unimixer.experiments.tuning.storage import FAILED, FINISHED, PRUNED, TrialRow, importances
 from unimixer.io import write_text
-from unimixer.report.figures import PALETTE, new_figure, png_bytes, save_figure
+from unimixer.report.figures import PALETTE, name_rows, new_figure, png_bytes, row_height, save_figure
 from unimixer.report.html import render
 from unimixer.report.study_tables import caption, metric_table, summary_table
 from unimixer.report.tables import TextTable, bullets
@@ -215,10 +215,11 @@ def importance_figure(report: TuneReport) -> Any | None:
     """Draw the importance of the keys; None if there is none."""
     if not report.importance:
         return None
-    figure = new_figure(8, 0.8 + 0.32 * len(report.importance))
+    keys = list(report.importance)
+    figure = new_figure(8, 0.8 + row_height(keys, 0.32) * len(keys))
     axis = figure.subplots()
-    keys = list(report.importance)[::-1]
-    axis.barh(keys, [report.importance[key] for key in keys], color=PALETTE[0])
+    axis.barh(range(len(keys)), [report.importance[key] for key in keys], color=PALETTE[0])
+    name_rows(axis, keys)
     axis.set_xlabel("share of the variance")
     return figure
 
