@@ -123,8 +123,8 @@ class Ranker(Transient):
         by_field = tokenizer == "field"
         num_tokens = len(self.embedding.slices) + appended if by_field else chosen.num_tokens
         given = _given_arguments(chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None)
-        width = {} if chosen.width is None else width_arguments(chosen.backbone, chosen.width, **given)
-        self.given_arguments, self.backbone_arguments = given, {**width, **given}
+        sizes = {} if chosen.width is None else width_arguments(chosen.backbone, chosen.width, **given)
+        self.given_arguments, self.backbone_arguments = given, {**sizes, **given}
         self.backbone = build_backbone(chosen.backbone, **self.backbone_arguments)
         own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
         try:

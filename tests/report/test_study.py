@@ -43,7 +43,9 @@ def test_a_report_is_text_a_page_and_pictures(folder: Path) -> None:
 
 
 def test_pictures_have_room_for_long_names(folder: Path) -> None:
-    longer = "token-mixer, mixing balanced-permutation, expansion 0.75, pre-norm, dense muon, rate of tables 0.002: "
+    longer = (
+        "token-mixer, mixing balanced-permutation, expansion 0.75, pre-norm, dense muon, $\\rate$ of tables 0.002: "
+    )
     rows = [{**row, "variant": longer + row["variant"]} for row in load_rows(folder).to_dicts()]
     report = compare_models(
         rows, folder, Question(f"{longer}rankmixer", ("click",), ("auc", "log_loss")), replicates=20

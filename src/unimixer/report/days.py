@@ -10,7 +10,7 @@ from typing import Any
 from unimixer.analysis.days import Judgement
 from unimixer.experiments.days import DAILY, FROZEN, RETRAINED, STRATEGIES, Replayed
 from unimixer.io import write_text
-from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure
+from unimixer.report.figures import add_legend, model_colors, new_figure, save_figure, wrapped
 from unimixer.report.tables import TextTable
 
 METRICS = {"auc": "AUC", "uauc": "UAUC", "normalised_entropy": "NE", "calibration": "calibration"}
@@ -107,7 +107,7 @@ def draw_days(replayed: Sequence[Replayed], out: Path) -> list[Path]:
                     marker=".",
                     label=f"{recipe} {STRATEGIES[strategy]}",
                 )
-        axis.set_title(f"{title} of {task}" if key in METRICS else title)
+        axis.set_title(wrapped(f"{title} of {task}" if key in METRICS else title, 40))
         axis.grid(alpha=0.3)
         axis.tick_params(axis="x", rotation=60)
     return save_figure(add_legend(figure, axes), out / "days")

@@ -67,12 +67,14 @@ def model_colors(models: Iterable[str]) -> dict[str, str]:
 def wrapped(name: str, width: int = 32) -> str:
     """Break a name of a model, a field or a key into lines that leave room for what is drawn.
 
+    A dollar sign is one, and begins no formula.
+
     Example:
         >>> print(wrapped("unimixer-lite, expansion 0.75, pre-norm, dense muon"))
         unimixer-lite, expansion 0.75,
         pre-norm, dense muon
     """
-    return textwrap.fill(name, width, break_on_hyphens=False)
+    return textwrap.fill(name, width, break_on_hyphens=False).replace("$", r"\$")
 
 
 def row_height(names: Iterable[str], least: float) -> float:
@@ -83,7 +85,8 @@ def row_height(names: Iterable[str], least: float) -> float:
 def name_rows(axis: Any, names: Sequence[str]) -> None:
     """Name the rows of a figure, the first at the top."""
     axis.set_yticks(range(len(names)), [wrapped(name) for name in names])
-    axis.set_ylim(len(names) - 0.5, -0.5)
+    if names:
+        axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def set_log_ticks(axis: Any, ticks: Sequence[float], labels: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from unimixer.inspection.mixings import MixingReport
 from unimixer.inspection.start import Movement, measure_movement
 from unimixer.io import atomic_file
 from unimixer.progress import progress_bar
-from unimixer.report.figures import new_figure, png_bytes
+from unimixer.report.figures import new_figure, png_bytes, wrapped
 from unimixer.training.run import RunFolder
 
 PANEL = 128
@@ -199,7 +199,7 @@ def _interaction_figure(interactions: Interactions) -> Any:
     side = min(12.0, 2.6 + 0.24 * count)
     figure = new_figure(side * len(strengths) + 1.0, side)
     axes = figure.subplots(1, len(strengths), squeeze=False, sharey=True)[0]
-    names = [f"{part.name[:26]}…" if len(part.name) > 27 else part.name for part in interactions.parts]
+    names = [wrapped(f"{part.name[:26]}…" if len(part.name) > 27 else part.name) for part in interactions.parts]
     for axis, (title, matrix) in zip(axes, strengths, strict=True):
         draw_matrix(axis, matrix, title=title, bar=True)
         if count <= PANEL // 2:  # more names would cover each other
@@ -253,11 +253,12 @@ def _draw_curves(axis: Any, runs: Mapping[str, RunFolder], task: str) -> None:
     for name, run in runs.items():
         batch = run.recipe.training.batch_size * run.recipe.training.gradient_accumulation_steps
         lines = [line for line in run.history() if line["kind"] == "validation" and line["task"] == task]
-        axis.plot([line["step"] * batch for line in lines], [line["auc"] for line in lines], marker="o", label=name)
+        steps, values = [line["step"] * batch for line in lines], [line["auc"] for line in lines]
+        axis.plot(steps, values, marker="o", label=wrapped(name))
         best = (run.result or {}).get("best_reachable_auc")
         reachable = best["validation"][task] if best else reachable
     if reachable is not None:
         axis.axhline(reachable, color="grey", linestyle="--", label=f"best reachable, {reachable:.4f}")
-    axis.set(title=f"validation AUC of {task!r}", xlabel="training samples", ylabel="AUC")
+    axis.set(title=wrapped(f"validation AUC of {task!r}", 40), xlabel="training samples", ylabel="AUC")
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize="small")

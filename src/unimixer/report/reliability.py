@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unimixer.metrics import Bin, TaskMetrics
-from unimixer.report.figures import PALETTE, new_figure, save_figure
+from unimixer.report.figures import PALETTE, new_figure, save_figure, wrapped
 
 
 def write_reliability(metrics: Mapping[str, TaskMetrics], path: Path) -> list[Path]:
@@ -30,7 +30,8 @@ def write_reliability(metrics: Mapping[str, TaskMetrics], path: Path) -> list[Pa
         axis.plot([0, top], [0, top], color="#999999", linewidth=1, linestyle="--")
         axis.errorbar(predicted, observed, yerr=errors, color=PALETTE[0], marker="o", markersize=4, capsize=2)
         values = metrics[task]
-        axis.set(title=f"{task}: PCOC {values.calibration:.3f}", xlabel="mean prediction", ylabel="share of positives")
+        title = wrapped(f"{task}: PCOC {values.calibration:.3f}", 40)
+        axis.set(title=title, xlabel="mean prediction", ylabel="share of positives")
         axis.set(xlim=(0, top), ylim=(0, top))
     path.parent.mkdir(parents=True, exist_ok=True)
     return save_figure(figure, path)

@@ -80,8 +80,8 @@ def _grid(tables: list[Table], comparison: ComparisonReport, draw: Callable[...,
         axis = axes[at] if len(metrics) > 1 else axes.flat[at[0]]
         axis.axis("on")
         draw(axis, table, comparison)
-        title = f"{wrapped(table.group.words, 40)}\n{METRIC_NAMES[table.metric]} of {table.task}"
-        axis.set_title(title, fontsize="small")
+        title = (table.group.words, f"{METRIC_NAMES[table.metric]} of {table.task}")
+        axis.set_title("\n".join(wrapped(line, 40) for line in title), fontsize="small")
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize="small")
     return add_legend(figure, axes)
