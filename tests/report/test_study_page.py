@@ -13,7 +13,7 @@ import pytest
 from browser import Browser, check_drawn_offline, check_fits, needs_browser, opened, press
 from fake_study import fake_study
 
-from unimixer.analysis.comparison import ComparisonReport, compare_models
+from unimixer.analysis.comparison import ComparisonReport, Question, compare_models
 from unimixer.experiments.results import load_rows
 from unimixer.report.study_page import page
 
@@ -151,3 +151,26 @@ def contrast(browser: Browser, place: str) -> float:
 def luminance(channels: list[int]) -> float:
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@needs_browser
+def test_long_names_of_models_stay_inside_their_plots(tmp_path: Path) -> None:
+    longer = "token-mixer, mixing balanced-permutation, expansion 0.75, pre-norm, dense muon: "
+    folder = tmp_path / "study"
+    fake_study(folder, seeds=2, rows=400)
+    rows = [{**row, "variant": longer + row["variant"]} for row in load_rows(folder).to_dicts()]
+    report = compare_models(rows, folder, Question(f"{longer}rankmixer", ("click",), ("log_loss",)), replicates=20)
+    path = tmp_path / "report.html"
+    path.write_text(page(report, title="long", csv=""), encoding="utf-8")
+    with opened(path, tmp_path / "profile") as browser:
+        texts = browser.run(
+            """["differences", "seeds", "speed"].map(id => {
+              const plot = document.getElementById(id), { left, right, bottom } = plot.getBoundingClientRect();
+              const texts = [...plot.querySelectorAll("svg text")].filter(one => one.textContent.length > 8);
+              const out = texts.map(one => one.getBoundingClientRect())
+                .filter(box => box.left < left - 1 || box.right > right + 1 || box.bottom > bottom + 1);
+              const inner = plot.querySelector(".nsewdrag").getBoundingClientRect().width / (right - left);
+              return [texts.length, out.length, inner];
+            })"""
+        )
+    assert all(count > 1 and not cut and inner > 0.4 for count, cut, inner in texts), texts

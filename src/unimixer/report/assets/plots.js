@@ -11,9 +11,14 @@ const report = (() => {
     holder.textContent = text;
     return holder.innerHTML;
   };
-  const wrapped = text => text.length < 24 ? escapeText(text)
-    : escapeText(text.slice(0, text.lastIndexOf(" ", 24) + 1 || 24)) + "<br>"
-      + escapeText(text.slice(text.lastIndexOf(" ", 24) + 1 || 24));
+  const lines = (text, width) => text.split(" ").reduce((found, word) => {
+    const longer = [...found.slice(-1), word].join(" "); // of the last line; a word that is too long is cut
+    const pieces = longer.length > width ? [...found.slice(-1), ...word.match(new RegExp(`.{1,${width}}`, "gu")) || []] : [longer];
+    return [...found.slice(0, -1), ...pieces];
+  }, []);
+  const wrapped = (text, width = 24) => lines(text, width).map(escapeText).join("<br>");
+  const rows = names => Math.max(210,
+    110 + names.length * Math.max(34, ...names.map(name => 8 + 15 * lines(name, 24).length)));
 
   function layout(more) {
     const ink = css("--ink"), line = css("--line");
@@ -87,5 +92,5 @@ const report = (() => {
     draw();
   }
 
-  return { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped };
+  return { choice, css, escapeText, legend, narrow, plot, redraw, rows, sortable, wrapped };
 })();

@@ -1,7 +1,7 @@
 // The plots and the sortable table of a study, for the choices at the top.
 (() => {
   "use strict";
-  const { choice, css, escapeText, legend, narrow, plot, redraw, sortable, wrapped } = report;
+  const { choice, css, escapeText, legend, narrow, plot, redraw, rows, sortable, wrapped } = report;
   const data = JSON.parse(document.getElementById("values").textContent);
   const shown = { group: 0, task: data.tasks[0], metric: data.metrics[0].key };
 
@@ -11,10 +11,10 @@
     data.tables.find(table => table.group === group && table.task === task && table.metric === key);
   const table = () => find(shown.group, shown.task, shown.metric);
   const sign = value => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(4);
-  const quality = part => ({ title: { text: `${part} ${metric().name} of ${shown.task}` }, tickformat: ".4~f" });
+  const quality = part => ({ title: { text: wrapped(`${part} ${metric().name} of ${shown.task}`, 36) }, tickformat: ".4~f" });
   const spread = (lines, color) =>
     ({ type: "data", array: lines.map(line => line.spread || 0), color, thickness: 1.2, width: 4 });
-  const rows = count => Math.max(210, 110 + 34 * count);
+  const tall = traces => 400 + 16 * traces.reduce((sum, one) => sum + one.name.split("<br>").length - 1, 0);
   const names = lines => ({ tickvals: [...lines.keys()], ticktext: lines.map(line => wrapped(line.variant)),
     showgrid: false, zeroline: false, range: [lines.length - 0.4, -0.6] });
   function differences() {
@@ -32,9 +32,9 @@
     lines.forEach((line, index) => traces.push({ x: line.compared.by_seed, mode: "markers",
       y: line.compared.by_seed.map(() => index + 0.3), marker: { size: 5, color: css("--soft"), opacity: 0.7 },
       hovertemplate: `<b>${escapeText(line.variant)}</b><br>one seed: %{x:+.4f}<extra></extra>` }));
-    plot("differences", traces, { height: rows(lines.length), yaxis: names(lines),
-      xaxis: { title: { text: `${metric().name} of ${shown.task}: difference to ${escapeText(data.base)}`
-        + (metric().higher ? "" : ", lower is better") },
+    plot("differences", traces, { height: rows(lines.map(line => line.variant)), yaxis: names(lines),
+      xaxis: { title: { text: wrapped(`${metric().name} of ${shown.task}: difference to ${data.base}`
+        + (metric().higher ? "" : ", lower is better"), narrow.matches ? 36 : 72) },
         tickformat: "+.4~f", zeroline: true, zerolinecolor: css("--ink"), zerolinewidth: 1.5,
         nticks: narrow.matches ? 4 : 9 } });
   }
@@ -50,7 +50,7 @@
           marker: { symbol: "line-ns", size: 18, line: { width: 3, color } },
           hovertemplate: `<b>${escapeText(line.variant)}</b><br>mean %{x:.4f}<extra></extra>` }];
     });
-    plot("seeds", traces, { height: Math.max(400, rows(lines.length)), yaxis: names(lines),
+    plot("seeds", traces, { height: Math.max(400, rows(lines.map(line => line.variant))), yaxis: names(lines),
       xaxis: { ...quality("test"), nticks: 6 } });
   }
   function budgets() {
@@ -69,13 +69,13 @@
     const traces = several ? [...byModel].map(([variant, points]) => {
       points.sort((a, b) => a[0] - b[0]);
       const color = data.colors[variant];
-      return { x: points.map(point => point[0]), y: points.map(point => point[1].mean), name: escapeText(variant),
+      return { x: points.map(point => point[0]), y: points.map(point => point[1].mean), name: wrapped(variant, 40),
         mode: "lines+markers", line: { color, width: 2 }, marker: { color, size: 7 },
         error_y: spread(points.map(point => point[1]), color),
         hovertemplate: `<b>${escapeText(variant)}</b><br>%{x:.4s}: %{y:.4f} \u00b1 %{error_y.array:.4f}`
           + "<extra></extra>" };
     }) : [];
-    plot("budgets", traces, { height: 400, ...legend(),
+    plot("budgets", traces, { height: tall(traces), ...legend(),
       xaxis: { type: "log", tickvals: [...new Set(x)], tickformat: ".4~s",
         title: { text: here.kind === "flops" ? "FLOPs a sample" : "dense parameters" } },
       yaxis: quality("test") });
@@ -90,7 +90,7 @@
       const tried = tries.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
       if (!tried.length) { return []; }
       const color = data.colors[line.variant];
-      return [{ x: tried.map(row => row.dense_lr), y: tried.map(row => row.values[key]), name: escapeText(line.variant),
+      return [{ x: tried.map(row => row.dense_lr), y: tried.map(row => row.values[key]), name: wrapped(line.variant, 40),
         mode: "lines+markers", line: { color, width: 2 },
         marker: { color, size: tried.map(row => row.dense_lr === line.dense_lr ? 13 : 6),
           symbol: tried.map(row => row.dense_lr === line.dense_lr ? "circle-dot" : "circle") },
@@ -98,7 +98,7 @@
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:.1e}%{text}: %{y:.4f}<extra></extra>` }];
     });
     const rates = [...new Set(traces.flatMap(trace => trace.x))];
-    plot("search", rates.length > 1 ? traces : [], { height: 400, ...legend(),
+    plot("search", rates.length > 1 ? traces : [], { height: tall(traces), ...legend(),
       xaxis: { type: "log", tickvals: rates, tickformat: ".0e", title: { text: "learning rate, dense parameters" } },
       yaxis: quality("validation") });
   }
@@ -106,7 +106,7 @@
     const lines = table().lines.filter(line => line.speed !== null && line.mean !== null);
     const traces = lines.map(line => {
       const color = data.colors[line.variant];
-      return { x: [line.speed], y: [line.mean], name: escapeText(line.variant), mode: "markers",
+      return { x: [line.speed], y: [line.mean], name: wrapped(line.variant, 40), mode: "markers",
         marker: { color, size: 11 },
         error_y: spread([line], color),
         hovertemplate: `<b>${escapeText(line.variant)}</b><br>%{x:,.0f} samples/s, %{y:.4f}<br>`
@@ -117,7 +117,7 @@
       line: { color: css("--soft"), dash: "dash", width: 1.5 } }];
     const annotations = shapes.map(() => ({ xref: "paper", x: 1, y: best, text: "the true probabilities",
       yanchor: "top", showarrow: false, font: { size: 11, color: css("--soft") } }));
-    plot("speed", traces, { height: 400, ...legend(), shapes, annotations,
+    plot("speed", traces, { height: tall(traces), ...legend(), shapes, annotations,
       xaxis: { type: "log", tickformat: ".2~s", dtick: "D2", title: { text: "samples a second in training" } },
       yaxis: quality("test") });
   }
