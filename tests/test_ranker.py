@@ -226,7 +226,7 @@ def test_widths_that_round_to_the_same_sizes_are_built_once(spec: FeatureSpec, m
     monkeypatch.setattr(models, "count_dense", count)
     with pytest.raises(UnimixerError, match="cannot be met within 2%"):
         width_for_budget(spec, dense_params=5_000, backbone="autoint", num_tokens=14)
-    sizes = [repr((ranker.given_arguments, ranker.backbone_arguments)) for ranker in built]
+    sizes = [repr((ranker.fixed_arguments, ranker.backbone_arguments)) for ranker in built]
     assert len(set(sizes)) == len(sizes) > 5
 
 

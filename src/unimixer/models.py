@@ -136,17 +136,19 @@ def width_for_budget(
 
 def ranker_sizes(spec: FeatureSpec) -> Callable[..., object]:
     """Return a function of a ranker's arguments that is equal for two widths where they make the same ranker."""
-    given: dict[str, dict[str, Any]] = {}  # what the backbone gets besides its width, by the other arguments
+    fixed: dict[
+        str, dict[str, Any]
+    ] = {}  # the backbone's arguments that no width changes, by the ranker's other arguments
 
     def sizes(*, width: float | None = None, **arguments: Any) -> object:
         if width is None:
             return arguments
-        if (others := repr(arguments)) not in given:
+        if (others := repr(arguments)) not in fixed:
             with torch.device("meta"):
                 hollow = Ranker(spec, **{**arguments, "width": width, "managed_embeddings": None})
-                given[others] = hollow.given_arguments
+                fixed[others] = hollow.fixed_arguments
         name = backbone_name(arguments.get("backbone") or RankerOptions.backbone)
-        return arguments, width_arguments(name, width, **given[others])
+        return arguments, width_arguments(name, width, **fixed[others])
 
     return sizes
 

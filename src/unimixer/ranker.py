@@ -122,9 +122,9 @@ class Ranker(Transient):
         appended = chosen.sequence_tokens * len(groups) if chosen.sequences == "tokens" else 0
         by_field = tokenizer == "field"
         num_tokens = len(self.embedding.slices) + appended if by_field else chosen.num_tokens
-        given = _given_arguments(chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None)
-        sizes = {} if chosen.width is None else width_arguments(chosen.backbone, chosen.width, **given)
-        self.given_arguments, self.backbone_arguments = given, {**sizes, **given}
+        fixed = _fixed_arguments(chosen, num_tokens, event_width, token_dim=chosen.embedding_dim if by_field else None)
+        sizes = {} if chosen.width is None else width_arguments(chosen.backbone, chosen.width, **fixed)
+        self.fixed_arguments, self.backbone_arguments = fixed, {**sizes, **fixed}
         self.backbone = build_backbone(chosen.backbone, **self.backbone_arguments)
         own, token_dim = _own_tokens(num_tokens, appended), self.backbone.token_dim
         try:
@@ -255,7 +255,7 @@ def _own_tokens(num_tokens: int, appended: int) -> int:
     return num_tokens - appended
 
 
-def _given_arguments(chosen: RankerOptions, num_tokens: int, event_width: int, token_dim: int | None) -> dict[str, Any]:
+def _fixed_arguments(chosen: RankerOptions, num_tokens: int, event_width: int, token_dim: int | None) -> dict[str, Any]:
     """Keyword arguments of the backbone that do not follow from its width."""
     options = dict(chosen.options or {})
     if chosen.sequences == "cross_attention":

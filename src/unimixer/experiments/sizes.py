@@ -230,8 +230,8 @@ def size_for_flops(
     count = once_a_size(partial(ranker_flops, spec), ranker_sizes(small_spec(spec)))
 
     def solve(kept: Mapping[str, int]) -> float:
-        given = {**arguments, "options": {**own, **kept}}
-        return solve_width(lambda width: count(**given, width=width), flops, tolerance=tolerance, what="flops")
+        others = {**arguments, "options": {**own, **kept}}
+        return solve_width(lambda width: count(**others, width=width), flops, tolerance=tolerance, what="flops")
 
     try:
         return solve({}), {}
