@@ -136,9 +136,8 @@ def width_for_budget(
 
 def ranker_sizes(spec: FeatureSpec) -> Callable[..., object]:
     """Return a function of a ranker's arguments that is equal for two widths where they make the same ranker."""
-    fixed: dict[
-        str, dict[str, Any]
-    ] = {}  # the backbone's arguments that no width changes, by the ranker's other arguments
+    # arguments of the backbone that no width changes, by the other arguments of the ranker
+    fixed: dict[str, dict[str, Any]] = {}
 
     def sizes(*, width: float | None = None, **arguments: Any) -> object:
         if width is None:
