@@ -20,6 +20,7 @@ from scipy import stats
 
 from unimixer.abtest.analysis.sequential import Sequential
 from unimixer.abtest.analysis.statistics import Effect, compare, moments_of
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.io import atomic_file
 
@@ -169,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -19,6 +19,7 @@ from typing import Any
 
 import unimixer
 from unimixer.cli import main as command
+from unimixer.cli import script
 from unimixer.environment import commit
 from unimixer.io import atomic_file
 from unimixer.training.run import RunFolder
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

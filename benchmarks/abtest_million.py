@@ -15,6 +15,7 @@ import time
 from unimixer.abtest.analysis.reading import read_experiment
 from unimixer.abtest.events import Events
 from unimixer.abtest.specification import DAY_US, Experiment
+from unimixer.cli import script
 from unimixer.settings import parse
 
 SPECIFICATION = {
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -20,6 +20,7 @@ import polars as pl
 
 from unimixer.abtest.analysis.sequential import LEAST_UNITS, Sequential, split_p_value
 from unimixer.abtest.analysis.statistics import Effect, compare, moments
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.io import atomic_file
 
@@ -222,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

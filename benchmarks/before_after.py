@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 
 HERE = Path(__file__).parent
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

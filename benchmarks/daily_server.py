@@ -27,6 +27,7 @@ import polars as pl
 
 from benchmarks.daily_kills import ENVIRONMENT, ROOT
 from benchmarks.daily_world import DAY_MS, FIRST, START_MS, begin, call, log_of
+from unimixer.cli import script
 from unimixer.predictor import Predictor
 
 KEY = "0123456789abcdef"
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

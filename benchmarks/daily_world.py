@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from unimixer.cli import main as command
+from unimixer.cli import script
 
 FIRST = date(2026, 1, 1)
 START_MS, DAY_MS = 1_767_225_600_000, 86_400_000
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from unimixer.analysis.significance import half_width
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 
 LEVELS, SHARES, SEEDS = (0.05, 0.01, 0.001), (0.1, 0.3, 1.0, 3.0, 10.0), (2, 3, 5)
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -20,6 +20,7 @@ from typing import Any
 from scipy.stats import t
 
 from unimixer import Predictor, Run, prepare, train
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.data.label_settings import Label
 from unimixer.data.prepare import prepare as write_dataset
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

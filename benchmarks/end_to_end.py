@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from unimixer.cli import script
 from unimixer.cli.doctor import matmul_rate
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import Dataset, open_dataset
@@ -199,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unimixer import Run, train
 from unimixer.backbones import BACKBONES
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.training.config import Recipe
 from unimixer.training.train import resume
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

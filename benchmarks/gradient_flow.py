@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import Dataset, open_dataset
 from unimixer.data.loader import Loader
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from unimixer.api import evaluate
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.training.summary import finished_runs, spread
 
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -18,6 +18,7 @@ import polars as pl
 import yaml
 
 from benchmarks.daily_world import call
+from unimixer.cli import script
 from unimixer.data.prepare import prepare
 from unimixer.data.raw.adapters import open_raw
 from unimixer.data.split_settings import QuantileSplit
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

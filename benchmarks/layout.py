@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from unimixer.backbones import Backbone, build_backbone
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.ops import layout
 
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

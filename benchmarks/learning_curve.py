@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from unimixer import Run, train
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.data.dataset import open_dataset
 from unimixer.experiments.models import Variant, parse_variant, split_models
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

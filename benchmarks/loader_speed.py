@@ -14,6 +14,7 @@ from statistics import median
 import torch
 
 from unimixer import train
+from unimixer.cli import script
 from unimixer.data.dataset import Dataset
 from unimixer.data.loader import Loader
 from unimixer.training.config import load_recipe
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from unimixer.cli import script
 from unimixer.io import write_text
 
 RESULTS = Path(__file__).parent / "results" / "long-histories.csv"
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import unimixer
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.training.run import RunFolder
 from unimixer.training.summary import spread
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

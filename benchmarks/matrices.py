@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimixer.cli import script
 from unimixer.mixing import SharedLinear, SoftmaxAttention, TokenMixing, Unified, UniMixing
 from unimixer.report.figures import new_figure, png_bytes
 
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -2,10 +2,10 @@
 
 python benchmarks/mixers.py --out studies/mixers
 
-The script prepares the worlds, says how long the runs take, trains what the folder lacks and prints a table a world
-and a budget. Killed, it goes on with the same command; ``--steps 1800`` takes three times the rows of the study. The
-excess log loss is the mean cross entropy against the true probability minus the entropy of that probability, so only
-the error of the model is left in it.
+The script prepares the worlds, says how long the runs take, chooses a rate for each learned mixing on validation,
+trains what the folder lacks and prints a table a world and a budget. Killed, it goes on with the same command;
+``--steps 1800`` takes three times the rows of the study. The excess log loss is the mean cross entropy against the true
+probability minus the entropy of that probability, so only the error of the model is left in it.
 """
 
 from __future__ import annotations
@@ -14,33 +14,31 @@ import argparse
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from unimixer.analysis.comparison import ComparisonReport, Line, Question, Table, compare_models
 from unimixer.analysis.significance import MOST_RUNS, runs_needed
-from unimixer.backbones import build_backbone
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.errors import UnimixerError
 from unimixer.experiments import Machine, Study, plan_experiment
 from unimixer.experiments.datasets import prepare_missing
 from unimixer.experiments.experiment import Experiment, request_latencies
+from unimixer.experiments.models import MIXING_LR
 from unimixer.experiments.plan import load_study
 from unimixer.experiments.results import load_rows
+from unimixer.experiments.sizes import budget_words
 from unimixer.io import atomic_file
 from unimixer.progress import duration
-from unimixer.training.optimizers import mixing_parameters
 
 STUDY = "mixers"
 RESULTS = Path(__file__).parent / "results" / "mixers.csv"
 METRIC, TASK = "excess_log_loss", "click"
 KEYS = ("world", "budget", "rows", "mixing")
 """Columns that identify a recorded row."""
-MIXING_LR = "optimizer.mixing_lr"
-FROZEN = 1e-9
-"""A rate below it is that of a control whose matrices stay where they start."""
 CANDIDATES = 500
 COLUMNS = (
     "mixing",
@@ -141,18 +139,15 @@ def chosen_models(study: Study, labels: Sequence[str]) -> tuple[Any, ...]:
     return tuple(model for label, model in models.items() if label in (study.base, *labels))
 
 
-def at_rates(study: Study, multiples: Sequence[float]) -> Study:
-    """The base, and every mixing that is learned at multiples of its own rate, which its label then names."""
-    varied = [model for model in study.models if model.label == study.base]
-    for model in study.models:
-        own = model.recipe.get(MIXING_LR, study.mixing_lr[0] if study.mixing_lr else None)
-        size = {"num_tokens": study.recipe["model.num_tokens"], "token_dim": 64} | model.options
-        if own is None or own < FROZEN or not mixing_parameters(build_backbone(model.backbone, **size)):
-            continue
-        for rate in (float(f"{own * multiple:.2g}") for multiple in multiples):
-            changed = {"label": f"{model.label} @ {rate:g}", "recipe": {**model.recipe, MIXING_LR: rate}}
-            varied.append(model.model_copy(update=changed))
-    return study.model_copy(update={"models": tuple(varied), "mixing_lr": ()})
+def searched_rates(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[str]]:
+    """The excess of the first seed on the test rows at every rate of a search, by data, budget and mixing."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row["seed"] == 0 and row["mixing_lr"] is not None and row["status"] == "ok":
+            value = f"{row['mixing_lr']:g}: {row[f'test_{TASK}_{METRIC}']:.4f}"
+            place = (row["dataset"], budget_words(row["budget_kind"], row["budget"]), row["variant"])
+            found.setdefault(place, []).append(f"**{value}**" if row["phase"] == "both" else value)
+    return found
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -245,13 +240,6 @@ def main() -> None:
     parser.add_argument("--base", metavar="MIXING", help="what the others are compared with (default: the rule)")
     parser.add_argument("--dense-lr", type=float, nargs="+", help="rates to choose from (default: those of the study)")
     parser.add_argument("--mixing-lr", type=float, nargs="+", help="the same for the mixing")
-    parser.add_argument(
-        "--mixing-multiples",
-        type=float,
-        nargs="+",
-        metavar="FACTOR",
-        help="train every learned mixing at these multiples of its own rate instead",
-    )
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: those of the study)")
     parser.add_argument("--flops", type=int, nargs="+", help="equal FLOPs a sample (default: equal width)")
     parser.add_argument("--jobs", type=int, default=2)
@@ -260,6 +248,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG of the differences to the rule")
     parser.add_argument("--picture-by-rows", type=Path, help="PNG of the recorded differences to the rule over rows")
     parser.add_argument("--sharpness", action="store_true", help="print how many runs decide each difference")
+    parser.add_argument("--rates", action="store_true", help="print what every rate of a search gave")
     parser.add_argument("--points", type=Path, help="CSV for unimixer scale fit, to which the runs are added")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/mixers.csv")
     arguments = parser.parse_args()
@@ -276,8 +265,6 @@ def main() -> None:
         study = study.model_copy(update={"base": arguments.base})
     if arguments.only:
         study = study.model_copy(update={"models": chosen_models(study, arguments.only)})
-    if arguments.mixing_multiples:
-        study = at_rates(study, arguments.mixing_multiples)
     prepare_missing(study.data)
     experiment = plan_experiment(study, arguments.out, Machine(arguments.jobs, 1, None))
     print(f"{experiment.missing} of {experiment.total} runs to train, about {duration(round(experiment.seconds()))}")
@@ -294,6 +281,10 @@ def main() -> None:
     report = compare_models(rows, arguments.out, Question(experiment.plan.base, (TASK,), metrics))
     if arguments.sharpness:
         print(markdown(SHARPNESS, [[words, *cells] for words, cells in sharpness(report)]))
+        return
+    if arguments.rates:
+        lines = [[*place, ", ".join(values)] for place, values in searched_rates(rows).items()]
+        print(markdown(("world", "budget", "mixing", "rate of the mixing: excess log loss, first seed"), lines))
         return
     recorded: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
@@ -318,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

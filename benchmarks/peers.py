@@ -28,6 +28,7 @@ import polars as pl
 import torch
 
 from benchmarks.suite.results import FOLDER, describe_machine
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.errors import UnimixerError
 from unimixer.io import write_text
@@ -183,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -26,6 +26,7 @@ from scoring import measure as take_turns
 from serving_parts import Server, Work
 
 from unimixer.bundles import open_bundle
+from unimixer.cli import script
 from unimixer.cli.output import markdown
 from unimixer.environment import commit, cores, cpu_model, versions
 from unimixer.serving.encoding.request import RankCall, RequestEncoder
@@ -133,4 +134,4 @@ def measure(work: Work, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -27,6 +27,7 @@ from typing import Any
 
 from serving_parts import Server, Work
 
+from unimixer.cli import script
 from unimixer.serving.prediction_log.writer import read_log
 
 PARTS = 20
@@ -175,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unimixer.cli import script
 from unimixer.ops import permutation_matrix, sinkhorn, sinkhorn_reference, token_mixing_permutation
 from unimixer.ops.sinkhorn.newton import scale
 
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from unimixer.cli import script
 from unimixer.data.synthetic import WorldConfig, draw_world
 
 COLUMNS = "world,rows,device,threads,start_seconds,rows_per_second_best,rows_per_second_median,click_rate"
@@ -65,4 +66,4 @@ def measure(config: WorldConfig, arguments: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

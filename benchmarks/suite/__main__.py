@@ -16,6 +16,7 @@ from benchmarks.suite.registry import NAMES, benchmark, is_benchmark, select
 from benchmarks.suite.results import FOLDER, Row, read_rows
 from benchmarks.suite.run import REPEATS, run_benchmarks
 from unimixer.cli import main as run_program
+from unimixer.cli import script
 from unimixer.cli.output import Json, emit, markdown, table, takes
 from unimixer.errors import UnimixerError
 
@@ -245,4 +246,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

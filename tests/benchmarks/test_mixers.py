@@ -18,11 +18,11 @@ LITE = "Lite, default: a matrix a head"
 
 
 def tiny_study(folder: Path) -> Path:
-    """The packaged study with two mixings, on a world of a few rows."""
+    """The packaged study with three mixings, one of which searches its rate, on a world of a few rows."""
     study = load_study(mixers.STUDY).model_dump(mode="json", exclude_defaults=True)
     options = {**study["data"][0]["options"], "rows": 1500, "validation_rows": 200, "test_rows": 300}
     study["data"] = [{**study["data"][0], "path": str(folder / "world"), "options": options}]
-    study["models"], study["widths"] = study["models"][:2], [16]
+    study["models"], study["widths"] = study["models"][:3], [16]
     study["recipe"] |= {"training.batch_size": 256}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
@@ -42,7 +42,7 @@ def test_a_study_is_trained_printed_and_recorded_by_its_rows(
     asked = ("--study", tiny_study(tmp_path), "--seeds", 2, "--jobs", 1, "--no-latency", "--record")
     run(monkeypatch, *asked, "--out", tmp_path / "study", "--steps", 2)
     printed = capsys.readouterr().out
-    assert "4 of 4 runs to train" in printed
+    assert "8 of 8 runs to train" in printed
     assert "sparse, width 16, 300 test rows" in printed
     # rows of another length stay, those of the same one are replaced
     mixers.RESULTS.write_text(mixers.RESULTS.read_text(encoding="utf-8").replace(",512,", ",999,"), encoding="utf-8")
@@ -56,10 +56,14 @@ def test_a_study_is_trained_printed_and_recorded_by_its_rows(
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| rule"))
     assert re.search(r"\| [+-]\d+\.\d% \|", line)  # the rule against another mixing
     rows = list(csv.DictReader(mixers.RESULTS.read_text(encoding="utf-8").splitlines()))
-    labels = [model.label for model in load_study(mixers.STUDY).models[:2]]
+    labels = [model.label for model in load_study(mixers.STUDY).models[:3]]
     assert [(row["rows"], row["mixing"]) for row in rows] == [(n, label) for n in ("999", "512") for label in labels]
-    base, lite = rows[2:]
+    base, lite, searched = rows[3:]
     assert float(lite["difference"]) == pytest.approx(float(lite["excess"]) - float(base["excess"]), abs=1e-5)
+    run(monkeypatch, *asked[:-1], "--out", tmp_path / "study", "--steps", 2, "--report-only", "--rates")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sparse")]
+    assert re.findall(r"([\d.]+): 0\.\d{4}", line) == ["0.0017", "0.0051", "0.015"]
+    assert f"**{float(searched['mixing_lr']):g}: " in line  # the chosen one
 
 
 def test_differences_are_drawn_over_rows_where_there_are_three_lengths(
@@ -76,16 +80,13 @@ def test_differences_are_drawn_over_rows_where_there_are_three_lengths(
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_learned_mixing_is_trained_at_multiples_of_its_rate() -> None:
-    study = mixers.at_rates(load_study(mixers.STUDY), [0.1, 3])
-    labels = [model.label for model in study.models]
-    assert labels[0] == study.base == "rule"
-    assert {f"{LITE} @ 0.00017", f"{LITE} @ 0.0051", "Kronecker product of 2 x 2 @ 0.03"} < set(labels)
-    for fixed in ("none", "random", "rule + FM", "HubMixer", "Lite, default, never moved"):
-        assert not any(label.startswith(fixed) for label in labels[1:])
-    rates = {model.label: model.recipe["optimizer.mixing_lr"] for model in study.models[1:]}
-    assert rates[f"{LITE} @ 0.0051"] == 0.0051
-    assert study.mixing_lr == ()
+def test_every_learned_mixing_has_rates_to_choose_from_and_others_have_one() -> None:
+    study = load_study(mixers.STUDY)
+    assert study.base == "rule"
+    for model in study.models:
+        fixed = mixers.MIXING_LR in model.recipe
+        assert fixed == model.label.startswith("Lite, default")  # what users get, and the control that never moves
+        assert len(study.grid(model, mixing=not fixed)) == (1 if fixed else len(model.mixing_lr or study.mixing_lr))
 
 
 def test_a_mixing_that_the_study_lacks_is_named() -> None:

@@ -136,6 +136,9 @@ def test_a_width_is_the_same_for_every_model_and_a_rate_of_mixings_is_part_of_a_
     assert [case.width for case in cases] == [16, 16]
     assert cases[0].name == "rankmixer at width 16"
     assert [case.searches_mixing for case in cases] == [False, True]
+    own = {"backbone": "rankmixer", "mixing_lr": [1e-2, 3e-2]}
+    with pytest.raises(UnimixerError, match="rankmixer: this model has no learned mixing; leave mixing_lr out"):
+        small_cases(toy_folder, models=[own])
     job = cases[1].job(1, Rates(1e-3, 1e-3, 1e-2))
     assert job.key.startswith("toy-lite-16wide-lr1e-3-mixing0.01-s1-")
     assert job.recipe.optimizer.mixing_lr == job.columns()["mixing_lr"] == 1e-2

@@ -13,12 +13,15 @@ from small import LITE, small_study
 from tiny import caller_states
 
 from unimixer.data.dataset import Dataset
+from unimixer.errors import UnimixerError
 from unimixer.experiments import Experiment, Machine, load_rows, plan_experiment
 from unimixer.experiments import progress_view as view
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
 from unimixer.experiments.progress_view import Lines, position
+from unimixer.io import write_text
 from unimixer.metrics import MetricAccumulator
+from unimixer.settings import dump_yaml
 from unimixer.training.train import train
 
 ONE = Machine(workers=1, threads=1)
@@ -49,6 +52,13 @@ def test_every_model_has_its_grid_with_the_first_seed_and_all_seeds_at_the_best(
         assert set(final["dense_lr"].to_list()) == {searched["dense_lr"].to_list()[-1]}
     assert set(rows["steps"].to_list()) == {rows["samples"][0] // 128 + 1}
     assert rows["variant"].to_list() == ["rankmixer"] * 3 + ["lite"] * 3  # the order of the plan
+
+
+def test_rows_of_a_model_that_the_plan_lacks_are_refused(whole: tuple[Path, Experiment], tmp_path: Path) -> None:
+    folder = shutil.copytree(whole[0], tmp_path / "study")
+    write_text(folder / Study.file, dump_yaml(whole[1].plan.model_copy(update={"models": whole[1].plan.models[:1]})))
+    with pytest.raises(UnimixerError, match=r"rows of model 'lite', which study.yaml lacks; write it there again"):
+        load_rows(folder)
 
 
 def test_a_row_is_what_the_same_recipe_trains_in_this_process(

@@ -92,6 +92,11 @@ def test_a_model_that_is_no_option_value_says_how_to_write_one() -> None:
         ({"dense_lr": []}, "dense_lr"),
         ({"seed": 3}, "unknown key 'seed'; did you mean 'seeds'?"),
         ({"models": [{"backbone": "mlp", "size_of": "rankmixer"}, "rankmixer"]}, "size_of 'rankmixer'"),
+        (
+            {"models": [{"backbone": "unimixer", "mixing_lr": [1e-2], "recipe": {"optimizer.mixing_lr": 1e-3}}]},
+            "unimixer: mixing_lr has rates to choose from, optimizer.mixing_lr has one; give one",
+        ),
+        ({"models": [{"backbone": "unimixer", "mixing_lr": [0]}]}, "mixing_lr"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_sentence(changes: dict[str, Any], message: str) -> None:
@@ -112,14 +117,22 @@ def test_the_base_is_the_first_model_or_named_by_label_backbone_or_text() -> Non
 def test_budgets_are_written_short_and_the_grid_is_a_product() -> None:
     study = small_study("toy", params=["1M", "1.5M"], flops=["2M"], sparse_lr=[1e-3, 5e-3], dense_lr=["5e-4", 1e-3])
     assert study.budgets == [("params", 1_000_000), ("params", 1_500_000), ("flops", 2_000_000)]
-    assert [rates[:2] for rates in study.grid()] == [(5e-4, 1e-3), (5e-4, 5e-3), (1e-3, 1e-3), (1e-3, 5e-3)]
+    assert [rates[:2] for rates in study.grid(study.models[0], mixing=False)] == [
+        (5e-4, 1e-3),
+        (5e-4, 5e-3),
+        (1e-3, 1e-3),
+        (1e-3, 5e-3),
+    ]
 
 
 def test_widths_are_budgets_and_only_learned_mixings_search_their_rate() -> None:
     study = small_study("toy", widths=[16], dense_lr=[1e-3], mixing_lr=[1e-3, 1e-2])
     assert study.budgets[-1] == ("width", 16)
-    assert [rates.mixing for rates in study.grid(mixing=True)] == [1e-3, 1e-2]
-    assert [rates.mixing for rates in study.grid()] == [None]
+    model = study.models[1]
+    assert [rates.mixing for rates in study.grid(model, mixing=True)] == [1e-3, 1e-2]
+    assert [rates.mixing for rates in study.grid(model, mixing=False)] == [None]
+    own = model.model_copy(update={"mixing_lr": (3e-2, 1e-1)})  # a model's own rates go before those of the plan
+    assert [rates.mixing for rates in study.grid(own, mixing=True)] == [3e-2, 1e-1]
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -253,6 +253,7 @@ def test_the_experiment_trains_the_grid_at_every_size(toy_folder: Path, tmp_path
         ({"params": []}, "the sizes of a sweep are dense parameters"),
         ({"flops": ["1M"]}, "the sizes of a sweep are dense parameters"),
         ({"sparse_lr": [1e-3, 2e-3]}, "one rate for the embedding tables"),
+        ({"models": [{"backbone": "unimixer", "mixing_lr": [1e-2, 3e-2]}]}, "one rate for learned mixings"),
         ({"dial": "height"}, "dial"),
         ({"params": [6_000], "lr_search": "two"}, "a search at two sizes needs two sizes"),
         ({"dense_lr": [1e-3], "lr_search": "every"}, "a search at every size needs rates to choose from"),

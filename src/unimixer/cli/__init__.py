@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
@@ -128,13 +128,20 @@ def main(arguments: Sequence[str] | None = None, *, program: typer.Typer = app, 
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is shown by its code
             stream.reconfigure(errors="backslashreplace")
     with _sigterm():
-        code = _run(program, name, words)
+        code = _run(lambda: program(words, prog_name=name, standalone_mode=False), words)
     raise SystemExit(code)
 
 
-def _run(program: typer.Typer, name: str, words: Sequence[str]) -> int:
+def script(call: Callable[[], Any]) -> None:
+    """Run the function of a script as a command is run: an error is one sentence, and the exit code says its kind."""
+    with _sigterm():
+        code = _run(call, sys.argv[1:])
+    raise SystemExit(code)
+
+
+def _run(call: Callable[[], Any], words: Sequence[str]) -> int:
     try:
-        code = program(words, prog_name=name, standalone_mode=False)
+        code = call()
         sys.stdout.flush()
         return _fail("interrupted", words, INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except BrokenPipeError:

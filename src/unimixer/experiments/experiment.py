@@ -15,7 +15,7 @@ from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Case, Job, build_case, case_name, unique
 from unimixer.experiments.executor import Machine, Outcome, Schedule, run_jobs, study_lock
 from unimixer.experiments.lr_search import LRTrial
-from unimixer.experiments.models import EMBEDDING_LR
+from unimixer.experiments.models import Variant
 from unimixer.experiments.plan import Plan, Sweep, write_plan
 from unimixer.experiments.plan_file import is_begun
 from unimixer.experiments.progress_view import watching
@@ -205,7 +205,6 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
     _check_ignored_features(plan)
     series: list[SizeSeries] = []
     left_out: dict[str, str] = {}
-    order = [variant.label for variant in plan.models]
     for ref in plan.data:
         dataset = Dataset(ref.path)
         cases: dict[str, list[Case]] = {}
@@ -229,8 +228,7 @@ def build_series(plan: Plan) -> tuple[list[SizeSeries], dict[str, str]]:
                     continue
                 widths[variant.label, *budget] = case.width
                 cases.setdefault(variant.label, []).append(case)
-        for label in sorted(cases, key=order.index):
-            series += _series(plan, cases[label])
+        series += [one for v in plan.models if v.label in cases for one in _series(plan, v, cases[v.label])]
     if not series:
         raise UnimixerError(f"no model can be built: {next(iter(left_out.values()))}")
     return series, left_out
@@ -245,9 +243,12 @@ def _check_ignored_features(plan: Plan) -> None:
             specs[0].select(name)  # raises
 
 
-def _series(plan: Plan, cases: Sequence[Case]) -> list[SizeSeries]:
+def _series(plan: Plan, variant: Variant, cases: Sequence[Case]) -> list[SizeSeries]:
     """Give the cases of one model on one dataset the search for learning rates that the plan asks for."""
-    grid = plan.grid(mixing=cases[0].searches_mixing, embedding=cases[0].options.get(EMBEDDING_LR))
+    mixing = cases[0].searches_mixing
+    if variant.mixing_lr and not mixing:
+        raise UnimixerError(f"{variant.label}: this model has no learned mixing; leave mixing_lr out")
+    grid = plan.grid(variant, mixing=mixing)
     search: dict[str, Any] = {"seeds": plan.seeds, "grid": grid, "monitor": plan.monitor}
     if isinstance(plan, Sweep):
         _check_apart(cases)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from unimixer.backbones.registry import backbone_name, check_options
 from unimixer.errors import UnimixerError, unknown
@@ -43,6 +43,8 @@ MODEL_KEYS = (
 
 EMBEDDING_LR = "optimizer.embedding_lr"
 """The key with which a model has its own rate of the embedding tables, which is then not searched."""
+MIXING_LR = "optimizer.mixing_lr"
+"""The same for learned mixings."""
 
 _WORDS = {
     "num_blocks": "{} blocks",
@@ -68,6 +70,8 @@ class Variant(Settings):
     """Keyword arguments of the backbone."""
     recipe: RecipeKeys = Field(default_factory=dict)
     """Dotted keys of the recipe, for example ``model.pooling: flatten``."""
+    mixing_lr: tuple[PositiveFloat, ...] = ()
+    """Rates of its learned mixing to choose from, with the first seed (default: those of the plan)."""
     size_of: str | None = None
     """Label of the model whose width this one gets, whatever it then costs (default: its own, from the budget)."""
 
@@ -79,6 +83,9 @@ class Variant(Settings):
         for key in self.recipe:
             if key not in MODEL_KEYS:
                 raise _shared_key(self.backbone, key)
+        if self.mixing_lr and MIXING_LR in self.recipe:
+            raise UnimixerError(f"{self.backbone}: mixing_lr has rates to choose from, {MIXING_LR} has one; give one")
+        object.__setattr__(self, "mixing_lr", tuple(dict.fromkeys(self.mixing_lr)))
         if not self.label:
             object.__setattr__(self, "label", ", ".join([self.backbone, *_option_words(self)]))
 

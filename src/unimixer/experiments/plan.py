@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from unimixer.errors import UnimixerError, first_difference, unknown
 from unimixer.experiments.datasets import DatasetRef, WrittenDataset, open_datasets
 from unimixer.experiments.lr_search import POWER, Rates
-from unimixer.experiments.models import Variant, WrittenVariant, label_of
+from unimixer.experiments.models import EMBEDDING_LR, Variant, WrittenVariant, label_of
 from unimixer.experiments.plan_file import PlanFile, check_folder, is_begun, read_plan
 from unimixer.experiments.sizes import second_base_size, with_depth
 from unimixer.io import write_text
@@ -110,15 +110,16 @@ class Plan(PlanFile):
             if key in OWN_KEYS:
                 raise UnimixerError(f"--set {key}: a study sets it itself; see --seeds, --lr-grid, --params, --models")
 
-    def grid(self, *, mixing: bool = False, embedding: float | None = None) -> list[Rates]:
-        """Return the rates to choose from.
+    def grid(self, variant: Variant, *, mixing: bool) -> list[Rates]:
+        """Return the rates to choose from for a model: its own ones, else those of the plan.
 
         Args:
-            mixing: whether the model has learned mixings to choose a rate for.
-            embedding: the model's own rate of the embedding tables (default: those of the plan).
+            variant: the model.
+            mixing: whether it has learned mixings to choose a rate for.
         """
-        mixing_lr = (self.mixing_lr if mixing else ()) or (None,)
-        sparse_lr = self.sparse_lr if embedding is None else (embedding,)
+        mixing_lr = (variant.mixing_lr or self.mixing_lr if mixing else ()) or (None,)
+        own = variant.recipe.get(EMBEDDING_LR)
+        sparse_lr = self.sparse_lr if own is None else (own,)
         return [Rates(*rates) for rates in product(self.dense_lr, sparse_lr, mixing_lr)]
 
     @property
@@ -140,8 +141,9 @@ class Plan(PlanFile):
     @property
     def search_words(self) -> str:
         """The search for learning rates in words."""
-        tried = len(self.grid(mixing=True))
-        grid = f"{tried} learning rates with the first seed, then " if tried > 1 else ""
+        counts = [len(self.grid(variant, mixing=True)) for variant in self.models]
+        tried = f"{max(counts)}" if min(counts) == max(counts) else f"up to {max(counts)}"
+        grid = f"{tried} learning rates with the first seed, then " if max(counts) > 1 else ""
         seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
         return f"a model: {grid}{seeds}; budgets are met within 2%"
 
@@ -245,7 +247,7 @@ class Sweep(Plan):
         super().model_post_init(context)
         if len(self.sparse_lr) > 1:
             raise UnimixerError("a sweep has one rate for the embedding tables: give one --sparse-lr")
-        if len(self.mixing_lr) > 1:
+        if any(len(rates) > 1 for rates in (self.mixing_lr, *(variant.mixing_lr for variant in self.models))):
             raise UnimixerError("a sweep has one rate for learned mixings: give one mixing_lr")
         if self.lr_search == "every" and len(self.dense_lr) == 1:
             raise UnimixerError("a search at every size needs rates to choose from; give --lr-grid several")

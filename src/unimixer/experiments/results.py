@@ -18,7 +18,6 @@ from unimixer.data.loader import Loader
 from unimixer.errors import UnimixerError
 from unimixer.experiments.cases import Job
 from unimixer.experiments.lr_search import Rates, chosen_rates
-from unimixer.experiments.models import EMBEDDING_LR
 from unimixer.experiments.plan import Study
 from unimixer.experiments.plan_file import read_plan
 from unimixer.io import atomic_file, read_json, write_text
@@ -111,21 +110,25 @@ def load_rows(folder: Path | str) -> pl.DataFrame:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[case_of(row)].append(row)
+    variants = {variant.label: variant for variant in study.models}
     for members in groups.values():
-        own = json.loads(members[0]["options"]).get(EMBEDDING_LR)
-        grid = study.grid(mixing=any(row.get("mixing_lr") is not None for row in members), embedding=own)
+        label = members[0]["variant"]
+        if label not in variants:
+            raise UnimixerError(f"{folder}: rows of model {label!r}, which {study.file} lacks; write it there again")
+        searched = any(row.get("mixing_lr") is not None for row in members)
+        grid = study.grid(variants[label], mixing=searched)
         chosen = chosen_rates(members, grid, study.monitor)
         for row in members:
             at = Rates.of(row) == chosen
             first = row["seed"] == 0 and len(grid) > 1
             row["phase"] = ("both" if first else "final") if at else "search"
-    labels = {variant.label: number for number, variant in enumerate(study.models)}
+    labels = {label: number for number, label in enumerate(variants)}
     datasets = {dataset.hash: number for number, dataset in enumerate(study.data)}
     rows.sort(
         key=lambda row: (
             *(
                 datasets.get(row["dataset_hash"], len(datasets)),
-                labels.get(row["variant"], len(labels)),
+                labels[row["variant"]],
                 row["budget_kind"],
             ),
             *(row["budget"], *(rate or 0 for rate in Rates.of(row)), row["seed"], row["key"]),
