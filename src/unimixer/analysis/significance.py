@@ -141,7 +141,7 @@ def difference(
         >>> found = difference([0.701, 0.702], [0.700, 0.700], np.repeat(draws, 2, 0), np.repeat(draws, 2, 0),
         ...                    num_users=100)
         >>> round(found.estimate, 6), found.seeds, round(found.p, 3)
-        (0.0015, 2, 0.305)
+        (0.0015, 2, 0.205)
     """
     values, others = np.asarray(model, dtype=np.float64), np.asarray(base, dtype=np.float64)
     draws, other_draws = np.asarray(model_draws, dtype=np.float64), np.asarray(base_draws, dtype=np.float64)

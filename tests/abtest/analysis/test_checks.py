@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from abtest_cases import HOUR, database, experiment, simulate
+from scipy.stats import binom, multinomial
 
-from unimixer.abtest.analysis.check import Check
-from unimixer.abtest.analysis.checks import balance_limit, split_check
+from unimixer.abtest.analysis.check import LEVEL, Check, exceeds
+from unimixer.abtest.analysis.checks import balance_limit, fixed_split_p_value, split_check
 from unimixer.abtest.analysis.reading import Reading, read_experiment
 from unimixer.abtest.records import Covariate, Exposure, Outcome
 from unimixer.abtest.specification import DAY_US, Experiment
@@ -281,6 +282,47 @@ def test_the_split_is_compared_with_the_configured_one() -> None:
     assert not split_check(weighted, {"control": 8_800, "mixer": 1_200}).passed
     assert not split_check(experiment(), {"control": 9_030, "mixer": 970}).passed
     assert not split_check(experiment(reading="sequential"), {"control": 9_030}).passed
+
+
+@pytest.mark.parametrize(("total", "share"), [(1, 0.01), (100, 0.01), (500, 0.01), (40, 0.5), (3_000, 0.2)])
+def test_a_sound_split_fails_at_most_once_in_a_thousand_whatever_the_number_of_units(total: int, share: float) -> None:
+    fails = [n for n in range(total + 1) if fixed_split_p_value([total - n, n], [1 - share, share]) < LEVEL]
+    assert binom.pmf(fails, total, share).sum() < LEVEL
+    if total > 1:  # and a split that is far off does fail
+        assert total in fails
+
+
+def test_a_split_of_three_arms_is_corrected_for_their_number() -> None:
+    shares = [0.98, 0.01, 0.01]
+    chance = sum(
+        multinomial.pmf([60 - a - b, a, b], 60, shares)
+        for a in range(61)
+        for b in range(61 - a)
+        if fixed_split_p_value([60 - a - b, a, b], shares) < LEVEL
+    )
+    assert 0 < chance < LEVEL
+    assert fixed_split_p_value([5_000, 5_000, 4_500], [1 / 3] * 3) < LEVEL
+
+
+@pytest.mark.parametrize("total", [1, 30, 500, 20_000])
+def test_few_of_few_are_no_evidence_of_a_fault(total: int) -> None:
+    for share in (0.001, 0.01):
+        counts = [n for n in range(total + 1) if exceeds(n, total, share)]
+        assert binom.pmf(counts, total, share).sum() < LEVEL
+    assert exceeds(500, 20_000, 0.01)
+    assert not exceeds(0, 0, 0.01)
+
+
+def test_the_first_exposure_breaks_nothing(sound: Rows, tmp_path: Path) -> None:
+    plan = experiment(reading="sequential", arms={"control": {"weight": 99}, "mixer": {"weight": 1}})
+    first = sound[0][0]._replace(arm="mixer")
+    late = Outcome("o", first.unit, "click", 1.0, first.time + 9 * HOUR, first.time + HOUR, None, None)
+    for outcomes in ([], [late]):
+        folder = tmp_path / str(len(outcomes))
+        folder.mkdir()
+        reading = read(folder, ([first], outcomes), plan, as_of=plan.start_us + 7 * DAY_US)
+        assert reading.verdict.decision == "keep running"
+        assert not reading.effects
 
 
 def test_the_limit_of_balance_falls_with_units_and_rises_with_comparisons() -> None:

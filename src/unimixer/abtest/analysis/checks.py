@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from unimixer.abtest.analysis.check import ARMS, BALANCED, LEVEL, LOOK, SEGMENTS, SPECIFICATION, SPLIT, UNITS, Check
+from unimixer.abtest.analysis.check import (
+    ARMS,
+    BALANCED,
+    LEVEL,
+    LOOK,
+    SEGMENTS,
+    SPECIFICATION,
+    SPLIT,
+    UNITS,
+    Check,
+    exceeds,
+)
 from unimixer.abtest.analysis.event_checks import bots_check, clocks_check, order_check, outcomes_check
 from unimixer.abtest.analysis.sequential import LEAST_UNITS, split_p_value
 from unimixer.abtest.analysis.statistics import standardized_difference
@@ -43,10 +54,8 @@ def check_all(table: UnitTable, now: int) -> tuple[Check, ...]:
 def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     """Compare the units of every arm with the configured split.
 
-    Reading once uses the test of chi squared, sequential reading one that holds at every look.
+    Reading once uses :func:`fixed_split_p_value`, sequential reading a test that holds at every look.
     """
-    from scipy.stats import chisquare
-
     weights = experiment.weights
     strangers = sorted(set(units) - set(weights))
     if strangers:
@@ -61,10 +70,7 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
     total = sum(counts)
     if not total:
         return Check(SPLIT, False, "no unit was exposed; check that the server logs exposures here", breaks=False)
-    if experiment.reading == "sequential":
-        p = split_p_value(counts, shares)
-    else:
-        p = float(chisquare(counts, [share * total for share in shares]).pvalue) if len(counts) > 1 else 1.0
+    p = split_p_value(counts, shares) if experiment.reading == "sequential" else fixed_split_p_value(counts, shares)
     split = ", ".join(
         f"{arm} {count / total:.2%} of {share:.2%}" for arm, count, share in zip(weights, counts, shares, strict=True)
     )
@@ -76,6 +82,27 @@ def split_check(experiment: Experiment, units: Mapping[str, int]) -> Check:
             "or added in an arm; find where before reading any effect",
         )
     return Check(SPLIT, True, f"the split of {total:,} units fits the configured one ({split}; p {_p(p)})")
+
+
+def fixed_split_p_value(counts: Sequence[int], shares: Sequence[float]) -> float:
+    """Test a split of units against the configured shares at one look, exactly for any number of units.
+
+    Every arm has a binomial test; with more than two arms the least p is corrected for their number (Bonferroni).
+
+    Args:
+        counts: units of every arm.
+        shares: configured shares of the arms; they sum to 1.
+
+    Example:
+        >>> fixed_split_p_value([99, 1], [0.5, 0.5]) < 1e-20
+        True
+        >>> round(fixed_split_p_value([0, 1], [0.99, 0.01]), 3)  # one unit proves nothing
+        0.01
+    """
+    from scipy.stats import binomtest
+
+    least = min(binomtest(n, sum(counts), min(share, 1.0)).pvalue for n, share in zip(counts, shares, strict=True))
+    return min(1.0, float(least) * (len(counts) if len(counts) > 2 else 1))
 
 
 def _split(table: UnitTable) -> Check:
@@ -145,7 +172,7 @@ def _one_arm(table: UnitTable) -> Check:
     crossed = table.crossed()
     total = crossed + sum(table.units().values())
     share = crossed / total if total else 0.0
-    if share > CROSSED_SHARE:
+    if exceeds(crossed, total, CROSSED_SHARE):
         return Check(
             ARMS,
             False,

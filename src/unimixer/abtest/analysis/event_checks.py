@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from unimixer.abtest.analysis.check import BOTS, CLOCKS, LEVEL, ORDER, OUTCOMES, Check
+from unimixer.abtest.analysis.check import BOTS, CLOCKS, LEVEL, ORDER, OUTCOMES, Check, exceeds
 from unimixer.abtest.analysis.sequential import LEAST_UNITS
 from unimixer.abtest.analysis.statistics import compare
 from unimixer.abtest.analysis.units import DENOMINATOR, NUMERATOR, UnitTable
@@ -44,7 +44,7 @@ def outcomes_check(table: UnitTable) -> Check:
                 False,
                 f"no unit has an outcome {event!r} after its exposure; check that outcomes reach this "
                 "database and that the name of the event is right",
-                breaks=table.as_of >= experiment.start_us + DAY_US,
+                breaks=table.as_of >= experiment.start_us + DAY_US and sum(table.units().values()) >= LEAST_UNITS,
             )
     gap = _gap(table, arrived)
     if gap is not None:
@@ -122,7 +122,7 @@ def clocks_check(table: UnitTable, now: int) -> Check:
         f"SELECT COUNT(*), COALESCE(SUM(CASE WHEN o.time > o.received + {CLOCK_TOLERANCE_US} THEN 1 ELSE 0 END), 0) "
         "FROM outcomes o JOIN abtest_units u ON u.unit = o.unit"
     )[0]
-    if total and late / total > CLOCK_SHARE:
+    if exceeds(late, total, CLOCK_SHARE):
         return Check(
             CLOCKS,
             False,
@@ -142,7 +142,7 @@ def order_check(table: UnitTable) -> Check:
         "e.experiment = ? AND e.request_id = o.request_id AND e.shadow = 0 AND e.time < ?",
         [table.experiment.start_us - DAY_US, table.experiment.name, table.as_of],
     )[0]
-    if total and early / total > EARLY_SHARE:
+    if exceeds(early, total, EARLY_SHARE):
         return Check(
             ORDER,
             False,

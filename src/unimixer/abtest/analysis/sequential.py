@@ -57,7 +57,7 @@ class Sequential:
 
         Example:
             >>> round(Sequential(planned=10_000).multiplier(10_000), 3)
-            3.036
+            3.035
         """
         information = units * self.tuning
         level, grown = alpha or self.level, 1 + information

@@ -103,7 +103,7 @@ class WideWorld:
     after the log without end. The first days train, the last but one validates, the last tests.
 
     Example:
-        >>> world = WideWorld(WorldConfig(num_rows=1_000, num_fields=8, num_groups=4, interacting_pairs=2))
+        >>> world = WideWorld(WorldConfig(num_rows=1_000, num_fields=8, num_groups=4, interacting_pairs=2, num_pairs=4))
         >>> world.groups[0], len(world.interacting_groups)
         (('user_0', 'user_1'), 2)
     """
