@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study
 from unimixer.experiments.results import result_columns, write_row, write_tables
 from unimixer.io import write_text
@@ -32,16 +33,21 @@ def fake_study(
     params: Sequence[int] = (1_000_000,),
     seeds: int = 3,
     rates: Sequence[float] = RATES,
+    mixing_rates: Sequence[float] = (),
     rows: int = 2_000,
     users: int = 250,
     without: Sequence[tuple[str, int]] = (),
     failed: Sequence[tuple[str, int]] = (),
 ) -> Path:
-    """Write a plan, rows and scores; ``without`` and ``failed`` name a label and a seed at the chosen rate."""
+    """Write a plan, rows and scores; ``without`` and ``failed`` name a label and a seed at the chosen rate.
+
+    ``mixing_rates`` are those of UniMixing-Lite, of which the last is the best one.
+    """
     data = [
         {"path": f"datasets/{name}", "name": name, "hash": f"{number:08x}"} for number, name in enumerate(datasets, 1)
     ]
     plan = {"data": data, "models": models, "params": list(params), "seeds": seeds, "dense_lr": list(rates)}
+    plan |= {"mixing_lr": list(mixing_rates)}
     study = Study.model_validate(plan)
     write_text(folder / "study.yaml", dump_yaml(study))
     for number, dataset in enumerate(study.data):
@@ -75,14 +81,17 @@ def _dataset(
         for budget in study.params:
             share = quality[variant.label] * (1.15 if budget > 2_000_000 else 1.0)
             for training in range(study.seeds):
-                for rate in study.dense_lr if training == 0 else (chosen,):
-                    if rate == chosen and (variant.label, training) in without:
+                grid = study.grid(variant, mixing=variant.backbone == "unimixer-lite")
+                best = Rates(chosen, 1e-3, grid[-1].mixing)
+                for rates in grid if training == 0 else (best,):
+                    if rates == best and (variant.label, training) in without:
                         continue
-                    key = f"{name}-{variant.backbone}-{budget}-lr{rate:g}-s{training}"
-                    bad = rate == chosen and (variant.label, training) in failed
-                    own = share * (1.0 if rate == chosen else 0.6)
+                    mixing = "" if rates.mixing is None else f"-mixing{rates.mixing:g}"
+                    key = f"{name}-{variant.backbone}-{budget}-lr{rates.dense:g}{mixing}-s{training}"
+                    bad = rates == best and (variant.label, training) in failed
+                    own = share * (1.0 if rates == best else 0.6)
                     logits = (own * truth + rng.normal(size=truth.shape) + 0.05 * rng.normal()).astype(np.float32) / 2
-                    row = _facts(key, name, digest, variant, budget, training, rate)
+                    row = _facts(key, name, digest, variant, budget, training, rates)
                     if bad:
                         row |= {"status": "failed", "error": "UnimixerError: loss is nan at step 40 | <b>lower</b> it"}
                     else:
@@ -95,7 +104,7 @@ def _dataset(
                     write_row(folder, row)
 
 
-def _facts(key: str, name: str, digest: str, variant: Any, budget: int, seed: int, rate: float) -> dict[str, Any]:
+def _facts(key: str, name: str, digest: str, variant: Any, budget: int, seed: int, rates: Rates) -> dict[str, Any]:
     return {
         "key": key,
         "dataset": name,
@@ -110,8 +119,9 @@ def _facts(key: str, name: str, digest: str, variant: Any, budget: int, seed: in
         "table_params": 4_000_000,
         "flops_per_sample": 2 * budget + 99,
         "seed": seed,
-        "dense_lr": rate,
-        "sparse_lr": 1e-3,
+        "dense_lr": rates.dense,
+        "sparse_lr": rates.sparse,
+        "mixing_lr": rates.mixing,
         "tasks": json.dumps(TASKS),
     }
 

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from small import LITE, small_study
+from small import LITE, small_cases, small_study
 from tiny import caller_states
 
 from unimixer.data.dataset import Dataset
 from unimixer.errors import UnimixerError
 from unimixer.experiments import Experiment, Machine, load_rows, plan_experiment
 from unimixer.experiments import progress_view as view
+from unimixer.experiments.executor import recipe_values
 from unimixer.experiments.lr_search import Rates
 from unimixer.experiments.plan import Study, read_plan
 from unimixer.experiments.progress_view import Lines, position
+from unimixer.experiments.results import scores_path
+from unimixer.experiments.worker import train_row
 from unimixer.io import write_text
 from unimixer.metrics import MetricAccumulator
 from unimixer.settings import dump_yaml
@@ -94,6 +97,19 @@ def test_kept_scores_give_the_metrics_of_the_row(whole: tuple[Path, Experiment],
         found = accumulator.compute()["is_click"]
         assert (found.auc, found.uauc) == (row["test_is_click_auc"], row["test_is_click_uauc"])
         assert (found.log_loss, found.calibration) == (row["test_is_click_log_loss"], row["test_is_click_calibration"])
+
+
+def test_scores_of_a_run_that_was_finished_before_are_those_that_were_heard(toy_folder: Path, tmp_path: Path) -> None:
+    job = small_cases(toy_folder)[0].job(0, Rates(1e-3, 1e-3))
+    message = {"folder": str(tmp_path), "columns": job.columns(), "processes": 1, "machine": "this one"}
+    message["recipe"] = recipe_values(job, ONE)
+    row = train_row(message)
+    path = scores_path(tmp_path, job.key)
+    heard = np.load(path)
+    path.unlink()  # killed between the end of the run and its scores
+    again = train_row(message)
+    assert again == row
+    np.testing.assert_array_equal(np.load(path), heard)
 
 
 def test_finished_rows_leave_their_curves_and_no_weights(whole: tuple[Path, Experiment]) -> None:

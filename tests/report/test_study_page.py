@@ -154,6 +154,20 @@ def luminance(channels: list[int]) -> float:
 
 
 @needs_browser
+def test_a_search_is_drawn_at_the_chosen_rate_of_the_mixing(tmp_path: Path) -> None:
+    models = ("rankmixer", "unimixer-lite:num_blocks=4")
+    fake_study(tmp_path / "study", models=models, mixing_rates=(1e-3, 1e-2), seeds=1, rows=300)
+    report = compare_models(load_rows(tmp_path / "study").to_dicts(), tmp_path / "study", replicates=20)
+    path = tmp_path / "report.html"
+    path.write_text(page(report, title="rates", csv=""), encoding="utf-8")
+    with opened(path, tmp_path / "profile") as browser:
+        assert shown(browser, "search") == [[5e-4, 1e-3, 2e-3]] * 2
+        assert (
+            browser.run("document.querySelector('#table tbody').textContent").count(" · ") == 3
+        )  # one has three rates
+
+
+@needs_browser
 def test_long_names_of_models_stay_inside_their_plots(tmp_path: Path) -> None:
     longer = "token-mixer, mixing balanced-permutation, expansion 0.75, pre-norm, dense muon: "
     folder = tmp_path / "study"

@@ -33,6 +33,7 @@ from unimixer.settings import parse
 from unimixer.training.config import Recipe
 from unimixer.training.evaluation import EVALUATION_BATCH, soft_columns, task_columns
 from unimixer.training.model import build_ranker, pick_device, with_tasks
+from unimixer.training.observer import Observer
 from unimixer.training.run import RunFolder
 from unimixer.training.step import TrainStep
 from unimixer.training.train import WARM_UP, resume, train
@@ -56,14 +57,16 @@ def train_row(task: dict[str, Any]) -> Row:
         and not RunFolder(run_folder).best_weights.exists()
     ):
         shutil.rmtree(run_folder)  # its weights were removed, and so were its scores: nothing to go on with
+    logits: list[torch.Tensor] = []
+    observer = Observer(tested=logits.append)
     run = (
-        resume(run_folder, dataset=dataset.folder, quiet=True)
+        resume(run_folder, dataset=dataset.folder, quiet=True, observer=observer)
         if run_folder.exists()
-        else train(recipe, folder=run_folder, quiet=True)
+        else train(recipe, folder=run_folder, quiet=True, observer=observer)
     )
     result = run.result or {}
-    if run.best_weights.exists():
-        write_array(scores, test_logits(run, dataset))
+    if run.best_weights.exists():  # nothing is heard of a run that was finished before its scores were written
+        write_array(scores, torch.cat(logits).numpy() if logits else test_logits(run, dataset))
     row = {
         **columns,
         "status": OK,

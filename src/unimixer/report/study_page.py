@@ -127,6 +127,7 @@ def _line_values(line: Line) -> dict[str, Any]:
         "variant": line.chosen.variant,
         "dense_lr": line.chosen.rates.dense,
         "sparse_lr": line.chosen.rates.sparse,
+        "mixing_lr": line.chosen.rates.mixing,
         "values": [[seed, value] for seed, value in line.values.items()],
         "mean": line.mean,
         "spread": line.spread,
@@ -139,6 +140,6 @@ def _line_values(line: Line) -> dict[str, Any]:
 
 
 def _search_values(row: Row, tasks: tuple[str, ...], metrics: list[str]) -> dict[str, Any]:
-    names = ("dataset_hash", "budget_kind", "budget", "variant", "dense_lr", "sparse_lr", "seed")
+    names = ("dataset_hash", "budget_kind", "budget", "variant", "dense_lr", "sparse_lr", "mixing_lr", "seed")
     values = {f"{task} {metric}": row.get(f"validation_{task}_{metric}") for task in tasks for metric in metrics}
     return {**{name: row.get(name) for name in names}, "values": values}

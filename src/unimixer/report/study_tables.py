@@ -20,7 +20,8 @@ METRIC_NAMES = {
     "excess_log_loss": "excess log loss",
 }
 COLUMNS = (
-    *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse", "seeds", "mean", "spread"),
+    *("model", "dense parameters", "FLOPs a sample", "learning rate, dense · sparse (· mixing)"),
+    *("seeds", "mean", "spread"),
     *("samples/s", "difference", f"{1 - LEVEL:.0%} interval", "p", "p, Holm", "conclusion"),
 )
 """Columns of the table of one metric."""

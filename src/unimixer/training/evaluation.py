@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,11 +37,13 @@ def evaluate_model(
     metrics: Sequence[str] = (),
     chain: Mapping[str, str] | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    scored: Callable[[torch.Tensor], None] | None = None,
 ) -> dict[str, TaskMetrics]:
     """Measure every task on one split, or on the union of several, named ``validation+test``.
 
     Each process scores its part of the rows. Rank 0 merges the scores and sends the metrics to all; they equal those
-    of a single process to the last bit. A label of the ``chain`` is also measured given the one before it.
+    of a single process to the last bit. A label of the ``chain`` is also measured given the one before it. ``scored``
+    takes the logits of every batch of this process.
     """
     splits = split.split("+")
     for part in splits:
@@ -52,7 +54,7 @@ def evaluate_model(
     was_training = model.training
     model.eval()
     for part in splits:
-        _score(model, dataset, part, accumulator, precision=precision, processes=processes)
+        _score(model, dataset, part, accumulator, precision=precision, processes=processes, scored=scored)
     model.train(was_training)
     return merged_metrics(accumulator, processes)
 
@@ -97,6 +99,7 @@ def _score(
     *,
     precision: str,
     processes: ProcessGroup,
+    scored: Callable[[torch.Tensor], None] | None,
 ) -> None:
     """Add the logits of one split, or of this process's part of it, to the metrics."""
     device, size = next(model.parameters()).device, processes.size
@@ -115,6 +118,8 @@ def _score(
             truth = batch.labels[:, truths] if metrics.truths else None
             weights = torch.where(batch.labels[:, sampled] > 0, 1.0, negative or 1.0) if metrics.weighted else None
             metrics.update(logits, batch.labels[:, columns], users, truth, weights)
+            if scored is not None:
+                scored(logits)
             advance(len(batch))
 
 

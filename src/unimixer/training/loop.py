@@ -276,6 +276,7 @@ class Trainer:
             metrics=self.recipe.metrics,
             chain=self.recipe.model.chain,
             processes=self.processes,
+            scored=self.observer.tested if split == "test" else None,
         )
 
     def _check_parameters(self) -> None:

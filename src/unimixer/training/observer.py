@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Observer:
@@ -15,6 +17,10 @@ class Observer:
     evaluated: Callable[[int, int, float], None] | None = None
     """Takes the number of an evaluation, how many there will be, and the monitored metric; an error ends the run."""
 
+    tested: Callable[[Tensor], None] | None = None
+    """Takes the logits ``(B, tasks)`` of the best weights on every batch of the test part, in its order; those of one
+    process."""
+
     def hear(self, step: int, total_steps: int, interval: int, value: float) -> None:
         """Pass an evaluation on; the last one may come before a whole interval has passed."""
         if self.evaluated is not None:
@@ -22,7 +28,7 @@ class Observer:
 
     def of_first_stage(self) -> Observer:
         """Return the observer of a warm-up run, whose evaluations are not those of the whole run."""
-        return replace(self, evaluated=None)
+        return replace(self, evaluated=None, tested=None)
 
 
 UNOBSERVED = Observer()

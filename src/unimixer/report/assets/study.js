@@ -85,7 +85,7 @@
     const traces = table().lines.flatMap(line => {
       const tries = data.search.filter(row => row.variant === line.variant && row.dataset_hash === here.dataset_hash
         && row.budget_kind === here.kind && row.budget === here.budget && row.sparse_lr === line.sparse_lr
-        && typeof row.values[key] === "number");
+        && row.mixing_lr === line.mixing_lr && typeof row.values[key] === "number");
       const first = Math.min(...tries.map(row => row.seed));
       const tried = tries.filter(row => row.seed === first).sort((a, b) => a.dense_lr - b.dense_lr);
       if (!tried.length) { return []; }
