@@ -292,8 +292,7 @@ class Trainer:
     def _finish(self, stopped: StopRequest) -> dict[str, Any]:
         """Measure the best weights on the held-out parts."""
         self.checkpointer.load_best()
-        state = self.state
-        metrics = {}
+        state, metrics = self.state, dict[str, dict[str, TaskMetrics]]()
         for split in self.observer.splits:
             metrics[split] = self._measure(split)
             if self._stop(stopped):
