@@ -172,6 +172,6 @@ def warning(mixings: Sequence[MixingReport]) -> str | None:
     which = f"layer {still[0]}" if len(still) == 1 else f"layers {', '.join(still[:-1])} and {still[-1]}"
     return (
         f"warning: the mixing matrix of {which} equals its start to {STILL:g}, so its FLOPs buy nothing over a fixed "
-        "rule; to let it learn, set model.options.init=random, temperature.end=0.6 and optimizer.mixing_lr=0.01, "
+        "rule; to let it learn, set model.options.init=random, temperature.end=0.6 and optimizer.mixing_lr=0.1, "
         "or use backbone rankmixer"
     )
