@@ -198,8 +198,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             axis.plot([100 * row["relative"]], [at], "o", color=color, markerfacecolor=face)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(own)), [row["mixing"] for row in own])
-        axis.set(title=", ".join(place), xlabel="against the rule, % (hollow: one seed)")
+        axis.set(title=", ".join(place), xlabel="against the rule, %")
         axis.grid(axis="x", alpha=0.3)
+    figure.supxlabel("hollow: one seed", fontsize="small")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
