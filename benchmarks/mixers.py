@@ -140,14 +140,14 @@ def chosen_models(study: Study, labels: Sequence[str]) -> tuple[Any, ...]:
 
 
 def searched_rates(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[str]]:
-    """The excess of the first seed on the test rows at every rate of a search, by data, budget and mixing."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    """The excess of the first seed on the test rows at every rate of a search, by world, budget and mixing."""
+    values: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row["seed"] == 0 and row["mixing_lr"] is not None and row["status"] == "ok":
             value = f"{row['mixing_lr']:g}: {row[f'test_{TASK}_{METRIC}']:.4f}"
-            place = (row["dataset"], budget_words(row["budget_kind"], row["budget"]), row["variant"])
-            found.setdefault(place, []).append(f"**{value}**" if row["phase"] == "both" else value)
-    return found
+            mixing = (row["dataset"], budget_words(row["budget_kind"], row["budget"]), row["variant"])
+            values.setdefault(mixing, []).append(f"**{value}**" if row["phase"] == "both" else value)
+    return values
 
 
 def measure(experiment: Experiment, skip: bool) -> dict[tuple[str, str, int], float]:
@@ -284,7 +284,7 @@ def main() -> None:
         print(markdown(SHARPNESS, [[words, *cells] for words, cells in sharpness(report)]))
         return
     if arguments.rates:
-        lines = [[*place, ", ".join(values)] for place, values in searched_rates(rows).items()]
+        lines = [[*mixing, ", ".join(values)] for mixing, values in searched_rates(rows).items()]
         print(markdown(("world", "budget", "mixing", "rate of the mixing: excess log loss, first seed"), lines))
         return
     recorded: list[dict[str, Any]] = []

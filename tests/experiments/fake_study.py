@@ -41,7 +41,7 @@ def fake_study(
 ) -> Path:
     """Write a plan, rows and scores; ``without`` and ``failed`` name a label and a seed at the chosen rate.
 
-    ``mixing_rates`` are those of UniMixing-Lite, of which the last is the best one.
+    ``mixing_rates`` are rates of the mixing that UniMixing-Lite chooses from; the last one is the best.
     """
     data = [
         {"path": f"datasets/{name}", "name": name, "hash": f"{number:08x}"} for number, name in enumerate(datasets, 1)
